@@ -1,0 +1,188 @@
+"""The configuration as typed values.
+
+Sections carry the key names of ms-swift and transformers. The keys that the plan reads are declared here; every other
+name is checked against the arguments of the installed releases and handed through.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
+from swiftalign.document import Document
+
+COMPONENTS = ("llm", "vit", "aligner")
+TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
+
+# Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
+NO_TARGETS = ("^$", "dummy-target-modules")
+
+_REFUSED_TRAIN_TYPES = {
+    "adapter": "puts bottleneck layers into the LLM's MLPs and leaves the aligner untouched; "
+    "use lora with modules_to_save to train the aligner whole",
+    "lora_llm": "unfreezes the whole ViT and drops use_dora, use_rslora and lora_dropout; "
+    "use lora with freeze_llm: false and modules_to_save",
+    "dora": "is LoRA with use_dora: true; write train_type: lora and use_dora: true",
+    "modules_to_save": "is lora with target_regex '^$' and modules_to_save; write train_type: lora",
+}
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A mapping of the file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    def given(self, name: str) -> bool:
+        """Whether the file names this key."""
+        return name in self.model_fields_set
+
+
+class PassThroughSection(Section):
+    """A section that also takes ms-swift's and transformers' other arguments of its kind, by their own names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def passed_through(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    path: str = Field(description="hub id, or folder of a local model")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="of the frozen weights")
+    attention: str | None = Field(None, description="attention implementation, e.g. sdpa or flash_attention_2")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    type: str | None = Field(None, description="ms-swift's model_type, where it can't be told from the config")
+    trust_remote_code: bool = Field(False, description="run the model's own Python code (auto_map)")
+
+
+class DataSection(PassThroughSection):
+    """Training and validation rows."""
+
+    train: list[str] = Field(default_factory=list, description="JSONL files")
+    val: list[str] = Field(default_factory=list, description="JSONL files")
+    split_dataset_ratio: Fraction = Field(0.0, description="share of the training rows to validate on, without val")
+    dataset_shuffle: bool = Field(True, description="shuffle the rows once, before training")
+
+
+class TunerSection(PassThroughSection):
+    """What trains, and by which method."""
+
+    train_type: TrainType = Field("lora", description="the tuning method (ms-swift 4 calls it tuner_type)")
+    freeze_llm: bool = Field(True, description="no adapters in the LLM; counts only without target_regex")
+    freeze_vit: bool = Field(True, description="no adapters in the ViT; counts only without target_regex")
+    freeze_aligner: bool = Field(False, description="no adapters in the aligner; counts only without target_regex")
+    target_regex: str | None = Field(None, description="layers that get an adapter: must match the whole dotted name")
+    target_modules: list[str] | None = Field(None, description="layers that get an adapter, by the end of their name")
+    modules_to_save: list[str] = Field(default_factory=list, description="modules that train whole")
+    trainable_dtype: Literal["float32", "base"] = Field(
+        "float32", description="float32 weights under autocast, or the base model's dtype"
+    )
+
+    use_dora: bool = False
+    use_rslora: bool = False
+    lora_rank: PositiveInt = 8
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    lora_dropout: Fraction = 0.05
+
+    adalora_target_r: PositiveInt = Field(8, description="mean rank at the end")
+    adalora_init_r: PositiveInt = Field(12, description="rank at the start")
+    adalora_tinit: Annotated[int, Field(ge=0)] = Field(0, description="steps before the first pruning")
+    adalora_tfinal: Annotated[int, Field(ge=0)] = Field(0, description="steps after the last pruning")
+    adalora_deltaT: PositiveInt = Field(1, description="steps between prunings")  # noqa: N815  # peft's spelling
+    adalora_beta1: Fraction = 0.85
+    adalora_beta2: Fraction = 0.85
+    adalora_orth_reg_weight: Annotated[float, Field(ge=0)] = 0.5
+
+    boft_block_size: Annotated[int, Field(ge=0)] = 4
+    boft_block_num: Annotated[int, Field(ge=0)] = 0
+    boft_n_butterfly_factor: PositiveInt = 1
+    boft_dropout: Fraction = 0.0
+
+    fourier_n_frequency: PositiveInt = 2000
+    fourier_scaling: Annotated[float, Field(gt=0)] = 300.0
+
+    @field_validator("train_type", mode="before")
+    @classmethod
+    def _refuse_with_reason(cls, value: Any) -> Any:
+        if isinstance(value, str) and value in _REFUSED_TRAIN_TYPES:
+            raise ValueError(f"{value!r} {_REFUSED_TRAIN_TYPES[value]}")
+        return value
+
+
+class TrainingSection(PassThroughSection):
+    """Optimizer, schedule and saving."""
+
+    output_dir: str | None = Field(None, description="the run folder; runs/NAME beside the config by default")
+    optimizer: str | None = Field(None, description="multimodal gives each component its own rate")
+    learning_rate: Rate | None = Field(None, description="of the LLM, and of what has no rate of its own")
+    vit_lr: Rate | None = None
+    aligner_lr: Rate | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup_ratio: Fraction = 0.0
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: int = Field(-1, description="stop after this many optimizer steps")
+    per_device_train_batch_size: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt | None = Field(
+        None, description="by default as many as make 16 rows a step, as in ms-swift"
+    )
+    load_best_model_at_end: bool = False
+    save_total_limit: PositiveInt | None = None
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
+    save_steps: Annotated[float, Field(gt=0)] = 500
+    eval_strategy: Literal["no", "steps", "epoch"] | None = None
+    eval_steps: Annotated[float, Field(gt=0)] | None = None
+    train_dataloader_shuffle: bool = True
+    deepspeed: str | dict[str, Any] | None = None
+    resume_from_checkpoint: str | None = None
+
+
+class AugmentationSection(Section):
+    """The augmentation pipeline: geometric and appearance operations, in order."""
+
+    enabled: bool = True
+    ops: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class CustomSection(Section):
+    """Settings of this toolkit that ms-swift does not have."""
+
+    augmentation: AugmentationSection | None = None
+
+
+class Config(Section):
+    """One training run, as its file describes it."""
+
+    model: ModelSection
+    hub: Literal["huggingface", "modelscope"] = Field("huggingface", description="where model ids come from")
+    data: DataSection = DataSection()
+    tuner: TunerSection = TunerSection()
+    training: TrainingSection = TrainingSection()
+    custom: CustomSection = CustomSection()
+    swift: dict[str, Any] = Field(default_factory=dict, description="any other ms-swift argument, by its own name")
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+
+    def where(self, *key: str | int) -> str:
+        """``file:line`` of a key, for messages; empty where the config was not read from a file."""
+        return self._document.where(key)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The merged values as the files spell them, with paths made absolute."""
+        return dict(self._document.value or {})
+
+
+def section_fields(section: str) -> dict[str, Any]:
+    """The declared keys of a section, with their pydantic fields."""
+    annotation = Config.model_fields[section].annotation
+    candidates = [annotation, *get_args(annotation)]
+    kind = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return dict(kind.model_fields) if kind else {}

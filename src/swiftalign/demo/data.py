@@ -1,0 +1,179 @@
+"""Draw synthetic grounding data: coloured shapes, with the boxes, quads and lines that locate them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from PIL import Image, ImageDraw
+
+from swiftalign.errors import DataError
+
+GRID = 32  # pixels; image sides are multiples of it: a patch of 16 times a merge of 2
+SMALLEST_SIDE = 2 * GRID  # four objects lie in four quarters, and need room there
+MARGIN = 3  # pixels that a shape keeps from the edges of its quarter
+WIRE_WIDTH = 3  # pixels
+
+COLOURS = {
+    "red": (210, 30, 40),
+    "green": (30, 150, 60),
+    "blue": (40, 70, 200),
+    "yellow": (240, 210, 40),
+    "purple": (130, 50, 160),
+    "orange": (240, 130, 30),
+    "cyan": (40, 190, 200),
+    "black": (20, 20, 20),
+}
+
+Size = tuple[int, int]
+Colour = tuple[int, int, int]
+Target = tuple[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Quarter:
+    """The part of an image that one object may cover; all four edges in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def sides(self) -> Size:
+        return self.right - self.left, self.bottom - self.top
+
+
+Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Target]
+
+
+def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128)) -> None:
+    """Write `rows` lines of JSON to `path`, and their images to ``images/<stem of path>/`` beside it.
+
+    A row holds ``images`` (paths relative to the file's folder), ``prompt`` and ``objects``; each of its 1 to 4 objects
+    has a ``label`` and one target in pixels, measured at pixel edges:
+
+    - ``bbox_2d``: [x1, y1, x2, y2], of a box or a disc;
+    - ``quad``: four corners, 8 numbers, clockwise from the top left one, of a rotated slab;
+    - ``line``: 2 to 4 points, 4 to 8 numbers, of a wire.
+
+    Args:
+        seed: row i depends on the seed, i and `size` alone, so a longer file starts like a shorter one.
+        size: width and height of most images, in pixels; every fourth image has another shape.
+
+    Raises:
+        DataError: `size` is not made of multiples of 32, from 64 on.
+    """
+    if any(side < SMALLEST_SIDE or side % GRID for side in size):
+        raise DataError(f"image size {size[0]}x{size[1]} does not fit", "sides are multiples of 32, from 64 on")
+    folder = path.parent / "images" / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for index in range(rows):
+            image, objects = _draw_row(Random(f"{seed}:{index}"), _row_size(size, index))
+            name = f"{index:05d}.png"
+            image.save(folder / name, compress_level=1)
+            row = {"images": [f"images/{path.stem}/{name}"], "prompt": _prompt(objects), "objects": objects}
+            file.write(json.dumps(row) + "\n")
+
+
+def _row_size(size: Size, index: int) -> Size:
+    """`size`, or for every fourth row a wider and a taller image by turns."""
+    width, height = size
+    if index % 4 != 3:
+        return size
+    return (width + 2 * GRID, height) if index % 8 == 3 else (width, height + GRID)
+
+
+def _draw_row(random: Random, size: Size) -> tuple[Image.Image, list[dict[str, object]]]:
+    image = _background(random, size)
+    draw = ImageDraw.Draw(image)
+    count = random.randint(1, 4)
+    quarters = random.sample(_quarters(size), count)
+    colours = random.sample(sorted(COLOURS), count)
+    objects: list[dict[str, object]] = []
+    for quarter, colour in zip(quarters, colours, strict=True):
+        shape = random.choice(sorted(PAINTERS))
+        kind, numbers = PAINTERS[shape](draw, quarter, COLOURS[colour], random)
+        objects.append({"label": f"{colour} {shape}", kind: numbers})
+    return image, objects
+
+
+def _prompt(objects: list[dict[str, object]]) -> str:
+    wanted = [f"the {item['label']} ({kind})" for item in objects for kind in item if kind != "label"]
+    listed = " and ".join([", ".join(wanted[:-1]), wanted[-1]] if len(wanted) > 1 else wanted)
+    return f"Locate {listed}. Answer in JSON."
+
+
+def _background(random: Random, size: Size) -> Image.Image:
+    """A light grey, plain in half of the images and faintly blotched in the others."""
+    base = random.randint(215, 240)
+    if random.random() < 0.5:
+        return Image.new("RGB", size, (base, base, base))
+    width, height = size[0] // 8, size[1] // 8
+    blotches = Image.frombytes("L", (width, height), bytes(base - random.randrange(16) for _ in range(width * height)))
+    return blotches.resize(size, Image.Resampling.BILINEAR).convert("RGB")
+
+
+def _quarters(size: Size) -> list[Quarter]:
+    half_width, half_height = size[0] // 2, size[1] // 2
+    return [
+        Quarter(left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
+        for left in (0, half_width)
+        for top in (0, half_height)
+    ]
+
+
+def _random_box(quarter: Quarter, random: Random) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom edge of a box that takes at least 40% of each side of the quarter."""
+    width, height = (random.randint(math.ceil(0.4 * side), side) for side in quarter.sides)
+    left = random.randint(quarter.left, quarter.right - width)
+    top = random.randint(quarter.top, quarter.bottom - height)
+    return left, top, left + width, top + height
+
+
+def _paint_box(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
+    left, top, right, bottom = _random_box(quarter, random)
+    # Pillow counts the last column and row in; the box names the edge behind them.
+    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+    return "bbox_2d", [left, top, right, bottom]
+
+
+def _paint_disc(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
+    left, top, right, bottom = _random_box(quarter, random)
+    draw.ellipse((left, top, right - 1, bottom - 1), fill=colour)
+    return "bbox_2d", [left, top, right, bottom]
+
+
+def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
+    """A rectangle turned by 10 to 35 degrees either way, so that its first corner stays the top left one."""
+    diagonal = min(quarter.sides) * random.uniform(0.75, 1.0)
+    slant = math.radians(random.uniform(20, 40))
+    half_width, half_height = diagonal / 2 * math.cos(slant), diagonal / 2 * math.sin(slant)
+    turn = math.radians(random.choice((-1, 1)) * random.uniform(10, 35))
+    centre_x, centre_y = (quarter.left + quarter.right) / 2, (quarter.top + quarter.bottom) / 2
+    numbers: list[float] = []
+    for side_x, side_y in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
+        x, y = side_x * half_width, side_y * half_height
+        numbers.append(round(centre_x + x * math.cos(turn) - y * math.sin(turn), 1))
+        numbers.append(round(centre_y + x * math.sin(turn) + y * math.cos(turn), 1))
+    draw.polygon(numbers, fill=colour)
+    return "quad", numbers
+
+
+def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
+    """A line from the left to the right of the quarter, with up to two bends at even distances."""
+    steps = random.randint(1, 3)
+    width, _ = quarter.sides
+    numbers: list[float] = []
+    for step in range(steps + 1):
+        numbers += [quarter.left + round(width * step / steps), random.randint(quarter.top, quarter.bottom)]
+    draw.line(numbers, fill=colour, width=WIRE_WIDTH, joint="curve")
+    return "line", numbers
+
+
+PAINTERS: dict[str, Painter] = {"box": _paint_box, "disc": _paint_disc, "slab": _paint_slab, "wire": _paint_wire}

@@ -1,0 +1,196 @@
+"""Write a tiny random Qwen3-VL model folder that transformers and ms-swift load offline.
+
+It has the real model's parts under the real names (three DeepStack mergers, M-RoPE, the special tokens), and a
+byte-level vocabulary of its own, so that token ids differ from those of the published models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from swiftalign.errors import ModelError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# Fewer text layers than DeepStack mergers would leave the last mergers without a gradient.
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5_000_000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    },
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+VISION = {
+    "depth": 4,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 256,
+    "deepstack_visual_indexes": [0, 1, 2],
+}
+# About 1/sqrt(hidden size): with the usual 0.02, training the aligner hardly lowers the loss of so narrow a model.
+INITIALIZER_RANGE = 0.1
+
+# In pixels. The lower limit of the published processor would enlarge small images; these two are qwen-vl-utils' own.
+IMAGE_SIZE = {"shortest_edge": 64 * 64, "longest_edge": 4096 * 4096}
+PIXEL_SCALING = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+
+CHAT_TEMPLATE = """\
+{%- macro render(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
+    {%- else -%}
+        {%- for part in content -%}
+            {%- if part.type == 'image' -%}
+                {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+            {%- elif part.type == 'video' -%}
+                {{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+            {%- elif part.type == 'text' -%}
+                {{- part.text -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message.role + '\\n' + render(message.content) + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+
+def build_model(folder: Path, *, seed: int = 0, dtype: str = "float32", tied: bool = False, moe: bool = False) -> None:
+    """Write config, weights, tokenizer and processor files into `folder`; the same arguments give the same bytes.
+
+    Args:
+        folder: created where missing; files of the same names are replaced.
+        seed: of the random weights.
+        dtype: of the stored weights, one of `DTYPES`.
+        tied: whether the output layer shares the word embeddings.
+        moe: whether the text layers have 4 experts, of which each token takes 2, in place of one MLP.
+
+    Raises:
+        ModelError: `dtype` is none of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known", f"choose one of {', '.join(DTYPES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer()
+    tokenizer.save_pretrained(folder)
+    _save_processors(folder)
+    model = _random_model(_config(_token_ids(tokenizer), tied=tied, moe=moe), seed, dtype)
+    model.generation_config = _generation_config(tokenizer)
+    with _without_progress_bars():
+        model.save_pretrained(folder)
+
+
+def _tokenizer() -> Any:
+    """Byte-level BPE without merges: one token per byte of UTF-8, then the special tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    # alphabet() comes in another order in each process.
+    tokens = (*sorted(ByteLevel.alphabet()), *SPECIAL_TOKENS)
+    return Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(SPECIAL_TOKENS),
+        model_max_length=TEXT["max_position_embeddings"],
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _token_ids(tokenizer: Any) -> dict[str, int]:
+    """The entries of config.json that depend on the vocabulary."""
+    number = tokenizer.convert_tokens_to_ids
+    return {
+        "vocab_size": len(tokenizer),
+        "image_token_id": number("<|image_pad|>"),
+        "video_token_id": number("<|video_pad|>"),
+        "vision_start_token_id": number("<|vision_start|>"),
+        "vision_end_token_id": number("<|vision_end|>"),
+    }
+
+
+def _config(token_ids: dict[str, int], *, tied: bool, moe: bool) -> Any:
+    from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
+
+    ids = dict(token_ids)
+    own = {"vocab_size": ids.pop("vocab_size"), "initializer_range": INITIALIZER_RANGE, "tie_word_embeddings": tied}
+    text = {**TEXT, **own, **(EXPERTS if moe else {})}
+    vision = {**VISION, "initializer_range": INITIALIZER_RANGE}
+    config_class = Qwen3VLMoeConfig if moe else Qwen3VLConfig
+    return config_class(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)
+
+
+def _random_model(config: Any, seed: int, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    return model.to(getattr(torch, dtype))
+
+
+def _generation_config(tokenizer: Any) -> Any:
+    """Greedy, so that the answer of a trained model can be repeated."""
+    from transformers import GenerationConfig
+
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    return GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+
+
+def _save_processors(folder: Path) -> None:
+    """One file each, as in the published models; the processor's own save would put both into one."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLVideoProcessor
+
+    geometry = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "size": IMAGE_SIZE}
+    Qwen2VLImageProcessor(**geometry, **PIXEL_SCALING).save_pretrained(folder)
+    Qwen3VLVideoProcessor(**geometry, **PIXEL_SCALING).save_pretrained(folder)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

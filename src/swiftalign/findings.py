@@ -1,0 +1,101 @@
+"""What pre-flight can find: a code, a severity, a message and a hint each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from swiftalign.document import dump_yaml
+
+Severity = Literal["error", "warning", "note"]
+
+# code -> (severity, what it means). docs/findings.md is this table.
+CODES: dict[str, tuple[Severity, str]] = {
+    # What trains
+    "regex-invalid": ("error", "target_regex is no regular expression"),
+    "target-matches-nothing": ("error", "target_regex or a target_modules name adapts no layer"),
+    "saved-matches-nothing": ("error", "a modules_to_save name matches no module; peft would say nothing"),
+    "saved-by-suffix": ("error", "a modules_to_save name matches the end of other names by accident"),
+    "saved-nested": ("error", "a saved module lies inside another saved module"),
+    "target-saved-overlap": ("error", "a layer is both adapted and saved whole"),
+    "nothing-trains": ("error", "no parameter would train"),
+    "aligner-incomplete": ("error", "some of the aligner's mergers train and others do not"),
+    "aligner-untouched": ("warning", "nothing in the aligner trains"),
+    "vit-by-suffix": ("error", "a target meant for the aligner also hits ViT layers"),
+    "lm-head-trained": ("error", "lm_head trains without having been named"),
+    "embeddings-trained": ("error", "an embedding trains without having been named"),
+    "tied-embeddings": ("error", "lm_head or the embedding trains although they share one weight"),
+    "outside-expected": ("error", "what trains is not what --expect asks for"),
+    "freeze-flags-ignored": ("note", "freeze flags are given, but target_regex decides"),
+    "freeze-flags-contradicted": ("warning", "a freeze flag says the opposite of what trains"),
+    "passed-over": ("note", "the target also matches modules that the method can't adapt"),
+    "module-list-expanded": ("note", "a module list in modules_to_save stands for its members"),
+    "setting-unused": ("note", "a setting belongs to another method or is overridden"),
+    "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not build"),
+    # Methods
+    "dora-without-layers": ("error", "use_dora has no adapter layer to act on"),
+    "dora-exclusive": ("error", "use_dora works with train_type lora only"),
+    "adalora-schedule": ("error", "AdaLoRA's schedule leaves no steps for pruning"),
+    "adalora-ranks": ("error", "AdaLoRA's target rank is not below its initial rank"),
+    "adalora-reload": ("error", "ms-swift can't load AdaLoRA's pruned factors back"),
+    "boft-blocks": ("error", "BOFT's blocks do not divide a layer's input"),
+    "fourier-frequencies": ("error", "FourierFT has more frequencies than a layer has weights"),
+    # Learning rates and precision
+    "parameter-without-group": ("error", "a trainable parameter is in no optimizer group"),
+    "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),
+    "rate-needs-multimodal": ("warning", "vit_lr or aligner_lr is given to an optimizer that ignores it"),
+    "zero-learning-rate": ("warning", "a component trains at rate 0"),
+    "optimizer-unplanned": ("warning", "the chosen optimizer makes its own parameter groups"),
+    "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
+    # The run
+    "best-model-without-validation": ("error", "load_best_model_at_end without validation data"),
+    "best-model-strategies": ("error", "evaluation and saving do not fall together, so no best model can be loaded"),
+    "curriculum-shuffle": ("warning", "one of the two shuffle flags is off and the other on"),
+    "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),
+    "zero3-moe": ("warning", "a mixture-of-experts model under ZeRO-3"),
+    "resume-mismatch": ("error", "the checkpoint to resume from is of another method, target or base"),
+    "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
+    "augmentation-unavailable": ("error", "augmentation is configured, and this release does not apply it"),
+    "data-formats": ("error", "a row of the data can't be understood"),
+    "versions-untested": ("note", "an installed package is not the tested release"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that pre-flight has to say.
+
+    Attributes:
+        code: a key of `CODES`.
+        message: what is so, with names and numbers.
+        hint: what to do about it.
+        fix: config values that, laid over the config, cure it.
+        where: ``file:line`` of the setting at fault.
+    """
+
+    code: str
+    message: str
+    hint: str = ""
+    fix: Mapping[str, Any] | None = None
+    where: str = ""
+
+    @property
+    def severity(self) -> Severity:
+        return CODES[self.code][0]
+
+    @property
+    def advice(self) -> str:
+        """The hint, with the fix as YAML that can be pasted."""
+        if not self.fix:
+            return self.hint
+        return f"{self.hint}\n{dump_yaml(dict(self.fix)).rstrip()}"
+
+    def to_json(self) -> dict[str, Any]:
+        values = {"code": self.code, "severity": self.severity, "message": self.message, "hint": self.advice}
+        return values | ({"fix": self.fix} if self.fix else {}) | ({"where": self.where} if self.where else {})
+
+
+def blocking(findings: Iterable[Finding], allowed: Collection[str] = ()) -> list[Finding]:
+    """The error findings that were not let through by name."""
+    return [finding for finding in findings if finding.severity == "error" and finding.code not in allowed]

@@ -1,0 +1,295 @@
+"""A model as names, kinds, shapes and dtypes: from the headers of its weight files, or from its config alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swiftalign.architectures import MODULE_LISTS, NAME_TABLES, Architecture, Kind, NameTable, known_config, known_ids
+from swiftalign.checkpoint import TensorInfo, read_header, read_json, weight_files
+from swiftalign.config import Config
+from swiftalign.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module of the model.
+
+    Attributes:
+        weights: its own parameters, without those of its children, under their full names.
+    """
+
+    name: str
+    kind: Kind
+    weights: tuple[TensorInfo, ...] = ()
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Every module of a model, by its dotted name.
+
+    Attributes:
+        source: the hub id or folder that it was read from.
+        tied: parameters that share another's memory (`lm_head.weight` of a tied model); they count once.
+        dtype: of the weights, as they are loaded.
+        unbuilt: tensors of the weight files that the model class does not build, e.g. of an MTP head.
+    """
+
+    source: str
+    model_type: str
+    architecture: Architecture
+    by_name: dict[str, Module]
+    dtype: str
+    tied: frozenset[str] = frozenset()
+    config: dict[str, Any] = field(default_factory=dict, repr=False)
+    unbuilt: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.by_name.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.by_name
+
+    def under(self, name: str) -> Iterator[TensorInfo]:
+        """The parameters of a module and all its descendants."""
+        for module in self:
+            if module.name == name or module.name.startswith(name + "."):
+                yield from module.weights
+
+    def component(self, name: str) -> str:
+        return self.architecture.component(name)
+
+    def parameters(self) -> Iterator[TensorInfo]:
+        """Every parameter once, tied ones under the name that holds the memory."""
+        for module in self:
+            yield from (weight for weight in module.weights if weight.name not in self.tied)
+
+    @cached_property
+    def totals(self) -> dict[str, int]:
+        """Parameters by component."""
+        counts = {"llm": 0, "vit": 0, "aligner": 0}
+        for weight in self.parameters():
+            counts[self.component(weight.name)] += weight.numel
+        return counts
+
+    @cached_property
+    def mergers(self) -> tuple[str, ...]:
+        """The aligner's parts: its prefixes, with module lists spelled out member by member."""
+        parts: list[str] = []
+        for prefix in self.architecture.aligner:
+            module = self.by_name.get(prefix)
+            if module is not None and module.kind is Kind.MODULE_LIST:
+                parts += self.members(prefix)
+            elif module is not None:
+                parts.append(prefix)
+        return tuple(parts)
+
+    def members(self, name: str) -> list[str]:
+        """The direct children of a module list, in order."""
+        pattern = re.compile(re.escape(name) + r"\.\d+")
+        return [child for child in self.by_name if pattern.fullmatch(child)]
+
+    @property
+    def is_moe(self) -> bool:
+        text = self.config.get("text_config", self.config)
+        return bool(isinstance(text, dict) and (text.get("num_experts") or text.get("n_routed_experts")))
+
+
+def read_modules(config: Config) -> Modules:
+    """The modules of a configuration's model.
+
+    Loads no torch where the model is a folder of safetensors with a known name table.
+
+    Raises:
+        ModelError: there is no such model, or it can't be read.
+    """
+    source = config.model.path
+    folder = Path(source)
+    if folder.is_absolute():
+        if not folder.exists():
+            raise ModelError(
+                f"{config.where('model', 'path')}: model {source}: no such folder",
+                f"name a model folder, or a hub id such as {known_ids()[1]}",
+            )
+        model_config = _read_config(folder)
+    else:
+        folder, model_config = _from_hub(config)
+    if not config.model.trust_remote_code:
+        _refuse_remote_code(model_config, config)
+    table = NAME_TABLES.get(str(model_config.get("model_type")))
+    files = weight_files(folder) if folder.is_absolute() and folder.is_dir() else []
+    if table is not None and files and not model_config.get("quantization_config"):
+        tensors = [tensor for file in files for tensor in read_header(file)]
+        return modules_from_headers(tensors, model_config, table, source=source, dtype=config.model.dtype)
+    from swiftalign.meta_model import modules_from_config
+
+    return modules_from_config(model_config, folder, config)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if folder.is_file() or not path.exists():
+        raise ModelError(
+            f"{folder}: not a model folder (it has no config.json)", "name the folder that holds config.json"
+        )
+    model_config = read_json(path)
+    if not isinstance(model_config, dict) or not isinstance(model_config.get("model_type"), str):
+        raise ModelError(f"{path}: names no model_type", "is this the folder of a whole model, not of an adapter?")
+    return model_config
+
+
+def _from_hub(config: Config) -> tuple[Path, dict[str, Any]]:
+    """The local copy of a hub model where there is one, else just its config."""
+    model_id = config.model.path
+    known = known_config(model_id)
+    if known is not None:
+        return Path(model_id), known
+    from swiftalign.hub import fetch_config
+
+    path = fetch_config(model_id, config.model.revision, config.hub)
+    return path.parent, _read_config(path.parent)
+
+
+def _refuse_remote_code(model_config: dict[str, Any], config: Config) -> None:
+    if model_config.get("auto_map"):
+        raise ModelError(
+            f"{config.where('model', 'path')}: model {config.model.path} asks to run Python code of its own (auto_map)",
+            "if you trust it: model: {path: ..., trust_remote_code: true}",
+        )
+
+
+def modules_from_headers(
+    tensors: Iterable[TensorInfo],
+    model_config: dict[str, Any],
+    table: NameTable,
+    *,
+    source: str,
+    dtype: str | None = None,
+) -> Modules:
+    """Modules from the tensors that weight files list, named and typed by a table.
+
+    Args:
+        tensors: as the files hold them.
+        dtype: what the weights are loaded as, where that differs from the config's.
+
+    Raises:
+        ModelError: the files hold nothing that the model class builds.
+    """
+    loaded_dtype = dtype or _config_dtype(model_config)
+    weights: dict[str, list[TensorInfo]] = {}
+    unbuilt = []
+    for tensor in tensors:
+        owner = _owner(tensor.name, table)
+        if owner is None:
+            unbuilt.append(tensor.name)
+            continue
+        shape = _runtime_shape(tensor, model_config)
+        weights.setdefault(owner, []).append(TensorInfo(tensor.name, shape, loaded_dtype or tensor.dtype))
+    if not weights:
+        raise ModelError(f"{source}: its weight files hold no tensor of a {model_config['model_type']} model")
+    tied: frozenset[str] = frozenset()
+    embedding = weights.get("model.language_model.embed_tokens")
+    if model_config.get("tie_word_embeddings") and embedding:
+        weights["lm_head"] = [TensorInfo("lm_head.weight", embedding[0].shape, embedding[0].dtype)]
+        tied = frozenset({"lm_head.weight"})
+    first = next(iter(weights.values()))[0]
+    return Modules(
+        source=source,
+        model_type=str(model_config["model_type"]),
+        architecture=table.architecture,
+        by_name=_complete(weights, table),
+        dtype=loaded_dtype or first.dtype,
+        tied=tied,
+        config=model_config,
+        unbuilt=tuple(unbuilt),
+    )
+
+
+def _owner(tensor_name: str, table: NameTable) -> str | None:
+    """The module that a tensor belongs to; experts hold theirs under other names than weight and bias."""
+    owner = tensor_name.rpartition(".")[0]
+    return owner if table.kind(owner) is not None else None
+
+
+def _runtime_shape(tensor: TensorInfo, model_config: dict[str, Any]) -> tuple[int, ...]:
+    """Hub checkpoints of the MoE store expert matrices [experts, in, out]; transformers 5 builds [experts, out, in]."""
+    if ".mlp.experts." not in tensor.name or len(tensor.shape) != 3:
+        return tensor.shape
+    hidden = model_config["text_config"]["hidden_size"]
+    inter = model_config["text_config"]["moe_intermediate_size"]
+    experts = tensor.shape[0]
+    return (experts, 2 * inter, hidden) if tensor.name.endswith("gate_up_proj") else (experts, hidden, inter)
+
+
+def _config_dtype(model_config: dict[str, Any]) -> str | None:
+    for part in (model_config, model_config.get("text_config", {})):
+        value = part.get("dtype") or part.get("torch_dtype")
+        if isinstance(value, str) and value != "auto":
+            return value.removeprefix("torch.")
+    return None
+
+
+def _complete(weights: dict[str, list[TensorInfo]], table: NameTable) -> dict[str, Module]:
+    """Add to the modules with weights their parents and the children without weights."""
+    by_name: dict[str, Module] = {}
+    for name, own in weights.items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            parent = ".".join(parts[:depth])
+            if parent not in by_name:
+                kind = Kind.MODULE_LIST if MODULE_LISTS.fullmatch(parent) else Kind.CONTAINER
+                by_name[parent] = Module(parent, kind)
+        by_name[name] = Module(name, table.kind(name) or Kind.PARAMETERS, tuple(own))
+    for name in list(by_name):
+        for pattern, child in table.plain:
+            if pattern.fullmatch(name):
+                by_name[f"{name}.{child}"] = Module(f"{name}.{child}", Kind.PLAIN)
+    return by_name
+
+
+def modules_of(model: nn.Module, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Modules:
+    """Modules of a model that torch has built, on any device, the meta device included."""
+    from torch import nn
+
+    kinds = ((nn.Linear, Kind.LINEAR), (nn.Embedding, Kind.EMBEDDING), (nn.LayerNorm, Kind.LAYER_NORM))
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    seen: dict[int, str] = {}
+    tied: set[str] = set()
+    by_name: dict[str, Module] = {}
+    for name, module in model.named_modules():
+        if not name:
+            continue
+        own = []
+        for weight_name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+            full = f"{name}.{weight_name}"
+            own.append(TensorInfo(full, tuple(weight.shape), str(weight.dtype).removeprefix("torch.")))
+            if seen.setdefault(id(weight), full) != full:
+                tied.add(full)
+        kind = next((kind for cls, kind in kinds if isinstance(module, cls)), None)
+        if kind is None:
+            if isinstance(module, convolutions):
+                kind = Kind.CONV
+            elif isinstance(module, nn.ModuleList):
+                kind = Kind.MODULE_LIST
+            elif own:
+                kind = Kind.NORM if "norm" in type(module).__name__.lower() else Kind.PARAMETERS
+            else:
+                kind = Kind.CONTAINER if next(module.children(), None) is not None else Kind.PLAIN
+        by_name[name] = Module(name, kind, tuple(own))
+    dtype = next((w.dtype for m in by_name.values() for w in m.weights), "float32")
+    return Modules(
+        source=source,
+        model_type=str(config.get("model_type", "")),
+        architecture=architecture,
+        by_name=by_name,
+        dtype=dtype,
+        tied=frozenset(tied),
+        config=config,
+    )

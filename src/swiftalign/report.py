@@ -1,0 +1,170 @@
+"""Plans and findings as tables for people, and as JSON for scripts."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from swiftalign.findings import Finding
+from swiftalign.modules import Modules
+from swiftalign.plan import TuningPlan
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_NAMES = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "all": "all"}
+# Layers of a stack are shown as one row.
+_NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
+
+
+def plan_json(plan: TuningPlan) -> dict[str, Any]:
+    """What ``inspect-params --json`` prints."""
+    return {
+        "model": plan.model,
+        "model_type": plan.model_type,
+        "method": plan.method,
+        "dtype": plan.dtype,
+        "total_parameters": plan.total_parameters,
+        "trainable_parameters": plan.trainable_parameters,
+        "components": {name: asdict(count) for name, count in plan.components.items()},
+        "adapted": list(plan.adapted),
+        "modules_to_save": list(plan.saved),
+        "optimizer_groups": [
+            {**asdict(group), "parameters": len(group.parameters)} | {"numel": _numel(plan, group.parameters)}
+            for group in plan.groups
+        ],
+        "schedule": asdict(plan.schedule),
+        "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors],
+        "ranks_may_shrink": plan.ranks_may_shrink,
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "findings": [finding.to_json() for finding in plan.findings],
+    }
+
+
+def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
+    wanted = set(names)
+    return sum(item.numel for item in plan.trainables if item.parameter in wanted)
+
+
+def print_plan(plan: TuningPlan, modules: Modules, console: Console) -> None:
+    """Components, modules, optimizer groups and what a checkpoint holds."""
+    console.print(Text.assemble(("model   ", "dim"), f"{plan.model}  ({plan.model_type}, {plan.dtype})"))
+    console.print(Text.assemble(("method  ", "dim"), plan.method))
+    for title, table in (
+        ("Components", _components(plan)),
+        ("Modules", _modules(plan, modules)),
+        ("Optimizer groups", _groups(plan)),
+    ):
+        console.print(f"\n[bold]{title}[/bold]")
+        _print_table(table, console)
+    console.print(_footer(plan))
+
+
+def _print_table(table: Table, console: Console) -> None:
+    with console.capture() as capture:
+        console.print(table)
+    # rich fills every line up to the table's width; a file or a pipe is better off without.
+    lines = (line if console.is_terminal else line.rstrip() for line in capture.get().splitlines())
+    console.out("\n".join(lines), highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        numeric = column in ("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _components(plan: TuningPlan) -> Table:
+    table = _table("component", "total", "trainable", "share")
+    for name, count in plan.components.items():
+        table.add_row(_NAMES[name], f"{count.total:,}", f"{count.trainable:,}", _share(count.trainable, count.total))
+    table.add_section()
+    total, trainable = plan.total_parameters, plan.trainable_parameters
+    table.add_row("all", f"{total:,}", f"{trainable:,}", _share(trainable, total), style="bold")
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f}%" if whole else "-"
+
+
+def _modules(plan: TuningPlan, modules: Modules) -> Table:
+    """A row per module that trains, stacks of layers as one row, then what of each component stays frozen."""
+    table = _table("module", "kind", "total", "trainable", "dtype", "rate")
+    rates = {name: group.learning_rate for group in plan.groups for name in group.parameters}
+    rows: dict[str, dict[str, Any]] = {}
+    for item in plan.trainables:
+        row = rows.setdefault(
+            _NUMBERED.sub(r"\1.*", item.module),
+            {"kind": item.how, "modules": {}, "trainable": 0, "dtype": item.dtype, "rate": rates.get(item.parameter)},
+        )
+        row["modules"][item.module] = True
+        row["trainable"] += item.numel
+    for name, row in rows.items():
+        total = sum(w.numel for module in row["modules"] for w in modules.by_name[module].weights)
+        count = len(row["modules"])
+        label = f"{name}  ({count} layers)" if count > 1 else name
+        rate = "-" if row["rate"] is None else f"{row['rate']:g}"
+        table.add_row(label, row["kind"], f"{total:,}", f"{row['trainable']:,}", row["dtype"], rate)
+    trained = {item.module for item in plan.trainables if item.how == "whole"}
+    for component, numbers in plan.components.items():
+        frozen = numbers.total - sum(
+            w.numel for m in modules for w in m.weights if m.name in trained and modules.component(m.name) == component
+        )
+        if frozen:
+            rest = f"rest of the {_NAMES[component]}"
+            table.add_row(rest, "frozen", f"{frozen:,}", "0", plan.dtype, "-", style="dim")
+    return table
+
+
+def _groups(plan: TuningPlan) -> Table:
+    table = _table("component", "tensors", "parameters", "rate", "weight decay")
+    for group in plan.groups:
+        numel = f"{_numel(plan, group.parameters):,}"
+        tensors = str(len(group.parameters))
+        table.add_row(_NAMES[group.component], tensors, numel, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
+    return table
+
+
+def _footer(plan: TuningPlan) -> RenderableType:
+    most = "at most " if plan.ranks_may_shrink else ""
+    size = f"{most}{_bytes(plan.checkpoint_bytes)}, besides optimizer state"
+    lines = [Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}")]
+    schedule = plan.schedule
+    if schedule.steps is None:
+        run = "steps are known once data.train is named"
+    else:
+        rows = f"{schedule.train_rows:,} rows, " if schedule.train_rows is not None else ""
+        epochs = f" ({schedule.epochs:.3g} epochs)" if schedule.epochs is not None else ""
+        run = f"{rows}{schedule.global_batch} a step: {schedule.steps:,} steps{epochs}"
+    lines.append(Text.assemble(("run         ", "dim"), run))
+    return Group(*lines)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def print_findings(findings: Iterable[Finding], console: Console, *, allowed: Iterable[str] = ()) -> None:
+    """Findings, the worst first, each with its hint."""
+    order = ("error", "warning", "note")
+    for finding in sorted(findings, key=lambda item: order.index(item.severity)):
+        let_through = finding.severity == "error" and finding.code in set(allowed)
+        label = "allowed" if let_through else finding.severity
+        where = f"{finding.where}: " if finding.where else ""
+        head = Text.assemble((f"{label} [{finding.code}] ", _STYLES.get(label, "yellow")), where + finding.message)
+        console.print(head, soft_wrap=True)
+        if finding.advice.strip():
+            console.print(Text(textwrap.indent(finding.advice.strip("\n"), "  "), style="dim"), soft_wrap=True)

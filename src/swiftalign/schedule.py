@@ -1,0 +1,117 @@
+"""How many optimizer steps a run takes: rows, batches and epochs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftalign.config import Config
+from swiftalign.errors import DataError
+
+# ms-swift accumulates until this many rows make a step, unless told otherwise.
+ROWS_PER_STEP = 16
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The run's length.
+
+    Attributes:
+        train_rows: None where no training data is named.
+        val_rows: 0 without validation data.
+        accumulation: batches per step and process.
+        global_batch: rows per optimizer step, over all processes.
+        steps: optimizer steps; None where neither data nor max_steps tells.
+        epochs: passes over the data; None likewise.
+    """
+
+    train_rows: int | None
+    val_rows: int
+    accumulation: int
+    global_batch: int
+    steps: int | None
+    epochs: float | None
+    processes: int = 1
+
+    @property
+    def adalora_steps(self) -> int | None:
+        """The total that ms-swift gives AdaLoRA, which leaves out an epoch's last, incomplete step.
+
+        References:
+            ms-swift `swift/trainers/utils.py`, `calculate_max_steps`.
+        """
+        if self.train_rows is None or self.epochs is None or self.steps is None:
+            return self.steps
+        whole = max(self.train_rows // self.global_batch, 1)
+        return min(self.steps, math.ceil(self.epochs * whole)) if self.epochs else self.steps
+
+
+def read_schedule(config: Config, *, processes: int = 1) -> Schedule:
+    """Count the data's rows and compute the steps.
+
+    Raises:
+        DataError: a named data file is missing, or holds no row.
+    """
+    training, data = config.training, config.data
+    batch = training.per_device_train_batch_size
+    accumulation = training.gradient_accumulation_steps or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
+    rows = _count_all(config, "train") if data.train else None
+    val_rows = _count_all(config, "val") if data.val else 0
+    if rows is not None and not data.val and data.split_dataset_ratio:
+        val_rows = split_rows(rows, data.split_dataset_ratio)
+        rows -= val_rows
+    steps, epochs = _steps(config, rows, batch * processes, accumulation)
+    return Schedule(rows, val_rows, accumulation, batch * accumulation * processes, steps, epochs, processes)
+
+
+def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> tuple[int | None, float | None]:
+    """Steps and epochs, as transformers' Trainer counts them: an epoch's last batch and last step may be smaller."""
+    limit = config.training.max_steps if config.training.max_steps > 0 else None
+    if rows is None:
+        return limit, None if limit else config.training.num_train_epochs
+    per_epoch = max(math.ceil(math.ceil(rows / batch) / accumulation), 1)
+    if limit:
+        return limit, limit / per_epoch
+    return math.ceil(config.training.num_train_epochs * per_epoch), config.training.num_train_epochs
+
+
+def split_rows(rows: int, ratio: float) -> int:
+    """How many of the training rows validate, when they are split off by ratio: at least one, never all."""
+    return min(max(round(rows * ratio), 1), rows - 1)
+
+
+def _count_all(config: Config, part: str) -> int:
+    counts = []
+    for index, name in enumerate(getattr(config.data, part)):
+        path = Path(name)
+        where = config.where("data", part, index)
+        if not path.is_file():
+            raise DataError(f"{where}: data.{part}: {path}: no such file", _elsewhere(config, path, where))
+        count = count_rows(path)
+        if not count:
+            raise DataError(f"{where}: data.{part}: {path} holds no row", "a JSONL file has one JSON object a line")
+        counts.append(count)
+    return sum(counts)
+
+
+def _elsewhere(config: Config, path: Path, where: str) -> str:
+    """Paths count from the config file's folder: say so where the file lies under the current folder instead."""
+    folder = Path(where.rpartition(":")[0]).absolute().parent
+    try:
+        relative = path.relative_to(folder)
+    except ValueError:
+        return "check the path"
+    here = Path.cwd() / relative
+    if here != path and here.is_file():
+        return f"paths count from the config's own folder, {folder}; to use the file here write {here}"
+    return f"paths count from the config's own folder, {folder}"
+
+
+def count_rows(path: Path) -> int:
+    """Lines that are not blank, counted in constant memory."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for line in file if not line.isspace())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None

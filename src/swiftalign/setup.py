@@ -1,0 +1,147 @@
+"""Writing what ``swiftalign init`` writes: a configuration, or a demo workspace."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftalign.errors import SwiftalignError
+from swiftalign.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
+from swiftalign.schedule import ROWS_PER_STEP, count_rows
+
+DEMO_ROWS = (64, 16)  # training and validation
+DEMO_STEPS = 30
+DEMO_TRAINING = {
+    "aligner_lr": "1.0e-3",
+    "max_steps": DEMO_STEPS,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "logging_steps": 5,
+}
+
+
+@dataclass(frozen=True)
+class InitRequest:
+    """What a configuration is asked to be; see the options of ``init``."""
+
+    path: Path
+    model: str | None
+    method: str | None = None
+    problem: str | None = None
+    train: str | None = None
+    val: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """Where to make a demo workspace, and for which method."""
+
+    folder: Path
+    method: str = "modules_to_save"
+    force: bool = False
+
+
+def write_init(request: InitRequest) -> list[str]:
+    """Write a configuration and its schema; returns lines that say what was written and what to type next.
+
+    Raises:
+        SwiftalignError: something is missing or unknown, or a file is there already.
+    """
+    method = _method(request)
+    if request.model is None:
+        raise SwiftalignError("no model is named", "e.g. --model Qwen/Qwen3-VL-4B-Instruct, or the folder of a model")
+    path = request.path
+    if path.exists() and not request.force:
+        raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
+    folder = path.absolute().parent
+    text = write_config(
+        model=_from_folder(request.model, folder) if Path(request.model).is_dir() else request.model,
+        method=method,
+        train=request.train and _from_folder(request.train, folder),
+        val=request.val and _from_folder(request.val, folder),
+        problem=request.problem,
+        steps=_steps(request.train),
+        name=path.name,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        _write_schema(folder)
+    except OSError as error:
+        raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
+    return [f"wrote {path}", f"next: swiftalign inspect-params {path}"]
+
+
+def _method(request: InitRequest) -> str:
+    for name, value, known in (("--method", request.method, RECIPES), ("--problem", request.problem, PROBLEMS)):
+        if value is not None and value not in known:
+            near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise SwiftalignError(f"{name} {value}: not one of {', '.join(known)}", hint.strip() or None)
+    if request.method is not None:
+        return request.method
+    if request.problem is not None:
+        return PROBLEMS[request.problem].method
+    raise SwiftalignError("no method is named", f"--method {'|'.join(RECIPES)}, or --problem {'|'.join(PROBLEMS)}")
+
+
+def _from_folder(path: str, folder: Path) -> str:
+    """A path as the config file is to spell it: from its own folder, where that is shorter than the absolute path."""
+    absolute = str(Path(path).expanduser().absolute())
+    relative = os.path.relpath(absolute, folder)
+    if relative.startswith(os.path.join("..", "..")):  # noqa: PTH118  # a prefix, not a path
+        return absolute
+    return relative if relative.startswith("..") or "/" in relative else f"./{relative}"
+
+
+def _steps(train: str | None) -> int | None:
+    """Steps of the recipe's three epochs, where the data is there."""
+    if train is None or not Path(train).expanduser().is_file():
+        return None
+    return 3 * max(1, -(-count_rows(Path(train).expanduser()) // ROWS_PER_STEP))
+
+
+def _write_schema(folder: Path) -> None:
+    from swiftalign.schema import config_schema
+
+    (folder / SCHEMA_FILE).write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
+
+
+def write_demo(request: DemoRequest) -> list[str]:
+    """Make a workspace: a tiny Qwen3-VL, drawn grounding data, and a configuration that trains it in seconds.
+
+    Raises:
+        SwiftalignError: the folder holds something already, or the method is unknown.
+    """
+    method = _method(InitRequest(request.folder, None, request.method))
+    folder = request.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not request.force:
+        raise SwiftalignError(f"{folder} exists and is not empty", "name another folder, or pass --force")
+    from swiftalign.demo.data import write_dataset
+    from swiftalign.demo.model import build_model
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        build_model(folder / "model")
+        for name, rows, seed in zip(("train", "val"), DEMO_ROWS, (1, 2), strict=True):
+            write_dataset(folder / "data" / f"{name}.jsonl", rows=rows, seed=seed)
+        text = write_config(
+            model="./model",
+            method=method,
+            train="data/train.jsonl",
+            steps=DEMO_STEPS,
+            training=DEMO_TRAINING,
+        )
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        _write_schema(folder)
+    except OSError as error:
+        raise SwiftalignError(f"{folder}: can't write the demo: {error.strerror or error}") from None
+    return [
+        f"wrote {folder}: a tiny Qwen3-VL, {DEMO_ROWS[0]} training and {DEMO_ROWS[1]} validation rows, config.yaml",
+        f"next: swiftalign inspect-params {folder / 'config.yaml'}",
+        f"then: swiftalign train {folder / 'config.yaml'}",
+    ]

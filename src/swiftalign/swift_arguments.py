@@ -1,0 +1,105 @@
+"""The names and types of ms-swift's and transformers' arguments, read from their sources without importing them.
+
+Importing ms-swift takes seconds and loads torch; parsing the few files that declare its argument dataclasses takes
+milliseconds. The tables say which names a config section may use, and what their values must look like.
+"""
+
+from __future__ import annotations
+
+import ast
+import typing
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Which of our sections takes the arguments of which dataclass.
+_SOURCES: tuple[tuple[str, str, str, str], ...] = (
+    ("tuner", "swift", "arguments/tuner_args.py", "TunerArguments"),
+    ("training", "swift", "trainers/arguments.py", "TrainArgumentsMixin"),
+    ("training", "transformers", "training_args.py", "TrainingArguments"),
+    ("training", "transformers", "training_args_seq2seq.py", "Seq2SeqTrainingArguments"),
+    ("data", "swift", "arguments/base_args/data_args.py", "DataArguments"),
+    ("data", "swift", "arguments/base_args/template_args.py", "TemplateArguments"),
+    ("swift", "swift", "arguments/base_args/model_args.py", "ModelArguments"),
+    ("swift", "swift", "arguments/base_args/quant_args.py", "QuantizeArguments"),
+    ("swift", "swift", "arguments/base_args/generation_args.py", "GenerationArguments"),
+    ("swift", "swift", "arguments/base_args/base_args.py", "BaseArguments"),
+    ("swift", "swift", "arguments/sft_args.py", "SwanlabArguments"),
+    ("swift", "swift", "arguments/sft_args.py", "SftArguments"),
+    ("swift", "swift", "ray_utils/arguments.py", "RayArguments"),
+)
+
+# What annotations may name; any other class makes an argument's type unknown, and its value is left to ms-swift.
+_TYPES: dict[str, Any] = {
+    **{name: getattr(typing, name) for name in ("Any", "Dict", "List", "Literal", "Optional", "Tuple", "Union")},
+    **{kind.__name__: kind for kind in (bool, int, float, str, list, dict, tuple)},
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of ms-swift.
+
+    Attributes:
+        section: the config section that it belongs to by kind: tuner, training, data or swift.
+        annotation: its type; ``Any`` where the annotation names a class of theirs.
+    """
+
+    name: str
+    section: str
+    annotation: Any
+
+
+@cache
+def swift_arguments() -> dict[str, Argument]:
+    """Every argument that ``swift sft`` takes, by name."""
+    table: dict[str, Argument] = {}
+    for section, package, file, class_name in _SOURCES:
+        for name, annotation in _fields(_package_folder(package) / file, class_name):
+            # The first section wins: the trainer's own arguments are repeated in SftArguments.
+            table.setdefault(name, Argument(name, section, annotation))
+    return table
+
+
+@cache
+def megatron_arguments() -> frozenset[str]:
+    """The arguments that only ``megatron sft`` takes; they do nothing in ``swift sft``."""
+    file = _package_folder("swift") / "megatron/arguments/megatron_args.py"
+    names = {name for kind in ("MegatronTunerMixin", "MegatronArguments") for name, _ in _fields(file, kind)}
+    return frozenset(names - swift_arguments().keys())
+
+
+def _package_folder(package: str) -> Path:
+    spec = find_spec(package)  # finds a top-level package without running its code
+    assert spec is not None, f"{package} is a dependency"
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _fields(path: Path, class_name: str) -> list[tuple[str, Any]]:
+    """The annotated fields of a dataclass; none where this release has no such file or class."""
+    if not path.exists():
+        return []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            return [
+                (item.target.id, _annotation(item.annotation))
+                for item in node.body
+                if isinstance(item, ast.AnnAssign)
+                and isinstance(item.target, ast.Name)
+                and not ast.unparse(item.annotation).startswith("ClassVar")
+            ]
+    return []
+
+
+def _annotation(node: ast.expr) -> Any:
+    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    try:
+        # The text comes from the installed packages' own sources, never from a user's file.
+        kind = eval(text, {"__builtins__": {}}, _TYPES)
+    except Exception:
+        return Any
+    # ms-swift writes `x: int = None` where None is meant too.
+    return kind if kind is Any else kind | None

@@ -1,0 +1,62 @@
+"""What a training process tells its parent: one JSON object a line, appended to the run folder's ``events.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One message of the worker.
+
+    Attributes:
+        kind: stage, start, step, log, saved, done or error.
+        values: what it says, by name.
+    """
+
+    kind: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class EventWriter:
+    """Appends events; every line is written whole, so that a reader never sees half of one."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._file = (run_folder / EVENTS_FILE).open("ab", buffering=0)
+
+    def write(self, kind: str, **values: Any) -> None:
+        line = json.dumps({"time": round(time.time(), 3), "kind": kind, **values}, default=str)
+        self._file.write(line.encode() + b"\n")
+
+
+class EventReader:
+    """Reads the events that have arrived since the last look."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._path = run_folder / EVENTS_FILE
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
+    def poll(self) -> Iterator[Event]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        for line in data[:end].splitlines():
+            values = json.loads(line)
+            yield Event(values.pop("kind"), values)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks for all (rank 0)."""
+    return int(os.environ.get("RANK", "0")) == 0

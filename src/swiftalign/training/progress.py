@@ -1,0 +1,122 @@
+"""Showing a run as it goes: a bar on a terminal, plain lines elsewhere, and the loss as a picture at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from swiftalign.plan import TuningPlan
+from swiftalign.training.events import Event
+
+LOSS_PICTURE = "loss.png"
+
+
+class RunProgress:
+    """Draws the events of one run."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.losses: list[tuple[int, float]] = []
+        self.eval_losses: list[tuple[int, float]] = []
+        self.result: dict[str, Any] = {}
+        self._started = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=None, loss="-")
+        self._steps = 0
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        values = event.values
+        match event.kind:
+            case "stage":
+                self._bar.update(self._task, description=values["name"])
+                self._line(values["name"])
+            case "start":
+                self._steps = values["steps"]
+                self._bar.update(self._task, description="training", total=self._steps, completed=values["step"])
+            case "step":
+                self._bar.update(self._task, completed=values["step"])
+            case "log":
+                self._log(values)
+            case "saved":
+                self.result.setdefault("checkpoints", []).append(values["path"])
+                self._line(f"saved {Path(values['path']).name}")
+            case "done":
+                self.result.update(values)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        step = values["step"]
+        if "loss" in values:
+            self.losses.append((step, values["loss"]))
+            self._bar.update(self._task, loss=f"{values['loss']:.4f}")
+            self._line(f"step {step}/{self._steps}  loss {values['loss']:.4f}  {self._time_left(step)}")
+        if "eval_loss" in values:
+            self.eval_losses.append((step, values["eval_loss"]))
+            self.console.print(f"step {step}/{self._steps}  eval_loss {values['eval_loss']:.4f}")
+
+    def _time_left(self, step: int) -> str:
+        spent = time.monotonic() - self._started
+        left = spent / step * (self._steps - step) if step else 0.0
+        return f"{spent:.0f} s so far, {left:.0f} s left"
+
+    def _line(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(text)
+
+    def finish(self, folder: Path, plan: TuningPlan) -> dict[str, Any]:
+        """Draw the loss and print what the run left behind; returns the same as values."""
+        seconds = time.monotonic() - self._started
+        result = {
+            "run_folder": str(folder),
+            "seconds": round(seconds, 1),
+            **self.result,
+            "loss": self.losses[-1][1] if self.losses else None,
+        }
+        loss = ""
+        if self.losses:
+            draw_loss(folder / LOSS_PICTURE, self.losses, self.eval_losses, title=f"{folder.name}: {plan.method}")
+            loss = f", loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}"
+        self.console.print(f"done        {result.get('step', 0)} steps in {seconds:.0f} s{loss}")
+        if result.get("checkpoint"):
+            self.console.print(f"checkpoint  {result['checkpoint']}", soft_wrap=True)
+        if self.losses:
+            self.console.print(f"loss        {folder / LOSS_PICTURE}", soft_wrap=True)
+        return result
+
+
+def draw_loss(path: Path, losses: list[tuple[int, float]], eval_losses: list[tuple[int, float]], *, title: str) -> None:
+    """Training and validation loss over steps, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*losses, strict=True), label="training", color="#1f6f8b", linewidth=1.8)
+    if eval_losses:
+        axes.plot(*zip(*eval_losses, strict=True), label="validation", color="#d1495b", marker="o", markersize=3)
+        axes.legend(frameon=False)
+    axes.set(title=title, xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)

@@ -1,0 +1,80 @@
+"""The folder of one run: its name, its lock, and what it keeps."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swiftalign.config import Config
+from swiftalign.document import dump_yaml
+from swiftalign.errors import RunFolderError
+from swiftalign.plan import TuningPlan
+
+_PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
+
+
+def choose_run_folder(config: Config, config_path: Path) -> Path:
+    """Where a run goes: ``training.output_dir``, or the next free ``runs/NAME`` beside the config file."""
+    if config.training.output_dir:
+        return Path(config.training.output_dir)
+    runs = config_path.absolute().parent / "runs"
+    number = 1
+    while True:
+        folder = runs / (config_path.stem if number == 1 else f"{config_path.stem}-{number}")
+        if not folder.exists():
+            return folder
+        number += 1
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for one process; the system frees the lock with the process, however it ends.
+
+    Raises:
+        RunFolderError: another run holds it, it has been used already, or it can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(f"{folder}: another run is writing there now", _ELSEWHERE) from None
+        if (folder / "plan.json").exists() or any(folder.glob("checkpoint-*")):
+            raise RunFolderError(f"{folder}: holds a run already", _ELSEWHERE)
+        yield
+    finally:
+        os.close(lock)
+
+
+_ELSEWHERE = "name another folder: --set training.output_dir=runs/NAME"
+
+
+def write_run_files(folder: Path, config: Config, plan: TuningPlan) -> None:
+    """Keep what the run is: its configuration, its plan and the versions that it runs on."""
+    try:
+        (folder / "config.yaml").write_text(dump_yaml(config.values), encoding="utf-8")
+        (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
+
+
+def versions() -> dict[str, str]:
+    """Releases of the packages that decide what a run does."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,145 @@
+"""What runs in each training process: ms-swift's own pipeline, told by the plan and held to it.
+
+``python -m swiftalign.training.worker RUN_FOLDER`` reads ``config.yaml`` and ``plan.json`` there. Everything hooks into
+`SwiftSft`'s extension points; ms-swift, peft and transformers are not patched.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+from swift.dataset import LazyLLMDataset
+from swift.pipelines.train.sft import SwiftSft
+
+from swiftalign.config_files import load_config
+from swiftalign.errors import SwiftalignError
+from swiftalign.plan import TuningPlan, read_plan
+from swiftalign.schedule import split_rows
+from swiftalign.training.compare import compare_model, compare_optimizer
+from swiftalign.training.events import EventWriter, is_main_process
+from swiftalign.training.lowering import CALLBACK, lower, to_argv
+from swiftalign.training.rows import JsonlRows
+
+
+class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
+    """`swift sft` on a plan.
+
+    Differs from stock in: rows are read by this toolkit and are never swapped for others; the image token comes from
+    the model's config; what trains is float32 where the plan says so; and nothing trains that is not in the plan.
+    """
+
+    plan: TuningPlan  # set before the pipeline is built: ms-swift calls prepare_model on the class
+
+    def _prepare_template(self) -> None:
+        super()._prepare_template()
+        # The Qwen templates hard-code the ids of the public vocabulary.
+        for name in ("image_token_id", "video_token_id"):
+            value = getattr(self.model.config, name, None)
+            if value is not None and hasattr(self.template, name):
+                setattr(self.template, name, value)
+
+    def _get_dataset(self) -> tuple[JsonlRows, JsonlRows | None]:
+        args = self.args
+        train = JsonlRows([Path(name) for name in args.dataset])
+        val = JsonlRows([Path(name) for name in args.val_dataset]) if args.val_dataset else None
+        random = np.random.default_rng(args.data_seed)
+        if val is None and args.split_dataset_ratio > 0:
+            count = split_rows(len(train), args.split_dataset_ratio)
+            order = random.permutation(len(train))
+            train, val = train.reordered(np.sort(order[count:])), train.reordered(np.sort(order[:count]))
+        if args.dataset_shuffle:
+            train = train.reordered(random.permutation(len(train)))
+        return train, val
+
+    def _post_process_datasets(self, datasets: list[Any]) -> list[Any]:
+        return [
+            None if rows is None else LazyLLMDataset(rows, self.template.encode, strict=self.args.strict)
+            for rows in datasets
+        ]
+
+    @classmethod
+    def prepare_model(cls, args: Any, model: Any, **kwargs: Any) -> Any:
+        model = super().prepare_model(args, model, **kwargs)
+        planned = {item.parameter: item.dtype for item in cls.plan.trainables}
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and planned.get(name) == "float32":
+                weight.data = weight.data.float()
+        compare_model(cls.plan, model)
+        return model
+
+
+class PlanCallback(TrainerCallback):  # type: ignore[misc]
+    """Compares the live optimizer with the plan before the first step, and reports progress."""
+
+    writer: EventWriter | None = None
+    plan: TuningPlan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
+        self._write("start", steps=state.max_steps, step=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write("step", step=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
+        self._write("log", step=state.global_step, **numbers)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write("saved", step=state.global_step, path=f"{args.output_dir}/checkpoint-{state.global_step}")
+
+    def _write(self, kind: str, **values: Any) -> None:
+        if self.writer is not None:
+            self.writer.write(kind, **values)
+
+
+def run(run_folder: Path, writer: EventWriter | None) -> None:
+    """Train as the run folder says."""
+    config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
+    arguments = lower(config, plan, run_folder)
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        arguments["use_cpu"] = True  # 16-bit autocast on a CPU must be asked for
+    AlignerSft.plan = PlanCallback.plan = plan
+    PlanCallback.writer = writer
+    callbacks_map[CALLBACK] = PlanCallback
+    if writer:
+        writer.write("stage", name="loading the model")
+    pipeline = AlignerSft(to_argv(arguments))
+    if writer:
+        writer.write("stage", name="preparing data and optimizer")
+    result = pipeline.main()
+    if writer:
+        best = {"best_checkpoint": result["best_model_checkpoint"], "best_metric": result["best_metric"]}
+        last = result["last_model_checkpoint"]
+        writer.write("done", step=result["global_step"], checkpoint=last, **{k: v for k, v in best.items() if v})
+
+
+def main(argv: list[str]) -> int:
+    """Run, and turn an exception into an event; the traceback goes to the log."""
+    run_folder = Path(argv[0])
+    writer = EventWriter(run_folder) if is_main_process() else None
+    try:
+        run(run_folder, writer)
+    except SwiftalignError as error:
+        if writer:
+            writer.write("error", message=error.message, hint=error.hint, exit_code=error.exit_code)
+        traceback.print_exc()
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        if writer:
+            text = " ".join(str(error).split()) or "no message"
+            writer.write("error", message=f"{type(error).__name__}: {text[:500]}", hint=None, exit_code=1)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
