@@ -1,0 +1,39 @@
+"""Shared fixtures: tiny models and the demo workspace, built once for the whole suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from swiftalign.config import Config
+from swiftalign.config_files import load_config
+from swiftalign.modules import Modules, read_modules
+from swiftalign.setup import DemoRequest, write_demo
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo workspace: `model/`, `data/`, `config.yaml`. Tests read it and write elsewhere."""
+    folder = tmp_path_factory.mktemp("workspace") / "demo"
+    write_demo(DemoRequest(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_modules(demo: Path) -> Modules:
+    """The demo model's modules, from its weight files' headers."""
+    return read_modules(load_config([demo / "config.yaml"]))
+
+
+@pytest.fixture
+def make_config(demo: Path, tmp_path: Path) -> Callable[[str], Config]:
+    """A configuration of the demo model from the YAML text of its other sections."""
+
+    def make(text: str) -> Config:
+        path = tmp_path / "config.yaml"
+        path.write_text(f"model: {demo / 'model'}\n{text}", encoding="utf-8")
+        return load_config([path])
+
+    return make
