@@ -37,3 +37,32 @@ def make_config(demo: Path, tmp_path: Path) -> Callable[[str], Config]:
         return load_config([path])
 
     return make
+
+
+@pytest.fixture
+def run_in_terminal(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Run swiftalign on a pseudo-terminal, and give back its exit code and what it drew; `keys` are typed into it."""
+    import os
+    import pty
+    import sys
+
+    def run(*argv: str, keys: str = "") -> tuple[int, str]:
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ.update(TERM="xterm-256color", COLUMNS="120", LINES="40")
+            os.chdir(tmp_path)
+            os.execv(sys.executable, [sys.executable, "-m", "swiftalign", *argv])
+        os.write(terminal, keys.encode())
+        output = b""
+        while True:
+            try:
+                chunk = os.read(terminal, 65536)
+            except OSError:  # Linux reports the closed terminal as an error
+                break
+            if not chunk:
+                break
+            output += chunk
+        _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status), output.decode(errors="replace")
+
+    return run

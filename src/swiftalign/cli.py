@@ -190,6 +190,7 @@ def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json:
 
 
 def _train(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
+    from swiftalign.report import short_path
     from swiftalign.training.launch import follow_training
     from swiftalign.training.progress import RunProgress
     from swiftalign.training.run_folder import locked, write_run_files
@@ -197,7 +198,7 @@ def _train(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> 
     console = _console(stderr=as_json)
     with locked(folder):
         write_run_files(folder, config, plan)
-        console.print(f"run folder  {folder}", soft_wrap=True)
+        console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
         console.print(
             f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
             f"{plan.total_parameters:,} parameters"

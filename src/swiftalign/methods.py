@@ -47,7 +47,7 @@ def _low_rank(name: str, shape: tuple[int, ...], *, is_module: bool = True) -> A
 
 def _lora(layer: Module, tuner: TunerSection) -> list[AdapterTensor]:
     """LoRA's factors A and B, and DoRA's magnitude per output."""
-    shape, rank = layer.weights[0].shape, tuner.lora_rank
+    shape, rank = layer.weight.shape, tuner.lora_rank
     if layer.kind is Kind.EMBEDDING:
         count, dim = shape
         tensors = [
@@ -67,7 +67,7 @@ def _lora(layer: Module, tuner: TunerSection) -> list[AdapterTensor]:
 
 def _adalora(layer: Module, tuner: TunerSection) -> list[AdapterTensor]:
     """The factors of a singular value decomposition, at their initial rank; training prunes them."""
-    out_features, in_features = layer.weights[0].shape
+    out_features, in_features = layer.weight.shape
     rank = tuner.adalora_init_r
     return [
         _low_rank("lora_A", (rank, in_features), is_module=False),
@@ -78,7 +78,7 @@ def _adalora(layer: Module, tuner: TunerSection) -> list[AdapterTensor]:
 
 def _boft(layer: Module, tuner: TunerSection) -> list[AdapterTensor]:
     """Butterfly factors of block-diagonal rotations, and a scale per output."""
-    out_features, in_features = layer.weights[0].shape
+    out_features, in_features = layer.weight.shape
     size = tuner.boft_block_size or in_features // max(tuner.boft_block_num, 1)
     blocks = in_features // max(size, 1)
     return [
@@ -108,7 +108,7 @@ def adapter_tensors(layer: Module, tuner: TunerSection) -> list[AdapterTensor]:
 def extra_checkpoint_tensor(layer: Module) -> TensorInfo | None:
     """peft saves the base weight too of an adapted input or output embedding ("auto" embedding layers)."""
     if layer.name.rpartition(".")[2] in ("embed_tokens", "lm_head"):
-        weight = layer.weights[0]
+        weight = layer.weight
         return TensorInfo(f"{layer.name}.base_layer.weight", weight.shape, weight.dtype)
     return None
 

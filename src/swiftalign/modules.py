@@ -30,6 +30,11 @@ class Module:
     kind: Kind
     weights: tuple[TensorInfo, ...] = ()
 
+    @property
+    def weight(self) -> TensorInfo:
+        """The matrix of a layer; files list the bias first."""
+        return next(tensor for tensor in self.weights if tensor.name == f"{self.name}.weight")
+
 
 @dataclass(frozen=True)
 class Modules:

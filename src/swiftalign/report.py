@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -51,9 +52,17 @@ def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
     return sum(item.numel for item in plan.trainables if item.parameter in wanted)
 
 
+def short_path(path: str | Path) -> str:
+    """A path as one would type it here: without the current folder's name."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def print_plan(plan: TuningPlan, modules: Modules, console: Console) -> None:
     """Components, modules, optimizer groups and what a checkpoint holds."""
-    console.print(Text.assemble(("model   ", "dim"), f"{plan.model}  ({plan.model_type}, {plan.dtype})"))
+    console.print(Text.assemble(("model   ", "dim"), f"{short_path(plan.model)}  ({plan.model_type}, {plan.dtype})"))
     console.print(Text.assemble(("method  ", "dim"), plan.method))
     for title, table in (
         ("Components", _components(plan)),

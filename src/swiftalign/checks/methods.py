@@ -78,7 +78,7 @@ def boft(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding
     tuner = config.tuner
     if tuner.train_type != "boft":
         return
-    widths = {name: modules.by_name[name].weights[0].shape[1] for name in plan.adapted}
+    widths = {name: modules.by_name[name].weight.shape[1] for name in plan.adapted}
     for name, width in widths.items():
         fault = boft_fault(width, tuner)
         if fault:
@@ -94,7 +94,7 @@ def fourierft(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Fi
     tuner = config.tuner
     if tuner.train_type != "fourierft" or not plan.adapted:
         return
-    sizes = {name: modules.by_name[name].weights[0].numel for name in plan.adapted}
+    sizes = {name: modules.by_name[name].weight.numel for name in plan.adapted}
     name = min(sizes, key=lambda layer: sizes[layer])
     if tuner.fourier_n_frequency > sizes[name]:
         message = f"fourier_n_frequency {tuner.fourier_n_frequency} is more than the {sizes[name]} weights of {name}"

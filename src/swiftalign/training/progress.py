@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from swiftalign.plan import TuningPlan
+from swiftalign.report import short_path
 from swiftalign.training.events import Event
 
 LOSS_PICTURE = "loss.png"
@@ -25,6 +26,8 @@ class RunProgress:
         self.eval_losses: list[tuple[int, float]] = []
         self.result: dict[str, Any] = {}
         self._started = time.monotonic()
+        self._first_step = 0
+        self._training_since = self._started
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -52,7 +55,8 @@ class RunProgress:
                 self._bar.update(self._task, description=values["name"])
                 self._line(values["name"])
             case "start":
-                self._steps = values["steps"]
+                self._steps, self._first_step = values["steps"], values["step"]
+                self._training_since = time.monotonic()
                 self._bar.update(self._task, description="training", total=self._steps, completed=values["step"])
             case "step":
                 self._bar.update(self._task, completed=values["step"])
@@ -75,9 +79,9 @@ class RunProgress:
             self.console.print(f"step {step}/{self._steps}  eval_loss {values['eval_loss']:.4f}")
 
     def _time_left(self, step: int) -> str:
-        spent = time.monotonic() - self._started
-        left = spent / step * (self._steps - step) if step else 0.0
-        return f"{spent:.0f} s so far, {left:.0f} s left"
+        done = step - self._first_step
+        left = (time.monotonic() - self._training_since) / done * (self._steps - step) if done else 0.0
+        return f"{left:.0f} s left"
 
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:
@@ -98,9 +102,9 @@ class RunProgress:
             loss = f", loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}"
         self.console.print(f"done        {result.get('step', 0)} steps in {seconds:.0f} s{loss}")
         if result.get("checkpoint"):
-            self.console.print(f"checkpoint  {result['checkpoint']}", soft_wrap=True)
+            self.console.print(f"checkpoint  {short_path(result['checkpoint'])}", soft_wrap=True)
         if self.losses:
-            self.console.print(f"loss        {folder / LOSS_PICTURE}", soft_wrap=True)
+            self.console.print(f"loss        {short_path(folder / LOSS_PICTURE)}", soft_wrap=True)
         return result
 
 

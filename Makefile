@@ -1,0 +1,45 @@
+# make demo   installs, and trains the aligner of a tiny Qwen3-VL
+# make test   installs where needed, and runs every check
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+# The one release of the imgaug fork, by the hash of its wheel.
+PYIMGAUG := pyimgaug==0.5.0
+PYIMGAUG_SHA256 := dc8b4bca8e9ffb9492026abe3479be55cc81986a85778396042d315cc9cb714a
+
+.PHONY: install demo test lint docs clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "swiftalign needs Python 3.11 or newer"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest $(VENV)/wheels $(PYIMGAUG)
+	echo "$(PYIMGAUG_SHA256)  $$(ls $(VENV)/wheels/pyimgaug-*.whl)" | sha256sum --check --quiet
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(VENV)/wheels/pyimgaug-*.whl --editable '.[dev]'
+	touch $@
+
+demo: install
+	@set -e; for command in \
+		"init --demo $(DEMO) --force" \
+		"inspect-params $(DEMO)/config.yaml" \
+		"train $(DEMO)/config.yaml"; \
+	do echo; echo "\$$ swiftalign $$command"; $(BIN)/swiftalign $$command; done
+	@echo; echo "All of it lies in $(DEMO)/: the model, its data, config.yaml, and the runs."
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+# Writes the outputs shown in README.md and docs/ anew; a test holds them against the commands.
+docs: install
+	$(BIN)/python tests/docs_examples.py --write
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
