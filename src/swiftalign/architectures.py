@@ -46,6 +46,11 @@ class Architecture:
                 return component
         return "llm"
 
+    def covers(self, name: str) -> bool:
+        """Whether a name lies in one of the prefixes: ms-swift's freeze flags reach no other."""
+        prefixes = (*self.llm, *self.vit, *self.aligner)
+        return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
 
 @dataclass(frozen=True)
 class NameTable:
@@ -53,7 +58,7 @@ class NameTable:
 
     Attributes:
         kinds: pattern of a module's whole name -> kind, for the modules that hold weights.
-        plain: pattern of a parent's whole name -> children without weights.
+        plain: pattern of a module's whole name -> the module without weights that comes with it, as a template.
     """
 
     architecture: Architecture
@@ -69,7 +74,7 @@ def _table(architecture: Architecture, kinds: dict[str, Kind], plain: dict[str, 
     return NameTable(
         architecture,
         tuple((re.compile(pattern), kind) for pattern, kind in kinds.items()),
-        tuple((re.compile(pattern), child) for pattern, child in plain.items()),
+        tuple((re.compile(pattern), template) for pattern, template in plain.items()),
     )
 
 
@@ -97,9 +102,10 @@ _DENSE_KINDS = {
     r"lm_head": Kind.LINEAR,
 }
 _DENSE_PLAIN = {
-    rf"{_MERGER}|{_BLOCK}\.mlp|{_LAYER}\.mlp(?:\.experts)?": "act_fn",
-    r"model\.visual": "rotary_pos_emb",
-    r"model\.language_model": "rotary_emb",
+    rf"({_MERGER}|{_BLOCK}\.mlp|{_LAYER}\.mlp\.experts)": r"\1.act_fn",
+    rf"({_LAYER}\.mlp)\.gate_proj": r"\1.act_fn",  # a layer of experts has its activation inside them alone
+    r"(model\.visual)": r"\1.rotary_pos_emb",
+    r"(model\.language_model)": r"\1.rotary_emb",
 }
 
 # By the model_type of the config.

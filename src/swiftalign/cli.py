@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="swiftalign",
-    help="Fine-tune the aligner of Qwen3-VL with ms-swift. What it says will train is what trains.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,7 +28,7 @@ app = typer.Typer(
 )
 
 Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files; later ones are laid over earlier ones.")
+    list[Path], typer.Argument(metavar="CONFIG", help="YAML files; later ones are laid over earlier ones.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -39,6 +38,21 @@ Allowed = Annotated[
     list[str] | None, typer.Option("--allow", metavar="CODE", help="Let an error finding through by its code.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="New here? 'swiftalign init --demo demo' makes a small workspace to try everything in.",
+)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Fine-tune the aligner of Qwen3-VL with ms-swift. What it says will train is what trains."""
+    if version:
+        from swiftalign import __version__
+
+        print(f"swiftalign {__version__}")
+        raise typer.Exit
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         _print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
@@ -100,115 +115,6 @@ def _check_allowed(allowed: list[str] | None) -> list[str]:
             near = difflib.get_close_matches(code, CODES, n=1)
             raise SwiftalignError(f"--allow {code}: no such finding", f"did you mean {near[0]}?" if near else None)
     return allowed or []
-
-
-@app.command("inspect-params")
-def inspect_params(
-    configs: Configs,
-    overrides: Overrides = None,
-    allowed: Allowed = None,
-    expect: Annotated[
-        str | None, typer.Option(metavar="aligner", help="Fail unless all of the aligner trains, and nothing else.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a configuration would train, without loading the model.
-
-    Exit code 0, or 1 with error findings, or 2 where there is no answer.
-    """
-    if expect not in (None, "aligner"):
-        raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
-    allowed = _check_allowed(allowed)
-    _config, modules, plan = _resolve(configs, overrides)
-    from dataclasses import replace
-
-    from swiftalign.checks.trained import expect_aligner
-    from swiftalign.findings import blocking
-    from swiftalign.report import plan_json, print_findings, print_plan
-
-    if expect:
-        plan = replace(plan, findings=(*plan.findings, *expect_aligner(plan, modules)))
-    if as_json:
-        print(json.dumps(plan_json(plan), indent=2))
-    else:
-        console = _console()
-        print_plan(plan, modules, console)
-        if plan.findings:
-            console.print()
-            print_findings(plan.findings, console, allowed=allowed)
-    if blocking(plan.findings, allowed):
-        raise typer.Exit(1)
-
-
-@app.command()
-def train(
-    configs: Configs,
-    overrides: Overrides = None,
-    allowed: Allowed = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and stop.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check a configuration, then train it with ms-swift.
-
-    Exit code 0, or 1 where pre-flight finds an error or training fails, or 2 where the configuration can't be read.
-    """
-    allowed = _check_allowed(allowed)
-    config, _, plan = _resolve(configs, overrides)
-    from swiftalign.findings import blocking
-    from swiftalign.report import print_findings
-    from swiftalign.training.run_folder import choose_run_folder
-
-    print_findings(plan.findings, _console(stderr=True), allowed=allowed)
-    if blocking(plan.findings, allowed):
-        raise typer.Exit(1)
-    _require_data(config)
-    folder = choose_run_folder(config, configs[0])
-    if dry_run:
-        _print_arguments(config, plan, folder, as_json=as_json)
-        return
-    _train(config, plan, folder, as_json=as_json)
-
-
-def _require_data(config: Config) -> None:
-    from swiftalign.grounding import check_rows
-
-    if not config.data.train:
-        raise SwiftalignError("no training data is named", "add 'data: {train: data/train.jsonl}' to the config")
-    for name in (*config.data.train, *config.data.val):
-        check_rows(Path(name))
-
-
-def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
-    from swiftalign.training.lowering import lower, to_argv
-
-    arguments = lower(config, plan, folder)
-    if as_json:
-        print(json.dumps(arguments, indent=2))
-        return
-    for name, value in arguments.items():
-        print(" ".join(to_argv({name: value})))
-
-
-def _train(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
-    from swiftalign.report import short_path
-    from swiftalign.training.launch import follow_training
-    from swiftalign.training.progress import RunProgress
-    from swiftalign.training.run_folder import locked, write_run_files
-
-    console = _console(stderr=as_json)
-    with locked(folder):
-        write_run_files(folder, config, plan)
-        console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
-        console.print(
-            f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
-            f"{plan.total_parameters:,} parameters"
-        )
-        with RunProgress(console) as progress:
-            for event in follow_training(folder, local_model=Path(config.model.path).is_absolute()):
-                progress.show(event)
-        result = progress.finish(folder, plan)
-    if as_json:
-        print(json.dumps(result, indent=2))
 
 
 @app.command()
@@ -271,3 +177,125 @@ def _ask_for_missing(request: Any) -> Any:
     if request.train is None:
         request = replace(request, train=typer.prompt("Training data (JSONL)", default="data/train.jsonl"))
     return request
+
+
+@app.command("inspect-params")
+def inspect_params(
+    configs: Configs,
+    overrides: Overrides = None,
+    allowed: Allowed = None,
+    expect: Annotated[
+        str | None, typer.Option(metavar="aligner", help="Fail unless all of the aligner trains, and nothing else.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a configuration would train.
+
+    Reads names, shapes and dtypes only; the model is not loaded.
+    Exit code 0, or 1 with error findings, or 2 where there is no answer. Examples:
+
+      swiftalign inspect-params stage4.yaml
+
+      swiftalign inspect-params stage4.yaml --expect aligner --json
+    """
+    if expect not in (None, "aligner"):
+        raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
+    allowed = _check_allowed(allowed)
+    _config, modules, plan = _resolve(configs, overrides)
+    from dataclasses import replace
+
+    from swiftalign.checks.trained import expect_aligner
+    from swiftalign.findings import blocking
+    from swiftalign.report import plan_json, print_findings, print_plan
+
+    if expect:
+        plan = replace(plan, findings=(*plan.findings, *expect_aligner(plan, modules)))
+    if as_json:
+        print(json.dumps(plan_json(plan), indent=2))
+    else:
+        console = _console()
+        print_plan(plan, modules, console)
+        if plan.findings:
+            console.print()
+            print_findings(plan.findings, console, allowed=allowed)
+    if blocking(plan.findings, allowed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    configs: Configs,
+    overrides: Overrides = None,
+    allowed: Allowed = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a configuration, then train it with ms-swift.
+
+    Exit code 0, or 1 where pre-flight finds an error or training fails, or 2 where the configuration can't be read.
+    Examples:
+
+      swiftalign train stage4.yaml
+
+      swiftalign train base.yaml stage4.yaml --set training.aligner_lr=5e-5
+
+      swiftalign train stage4.yaml --dry-run
+    """
+    allowed = _check_allowed(allowed)
+    config, _, plan = _resolve(configs, overrides)
+    from swiftalign.findings import blocking
+    from swiftalign.report import print_findings
+    from swiftalign.training.run_folder import choose_run_folder
+
+    print_findings(plan.findings, _console(stderr=True), allowed=allowed)
+    if blocking(plan.findings, allowed):
+        raise typer.Exit(1)
+    _require_data(config)
+    folder = choose_run_folder(config, configs[0])
+    if dry_run:
+        _print_arguments(config, plan, folder, as_json=as_json)
+        return
+    _train(config, plan, folder, as_json=as_json)
+
+
+def _require_data(config: Config) -> None:
+    from swiftalign.grounding import check_rows
+
+    if not config.data.train:
+        file = config.where().rpartition(":")[0] or config.where()
+        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+    for name in (*config.data.train, *config.data.val):
+        check_rows(Path(name))
+
+
+def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
+    from swiftalign.training.lowering import lower, to_argv
+
+    arguments = lower(config, plan, folder)
+    if as_json:
+        print(json.dumps(arguments, indent=2))
+        return
+    for name, value in arguments.items():
+        print(" ".join(to_argv({name: value})))
+
+
+def _train(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
+    from swiftalign.report import short_path
+    from swiftalign.training.launch import follow_training
+    from swiftalign.training.progress import RunProgress
+    from swiftalign.training.run_folder import locked, write_run_files
+
+    console = _console(stderr=as_json)
+    with locked(folder):
+        write_run_files(folder, config, plan)
+        console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
+        console.print(
+            f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
+            f"{plan.total_parameters:,} parameters"
+        )
+        with RunProgress(console) as progress:
+            for event in follow_training(folder, local_model=Path(config.model.path).is_absolute()):
+                progress.show(event)
+        result = progress.finish(folder, plan)
+    if as_json:
+        print(json.dumps(result, indent=2))

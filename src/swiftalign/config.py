@@ -6,9 +6,10 @@ name is checked against the arguments of the installed releases and handed throu
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from swiftalign.document import Document
 
@@ -27,15 +28,32 @@ _REFUSED_TRAIN_TYPES = {
     "modules_to_save": "is lora with target_regex '^$' and modules_to_save; write train_type: lora",
 }
 
+
+def _whole_or_share(value: float) -> float:
+    if value > 1 and not value.is_integer():
+        raise ValueError("above 1 it counts steps, and must be whole; below 1 it is a share of the run")
+    return value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0)]
+Steps = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
+
+
+def _fit_for_a_file_system(path: str) -> str:
+    if max(len(os.fsencode(part)) for part in path.split("/")) > 255:
+        raise ValueError("longer than a file's name can be")
+    return path
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_fit_for_a_file_system)]
 
 
 class Section(BaseModel):
     """A mapping of the file; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     def given(self, name: str) -> bool:
         """Whether the file names this key."""
@@ -55,7 +73,7 @@ class PassThroughSection(Section):
 class ModelSection(Section):
     """The base model."""
 
-    path: str = Field(description="hub id, or folder of a local model")
+    path: Location = Field(description="hub id, or folder of a local model")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="of the frozen weights")
     attention: str | None = Field(None, description="attention implementation, e.g. sdpa or flash_attention_2")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
@@ -66,8 +84,8 @@ class ModelSection(Section):
 class DataSection(PassThroughSection):
     """Training and validation rows."""
 
-    train: list[str] = Field(default_factory=list, description="JSONL files")
-    val: list[str] = Field(default_factory=list, description="JSONL files")
+    train: list[Location] = Field(default_factory=list, description="JSONL files")
+    val: list[Location] = Field(default_factory=list, description="JSONL files")
     split_dataset_ratio: Fraction = Field(0.0, description="share of the training rows to validate on, without val")
     dataset_shuffle: bool = Field(True, description="shuffle the rows once, before training")
 
@@ -120,14 +138,14 @@ class TunerSection(PassThroughSection):
 class TrainingSection(PassThroughSection):
     """Optimizer, schedule and saving."""
 
-    output_dir: str | None = Field(None, description="the run folder; runs/NAME beside the config by default")
+    output_dir: Location | None = Field(None, description="the run folder; runs/NAME beside the config by default")
     optimizer: str | None = Field(None, description="multimodal gives each component its own rate")
     learning_rate: Rate | None = Field(None, description="of the LLM, and of what has no rate of its own")
     vit_lr: Rate | None = None
     aligner_lr: Rate | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup_ratio: Fraction = 0.0
-    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     max_steps: int = Field(-1, description="stop after this many optimizer steps")
     per_device_train_batch_size: PositiveInt = 1
     gradient_accumulation_steps: PositiveInt | None = Field(
@@ -136,12 +154,12 @@ class TrainingSection(PassThroughSection):
     load_best_model_at_end: bool = False
     save_total_limit: PositiveInt | None = None
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
-    save_steps: Annotated[float, Field(gt=0)] = 500
+    save_steps: Steps = Field(500, description="a number of steps; below 1, a share of the run")
     eval_strategy: Literal["no", "steps", "epoch"] | None = None
-    eval_steps: Annotated[float, Field(gt=0)] | None = None
+    eval_steps: Steps | None = None
     train_dataloader_shuffle: bool = True
     deepspeed: str | dict[str, Any] | None = None
-    resume_from_checkpoint: str | None = None
+    resume_from_checkpoint: Location | None = None
 
 
 class AugmentationSection(Section):

@@ -6,10 +6,12 @@ Tags that build objects, duplicate keys and alias bombs are errors.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,6 +23,7 @@ Key = tuple[str | int, ...]
 MAX_VALUES = 50_000
 MAX_BYTES = 2_000_000
 MAX_DEPTH = 60
+MAX_INTEGER = 2**63 - 1
 
 
 class _CoreSchemaLoader(yaml.SafeLoader):
@@ -28,6 +31,8 @@ class _CoreSchemaLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # a class variable in PyYAML, untyped as one
 
+
+_WORDS = {"true": True, "false": False, "~": None, "null": None, "": None}
 
 _TAG = "tag:yaml.org,2002:"
 for _name, _pattern, _first in (
@@ -52,6 +57,14 @@ for _first, _resolvers in _CoreSchemaLoader.yaml_implicit_resolvers.items():
         _CoreSchemaDumper.add_implicit_resolver(_tag, _regexp, [_first])
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # U+0085 ends a line in YAML 1.1 and is read back as "\n" unless it is escaped, which double quotes do.
+    return dumper.represent_scalar(_TAG + "str", text, style='"' if "\x85" in text else None)
+
+
+_CoreSchemaDumper.add_representer(str, _represent_text)
+
+
 def dump_yaml(values: Any) -> str:
     """Plain values as YAML text that `parse_document` reads back."""
     text: str = yaml.dump(values, Dumper=_CoreSchemaDumper, sort_keys=False, allow_unicode=True, width=100)
@@ -65,10 +78,14 @@ class Document:
     Attributes:
         value: what the file holds.
         lines: path of keys -> (file, line), for each key and list item; lines count from 1.
+        spellings: path of keys -> the name that the file has for it, where that is another.
+        problems: faults found so far that did not stop the reading.
     """
 
     value: Any
     lines: dict[Key, tuple[str, int]] = field(default_factory=dict)
+    spellings: dict[Key, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def where(self, key: Key) -> str:
         """``file:line`` of a key, or of the nearest key that holds it."""
@@ -77,6 +94,10 @@ class Document:
                 file, line = self.lines[key[:end]]
                 return f"{file}:{line}" if line else file
         return ""
+
+    def name(self, key: Key) -> str:
+        """A key as messages name it: dotted, and as the file spells it."""
+        return self.spellings.get(key) or ".".join(map(str, key))
 
 
 def read_document(path: Path) -> Document:
@@ -102,25 +123,77 @@ def read_document(path: Path) -> Document:
     try:
         return parse_document(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), f"not UTF-8 text (byte {error.start})")]) from None
+        where = f"{path}:{data.count(10, 0, error.start) + 1}"
+        raise ConfigError([Problem(where, "not UTF-8 text", "save the file as UTF-8")]) from None
 
 
 def parse_document(text: str, name: str) -> Document:
     """Parse YAML text; ``name`` stands for the file in messages."""
-    loader = _CoreSchemaLoader(text)
     try:
-        node = loader.get_single_node()
+        node = yaml.compose(text, Loader=_CoreSchemaLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError([Problem(where, f"not valid YAML: {error.problem or error.context}")]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([Problem(name, f"not valid YAML: {' '.join(str(error).split())}")]) from None
+        raise ConfigError([_syntax_problem(error, name)]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError([Problem(f"{name}:{line}", "not valid YAML: a control character")]) from None
     except RecursionError:
-        raise ConfigError([Problem(name, "nested too deeply")]) from None
-    finally:
-        loader.dispose()
+        raise ConfigError([Problem(name, _TOO_DEEP)]) from None
     return _Builder(name).build(node)
+
+
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+
+
+class _Syntax(NamedTuple):
+    """PyYAML's words for a fault, and plainer ones."""
+
+    pattern: str
+    message: str
+    hint: str
+    at_start: bool = False  # report where the unfinished thing begins, not where PyYAML gave up
+
+
+_SYNTAX = (
+    _Syntax(
+        "mapping values are not allowed",
+        "a ':' in the wrong place",
+        "is a ':' missing in the line above, a line indented differently, or a text with ': ' not in quotes?",
+    ),
+    _Syntax(r"found character '\\t'", "a tab", "indent with spaces"),
+    _Syntax(r"found character '(.)'", r"a text can't begin with '\1'", "put it in quotes"),
+    _Syntax(
+        "found undefined alias '(.*)'", r"there is no anchor &\1 for the alias *\1", "put a text with '*' in quotes"
+    ),
+    _Syntax("expected alphabetic or numeric", "'*' or '&' without a name", "put a text with '*' or '&' in quotes"),
+    _Syntax("found unexpected end of stream", "a quote opens here and does not close", "add the quote", at_start=True),
+    _Syntax(
+        r"expected ',' or '(.)'",
+        r"a list or mapping opens here and does not close",
+        r"add the '\1', or put a text with brackets in quotes",
+        at_start=True,
+    ),
+    _Syntax("expected <block end>", "this can't stand here", "compare its indentation and quotes with the lines above"),
+    _Syntax("could not find expected ':'", "a key without its ':'", "write 'key: value'", at_start=True),
+    _Syntax(
+        "unknown escape character|expected escape sequence",
+        "a backslash in double quotes begins an escape",
+        "put a regular expression in single quotes",
+    ),
+    _Syntax("another document", "a second document begins here", "write it as a file of its own"),
+)
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, name: str) -> Problem:
+    reason = str(error.problem or error.context)
+    mark, message, hint = error.problem_mark, reason, None
+    for known in _SYNTAX:
+        found = re.match(f".*?(?:{known.pattern})", reason)
+        if found:
+            message, hint = found.expand(known.message), found.expand(known.hint)
+            mark = (known.at_start and error.context_mark) or mark
+            break
+    where = f"{name}:{mark.line + 1}" if mark else name
+    return Problem(where, f"not valid YAML: {message}", hint)
 
 
 class _Builder:
@@ -141,10 +214,13 @@ class _Builder:
 
     def value(self, node: yaml.Node, key: Key) -> Any:
         self.count += 1
-        if self.count > MAX_VALUES or len(key) > MAX_DEPTH:
-            # Raised at once: going on is what an alias bomb wants.
-            what = "more than 50,000 values once its aliases are expanded" if len(key) <= MAX_DEPTH else "too deep"
-            raise ConfigError([Problem(f"{self.name}:{node.start_mark.line + 1}", what)])
+        # Raised at once: going on is what an alias bomb wants.
+        if self.count > MAX_VALUES:
+            file, line = self.lines[key[:1]]
+            raise ConfigError([Problem(f"{file}:{line}", f"more than {MAX_VALUES:,} values, with aliases expanded")])
+        if len(key) > MAX_DEPTH:
+            where = f"{self.name}:{node.start_mark.line + 1}"
+            raise ConfigError([Problem(where, _TOO_DEEP, "does an alias stand inside what it names?")])
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
@@ -153,13 +229,16 @@ class _Builder:
 
     def mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         if node.tag != _TAG + "map":
-            self.fail(node, f"the tag {node.tag} is not allowed", "write plain values only")
+            self.refuse_tag(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self.fail(key_node, "a key must be a word")
+                self.fail(key_node, "a key must be a word, not a list or mapping")
                 continue
-            name = key_node.value
+            name = self.text(key_node)
+            if name == "<<":
+                self.fail(key_node, "a merge key (<<) is not read", "write the keys out, or lay a file over another")
+                continue
             if name in result:
                 self.fail(key_node, f"{'.'.join(map(str, (*key, name)))} is given twice", "keep one of the two")
                 continue
@@ -169,7 +248,7 @@ class _Builder:
 
     def sequence(self, node: yaml.SequenceNode, key: Key) -> list[Any]:
         if node.tag != _TAG + "seq":
-            self.fail(node, f"the tag {node.tag} is not allowed", "write plain values only")
+            self.refuse_tag(node)
         items = []
         for index, item in enumerate(node.value):
             self.lines[(*key, index)] = (self.name, item.start_mark.line + 1)
@@ -177,19 +256,53 @@ class _Builder:
         return items
 
     def scalar(self, node: yaml.Node) -> Any:
-        text, kind = node.value, node.tag.removeprefix(_TAG)
-        if kind == "null":
-            return None
-        if kind == "bool":
-            return text.lower() == "true"
-        try:
-            if kind == "int":
-                return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-            if kind == "float":
-                return float(text.replace(".inf", "inf").replace(".nan", "nan")) if "n" in text.lower() else float(text)
-        except ValueError:  # an explicit tag on other text, or an integer of thousands of digits
-            self.fail(node, f"{text[:40]!r} is no {kind}")
-            return None
+        text, kind = self.text(node), node.tag.removeprefix(_TAG)
+        if kind in ("null", "bool"):
+            if text.lower() not in _WORDS:  # an explicit tag on another word: `!!bool yes`
+                self.fail(node, f"{text[:40]!r} is not {'true or false' if kind == 'bool' else 'null'}")
+            return _WORDS.get(text.lower())
+        if kind in ("int", "float"):
+            return self.number(node, text, kind)
         if kind != "str":
-            self.fail(node, f"the tag {node.tag} is not allowed", "write plain values only")
+            self.refuse_tag(node)
         return text
+
+    def number(self, node: yaml.Node, text: str, kind: str) -> int | float | None:
+        infinite = text.lower().endswith((".inf", ".nan"))
+        value: int | float = math.inf
+        try:
+            if kind == "float":
+                value = float(text.replace(".", "", 1) if infinite else text)
+            else:
+                value = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        except ValueError:  # an explicit tag on other text, or an integer of thousands of digits
+            if not text.lstrip("+-").isdigit():
+                self.fail(node, f"{text[:40]!r} is no number")
+                return None
+        if abs(value) > MAX_INTEGER if kind == "int" else math.isinf(value) and not infinite:
+            self.fail(node, f"{text[:40]} is too large a number")
+        return value
+
+    def text(self, node: yaml.Node) -> str:
+        if yaml.reader.Reader.NON_PRINTABLE.search(node.value):  # an escape such as "\0" in double quotes
+            self.fail(node, "a text with a control character", "put a regular expression in single quotes")
+        return str(node.value)
+
+    def refuse_tag(self, node: yaml.Node) -> None:
+        tag = node.tag.replace(_TAG, "!!")
+        self.fail(node, f"the tag {tag} is not allowed", "write plain values only")
+
+
+def holds(values: Any, key: Key) -> bool:
+    """Whether nested mappings and lists have a value under this path of keys."""
+    for part in key:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def lookup(values: Any, key: Key) -> Any:
+    """The value under a path of keys; None where there is none."""
+    return reduce(lambda value, part: value[part], key, values) if holds(values, key) else None

@@ -22,7 +22,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "nothing-trains": ("error", "no parameter would train"),
     "aligner-incomplete": ("error", "some of the aligner's mergers train and others do not"),
     "aligner-untouched": ("warning", "nothing in the aligner trains"),
-    "vit-by-suffix": ("error", "a target meant for the aligner also hits ViT layers"),
+    "vit-by-suffix": ("error", "a target or a saved module also hits ViT layers that it does not name"),
     "lm-head-trained": ("error", "lm_head trains without having been named"),
     "embeddings-trained": ("error", "an embedding trains without having been named"),
     "tied-embeddings": ("error", "lm_head or the embedding trains although they share one weight"),
@@ -30,8 +30,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "freeze-flags-ignored": ("note", "freeze flags are given, but target_regex decides"),
     "freeze-flags-contradicted": ("warning", "a freeze flag says the opposite of what trains"),
     "passed-over": ("note", "the target also matches modules that the method can't adapt"),
-    "module-list-expanded": ("note", "a module list in modules_to_save stands for its members"),
     "setting-unused": ("note", "a setting belongs to another method or is overridden"),
+    "weights-missing": ("error", "the weight files lack tensors of the model, which would start from random values"),
     "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not build"),
     # Methods
     "dora-without-layers": ("error", "use_dora has no adapter layer to act on"),
@@ -42,24 +42,28 @@ CODES: dict[str, tuple[Severity, str]] = {
     "boft-blocks": ("error", "BOFT's blocks do not divide a layer's input"),
     "fourier-frequencies": ("error", "FourierFT has more frequencies than a layer has weights"),
     # Learning rates and precision
-    "parameter-without-group": ("error", "a trainable parameter is in no optimizer group"),
+    "parameter-without-group": ("error", "a trainable parameter is in no optimizer group, or in two"),
     "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),
     "rate-needs-multimodal": ("warning", "vit_lr or aligner_lr is given to an optimizer that ignores it"),
     "zero-learning-rate": ("warning", "a component trains at rate 0"),
+    "optimizer-unknown": ("error", "ms-swift has no optimizer of this name"),
     "optimizer-unplanned": ("warning", "the chosen optimizer makes its own parameter groups"),
     "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
     # The run
-    "best-model-without-validation": ("error", "load_best_model_at_end without validation data"),
-    "best-model-strategies": ("error", "evaluation and saving do not fall together, so no best model can be loaded"),
+    "best-model-without-validation": ("error", "the best model is asked for, without validation data"),
+    "best-model-strategies": ("error", "evaluation and saving do not fall together, so there is no best model"),
     "curriculum-shuffle": ("warning", "one of the two shuffle flags is off and the other on"),
+    "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
     "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),
     "zero3-moe": ("warning", "a mixture-of-experts model under ZeRO-3"),
     "resume-mismatch": ("error", "the checkpoint to resume from is of another method, target or base"),
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
     "augmentation-unavailable": ("error", "augmentation is configured, and this release does not apply it"),
-    "data-formats": ("error", "a row of the data can't be understood"),
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
+
+# How messages spell the components.
+SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,12 @@ class Finding:
 def blocking(findings: Iterable[Finding], allowed: Collection[str] = ()) -> list[Finding]:
     """The error findings that were not let through by name."""
     return [finding for finding in findings if finding.severity == "error" and finding.code not in allowed]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "tensor"), counted(2, "tensor")
+    ('1 tensor', '2 tensors')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

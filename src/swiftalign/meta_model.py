@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from swiftalign.architectures import NAME_TABLES, Architecture
@@ -11,17 +10,24 @@ from swiftalign.errors import ModelError
 from swiftalign.modules import Modules, modules_of
 
 
-def modules_from_config(model_config: dict[str, Any], folder: Path, config: Config) -> Modules:
+def modules_from_config(model_config: dict[str, Any], config: Config) -> Modules:
     """Modules of the class that a config names.
 
     Raises:
         ModelError: transformers or ms-swift do not know the model type, or the config is malformed.
     """
-    model_type = str(model_config["model_type"])
-    table = NAME_TABLES.get(model_type)
-    architecture = table.architecture if table else _architecture_of_swift(model_type, folder, config)
-    model = build_on_meta(model_config, trust_remote_code=config.model.trust_remote_code, dtype=config.model.dtype)
-    return modules_of(model, architecture, source=config.model.path, config=model_config)
+    table = NAME_TABLES.get(str(model_config["model_type"]))
+    architectures = [table.architecture] if table else _architectures_of_swift(model_config, config)
+    if architectures:
+        model = build_on_meta(model_config, trust_remote_code=config.model.trust_remote_code, dtype=config.model.dtype)
+        names = {name for name, _ in model.named_modules()}
+        for architecture in architectures:
+            if not names.isdisjoint(architecture.aligner):  # a model may lack an optional part, e.g. for audio
+                return modules_of(model, architecture, source=config.model.path, config=model_config)
+    raise ModelError(
+        f"{config.model.path}: ms-swift knows no aligner in a {model_config['model_type']!r} model",
+        "set model.type to ms-swift's model_type, if it has another name there",
+    )
 
 
 def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = False, dtype: str | None = None) -> Any:
@@ -50,28 +56,18 @@ def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = Fal
     return model
 
 
-def _architecture_of_swift(model_type: str, folder: Path, config: Config) -> Architecture:
-    """ms-swift's own map of a model family into LLM, ViT and aligner."""
-    from swift.model import MODEL_MAPPING, get_matched_model_types
-    from swift.model.model_arch import MultiModelKeys
+def _architectures_of_swift(model_config: dict[str, Any], config: Config) -> list[Architecture]:
+    """ms-swift's own maps of a model family into LLM, ViT and aligner; several of its types may share a class."""
+    from swift.model import MODEL_MAPPING, MultiModelKeys
+    from swift.model.model_meta import get_matched_model_types
 
-    wanted = [config.model.type] if config.model.type else _swift_types(model_type, folder, get_matched_model_types)
-    for name in wanted:
-        meta = MODEL_MAPPING.get(name)
-        arch = meta.model_arch if meta else None
-        if isinstance(arch, MultiModelKeys) and arch.aligner:
-            return Architecture(
-                arch.arch_name, tuple(arch.language_model), tuple(arch.vision_tower), tuple(arch.aligner)
-            )
-    raise ModelError(
-        f"{config.model.path}: ms-swift knows no aligner in a {model_type!r} model",
-        "set model.type to ms-swift's model_type, if it has another name there",
-    )
-
-
-def _swift_types(model_type: str, folder: Path, get_matched_model_types: Any) -> list[str]:
-    from swiftalign.checkpoint import read_json
-
-    architectures = read_json(folder / "config.json").get("architectures") or []
-    names = get_matched_model_types(architectures[:1])
-    return sorted(names, key=lambda name: name != model_type)
+    model_type, classes = str(model_config["model_type"]), model_config.get("architectures")
+    # Without a class ms-swift would match every type of its own that names none.
+    matched = get_matched_model_types(classes) if classes else []
+    types = [config.model.type] if config.model.type else list(dict.fromkeys([model_type, *matched]))
+    keys = [meta.model_arch for name in types if (meta := MODEL_MAPPING.get(name))]
+    return [
+        Architecture(key.arch_name, tuple(key.language_model), tuple(key.vision_tower), tuple(key.aligner))
+        for key in keys
+        if isinstance(key, MultiModelKeys) and key.aligner
+    ]

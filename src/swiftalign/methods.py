@@ -132,6 +132,8 @@ def boft_fault(in_features: int, tuner: TunerSection) -> str | None:
     number = in_features // size
     if factor and (number % 2 or size % 2 or number % 2**factor or 2 ** (factor - 1) * size * 2 > in_features):
         return f"{number} blocks of {size} allow no butterfly factor of {factor + 1}"
+    if factor:
+        return f"boft_n_butterfly_factor {factor + 1} needs peft's CUDA extension; without it peft silently takes 1"
     return None
 
 
@@ -140,7 +142,7 @@ def suggest_block_size(widths: list[int], tuner: TunerSection) -> int | None:
     wanted = tuner.boft_block_size or 4
     candidates = [
         size
-        for size in range(1, 257)
+        for size in range(2, 257)  # a block of 1 is no rotation
         if all(
             boft_fault(w, tuner.model_copy(update={"boft_block_size": size, "boft_block_num": 0})) is None
             for w in widths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from swiftalign.architectures import MODULE_LISTS, NAME_TABLES, Architecture, Ki
 from swiftalign.checkpoint import TensorInfo, read_header, read_json, weight_files
 from swiftalign.config import Config
 from swiftalign.errors import ModelError
+from swiftalign.qwen3_vl import tensors_of_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,7 @@ class Modules:
         tied: parameters that share another's memory (`lm_head.weight` of a tied model); they count once.
         dtype: of the weights, as they are loaded.
         unbuilt: tensors of the weight files that the model class does not build, e.g. of an MTP head.
+        missing: tensors that the model class builds and the weight files lack; they would start from random values.
     """
 
     source: str
@@ -55,6 +57,7 @@ class Modules:
     tied: frozenset[str] = frozenset()
     config: dict[str, Any] = field(default_factory=dict, repr=False)
     unbuilt: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self.by_name.values())
@@ -101,16 +104,11 @@ class Modules:
         pattern = re.compile(re.escape(name) + r"\.\d+")
         return [child for child in self.by_name if pattern.fullmatch(child)]
 
-    @property
-    def is_moe(self) -> bool:
-        text = self.config.get("text_config", self.config)
-        return bool(isinstance(text, dict) and (text.get("num_experts") or text.get("n_routed_experts")))
-
 
 def read_modules(config: Config) -> Modules:
     """The modules of a configuration's model.
 
-    Loads no torch where the model is a folder of safetensors with a known name table.
+    Loads no torch for a Qwen3-VL: its weight files' headers, or the sizes in its config, say everything.
 
     Raises:
         ModelError: there is no such model, or it can't be read.
@@ -127,15 +125,32 @@ def read_modules(config: Config) -> Modules:
     else:
         folder, model_config = _from_hub(config)
     if not config.model.trust_remote_code:
-        _refuse_remote_code(model_config, config)
+        refuse_remote_code(folder, model_config, source, config.where("model", "path"))
     table = NAME_TABLES.get(str(model_config.get("model_type")))
-    files = weight_files(folder) if folder.is_absolute() and folder.is_dir() else []
-    if table is not None and files and not model_config.get("quantization_config"):
-        tensors = [tensor for file in files for tensor in read_header(file)]
-        return modules_from_headers(tensors, model_config, table, source=source, dtype=config.model.dtype)
+    if table is not None and not model_config.get("quantization_config"):
+        expected = _expected_tensors(model_config)
+        files = weight_files(folder) if folder.is_absolute() else []
+        tensors = [tensor for file in files for tensor in read_header(file)] or expected
+        if tensors:
+            modules = modules_from_tensors(tensors, model_config, table, source=source, dtype=config.model.dtype)
+            return replace(modules, missing=_missing(expected, modules))
     from swiftalign.meta_model import modules_from_config
 
-    return modules_from_config(model_config, folder, config)
+    return modules_from_config(model_config, config)
+
+
+def _expected_tensors(model_config: dict[str, Any]) -> list[TensorInfo]:
+    """What the config implies; empty where it leaves sizes to transformers' defaults."""
+    try:
+        return tensors_of_config(model_config)
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def _missing(expected: list[TensorInfo], modules: Modules) -> tuple[str, ...]:
+    """Tensors that the config implies and the weight files lack, or hold in another shape."""
+    held = {weight.name: weight.shape for module in modules for weight in module.weights}
+    return tuple(tensor.name for tensor in expected if held.get(tensor.name) != tensor.shape)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -162,15 +177,24 @@ def _from_hub(config: Config) -> tuple[Path, dict[str, Any]]:
     return path.parent, _read_config(path.parent)
 
 
-def _refuse_remote_code(model_config: dict[str, Any], config: Config) -> None:
-    if model_config.get("auto_map"):
-        raise ModelError(
-            f"{config.where('model', 'path')}: model {config.model.path} asks to run Python code of its own (auto_map)",
-            "if you trust it: model: {path: ..., trust_remote_code: true}",
-        )
+def refuse_remote_code(folder: Path, model_config: dict[str, Any], source: str, where: str = "") -> None:
+    """Stop at a model that asks to run Python of its own: ms-swift would, for the model and for its processor.
+
+    Raises:
+        ModelError: its config, or that of its tokenizer or processor, has an ``auto_map``.
+    """
+    files = sorted(folder.glob("*config.json")) if folder.is_dir() else []
+    configs = {"config.json": model_config} | {file.name: read_json(file) for file in files}
+    for name, values in configs.items():
+        if isinstance(values, dict) and values.get("auto_map"):
+            place = f"{where}: " if where else ""
+            raise ModelError(
+                f"{place}model {source} asks to run Python code of its own (auto_map in {name})",
+                "if you trust it: model: {path: ..., trust_remote_code: true}",
+            )
 
 
-def modules_from_headers(
+def modules_from_tensors(
     tensors: Iterable[TensorInfo],
     model_config: dict[str, Any],
     table: NameTable,
@@ -178,10 +202,10 @@ def modules_from_headers(
     source: str,
     dtype: str | None = None,
 ) -> Modules:
-    """Modules from the tensors that weight files list, named and typed by a table.
+    """Modules from the tensors that weight files list, or that a config implies, named and typed by a table.
 
     Args:
-        tensors: as the files hold them.
+        tensors: in the layout of the files or of the running model.
         dtype: what the weights are loaded as, where that differs from the config's.
 
     Raises:
@@ -242,7 +266,7 @@ def _config_dtype(model_config: dict[str, Any]) -> str | None:
 
 
 def _complete(weights: dict[str, list[TensorInfo]], table: NameTable) -> dict[str, Module]:
-    """Add to the modules with weights their parents and the children without weights."""
+    """Add to the modules with weights their parents, and the modules without weights."""
     by_name: dict[str, Module] = {}
     for name, own in weights.items():
         parts = name.split(".")
@@ -253,9 +277,11 @@ def _complete(weights: dict[str, list[TensorInfo]], table: NameTable) -> dict[st
                 by_name[parent] = Module(parent, kind)
         by_name[name] = Module(name, table.kind(name) or Kind.PARAMETERS, tuple(own))
     for name in list(by_name):
-        for pattern, child in table.plain:
-            if pattern.fullmatch(name):
-                by_name[f"{name}.{child}"] = Module(f"{name}.{child}", Kind.PLAIN)
+        for pattern, template in table.plain:
+            match = pattern.fullmatch(name)
+            if match:
+                plain = match.expand(template)
+                by_name[plain] = Module(plain, Kind.PLAIN)
     return by_name
 
 

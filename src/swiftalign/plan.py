@@ -175,6 +175,8 @@ def _trainables(tuner: TunerSection, modules: Modules, selection: Selection) -> 
     if tuner.train_type == "full":
         yield from _unfrozen(tuner, modules, whole_dtype)
         return
+    if whole_dtype == "float16":
+        whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
     for layer in selection.adapted:
         for tensor in adapter_tensors(layer, tuner):
             name = f"base_model.model.{layer.name}.{tensor.parameter}"
@@ -210,7 +212,7 @@ def _unfrozen(tuner: TunerSection, modules: Modules, dtype: str) -> Iterable[Tra
     for weight in modules.parameters():
         module = weight.name.rpartition(".")[0]
         component = modules.component(module)
-        if not frozen[component]:
+        if not frozen[component] or not modules.architecture.covers(module):
             decays = _whole_decays(weight.name, module, modules)
             yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, dtype, decays)
 

@@ -106,7 +106,7 @@ def _share(part: int, whole: int) -> str:
 
 def _modules(plan: TuningPlan, modules: Modules) -> Table:
     """A row per module that trains, stacks of layers as one row, then what of each component stays frozen."""
-    table = _table("module", "kind", "total", "trainable", "dtype", "rate")
+    table = _table("module", "kind", "total", "trainable", "share", "dtype", "rate")
     rates = {name: group.learning_rate for group in plan.groups for name in group.parameters}
     rows: dict[str, dict[str, Any]] = {}
     for item in plan.trainables:
@@ -121,7 +121,8 @@ def _modules(plan: TuningPlan, modules: Modules) -> Table:
         count = len(row["modules"])
         label = f"{name}  ({count} layers)" if count > 1 else name
         rate = "-" if row["rate"] is None else f"{row['rate']:g}"
-        table.add_row(label, row["kind"], f"{total:,}", f"{row['trainable']:,}", row["dtype"], rate)
+        share = _share(row["trainable"], total)
+        table.add_row(label, row["kind"], f"{total:,}", f"{row['trainable']:,}", share, row["dtype"], rate)
     trained = {item.module for item in plan.trainables if item.how == "whole"}
     for component, numbers in plan.components.items():
         frozen = numbers.total - sum(
@@ -129,7 +130,7 @@ def _modules(plan: TuningPlan, modules: Modules) -> Table:
         )
         if frozen:
             rest = f"rest of the {_NAMES[component]}"
-            table.add_row(rest, "frozen", f"{frozen:,}", "0", plan.dtype, "-", style="dim")
+            table.add_row(rest, "frozen", f"{frozen:,}", "0", "0.00%", plan.dtype, "-", style="dim")
     return table
 
 

@@ -58,11 +58,17 @@ def read_schedule(config: Config, *, processes: int = 1) -> Schedule:
     accumulation = training.gradient_accumulation_steps or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
     rows = _count_all(config, "train") if data.train else None
     val_rows = _count_all(config, "val") if data.val else 0
-    if rows is not None and not data.val and data.split_dataset_ratio:
+    # Without evaluation ms-swift splits nothing off.
+    if rows is not None and not data.val and data.split_dataset_ratio and evaluates(config):
         val_rows = split_rows(rows, data.split_dataset_ratio)
         rows -= val_rows
     steps, epochs = _steps(config, rows, batch * processes, accumulation)
     return Schedule(rows, val_rows, accumulation, batch * accumulation * processes, steps, epochs, processes)
+
+
+def evaluates(config: Config) -> bool:
+    """Whether the run evaluates, data permitting: evaluation follows saving unless told otherwise."""
+    return (config.training.eval_strategy or config.training.save_strategy) != "no"
 
 
 def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> tuple[int | None, float | None]:
@@ -87,7 +93,8 @@ def _count_all(config: Config, part: str) -> int:
         path = Path(name)
         where = config.where("data", part, index)
         if not path.is_file():
-            raise DataError(f"{where}: data.{part}: {path}: no such file", _elsewhere(config, path, where))
+            fault = "a folder, not a file" if path.is_dir() else "no such file"
+            raise DataError(f"{where}: data.{part}: {path}: {fault}", _elsewhere(config, path, where))
         count = count_rows(path)
         if not count:
             raise DataError(f"{where}: data.{part}: {path} holds no row", "a JSONL file has one JSON object a line")
@@ -97,7 +104,7 @@ def _count_all(config: Config, part: str) -> int:
 
 def _elsewhere(config: Config, path: Path, where: str) -> str:
     """Paths count from the config file's folder: say so where the file lies under the current folder instead."""
-    folder = Path(where.rpartition(":")[0]).absolute().parent
+    folder = Path(where.rpartition(":")[0]).absolute().parent.resolve()
     try:
         relative = path.relative_to(folder)
     except ValueError:

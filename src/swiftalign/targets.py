@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swiftalign.architectures import Kind
-from swiftalign.config import NO_TARGETS, Config, TunerSection
-from swiftalign.findings import Finding
+from swiftalign.config import NO_TARGETS, Config
+from swiftalign.findings import Finding, counted
 from swiftalign.methods import ADAPTABLE
 from swiftalign.modules import Module, Modules
 
@@ -45,11 +45,11 @@ def names(items: Iterable[str], limit: int = 4) -> str:
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def aligner_regex(modules: Modules, kinds: frozenset[Kind] = frozenset({Kind.LINEAR})) -> str:
-    """A regex of exactly the aligner's adaptable layers, in the shortest readable form."""
-    layers = [m.name for m in modules if m.kind in kinds and modules.component(m.name) == "aligner"]
+def aligner_regex(modules: Modules) -> str:
+    """A regex of exactly the aligner's Linear layers, in the shortest readable form."""
     if modules.architecture.name == "qwen3_vl":
         return r"^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$"
+    layers = [m.name for m in modules if m.kind is Kind.LINEAR and modules.component(m.name) == "aligner"]
     return "^(" + "|".join(re.escape(name) for name in layers) + ")$"
 
 
@@ -62,29 +62,34 @@ def _inside(name: str, parents: Iterable[str]) -> bool:
 
 def _select_saved(config: Config, modules: Modules, selection: Selection) -> None:
     tuner = config.tuner
+    if tuner.train_type == "full":  # freeze flags decide alone
+        return
     for index, entry in enumerate(tuner.modules_to_save):
-        where = config.where("tuner", "modules_to_save", index)
-        for name in _matches(entry, where, config, modules, selection):
+        for name in _matches(index, entry, config, modules, selection):
             if name not in selection.saved:
                 selection.saved.append(name)
-    for name in selection.saved:
-        outer = next((other for other in selection.saved if other != name and _inside(name, [other])), None)
-        if outer:
-            selection.findings.append(
-                Finding(
-                    "saved-nested",
-                    f"modules_to_save: {name} lies inside {outer}, which is saved whole already",
-                    f"remove {name}",
-                    where=config.where("tuner", "modules_to_save"),
-                )
+    outermost = [name for name in selection.saved if not _inside(name, set(selection.saved) - {name})]
+    nested = [name for name in selection.saved if name not in outermost]
+    if nested:
+        outer = next(other for other in outermost if _inside(nested[0], [other]))
+        selection.findings.append(
+            Finding(
+                "saved-nested",
+                f"modules_to_save: {names(nested)} {'lies' if len(nested) == 1 else 'lie'} inside {outer}, "
+                "which is saved whole already",
+                "once is enough:",
+                {"tuner": {"modules_to_save": outermost}},
+                config.where("tuner", "modules_to_save"),
             )
+        )
 
 
-def _matches(entry: str, where: str, config: Config, modules: Modules, selection: Selection) -> list[str]:
+def _matches(index: int, entry: str, config: Config, modules: Modules, selection: Selection) -> list[str]:
     """The modules that peft would wrap for one entry: every name that ends with it, dot or no dot."""
     if entry in ("all-norm", "all-embedding"):  # ms-swift's shorthands
         kinds = (Kind.NORM, Kind.LAYER_NORM) if entry == "all-norm" else (Kind.EMBEDDING,)
         return [module.name for module in modules if module.kind in kinds]
+    where = config.where("tuner", "modules_to_save", index)
     matched = [name for name in modules.by_name if entry and name.endswith(entry)]
     if not matched:
         selection.findings.append(_saved_nothing(entry, where, config, modules))
@@ -100,41 +105,22 @@ def _matches(entry: str, where: str, config: Config, modules: Modules, selection
                 where=where,
             )
         )
-    return [part for name in matched for part in _members(name, where, modules, selection)]
+    # peft can't wrap a module list: it stands for its members.
+    lists = {name for name in matched if modules.by_name[name].kind is Kind.MODULE_LIST}
+    return [part for name in matched for part in (modules.members(name) if name in lists else [name])]
 
 
 def _saved_nothing(entry: str, where: str, config: Config, modules: Modules) -> Finding:
-    near = difflib.get_close_matches(entry, list(modules.by_name), n=1, cutoff=0.75)
+    tuner = config.tuner
     message = f"modules_to_save: {entry!r} matches no module of {modules.model_type}"
+    near = difflib.get_close_matches(entry, list(modules.by_name), n=1, cutoff=0.75)
     if near:
         return Finding("saved-matches-nothing", message, f"did you mean {near[0]}?", where=where)
-    tuner = config.tuner
     if tuner.use_dora:  # nothing is saved whole with DoRA; its own finding gives the whole correction
         return Finding("saved-matches-nothing", message, "remove it: DoRA trains adapter layers", where=where)
     others = [name for name in tuner.modules_to_save if name != entry and name in modules]
-    return Finding(
-        "saved-matches-nothing",
-        message,
-        "to train the aligner whole:",
-        {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *modules.mergers]))}},
-        where,
-    )
-
-
-def _members(name: str, where: str, modules: Modules, selection: Selection) -> list[str]:
-    """A module list stands for its members: peft can't wrap the list itself."""
-    if modules.by_name[name].kind is not Kind.MODULE_LIST:
-        return [name]
-    members = modules.members(name)
-    selection.findings.append(
-        Finding(
-            "module-list-expanded",
-            f"modules_to_save: {name} is a module list; its {len(members)} members are saved",
-            "peft can't wrap the list itself; nothing to do",
-            where=where,
-        )
-    )
-    return members
+    fix = {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *modules.mergers]))}}
+    return Finding("saved-matches-nothing", message, "to train the aligner whole:", fix, where)
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
@@ -149,7 +135,7 @@ def _select_adapted(config: Config, modules: Modules, selection: Selection) -> N
     elif tuner.target_modules is not None and "all-linear" not in tuner.target_modules:
         matched = _by_suffix(config, modules, selection)
     else:
-        selection.adapted = _by_flags(tuner, modules, selection.saved)
+        selection.adapted = _by_flags(config, modules, selection)
         return
     able = ADAPTABLE[tuner.train_type]
     adaptable = [module for module in matched if module.kind in able]
@@ -164,8 +150,8 @@ def _select_adapted(config: Config, modules: Modules, selection: Selection) -> N
         selection.findings.append(
             Finding(
                 "passed-over",
-                f"the target also matches {len(selection.passed_over)} modules that {tuner.train_type} can't adapt: "
-                f"{shown}",
+                f"the target also matches {counted(len(selection.passed_over), 'module')} that {tuner.train_type} "
+                f"can't adapt: {shown}",
                 "they are left as they are; peft itself would stop at them",
                 where=_target_where(config),
             )
@@ -183,8 +169,9 @@ def _by_regex(config: Config, modules: Modules, selection: Selection) -> list[Mo
     try:
         pattern = re.compile(text)
     except re.error as error:
-        hint = f"for exactly the aligner: {aligner_regex(modules)}"
-        selection.findings.append(Finding("regex-invalid", f"target_regex {text!r}: {error}", hint, where=where))
+        fix = {"tuner": {"target_regex": aligner_regex(modules)}}
+        message = f"target_regex {text!r}: {error}"
+        selection.findings.append(Finding("regex-invalid", message, "for the aligner:", fix, where))
         return []
     matched = [module for module in modules if pattern.fullmatch(module.name)]
     if not any(module.kind in ADAPTABLE[config.tuner.train_type] for module in matched):
@@ -196,7 +183,10 @@ def _by_suffix(config: Config, modules: Modules, selection: Selection) -> list[M
     """Modules whose name is an entry or ends with ``.entry``, as peft reads a list."""
     matched: dict[str, Module] = {}
     for index, entry in enumerate(config.tuner.target_modules or []):
-        hits = [m for m in modules if m.name == entry or m.name.endswith("." + entry)]
+        if entry == "all-embedding":  # ms-swift's shorthand
+            hits = [m for m in modules if m.kind is Kind.EMBEDDING]
+        else:
+            hits = [m for m in modules if m.name == entry or m.name.endswith("." + entry)]
         if not any(m.kind in ADAPTABLE[config.tuner.train_type] for m in hits):
             where = config.where("tuner", "target_modules", index)
             finding = _target_nothing(config, modules, f"target_modules {entry!r}", hits, lambda _name: None)
@@ -222,16 +212,29 @@ def _target_nothing(
     return Finding("target-matches-nothing", message, hint, fix, _target_where(config))
 
 
-def _by_flags(tuner: TunerSection, modules: Modules, saved: list[str]) -> list[Module]:
-    """The Linear layers of every component that is not frozen, as ms-swift expands ``all-linear``: without lm_head."""
+def _by_flags(config: Config, modules: Modules, selection: Selection) -> list[Module]:
+    """The Linear layers of every component that is not frozen, as ms-swift expands ``all-linear``: without lm_head.
+
+    References:
+        ms-swift `swift/utils/transformers_utils.py`, `get_multimodal_target_regex`.
+    """
+    tuner = config.tuner
     frozen = {"llm": tuner.freeze_llm, "vit": tuner.freeze_vit, "aligner": tuner.freeze_aligner}
+    entries = set(tuner.target_modules or ["all-linear"])
+    kinds = {Kind.LINEAR, Kind.EMBEDDING} if "all-embedding" in entries else {Kind.LINEAR}
+    ignored = sorted(entries - {"all-linear", "all-embedding"})
+    if ignored:
+        message = f"target_modules: {names(ignored)}: no effect beside all-linear, which the freeze flags steer"
+        where = config.where("tuner", "target_modules")
+        selection.findings.append(Finding("setting-unused", message, "leave out all-linear, or these", where=where))
     return [
         module
         for module in modules
-        if module.kind is Kind.LINEAR
+        if module.kind in kinds & ADAPTABLE[tuner.train_type]
+        and modules.architecture.covers(module.name)
         and not frozen[modules.component(module.name)]
         and module.name.rpartition(".")[2] != "lm_head"
-        and not _inside(module.name, saved)
+        and not _inside(module.name, selection.saved)
     ]
 
 
@@ -242,7 +245,7 @@ def _overlap(config: Config, overlap: list[str], adaptable: list[Module]) -> Fin
     keep_saved = tuner.train_type == "lora" and not tuner.use_dora and len(overlap) == len(adaptable)
     return Finding(
         "target-saved-overlap",
-        f"{len(overlap)} layers are both adapted and in modules_to_save: {names(overlap)}",
+        f"{counted(len(overlap), 'layer')} both adapted and in modules_to_save: {names(overlap)}",
         "train them whole:" if keep_saved else "train them with adapters only:",
         {"tuner": whole if keep_saved else adapters},
         config.where("tuner", "modules_to_save"),

@@ -25,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     methods.boft,
     methods.fourierft,
     rates.every_parameter_has_a_group,
+    rates.optimizer,
     rates.rates,
     rates.precision,
     run.best_model,
@@ -34,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     run.curriculum,
     trained.freeze_flags,
     trained.unused_settings,
+    trained.weights_missing,
     trained.unbuilt,
     run.versions,
 )

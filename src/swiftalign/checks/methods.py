@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from swiftalign.checks.settings import where_given
 from swiftalign.config import NO_TARGETS, Config
 from swiftalign.findings import Finding
 from swiftalign.methods import boft_fault, suggest_block_size
@@ -41,15 +42,11 @@ def adalora(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Find
     if tuner.adalora_target_r >= tuner.adalora_init_r:
         fix: dict[str, Any] = {"tuner": {"adalora_init_r": tuner.adalora_target_r * 3 // 2 + 1}}
         message = f"adalora_target_r {tuner.adalora_target_r} is not below adalora_init_r {tuner.adalora_init_r}"
-        where = config.where("tuner", "adalora_target_r")
+        where = where_given(config, "tuner", "adalora_target_r", "adalora_init_r")
         yield Finding("adalora-ranks", message, "start higher:", fix, where)
     if total is not None and tuner.adalora_tinit >= total - tuner.adalora_tfinal:
         yield _adalora_schedule(config, total)
-    if config.training.load_best_model_at_end or config.training.resume_from_checkpoint:
-        key = "load_best_model_at_end" if config.training.load_best_model_at_end else "resume_from_checkpoint"
-        message = f"{key} fails with AdaLoRA: ms-swift and the trainer can't load its pruned factors back"
-        fix = {"training": {key: False if key == "load_best_model_at_end" else None}}
-        yield Finding("adalora-reload", message, "train without it:", fix, config.where("training", key))
+    yield from _adalora_reload(config)
 
 
 def _adalora_schedule(config: Config, total: int) -> Finding:
@@ -58,12 +55,8 @@ def _adalora_schedule(config: Config, total: int) -> Finding:
     tinit, tfinal = total // 10, total * 3 // 10
     message = (
         f"AdaLoRA prunes from step adalora_tinit ({tuner.adalora_tinit}) until adalora_tfinal ({tuner.adalora_tfinal}) "
-        f"steps before the end: of {total} steps, that leaves none"
+        f"steps before the end: a run of {total} leaves no step for it"
     )
-    if total < 3:
-        return Finding(
-            "adalora-schedule", message, "train for more steps", where=config.where("tuner", "adalora_tinit")
-        )
     fix = {
         "tuner": {
             "adalora_tinit": tinit,
@@ -71,7 +64,22 @@ def _adalora_schedule(config: Config, total: int) -> Finding:
             "adalora_deltaT": max(1, min(tuner.adalora_deltaT, (total - tinit - tfinal) // 10)),
         }
     }
-    return Finding("adalora-schedule", message, "a schedule that fits:", fix, config.where("tuner", "adalora_tinit"))
+    where = where_given(config, "tuner", "adalora_tinit", "adalora_tfinal")
+    return Finding("adalora-schedule", message, "a schedule that fits:", fix, where)
+
+
+def _adalora_reload(config: Config) -> Iterable[Finding]:
+    training = config.training
+    off: dict[str, Any] = {}
+    if training.load_best_model_at_end:
+        off["load_best_model_at_end"] = False
+    if training.resume_from_checkpoint is not None:
+        off["resume_from_checkpoint"] = None
+    if off:
+        verb = "fail" if len(off) > 1 else "fails"
+        message = f"{' and '.join(off)} {verb} with AdaLoRA: ms-swift can't load its pruned factors back"
+        where = config.where("training", next(iter(off)))
+        yield Finding("adalora-reload", message, "train without:", {"training": off}, where)
 
 
 def boft(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
@@ -79,15 +87,19 @@ def boft(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding
     if tuner.train_type != "boft":
         return
     widths = {name: modules.by_name[name].weight.shape[1] for name in plan.adapted}
-    for name, width in widths.items():
-        fault = boft_fault(width, tuner)
-        if fault:
-            size = suggest_block_size(sorted(set(widths.values())), tuner)
-            fix = {"tuner": {"boft_block_size": size, "boft_block_num": 0}} if size else None
-            hint = "a block size that divides every layer:" if size else "lower boft_n_butterfly_factor"
-            key = "boft_block_size" if tuner.given("boft_block_size") else "boft_block_num"
-            yield Finding("boft-blocks", f"{name}: {fault}", hint, fix, config.where("tuner", key))
-            return
+    faults = ((name, boft_fault(width, tuner)) for name, width in widths.items())
+    name, fault = next(((name, fault) for name, fault in faults if fault), ("", None))
+    if not fault:
+        return
+    every = sorted(set(widths.values()))
+    fix: dict[str, Any] = {"boft_block_size": suggest_block_size(every, tuner), "boft_block_num": 0}
+    hint = "a block size that divides every layer:"
+    if fix["boft_block_size"] is None:
+        plain = tuner.model_copy(update={"boft_n_butterfly_factor": 1})
+        fix = {"boft_n_butterfly_factor": 1, "boft_block_size": suggest_block_size(every, plain), "boft_block_num": 0}
+        hint = "blocks without butterfly factors, which fit every layer:"
+    where = where_given(config, "tuner", "boft_block_num", "boft_block_size", "boft_n_butterfly_factor")
+    yield Finding("boft-blocks", f"{name}: {fault}", hint, {"tuner": fix}, where)
 
 
 def fourierft(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from swiftalign.checks.settings import where_given
 from swiftalign.config import COMPONENTS, Config
-from swiftalign.findings import Finding
+from swiftalign.findings import SPOKEN, Finding, counted
 from swiftalign.modules import Modules
 from swiftalign.optimizer import learning_rates, optimizer_name
 from swiftalign.targets import names
@@ -14,58 +16,79 @@ from swiftalign.targets import names
 if TYPE_CHECKING:
     from swiftalign.plan import TuningPlan
 
+# The names of ms-swift's `swift/optimizers/mapping.py`; a plugin may add others.
+SWIFT_OPTIMIZERS = ("default", "galore", "lorap", "muon", "muonclip", "multimodal")
+
+
+def optimizer(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
+    name, where = optimizer_name(config), config.where("training", "optimizer")
+    fix = {"training": {"optimizer": "multimodal"}}
+    if name not in SWIFT_OPTIMIZERS and not config.swift.get("external_plugins"):
+        message = f"ms-swift has no optimizer {name!r}, only {', '.join(SWIFT_OPTIMIZERS)}"
+        yield Finding(
+            "optimizer-unknown", message, "for AdamW and the like set optim; the groups come from:", fix, where
+        )
+    elif name not in ("multimodal", "default"):
+        message = f"optimizer {name} makes its own groups: the plan can't say which rate a parameter gets"
+        yield Finding("optimizer-unplanned", message, "multimodal gives each component its rate:", fix, where)
+
 
 def rates(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    training, optimizer = config.training, optimizer_name(config)
-    if optimizer not in ("multimodal", "default"):
-        message = f"the {optimizer} optimizer makes its own groups: the plan can't say which rate a parameter gets"
-        where = config.where("training", "optimizer")
-        yield Finding(
-            "optimizer-unplanned", message, "optimizer: multimodal gives each component its rate", where=where
-        )
-    for key in ("vit_lr", "aligner_lr"):
-        if optimizer != "multimodal" and getattr(training, key) is not None:
-            message = f"{key} has no effect with optimizer {optimizer}"
-            fix = {"training": {"optimizer": "multimodal"}}
-            yield Finding("rate-needs-multimodal", message, "", fix, config.where("training", key))
+    training, name = config.training, optimizer_name(config)
+    ignored = [key for key in ("vit_lr", "aligner_lr") if getattr(training, key) is not None]
+    if name != "multimodal" and ignored:
+        message = f"{' and '.join(ignored)} {_verb(ignored, 'has', 'have')} no effect with optimizer {name}"
+        fix = {"training": {"optimizer": "multimodal"}}
+        where = config.where("training", ignored[0])
+        yield Finding("rate-needs-multimodal", message, "multimodal gives each component its rate:", fix, where)
     yield from _unused_rates(config, plan)
     for part, rate in learning_rates(config).items():
         if plan.components[part].trainable and rate == 0:
-            yield Finding(
-                "zero-learning-rate", f"the {part} trains at rate 0, so nothing in it moves", "raise its rate"
-            )
+            own = f"{part}_lr" if part != "llm" and name == "multimodal" else "learning_rate"
+            where = where_given(config, "training", own, "learning_rate")
+            message = f"the {SPOKEN[part]} trains at rate 0, so nothing in it moves"
+            yield Finding("zero-learning-rate", message, f"raise {own}", where=where)
 
 
 def _unused_rates(config: Config, plan: TuningPlan) -> Iterable[Finding]:
+    """Rates of components that do not train, in one finding: the guide's configs name all three."""
     training = config.training
-    own = {"vit": training.vit_lr, "aligner": training.aligner_lr}
+    if optimizer_name(config) != "multimodal" or not plan.trainables:
+        return
     users = {
-        "learning_rate": [part for part in COMPONENTS if own.get(part) is None],
+        "learning_rate": [part for part in COMPONENTS if part == "llm" or getattr(training, f"{part}_lr") is None],
         "vit_lr": ["vit"],
         "aligner_lr": ["aligner"],
     }
-    for key, parts in users.items():
-        rate = getattr(training, key)
-        if rate is not None and not any(plan.components[part].trainable for part in parts):
-            message = f"{key} {rate:g} is not used: nothing in the {' or the '.join(parts)} trains"
-            yield Finding("unused-learning-rate", message, "", where=config.where("training", key))
+    unused = {
+        key: parts
+        for key, parts in users.items()
+        if getattr(training, key) is not None and not any(plan.components[part].trainable for part in parts)
+    }
+    if unused:
+        idle = dict.fromkeys(SPOKEN[part] for parts in unused.values() for part in parts)
+        keys = list(unused)
+        message = (
+            f"{' and '.join(keys)} {_verb(keys, 'is', 'are')} not used: nothing in the {' or the '.join(idle)} trains"
+        )
+        yield Finding("unused-learning-rate", message, where=config.where("training", keys[0]))
+
+
+def _verb(items: list[str], one: str, many: str) -> str:
+    return one if len(items) == 1 else many
 
 
 def every_parameter_has_a_group(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    yield from check_groups(plan)
-
-
-def check_groups(plan: TuningPlan) -> Iterable[Finding]:
     """Every trainable parameter must be in exactly one optimizer group."""
     if not plan.groups:
         return
-    grouped = [name for group in plan.groups for name in group.parameters]
-    missing = [item.parameter for item in plan.trainables if item.parameter not in set(grouped)]
-    if missing:
-        message = f"{len(missing)} trainable parameters are in no optimizer group: {names(missing, 2)}"
-        yield Finding(
-            "parameter-without-group", message, "they would get gradients and never move; use optimizer: multimodal"
-        )
+    times = Counter(name for group in plan.groups for name in group.parameters)
+    missing = [item.parameter for item in plan.trainables if not times[item.parameter]]
+    twice = [name for name, count in times.items() if count > 1]
+    for faulty, what in ((missing, "in no optimizer group"), (twice, "in two optimizer groups")):
+        if faulty:
+            message = f"{counted(len(faulty), 'trainable parameter')} would be {what}: {names(faulty, 2)}"
+            yield Finding("parameter-without-group", message, "please report this with your config")
 
 
 def precision(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
@@ -74,6 +97,9 @@ def precision(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Fi
         return
     rates = learning_rates(config)
     rate = min(rates[item.component] for item in low)
-    message = f"{len(low)} trainable tensors are {low[0].dtype} and learn at {rate:g}: small updates are rounded away"
+    message = (
+        f"{counted(len(low), 'tensor')} would train in {low[0].dtype} at rate {rate:g}: small updates are rounded away"
+    )
     fix = {"tuner": {"trainable_dtype": "float32"}}
-    yield Finding("low-precision-trainables", message, "", fix, config.where("tuner", "trainable_dtype"))
+    where = config.where("tuner", "trainable_dtype")
+    yield Finding("low-precision-trainables", message, "train float32 copies under autocast:", fix, where)

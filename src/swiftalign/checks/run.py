@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftalign.checkpoint import read_json
-from swiftalign.config import Config
+from swiftalign.config import Config, TrainingSection, TunerSection
 from swiftalign.errors import ModelError
-from swiftalign.findings import Finding
+from swiftalign.findings import Finding, counted
+from swiftalign.methods import ADAPTABLE
 from swiftalign.modules import Modules
 from swiftalign.targets import names
 
@@ -21,75 +24,136 @@ if TYPE_CHECKING:
 TESTED_VERSIONS = {"ms-swift": "4.6.0", "transformers": "5.19.0", "peft": "0.20.0", "torch": "2.14.1"}
 
 
+# -- the best model ----------------------------------------------------------------------------------------------------
+
+
 def best_model(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     training = config.training
-    if not training.load_best_model_at_end:
+    if not training.load_best_model_at_end and training.save_strategy != "best":
         return
-    where = config.where("training", "load_best_model_at_end")
+    key = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy"
+    asker = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy: best"
+    where = config.where("training", key)
     if config.data.train and not plan.schedule.val_rows:
-        neighbour = next((Path(f).with_name("val.jsonl") for f in config.data.train), None)
-        fix: dict[str, Any] = {"data": {"split_dataset_ratio": 0.1}}
-        if neighbour is not None and neighbour.is_file():
-            fix = {"data": {"val": [str(neighbour)]}}
-        message = "load_best_model_at_end needs validation data to tell the best model by"
+        message = f"{asker} needs validation data to tell the best model by"
+        fix = {"data": _validation(config)}
         yield Finding("best-model-without-validation", message, "validate on rows of their own:", fix, where)
-    evaluation = training.eval_strategy or training.save_strategy
-    steps, eval_steps = training.save_steps, training.eval_steps or training.save_steps
-    apart = training.save_strategy not in (evaluation, "best") or (
-        training.save_strategy == "steps" and steps % eval_steps != 0
-    )
-    if apart:
-        message = (
-            f"saving ({training.save_strategy}, every {steps:g}) and evaluation ({evaluation}, every {eval_steps:g}) "
-            "do not fall together"
-        )
-        fix = {"training": {"eval_strategy": training.save_strategy, "eval_steps": steps}}
-        yield Finding("best-model-strategies", message, "evaluate whenever a checkpoint is saved:", fix, where)
+    fault = _strategies_fault(training)
+    if fault:
+        message, values = fault
+        yield Finding("best-model-strategies", f"{asker}: {message}", "for example:", {"training": values}, where)
+
+
+def _validation(config: Config) -> dict[str, Any]:
+    """The val.jsonl beside the training data, where there is one."""
+    neighbours = (Path(name).with_name("val.jsonl") for name in config.data.train)
+    found = next((path for path in neighbours if path.is_file()), None)
+    return {"val": [str(found)]} if found else {"split_dataset_ratio": 0.1}
+
+
+def _strategies_fault(training: TrainingSection) -> tuple[str, dict[str, Any]] | None:
+    """Why evaluation and saving give no best model, and settings that do.
+
+    References:
+        transformers `TrainingArguments._validate_args`; ms-swift `SftArguments._init_eval_strategy`.
+    """
+    saving, evaluation = training.save_strategy, training.eval_strategy or training.save_strategy
+    save_steps, eval_steps = training.save_steps, training.eval_steps or training.save_steps
+    together = saving == "epoch" or _is_multiple(save_steps, eval_steps)
+    if saving == "no":
+        return "nothing is saved (save_strategy: no)", {"save_strategy": "epoch", "eval_strategy": "epoch"}
+    if evaluation == "best":  # ms-swift hands save_strategy on, and transformers does not know it as eval_strategy
+        return "eval_strategy is not given", {"eval_strategy": "epoch"}
+    if evaluation == "no":
+        message = "nothing is evaluated (eval_strategy: no)"
+    elif saving == "best" or (saving == evaluation and together):
+        return None
+    else:
+        apart = f"saving {_rhythm(saving, save_steps)} and evaluation {_rhythm(evaluation, eval_steps)}"
+        message = f"{apart} do not fall together"
+    fix: dict[str, Any] = {"eval_strategy": "epoch" if saving == "best" else saving}
+    if not together and saving == "steps":
+        fix["eval_steps"] = int(save_steps) if save_steps == int(save_steps) else save_steps
+    return message, fix
+
+
+def _is_multiple(save_steps: float, eval_steps: float) -> bool:
+    """As transformers tells it: below 1, steps are a share of the run."""
+    if save_steps < 1 and eval_steps < 1:
+        return (save_steps * 1_000_000) % (eval_steps * 1_000_000) == 0
+    return save_steps % eval_steps == 0
+
+
+def _rhythm(strategy: str, steps: float) -> str:
+    if strategy == "epoch":
+        return "after each epoch"
+    return f"every {steps:g} steps" if steps >= 1 else f"every {steps:.4g} of the run"
+
+
+# -- order and distribution --------------------------------------------------------------------------------------------
 
 
 def curriculum(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    rows, loader = config.data.dataset_shuffle, config.training.train_dataloader_shuffle
-    if rows != loader:
-        on, off = (
-            ("data.dataset_shuffle", "training.train_dataloader_shuffle")
-            if rows
-            else (
-                "training.train_dataloader_shuffle",
-                "data.dataset_shuffle",
-            )
-        )
-        section, key = on.split(".")
-        message = f"{off} is false, but {on} is true: the rows do not come in the order of the file"
-        where = config.where(*off.split("."))
-        yield Finding(
-            "curriculum-shuffle", message, "for the file's order switch both off:", {section: {key: False}}, where
-        )
+    flags = {
+        ("data", "dataset_shuffle"): config.data.dataset_shuffle,
+        ("training", "train_dataloader_shuffle"): config.training.train_dataloader_shuffle,
+    }
+    if len(set(flags.values())) == 1:
+        return
+    (on,) = (key for key, value in flags.items() if value)
+    (off,) = (key for key, value in flags.items() if not value)
+    message = f"{'.'.join(off)} is false, but {'.'.join(on)} is true: the rows do not come in the order of the file"
+    fix = {on[0]: {on[1]: False}}
+    yield Finding("curriculum-shuffle", message, "for the file's order switch both off:", fix, config.where(*off))
+
+
+_GATHER = "stage3_gather_16bit_weights_on_model_save"
+# ms-swift's presets; its ZeRO-3 gathers.
+_PRESETS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("zero0", "zero1", "zero2", "zero2_offload")},
+    **{name: {"stage": 3, _GATHER: True} for name in ("zero3", "zero3_offload")},
+}
 
 
 def deepspeed(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    setting = config.training.deepspeed
-    values = _deepspeed_values(setting)
+    setting, where = config.training.deepspeed, config.where("training", "deepspeed")
+    if not setting:
+        return
+    try:
+        values = _zero_section(setting)
+    except (ModelError, ValueError):
+        message = f"training.deepspeed: {setting!r} is neither a preset of ms-swift nor a readable JSON file"
+        yield Finding("deepspeed-unreadable", message, f"the presets are {', '.join(_PRESETS)}", where=where)
+        return
     if values.get("stage") != 3:
         return
-    where = config.where("training", "deepspeed")
-    if not values.get("stage3_gather_16bit_weights_on_model_save"):
-        message = "ZeRO-3 without stage3_gather_16bit_weights_on_model_save saves empty tensors"
-        yield Finding("zero3-without-gather", message, "set it to true in the DeepSpeed config", where=where)
-    if modules.is_moe:
-        message = "a mixture-of-experts model under ZeRO-3 hangs when processes route to different experts"
-        yield Finding("zero3-moe", message, "use zero2: the aligner's optimizer state is small", where=where)
+    if not values.get(_GATHER):
+        fix = {"training": {"deepspeed": {"zero_optimization": {_GATHER: True}}}} if isinstance(setting, dict) else None
+        hint = "gather them:" if fix else f"set it to true in {setting}"
+        yield Finding("zero3-without-gather", f"ZeRO-3 without {_GATHER} saves empty tensors", hint, fix, where)
+    if any(module.name.endswith(".experts") for module in modules):
+        message = "a mixture-of-experts model can hang under ZeRO-3, when processes route to different experts"
+        hint = "the aligner's optimizer state is small:"
+        yield Finding("zero3-moe", message, hint, {"training": {"deepspeed": "zero2"}}, where)
 
 
-def _deepspeed_values(setting: str | dict[str, Any] | None) -> dict[str, Any]:
-    """The zero_optimization section, of ms-swift's presets too (its zero3 gathers)."""
+def _zero_section(setting: str | dict[str, Any]) -> dict[str, Any]:
+    """The zero_optimization section of a preset, a JSON text, a JSON file or a mapping.
+
+    Raises:
+        ModelError: there is no such file, or it is no JSON.
+        ValueError: the text is no JSON, or the value is no mapping.
+    """
     if isinstance(setting, str):
-        if setting.startswith("zero3"):
-            return {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
-        if not Path(setting).is_file():
-            return {}
-        setting = read_json(Path(setting))
-    section = setting.get("zero_optimization") if isinstance(setting, dict) else None
-    return section if isinstance(section, dict) else {}
+        if setting in _PRESETS:
+            return _PRESETS[setting]
+        setting = json.loads(setting) if setting.startswith("{") else read_json(Path(setting))
+    if not isinstance(setting, dict) or not isinstance(setting.get("zero_optimization", {}), dict):
+        raise ValueError("not a mapping")
+    return dict(setting.get("zero_optimization", {}))
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
 
 
 def resume(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
@@ -98,62 +162,116 @@ def resume(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Findi
         return
     where = config.where("training", "resume_from_checkpoint")
     try:
-        adapter = {} if plan.train_type == "full" else read_json(Path(checkpoint) / "adapter_config.json")
-        state = read_json(Path(checkpoint) / "trainer_state.json")
+        adapter = {} if plan.train_type == "full" else _read_mapping(checkpoint, "adapter_config.json")
+        state = _read_mapping(checkpoint, "trainer_state.json")
     except ModelError as error:
-        yield Finding("resume-mismatch", str(error), "name a checkpoint-N folder of a run", where=where)
+        yield Finding("resume-mismatch", error.message, "name a checkpoint-N folder of a run", where=where)
         return
-    differences = _resume_differences(adapter, plan) if adapter else []
+    differences = _differences(adapter, config, modules, plan) if adapter else []
     if differences:
         message = f"{checkpoint} differs from this config: {'; '.join(differences)}"
         yield Finding("resume-mismatch", message, "resume with the run's own config", where=where)
-    step = state.get("global_step") if isinstance(state, dict) else None
-    total = plan.schedule.steps
+    step, total = state.get("global_step"), plan.schedule.steps
     if isinstance(step, int) and total is not None and step >= total:
         message = f"{checkpoint} is at step {step}, and the run ends at step {total}: nothing is left to train"
         yield Finding("resume-finished", message, "raise num_train_epochs or max_steps", where=where)
 
 
-def _resume_differences(adapter: dict[str, Any], plan: TuningPlan) -> list[str]:
-    differences = []
+def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
+    path = Path(checkpoint) / name
+    if not Path(checkpoint).is_dir():
+        raise ModelError(f"{checkpoint}: no such folder")
+    if not path.is_file():
+        raise ModelError(f"{checkpoint} is no checkpoint of such a run: it has no {name}")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: not a mapping")
+    return values
+
+
+def _differences(adapter: dict[str, Any], config: Config, modules: Modules, plan: TuningPlan) -> list[str]:
     kind = str(adapter.get("peft_type", "")).lower()
     method = "dora" if kind == "lora" and adapter.get("use_dora") else kind
     expected = plan.method if plan.method != "modules_to_save" else plan.train_type
     if method != expected:
-        differences.append(f"method {method}, here {plan.method}")
-    saved = sorted(adapter.get("modules_to_save") or [])
-    if saved != sorted(plan.saved):
+        return [f"method {method}, here {plan.method}"]
+    differences = []
+    entries = tuple(adapter.get("modules_to_save") or ())
+    saved = [module.name for module in modules if module.name.endswith(entries)]
+    if set(saved) != set(plan.saved):
         differences.append(f"modules_to_save {names(saved) or 'none'}, here {names(plan.saved) or 'none'}")
-    targets = adapter.get("target_modules")
-    if isinstance(targets, str) and targets != plan.target_regex:
-        differences.append("other target layers")
+    layers = _targeted(adapter.get("target_modules"), saved, modules, plan)
+    if set(layers) != set(plan.adapted):
+        differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
+    elif layers:
+        differences += _setting_differences(adapter, config.tuner)
     base = adapter.get("base_model_name_or_path")
-    if isinstance(base, str) and base != plan.model and Path(base).name != Path(plan.model).name:
+    if isinstance(base, str) and Path(base).name != Path(plan.model).name:
         differences.append(f"base {base}, here {plan.model}")
     return differences
+
+
+def _targeted(targets: str | Sequence[str] | None, saved: list[str], modules: Modules, plan: TuningPlan) -> list[str]:
+    """The layers that a checkpoint's target_modules stand for: a regex, or ends of names."""
+    able = [m.name for m in modules if m.kind in ADAPTABLE[plan.train_type]]
+    if isinstance(targets, str):
+        try:
+            matched = [name for name in able if re.fullmatch(targets, name)]
+        except re.error:
+            matched = []
+    else:
+        matched = [name for name in able if any(f".{name}".endswith(f".{target}") for target in targets or ())]
+    return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
+
+
+# What a checkpoint brings along, by the names of peft and of the config: the config's value would not count.
+_CHECKPOINT_SETTINGS = {
+    "lora": {"r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora"},
+    "boft": {name: name for name in ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout")},
+    "fourierft": {"n_frequency": "fourier_n_frequency", "scaling": "fourier_scaling"},
+}
+
+
+def _setting_differences(adapter: dict[str, Any], tuner: TunerSection) -> list[str]:
+    return [
+        f"{ours} {_spelled(adapter[theirs])}, here {_spelled(getattr(tuner, ours))}"
+        for theirs, ours in _CHECKPOINT_SETTINGS.get(tuner.train_type, {}).items()
+        if theirs in adapter and adapter[theirs] != getattr(tuner, ours)
+    ]
+
+
+def _spelled(value: object) -> str:
+    """As YAML has it: true, and 32 for 32.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+# -- this release, and others ------------------------------------------------------------------------------------------
 
 
 def augmentation(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     augmentation = config.custom.augmentation
     if augmentation is not None and augmentation.enabled and augmentation.ops:
-        message = f"{len(augmentation.ops)} augmentation operations are configured, and this release applies none"
+        count = counted(len(augmentation.ops), "augmentation operation")
         where = config.where("custom", "augmentation")
         fix = {"custom": {"augmentation": {"enabled": False}}}
-        yield Finding("augmentation-unavailable", message, "to train without it:", fix, where)
+        message = f"the config lists {count}, and this release applies none"
+        yield Finding("augmentation-unavailable", message, "to train without:", fix, where)
 
 
 def versions(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    installed = {name: importlib.metadata.version(name) for name in TESTED_VERSIONS}
+    installed = {name: _installed(name) for name in TESTED_VERSIONS}
     other = [
         f"{name} {installed[name]} (tested: {tested})"
         for name, tested in TESTED_VERSIONS.items()
-        if _differs(installed[name], tested)
+        if installed[name].partition("+")[0] != tested
     ]
     if other:
-        yield Finding(
-            "versions-untested", ", ".join(other), "the worker still compares plan and model before it trains"
-        )
+        hint = "the worker still compares plan and model before it trains"
+        yield Finding("versions-untested", ", ".join(other), hint)
 
 
-def _differs(installed: str, tested: str) -> bool:
-    return installed.partition("+")[0] != tested
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from swiftalign.config import COMPONENTS, Config
-from swiftalign.findings import Finding
+from swiftalign.architectures import Kind
+from swiftalign.checks.settings import names_targets, target_key, wants_adapters
+from swiftalign.config import COMPONENTS, Config, TunerSection
+from swiftalign.findings import SPOKEN, Finding, counted
 from swiftalign.modules import Modules
 from swiftalign.targets import aligner_regex, names
 
@@ -15,31 +17,58 @@ if TYPE_CHECKING:
 
 
 def something_trains(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    if not plan.trainables and not config.tuner.use_dora:
-        fix = {"tuner": {"target_regex": "^$", "modules_to_save": list(modules.mergers)}}
-        if config.tuner.train_type != "lora":
-            fix = {"tuner": {"target_regex": aligner_regex(modules)}}
-        yield Finding("nothing-trains", "no parameter would train", "to train the aligner:", fix)
+    tuner = config.tuner
+    if plan.trainables or (tuner.use_dora and tuner.train_type == "lora"):  # dora-without-layers says it then
+        return
+    fix = {"tuner": _something_to_train(tuner, modules)}
+    where = config.where("tuner", target_key(tuner))
+    yield Finding("nothing-trains", "no parameter would train", "to train the aligner:", fix, where)
+
+
+def _something_to_train(tuner: TunerSection, modules: Modules) -> dict[str, Any]:
+    if tuner.train_type == "full":
+        return {"freeze_aligner": False}
+    if tuner.train_type == "lora" and not wants_adapters(tuner):
+        return {"target_regex": "^$", "modules_to_save": list(modules.mergers)}
+    return {"target_regex": aligner_regex(modules)} if names_targets(tuner) else {"freeze_aligner": False}
 
 
 def whole_aligner(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
+    if config.tuner.use_dora and not plan.adapted:
+        return  # DoRA's own finding gives the whole correction
     trained = [part for part in modules.mergers if any(_within(item.module, part) for item in plan.trainables)]
     missing = [part for part in modules.mergers if part not in trained]
+    key = "modules_to_save" if _saves_aligner(modules, plan) else target_key(config.tuner)
+    where = config.where("tuner", key)
     if trained and missing:
         shares = {part: sum(weight.numel for weight in modules.under(part)) for part in modules.mergers}
         percent = round(100 * sum(shares[part] for part in missing) / sum(shares.values()))
-        tuner: dict[str, Any] = {"modules_to_save": list(dict.fromkeys([*plan.saved, *modules.mergers]))}
-        if any(_within(name, part) for name in plan.adapted for part in modules.mergers):
-            tuner = {"target_regex": aligner_regex(modules)}
         yield Finding(
             "aligner-incomplete",
             f"{names(missing)} would stay frozen: {percent}% of the aligner",
             "the deepstack mergers feed the LLM beside visual.merger; to train all of it:",
-            {"tuner": tuner},
-            config.where("tuner", "modules_to_save" if plan.saved else "target_regex"),
+            {"tuner": _the_rest_too(config, modules, plan, missing)},
+            where,
         )
     elif not trained and plan.trainables:
-        yield Finding("aligner-untouched", "nothing in the aligner would train", "is this what you want?")
+        yield Finding("aligner-untouched", "nothing in the aligner would train", "is this what you want?", where=where)
+
+
+def _the_rest_too(config: Config, modules: Modules, plan: TuningPlan, missing: list[str]) -> dict[str, Any]:
+    """What is adapted or saved outside the aligner stays so."""
+    tuner = config.tuner
+    if _saves_aligner(modules, plan):
+        return {"modules_to_save": [*plan.saved, *missing]}
+    if all(modules.component(name) == "aligner" for name in plan.adapted):
+        return {"target_regex": aligner_regex(modules)}
+    if tuner.target_regex is not None:
+        return {"target_regex": f"{tuner.target_regex}|{aligner_regex(modules)}"}
+    layers = [m.name for m in modules if m.kind is Kind.LINEAR and any(_within(m.name, part) for part in missing)]
+    return {"target_modules": [*(tuner.target_modules or []), *layers]}
+
+
+def _saves_aligner(modules: Modules, plan: TuningPlan) -> bool:
+    return any(modules.component(name) == "aligner" for name in plan.saved)
 
 
 def _within(name: str, parent: str) -> bool:
@@ -48,87 +77,144 @@ def _within(name: str, parent: str) -> bool:
 
 def vit_by_suffix(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     tuner = config.tuner
-    hit = [name for name in plan.adapted if modules.component(name) == "vit"]
-    wanted = tuner.given("freeze_vit") and not tuner.freeze_vit
-    if hit and not wanted:
-        key = "target_regex" if tuner.target_regex is not None else "target_modules"
+    if tuner.train_type == "full" or (tuner.given("freeze_vit") and not tuner.freeze_vit):
+        return
+    targets = [tuner.target_regex] if tuner.target_regex is not None else tuner.target_modules or []
+    adapted = _unnamed_vit(plan.adapted, targets, modules)
+    if adapted:
         yield Finding(
             "vit-by-suffix",
-            f"{key} also adapts {len(hit)} ViT layers: {names(hit)}",
+            f"{target_key(tuner)} also adapts {counted(len(adapted), 'ViT layer')}: {names(adapted)}",
             "if you mean the ViT too, set freeze_vit: false; for the aligner alone:",
-            {"tuner": {"target_regex": aligner_regex(modules)}},
-            config.where("tuner", key),
+            {"tuner": _aligner_alone(tuner, modules, plan)},
+            config.where("tuner", target_key(tuner)),
         )
+    saved = _unnamed_vit(plan.saved, tuner.modules_to_save, modules)
+    if saved:
+        kept = [name for name in plan.saved if modules.component(name) == "llm"]
+        yield Finding(
+            "vit-by-suffix",
+            f"modules_to_save also trains {counted(len(saved), 'ViT module')} whole: {names(saved)}",
+            "if you mean the ViT too, set freeze_vit: false; for the aligner alone:",
+            {"tuner": {"modules_to_save": [*kept, *modules.mergers]}},
+            config.where("tuner", "modules_to_save"),
+        )
+
+
+def _unnamed_vit(chosen: Iterable[str], settings: list[str], modules: Modules) -> list[str]:
+    """ViT modules that no setting names by their part of the ViT, e.g. "blocks", nor by ms-swift's all-norm."""
+    hit = [name for name in chosen if modules.component(name) == "vit" and name not in settings]
+    named = " ".join(settings)
+    if "all-norm" in settings or "all-embedding" in settings:
+        return []
+    return [name for name in hit if _vit_part(name, modules) not in named]
+
+
+def _vit_part(name: str, modules: Modules) -> str:
+    prefix = next((prefix for prefix in modules.architecture.vit if name.startswith(prefix + ".")), "")
+    return name.removeprefix(prefix + ".").partition(".")[0]
+
+
+def _aligner_alone(tuner: TunerSection, modules: Modules, plan: TuningPlan) -> dict[str, Any]:
+    """By adapters, or as modules_to_save trains it already."""
+    if not _saves_aligner(modules, plan):
+        return {"target_regex": aligner_regex(modules)}
+    if tuner.train_type == "lora" and not tuner.use_dora:
+        return {"target_regex": "^$"}
+    return {"target_regex": aligner_regex(modules), "modules_to_save": []}
 
 
 def head_and_embeddings(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     tuner = config.tuner
+    if tuner.train_type == "full" and not tuner.freeze_llm:  # which names them
+        return
     named = " ".join([tuner.target_regex or "", *(tuner.target_modules or []), *tuner.modules_to_save])
-    full_llm = tuner.train_type == "full" and not tuner.freeze_llm
-    trained = {item.module for item in plan.trainables}
-    heads = {name: name.rpartition(".")[2] for name in trained}
-    for name, last in sorted(heads.items()):
+    for name in sorted({item.module for item in plan.trainables}):
+        last = name.rpartition(".")[2]
         if last not in ("lm_head", "embed_tokens"):
             continue
-        code = "lm-head-trained" if last == "lm_head" else "embeddings-trained"
-        if last not in named and "all-embedding" not in named and not full_llm:
-            yield Finding(
-                code, f"{name} would train, and no setting names it", "narrow the target to the layers you mean"
-            )
-        if modules.tied and not full_llm:
+        where = config.where("tuner", target_key(tuner) if name in plan.adapted else "modules_to_save")
+        if last not in named and "all-embedding" not in named:
+            code = "lm-head-trained" if last == "lm_head" else "embeddings-trained"
+            message = f"{name} would train, and no setting names it"
+            yield Finding(code, message, "narrow the target to the layers you mean", where=where)
+        if modules.tied:
             message = f"{name} would train, but this model ties lm_head to the embedding: both would change, or neither"
-            yield Finding("tied-embeddings", message, "leave lm_head and embed_tokens frozen")
+            yield Finding("tied-embeddings", message, "leave lm_head and embed_tokens frozen", where=where)
 
 
 def freeze_flags(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     tuner = config.tuner
-    given = [f"freeze_{part}" for part in COMPONENTS if tuner.given(f"freeze_{part}")]
-    explicit = tuner.target_regex is not None or tuner.target_modules not in (None, ["all-linear"])
-    if tuner.train_type == "full" or not explicit or not given:
+    given = [part for part in COMPONENTS if tuner.given(f"freeze_{part}")]
+    if tuner.train_type == "full" or not names_targets(tuner) or not given:
         return
-    adapted = {modules.component(name) for name in plan.adapted}
-    trained = {item.component for item in plan.trainables}
-    wrong = [
-        f"freeze_{part}: {'true' if getattr(tuner, f'freeze_{part}') else 'false'}, but the {part} "
-        f"{'gets adapters' if part in adapted else 'stays frozen'}"
-        for part in COMPONENTS
-        if f"freeze_{part}" in given and (part in adapted if getattr(tuner, f"freeze_{part}") else part not in trained)
-    ]
-    key = "target_regex" if tuner.target_regex is not None else "target_modules"
-    where = config.where("tuner", given[0])
+    wrong = {part: text for part in given if (text := _contradiction(part, tuner, modules, plan))}
+    key = target_key(tuner)
     if wrong:
-        yield Finding(
-            "freeze-flags-contradicted", "; ".join(wrong), f"{key} decides; drop the flag, or {key}", where=where
-        )
+        where = config.where("tuner", f"freeze_{next(iter(wrong))}")
+        hint = f"{key} decides: correct it, or drop the flag"
+        yield Finding("freeze-flags-contradicted", "; ".join(wrong.values()), hint, where=where)
     else:
-        message = f"{', '.join(given)}: no effect, since {key} decides what gets adapters"
-        yield Finding("freeze-flags-ignored", message, "they agree with what trains; nothing to do", where=where)
+        flags = ", ".join(f"freeze_{part}" for part in given)
+        message = f"{flags}: no effect, since {key} decides what gets adapters"
+        yield Finding("freeze-flags-ignored", message, where=config.where("tuner", f"freeze_{given[0]}"))
+
+
+def _contradiction(part: str, tuner: TunerSection, modules: Modules, plan: TuningPlan) -> str | None:
+    """The guide freezes the aligner from adapters and saves it whole; LLM and ViT are to be frozen altogether."""
+    frozen = getattr(tuner, f"freeze_{part}")
+    text = f"freeze_{part}: {'true' if frozen else 'false'}, but"
+    trains = any(item.component == part for item in plan.trainables)
+    if not frozen:
+        return None if trains else f"{text} the {SPOKEN[part]} stays frozen"
+    if any(modules.component(name) == part for name in plan.adapted):
+        return f"{text} the {SPOKEN[part]} gets adapters"
+    saved = [name for name in plan.saved if modules.component(name) == part]
+    return f"{text} {names(saved)} trains whole" if saved and part != "aligner" else None
+
+
+# Which settings a method reads, by how their names begin.
+_METHOD_SETTINGS = {
+    "lora": ("lora_", "use_rslora"),
+    "adalora": ("adalora_", "lora_alpha", "lora_dropout", "use_rslora"),
+    "boft": ("boft_",),
+    "fourierft": ("fourier_",),
+    "full": (),
+}
+_ALL_SETTINGS = ("lora_", "adalora_", "boft_", "fourier_", "use_rslora")
 
 
 def unused_settings(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     tuner = config.tuner
-    prefixes = {"lora": ("lora_", "use_"), "adalora": ("adalora_", "lora_alpha", "lora_dropout", "use_")}
-    own = prefixes.get(
-        tuner.train_type, ("boft_", "fourier_") if tuner.train_type == "full" else (tuner.train_type[:4],)
-    )
-    if not plan.adapted:
-        own = ()
-    settings = ("lora_", "adalora_", "boft_", "fourier_", "use_rslora")
-    unused = [name for name in tuner.model_fields_set if name.startswith(settings) and not name.startswith(own)]
-    if tuner.target_regex is not None and tuner.target_modules is not None:
-        unused.append("target_modules")
+    # With use_dora alone, dora-without-layers gives the correction, and these settings belong to it.
+    own = _METHOD_SETTINGS[tuner.train_type] if plan.adapted or tuner.use_dora else ()
+    unused = [name for name in tuner.model_fields_set if name.startswith(_ALL_SETTINGS) and not name.startswith(own)]
     if tuner.train_type == "full":
         unused += [n for n in ("modules_to_save", "target_regex", "target_modules") if tuner.given(n)]
-    if unused and not tuner.use_dora:
-        where = config.where("tuner", min(unused))
-        yield Finding("setting-unused", f"{', '.join(sorted(unused))}: no effect with {plan.method}", "", where=where)
+    if unused:
+        message = f"{', '.join(sorted(unused))}: no effect with {plan.method}"
+        hint = "AdaLoRA's ranks are adalora_init_r and adalora_target_r" if plan.method == "adalora" else ""
+        yield Finding("setting-unused", message, hint, where=config.where("tuner", min(unused)))
+    elif tuner.target_regex is not None and tuner.target_modules is not None:
+        where = config.where("tuner", "target_modules")
+        yield Finding("setting-unused", "target_modules: no effect, since target_regex is given", where=where)
+    if tuner.trainable_dtype == "base" and plan.adapted and not any(item.how == "whole" for item in plan.trainables):
+        where = config.where("tuner", "trainable_dtype")
+        yield Finding("setting-unused", "trainable_dtype: no effect, since adapters are float32", where=where)
+
+
+def weights_missing(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
+    """transformers gives missing weights random values, with a warning at most."""
+    if modules.missing:
+        count = counted(len(modules.missing), "tensor")
+        message = f"the weight files lack {count} of what config.json describes: {names(modules.missing)}"
+        yield Finding("weights-missing", message, "fetch the model again, or mend its config.json")
 
 
 def unbuilt(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     if modules.unbuilt:
-        message = (
-            f"the weight files hold {len(modules.unbuilt)} tensors outside the model class: {names(modules.unbuilt)}"
-        )
+        count = counted(len(modules.unbuilt), "tensor")
+        message = f"the weight files hold {count} outside the model class: {names(modules.unbuilt)}"
         yield Finding("unbuilt-tensors", message, "training leaves them as they are")
 
 
@@ -136,7 +222,7 @@ def expect_aligner(plan: TuningPlan, modules: Modules) -> Iterable[Finding]:
     """For ``--expect aligner``: what trains lies in the aligner, and in each of its mergers."""
     outside = [item.parameter for item in plan.trainables if item.component != "aligner"]
     if outside:
-        message = f"{len(outside)} tensors outside the aligner would train: {names(outside, 2)}"
+        message = f"{counted(len(outside), 'tensor')} outside the aligner would train: {names(outside, 2)}"
         yield Finding("outside-expected", message)
     idle = [part for part in modules.mergers if not any(_within(item.module, part) for item in plan.trainables)]
     if idle:

@@ -34,6 +34,7 @@ def follow_training(run_folder: Path, *, local_model: bool) -> Iterator[Event]:
     failure: Event | None = None
     finished = False
     with (run_folder / LOG_FILE).open("ab") as log:
+        previous = signal.getsignal(signal.SIGTERM)
         child = subprocess.Popen(
             [sys.executable, "-m", "swiftalign.training.worker", str(run_folder)],
             stdin=subprocess.DEVNULL,
@@ -43,6 +44,7 @@ def follow_training(run_folder: Path, *, local_model: bool) -> Iterator[Event]:
             start_new_session=True,  # so that Ctrl-C reaches it through us alone, with its own children
         )
         try:
+            signal.signal(signal.SIGTERM, _raise_terminated)
             while True:
                 ended = child.poll() is not None
                 for event in events.poll():
@@ -54,8 +56,13 @@ def follow_training(run_folder: Path, *, local_model: bool) -> Iterator[Event]:
                 time.sleep(_POLL_SECONDS)
         finally:
             _stop(child)
+            signal.signal(signal.SIGTERM, previous)
     if child.returncode != 0 or not finished:
         raise _failure(run_folder, child.returncode, failure)
+
+
+def _raise_terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)  # unwinds, and so stops the child
 
 
 def _environment(*, local_model: bool) -> dict[str, str]:

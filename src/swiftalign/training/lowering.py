@@ -142,4 +142,6 @@ def to_argv(arguments: dict[str, Any]) -> list[str]:
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -17,9 +17,12 @@ from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
 from swift.dataset import LazyLLMDataset
 from swift.pipelines.train.sft import SwiftSft
+from swift.utils import safe_snapshot_download
 
+from swiftalign.config import Config
 from swiftalign.config_files import load_config
 from swiftalign.errors import SwiftalignError
+from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
 from swiftalign.training.compare import compare_model, compare_optimizer
@@ -100,6 +103,14 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
             self.writer.write(kind, **values)
 
 
+def _refuse_remote_code(config: Config) -> None:
+    """Look at a hub model's files before anything loads them; a local folder was looked at in pre-flight."""
+    if not config.model.trust_remote_code and not Path(config.model.path).is_absolute():
+        source = config.model.path
+        folder = safe_snapshot_download(source, revision=config.model.revision, use_hf=config.hub == "huggingface")
+        refuse_remote_code(Path(folder), {}, source)
+
+
 def run(run_folder: Path, writer: EventWriter | None) -> None:
     """Train as the run folder says."""
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
@@ -111,6 +122,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     callbacks_map[CALLBACK] = PlanCallback
     if writer:
         writer.write("stage", name="loading the model")
+    _refuse_remote_code(config)
     pipeline = AlignerSft(to_argv(arguments))
     if writer:
         writer.write("stage", name="preparing data and optimizer")

@@ -1,0 +1,87 @@
+"""How long swiftalign takes to answer, as ratios against bare interpreters timed in the same run.
+
+    python benchmarks/startup.py
+
+Each command runs several times, alternating with its peer, so that a busy machine slows both; the medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+BARE = [sys.executable, "-c", "import typer, pydantic, yaml, rich"]
+LOADED = [sys.executable, "-c", "import torch, transformers"]
+# As the console script runs it.
+SWIFTALIGN = [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())"]
+LARGEST = "Qwen/Qwen3-VL-235B-A22B-Instruct"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall time in seconds and peak resident memory in MB of one process."""
+
+    seconds: float
+    megabytes: float
+
+
+def measure(command: list[str]) -> Measured:
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
+    return Measured(seconds, usage.ru_maxrss / 1024)
+
+
+def compare(label: str, command: list[str], peer: list[str], limit: float, rounds: int) -> bool:
+    """Time a command against its peer, alternating; print the medians' ratio, and say whether it keeps the limit."""
+    pairs = [(measure(command), measure(peer)) for _ in range(rounds + 1)][1:]  # the first round warms the disk cache
+    mine = statistics.median(pair[0].seconds for pair in pairs)
+    theirs = statistics.median(pair[1].seconds for pair in pairs)
+    memory = max(pair[0].megabytes for pair in pairs)
+    kept = mine / theirs <= limit
+    verdict = "" if kept else "  ABOVE THE LIMIT"
+    print(f"{label:44} {mine:6.2f} s  {mine / theirs:5.2f}x  (limit {limit}x)  {memory:6.0f} MB{verdict}")
+    return kept
+
+
+def loads_torch(arguments: list[str]) -> bool:
+    code = "import sys; from swiftalign.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    return subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL).returncode != 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subprocess.run([*SWIFTALIGN, "init", "--demo", str(folder / "demo")], check=True, stdout=subprocess.DEVNULL)
+        local = ["inspect-params", str(folder / "demo/config.yaml")]
+        largest = folder / "largest.yaml"
+        largest.write_text(f"model: {LARGEST}\n")
+        print("against a bare interpreter that imports typer, pydantic, yaml and rich")
+        kept = [
+            compare("swiftalign --help", [*SWIFTALIGN, "--help"], BARE, 2.5, rounds),
+            compare("inspect-params, local safetensors model", [*SWIFTALIGN, *local], BARE, 6, rounds),
+        ]
+        print("against an interpreter that imports torch and transformers")
+        from_config = [*SWIFTALIGN, "inspect-params", str(largest)]
+        kept.append(compare("inspect-params, 235B from its config", from_config, LOADED, 2, max(rounds // 2, 3)))
+        lean = not loads_torch(local)
+        print(f"inspect-params on a local model {'does not import' if lean else 'IMPORTS'} torch")
+    return 0 if all([*kept, lean]) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""The sessions shown in README.md and docs/: run again, to compare them or to write them anew.
+
+    python tests/docs_examples.py --write
+
+In a fenced ``console`` block a line that starts with ``$ swiftalign`` is a command and what follows is its output. A
+fenced block after ``<!-- file: NAME -->`` is a file that later commands use. All blocks of a page share one folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PICTURES = {"demo/runs/config/loss.png": ROOT / "docs/loss.png"}
+
+_BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
+# What differs from run to run or machine to machine.
+_VARIABLE = ((re.compile(r"\b\d+ s\b"), "N s"), (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"))
+
+
+def has_examples(page: Path) -> bool:
+    return any(match["kind"] == "console" and "$ swiftalign" in match["body"] for match in _blocks(page.read_text()))
+
+
+def _blocks(text: str) -> Iterator[re.Match[str]]:
+    return _BLOCK.finditer(text)
+
+
+def rerun(page: Path, folder: Path) -> str:
+    """The page's text with every command's output as it is now; commands run in ``folder``."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match["file"]:
+            (folder / match["file"]).write_text(match["body"], encoding="utf-8")
+        if match["kind"] != "console" or "$ swiftalign" not in match["body"]:
+            return match[0]
+        commands = [line for line in match["body"].splitlines() if line.startswith("$ ")]
+        return "```console\n" + "\n".join(_run(line, folder) for line in commands) + "```"
+
+    return _BLOCK.sub(replace, page.read_text(encoding="utf-8"))
+
+
+def _run(line: str, folder: Path) -> str:
+    words = shlex.split(line.removeprefix("$ "))
+    assert words[0] == "swiftalign", line
+    command = [sys.executable, "-m", "swiftalign", *words[1:]]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return f"{line}\n{done.stdout}"
+
+
+def without_variables(text: str) -> str:
+    for pattern, word in _VARIABLE:
+        text = pattern.sub(word, text)
+    return text
+
+
+def write() -> None:
+    for page in PAGES:
+        if not has_examples(page):
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            page.write_text(rerun(page, Path(name)), encoding="utf-8")
+            for source, target in PICTURES.items():
+                if (Path(name) / source).exists():
+                    shutil.copyfile(Path(name) / source, target)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        raise SystemExit(__doc__)
+    write()

@@ -1,0 +1,254 @@
+"""Configurations, each with the finding on methods, rates or the run that it must give; see `finding_cases.py`."""
+
+from __future__ import annotations
+
+from finding_cases import ALIGNER, MERGERS, SPLIT, WHOLE, Case
+
+RUN = [
+    # -- methods
+    Case(
+        "dora-without-layers",
+        f"tuner:\n  use_dora: true  # here\n  lora_rank: 16\n  target_regex: '^$'\n  modules_to_save: {MERGERS}\n",
+        "use_dora has no layer to act on: target_regex '^$' adapts none, and DoRA does nothing for modules_to_save",
+        "tuner:\n  use_dora: true\n",
+    ),
+    Case(
+        "dora-without-layers",
+        "tuner:\n  freeze_aligner: true\n  use_dora: true  # here\n",
+        "use_dora has no layer to act on: no layer is adapted, and DoRA does nothing for modules_to_save",
+        f"tuner:\n  use_dora: true\n  target_regex: {ALIGNER}\n  modules_to_save: [lm_head]\n",
+    ),
+    Case(
+        "dora-exclusive",
+        "tuner:\n  train_type: boft\n  use_dora: true  # here\n",
+        "use_dora does not work with train_type boft",
+        "tuner:\n  train_type: boft\n  use_dora: false\n",
+    ),
+    Case(
+        "adalora-schedule",
+        "tuner:\n  train_type: adalora\n  adalora_deltaT: 200\n  adalora_tinit: 2000  # here\n  adalora_tfinal: 20000\n"
+        "training: {max_steps: 1000}\n",
+        "AdaLoRA prunes from step adalora_tinit (2000) until adalora_tfinal (20000) steps before the end: "
+        "a run of 1000 leaves no step for it",
+        "tuner:\n  train_type: adalora\n  adalora_tinit: 100\n  adalora_tfinal: 899\ntraining: {max_steps: 1000}\n",
+    ),
+    Case(
+        "adalora-schedule",
+        "data: {train: DATA}\ntuner:\n  train_type: adalora\n  adalora_tfinal: 12  # here\n",
+        "AdaLoRA prunes from step adalora_tinit (0) until adalora_tfinal (12) steps before the end: "
+        "a run of 12 leaves no step for it",
+        "data: {train: DATA}\ntuner:\n  train_type: adalora\n  adalora_tfinal: 11\n",
+    ),
+    Case(
+        "adalora-ranks",
+        "tuner:\n  train_type: adalora\n  adalora_init_r: 8  # here\n",
+        "adalora_target_r 8 is not below adalora_init_r 8",
+        "tuner:\n  train_type: adalora\n  adalora_init_r: 9\n",
+    ),
+    Case(
+        "adalora-reload",
+        f"{SPLIT}tuner:\n  train_type: adalora\ntraining:\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end fails with AdaLoRA: ms-swift can't load its pruned factors back",
+        f"{SPLIT}tuner:\n  train_type: boft\ntraining:\n  load_best_model_at_end: true\n",
+    ),
+    Case(
+        "adalora-reload",
+        f"{SPLIT}tuner:\n  train_type: adalora\ntraining:\n  resume_from_checkpoint: CHECKPOINT\n"
+        "  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end and resume_from_checkpoint fail with AdaLoRA: "
+        "ms-swift can't load its pruned factors back",
+        "tuner:\n  train_type: adalora\n",
+    ),
+    Case(
+        "boft-blocks",
+        "tuner:\n  train_type: boft\n  boft_block_size: 7  # here\n",
+        "model.visual.deepstack_merger_list.0.linear_fc1: 128 inputs do not divide into blocks of 7",
+        "tuner:\n  train_type: boft\n  boft_block_size: 32\n",
+    ),
+    Case(
+        "boft-blocks",
+        "tuner:\n  train_type: boft\n  boft_block_size: 0\n  boft_block_num: 3  # here\n",
+        "model.visual.deepstack_merger_list.0.linear_fc1: 128 inputs do not divide into 3 blocks",
+        "tuner:\n  train_type: boft\n  boft_block_size: 0\n  boft_block_num: 4\n",
+    ),
+    Case(
+        "boft-blocks",
+        "tuner:\n  train_type: boft\n  boft_n_butterfly_factor: 9  # here\n",
+        "model.visual.deepstack_merger_list.0.linear_fc1: 32 blocks of 4 allow no butterfly factor of 9",
+        "tuner:\n  train_type: boft\n  boft_n_butterfly_factor: 1\n",
+    ),
+    Case(
+        "fourier-frequencies",
+        "tuner:\n  train_type: fourierft\n  fourier_n_frequency: 8193  # here\n",
+        "fourier_n_frequency 8193 is more than the 8192 weights of model.visual.deepstack_merger_list.0.linear_fc2",
+        "tuner:\n  train_type: fourierft\n  fourier_n_frequency: 8192\n",
+    ),
+    # -- rates and precision
+    Case(
+        "unused-learning-rate",
+        "training:\n  aligner_lr: 1e-4\n  vit_lr: 1e-5  # here\n",
+        "vit_lr is not used: nothing in the ViT trains",
+        "tuner: {freeze_vit: false}\ntraining: {vit_lr: 1e-5}\n",
+    ),
+    Case(
+        "unused-learning-rate",
+        "training:\n  vit_lr: 1e-5\n  aligner_lr: 1e-4\n  learning_rate: 1e-5  # here\n",
+        "learning_rate and vit_lr are not used: nothing in the LLM or the ViT trains",
+        "training: {learning_rate: 1e-5}\n",
+    ),
+    Case(
+        "rate-needs-multimodal",
+        "training:\n  optimizer: default\n  learning_rate: 1e-4\n  vit_lr: 1e-5  # here\n  aligner_lr: 1e-4\n",
+        "vit_lr and aligner_lr have no effect with optimizer default",
+        "training: {optimizer: default, learning_rate: 1e-4}\n",
+    ),
+    Case(
+        "zero-learning-rate",
+        "training:\n  learning_rate: 1e-5\n  aligner_lr: 0  # here\n",
+        "the aligner trains at rate 0, so nothing in it moves",
+        "training: {learning_rate: 0, aligner_lr: 1e-4}\n",
+    ),
+    Case(
+        "zero-learning-rate",
+        "training:\n  learning_rate: 0  # here\n",
+        "the aligner trains at rate 0, so nothing in it moves",
+        "training: {vit_lr: 0}\n",
+    ),
+    Case(
+        "optimizer-unknown",
+        "training:\n  optimizer: adamw  # here\n",
+        "ms-swift has no optimizer 'adamw', only default, galore, lorap, muon, muonclip, multimodal",
+        "training: {optimizer: mine}\nswift: {external_plugins: [mine.py]}\n",
+    ),
+    Case(
+        "optimizer-unplanned",
+        "training:\n  optimizer: muon  # here\n",
+        "optimizer muon makes its own groups: the plan can't say which rate a parameter gets",
+        "training: {optimizer: default}\n",
+    ),
+    Case(
+        "low-precision-trainables",
+        f"{WHOLE}  trainable_dtype: base  # here\ntraining: {{aligner_lr: 1e-5}}\n",
+        "24 tensors would train in bfloat16 at rate 1e-05: small updates are rounded away",
+        WHOLE,
+        model="bf16",
+    ),
+    # -- the run
+    Case(
+        "best-model-without-validation",
+        "data: {train: DATA}\ntraining:\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end needs validation data to tell the best model by",
+        f"{SPLIT}training: {{load_best_model_at_end: true}}\n",
+    ),
+    Case(
+        "best-model-without-validation",
+        "data: {train: DATA}\ntraining:\n  eval_strategy: epoch\n  save_strategy: best  # here\n",
+        "save_strategy: best needs validation data to tell the best model by",
+        f"{SPLIT}training: {{save_strategy: best, eval_strategy: epoch}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  eval_strategy: 'no'\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end: nothing is evaluated (eval_strategy: no)",
+        f"{SPLIT}training: {{eval_strategy: 'no'}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  eval_strategy: 'no'\n  eval_steps: 7\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end: nothing is evaluated (eval_strategy: no)",
+        f"{SPLIT}training: {{load_best_model_at_end: true, eval_steps: 50}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  save_strategy: 'no'\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end: nothing is saved (save_strategy: no)",
+        f"{SPLIT}training: {{save_strategy: 'no'}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  save_strategy: best  # here\n",
+        "save_strategy: best: eval_strategy is not given",
+        f"{SPLIT}training: {{save_strategy: best, eval_strategy: steps, load_best_model_at_end: true}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  save_steps: 100\n  eval_steps: 30\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end: saving every 100 steps and evaluation every 30 steps do not fall together",
+        f"{SPLIT}training: {{save_steps: 90, eval_steps: 30, load_best_model_at_end: true}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  save_steps: 500\n  eval_steps: 0.1\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end: saving every 500 steps and evaluation every 0.1 of the run do not fall together",
+        f"{SPLIT}training: {{save_steps: 0.3, eval_steps: 0.1, load_best_model_at_end: true}}\n",
+    ),
+    Case(
+        "best-model-strategies",
+        f"{SPLIT}training:\n  save_strategy: epoch\n  eval_strategy: steps\n  load_best_model_at_end: true  # here\n",
+        "load_best_model_at_end: saving after each epoch and evaluation every 500 steps do not fall together",
+        f"{SPLIT}training: {{save_strategy: epoch, load_best_model_at_end: true}}\n",
+    ),
+    Case(
+        "curriculum-shuffle",
+        "data:\n  dataset_shuffle: false  # here\n",
+        "data.dataset_shuffle is false, but training.train_dataloader_shuffle is true: "
+        "the rows do not come in the order of the file",
+        "data: {dataset_shuffle: false}\ntraining: {train_dataloader_shuffle: false}\n",
+    ),
+    Case(
+        "curriculum-shuffle",
+        "training:\n  train_dataloader_shuffle: false  # here\n",
+        "training.train_dataloader_shuffle is false, but data.dataset_shuffle is true: "
+        "the rows do not come in the order of the file",
+        "data: {dataset_shuffle: true}\n",
+    ),
+    Case(
+        "deepspeed-unreadable",
+        "training:\n  deepspeed: zero-3  # here\n",
+        "training.deepspeed: 'zero-3' is neither a preset of ms-swift nor a readable JSON file",
+        "training: {deepspeed: zero3}\n",
+        no_fix="which stage is meant can't be told; the hint lists the presets",
+    ),
+    Case(
+        "zero3-without-gather",
+        "training:\n  deepspeed: {zero_optimization: {stage: 3}}  # here\n",
+        "ZeRO-3 without stage3_gather_16bit_weights_on_model_save saves empty tensors",
+        "training: {deepspeed: zero3_offload}\n",
+    ),
+    Case(
+        "zero3-without-gather",
+        'training:\n  deepspeed: \'{"zero_optimization": {"stage": 3}}\'  # here\n',
+        "ZeRO-3 without stage3_gather_16bit_weights_on_model_save saves empty tensors",
+        'training:\n  deepspeed: \'{"zero_optimization": {"stage": 2}}\'\n',
+        no_fix="the setting is in JSON, out of a patch's reach",
+    ),
+    Case(
+        "zero3-moe",
+        "training:\n  deepspeed: zero3  # here\n",
+        "a mixture-of-experts model can hang under ZeRO-3, when processes route to different experts",
+        "training: {deepspeed: zero2}\n",
+        model="moe",
+    ),
+    Case(
+        "resume-mismatch",
+        "training:\n  resume_from_checkpoint: CHECKPOINT  # here\n",
+        "CHECKPOINT differs from this config: modules_to_save model.visual.deepstack_merger_list.0, "
+        "model.visual.deepstack_merger_list.1, model.visual.deepstack_merger_list.2, "
+        "model.visual.merger, here none; adapters on 0 layers, here on 8 or on others",
+        f"{WHOLE}training: {{resume_from_checkpoint: CHECKPOINT}}\n",
+        no_fix="the run's own config is the one to take",
+    ),
+    Case(
+        "resume-finished",
+        f"{WHOLE}training:\n  max_steps: 30\n  resume_from_checkpoint: CHECKPOINT  # here\n",
+        "CHECKPOINT is at step 30, and the run ends at step 30: nothing is left to train",
+        f"{WHOLE}training: {{max_steps: 31, resume_from_checkpoint: CHECKPOINT}}\n",
+        no_fix="how much longer to train can't be told",
+    ),
+    Case(
+        "augmentation-unavailable",
+        "custom:\n  augmentation:  # here\n    ops:\n      - hflip: {prob: 0.5}\n",
+        "the config lists 1 augmentation operation, and this release applies none",
+        "custom: {augmentation: {enabled: false, ops: [{hflip: {prob: 0.5}}]}}\n",
+    ),
+]

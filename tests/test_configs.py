@@ -1,0 +1,68 @@
+"""Every file under configs/ loads, plans without errors, and lowers to the arguments kept in tests/golden/."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from swiftalign.config_files import load_config
+from swiftalign.findings import blocking
+from swiftalign.modules import Modules, read_modules
+from swiftalign.plan import resolve_plan
+from swiftalign.recipes import RECIPES
+from swiftalign.schema import config_schema
+from swiftalign.training.lowering import lower, to_argv
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+GOLDEN = Path(__file__).parent / "golden"
+METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
+STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
+# The data that the files name is the user's own.
+WITHOUT_DATA = ["data.train=[]", "data.val=[]", "training.max_steps=3000"]
+
+
+@cache
+def qwen3_vl_4b() -> Modules:
+    return read_modules(load_config([CONFIGS / "methods/lora.yaml"]))
+
+
+def layers(path: Path) -> list[Path]:
+    """The config files of one worked example: a strategy lies over the recommended method."""
+    return [path] if path in METHODS else [CONFIGS / "methods/modules_to_save.yaml", path]
+
+
+@pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
+def test_a_worked_config_plans_without_errors_or_warnings(path: Path) -> None:
+    plan = resolve_plan(load_config(layers(path), WITHOUT_DATA), qwen3_vl_4b())
+    assert not blocking(plan.findings)
+    assert not [finding for finding in plan.findings if finding.severity == "warning"]
+
+
+@pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
+def test_a_worked_config_lowers_to_its_golden_arguments(path: Path) -> None:
+    config = load_config(layers(path), WITHOUT_DATA)
+    arguments = lower(config, resolve_plan(config, qwen3_vl_4b()), Path("runs/example"))
+    text = "".join(" ".join(to_argv({name: value})) + "\n" for name, value in arguments.items())
+    golden = GOLDEN / f"{path.stem}.txt"
+    if os.environ.get("SWIFTALIGN_UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+def test_every_method_of_init_has_a_worked_file() -> None:
+    assert set(RECIPES) <= {path.stem for path in METHODS}
+
+
+def test_the_schema_beside_the_configs_is_the_published_one() -> None:
+    assert json.loads((CONFIGS / "swiftalign.schema.json").read_text()) == json.loads(json.dumps(config_schema()))
+
+
+@pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
+def test_a_worked_config_names_its_schema_for_editors(path: Path) -> None:
+    assert path.read_text().startswith("# yaml-language-server: $schema=../swiftalign.schema.json\n")

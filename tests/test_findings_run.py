@@ -1,0 +1,184 @@
+"""Findings about the run: AdaLoRA's shortest schedules, BOFT's widths, DeepSpeed files, checkpoints to resume from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finding_cases import ALIGNER, MERGERS, WHOLE
+from swiftalign.config import Config
+from swiftalign.findings import Finding
+from swiftalign.modules import Modules
+from swiftalign.plan import resolve_plan
+
+GATHER = "stage3_gather_16bit_weights_on_model_save"
+
+Find = Callable[[str], list[Finding]]
+
+
+@pytest.fixture
+def find(make_config: Callable[[str], Config], demo_modules: Modules) -> Find:
+    def find(text: str) -> list[Finding]:
+        return list(resolve_plan(make_config(text), demo_modules).findings)
+
+    return find
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_adalora_has_a_schedule_that_fits_the_shortest_run(steps: int, find: Find) -> None:
+    [finding] = find(f"tuner: {{train_type: adalora, adalora_tinit: {steps}}}\ntraining: {{max_steps: {steps}}}\n")
+    assert finding.code == "adalora-schedule"
+    assert finding.fix is not None
+    settings = ", ".join(f"{name}: {value}" for name, value in finding.fix["tuner"].items())
+    assert not find(f"tuner: {{train_type: adalora, {settings}}}\ntraining: {{max_steps: {steps}}}\n")
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_adalora_prunes_a_short_run_without_a_schedule(steps: int, find: Find) -> None:
+    assert not find(f"tuner: {{train_type: adalora}}\ntraining: {{max_steps: {steps}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("size", "suggested"),
+    [(3, 2), (5, 4), (9, 8), (31, 32), (33, 32), (100, 128), (1000, 128)],
+)
+def test_boft_suggests_the_nearest_block_size_that_divides(size: int, suggested: int, find: Find) -> None:
+    [finding] = find(f"tuner: {{train_type: boft, boft_block_size: {size}}}\n")
+    assert finding.fix == {"tuner": {"boft_block_size": suggested, "boft_block_num": 0}}
+
+
+def test_boft_with_both_block_settings_points_at_the_number(find: Find) -> None:
+    [finding] = find("tuner:\n  train_type: boft\n  boft_block_size: 4\n  boft_block_num: 4\n")
+    assert finding.where.endswith("config.yaml:5")
+    assert finding.message.endswith("exactly one of boft_block_size and boft_block_num must be non-zero")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param('{"zero_optimization": {"stage": 3}}', ["zero3-without-gather"], id="zero3"),
+        pytest.param(f'{{"zero_optimization": {{"stage": 3, "{GATHER}": true}}}}', [], id="zero3-gathering"),
+        pytest.param('{"zero_optimization": {"stage": 2}}', [], id="zero2"),
+        pytest.param("{}", [], id="without-section"),
+        pytest.param("{", ["deepspeed-unreadable"], id="not-json"),
+        pytest.param("[3]", ["deepspeed-unreadable"], id="not-a-mapping"),
+    ],
+)
+def test_a_deepspeed_file_is_read(content: str, expected: list[str], tmp_path: Path, find: Find) -> None:
+    path = tmp_path / "zero3_mine.json"  # begins like a preset
+    path.write_text(content, encoding="utf-8")
+    findings = find(f"training: {{deepspeed: {path}}}\n")
+    assert [finding.code for finding in findings] == expected
+    assert all(str(path) in finding.hint + finding.message for finding in findings)
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+LORA_16 = f"tuner: {{target_regex: {ALIGNER}, lora_rank: 16}}\n"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, demo_modules: Modules) -> Callable[..., Path]:
+    """A checkpoint folder at step 10, of LoRA at rank 16 on the aligner unless told otherwise."""
+
+    def write(**changes: Any) -> Path:
+        folder = tmp_path / "checkpoint-10"
+        folder.mkdir()
+        values = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "use_rslora": False}
+        values |= {
+            "target_modules": ALIGNER[1:-1],
+            "base_model_name_or_path": f"/elsewhere/{Path(demo_modules.source).name}",
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(values | changes), encoding="utf-8")
+        (folder / "trainer_state.json").write_text('{"global_step": 10}', encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        pytest.param({}, LORA_16, id="same"),
+        pytest.param({"target_modules": r".*merger.*\.linear_fc\d"}, LORA_16, id="same-layers-by-another-regex"),
+        pytest.param({"target_modules": ["merger.linear_fc1"]}, "tuner: {target_modules: [merger.linear_fc1], "
+                     "lora_rank: 16}\n", id="suffixes"),
+        pytest.param({"modules_to_save": ["visual.merger", "list.0", "list.1", "list.2"], "target_modules": []}, WHOLE,
+                     id="saved-modules-by-their-ends"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_the_same_run_resumes(
+    changes: dict[str, Any], text: str, checkpoint: Callable[..., Path], find: Find
+) -> None:
+    findings = find(f"{text}training: {{resume_from_checkpoint: {checkpoint(**changes)}}}\n")
+    assert "resume-mismatch" not in {finding.code for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "difference"),
+    [
+        pytest.param({"use_dora": True}, LORA_16, "method dora, here lora", id="dora"),
+        pytest.param({"peft_type": "BOFT"}, LORA_16, "method boft, here lora", id="boft"),
+        pytest.param({"r": 8}, LORA_16, "lora_rank 8, here 16", id="rank"),
+        pytest.param({"lora_alpha": 64, "use_rslora": True}, LORA_16,
+                     "lora_alpha 64, here 32; use_rslora true, here false", id="scaling"),
+        pytest.param({"target_modules": ["q_proj"]}, LORA_16, "adapters on 4 layers, here on 8 or on others",
+                     id="layers"),
+        pytest.param({"modules_to_save": ["lm_head"]}, LORA_16, "modules_to_save lm_head, here none", id="saved"),
+        pytest.param({"base_model_name_or_path": "/models/other"}, LORA_16, "base /models/other, here BASE", id="base"),
+        pytest.param({"peft_type": "FOURIERFT", "n_frequency": 100, "scaling": 300.0},
+                     f"tuner: {{train_type: fourierft, target_regex: {ALIGNER}}}\n",
+                     "fourier_n_frequency 100, here 2000", id="frequencies"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_run_is_refused(
+    changes: dict[str, Any],
+    text: str,
+    difference: str,
+    checkpoint: Callable[..., Path],
+    find: Find,
+    demo_modules: Modules,
+) -> None:
+    folder = checkpoint(**changes)
+    findings = find(f"{text}training: {{resume_from_checkpoint: {folder}}}\n")
+    [finding] = [finding for finding in findings if finding.code == "resume-mismatch"]
+    expected = difference.replace("BASE", demo_modules.source)
+    assert finding.message == f"{folder} differs from this config: {expected}"
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "trainer_state.json"])
+def test_a_folder_that_lacks_a_file_is_no_checkpoint(name: str, checkpoint: Callable[..., Path], find: Find) -> None:
+    folder = checkpoint()
+    (folder / name).unlink()
+    [finding] = find(f"{LORA_16}training: {{resume_from_checkpoint: {folder}}}\n")
+    assert (finding.code, finding.message) == (
+        "resume-mismatch",
+        f"{folder} is no checkpoint of such a run: it has no {name}",
+    )
+
+
+@pytest.mark.parametrize(("content", "fault"), [("[]", "not a mapping"), ("{", "not valid JSON")])
+def test_a_damaged_checkpoint_is_named(content: str, fault: str, checkpoint: Callable[..., Path], find: Find) -> None:
+    folder = checkpoint()
+    (folder / "trainer_state.json").write_text(content, encoding="utf-8")
+    [finding] = find(f"{LORA_16}training: {{resume_from_checkpoint: {folder}}}\n")
+    assert finding.code == "resume-mismatch"
+    assert finding.message.startswith(f"{folder / 'trainer_state.json'}: {fault}")
+
+
+def test_a_full_checkpoint_needs_no_adapter_config(checkpoint: Callable[..., Path], find: Find) -> None:
+    folder = checkpoint()
+    (folder / "adapter_config.json").unlink()
+    findings = find(f"tuner: {{train_type: full}}\ntraining: {{max_steps: 10, resume_from_checkpoint: {folder}}}\n")
+    assert [finding.code for finding in findings] == ["resume-finished"]
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path, find: Find) -> None:
+    [finding] = find(
+        f"tuner: {{modules_to_save: {MERGERS}}}\ntraining: {{resume_from_checkpoint: {tmp_path / 'no'}}}\n"
+    )
+    assert finding.message == f"{tmp_path / 'no'}: no such folder"

@@ -1,0 +1,587 @@
+"""The plan, made from names and shapes alone, against what ms-swift and peft make of a real model.
+
+The model is wrapped by ms-swift's own `TunerMixin.prepare_model`, from the arguments that the plan is lowered to, and
+its optimizer comes from ms-swift's own callback.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import MISSING, fields, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
+from swift.arguments import SftArguments
+from swift.arguments.tuner_args import TunerArguments
+from swift.model import MODEL_MAPPING, MultiModelKeys
+from swift.optimizers import optimizers_map
+from swift.pipelines.train.tuner import TunerMixin, get_modules_to_save, get_target_modules
+from swift.trainers import TrainingArguments
+from swift.utils import get_multimodal_target_regex
+from transformers import AutoModelForImageTextToText, Trainer
+
+from swiftalign.architectures import Architecture, known_config
+from swiftalign.checkpoint import TensorInfo, read_header
+from swiftalign.config import Config, TunerSection
+from swiftalign.demo.model import build_model
+from swiftalign.meta_model import build_on_meta
+from swiftalign.methods import boft_fault
+from swiftalign.modules import Modules, read_modules
+from swiftalign.plan import TuningPlan, resolve_plan
+from swiftalign.training.lowering import lower
+
+MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
+ALIGNER = r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
+LLM_ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
+VIT_LINEARS = r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc[12])"
+MODELS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "bf16": {"dtype": "bfloat16"},
+    "fp16": {"dtype": "float16"},
+    "tied": {"tied": True},
+    "moe": {"moe": True},
+}
+
+_TINY_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 40,
+}
+# Families without a name table: their class is built on the meta device, and ms-swift says where its parts are.
+OTHER_MODELS: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "text_config": {"model_type": "qwen2_5_vl_text", **_TINY_TEXT},
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+        },
+    },
+    "llava_next": {
+        "architectures": ["LlavaNextForConditionalGeneration"],
+        "text_config": {"model_type": "llama", **_TINY_TEXT},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    },
+}
+
+Described = dict[str, tuple[tuple[int, ...], str]]
+Plans = Callable[..., tuple[Config, TuningPlan]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny models, by the keys of `MODELS` and, without weights, of `OTHER_MODELS`."""
+    root = tmp_path_factory.mktemp("models")
+    for name, options in MODELS.items():
+        build_model(root / name, **options)
+    for name, values in OTHER_MODELS.items():
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(json.dumps({"model_type": name, **values}))
+    return {name: root / name for name in (*MODELS, *OTHER_MODELS)}
+
+
+@pytest.fixture(scope="module")
+def resolve(models: dict[str, Path]) -> Plans:
+    """The plan of some settings for one of the models, from the headers of its weight file."""
+
+    def resolved(
+        model: str, tuner: dict[str, Any], training: dict[str, Any] | None = None
+    ) -> tuple[Config, TuningPlan]:
+        sections = {"tuner": tuner, "training": training or {}}
+        config = Config.model_validate({"model": {"path": str(models[model])}, **sections})
+        return config, resolve_plan(config, modules_in(models[model]))
+
+    return resolved
+
+
+@cache
+def modules_in(folder: Path) -> Modules:
+    return read_modules(Config.model_validate({"model": {"path": str(folder)}}))
+
+
+@cache
+def meta_model(folder: Path) -> Any:
+    model = build_on_meta(modules_in(folder).config)
+    model.model_meta = swift_meta(modules_in(folder))
+    return model
+
+
+def swift_meta(modules: Modules) -> Any:
+    """ms-swift's entry of a model with this architecture."""
+    metas = (meta for meta in MODEL_MAPPING.values() if meta.model_arch)
+    return next(meta for meta in metas if meta.model_arch.arch_name == modules.architecture.name)
+
+
+def base_model(plan: TuningPlan) -> Any:
+    """A fresh copy of the plan's model; BOFT computes with its weights, so that it can't be on the meta device."""
+    model = copy.deepcopy(meta_model(Path(plan.model)))
+    if plan.train_type == "boft":
+        model.to_empty(device="cpu").tie_weights()
+    return model
+
+
+def swift_arguments(config: Config, plan: TuningPlan, meta: Any) -> Any:
+    """ms-swift's arguments as the worker passes them, the rest at ms-swift's defaults; nothing is loaded for them."""
+    args = object.__new__(SftArguments)
+    for item in fields(SftArguments):
+        vars(args)[item.name] = item.default_factory() if item.default_factory is not MISSING else item.default
+    vars(args).update(lower(config, plan, Path("runs")))
+    args.task_type, args.model_meta = "causal_lm", meta
+    args.training_args = SimpleNamespace(max_steps=100)
+    TunerArguments.__post_init__(args)
+    return args
+
+
+def prepare(config: Config, plan: TuningPlan) -> Any:
+    """The model as it trains: wrapped by ms-swift, what trains whole in float32 where the config asks for it."""
+    model = base_model(plan)
+    model = TunerMixin.prepare_model(swift_arguments(config, plan, model.model_meta), model)
+    for name, weight in model.named_parameters():
+        whole = plan.train_type == "full" or ".modules_to_save." in name
+        if whole and weight.requires_grad and config.tuner.trainable_dtype == "float32":
+            weight.data = weight.data.float()
+    return model
+
+
+def described(tensors: Any) -> Described:
+    return {name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors}
+
+
+def trainable(model: Any) -> Described:
+    return described((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def planned(plan: TuningPlan) -> Described:
+    assert len({item.parameter for item in plan.trainables}) == len(plan.trainables)
+    return {item.parameter: (item.shape, item.dtype) for item in plan.trainables}
+
+
+def listed(tensors: tuple[TensorInfo, ...] | list[TensorInfo]) -> Described:
+    assert len({tensor.name for tensor in tensors}) == len(tensors)
+    return {tensor.name: (tensor.shape, tensor.dtype) for tensor in tensors}
+
+
+def lora(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
+    return {"train_type": "lora", "target_regex": target, **settings}
+
+
+def dora(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
+    return lora(target, use_dora=True, **settings)
+
+
+def saved(*names: str, **settings: Any) -> dict[str, Any]:
+    return lora("^$", modules_to_save=list(names), **settings)
+
+
+def adalora(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
+    return {"train_type": "adalora", "target_regex": target, **settings}
+
+
+def boft(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
+    return {"train_type": "boft", "target_regex": target, **settings}
+
+
+def fourierft(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
+    return {"train_type": "fourierft", "target_regex": target, "fourier_n_frequency": 100, **settings}
+
+
+def flags(train_type: str, *unfrozen: str, **settings: Any) -> dict[str, Any]:
+    """Freeze flags alone decide: nothing names a target."""
+    frozen = {f"freeze_{part}": part not in unfrozen for part in ("llm", "vit", "aligner")}
+    return {"train_type": train_type, **frozen, **settings}
+
+
+COMBINATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "saved-aligner": ("dense", saved(*MERGERS)),
+    "saved-aligner-bf16-as-float32": ("bf16", saved(*MERGERS)),
+    "saved-aligner-bf16-as-base": ("bf16", saved(*MERGERS, trainable_dtype="base")),
+    "saved-aligner-fp16-as-base": ("fp16", saved(*MERGERS, trainable_dtype="base")),
+    "saved-module-list": ("dense", saved("model.visual.merger", "model.visual.deepstack_merger_list")),
+    "saved-suffixes": ("dense", saved("merger", "deepstack_merger_list.0", "lm_head")),
+    "saved-by-accident": ("dense", saved("norm")),
+    "saved-all-norm": ("dense", saved("all-norm")),
+    "saved-all-embedding": ("dense", saved("all-embedding")),
+    "saved-head-and-embeddings": ("bf16", saved("lm_head", "embed_tokens")),
+    "saved-whole-vit": ("dense", saved("model.visual")),
+    "saved-whole-llm": ("moe", saved("model.language_model")),
+    "saved-moe-experts-and-router": ("moe", saved("layers.0.mlp.experts", "layers.1.mlp.gate")),
+    "saved-patch-embedding": ("dense", saved("patch_embed", "pos_embed")),
+    "saved-by-adalora": ("dense", adalora("^$", modules_to_save=MERGERS)),
+    "saved-by-boft": ("dense", boft("^$", modules_to_save=MERGERS)),
+    "saved-by-fourierft": ("dense", fourierft("dummy-target-modules", modules_to_save=MERGERS)),
+    "lora-aligner": ("dense", lora()),
+    "lora-aligner-bf16": ("bf16", lora(lora_rank=3, use_rslora=True)),
+    "lora-aligner-fp16": ("fp16", lora(lora_dropout=0.0)),
+    "lora-aligner-tied": ("tied", lora(lora_rank=16)),
+    "lora-aligner-moe": ("moe", lora()),
+    "lora-aligner-bf16-as-base": ("bf16", lora(trainable_dtype="base")),
+    "lora-llm-attention-moe": ("moe", lora(LLM_ATTENTION)),
+    "lora-vit": ("bf16", lora(VIT_LINEARS)),
+    "lora-all-names": ("dense", lora(".*")),
+    "lora-all-names-moe": ("moe", lora(r".*layers\.[01]\..*")),
+    "lora-embeddings": ("dense", lora(r".*(embed_tokens|pos_embed)")),
+    "lora-head-and-embeddings-bf16": ("bf16", lora(r".*embed_tokens|lm_head")),
+    "lora-convolution": ("dense", lora(r".*patch_embed\.proj")),
+    "lora-suffixes": ("dense", lora(None, target_modules=["q_proj", "merger.linear_fc1"])),
+    "lora-all-linear": ("dense", lora(None, target_modules=["all-linear"])),
+    "lora-all-linear-and-embedding": ("dense", lora(None, target_modules=["all-linear", "all-embedding"])),
+    "lora-suffix-and-embedding": ("dense", lora(None, target_modules=["q_proj", "all-embedding"])),
+    "lora-no-suffix-but-saved": ("dense", lora(None, target_modules=[], modules_to_save=MERGERS)),
+    "lora-llm-and-saved-aligner": ("bf16", lora(LLM_ATTENTION, modules_to_save=MERGERS)),
+    "lora-all-and-saved-aligner": ("dense", lora(r".*linear_fc[12]", modules_to_save=MERGERS)),
+    "lora-llm-and-saved-norms": ("bf16", lora(LLM_ATTENTION, modules_to_save=["all-norm"])),
+    "lora-flags-all": ("dense", flags("lora", "llm", "vit", "aligner")),
+    "lora-flags-llm-moe": ("moe", flags("lora", "llm")),
+    "lora-flags-aligner-and-saved-norms": ("dense", flags("lora", "aligner", modules_to_save=["merger.norm"])),
+    "lora-flags-none-and-saved": ("dense", flags("lora", modules_to_save=MERGERS)),
+    "dora-aligner": ("dense", dora()),
+    "dora-aligner-bf16": ("bf16", dora(lora_rank=4)),
+    "dora-aligner-fp16": ("fp16", dora()),
+    "dora-head-and-embeddings": ("dense", dora(r".*embed_tokens|lm_head")),
+    "dora-convolution": ("bf16", dora(r".*patch_embed\.proj")),
+    "dora-everything": ("moe", dora(".*")),
+    "dora-vit-and-saved-aligner": ("bf16", dora(VIT_LINEARS, modules_to_save=MERGERS)),
+    "adalora-aligner": ("dense", adalora(adalora_init_r=13, adalora_target_r=5)),
+    "adalora-aligner-bf16": ("bf16", adalora()),
+    "adalora-flags-vit": ("dense", flags("adalora", "vit", "aligner")),
+    "adalora-head-and-saved-aligner": ("dense", adalora("lm_head", modules_to_save=MERGERS)),
+    "boft-aligner": ("dense", boft()),
+    "boft-aligner-bf16": ("bf16", boft(boft_block_size=8)),
+    "boft-block-number": ("dense", boft(boft_block_size=0, boft_block_num=8)),
+    "boft-llm-and-saved-aligner": ("moe", boft(LLM_ATTENTION, modules_to_save=MERGERS)),
+    "boft-tied": ("tied", boft(boft_dropout=0.1)),
+    "fourierft-aligner": ("dense", fourierft()),
+    "fourierft-aligner-bf16": ("bf16", fourierft(fourier_n_frequency=33, fourier_scaling=1.0)),
+    "fourierft-everything": ("moe", fourierft(".*")),
+    "fourierft-saved-norms": ("bf16", fourierft(modules_to_save=["all-norm"])),
+    "full-aligner": ("dense", flags("full", "aligner")),
+    "full-aligner-bf16": ("bf16", flags("full", "aligner")),
+    "full-aligner-fp16-as-base": ("fp16", flags("full", "aligner", trainable_dtype="base")),
+    "full-vit": ("dense", flags("full", "vit")),
+    "full-vit-and-aligner": ("dense", flags("full", "vit", "aligner")),
+    "full-all": ("moe", flags("full", "llm", "vit", "aligner")),
+    "full-all-tied": ("tied", flags("full", "llm", "vit", "aligner", trainable_dtype="base")),
+    "other-saved-aligner": ("qwen2_5_vl", saved("model.visual.merger")),
+    "other-dora-suffixes": ("qwen2_5_vl", dora(None, target_modules=["mlp.0", "mlp.2"])),
+    "other-lora-flags": ("llava_next", flags("lora", "llm", "vit", "aligner")),
+    "other-full-aligner": ("llava_next", flags("full", "aligner")),  # and a weight outside all its parts
+    "other-full-llm": ("qwen2_5_vl", flags("full", "llm")),
+}
+FULL = [name for name, (model, tuner) in COMBINATIONS.items() if tuner["train_type"] == "full" and model in MODELS]
+
+
+@pytest.mark.parametrize(("model", "tuner"), COMBINATIONS.values(), ids=COMBINATIONS)
+def test_what_trains_is_what_was_planned(model: str, tuner: dict[str, Any], resolve: Plans) -> None:
+    config, plan = resolve(model, tuner)
+    wrapped = prepare(config, plan)
+    assert plan.trainables
+    assert trainable(wrapped) == planned(plan)
+    if plan.train_type != "full":
+        assert described(get_peft_model_state_dict(wrapped).items()) == listed(plan.tensors)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_checkpoint_of_full_training_holds_the_planned_tensors(name: str, resolve: Plans, tmp_path: Path) -> None:
+    config, plan = resolve(*COMBINATIONS[name])
+    model = AutoModelForImageTextToText.from_pretrained(plan.model)
+    model = TunerMixin.prepare_model(swift_arguments(config, plan, MODEL_MAPPING[plan.model_type]), model)
+    for weight in model.parameters():
+        if weight.requires_grad and config.tuner.trainable_dtype == "float32":
+            weight.data = weight.data.float()
+    model.save_pretrained(tmp_path)
+    assert listed(read_header(tmp_path / "model.safetensors")) == listed(plan.tensors)
+
+
+# -- Optimizer groups -------------------------------------------------------------------------------------------------
+
+VIT_NORMS = ["norm1", "norm2"]
+LLM_NORMS = ["input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "model.language_model.norm"]
+OWN_RATES = {"learning_rate": 1e-4, "vit_lr": 1e-6, "aligner_lr": 1e-5, "weight_decay": 0.05}
+
+GROUPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "saved-aligner": ("dense", saved(*MERGERS), {}),
+    "saved-aligner-own-rate": ("bf16", saved(*MERGERS), {"aligner_lr": 2e-5}),
+    "saved-vit-norms": ("dense", saved(*VIT_NORMS), {"vit_lr": 1e-5}),
+    "saved-llm-norms": ("dense", saved(*LLM_NORMS), {"learning_rate": 3e-5}),
+    "saved-all-norms": ("bf16", saved("all-norm"), OWN_RATES),
+    "saved-embeddings": ("dense", saved("lm_head", "embed_tokens", "pos_embed", "patch_embed"), OWN_RATES),
+    "saved-experts": ("moe", saved("layers.0.mlp.experts", "layers.0.mlp.gate"), {}),
+    "lora-llm": ("dense", lora(LLM_ATTENTION), {"learning_rate": 2e-4}),
+    "lora-llm-and-saved-aligner": ("dense", lora(LLM_ATTENTION, modules_to_save=MERGERS), OWN_RATES),
+    "lora-everywhere": ("moe", lora(".*"), OWN_RATES),
+    "dora-vit": ("dense", dora(VIT_LINEARS), OWN_RATES),
+    "adalora-aligner": ("dense", adalora(), {}),
+    "boft-aligner": ("dense", boft(), OWN_RATES),
+    "fourierft-everywhere": ("dense", fourierft(".*"), OWN_RATES),
+    "full-aligner": ("dense", flags("full", "aligner"), {}),
+    "full-everything": ("tied", flags("full", "llm", "vit", "aligner"), OWN_RATES),
+    "other-norms-that-decay": ("qwen2_5_vl", saved("model.visual.merger", "norm2"), OWN_RATES),
+    "other-outside-all-parts": ("llava_next", flags("full", "aligner"), OWN_RATES),
+    "no-decay": ("dense", saved(*MERGERS), {"weight_decay": 0.0}),
+    "one-rate-for-all": ("dense", lora(LLM_ATTENTION, modules_to_save=MERGERS), {"optimizer": "default"}),
+    "one-rate-for-all-full": ("dense", flags("full", "vit", "aligner"), {"optimizer": "default", "weight_decay": 0.2}),
+}
+
+Groups = list[tuple[float, float, set[str]]]
+
+
+def real_groups(arguments: dict[str, Any], model: Any) -> Groups:
+    """Rate, weight decay and parameters of each group of ms-swift's own optimizer."""
+    names = ("learning_rate", "vit_lr", "aligner_lr", "weight_decay")
+    rates = {name: arguments[name] for name in names if name in arguments}
+    args = TrainingArguments(tempfile.gettempdir(), optim="adamw_torch", use_cpu=True, report_to=[], **rates)
+    trainer = SimpleNamespace(model=model)
+    if arguments["optimizer"] == "default":  # the Trainer's own, which moves the model
+        trainer = Trainer(model.to_empty(device="cpu"), args)
+    optimizer = optimizers_map[arguments["optimizer"]](args, trainer).create_optimizer()
+    owners = {id(weight): name for name, weight in model.named_parameters()}
+    return [
+        (g["lr"], g["weight_decay"], {owners[id(weight)] for weight in g["params"]}) for g in optimizer.param_groups
+    ]
+
+
+def planned_groups(plan: TuningPlan) -> Groups:
+    return [(group.learning_rate, group.weight_decay, set(group.parameters)) for group in plan.groups]
+
+
+@pytest.mark.parametrize(("model", "tuner", "training"), GROUPS.values(), ids=GROUPS)
+def test_optimizer_groups_are_those_of_ms_swift(
+    model: str, tuner: dict[str, Any], training: dict[str, Any], resolve: Plans
+) -> None:
+    config, plan = resolve(model, tuner, training)
+    wrapped = prepare(config, plan)
+    # ms-swift's own rate where none is given: `SftArguments._init_override`.
+    defaults = {"optimizer": "multimodal", "learning_rate": 1e-5 if plan.train_type == "full" else 1e-4}
+    assert plan.groups
+    assert planned_groups(plan) == real_groups({**defaults, "weight_decay": 0.1, **training}, wrapped)
+    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs")), wrapped)
+
+
+# -- What the settings select, where peft and ms-swift read them as they are ------------------------------------------
+
+RAW: dict[str, tuple[str, dict[str, Any]]] = {
+    "regex-aligner": ("dense", {"target_regex": ALIGNER}),
+    "regex-alternation-without-group": ("dense", {"target_regex": r"lm_head|.*merger\.linear_fc1|merger\.linear_fc2"}),
+    "regex-part-of-a-name": ("dense", {"target_regex": r".*visual.*linear_fc[12]"}),
+    "regex-that-matches-other-names-in-part": ("dense", {"target_regex": r"lm_head|model\.visual\.merger\.linear"}),
+    "regex-unescaped-dots": ("moe", {"target_regex": "model.language_model.layers.[0-2].self_attn.(q|v)_proj"}),
+    "regex-lookahead": ("dense", {"target_regex": r"(?!model\.visual\.blocks).*\.linear_fc[12]"}),
+    "regex-ignoring-case": ("dense", {"target_regex": r"(?i).*Q_PROJ"}),
+    "suffixes": ("dense", {"target_modules": ["q_proj", "v_proj"]}),
+    "suffixes-that-hit-the-vit": ("dense", {"target_modules": ["linear_fc1", "linear_fc2"]}),
+    "suffix-of-two-parts": ("dense", {"target_modules": ["merger.linear_fc1", "attn.proj"]}),
+    "suffix-that-is-a-whole-name": ("dense", {"target_modules": ["lm_head", "model.visual.merger.linear_fc2"]}),
+    "suffix-needs-a-dot": ("dense", {"target_modules": ["proj", "qkv", "embed_tokens"]}),
+    "saved-whole-names": ("dense", {"target_regex": "dummy-target-modules", "modules_to_save": MERGERS}),
+    "saved-suffix": ("dense", {"target_regex": "dummy-target-modules", "modules_to_save": ["merger"]}),
+    "saved-suffix-without-dot": ("dense", {"target_regex": "dummy-target-modules", "modules_to_save": ["norm"]}),
+    "saved-part-of-a-word": ("dense", {"target_regex": "dummy-target-modules", "modules_to_save": ["fc1", "_head"]}),
+    "saved-nothing-but-adapted": ("dense", {"target_modules": ["q_proj"], "modules_to_save": ["no_such_module"]}),
+    "saved-inside-target": ("dense", {"target_modules": ["linear_fc1"], "modules_to_save": ["merger"]}),
+    "saved-layers-that-are-targeted": ("dense", {"target_regex": r".*\.(k|q)_proj", "modules_to_save": ["k_proj"]}),
+    "saved-experts": ("moe", {"target_modules": ["o_proj"], "modules_to_save": ["experts"]}),
+}
+
+
+@pytest.mark.parametrize(("model", "tuner"), RAW.values(), ids=RAW)
+def test_the_selection_is_what_peft_makes_of_the_same_settings(
+    model: str, tuner: dict[str, Any], resolve: Plans
+) -> None:
+    _, plan = resolve(model, tuner)
+    target = tuner.get("target_regex", tuner.get("target_modules"))
+    config = peft.LoraConfig(target_modules=target, modules_to_save=tuner.get("modules_to_save"))
+    wrapped = peft.get_peft_model(base_model(plan), config).get_base_model()
+    found = [(name, module) for name, module in wrapped.named_modules()]
+    assert {name for name, module in found if isinstance(module, BaseTunerLayer)} == set(plan.adapted)
+    assert {name for name, module in found if isinstance(module, ModulesToSaveWrapper)} == set(plan.saved)
+
+
+UNFROZEN = [
+    tuple(part for bit, part in enumerate(("llm", "vit", "aligner")) if number >> bit & 1) for number in range(1, 8)
+]
+
+
+@pytest.mark.parametrize("embeddings", [False, True], ids=["linear", "linear-and-embedding"])
+@pytest.mark.parametrize("model", ["dense", "moe", *OTHER_MODELS])
+@pytest.mark.parametrize("unfrozen", UNFROZEN, ids="-".join)
+def test_freeze_flags_expand_as_in_ms_swift(
+    unfrozen: tuple[str, ...], model: str, embeddings: bool, resolve: Plans
+) -> None:
+    tuner = flags("lora", *unfrozen)
+    target = ["all-linear", "all-embedding"] if embeddings else None
+    _, plan = resolve(model, {**tuner, "target_modules": target})
+    real, frozen = base_model(plan), {name: value for name, value in tuner.items() if name.startswith("freeze_")}
+    pattern = get_multimodal_target_regex(real, **frozen, include_embedding=embeddings)
+    assert {name for name, _ in real.named_modules() if re.fullmatch(pattern, name)} == set(plan.adapted)
+
+
+def test_freeze_flags_reach_nothing_outside_the_parts_of_the_architecture(
+    resolve: Plans, models: dict[str, Path]
+) -> None:
+    config, plan = resolve(
+        "dense", flags("lora", "llm", "vit", "aligner", target_modules=["all-linear", "all-embedding"])
+    )
+    parts = {"language_model": "model.language_model.layers", "aligner": "model.visual.merger"}
+    keys = MultiModelKeys("part_of_qwen3_vl", vision_tower="model.visual.blocks", **parts)
+    architecture = Architecture(keys.arch_name, *map(tuple, (keys.language_model, keys.vision_tower, keys.aligner)))
+    modules = replace(modules_in(models["dense"]), architecture=architecture)
+    real = base_model(plan)
+    real.model_meta = SimpleNamespace(model_arch=keys)
+    pattern = get_multimodal_target_regex(
+        real, freeze_llm=False, freeze_vit=False, freeze_aligner=False, include_embedding=True
+    )
+    adapted = {name for name, _ in real.named_modules() if re.fullmatch(pattern, name)}
+    assert adapted == set(resolve_plan(config, modules).adapted)
+    assert adapted < set(plan.adapted)
+
+
+def test_everything_frozen_trains_nothing_where_ms_swift_asserts(resolve: Plans) -> None:
+    _, plan = resolve("dense", flags("lora"))
+    assert [finding.code for finding in plan.findings] == ["nothing-trains"]
+    with pytest.raises(AssertionError):
+        get_multimodal_target_regex(base_model(plan), freeze_llm=True, freeze_vit=True, freeze_aligner=True)
+
+
+@pytest.mark.parametrize("model", ["dense", "moe"])
+@pytest.mark.parametrize("entries", [["all-norm"], ["all-embedding"], ["all-norm", "all-embedding", "lm_head"]])
+def test_shorthands_in_modules_to_save_expand_as_in_ms_swift(entries: list[str], model: str, resolve: Plans) -> None:
+    config, plan = resolve(model, saved(*entries))
+    real = base_model(plan)
+    suffixes = get_modules_to_save(SimpleNamespace(modules_to_save=config.tuner.modules_to_save), real)
+    assert {name for name, _ in real.named_modules() if name.endswith(tuple(suffixes))} == set(plan.saved)
+
+
+def test_all_embedding_beside_target_suffixes_expands_as_in_ms_swift(resolve: Plans) -> None:
+    config, plan = resolve("dense", lora(None, target_modules=["q_proj", "all-embedding"]))
+    suffixes = get_target_modules(SimpleNamespace(target_modules=config.tuner.target_modules), base_model(plan))
+    wrapped = peft.get_peft_model(base_model(plan), peft.LoraConfig(target_modules=suffixes)).get_base_model()
+    adapted = {name for name, module in wrapped.named_modules() if isinstance(module, BaseTunerLayer)}
+    assert adapted == set(plan.adapted)
+    assert {"model.visual.pos_embed", "model.language_model.embed_tokens"} < adapted
+
+
+def test_all_linear_outweighs_the_names_beside_it_and_says_so(resolve: Plans) -> None:
+    _, plan = resolve("dense", flags("lora", "aligner", target_modules=["all-linear", "q_proj"]))
+    _, alone = resolve("dense", flags("lora", "aligner"))
+    frozen = {"freeze_llm": True, "freeze_vit": True, "freeze_aligner": False}
+    args = SimpleNamespace(target_modules=["all-linear", "q_proj"], **frozen)
+    assert plan.adapted == alone.adapted
+    assert "q_proj" not in get_target_modules(args, base_model(plan))
+    assert [finding.message for finding in plan.findings if finding.code == "setting-unused"] == [
+        "target_modules: q_proj: no effect beside all-linear, which the freeze flags steer"
+    ]
+
+
+def test_a_public_size_trains_what_was_planned() -> None:
+    config = Config.model_validate({"model": {"path": "Qwen/Qwen3-VL-235B-A22B-Instruct"}, "tuner": lora(".*_proj")})
+    plan = resolve_plan(config, read_modules(config))
+    model = build_on_meta(known_config(config.model.path) or {})
+    model.model_meta = MODEL_MAPPING[plan.model_type]
+    args = swift_arguments(config, plan, model.model_meta)
+    assert len(plan.adapted) == 94 * 4
+    assert trainable(TunerMixin.prepare_model(args, model)) == planned(plan)
+
+
+# -- BOFT's constraints -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [0, 3, 64])
+@pytest.mark.parametrize("size", [0, 3, 32, 100])
+def test_boft_blocks_are_refused_exactly_where_peft_refuses_them(size: int, blocks: int) -> None:
+    sizes = {"boft_block_size": size, "boft_block_num": blocks}
+    fault = boft_fault(96, TunerSection.model_validate({"train_type": "boft", **sizes}))
+    layer = torch.nn.Sequential(torch.nn.Linear(96, 8))
+    with pytest.raises(ValueError, match="boft") if fault else nullcontext():
+        peft.get_peft_model(layer, peft.BOFTConfig(**sizes, target_modules=["0"]))
+
+
+def test_boft_butterflies_are_refused_since_peft_takes_one_without_its_cuda_extension(resolve: Plans) -> None:
+    config, plan = resolve("dense", boft(boft_block_size=8, boft_n_butterfly_factor=2))
+    assert [finding.code for finding in plan.findings if finding.severity == "error"] == ["boft-blocks"]
+    shapes = {shape for name, (shape, _) in trainable(prepare(config, plan)).items() if "boft_R" in name}
+    assert {shape[0] for shape in shapes} == {1}
+
+
+# -- Any settings -----------------------------------------------------------------------------------------------------
+
+PLACES = [
+    r"model\.visual\.merger",
+    r"model\.visual\.deepstack_merger_list\.\d+",
+    r"model\.visual\.blocks\.[13]\.(attn|mlp)",
+    r"model\.language_model\.layers\.\d+\.self_attn",
+    r"model\.language_model",
+    r".*",
+]
+LEAVES = [".*", "linear_fc[12]", "(q_proj|v_proj)", "norm", "lm_head", "qkv", "embed_tokens", "act_fn"]
+REGEXES = st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(LEAVES)), min_size=1, max_size=3).map(
+    lambda parts: "|".join(rf"{place}\.{leaf}" for place, leaf in parts)
+)
+NAMES = st.sampled_from(
+    (
+        *(*MERGERS, "model.visual.deepstack_merger_list", "model.visual.blocks.0", "model.language_model.layers.1"),
+        *("merger", "merger.norm", "norm", "norm1", "k_proj", "qkv", "fc1", "layers.2.mlp"),
+        *("patch_embed", "lm_head", "all-norm"),
+    )
+)
+SUFFIXES = st.lists(st.sampled_from(["q_proj", "linear_fc1", "merger.linear_fc2", "attn.proj", "lm_head", "gate"]))
+TUNERS = st.fixed_dictionaries(
+    {
+        "train_type": st.sampled_from(["lora", "adalora", "boft", "fourierft", "full"]),
+        "target_regex": st.none() | REGEXES | st.just("^$"),
+    },
+    optional={
+        "target_modules": st.just(["all-linear"]) | SUFFIXES,
+        "modules_to_save": st.lists(NAMES, max_size=3, unique=True),
+        "freeze_llm": st.booleans(),
+        "freeze_vit": st.booleans(),
+        "freeze_aligner": st.booleans(),
+        "trainable_dtype": st.sampled_from(["float32", "base"]),
+        "use_dora": st.booleans(),
+        "lora_rank": st.integers(1, 20),
+        "adalora_init_r": st.integers(9, 20),
+        "boft_block_size": st.sampled_from([2, 4, 8]),
+        "fourier_n_frequency": st.integers(1, 500),
+    },
+)
+# These say that a setting can't be carried out; the other errors ask whether it is meant, and can be let through.
+IMPOSSIBLE = {"dora-exclusive", "saved-nested", "boft-blocks", "fourier-frequencies"}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(list(MODELS)), TUNERS)
+def test_any_plan_that_can_be_carried_out_is_what_trains(resolve: Plans, model: str, tuner: dict[str, Any]) -> None:
+    config, plan = resolve(model, tuner)
+    assume(plan.trainables and not IMPOSSIBLE & {finding.code for finding in plan.findings})
+    wrapped = prepare(config, plan)
+    assert trainable(wrapped) == planned(plan)
+    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs")), wrapped)
+    if plan.train_type != "full":
+        assert described(get_peft_model_state_dict(wrapped).items()) == listed(plan.tensors)

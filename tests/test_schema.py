@@ -1,0 +1,136 @@
+"""The JSON schema that editors check a configuration file against."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from swiftalign.cli import main
+from swiftalign.config import Config, section_fields
+from swiftalign.config_faults import ALIASES, OWNED_BY_CONFIG, OWNED_BY_PLAN
+from swiftalign.document import parse_document, read_document
+from swiftalign.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
+from swiftalign.schema import config_schema
+
+GUIDE = sorted((Path(__file__).parent / "guide").glob("*.yaml"))
+SECTIONS = ("data", "tuner", "training")
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return config_schema()
+
+
+@pytest.fixture(scope="module")
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator(schema)
+
+
+def keys(schema: dict[str, Any], section: str) -> dict[str, Any]:
+    properties: dict[str, Any] = schema["$defs"][f"{section.title()}Section"]["properties"]
+    return properties
+
+
+def faults(validator: Draft202012Validator, text: str) -> list[str]:
+    errors = validator.iter_errors(parse_document(text, "f").value)
+    return [".".join(map(str, error.absolute_path)) for error in errors]
+
+
+def test_schema_is_a_json_schema(schema: dict[str, Any]) -> None:
+    Draft202012Validator.check_schema(schema)
+    assert json.loads(json.dumps(schema)) == schema
+
+
+@pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
+def test_fragment_of_the_guide_is_valid(path: Path, validator: Draft202012Validator) -> None:
+    assert list(validator.iter_errors(read_document(path).value)) == []
+
+
+@pytest.mark.parametrize("problem", [None, *PROBLEMS])
+@pytest.mark.parametrize("method", RECIPES)
+def test_recipe_is_valid(method: str, problem: str | None, validator: Draft202012Validator) -> None:
+    text = write_config(
+        model="Qwen/Qwen3-VL-4B-Instruct", method=method, problem=problem, train="train.jsonl", steps=90
+    )
+    assert faults(validator, text) == []
+
+
+def test_demo_and_its_schema_are_valid(demo: Path) -> None:
+    written = Draft202012Validator(json.loads((demo / SCHEMA_FILE).read_text(encoding="utf-8")))
+    assert faults(written, (demo / "config.yaml").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: a/b",
+        "model: {path: a/b, dtype: bfloat16}",
+        "data: {train: a.jsonl}",
+        "data: {train: [a.jsonl, b.jsonl], max_length: 2048}",
+        "custom: {train_jsonl: a.jsonl, val_jsonl: [b.jsonl]}",
+        "tuner: {tuner_type: boft}",
+        "training: {max_grad_norm: 1.0, save_strategy: no}",
+        "swift: {seed: 1, max_grad_norm: 0.5}",
+        "training:\ntuner:\n",
+        "- hflip: {prob: 0.5}",
+    ],
+)
+def test_what_the_loader_takes_is_valid(text: str, validator: Draft202012Validator) -> None:
+    assert faults(validator, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("tunner: {}", ""),
+        ("aligner_lr: 1e-4", ""),
+        ("tuner: {lora_rnk: 16}", "tuner"),
+        ("training: {lora_rank: 16}", "training"),
+        ("swift: {frobnicate: 1}", "swift"),
+        ("swift: {adapters: [a]}", "swift"),
+        ("swift: {lora_rank: 8}", "swift"),
+        ("swift: {model: a/b}", "swift"),
+        ("custom: {augmentation: {enable: true}}", "custom.augmentation"),
+        ("model: {path: a/b, torch_dtype: float32}", "model"),
+        ("model: {dtype: float32}", "model"),
+        ("model: ''", "model"),
+        ("tuner: {train_type: adapter}", "tuner.train_type"),
+        ("tuner: {tuner_type: adapter}", "tuner.tuner_type"),
+        ("tuner: {lora_rank: 0}", "tuner.lora_rank"),
+        ("tuner: {lora_rank: '8'}", "tuner.lora_rank"),
+        ("tuner: {use_dora: yes}", "tuner.use_dora"),
+        ("tuner: {modules_to_save: merger}", "tuner.modules_to_save"),
+        ("training: {aligner_lr: -1}", "training.aligner_lr"),
+        ("training: {max_grad_norm: a}", "training.max_grad_norm"),
+        ("- hflip", "0"),
+        ("Qwen", ""),
+    ],
+)
+def test_what_the_loader_refuses_is_invalid(text: str, place: str, validator: Draft202012Validator) -> None:
+    assert faults(validator, text) == [place]
+
+
+@pytest.mark.parametrize(("alias", "key"), ALIASES.items(), ids=lambda key: ".".join(key))
+def test_alias_is_what_it_stands_for(alias: tuple[str, str], key: tuple[str, str], schema: dict[str, Any]) -> None:
+    assert keys(schema, alias[0])[alias[1]] == keys(schema, key[0])[key[1]]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_declared_key_is_in_the_schema(section: str, schema: dict[str, Any]) -> None:
+    assert section_fields(section).keys() - keys(schema, section).keys() == set()
+    assert Config.model_fields.keys() == schema["properties"].keys()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_owned_arguments_are_not_in_the_schema(section: str, schema: dict[str, Any]) -> None:
+    handed_through = keys(schema, section).keys() - section_fields(section).keys() - {"tuner_type"}
+    assert handed_through & {*OWNED_BY_PLAN, *OWNED_BY_CONFIG} == set()
+
+
+def test_command_prints_the_schema(schema: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == schema
