@@ -131,6 +131,8 @@ def read_modules(config: Config) -> Modules:
         expected = _expected_tensors(model_config)
         files = weight_files(folder) if folder.is_absolute() else []
         tensors = [tensor for file in files for tensor in read_header(file)] or expected
+        order = {tensor.name: place for place, tensor in enumerate(expected)}  # files list block 10 before block 2
+        tensors.sort(key=lambda tensor: order.get(tensor.name, len(order)))
         if tensors:
             modules = modules_from_tensors(tensors, model_config, table, source=source, dtype=config.model.dtype)
             return replace(modules, missing=_missing(expected, modules))

@@ -58,7 +58,7 @@ RECIPES: dict[str, Recipe] = {
         "2.0e-4",
     ),
     "boft": Recipe(
-        "rotations of the aligner's outputs by butterfly factors (arXiv:2311.06243)",
+        "orthogonal rotations, block by block, of the aligner's Linear layers (arXiv:2311.06243)",
         "train_type: boft\n" + _TARGETS + "boft_block_size: 4\nboft_dropout: 0.1\n",
         "1.0e-4",
     ),
