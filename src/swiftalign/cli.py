@@ -101,7 +101,8 @@ def _resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, 
     from swiftalign.plan import resolve_plan
 
     config = load_config(configs, overrides or [])
-    modules = read_modules(config)
+    with _console(stderr=True).status("reading the model"):  # drawn on a terminal only
+        modules = read_modules(config)
     return config, modules, resolve_plan(config, modules)
 
 

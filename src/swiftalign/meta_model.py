@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from swiftalign.architectures import NAME_TABLES, Architecture
@@ -26,7 +27,7 @@ def modules_from_config(model_config: dict[str, Any], config: Config) -> Modules
                 return modules_of(model, architecture, source=config.model.path, config=model_config)
     raise ModelError(
         f"{config.model.path}: ms-swift knows no aligner in a {model_config['model_type']!r} model",
-        "set model.type to ms-swift's model_type, if it has another name there",
+        "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
     )
 
 
@@ -58,8 +59,10 @@ def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = Fal
 
 def _architectures_of_swift(model_config: dict[str, Any], config: Config) -> list[Architecture]:
     """ms-swift's own maps of a model family into LLM, ViT and aligner; several of its types may share a class."""
-    from swift.model import MODEL_MAPPING, MultiModelKeys
-    from swift.model.model_meta import get_matched_model_types
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from swift.model import MODEL_MAPPING, MultiModelKeys
+        from swift.model.model_meta import get_matched_model_types
 
     model_type, classes = str(model_config["model_type"]), model_config.get("architectures")
     # Without a class ms-swift would match every type of its own that names none.

@@ -123,7 +123,7 @@ def read_modules(config: Config) -> Modules:
             )
         model_config = _read_config(folder)
     else:
-        folder, model_config = _from_hub(config)
+        model_config = _from_hub(config)
     if not config.model.trust_remote_code:
         refuse_remote_code(folder, model_config, source, config.where("model", "path"))
     table = NAME_TABLES.get(str(model_config.get("model_type")))
@@ -161,22 +161,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder}: not a model folder (it has no config.json)", "name the folder that holds config.json"
         )
-    model_config = read_json(path)
+    return _checked(read_json(path), str(path))
+
+
+def _checked(model_config: Any, source: str) -> dict[str, Any]:
     if not isinstance(model_config, dict) or not isinstance(model_config.get("model_type"), str):
-        raise ModelError(f"{path}: names no model_type", "is this the folder of a whole model, not of an adapter?")
+        raise ModelError(f"{source}: names no model_type", "is this a whole model, and not an adapter?")
     return model_config
 
 
-def _from_hub(config: Config) -> tuple[Path, dict[str, Any]]:
-    """The local copy of a hub model where there is one, else just its config."""
+def _from_hub(config: Config) -> dict[str, Any]:
     model_id = config.model.path
     known = known_config(model_id)
     if known is not None:
-        return Path(model_id), known
+        return known
     from swiftalign.hub import fetch_config
 
-    path = fetch_config(model_id, config.model.revision, config.hub)
-    return path.parent, _read_config(path.parent)
+    return _checked(fetch_config(model_id, config.model.revision, config.hub), f"config.json of {model_id}")
 
 
 def refuse_remote_code(folder: Path, model_config: dict[str, Any], source: str, where: str = "") -> None:

@@ -104,7 +104,9 @@ def _count_all(config: Config, part: str) -> int:
 
 def _elsewhere(config: Config, path: Path, where: str) -> str:
     """Paths count from the config file's folder: say so where the file lies under the current folder instead."""
-    folder = Path(where.rpartition(":")[0]).absolute().parent.resolve()
+    if where.startswith("--set "):
+        return "in --set, paths count from the current folder"
+    folder = Path(where.rpartition(":")[0]).absolute().parent
     try:
         relative = path.relative_to(folder)
     except ValueError:
