@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from swiftalign.errors import ModelError
 
-# Bytes per element, by the dtype names of the safetensors format.
-_SIZES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
+# safetensors' dtype names -> torch's name and bytes per element.
+_DTYPES: dict[str, tuple[str, int]] = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
-# torch's names of the dtypes that weights have.
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+ITEM_SIZES = dict(_DTYPES.values())
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_JSON_BYTES = 64_000_000
+_MAX_SIDE = 2**48
+
+DAMAGED = "the file is damaged or incomplete: fetch or save it again"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor without its values.
-
-    Attributes:
-        dtype: torch's name, e.g. ``bfloat16``; safetensors' own name where torch has no weights of that kind.
-    """
+    """A tensor without its values; ``dtype`` is torch's name, e.g. ``bfloat16``."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,63 +50,138 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.numel * {"float64": 8, "float32": 4, "int64": 8, "int32": 4}.get(
-            self.dtype, _SIZES.get(self.dtype, 2)
-        )
+        return self.numel * ITEM_SIZES[self.dtype]
 
 
-def read_header(path: Path) -> list[TensorInfo]:
-    """The tensors that a safetensors file lists, in its own order.
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file, at bytes [begin, end) from the file's start."""
 
-    Raises:
-        ModelError: the file is missing, truncated, or its header is malformed or disagrees with the file's size.
+    info: TensorInfo
+    file: Path
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a file; ``code`` is one of `swiftalign.findings.CODES`."""
+
+    code: str
+    message: str
+
+
+@dataclass
+class HeaderScan:
+    """What a safetensors header lists, and what is wrong with it."""
+
+    tensors: list[StoredTensor] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, code: str, message: str) -> HeaderScan:
+        self.faults.append(Fault(code, message))
+        return self
+
+
+def scan_header(path: Path) -> HeaderScan:
+    """Read a safetensors header and hold it against the file's size; tensors that don't fit are left out.
+
+    Reads nothing but the header, in time and memory bounded by the file's size and the format's limit.
 
     References:
         https://github.com/huggingface/safetensors, "Format".
     """
+    scan = HeaderScan()
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
-            if len(start) < 8:
-                raise ModelError(f"{path}: too short to be a safetensors file ({size} bytes)", _DAMAGED)
-            (length,) = struct.unpack("<Q", start)
-            if length > min(size - 8, MAX_HEADER_BYTES):
-                raise ModelError(f"{path}: its header claims {length} bytes, the file has {size}", _DAMAGED)
-            data = file.read(length)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            data = file.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}") from None
-    header = _parse_json(data, path)
-    if not isinstance(header, dict):
-        raise ModelError(f"{path}: its header is no mapping", _DAMAGED)
-    header.pop("__metadata__", None)
-    return [_tensor_info(name, entry, size - 8 - length, path) for name, entry in header.items()]
-
-
-_DAMAGED = "the file is damaged or incomplete: fetch it again"
-
-
-def _tensor_info(name: str, entry: Any, data_size: int, path: Path) -> TensorInfo:
+        return scan.fail("file-unreadable", f"{path}: {error.strerror or error}")
+    if size == 0:
+        return scan.fail("file-empty", f"{path}: has zero bytes")
+    if len(start) < 8 or length > size - 8:
+        return scan.fail("file-truncated", f"{path}: its header claims {length} bytes, the file has {size}")
+    if length > MAX_HEADER_BYTES:
+        return scan.fail("header-corrupt", f"{path}: its header claims {length} bytes, more than the format allows")
     try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sound = all(type(side) is int and side >= 0 for side in shape) and type(begin) is int and type(end) is int
+        header = json.loads(data, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        return scan.fail("header-corrupt", f"{path}: its header is not valid JSON ({error})")
+    if not isinstance(header, dict):
+        return scan.fail("header-corrupt", f"{path}: its header is no mapping")
+    metadata = header.pop("__metadata__", {})
+    scan.metadata = metadata if isinstance(metadata, dict) else {}
+    for name, entry in header.items():
+        _place(name, entry, path, size - 8 - length, 8 + length, scan)
+    _check_layout(path, size, 8 + length, scan)
+    return scan
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name is given twice")
+    return values
+
+
+def _place(name: str, entry: Any, path: Path, data_size: int, data_start: int, scan: HeaderScan) -> None:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        sound = all(type(number) is int and 0 <= number < _MAX_SIDE for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         sound = False
-    if not sound or dtype not in _SIZES:
-        raise ModelError(f"{path}: the header's entry for {name!r} is malformed", _DAMAGED)
-    info = TensorInfo(name, tuple(shape), DTYPES.get(dtype, dtype))
-    if not 0 <= begin <= end <= data_size or end - begin != info.numel * _SIZES[dtype]:
-        raise ModelError(
-            f"{path}: {name!r} lies at bytes {begin}..{end} of {data_size}: truncated or corrupt", _DAMAGED
-        )
-    return info
+    if not sound or not isinstance(dtype, str) or dtype not in _DTYPES or len(shape) > 16:
+        scan.fail("header-corrupt", f"{path}: the header's entry for {name[:200]!r} is malformed")
+        return
+    info = TensorInfo(name, shape, _DTYPES[dtype][0])
+    if begin > end or end - begin != info.nbytes:
+        scan.fail("header-corrupt", f"{path}: {name!r} takes {info.nbytes} bytes, its place has {end - begin}")
+    elif end > data_size:
+        scan.fail("file-truncated", f"{path}: {name!r} ends at byte {end} of {data_size}")
+    else:
+        scan.tensors.append(StoredTensor(info, path, data_start + begin, data_start + end))
+
+
+def _check_layout(path: Path, size: int, data_start: int, scan: HeaderScan) -> None:
+    """Tensors must fill the file from end to end, without overlap."""
+    position = data_start
+    for tensor in sorted(scan.tensors, key=lambda item: (item.begin, item.end)):
+        if tensor.begin < position:
+            scan.fail("header-overlap", f"{path}: {tensor.info.name!r} overlaps the tensor before it")
+            return
+        if tensor.begin > position and not scan.faults:
+            scan.fail(
+                "header-holes", f"{path}: {tensor.begin - position} bytes before {tensor.info.name!r} are no tensor's"
+            )
+            return
+        position = tensor.end
+    if position < size and not scan.faults:
+        scan.fail("header-holes", f"{path}: its last {size - position} bytes are no tensor's")
+
+
+def read_stored(path: Path) -> list[StoredTensor]:
+    """The tensors of a safetensors file and where each lies, in the header's order.
+
+    Raises:
+        ModelError: anything is wrong with the file.
+    """
+    scan = scan_header(path)
+    if scan.faults:
+        raise ModelError(scan.faults[0].message, DAMAGED)
+    return scan.tensors
+
+
+def read_header(path: Path) -> list[TensorInfo]:
+    """The tensors that a safetensors file lists, in its own order; raises as `read_stored` does."""
+    return [tensor.info for tensor in read_stored(path)]
 
 
 def read_json(path: Path) -> Any:
@@ -117,17 +192,41 @@ def read_json(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"{path}: larger than {MAX_JSON_BYTES // 1_000_000} MB", _DAMAGED)
-        return _parse_json(path.read_bytes(), path)
+            raise ModelError(f"{path}: larger than {MAX_JSON_BYTES // 1_000_000} MB", DAMAGED)
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from None
-
-
-def _parse_json(data: bytes, path: Path) -> Any:
-    try:
-        return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error})", _DAMAGED) from None
+        raise ModelError(f"{path}: not valid JSON ({error})", DAMAGED) from None
+
+
+def index_names(index: Any, path: Path) -> dict[str, str]:
+    """The weight map of a shard index: tensor -> file.
+
+    Raises:
+        ModelError: it has none, or names a file outside its own folder.
+    """
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{path}: has no weight_map", DAMAGED)
+    for name in set(weight_map.values()):
+        if is_outside(path.parent, name):
+            raise ModelError(f"{path}: names {name!r}, which lies outside the folder", "do not use this model")
+    return weight_map
+
+
+def is_outside(folder: Path, name: str) -> bool:
+    """Whether a file name from an index leaves its folder: by a path, or by a link that leads elsewhere.
+
+    The hub's cache links each file to a blob of its own, beside the snapshots: such links are followed.
+    """
+    if not name or "\0" in name or Path(name).name != name or name in (".", ".."):
+        return True
+    path = folder / name
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return folder.resolve() not in target.parents and target.parent.name != "blobs"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -138,18 +237,29 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index_path = folder / "model.safetensors.index.json"
     if index_path.exists():
-        index = read_json(index_path)
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ModelError(f"{index_path}: has no weight_map", _DAMAGED)
-        names = sorted(set(weight_map.values()))
+        names = sorted(set(index_names(read_json(index_path), index_path).values()))
         for name in names:
-            if Path(name).name != name or name in (".", ".."):
-                raise ModelError(
-                    f"{index_path}: names {name!r}, which lies outside the folder", "do not use this model"
-                )
             if not (folder / name).is_file():
-                raise ModelError(f"{index_path}: names {name}, which is missing", _DAMAGED)
+                raise ModelError(f"{index_path}: names {name}, which is missing", DAMAGED)
         return [folder / name for name in names]
     single = folder / "model.safetensors"
     return [single] if single.exists() else []
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model folder, by name.
+
+    Raises:
+        ModelError: a file is damaged, or two files hold the same name.
+    """
+    found: dict[str, StoredTensor] = {}
+    for tensor in _all(weight_files(folder)):
+        if tensor.info.name in found:
+            raise ModelError(f"{tensor.file}: {tensor.info.name!r} is also in {found[tensor.info.name].file}", DAMAGED)
+        found[tensor.info.name] = tensor
+    return found
+
+
+def _all(files: Iterable[Path]) -> Iterable[StoredTensor]:
+    for file in files:
+        yield from read_stored(file)
