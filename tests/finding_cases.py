@@ -90,9 +90,8 @@ TRAINED = [
     Case(
         "target-saved-overlap",
         f"tuner:\n  target_regex: {ALIGNER}\n  modules_to_save: {MERGERS}  # here\n",
-        "8 layers both adapted and in modules_to_save: model.visual.deepstack_merger_list.0.linear_fc1, "
-        "model.visual.deepstack_merger_list.0.linear_fc2, model.visual.deepstack_merger_list.1.linear_fc1, "
-        "model.visual.deepstack_merger_list.1.linear_fc2 and 4 more",
+        "8 layers both adapted and in modules_to_save: model.visual.merger.linear_fc1, model.visual.merger.linear_fc2, "
+        "model.visual.deepstack_merger_list.0.linear_fc1, model.visual.deepstack_merger_list.0.linear_fc2 and 4 more",
         f"tuner:\n  target_regex: .*\\.q_proj\n  modules_to_save: {MERGERS}\n",
     ),
     Case("nothing-trains", "tuner:\n  freeze_aligner: true  # here\n", "no parameter would train", ""),

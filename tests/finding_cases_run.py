@@ -62,25 +62,25 @@ RUN = [
     Case(
         "boft-blocks",
         "tuner:\n  train_type: boft\n  boft_block_size: 7  # here\n",
-        "model.visual.deepstack_merger_list.0.linear_fc1: 128 inputs do not divide into blocks of 7",
+        "model.visual.merger.linear_fc1: 128 inputs do not divide into blocks of 7",
         "tuner:\n  train_type: boft\n  boft_block_size: 32\n",
     ),
     Case(
         "boft-blocks",
         "tuner:\n  train_type: boft\n  boft_block_size: 0\n  boft_block_num: 3  # here\n",
-        "model.visual.deepstack_merger_list.0.linear_fc1: 128 inputs do not divide into 3 blocks",
+        "model.visual.merger.linear_fc1: 128 inputs do not divide into 3 blocks",
         "tuner:\n  train_type: boft\n  boft_block_size: 0\n  boft_block_num: 4\n",
     ),
     Case(
         "boft-blocks",
         "tuner:\n  train_type: boft\n  boft_n_butterfly_factor: 9  # here\n",
-        "model.visual.deepstack_merger_list.0.linear_fc1: 32 blocks of 4 allow no butterfly factor of 9",
+        "model.visual.merger.linear_fc1: 32 blocks of 4 allow no butterfly factor of 9",
         "tuner:\n  train_type: boft\n  boft_n_butterfly_factor: 1\n",
     ),
     Case(
         "fourier-frequencies",
         "tuner:\n  train_type: fourierft\n  fourier_n_frequency: 8193  # here\n",
-        "fourier_n_frequency 8193 is more than the 8192 weights of model.visual.deepstack_merger_list.0.linear_fc2",
+        "fourier_n_frequency 8193 is more than the 8192 weights of model.visual.merger.linear_fc2",
         "tuner:\n  train_type: fourierft\n  fourier_n_frequency: 8192\n",
     ),
     # -- rates and precision
@@ -232,9 +232,9 @@ RUN = [
     Case(
         "resume-mismatch",
         "training:\n  resume_from_checkpoint: CHECKPOINT  # here\n",
-        "CHECKPOINT differs from this config: modules_to_save model.visual.deepstack_merger_list.0, "
-        "model.visual.deepstack_merger_list.1, model.visual.deepstack_merger_list.2, "
-        "model.visual.merger, here none; adapters on 0 layers, here on 8 or on others",
+        "CHECKPOINT differs from this config: modules_to_save model.visual.merger, "
+        "model.visual.deepstack_merger_list.0, model.visual.deepstack_merger_list.1, "
+        "model.visual.deepstack_merger_list.2, here none; adapters on 0 layers, here on 8 or on others",
         f"{WHOLE}training: {{resume_from_checkpoint: CHECKPOINT}}\n",
         no_fix="the run's own config is the one to take",
     ),
