@@ -285,7 +285,10 @@ def test_a_stopped_run_takes_its_training_process_along(
 ) -> None:
     sets = ["--set", f"training.output_dir={tmp_path / 'run'}", "--set", "training.max_steps=100000"]
     command = [sys.executable, "-m", "swiftalign", "train", str(demo / "config.yaml"), *sets]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A shell starts its background jobs with SIGINT ignored, and so may what runs this suite.
+    parent = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     assert parent.stdout is not None
     next(line for line in parent.stdout if line.startswith("step 5/"))
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
