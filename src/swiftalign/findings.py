@@ -65,13 +65,68 @@ CODES: dict[str, tuple[Severity, str]] = {
 # How messages spell the components.
 SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 
+# What a checkpoint can have wrong: the codes of `swiftalign verify-ckpt`, and of an export that refuses one.
+CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
+    # Files
+    "no-weights": ("error", "the folder holds no weight file"),
+    "file-unreadable": ("error", "a file can't be opened or read"),
+    "file-empty": ("error", "a weight file has zero bytes"),
+    "file-truncated": ("error", "a weight file ends before its tensors do"),
+    "header-corrupt": ("error", "a safetensors header is malformed, or contradicts itself"),
+    "header-overlap": ("error", "two tensors share bytes of a file"),
+    "header-holes": ("error", "bytes of a weight file belong to no tensor"),
+    "index-malformed": ("error", "the shard index is no index"),
+    "index-outside": ("error", "the shard index names a file outside its folder"),
+    "index-shard-missing": ("error", "the shard index names a file that is not there"),
+    "index-tensor-missing": ("error", "the shard index places a tensor in a file that lacks it"),
+    "index-tensor-unlisted": ("error", "a shard holds a tensor that the index does not list"),
+    "index-shard-unlisted": ("warning", "a weight file lies beside the index and is not in it"),
+    "index-total-size": ("error", "the index's total_size is not the size of its tensors"),
+    "pickle-refused": ("error", "a pickle holds more than tensors, or is damaged; nothing in it was executed"),
+    # Names and shapes
+    "tensor-missing": ("error", "an expected tensor is not there"),
+    "tensor-unexpected": ("error", "a tensor is there that nothing expects"),
+    "tensor-shape": ("error", "a tensor has another shape than expected"),
+    "tensor-dtype": ("error", "a tensor has another dtype than expected"),
+    "tensor-empty": ("error", "a tensor has no elements, as ZeRO-3 saves it without gathering"),
+    "prefix-wrong": ("error", "tensors are expected under another prefix; loaders would skip them"),
+    "aligner-part-missing": ("error", "a whole merger of the aligner is missing"),
+    # Values
+    "not-finite": ("error", "a tensor holds NaN or infinity"),
+    "all-zero": ("error", "a matrix is zero throughout"),
+    "untouched": ("warning", "a trained tensor still has its initial value"),
+    "nothing-moved": ("error", "every trained tensor still has its initial value"),
+    "changed-outside-plan": ("error", "tensors differ from the base that should be its own"),
+    "rounded-to-base": ("warning", "a trained tensor equals the base: its change was rounded away"),
+    "base-mismatch": ("error", "the base has other tensors, or tensors of another shape"),
+    # What lies beside the weights
+    "adapter-config-missing": ("error", "an adapter has no adapter_config.json"),
+    "adapter-config-malformed": ("error", "adapter_config.json is not one of peft"),
+    "adapter-rank": ("error", "adapter_config.json names another rank than the tensors have"),
+    "adapter-targets": ("error", "adapter_config.json targets other layers than the tensors adapt"),
+    "adapter-saved": ("error", "adapter_config.json saves other modules than the tensors hold"),
+    "adapter-method": ("error", "adapter_config.json names another method than the run's plan"),
+    "adapter-base": ("error", "adapter_config.json names another base model"),
+    "state-missing": ("warning", "the checkpoint has no trainer_state.json, which is written last"),
+    "state-malformed": ("error", "trainer_state.json can't be parsed"),
+    "state-step": ("error", "trainer_state.json is of another step than the folder's name"),
+    "optimizer-missing": ("warning", "no optimizer or scheduler state: training can't be resumed from here"),
+    "optimizer-size": ("error", "the optimizer state is of another number of parameters"),
+    "config-malformed": ("error", "config.json can't be parsed, or names no model"),
+    "tied-head": ("error", "tie_word_embeddings and the lm_head in the weights contradict each other"),
+    "processor-missing": ("error", "a full model lacks its image processor's files"),
+    "tokenizer-missing": ("error", "a full model lacks its tokenizer"),
+    "chat-template-missing": ("warning", "a full model lacks its chat template"),
+}
+_SEVERITIES = {**CODES, **CHECKPOINT_CODES}
+
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that pre-flight has to say.
 
     Attributes:
-        code: a key of `CODES`.
+        code: a key of `CODES` or `CHECKPOINT_CODES`.
         message: what is so, with names and numbers.
         hint: what to do about it.
         fix: config values that, laid over the config, cure it.
@@ -86,7 +141,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        return CODES[self.code][0]
+        return _SEVERITIES[self.code][0]
 
     @property
     def advice(self) -> str:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -29,6 +31,7 @@ from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.lowering import CALLBACK, lower, to_argv
 from swiftalign.training.rows import JsonlRows
+from swiftalign.verify.values import INITIAL_FILE
 
 
 class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
@@ -86,7 +89,19 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
+        if self.writer is not None and state.global_step == 0:
+            self._keep_initial(kwargs["model"], Path(args.output_dir))
         self._write("start", steps=state.max_steps, step=state.global_step)
+
+    def _keep_initial(self, model: Any, folder: Path) -> None:
+        """Digests of what trains, before it does: by them verify-ckpt tells what has moved."""
+        keys = {item.parameter: item.key for item in self.plan.trainables}
+        digests = {
+            keys[name]: hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+            for name, weight in model.named_parameters()
+            if name in keys
+        }
+        (folder / INITIAL_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._write("step", step=state.global_step)

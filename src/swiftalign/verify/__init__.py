@@ -1,0 +1,176 @@
+"""Whether a checkpoint is what its run promised: names, shapes, values, and what lies beside the weights.
+
+>>> from pathlib import Path
+>>> from swiftalign.verify import verify
+>>> verify(Path("runs/stage4/checkpoint-500")).ok  # doctest: +SKIP
+True
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint import StoredTensor, TensorInfo
+from swiftalign.config import Config
+from swiftalign.errors import ModelError
+from swiftalign.findings import Finding
+from swiftalign.verify.base import compare_with_base
+from swiftalign.verify.beside import check_adapter_config, check_model_files, check_state
+from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, expect
+from swiftalign.verify.files import Weights, read_weights
+from swiftalign.verify.movement import check_movement
+from swiftalign.verify.names import compare_names
+from swiftalign.verify.values import Values, look_cheaply, look_deeply, read_initial
+
+__all__ = ["Verification", "checkpoints_of", "verify"]
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One module of the checkpoint in the report's table.
+
+    Attributes:
+        expected: tensors that ought to be there; None where nothing says.
+        moved: tensors known to differ from their initial value; None where that is known of none.
+        max_change: largest |difference from the base|; None without --base.
+    """
+
+    module: str
+    expected: int | None
+    found: int
+    moved: int | None
+    max_change: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a look at a checkpoint found.
+
+    Attributes:
+        expectation: where the expected tensors come from, in words.
+        tensors: everything that is there, by name.
+        values: what is known of each tensor's values.
+    """
+
+    path: Path
+    kind: str
+    expectation: str
+    tensors: dict[str, TensorInfo]
+    findings: tuple[Finding, ...]
+    modules: tuple[ModuleRow, ...] = ()
+    values: dict[str, Values] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "kind": self.kind,
+            "expectation": self.expectation,
+            "findings": [finding.to_json() for finding in self.findings],
+            "tensors": [self._tensor(info) for info in self.tensors.values()],
+        }
+
+    def _tensor(self, info: TensorInfo) -> dict[str, Any]:
+        known = self.values.get(info.name, Values())
+        extra = {"finite": known.finite, "moved": known.moved, "max_change": known.max_change}
+        told = {name: value for name, value in extra.items() if value is not None}
+        return {"name": info.name, "shape": list(info.shape), "dtype": info.dtype, **told}
+
+
+def checkpoints_of(path: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest last; empty where the path is no run folder.
+
+    Raises:
+        ModelError: there is no such path.
+    """
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")
+    if not path.is_dir():
+        return []
+    found = [(int(match[1]), child) for child in path.iterdir() if (match := _CHECKPOINT.fullmatch(child.name))]
+    return [child for _, child in sorted(found) if child.is_dir()]
+
+
+def verify(path: Path, *, config: Config | None = None, base: Path | None = None, deep: bool = False) -> Verification:
+    """Check a checkpoint folder, a run folder (its newest checkpoint), a model folder or a weight file.
+
+    Faults do not raise: they become findings.
+
+    Args:
+        config: of the run, where the checkpoint lies apart from its run folder.
+        base: folder of the base model: what differs from it must be what the plan trains.
+        deep: read every byte, and not only headers and small tensors.
+
+    Raises:
+        ModelError: there is nothing to check at this path, or the plan or the base can't be read.
+    """
+    checkpoints = checkpoints_of(path)
+    path = checkpoints[-1] if checkpoints else path
+    weights = read_weights(path)
+    folder = path if path.is_dir() else path.parent
+    expectation = expect(folder, weights.kind, config=config, base=base)
+    findings = list(weights.findings)
+    damaged = bool(findings)
+    if not damaged:
+        findings += compare_names(weights.infos, expectation)
+    findings += _beside(folder, weights, expectation, deep=deep)
+    values = _values(folder, weights, expectation, deep=deep)
+    if base is not None and not damaged:
+        findings += compare_with_base(weights, expectation, base, values)
+    findings += check_movement(weights.infos, values, expectation)
+    rows = tuple(_rows(weights.infos, values, expectation))
+    return Verification(path, weights.kind, expectation.source, weights.infos, tuple(findings), rows, values)
+
+
+def _beside(folder: Path, weights: Weights, expectation: Expectation, *, deep: bool) -> Iterator[Finding]:
+    if weights.kind == "adapter" and not weights.findings:
+        yield from check_adapter_config(folder, weights.infos, expectation)
+    if weights.kind == "model":
+        yield from check_model_files(folder, weights.infos)
+    if weights.kind != "file":
+        yield from check_state(folder, expectation, deep=deep)
+
+
+def _values(folder: Path, weights: Weights, expectation: Expectation, *, deep: bool) -> dict[str, Values]:
+    initial = read_initial(folder)
+    method = expectation.plan.train_type if expectation.plan else None
+    tensors: list[StoredTensor] = list(weights.stored.values())
+    if deep:
+        return look_deeply(tensors, initial, method)
+    return {tensor.info.name: look_cheaply(tensor, initial, method) for tensor in tensors}
+
+
+def _rows(found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation) -> Iterator[ModuleRow]:
+    """By module of the base model, those first that ought to be there."""
+    expected = expectation.tensors
+    modules: dict[str, tuple[list[str], list[str]]] = {}
+    for name in expected or ():
+        modules.setdefault(_module(name), ([], []))[0].append(name)
+    for name in found:
+        modules.setdefault(_module(name), ([], []))[1].append(name)
+    for module, (wanted, held) in modules.items():
+        known = [values[name] for name in held if name in values]
+        moves = [value.moved for value in known if value.moved is not None]
+        changes = [value.max_change for value in known if value.max_change is not None]
+        yield ModuleRow(
+            module,
+            len(wanted) if expected is not None else None,
+            len(held),
+            sum(moves) if moves else None,
+            max(changes) if changes else None,
+        )
+
+
+def _module(name: str) -> str:
+    bare = name.removeprefix(ADAPTER_PREFIX)
+    return re.sub(r"\.(?:(?:lora_|boft_|fourierft_)\w+(?:\.weight)?|weight|bias|base_layer\.weight)$", "", bare)

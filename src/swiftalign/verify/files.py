@@ -1,0 +1,177 @@
+"""Finding and reading the weight files of a checkpoint; every fault becomes a finding."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint import StoredTensor, TensorInfo, index_names, is_outside, read_json, scan_header
+from swiftalign.errors import ModelError
+from swiftalign.findings import Finding
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+PICKLES = (".bin", ".pt", ".pth")
+_SUFFIXES = (".safetensors", ".bin")
+# What torch raises for a pickle that holds other things than tensors, or is damaged.
+PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    OSError,
+    MemoryError,
+    RecursionError,
+)
+
+
+@dataclass
+class Weights:
+    """The tensors of a checkpoint.
+
+    Attributes:
+        kind: ``adapter``, ``model`` or ``file`` (a lone weight file).
+        stored: where each tensor of a safetensors file lies; tensors of a pickle are in `infos` alone.
+    """
+
+    kind: str
+    files: list[Path] = field(default_factory=list)
+    infos: dict[str, TensorInfo] = field(default_factory=dict)
+    stored: dict[str, StoredTensor] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def fail(self, code: str, message: str, hint: str = "") -> None:
+        self.findings.append(Finding(code, message, hint))
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of a checkpoint folder, a model folder or a single weight file.
+
+    Raises:
+        ModelError: there is nothing of the kind at this path.
+    """
+    if path.is_file():
+        if path.suffix not in (".safetensors", *PICKLES):
+            raise ModelError(f"{path}: not a weight file", "name a .safetensors or .bin file, or a checkpoint folder")
+        weights = Weights("file")
+        _read_file(path, weights)
+        return weights
+    adapter = [path / name for name in ADAPTER_FILES if (path / name).exists()]
+    if adapter or (path / "adapter_config.json").exists():
+        weights = Weights("adapter")
+        _read_all(adapter, path, weights)
+        return weights
+    indexes = [path / name for name in INDEX_FILES if (path / name).exists()]
+    single = [path / name for name in MODEL_FILES if (path / name).exists()]
+    if not indexes and not single and not (path / "config.json").exists():
+        raise ModelError(f"{path}: neither a checkpoint, nor a run folder, nor a model", "name a checkpoint-N folder")
+    weights = Weights("model")
+    if indexes:
+        _read_index(indexes[0], weights)
+    else:
+        _read_all(single, path, weights)
+    return weights
+
+
+def _read_all(files: list[Path], folder: Path, weights: Weights) -> None:
+    if not files:
+        weights.fail("no-weights", f"{folder}: holds no weight file", "saving was interrupted: take another checkpoint")
+    for file in files[:1]:  # safetensors before a pickle of the same, as loaders choose
+        _read_file(file, weights)
+
+
+def _read_file(path: Path, weights: Weights) -> None:
+    weights.files.append(path)
+    if is_outside(path.parent, path.name) and weights.kind != "file":
+        weights.fail("index-outside", f"{path}: links to a file outside its folder", "do not use this checkpoint")
+        return
+    if path.suffix in PICKLES:
+        _read_pickle(path, weights)
+        return
+    scan = scan_header(path)
+    for fault in scan.faults:
+        weights.fail(fault.code, fault.message, "the file is damaged: take another checkpoint")
+    for tensor in scan.tensors:
+        weights.infos[tensor.info.name] = tensor.info
+        weights.stored[tensor.info.name] = tensor
+
+
+def _read_pickle(path: Path, weights: Weights) -> None:
+    """Names, shapes and dtypes by torch's weights-only unpickler, which builds tensors and runs nothing else."""
+    if not path.stat().st_size:
+        weights.fail("file-empty", f"{path}: has zero bytes", "the file is damaged: take another checkpoint")
+        return
+    try:
+        values = load_pickle(path)
+    except PICKLE_ERRORS as error:
+        reason = " ".join(str(error).split())[:160]
+        weights.fail("pickle-refused", f"{path}: {reason}", "nothing in it was executed; take a .safetensors file")
+        return
+    if not isinstance(values, dict):
+        weights.fail("pickle-refused", f"{path}: holds no mapping of tensors", "take a .safetensors file")
+        return
+    for name, tensor in values.items():
+        if isinstance(name, str) and hasattr(tensor, "shape") and hasattr(tensor, "dtype"):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            weights.infos[name] = TensorInfo(name, tuple(tensor.shape), dtype)
+
+
+def load_pickle(path: Path) -> Any:
+    """A torch file's contents with tensors on the meta device: no values are read where the format allows it."""
+    import torch
+
+    return torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _read_index(path: Path, weights: Weights) -> None:
+    weights.files.append(path)
+    try:
+        index = read_json(path)
+        listed = index_names(index, path)
+    except ModelError as error:
+        code = "index-outside" if "outside" in error.message else "index-malformed"
+        weights.fail(code, error.message, error.hint or "")
+        return
+    for name in sorted(set(listed.values())):
+        if (path.parent / name).is_file():
+            _read_file(path.parent / name, weights)
+        else:
+            weights.fail("index-shard-missing", f"{path}: names {name}, which is not there", "fetch or save it again")
+    _compare_index(path, index, listed, weights)
+
+
+def _compare_index(path: Path, index: Any, listed: dict[str, str], weights: Weights) -> None:
+    """Index and shards must agree in both directions; tensors of pickled shards have no file of their own here."""
+    stored = weights.stored
+    held = {name: stored[name].file.name if name in stored else listed.get(name, "") for name in weights.infos}
+    present = {file.name for file in weights.files}
+    lacking = [name for name, file in listed.items() if file in present and held.get(name) != file]
+    if lacking:
+        weights.fail("index-tensor-missing", f"{path}: {_some(lacking)} not in the shard that it names")
+    unlisted = [name for name in held if name not in listed]
+    if unlisted:
+        weights.fail("index-tensor-unlisted", f"{path}: {_some(unlisted)} in the shards, but not in the index")
+    beside = (file for file in path.parent.glob("*model*") if file.suffix in _SUFFIXES)
+    strays = sorted(file.name for file in beside if file.name not in present)
+    if strays:
+        weights.fail("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", "left from another save?")
+    metadata = index.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    size = sum(info.nbytes for info in weights.infos.values())
+    if total is not None and total != size and not any(f.severity == "error" for f in weights.findings):
+        message = f"{path}: total_size is {json.dumps(total)[:40]}, the tensors take {size} bytes"
+        weights.fail("index-total-size", message)
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{rest} {'are' if rest else 'is'}"

@@ -1,0 +1,40 @@
+"""What the values say: finite, non-zero, and moved from where training began."""
+
+from __future__ import annotations
+
+from swiftalign.checkpoint import TensorInfo
+from swiftalign.findings import Finding, counted
+from swiftalign.targets import names as some
+from swiftalign.verify.expected import Expectation
+from swiftalign.verify.values import Values, starts_at_zero
+
+
+def check_movement(found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation) -> list[Finding]:
+    """Findings on tensors that are not finite, zero throughout, or as they were before training."""
+    findings = []
+    infinite = [name for name, value in values.items() if value.finite is False]
+    if infinite:
+        hint = "training diverged: take an earlier checkpoint, and lower the rate"
+        findings.append(
+            Finding("not-finite", f"NaN or infinity in {counted(len(infinite), 'tensor')}: {some(infinite)}", hint)
+        )
+    method = expectation.plan.train_type if expectation.plan else None
+    # A bias may be zero; a matrix that did not begin so may not.
+    zero = [n for n, v in values.items() if v.zero and len(found[n].shape) > 1 and not starts_at_zero(n, method)]
+    if zero:
+        findings.append(Finding("all-zero", f"{counted(len(zero), 'matrix')} zero throughout: {some(zero)}"))
+    return findings + _untouched(values, expectation)
+
+
+def _untouched(values: dict[str, Values], expectation: Expectation) -> list[Finding]:
+    known = {
+        name: value.moved for name, value in values.items() if value.moved is not None and expectation.trains(name)
+    }
+    still = [name for name, moved in known.items() if not moved]
+    if not still:
+        return []
+    if len(still) == len(known):
+        message = f"none of the {len(known)} tensors that could be looked at has moved from its initial value"
+        return [Finding("nothing-moved", message, "this checkpoint changes nothing: was the rate 0?")]
+    message = f"{counted(len(still), 'tensor')} still at the initial value: {some(still)}"
+    return [Finding("untouched", message, "no gradient reached them, or the run was very short")]

@@ -1,0 +1,188 @@
+"""Looking at a checkpoint's values: finite, non-zero, moved from where training began, different from the base.
+
+Works on raw bytes in blocks, so that memory stays bounded whatever the size of a file. numpy loads only where every
+byte is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint import ITEM_SIZES, StoredTensor
+
+BLOCK_BYTES = 4 << 20
+# Tensors up to this size are digested without --deep too.
+CHEAP_BYTES = 1 << 20
+INITIAL_FILE = "initial.json"
+
+# Parameters that begin at zero, so that an untrained adapter changes nothing.
+ZERO_AT_START = (".lora_B.weight", ".lora_B", ".lora_E", ".lora_embedding_A", ".boft_R", ".fourierft_spectrum")
+
+# Width of a float's bit pattern, the pattern of +infinity, and that of -infinity.
+_PATTERNS = {"float16": (2, 0x7C00, 0xFC00), "bfloat16": (2, 0x7F80, 0xFF80), "float32": (4, 0x7F800000, 0xFF800000)}
+
+
+@dataclass
+class Values:
+    """What a look at one tensor's bytes found.
+
+    Attributes:
+        finite: None where the dtype has no infinities, or it was not looked at.
+        zero: whether every byte is zero; None where it was not looked at.
+        moved: whether it differs from its initial value; None where that is not known.
+    """
+
+    finite: bool | None = None
+    zero: bool | None = None
+    moved: bool | None = None
+    max_change: float | None = None
+
+
+def starts_at_zero(name: str, method: str | None) -> bool:
+    """Whether a parameter of an adapter begins at zero; AdaLoRA's B does not, its E does."""
+    if method == "adalora":
+        return name.endswith(".lora_E")
+    return name.endswith(ZERO_AT_START)
+
+
+def read_initial(folder: Path) -> dict[str, str]:
+    """The digests of what trained, before it did, which the run folder keeps; empty where there are none."""
+    for place in (folder, folder.parent):
+        try:
+            values = json.loads((place / INITIAL_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            return {str(name): str(digest) for name, digest in values.items()}
+    return {}
+
+
+def blocks(tensor: StoredTensor) -> Iterator[bytes]:
+    """The tensor's bytes, in order."""
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.begin)
+        left = tensor.end - tensor.begin
+        while left:
+            block = file.read(min(left, BLOCK_BYTES))
+            if not block:
+                return
+            left -= len(block)
+            yield block
+
+
+def digest(tensor: StoredTensor) -> str:
+    """SHA-256 of the tensor's bytes."""
+    state = hashlib.sha256()
+    for block in blocks(tensor):
+        state.update(block)
+    return state.hexdigest()
+
+
+def look_cheaply(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
+    """Whether a tensor has moved, as far as that can be told from few bytes."""
+    name, size = tensor.info.name, tensor.end - tensor.begin
+    if starts_at_zero(name, method) and size <= 64 * CHEAP_BYTES:
+        zero = all(not block.strip(b"\0") for block in blocks(tensor))
+        return Values(zero=zero, moved=not zero)
+    if name in initial and size <= CHEAP_BYTES:
+        return Values(moved=digest(tensor) != initial[name])
+    return Values()
+
+
+def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: str | None) -> dict[str, Values]:
+    """Every byte of every tensor, on two threads (numpy and the hash release the interpreter lock)."""
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda tensor: _look(tensor, initial, method), tensors)
+        return {tensor.info.name: values for tensor, values in zip(tensors, found, strict=True)}
+
+
+def _look(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
+    import numpy as np
+
+    name = tensor.info.name
+    state = hashlib.sha256() if name in initial else None
+    pattern = _PATTERNS.get(tensor.info.dtype)
+    finite, zero = True, True
+    buffer = np.empty(BLOCK_BYTES, dtype=np.uint8)
+    with tensor.file.open("rb", buffering=0) as file:
+        position = tensor.begin
+        while position < tensor.end:
+            view = buffer.data[: min(tensor.end - position, BLOCK_BYTES)]
+            count = os.preadv(file.fileno(), [view], position)
+            if count <= 0:
+                break
+            block = buffer[:count]
+            zero = zero and not block.any()
+            finite = finite and is_finite(block, tensor.info.dtype)
+            if state is not None:
+                state.update(block.data)
+            position += count
+    moved = None if state is None else state.hexdigest() != initial[name]
+    if moved is None and starts_at_zero(name, method):
+        moved = not zero
+    return Values(finite if pattern or tensor.info.dtype == "float64" else None, zero, moved)
+
+
+def is_finite(block: Any, dtype: str) -> bool:
+    """Whether a block of bytes [n] of this dtype holds neither NaN nor infinity.
+
+    A float with all exponent bits set is no number: as a signed integer it is at least +infinity's pattern where it is
+    positive; as an unsigned one at least -infinity's where it is negative. Two maxima need no temporary array.
+    """
+    import numpy as np
+
+    if dtype == "float64":
+        return bool(np.isfinite(block.view(np.float64)).all())
+    pattern = _PATTERNS.get(dtype)
+    if pattern is None:
+        return True
+    width, positive, negative = pattern
+    usable = block[: len(block) // width * width]
+    signed, unsigned = (np.int16, np.uint16) if width == 2 else (np.int32, np.uint32)
+    return not usable.size or bool(usable.view(signed).max() < positive and usable.view(unsigned).max() < negative)
+
+
+def to_float(data: bytes, dtype: str) -> Any:
+    """Bytes of a float dtype as float32 [n]."""
+    import numpy as np
+
+    if dtype == "bfloat16":
+        return (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
+    kinds = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
+    return np.frombuffer(data, dtype=kinds[dtype]).astype(np.float32)
+
+
+def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:
+    """max |tensor - base| in float32, for two tensors of one shape; 0 where every byte is the same."""
+    import numpy as np
+
+    same_dtype = tensor.info.dtype == base.info.dtype
+    floats = {"float16", "bfloat16", "float32", "float64"}
+    largest = 0.0
+    for mine, theirs in zip(_elements(tensor), _elements(base), strict=True):
+        if same_dtype and mine == theirs:
+            continue
+        if not {tensor.info.dtype, base.info.dtype} <= floats:
+            return float("inf")
+        with np.errstate(all="ignore"):
+            change = np.abs(to_float(mine, tensor.info.dtype) - to_float(theirs, base.info.dtype)).max()
+        # NaN, and -0.0 against 0.0, are changes too.
+        least = float(np.finfo(np.float32).tiny) if same_dtype else 0.0
+        largest = max(largest, least, float("inf") if np.isnan(change) else float(change))
+    return largest
+
+
+def _elements(tensor: StoredTensor, count: int = 1 << 20) -> Iterator[bytes]:
+    """The tensor's bytes in pieces of ``count`` elements."""
+    size = count * ITEM_SIZES[tensor.info.dtype]
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.begin)
+        for begin in range(tensor.begin, tensor.end, size):
+            yield file.read(min(size, tensor.end - begin))
