@@ -223,6 +223,54 @@ def inspect_params(
         raise typer.Exit(1)
 
 
+@app.command("verify-ckpt")
+def verify_ckpt(
+    path: Annotated[
+        Path, typer.Argument(help="A checkpoint, a run (its newest checkpoint), a model folder or a weight file.")
+    ],
+    configs: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", help="The run's config, where no plan.json lies beside it."),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Base model: only what the plan trains may differ from it.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every checkpoint of a run.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: finite, moved.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="List the merger's keys and shapes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a checkpoint is what its run promised.
+
+    What is expected comes from the run's plan.json, else from --config, else from adapter_config.json and its base.
+    Exit code 0, or 1 with error findings, or 2 where it can't be checked. Examples:
+
+      swiftalign verify-ckpt runs/stage4
+
+      swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
+    """
+    from swiftalign.verify import checkpoints_of, verify
+
+    config = None
+    if configs:
+        from swiftalign.config_files import load_config
+
+        config = load_config(configs)
+    paths = (checkpoints_of(path) if every else []) or [path]
+    with _console(stderr=True).status("reading every byte" if deep else "reading headers"):
+        results = [verify(item, config=config, base=base, deep=deep) for item in paths]
+    if as_json:
+        values = [result.to_json() for result in results]
+        print(json.dumps(values if every else values[0], indent=2))
+    else:
+        from swiftalign.report import print_verification
+
+        for result in results:
+            print_verification(result, _console(), keys=table)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
 @app.command()
 def train(
     configs: Configs,

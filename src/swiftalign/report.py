@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,8 +17,15 @@ from swiftalign.findings import Finding
 from swiftalign.modules import Modules
 from swiftalign.plan import TuningPlan
 
+if TYPE_CHECKING:
+    from swiftalign.verify import Verification
+
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NAMES = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "all": "all"}
+_NUMERIC = (
+    *("expected", "found", "moved", "max change"),
+    *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
+)
 # Layers of a stack are shown as one row.
 _NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
 
@@ -85,7 +92,7 @@ def _print_table(table: Table, console: Console) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        numeric = column in ("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay")
+        numeric = column in _NUMERIC
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return table
 
@@ -165,6 +172,37 @@ def _bytes(count: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
+    """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
+    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.path)), soft_wrap=True)
+    console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
+    if keys:
+        table = _table("key", "shape", "dtype")
+        for info in result.tensors.values():
+            if "merger" in info.name:
+                table.add_row(info.name, str(list(info.shape)), info.dtype)
+    else:
+        table = _verified_modules(result)
+    if table.rows:
+        _print_table(table, console)
+    print_findings(result.findings, console)
+    verdict = "sound" if result.ok else "not sound"
+    console.print(Text(f"{verdict}: {len(result.tensors)} tensors", style="bold green" if result.ok else "bold red"))
+
+
+def _verified_modules(result: Verification) -> Table:
+    """A row per module that trains; of a whole model only what differs from the expected, or has moved."""
+    table = _table("module", "expected", "found", "moved", "max change")
+    rows = result.modules
+    if result.kind == "model":
+        rows = tuple(row for row in rows if row.expected != row.found or row.max_change)
+    for row in rows:
+        moved = "-" if row.moved is None else str(row.moved)
+        change = "-" if row.max_change is None else f"{row.max_change:.3g}"
+        table.add_row(row.module, "-" if row.expected is None else str(row.expected), str(row.found), moved, change)
+    return table
 
 
 def print_findings(findings: Iterable[Finding], console: Console, *, allowed: Iterable[str] = ()) -> None:
