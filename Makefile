@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+RUN := $(DEMO)/runs/$(shell date +%Y%m%d-%H%M%S)
 
 # The one release of the imgaug fork, by the hash of its wheel.
 PYIMGAUG := pyimgaug==0.5.0
@@ -25,8 +26,12 @@ demo: install
 	@set -e; for command in \
 		"init --demo $(DEMO) --force" \
 		"inspect-params $(DEMO)/config.yaml" \
-		"train $(DEMO)/config.yaml"; \
+		"train $(DEMO)/config.yaml --set training.output_dir=$(RUN)" \
+		"verify-ckpt $(RUN) --deep --base $(DEMO)/model" \
+		"export $(RUN) --output $(DEMO)/model-tuned --force --check-logits"; \
 	do echo; echo "\$$ swiftalign $$command"; $(BIN)/swiftalign $$command; done
+	@echo; echo "The exported model answers one image:"
+	@$(BIN)/python -m swiftalign.demo.answer $(DEMO)/model-tuned $(DEMO)/data/val.jsonl
 	@echo; echo "All of it lies in $(DEMO)/: the model, its data, config.yaml, and the runs."
 
 test: lint

@@ -272,6 +272,55 @@ def verify_ckpt(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder (its newest checkpoint).")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to make.")],
+    base: Annotated[Path | None, typer.Option(metavar="MODEL", help="Base model, where it has moved.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Convert all weights: float32, bfloat16 or float16.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Hard-link weight files in which nothing changes.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    adapter_only: Annotated[bool, typer.Option("--adapter-only", help="Just the adapter, cleaned.")] = False,
+    aligner_only: Annotated[bool, typer.Option("--aligner-only", help="Just the merged aligner tensors.")] = False,
+    check_logits: Annotated[
+        bool, typer.Option("--check-logits", help="Load base with adapter and the result, and compare.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge a checkpoint into its base: a model folder to serve.
+
+    Everything that the run did not train stays the base's own, to the byte; the result is checked before it appears.
+    Exit code 0, or 1 where the checkpoint is refused, or 2 where there is none. Examples:
+
+      swiftalign export runs/stage4 --output models/stage4
+
+      swiftalign export checkpoint-500 -o models/stage4 --base Qwen3-VL-4B-Instruct --link
+    """
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
+    if adapter_only and aligner_only:
+        raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
+    from swiftalign.export import export as write_export
+    from swiftalign.report import print_export
+
+    with _console(stderr=True).status("merging"):
+        report = write_export(
+            checkpoint,
+            output,
+            base=base,
+            dtype=dtype,
+            link=link,
+            force=force,
+            adapter_only=adapter_only,
+            aligner_only=aligner_only,
+            check_logits=check_logits,
+        )
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print_export(report, _console())
+
+
+@app.command()
 def train(
     configs: Configs,
     overrides: Overrides = None,

@@ -59,7 +59,17 @@ class PlanMismatchError(SwiftalignError):
     exit_code = 1
 
 
+class ExportError(SwiftalignError):
+    """An export that was refused, or whose result is not what it ought to be."""
+
+    exit_code = 1
+
+
 class TrainingError(SwiftalignError):
     """The training process ended before its last step."""
 
     exit_code = 1
+
+
+class OutputFolderError(SwiftalignError):
+    """An output folder that is taken, too small, or can't be written."""

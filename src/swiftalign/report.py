@@ -18,6 +18,7 @@ from swiftalign.modules import Modules
 from swiftalign.plan import TuningPlan
 
 if TYPE_CHECKING:
+    from swiftalign.export import ExportReport
     from swiftalign.verify import Verification
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -203,6 +204,22 @@ def _verified_modules(result: Verification) -> Table:
         change = "-" if row.max_change is None else f"{row.max_change:.3g}"
         table.add_row(row.module, "-" if row.expected is None else str(row.expected), str(row.found), moved, change)
     return table
+
+
+def print_export(report: ExportReport, console: Console) -> None:
+    """What an export wrote, and where."""
+    lines = {
+        "wrote": f"{short_path(report.output)}  ({_bytes(report.total_bytes)} in {report.seconds:.0f} s)",
+        "changed": f"{len(report.changed)} tensors by {report.method}, {report.copied} are the base's own",
+    }
+    if report.rounded:
+        lines["rounded"] = f"{len(report.rounded)} trained tensors equal the base: the change was rounded away"
+    if report.linked:
+        lines["linked"] = ", ".join(report.linked)
+    if report.max_logit_difference is not None:
+        lines["logits"] = f"differ by at most {report.max_logit_difference:.3g} from base with adapter, in float32"
+    for name, text in lines.items():
+        console.print(Text.assemble((f"{name:12}", "dim"), text), soft_wrap=True)
 
 
 def print_findings(findings: Iterable[Finding], console: Console, *, allowed: Iterable[str] = ()) -> None:

@@ -101,7 +101,9 @@ def checkpoints_of(path: Path) -> list[Path]:
     return [child for _, child in sorted(found) if child.is_dir()]
 
 
-def verify(path: Path, *, config: Config | None = None, base: Path | None = None, deep: bool = False) -> Verification:
+def verify(
+    path: Path, *, config: Config | None = None, base: Path | None = None, deep: bool = False, resumable: bool = True
+) -> Verification:
     """Check a checkpoint folder, a run folder (its newest checkpoint), a model folder or a weight file.
 
     Faults do not raise: they become findings.
@@ -110,6 +112,7 @@ def verify(path: Path, *, config: Config | None = None, base: Path | None = None
         config: of the run, where the checkpoint lies apart from its run folder.
         base: folder of the base model: what differs from it must be what the plan trains.
         deep: read every byte, and not only headers and small tensors.
+        resumable: look at trainer and optimizer state too.
 
     Raises:
         ModelError: there is nothing to check at this path, or the plan or the base can't be read.
@@ -123,7 +126,7 @@ def verify(path: Path, *, config: Config | None = None, base: Path | None = None
     damaged = bool(findings)
     if not damaged:
         findings += compare_names(weights.infos, expectation)
-    findings += _beside(folder, weights, expectation, deep=deep)
+    findings += _beside(folder, weights, expectation, deep=deep, resumable=resumable)
     values = _values(folder, weights, expectation, deep=deep)
     if base is not None and not damaged:
         findings += compare_with_base(weights, expectation, base, values)
@@ -132,12 +135,14 @@ def verify(path: Path, *, config: Config | None = None, base: Path | None = None
     return Verification(path, weights.kind, expectation.source, weights.infos, tuple(findings), rows, values)
 
 
-def _beside(folder: Path, weights: Weights, expectation: Expectation, *, deep: bool) -> Iterator[Finding]:
+def _beside(
+    folder: Path, weights: Weights, expectation: Expectation, *, deep: bool, resumable: bool
+) -> Iterator[Finding]:
     if weights.kind == "adapter" and not weights.findings:
         yield from check_adapter_config(folder, weights.infos, expectation)
     if weights.kind == "model":
         yield from check_model_files(folder, weights.infos)
-    if weights.kind != "file":
+    if weights.kind != "file" and resumable:
         yield from check_state(folder, expectation, deep=deep)
 
 

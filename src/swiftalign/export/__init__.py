@@ -1,0 +1,302 @@
+"""Merging a checkpoint into its base: a model folder in which nothing else has changed, to the byte.
+
+The model is never loaded. Weight files are copied as they are, and the merged values written into their place: same
+dtype and shape, so header and index stay. Then the result is compared with the base, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint import StoredTensor, read_stored, weight_files
+from swiftalign.config import Config
+from swiftalign.errors import ExportError
+from swiftalign.export.card import model_card
+from swiftalign.export.convert import convert_folder
+from swiftalign.export.folder import appearing, copy_file, require_space
+from swiftalign.export.merge import merged_values
+from swiftalign.export.source import Source, plan_digest, read_source
+
+__all__ = ["ExportReport", "export"]
+
+CARD = "README.md"
+RECORD = "export.json"
+# Other weights of the base would be stale beside the merged ones.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote.
+
+    Attributes:
+        changed: tensors that differ from the base.
+        rounded: tensors that were trained, and equal the base after rounding to its dtype.
+        copied: tensors that are the base's own.
+        linked: files that are hard links to the base's.
+    """
+
+    output: Path
+    base: Path
+    checkpoint: Path
+    method: str
+    changed: list[str]
+    rounded: list[str]
+    copied: int
+    linked: list[str]
+    total_bytes: int
+    seconds: float
+    max_logit_difference: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    *,
+    base: Path | None = None,
+    config: Config | None = None,
+    dtype: str | None = None,
+    link: bool = False,
+    force: bool = False,
+    aligner_only: bool = False,
+    adapter_only: bool = False,
+    check_logits: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write a deployable model folder, or a part of one.
+
+    Args:
+        checkpoint: a checkpoint folder, or a run folder (its newest checkpoint).
+        output: the folder to make.
+        base: folder of the base model, where the checkpoint does not name it.
+        config: of the run, where the checkpoint lies apart from its run folder.
+        dtype: convert all float weights: float32, bfloat16 or float16.
+        link: hard-link the weight files in which nothing changes.
+        force: replace the output folder, if there is one.
+        aligner_only: write just the merged aligner tensors, as one file.
+        adapter_only: write just the adapter, without training state.
+        check_logits: load both forms in transformers and compare what they compute.
+        progress: told the file, bytes done and bytes in all.
+
+    Raises:
+        ModelError: there is no checkpoint, or no base.
+        ExportError: the checkpoint is not sound, the output is taken or has no room, or the result is not what it
+            ought to be.
+    """
+    began = time.monotonic()
+    source = read_source(checkpoint, base=base, config=config)
+    output = output.absolute()
+    _refuse_inside(output, source)
+    with appearing(output, force=force) as folder:
+        if adapter_only:
+            report = _write_adapter(source, folder)
+        elif aligner_only:
+            report = _write_aligner(source, folder)
+        else:
+            report = _write_model(source, folder, dtype=dtype, link=link, progress=progress)
+        report = _finish(report, source, folder, output, began, whole=not (adapter_only or aligner_only))
+        if check_logits and not (adapter_only or aligner_only):
+            from swiftalign.export.logits import largest_difference
+
+            report = _replace(report, max_logit_difference=largest_difference(source, folder))
+    return _replace(report, seconds=time.monotonic() - began)
+
+
+def _replace(report: ExportReport, **values: Any) -> ExportReport:
+    from dataclasses import replace
+
+    return replace(report, **values)
+
+
+def _refuse_inside(output: Path, source: Source) -> None:
+    for folder in (source.base, source.checkpoint):
+        if output == folder or folder in output.parents or output in folder.parents:
+            raise ExportError(f"{output}: lies inside {folder}, or holds it", "name a folder of its own")
+
+
+def _write_model(
+    source: Source, folder: Path, *, dtype: str | None, link: bool, progress: Progress | None
+) -> ExportReport:
+    files = weight_files(source.base)
+    homes = {name: source.base_tensors[name].file for name in source.changed}
+    shared = [file for file in files if link and file not in homes.values() and dtype is None]
+    total = sum(file.stat().st_size for file in files)
+    widest = {"float32": 2.0}.get(dtype or "", 1.0)  # of a 16-bit base
+    require_space(folder, int(sum(f.stat().st_size for f in files if f not in shared) * widest))
+    done = 0
+    for file in files:
+        _copy_or_link(file, folder / file.name, link=file in shared)
+        done += file.stat().st_size
+        if progress:
+            progress(file.name, done, total)
+    digests = _write_merged(source, folder)
+    _copy_others(source.base, folder)
+    changed, rounded = _check(source, folder, digests, shared)
+    if dtype is not None:
+        convert_folder(folder, dtype)
+    copied = len(source.base_tensors) - len(changed)
+    return ExportReport(
+        folder,
+        source.base,
+        source.checkpoint,
+        source.method,
+        changed,
+        rounded,
+        copied,
+        [f.name for f in shared],
+        total,
+        0.0,
+    )
+
+
+def _copy_or_link(source: Path, target: Path, *, link: bool) -> None:
+    real = source.resolve()  # writing through a link would change the base
+    if link:
+        try:
+            os.link(real, target)
+            return
+        except OSError as error:
+            message = f"{target}: can't be hard-linked: {error.strerror or error}"
+            raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
+    copy_file(real, target)
+
+
+def _write_merged(source: Source, folder: Path) -> dict[str, str]:
+    """Put the merged values into their places; returns their digests."""
+    digests = {}
+    for name, data in merged_values(source):
+        place = source.base_tensors[name]
+        if len(data) != place.end - place.begin:
+            raise ExportError(f"{name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
+        with (folder / place.file.name).open("r+b") as file:
+            file.seek(place.begin)
+            file.write(data)
+        digests[name] = hashlib.sha256(data).hexdigest()
+    return digests
+
+
+def _copy_others(base: Path, folder: Path) -> None:
+    """Config, tokenizer, processor, template, licence: the base's own files to the byte."""
+    for path in sorted(base.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or path.suffix in _WEIGHT_SUFFIXES:
+            continue
+        if path.name.endswith(".index.json") and not path.name.startswith("model.safetensors"):
+            continue
+        copy_file(path.resolve(), folder / ("README.base.md" if path.name == CARD else path.name))
+
+
+def _check(source: Source, folder: Path, digests: dict[str, str], shared: list[Path]) -> tuple[list[str], list[str]]:
+    """What was written is what was merged, and all else is the base's.
+
+    Raises:
+        ExportError: it is not.
+    """
+    changed: list[str] = []
+    rounded: list[str] = []
+    for file in weight_files(folder):
+        if file.name in {path.name for path in shared}:
+            continue
+        for tensor in read_stored(file):
+            name = tensor.info.name
+            original = source.base_tensors[name]
+            same = equal_bytes(tensor, original)
+            if name not in digests:
+                if not same:
+                    raise ExportError(f"{name}: was to stay as it is, and differs from the base", "check the disk")
+                continue
+            if not _has_digest(tensor, digests[name]):
+                raise ExportError(f"{name}: was not written as merged", "check the disk")
+            (rounded if same else changed).append(name)
+    if set(digests) != {*changed, *rounded}:
+        raise ExportError("not every merged tensor was written", "check the disk")
+    if not changed:
+        hint = "the updates were smaller than the base's dtype can hold: train longer, or export with --dtype float32"
+        raise ExportError("the merged model equals the base: nothing changed", hint)
+    return changed, rounded
+
+
+def equal_bytes(mine: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors hold the same bytes, compared in blocks."""
+    from swiftalign.verify.values import blocks
+
+    if mine.end - mine.begin != other.end - other.begin:
+        return False
+    return all(a == b for a, b in zip(blocks(mine), blocks(other), strict=True))
+
+
+def _has_digest(tensor: StoredTensor, expected: str) -> bool:
+    from swiftalign.verify.values import digest
+
+    return digest(tensor) == expected
+
+
+def _write_adapter(source: Source, folder: Path) -> ExportReport:
+    """peft's two files, with the base under the name that it has here."""
+    if not source.adapter:
+        raise ExportError(f"{source.checkpoint}: full training has no adapter", "leave out --adapter-only")
+    from swiftalign.export.source import ADAPTER_FILE
+
+    copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
+    values = {**source.adapter, "base_model_name_or_path": str(source.base), "inference_mode": True}
+    (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    size = (folder / ADAPTER_FILE).stat().st_size
+    return ExportReport(folder, source.base, source.checkpoint, source.method, source.changed, [], 0, [], size, 0.0)
+
+
+def _write_aligner(source: Source, folder: Path) -> ExportReport:
+    """The merged aligner tensors under the base's names, in the base's dtype."""
+    from swiftalign.architectures import QWEN3_VL
+    from swiftalign.export.convert import write_safetensors
+    from swiftalign.export.merge import read_bytes
+
+    merged = dict(merged_values(source))
+    places = [t for n, t in source.base_tensors.items() if QWEN3_VL.component(n) == "aligner"]
+    if not places:
+        raise ExportError(f"{source.base}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
+    entries = [(t.info, merged.get(t.info.name) or read_bytes(t)) for t in places]
+    write_safetensors(folder / "aligner.safetensors", entries)
+    size = (folder / "aligner.safetensors").stat().st_size
+    names = [info.name for info, _ in entries]
+    changed = [name for name in names if name in merged]
+    return ExportReport(
+        folder, source.base, source.checkpoint, source.method, changed, [], len(names) - len(changed), [], size, 0.0
+    )
+
+
+def _finish(
+    report: ExportReport, source: Source, folder: Path, output: Path, began: float, *, whole: bool
+) -> ExportReport:
+    """Add the record and the model card."""
+    from swiftalign.training.run_folder import versions
+
+    report = _replace(report, output=output, seconds=time.monotonic() - began)
+    own = [file for file in folder.glob("*.safetensors") if file.name not in report.linked]
+    record = {
+        "format": 1,
+        **{key: value for key, value in report.to_json().items() if key not in ("output", "seconds")},
+        "plan_sha256": plan_digest(source),
+        "versions": versions(),
+        "sha256": {file.name: _file_digest(file) for file in own},
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if source.plan is not None and whole:
+        (folder / "plan.json").write_text(json.dumps(source.plan.to_json(), indent=1) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(report, source), encoding="utf-8")
+    return report
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

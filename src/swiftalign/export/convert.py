@@ -1,0 +1,84 @@
+"""Writing safetensors files: all weights of a folder in another dtype, or some tensors as one file."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from swiftalign.checkpoint import ITEM_SIZES, StoredTensor, TensorInfo, read_json, read_stored, weight_files
+from swiftalign.errors import ExportError
+from swiftalign.export.merge import cast
+from swiftalign.verify.values import blocks
+
+_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def write_safetensors(path: Path, entries: Iterable[tuple[TensorInfo, bytes]]) -> None:
+    """Write tensors as one file, in the order given.
+
+    References:
+        https://github.com/huggingface/safetensors, "Format".
+    """
+    listed = list(entries)
+    with path.open("xb") as file:
+        file.write(header(info for info, _ in listed))
+        for _, data in listed:
+            file.write(data)
+
+
+def header(tensors: Iterable[TensorInfo]) -> bytes:
+    """The length and the header of a file that holds these tensors one after the other."""
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for info in tensors:
+        if info.dtype not in _NAMES:
+            raise ExportError(f"{info.name}: can't write {info.dtype} weights")
+        span = [position, position + info.nbytes]
+        table[info.name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": span}
+        position += info.nbytes
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def convert_folder(folder: Path, dtype: str) -> None:
+    """Rewrite every weight file of a folder in another float dtype, in blocks, and tell its index and config.
+
+    Raises:
+        ExportError: a weight is of no float dtype.
+    """
+    for file in weight_files(folder):
+        stored = sorted(read_stored(file), key=lambda tensor: tensor.begin)
+        target = file.with_suffix(".converted")
+        with target.open("xb") as writer:
+            writer.write(header(TensorInfo(t.info.name, t.info.shape, dtype) for t in stored))
+            for tensor in stored:
+                for block in _whole_elements(tensor):
+                    writer.write(cast(block, tensor.info.dtype, dtype))
+        target.replace(file)
+    _update_json(folder, dtype)
+
+
+def _whole_elements(tensor: StoredTensor) -> Iterable[bytes]:
+    width = ITEM_SIZES[tensor.info.dtype]
+    for block in blocks(tensor):  # 4 MiB: a whole number of elements of every width
+        assert len(block) % width == 0
+        yield block
+
+
+def _update_json(folder: Path, dtype: str) -> None:
+    index_path = folder / "model.safetensors.index.json"
+    if index_path.exists():
+        index = read_json(index_path)
+        sizes = [tensor.info.nbytes for file in weight_files(folder) for tensor in read_stored(file)]
+        index.setdefault("metadata", {})["total_size"] = sum(sizes)
+        index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    config_path = folder / "config.json"
+    values = read_json(config_path)
+    for part in (values, values.get("text_config"), values.get("vision_config")):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(part, dict) and key in part:
+                part[key] = dtype
+    config_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,193 @@
+"""The merged values of the tensors that change: whole modules are cast, adapters go through peft's own layers.
+
+peft runs on a skeleton that holds the adapted layers alone, with weights from their byte ranges: no model is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from swiftalign.checkpoint import StoredTensor
+from swiftalign.errors import ExportError
+from swiftalign.export.source import Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Block sizes at which a batched product adds in the same order as peft's dense one; tests hold them bit for bit.
+_BATCHED_BLOCKS = (4, 6, 8, 12, 16, 32, 64)
+
+
+def merged_values(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes, in the base's dtype, of every tensor that changes."""
+    for name, tensor in source.whole.items():
+        yield name, cast(read_bytes(tensor), tensor.info.dtype, source.base_tensors[name].info.dtype)
+    if source.adapted:
+        yield from _merge_adapters(source)
+
+
+def read_bytes(tensor: StoredTensor) -> bytes:
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.begin)
+        data = file.read(tensor.end - tensor.begin)
+    if len(data) != tensor.end - tensor.begin:
+        raise ExportError(f"{tensor.file}: {tensor.info.name!r} is cut short")
+    return data
+
+
+def cast(data: bytes, dtype: str, target: str) -> bytes:
+    """Float bytes in another dtype, rounded to the nearest, ties to even, as torch casts.
+
+    >>> cast(bytes.fromhex("0000803f"), "float32", "bfloat16").hex()
+    '803f'
+    """
+    if dtype == target:
+        return data
+    import numpy as np
+
+    plain = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
+    if dtype == "bfloat16":
+        values: Any = (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
+    elif dtype in plain:
+        values = np.frombuffer(data, dtype=plain[dtype])
+    else:
+        raise ExportError(f"can't convert {dtype} weights to {target}")
+    if target in plain:
+        with np.errstate(over="ignore", invalid="ignore"):
+            converted: bytes = values.astype(plain[target]).tobytes()
+            return converted
+    if target != "bfloat16":
+        raise ExportError(f"can't convert weights to {target}")
+    return _to_bfloat16(values)
+
+
+def _to_bfloat16(values: Any) -> bytes:
+    """The upper half of each float32 [n], rounded to nearest by its lower half, ties to even."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        bits = values.astype(np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    # NaN would overflow into infinity: torch has one pattern for all.
+    rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = 0x7FC0
+    half: bytes = rounded.astype(np.uint16).tobytes()
+    return half
+
+
+def _merge_adapters(source: Source) -> Iterator[tuple[str, bytes]]:
+    import torch
+    from peft import PeftConfig, PeftModel
+
+    skeleton = _skeleton(source)
+    config = PeftConfig.from_pretrained(str(source.checkpoint))
+    config.task_type = None  # a task's wrapper wants a whole language model
+    config.modules_to_save = None  # merged by `cast`
+    config.inference_mode = True
+    with _quiet():
+        # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
+        model = PeftModel.from_pretrained(skeleton, str(source.checkpoint), config=config)
+        with torch.no_grad():
+            if str(config.peft_type).endswith("BOFT"):
+                yield from _merge_boft(model, source)
+                return
+            merged = model.merge_and_unload()
+    weights = dict(merged.named_parameters())
+    for layer in source.adapted:
+        yield f"{layer}.weight", tensor_bytes(weights[f"{layer}.weight"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """peft warns about the keys of whole modules, which are merged elsewhere."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: bytes = flat.view(torch.uint8).numpy().tobytes()
+    return data
+
+
+def _skeleton(source: Source) -> nn.Module:
+    """A tree of modules under the base's names, of the adapted layers alone."""
+    from torch import nn
+
+    root = nn.Module()
+    for layer in source.adapted:
+        parent = root
+        *parts, last = layer.split(".")
+        for part in parts:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.add_module(last, _layer(layer, source))
+    return root
+
+
+def _layer(name: str, source: Source) -> nn.Module:
+    """The layer with its weights; its kind shows in the weight's shape, an embedding's in its adapter's names."""
+    import torch
+    from torch import nn
+
+    weight = load(source.base_tensors[f"{name}.weight"])
+    bias = source.base_tensors.get(f"{name}.bias")
+    embeds = any(f"{name}.lora_embedding_A" in key for key in source.verification.tensors)
+    with torch.device("meta"):
+        if embeds:
+            module: nn.Module = nn.Embedding(*weight.shape)
+        elif weight.dim() == 5:
+            depth, height, width = weight.shape[2:]
+            module = nn.Conv3d(weight.shape[1], weight.shape[0], (depth, height, width), bias=bias is not None)
+        else:
+            module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        module.bias = nn.Parameter(load(bias), requires_grad=False)
+    return module
+
+
+def load(tensor: StoredTensor) -> torch.Tensor:
+    import torch
+
+    data = bytearray(read_bytes(tensor))
+    dtype: torch.dtype = getattr(torch, tensor.info.dtype)
+    return torch.frombuffer(data, dtype=dtype).reshape(tensor.info.shape) if data else torch.empty(0, dtype=dtype)
+
+
+def _merge_boft(model: Any, source: Source) -> Iterator[tuple[str, bytes]]:
+    """peft's merge without its dense permutation matrices, which take seconds a layer; equal to it bit for bit.
+
+    References:
+        peft `tuners/boft/layer.py`, `Linear.merge` and `get_delta_weight`.
+    """
+    import torch
+
+    for name in source.adapted:
+        layer = model.base_model.model.get_submodule(name)
+        rotation, scale = layer.boft_R["default"], layer.boft_s["default"]
+        factors, blocks, size, _ = rotation.shape
+        if factors != 1:
+            raise ExportError(f"{name}: a butterfly factor of {factors} can't be merged here", "use peft itself")
+        rotation = layer.cayley_batch(rotation.view(blocks, size, size))
+        weight = layer.get_base_layer().weight
+        turned = torch.transpose(weight, 0, 1).to(rotation.dtype)
+        if size in _BATCHED_BLOCKS:
+            turned = torch.bmm(rotation, turned.reshape(blocks, size, -1)).reshape(blocks * size, -1)
+        else:
+            turned = torch.mm(torch.block_diag(*torch.unbind(rotation)), turned)  # type: ignore[no-untyped-call]
+        merged = torch.transpose(turned, 0, 1) * scale
+        yield f"{name}.weight", tensor_bytes(merged.contiguous().to(weight.dtype))

@@ -1,0 +1,168 @@
+"""What is to be exported: a checkpoint, its base model, and the tensors of the base that it changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint import StoredTensor, read_json, stored_tensors
+from swiftalign.config import Config
+from swiftalign.errors import ExportError, ModelError
+from swiftalign.plan import TuningPlan, read_plan
+from swiftalign.verify import Verification, checkpoints_of, verify
+from swiftalign.verify.expected import ADAPTER_PREFIX
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked checkpoint and the base that it belongs to.
+
+    Attributes:
+        adapter: peft's own config; empty for a checkpoint of full training.
+        whole: base tensor -> the checkpoint's tensor that replaces it.
+        adapted: layers of the base whose weight an adapter changes.
+    """
+
+    checkpoint: Path
+    base: Path
+    base_tensors: dict[str, StoredTensor]
+    verification: Verification
+    adapter: dict[str, Any]
+    plan: TuningPlan | None
+    whole: dict[str, StoredTensor]
+    adapted: tuple[str, ...]
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the base tensors that merging changes."""
+        return [*self.whole, *(f"{layer}.weight" for layer in self.adapted)]
+
+    @property
+    def method(self) -> str:
+        if self.plan is not None:
+            return self.plan.method
+        kind = str(self.adapter.get("peft_type", "full")).lower()
+        return "dora" if self.adapter.get("use_dora") else kind if self.adapted else "modules_to_save"
+
+
+def read_source(path: Path, *, base: Path | None = None, config: Config | None = None) -> Source:
+    """Find, read and check a checkpoint and its base.
+
+    Raises:
+        ModelError: there is no checkpoint here, or its base is no folder.
+        ExportError: the checkpoint is damaged, incomplete, or of another base.
+    """
+    checkpoints = checkpoints_of(path)
+    checkpoint = checkpoints[-1] if checkpoints else path
+    if not checkpoint.is_dir():
+        raise ModelError(f"{checkpoint}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")
+    plan = _plan_of(checkpoint)
+    adapter = _adapter_of(checkpoint)
+    if not adapter and (plan is None or plan.train_type != "full"):
+        raise ModelError(f"{checkpoint}: has no adapter_config.json, and its run trained no whole model")
+    folder = _base_folder(base, plan, adapter)
+    checked = verify(checkpoint, base=folder, config=config, deep=True, resumable=False)
+    _refuse(checkpoint, checked)
+    base_tensors = stored_tensors(folder)
+    found = {tensor.info.name: tensor for tensor in _stored(checkpoint, adapter)}
+    if adapter:
+        adapted = _adapted_layers(found)
+        inside = tuple(f"{layer}." for layer in adapted)
+        bare = {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in found.items()}
+        whole = {name: tensor for name, tensor in bare.items() if not name.startswith(inside) or not inside}
+    else:
+        assert plan is not None
+        trained = {item.key for item in plan.trainables}
+        adapted, whole = (), {name: tensor for name, tensor in found.items() if name in trained}
+    _fit(whole, adapted, base_tensors)
+    return Source(checkpoint, folder, base_tensors, checked, adapter, plan, whole, adapted)
+
+
+def _plan_of(checkpoint: Path) -> TuningPlan | None:
+    for place in (checkpoint, checkpoint.parent):
+        if (place / "plan.json").is_file():
+            try:
+                return read_plan(place / "plan.json")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelError(f"{place / 'plan.json'}: not a plan of this release ({error})") from None
+    return None
+
+
+def _adapter_of(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "adapter_config.json"
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ExportError(f"{path}: not a config of peft", "take another checkpoint")
+    return values
+
+
+def _base_folder(given: Path | None, plan: TuningPlan | None, adapter: dict[str, Any]) -> Path:
+    named = given or (plan.model if plan else None) or adapter.get("base_model_name_or_path")
+    if not named:
+        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
+    folder = Path(str(named)).expanduser()
+    if not folder.is_dir() and given is None and not folder.is_absolute():
+        folder = _from_cache(str(named), plan) or folder
+    if not folder.is_dir():
+        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
+    return folder.absolute()
+
+
+def _from_cache(model_id: str, plan: TuningPlan | None) -> Path | None:
+    """The snapshot of a hub model that training has left in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model_id, local_files_only=True))
+    except Exception:  # not cached, in the client's many ways
+        return None
+
+
+def _refuse(checkpoint: Path, checked: Verification) -> None:
+    errors = [finding for finding in checked.findings if finding.severity == "error"]
+    if errors:
+        lines = "\n".join(f"{finding.message} [{finding.code}]" for finding in errors)
+        raise ExportError(f"{checkpoint} is not sound:\n{lines}", errors[0].hint or None)
+
+
+def _stored(checkpoint: Path, adapter: dict[str, Any]) -> list[StoredTensor]:
+    from swiftalign.checkpoint import read_stored
+
+    if not adapter:
+        return list(stored_tensors(checkpoint).values())
+    path = checkpoint / ADAPTER_FILE
+    if not path.exists():
+        raise ExportError(f"{checkpoint}: has no {ADAPTER_FILE}", "only safetensors adapters are merged: save it again")
+    return read_stored(path)
+
+
+def _adapted_layers(found: dict[str, StoredTensor]) -> tuple[str, ...]:
+    marks = (".lora_", ".boft_", ".fourierft_")
+    layers = [name[: name.index(mark)] for name in found for mark in marks if mark in name]
+    return tuple(dict.fromkeys(layer.removeprefix(ADAPTER_PREFIX) for layer in layers))
+
+
+def _fit(whole: dict[str, StoredTensor], adapted: tuple[str, ...], base: dict[str, StoredTensor]) -> None:
+    """Every changed tensor must have its place in the base."""
+    homeless = [name for name in whole if name not in base] + [n for n in adapted if f"{n}.weight" not in base]
+    if homeless:
+        raise ExportError(f"the base holds no {homeless[0]}, nor {len(homeless) - 1} more", "is this the right base?")
+    other = [name for name, tensor in whole.items() if tensor.info.shape != base[name].info.shape]
+    if other:
+        shapes = f"{list(whole[other[0]].info.shape)}, the base's is {list(base[other[0]].info.shape)}"
+        raise ExportError(f"{other[0]} is {shapes}", "is this the right base?")
+
+
+def plan_digest(source: Source) -> str | None:
+    """SHA-256 of the run's plan, as export.json records it."""
+    import hashlib
+
+    if source.plan is None:
+        return None
+    return hashlib.sha256(json.dumps(source.plan.to_json(), sort_keys=True).encode()).hexdigest()
