@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from swiftalign.config import Config
 from swiftalign.errors import ExportError
 from swiftalign.export.card import model_card
 from swiftalign.export.convert import convert_folder
-from swiftalign.export.folder import appearing, copy_file, require_space
+from swiftalign.export.folder import appearing, copy_file, require_space, sync
 from swiftalign.export.merge import merged_values
 from swiftalign.export.source import Source, plan_digest, read_source
+from swiftalign.verify.values import blocks, digest
 
 __all__ = ["ExportReport", "export"]
 
@@ -30,8 +31,6 @@ CARD = "README.md"
 RECORD = "export.json"
 # Other weights of the base would be stale beside the merged ones.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class ExportReport:
         rounded: tensors that were trained, and equal the base after rounding to its dtype.
         copied: tensors that are the base's own.
         linked: files that are hard links to the base's.
+        digests: SHA-256 of each merged tensor's bytes.
     """
 
     output: Path
@@ -73,7 +73,6 @@ def export(
     aligner_only: bool = False,
     adapter_only: bool = False,
     check_logits: bool = False,
-    progress: Progress | None = None,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
@@ -88,7 +87,6 @@ def export(
         aligner_only: write just the merged aligner tensors, as one file.
         adapter_only: write just the adapter, without training state.
         check_logits: load both forms in transformers and compare what they compute.
-        progress: told the file, bytes done and bytes in all.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -105,7 +103,7 @@ def export(
         elif aligner_only:
             report = _write_aligner(source, folder)
         else:
-            report = _write_model(source, folder, dtype=dtype, link=link, progress=progress)
+            report = _write_model(source, folder, dtype=dtype, link=link)
         report = _finish(report, source, folder, output, began, whole=not (adapter_only or aligner_only))
         if check_logits and not (adapter_only or aligner_only):
             from swiftalign.export.logits import largest_difference
@@ -126,65 +124,98 @@ def _refuse_inside(output: Path, source: Source) -> None:
             raise ExportError(f"{output}: lies inside {folder}, or holds it", "name a folder of its own")
 
 
-def _write_model(
-    source: Source, folder: Path, *, dtype: str | None, link: bool, progress: Progress | None
-) -> ExportReport:
+def _write_model(source: Source, folder: Path, *, dtype: str | None, link: bool) -> ExportReport:
     files = weight_files(source.base)
-    homes = {name: source.base_tensors[name].file for name in source.changed}
-    shared = [file for file in files if link and file not in homes.values() and dtype is None]
+    homes = {source.base_tensors[name].file for name in source.changed}
+    shared = [file for file in files if link and file not in homes and dtype is None]
     total = sum(file.stat().st_size for file in files)
-    widest = {"float32": 2.0}.get(dtype or "", 1.0)  # of a 16-bit base
-    require_space(folder, int(sum(f.stat().st_size for f in files if f not in shared) * widest))
-    done = 0
-    for file in files:
-        _copy_or_link(file, folder / file.name, link=file in shared)
-        done += file.stat().st_size
-        if progress:
-            progress(file.name, done, total)
-    digests = _write_merged(source, folder)
+    widest = 2 if dtype == "float32" else 1  # of a 16-bit base
+    require_space(folder, sum(file.stat().st_size for file in files if file not in shared) * widest)
     _copy_others(source.base, folder)
-    changed, rounded = _check(source, folder, digests, shared)
+    digests, same = _write_weights(source, folder, homes, shared)
+    rounded = [name for name in digests if name in same]
+    changed = [name for name in digests if name not in same]
+    if not changed:
+        hint = "the updates were smaller than the base's dtype can hold: train longer, or at a higher rate"
+        raise ExportError("the merged model equals the base: nothing changed", hint)
     if dtype is not None:
         convert_folder(folder, dtype)
     copied = len(source.base_tensors) - len(changed)
+    linked = [file.name for file in shared]
     return ExportReport(
-        folder,
-        source.base,
-        source.checkpoint,
-        source.method,
-        changed,
-        rounded,
-        copied,
-        [f.name for f in shared],
-        total,
-        0.0,
+        folder, source.base, source.checkpoint, source.method, changed, rounded, copied, linked, total, 0.0
     )
 
 
-def _copy_or_link(source: Path, target: Path, *, link: bool) -> None:
-    real = source.resolve()  # writing through a link would change the base
-    if link:
-        try:
-            os.link(real, target)
-            return
-        except OSError as error:
-            message = f"{target}: can't be hard-linked: {error.strerror or error}"
-            raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
-    copy_file(real, target)
+def _write_weights(
+    source: Source, folder: Path, homes: set[Path], shared: list[Path]
+) -> tuple[dict[str, str], set[str]]:
+    """Copy, merge and check, with the copying of files beside the arithmetic of merging.
+
+    Returns:
+        The digest of each merged tensor, and the names of all tensors that equal the base.
+    """
+    files = sorted(weight_files(source.base), key=lambda file: file not in homes)
+    untouched = [file for file in files if file not in homes and file not in shared]
+    digests: dict[str, str] = {}
+    # Copying and syncing wait in the kernel: more threads than processors.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        copies = {file: pool.submit(_copy_or_link, file, folder, link=file in shared) for file in files}
+        checks = [pool.submit(_check_copy, copies[file], folder / file.name, source) for file in untouched]
+        for name, data in merged_values(source):
+            copies[source.base_tensors[name].file].result()
+            digests[name] = _put(source.base_tensors[name], folder, data)
+        for file in homes:
+            copies[file].result()
+            checks.append(pool.submit(_check_file, folder / file.name, source, digests))
+        return digests, set().union(*(check.result() for check in checks))
 
 
-def _write_merged(source: Source, folder: Path) -> dict[str, str]:
-    """Put the merged values into their places; returns their digests."""
-    digests = {}
-    for name, data in merged_values(source):
-        place = source.base_tensors[name]
-        if len(data) != place.end - place.begin:
-            raise ExportError(f"{name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
-        with (folder / place.file.name).open("r+b") as file:
-            file.seek(place.begin)
-            file.write(data)
-        digests[name] = hashlib.sha256(data).hexdigest()
-    return digests
+def _check_copy(copy: Future[None], path: Path, source: Source) -> set[str]:
+    copy.result()
+    return _check_file(path, source, {})
+
+
+def _copy_or_link(source: Path, folder: Path, *, link: bool) -> None:
+    real, target = source.resolve(), folder / source.name  # writing through a link would change the base
+    if not link:
+        copy_file(real, target)
+        sync(target)  # while other files are copied: what is patched later is little
+        return
+    try:
+        os.link(real, target)
+    except OSError as error:
+        message = f"{target}: can't be hard-linked: {error.strerror or error}"
+        raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
+
+
+def _put(place: StoredTensor, folder: Path, data: bytes) -> str:
+    """Write merged values into their place; returns their digest."""
+    if len(data) != place.end - place.begin:
+        raise ExportError(f"{place.info.name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
+    with (folder / place.file.name).open("r+b") as file:
+        file.seek(place.begin)
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_file(path: Path, source: Source, digests: dict[str, str]) -> set[str]:
+    """What was written is what was merged, and all else is the base's; returns the tensors that equal the base.
+
+    Raises:
+        ExportError: it is not.
+    """
+    same = set()
+    for tensor in read_stored(path):
+        name = tensor.info.name
+        if equal_bytes(tensor, source.base_tensors[name]):
+            same.add(name)
+        elif name not in digests:
+            raise ExportError(f"{name}: was to stay as it is, and differs from the base", "check the disk")
+        if name in digests and digest(tensor) != digests[name]:
+            raise ExportError(f"{name}: was not written as merged", "check the disk")
+    sync(path)
+    return same
 
 
 def _copy_others(base: Path, folder: Path) -> None:
@@ -197,49 +228,11 @@ def _copy_others(base: Path, folder: Path) -> None:
         copy_file(path.resolve(), folder / ("README.base.md" if path.name == CARD else path.name))
 
 
-def _check(source: Source, folder: Path, digests: dict[str, str], shared: list[Path]) -> tuple[list[str], list[str]]:
-    """What was written is what was merged, and all else is the base's.
-
-    Raises:
-        ExportError: it is not.
-    """
-    changed: list[str] = []
-    rounded: list[str] = []
-    for file in weight_files(folder):
-        if file.name in {path.name for path in shared}:
-            continue
-        for tensor in read_stored(file):
-            name = tensor.info.name
-            original = source.base_tensors[name]
-            same = equal_bytes(tensor, original)
-            if name not in digests:
-                if not same:
-                    raise ExportError(f"{name}: was to stay as it is, and differs from the base", "check the disk")
-                continue
-            if not _has_digest(tensor, digests[name]):
-                raise ExportError(f"{name}: was not written as merged", "check the disk")
-            (rounded if same else changed).append(name)
-    if set(digests) != {*changed, *rounded}:
-        raise ExportError("not every merged tensor was written", "check the disk")
-    if not changed:
-        hint = "the updates were smaller than the base's dtype can hold: train longer, or export with --dtype float32"
-        raise ExportError("the merged model equals the base: nothing changed", hint)
-    return changed, rounded
-
-
 def equal_bytes(mine: StoredTensor, other: StoredTensor) -> bool:
     """Whether two tensors hold the same bytes, compared in blocks."""
-    from swiftalign.verify.values import blocks
-
     if mine.end - mine.begin != other.end - other.begin:
         return False
     return all(a == b for a, b in zip(blocks(mine), blocks(other), strict=True))
-
-
-def _has_digest(tensor: StoredTensor, expected: str) -> bool:
-    from swiftalign.verify.values import digest
-
-    return digest(tensor) == expected
 
 
 def _write_adapter(source: Source, folder: Path) -> ExportReport:
@@ -282,21 +275,14 @@ def _finish(
     from swiftalign.training.run_folder import versions
 
     report = _replace(report, output=output, seconds=time.monotonic() - began)
-    own = [file for file in folder.glob("*.safetensors") if file.name not in report.linked]
     record = {
         "format": 1,
         **{key: value for key, value in report.to_json().items() if key not in ("output", "seconds")},
         "plan_sha256": plan_digest(source),
         "versions": versions(),
-        "sha256": {file.name: _file_digest(file) for file in own},
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if source.plan is not None and whole:
         (folder / "plan.json").write_text(json.dumps(source.plan.to_json(), indent=1) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(report, source), encoding="utf-8")
     return report
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

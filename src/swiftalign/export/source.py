@@ -65,7 +65,9 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     if not adapter and (plan is None or plan.train_type != "full"):
         raise ModelError(f"{checkpoint}: has no adapter_config.json, and its run trained no whole model")
     folder = _base_folder(base, plan, adapter)
-    checked = verify(checkpoint, base=folder, config=config, deep=True, resumable=False)
+    # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
+    against = folder if plan is None and config is None else None
+    checked = verify(checkpoint, base=against, config=config, deep=True, resumable=False)
     _refuse(checkpoint, checked)
     base_tensors = stored_tensors(folder)
     found = {tensor.info.name: tensor for tensor in _stored(checkpoint, adapter)}
