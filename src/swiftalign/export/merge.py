@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftalign.checkpoint import StoredTensor
 from swiftalign.errors import ExportError
-from swiftalign.export.source import Source
+from swiftalign.export.source import ADAPTER_PREFIX, Source
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,8 @@ def merged_values(source: Source) -> Iterator[tuple[str, bytes]]:
     for name, tensor in source.whole.items():
         yield name, cast(read_bytes(tensor), tensor.info.dtype, source.base_tensors[name].info.dtype)
     if source.adapted:
-        yield from _merge_adapters(source)
+        boft = source.adapter.get("peft_type") == "BOFT"
+        yield from _merge_boft(source) if boft else _merge_adapters(source)
 
 
 def read_bytes(tensor: StoredTensor) -> bytes:
@@ -92,9 +93,6 @@ def _merge_adapters(source: Source) -> Iterator[tuple[str, bytes]]:
         # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
         model = PeftModel.from_pretrained(skeleton, str(source.checkpoint), config=config)
         with torch.no_grad():
-            if str(config.peft_type).endswith("BOFT"):
-                yield from _merge_boft(model, source)
-                return
             merged = model.merge_and_unload()
     weights = dict(merged.named_parameters())
     for layer in source.adapted:
@@ -168,22 +166,23 @@ def load(tensor: StoredTensor) -> torch.Tensor:
     return torch.frombuffer(data, dtype=dtype).reshape(tensor.info.shape) if data else torch.empty(0, dtype=dtype)
 
 
-def _merge_boft(model: Any, source: Source) -> Iterator[tuple[str, bytes]]:
+def _merge_boft(source: Source) -> Iterator[tuple[str, bytes]]:
     """peft's merge without its dense permutation matrices, which take seconds a layer; equal to it bit for bit.
 
     References:
-        peft `tuners/boft/layer.py`, `Linear.merge` and `get_delta_weight`.
+        peft `tuners/boft/layer.py`, `Linear.merge` and `get_delta_weight`; arXiv:2311.06243.
     """
     import torch
+    from peft.tuners.boft.layer import BOFTLayer
 
     for name in source.adapted:
-        layer = model.base_model.model.get_submodule(name)
-        rotation, scale = layer.boft_R["default"], layer.boft_s["default"]
+        rotation = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_R"]).float()
+        scale = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_s"]).float()
         factors, blocks, size, _ = rotation.shape
         if factors != 1:
             raise ExportError(f"{name}: a butterfly factor of {factors} can't be merged here", "use peft itself")
-        rotation = layer.cayley_batch(rotation.view(blocks, size, size))
-        weight = layer.get_base_layer().weight
+        rotation = BOFTLayer.cayley_batch(None, rotation.view(blocks, size, size))
+        weight = load(source.base_tensors[f"{name}.weight"])
         turned = torch.transpose(weight, 0, 1).to(rotation.dtype)
         if size in _BATCHED_BLOCKS:
             turned = torch.bmm(rotation, turned.reshape(blocks, size, -1)).reshape(blocks * size, -1)

@@ -23,6 +23,7 @@ class Source:
 
     Attributes:
         adapter: peft's own config; empty for a checkpoint of full training.
+        tensors: of the checkpoint, under its own names.
         whole: base tensor -> the checkpoint's tensor that replaces it.
         adapted: layers of the base whose weight an adapter changes.
     """
@@ -33,6 +34,7 @@ class Source:
     verification: Verification
     adapter: dict[str, Any]
     plan: TuningPlan | None
+    tensors: dict[str, StoredTensor]
     whole: dict[str, StoredTensor]
     adapted: tuple[str, ...]
 
@@ -81,7 +83,7 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
         trained = {item.key for item in plan.trainables}
         adapted, whole = (), {name: tensor for name, tensor in found.items() if name in trained}
     _fit(whole, adapted, base_tensors)
-    return Source(checkpoint, folder, base_tensors, checked, adapter, plan, whole, adapted)
+    return Source(checkpoint, folder, base_tensors, checked, adapter, plan, found, whole, adapted)
 
 
 def _plan_of(checkpoint: Path) -> TuningPlan | None:
