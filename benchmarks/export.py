@@ -2,7 +2,7 @@
 
     python benchmarks/export.py [--stock]
 
-Every command runs several times, alternating with `cp -r` of the base; the medians are compared. Memory is the process's
+Every command runs several times, in turn with `cp -r` of the base; the medians are compared. Memory is the process's
 own peak, mapped files included. ``--stock`` times `swift export --merge_lora` too.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ ITEM_SIZES = dict(_DTYPES.values())
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_JSON_BYTES = 64_000_000
 _MAX_SIDE = 2**48
+_MAX_NAME = 1000
 
 DAMAGED = "the file is damaged or incomplete: fetch or save it again"
 
@@ -118,7 +120,9 @@ def scan_header(path: Path) -> HeaderScan:
     if not isinstance(header, dict):
         return scan.fail("header-corrupt", f"{path}: its header is no mapping")
     metadata = header.pop("__metadata__", {})
-    scan.metadata = metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        return scan.fail("header-corrupt", f"{path}: its header's __metadata__ is no mapping of strings")
+    scan.metadata = metadata
     for name, entry in header.items():
         _place(name, entry, path, size - 8 - length, 8 + length, scan)
     _check_layout(path, size, 8 + length, scan)
@@ -135,7 +139,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _place(name: str, entry: Any, path: Path, data_size: int, data_start: int, scan: HeaderScan) -> None:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sound = all(type(number) is int and 0 <= number < _MAX_SIDE for number in (*shape, begin, end))
+        sound = isinstance(entry["shape"], list) and name.isprintable()  # a terminal would obey control characters
+        sound = sound and all(type(number) is int and 0 <= number < _MAX_SIDE for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound or not isinstance(dtype, str) or dtype not in _DTYPES or len(shape) > 16:
@@ -152,19 +157,18 @@ def _place(name: str, entry: Any, path: Path, data_size: int, data_start: int, s
 
 def _check_layout(path: Path, size: int, data_start: int, scan: HeaderScan) -> None:
     """Tensors must fill the file from end to end, without overlap."""
-    position = data_start
+    position, hole = data_start, ""
     for tensor in sorted(scan.tensors, key=lambda item: (item.begin, item.end)):
         if tensor.begin < position:
             scan.fail("header-overlap", f"{path}: {tensor.info.name!r} overlaps the tensor before it")
             return
-        if tensor.begin > position and not scan.faults:
-            scan.fail(
-                "header-holes", f"{path}: {tensor.begin - position} bytes before {tensor.info.name!r} are no tensor's"
-            )
-            return
+        if tensor.begin > position and not hole:
+            hole = f"{tensor.begin - position} bytes before {tensor.info.name!r} are no tensor's"
         position = tensor.end
-    if position < size and not scan.faults:
-        scan.fail("header-holes", f"{path}: its last {size - position} bytes are no tensor's")
+    if position < size and not hole:
+        hole = f"its last {size - position} bytes are no tensor's"
+    if hole and not scan.faults:
+        scan.fail("header-holes", f"{path}: {hole}")
 
 
 def read_stored(path: Path) -> list[StoredTensor]:
@@ -209,6 +213,8 @@ def index_names(index: Any, path: Path) -> dict[str, str]:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ModelError(f"{path}: has no weight_map", DAMAGED)
+    if not all(name.isprintable() and len(name) <= _MAX_NAME for pair in weight_map.items() for name in pair):
+        raise ModelError(f"{path}: its weight_map holds what can't be a name", DAMAGED)
     for name in set(weight_map.values()):
         if is_outside(path.parent, name):
             raise ModelError(f"{path}: names {name!r}, which lies outside the folder", "do not use this model")
@@ -220,7 +226,7 @@ def is_outside(folder: Path, name: str) -> bool:
 
     The hub's cache links each file to a blob of its own, beside the snapshots: such links are followed.
     """
-    if not name or "\0" in name or Path(name).name != name or name in (".", ".."):
+    if not name or "\0" in name or Path(name).name != name or name in (".", "..") or len(os.fsencode(name)) > 255:
         return True
     path = folder / name
     if not path.is_symlink():

@@ -69,7 +69,3 @@ class TrainingError(SwiftalignError):
     """The training process ended before its last step."""
 
     exit_code = 1
-
-
-class OutputFolderError(SwiftalignError):
-    """An output folder that is taken, too small, or can't be written."""

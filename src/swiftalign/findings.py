@@ -68,7 +68,7 @@ SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 # What a checkpoint can have wrong: the codes of `swiftalign verify-ckpt`, and of an export that refuses one.
 CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     # Files
-    "no-weights": ("error", "the folder holds no weight file"),
+    "no-weights": ("error", "there is no weight file, or no tensor in it"),
     "file-unreadable": ("error", "a file can't be opened or read"),
     "file-empty": ("error", "a weight file has zero bytes"),
     "file-truncated": ("error", "a weight file ends before its tensors do"),

@@ -12,6 +12,13 @@ from swiftalign.checkpoint import TensorInfo
 
 Shape = tuple[int, ...]
 
+_MAX_COUNT = 10_000  # layers of a stack: more is no model, and would take for ever to spell out
+_MAX_SIDE = 2**40
+_SIZES = {
+    "text_config": ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+    "vision_config": ("hidden_size", "intermediate_size", "patch_size", "temporal_patch_size", "out_hidden_size"),
+}
+
 
 def tensors_of_config(config: dict[str, Any]) -> list[TensorInfo]:
     """Name, shape and dtype of each weight, as transformers builds the model; a tied lm_head is left out.
@@ -21,13 +28,26 @@ def tensors_of_config(config: dict[str, Any]) -> list[TensorInfo]:
 
     Raises:
         KeyError: the config leaves a size to transformers' defaults.
+        TypeError: a size is no number, or larger than any model's.
     """
     text, vision = config["text_config"], config["vision_config"]
+    _check_sizes(config)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32")
     weights = dict(_vision(vision)) | dict(_text(text))
     if not config.get("tie_word_embeddings", False):
         weights["lm_head.weight"] = (text["vocab_size"], text["hidden_size"])
     return [TensorInfo(name, shape, dtype) for name, shape in weights.items()]
+
+
+def _check_sizes(config: dict[str, Any]) -> None:
+    sides = [config[part][name] for part, names in _SIZES.items() for name in names]
+    sides += [config["text_config"]["head_dim"], config["vision_config"]["num_position_embeddings"]]
+    counts = [config["text_config"]["num_hidden_layers"], config["vision_config"]["depth"]]
+    counts += [config["vision_config"]["spatial_merge_size"], config["text_config"].get("decoder_sparse_step", 1)]
+    if not all(type(n) is int and 0 < n <= _MAX_SIDE for n in sides) or not all(
+        type(n) is int and 0 < n <= _MAX_COUNT for n in counts
+    ):
+        raise TypeError("a size is no number, or out of range")
 
 
 def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:
@@ -89,9 +109,14 @@ def _text(text: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
 
 def _is_sparse(index: int, text: dict[str, Any]) -> bool:
     """Whether a layer routes to experts; a dense model has none."""
-    if not text.get("num_experts"):
+    if not _expert_count(text):
         return False
     return index not in text["mlp_only_layers"] and (index + 1) % text["decoder_sparse_step"] == 0
+
+
+def _expert_count(text: dict[str, Any]) -> Any:
+    """transformers 5 writes ``num_local_experts``, the published configs hold ``num_experts``."""
+    return text.get("num_experts") or text.get("num_local_experts")
 
 
 def _mlp(layer: str, width: int, inner: int) -> Iterator[tuple[str, Shape]]:
@@ -101,7 +126,7 @@ def _mlp(layer: str, width: int, inner: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _experts(layer: str, text: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
-    experts, width, inner = text["num_experts"], text["hidden_size"], text["moe_intermediate_size"]
+    experts, width, inner = _expert_count(text), text["hidden_size"], text["moe_intermediate_size"]
     yield f"{layer}.mlp.gate.weight", (experts, width)
     yield f"{layer}.mlp.experts.gate_up_proj", (experts, 2 * inner, width)
     yield f"{layer}.mlp.experts.down_proj", (experts, width, inner)

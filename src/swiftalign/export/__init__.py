@@ -29,6 +29,9 @@ __all__ = ["ExportReport", "export"]
 
 CARD = "README.md"
 RECORD = "export.json"
+BASE_CARD = "README.base.md"
+# Of an export that now is the base: the new one writes its own.
+_OWN_FILES = (BASE_CARD, RECORD, "plan.json")
 # Other weights of the base would be stale beside the merged ones.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
@@ -119,8 +122,10 @@ def _replace(report: ExportReport, **values: Any) -> ExportReport:
 
 
 def _refuse_inside(output: Path, source: Source) -> None:
+    place = output.resolve()  # links and .. lead where they lead
     for folder in (source.base, source.checkpoint):
-        if output == folder or folder in output.parents or output in folder.parents:
+        real = folder.resolve()
+        if place == real or real in place.parents or place in real.parents:
             raise ExportError(f"{output}: lies inside {folder}, or holds it", "name a folder of its own")
 
 
@@ -223,9 +228,11 @@ def _copy_others(base: Path, folder: Path) -> None:
     for path in sorted(base.iterdir()):
         if path.name.startswith(".") or not path.is_file() or path.suffix in _WEIGHT_SUFFIXES:
             continue
+        if path.name in _OWN_FILES:
+            continue
         if path.name.endswith(".index.json") and not path.name.startswith("model.safetensors"):
             continue
-        copy_file(path.resolve(), folder / ("README.base.md" if path.name == CARD else path.name))
+        copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
 
 
 def equal_bytes(mine: StoredTensor, other: StoredTensor) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from swiftalign.checkpoint import ITEM_SIZES, StoredTensor, TensorInfo, read_json, read_stored, weight_files
 from swiftalign.errors import ExportError
 from swiftalign.export.merge import cast
-from swiftalign.verify.values import blocks
+from swiftalign.verify.values import blocks, is_finite
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -56,9 +56,30 @@ def convert_folder(folder: Path, dtype: str) -> None:
             writer.write(header(TensorInfo(t.info.name, t.info.shape, dtype) for t in stored))
             for tensor in stored:
                 for block in _whole_elements(tensor):
-                    writer.write(cast(block, tensor.info.dtype, dtype))
+                    writer.write(_converted(block, tensor.info, dtype))
+        _check_conversion(stored, target, dtype)
         target.replace(file)
     _update_json(folder, dtype)
+
+
+def _converted(block: bytes, info: TensorInfo, dtype: str) -> bytes:
+    import numpy as np
+
+    data = cast(block, info.dtype, dtype)
+    if not is_finite(np.frombuffer(data, np.uint8), dtype):
+        raise ExportError(f"{info.name} holds numbers too large for {dtype}", "choose bfloat16 or float32")
+    return data
+
+
+def _check_conversion(stored: list[StoredTensor], target: Path, dtype: str) -> None:
+    """Read again what was written, against what it was made from."""
+    for tensor, written in zip(stored, read_stored(target), strict=True):
+        with target.open("rb") as file:
+            file.seek(written.begin)
+            for block in _whole_elements(tensor):
+                wanted = cast(block, tensor.info.dtype, dtype)
+                if file.read(len(wanted)) != wanted:
+                    raise ExportError(f"{tensor.info.name}: was not written as converted", "check the disk")
 
 
 def _whole_elements(tensor: StoredTensor) -> Iterable[bytes]:

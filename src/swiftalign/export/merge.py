@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from swiftalign.checkpoint import StoredTensor
 from swiftalign.errors import ExportError
-from swiftalign.export.source import ADAPTER_PREFIX, Source
+from swiftalign.export.source import Source
+from swiftalign.verify.expected import ADAPTER_PREFIX
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # Block sizes at which a batched product adds in the same order as peft's dense one; tests hold them bit for bit.
 _BATCHED_BLOCKS = (4, 6, 8, 12, 16, 32, 64)
+_BATCH_BYTES = 256 << 20  # of base weights
 
 
 def merged_values(source: Source) -> Iterator[tuple[str, bytes]]:
@@ -81,22 +84,51 @@ def _to_bfloat16(values: Any) -> bytes:
 
 
 def _merge_adapters(source: Source) -> Iterator[tuple[str, bytes]]:
+    for layers in _batches(source):
+        yield from _merge_layers(source, layers)
+
+
+def _batches(source: Source) -> Iterator[list[str]]:
+    """The adapted layers, in groups whose weights take little memory: an adapter may reach all of the LLM."""
+    batch: list[str] = []
+    size = 0
+    for layer in source.adapted:
+        nbytes = source.base_tensors[f"{layer}.weight"].info.nbytes
+        if batch and size + nbytes > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(layer)
+        size += nbytes
+    yield batch
+
+
+def _merge_layers(source: Source, layers: list[str]) -> Iterator[tuple[str, bytes]]:
     import torch
     from peft import PeftConfig, PeftModel
 
-    skeleton = _skeleton(source)
     config = PeftConfig.from_pretrained(str(source.checkpoint))
     config.task_type = None  # a task's wrapper wants a whole language model
     config.modules_to_save = None  # merged by `cast`
     config.inference_mode = True
-    with _quiet():
-        # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
-        model = PeftModel.from_pretrained(skeleton, str(source.checkpoint), config=config)
-        with torch.no_grad():
-            merged = model.merge_and_unload()
-    weights = dict(merged.named_parameters())
-    for layer in source.adapted:
-        yield f"{layer}.weight", tensor_bytes(weights[f"{layer}.weight"])
+    # The layers that the checkpoint holds, by name: the skeleton has no others, whatever the setting was.
+    config.target_modules = "|".join(re.escape(layer) for layer in layers)
+    for setting in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+        if hasattr(config, setting):
+            setattr(config, setting, None)
+    if source.adapter.get("peft_type") == "ADALORA" and config.rank_pattern:
+        inside = tuple(f"{layer}." for layer in layers)
+        config.rank_pattern = {k: kept for k, kept in config.rank_pattern.items() if k.startswith(inside)}
+    try:
+        with _quiet(), torch.no_grad():
+            # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
+            model = PeftModel.from_pretrained(_skeleton(source, layers), str(source.checkpoint), config=config)
+            weights = dict(model.merge_and_unload().named_parameters())
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        text = " ".join(str(error).split())[:500]
+        raise ExportError(f"{source.checkpoint}: peft can't merge it: {text}", "is this the right base?") from error
+    for name in source.merged:
+        if name.rpartition(".")[0] in layers:
+            yield name, tensor_bytes(weights[name])
 
 
 @contextlib.contextmanager
@@ -120,12 +152,12 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
     return data
 
 
-def _skeleton(source: Source) -> nn.Module:
-    """A tree of modules under the base's names, of the adapted layers alone."""
+def _skeleton(source: Source, layers: list[str]) -> nn.Module:
+    """A tree of modules under the base's names, of some adapted layers alone."""
     from torch import nn
 
     root = nn.Module()
-    for layer in source.adapted:
+    for layer in layers:
         parent = root
         *parts, last = layer.split(".")
         for part in parts:
@@ -175,6 +207,7 @@ def _merge_boft(source: Source) -> Iterator[tuple[str, bytes]]:
     import torch
     from peft.tuners.boft.layer import BOFTLayer
 
+    batched: dict[tuple[int, ...], bool] = {}
     for name in source.adapted:
         rotation = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_R"]).float()
         scale = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_s"]).float()
@@ -184,9 +217,31 @@ def _merge_boft(source: Source) -> Iterator[tuple[str, bytes]]:
         rotation = BOFTLayer.cayley_batch(None, rotation.view(blocks, size, size))
         weight = load(source.base_tensors[f"{name}.weight"])
         turned = torch.transpose(weight, 0, 1).to(rotation.dtype)
-        if size in _BATCHED_BLOCKS:
-            turned = torch.bmm(rotation, turned.reshape(blocks, size, -1)).reshape(blocks * size, -1)
-        else:
-            turned = torch.mm(torch.block_diag(*torch.unbind(rotation)), turned)  # type: ignore[no-untyped-call]
+        shape = (*weight.shape, size)
+        if shape not in batched:
+            batched[shape] = size in _BATCHED_BLOCKS and _adds_alike(rotation, turned)
+        turned = _turn_in_batches(rotation, turned) if batched[shape] else _turn_densely(rotation, turned)
         merged = torch.transpose(turned, 0, 1) * scale
         yield f"{name}.weight", tensor_bytes(merged.contiguous().to(weight.dtype))
+
+
+def _turn_densely(rotation: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rotations [blocks, size, size] times a weight [blocks * size, out], as peft multiplies them."""
+    import torch
+
+    return torch.mm(torch.block_diag(*torch.unbind(rotation)), weight)  # type: ignore[no-untyped-call]
+
+
+def _turn_in_batches(rotation: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same block by block, without the zeros."""
+    import torch
+
+    blocks, size, _ = rotation.shape
+    return torch.bmm(rotation, weight.reshape(blocks, size, -1)).reshape(blocks * size, -1)
+
+
+def _adds_alike(rotation: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether both give the same bits: in which order a product adds up is up to the processor's library."""
+    import torch
+
+    return torch.equal(_turn_in_batches(rotation, weight), _turn_densely(rotation, weight))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swiftalign.architectures import NAME_TABLES
 from swiftalign.checkpoint import StoredTensor, read_json, stored_tensors
 from swiftalign.config import Config
 from swiftalign.errors import ExportError, ModelError
+from swiftalign.modules import modules_from_tensors
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.verify import Verification, checkpoints_of, verify
 from swiftalign.verify.expected import ADAPTER_PREFIX
@@ -39,9 +42,17 @@ class Source:
     adapted: tuple[str, ...]
 
     @property
+    def merged(self) -> list[str]:
+        """Names of the base tensors that the adapters change: weights, and biases where they were trained too."""
+        layers = set(self.adapted)
+        biases = (name for name in self.tensors if name.endswith(".bias"))
+        bare = (re.sub(r"\.(?:base_layer|lora_B)\.bias$", "", name.removeprefix(ADAPTER_PREFIX)) for name in biases)
+        return [f"{layer}.weight" for layer in self.adapted] + [f"{name}.bias" for name in bare if name in layers]
+
+    @property
     def changed(self) -> list[str]:
         """Names of the base tensors that merging changes."""
-        return [*self.whole, *(f"{layer}.weight" for layer in self.adapted)]
+        return [*self.whole, *self.merged]
 
     @property
     def method(self) -> str:
@@ -83,6 +94,7 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
         trained = {item.key for item in plan.trainables}
         adapted, whole = (), {name: tensor for name, tensor in found.items() if name in trained}
     _fit(whole, adapted, base_tensors)
+    _refuse_other_base(folder, base_tensors, plan)
     return Source(checkpoint, folder, base_tensors, checked, adapter, plan, found, whole, adapted)
 
 
@@ -161,6 +173,21 @@ def _fit(whole: dict[str, StoredTensor], adapted: tuple[str, ...], base: dict[st
     if other:
         shapes = f"{list(whole[other[0]].info.shape)}, the base's is {list(base[other[0]].info.shape)}"
         raise ExportError(f"{other[0]} is {shapes}", "is this the right base?")
+
+
+def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan | None) -> None:
+    """A FourierFT spectrum fits layers of any shape; the run's plan knows how large its base was."""
+    values = read_json(folder / "config.json")
+    model_type = str(values.get("model_type")) if isinstance(values, dict) else ""
+    table = NAME_TABLES.get(model_type)
+    if plan is None or table is None:
+        return
+    infos = [tensor.info for tensor in tensors.values()]
+    total = sum(modules_from_tensors(infos, values, table, source=str(folder)).totals.values())
+    if (model_type, total) != (plan.model_type, plan.total_parameters):
+        theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
+        hint = "name the run's own base with --base"
+        raise ExportError(f"{folder}: a {model_type} of {total:,} parameters; {theirs}", hint)
 
 
 def plan_digest(source: Source) -> str | None:

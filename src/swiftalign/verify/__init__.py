@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from swiftalign.findings import Finding
 from swiftalign.verify.base import compare_with_base
 from swiftalign.verify.beside import check_adapter_config, check_model_files, check_state
 from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, expect
-from swiftalign.verify.files import Weights, read_weights
+from swiftalign.verify.files import PICKLE_ERRORS, Weights, read_weights
 from swiftalign.verify.movement import check_movement
 from swiftalign.verify.names import compare_names
-from swiftalign.verify.values import Values, look_cheaply, look_deeply, read_initial
+from swiftalign.verify.values import Values, look_at_pickle, look_cheaply, look_deeply, read_initial
 
 __all__ = ["Verification", "checkpoints_of", "verify"]
 
@@ -122,36 +122,48 @@ def verify(
     weights = read_weights(path)
     folder = path if path.is_dir() else path.parent
     expectation = expect(folder, weights.kind, config=config, base=base)
-    findings = list(weights.findings)
-    damaged = bool(findings)
-    if not damaged:
-        findings += compare_names(weights.infos, expectation)
-    findings += _beside(folder, weights, expectation, deep=deep, resumable=resumable)
     values = _values(folder, weights, expectation, deep=deep)
-    if base is not None and not damaged:
+    findings = list(weights.findings)
+    if not weights.damaged:
+        findings += compare_names(weights.infos, expectation, weights.kind)
+    # Configs that don't fit tensors under wrong names, or that are missing, would say the same once more.
+    misnamed = bool({"prefix-wrong", "tensor-missing"} & {finding.code for finding in findings})
+    findings += _beside(folder, weights, misnamed=misnamed, expectation=expectation, deep=deep)
+    if weights.kind != "file" and resumable:
+        findings += check_state(folder, expectation, deep=deep)
+    if base is not None and not weights.damaged:
         findings += compare_with_base(weights, expectation, base, values)
     findings += check_movement(weights.infos, values, expectation)
+    findings = [replace(finding, message=_printable(finding.message)) for finding in findings]
     rows = tuple(_rows(weights.infos, values, expectation))
     return Verification(path, weights.kind, expectation.source, weights.infos, tuple(findings), rows, values)
 
 
 def _beside(
-    folder: Path, weights: Weights, expectation: Expectation, *, deep: bool, resumable: bool
+    folder: Path, weights: Weights, expectation: Expectation, *, misnamed: bool, deep: bool
 ) -> Iterator[Finding]:
-    if weights.kind == "adapter" and not weights.findings:
-        yield from check_adapter_config(folder, weights.infos, expectation)
+    if weights.kind == "adapter" and not weights.damaged:
+        yield from check_adapter_config(folder, weights.infos, expectation, misnamed=misnamed)
     if weights.kind == "model":
-        yield from check_model_files(folder, weights.infos)
-    if weights.kind != "file" and resumable:
-        yield from check_state(folder, expectation, deep=deep)
+        yield from check_model_files(folder, weights, deep=deep)
+
+
+def _printable(text: str) -> str:
+    """Names come from files: what a terminal would obey, or can't show, is spelled out."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _values(folder: Path, weights: Weights, expectation: Expectation, *, deep: bool) -> dict[str, Values]:
     initial = read_initial(folder)
     method = expectation.plan.train_type if expectation.plan else None
     tensors: list[StoredTensor] = list(weights.stored.values())
-    if deep:
+    if deep and weights.stored:
         return look_deeply(tensors, initial, method)
+    if deep and not weights.damaged and weights.infos:
+        try:
+            return look_at_pickle(weights.files[-1], initial, method)
+        except PICKLE_ERRORS as error:
+            weights.refuse_pickle(weights.files[-1], error)
     return {tensor.info.name: look_cheaply(tensor, initial, method) for tensor in tensors}
 
 

@@ -22,6 +22,8 @@ def compare_with_base(
     Raises:
         ModelError: the base is no folder of safetensors.
     """
+    if not weights.stored:
+        raise ModelError(f"{weights.files[0]}: only safetensors can be compared with --base", "leave --base out")
     own = stored_tensors(base) if base.is_dir() else {}
     if not own:
         raise ModelError(f"--base {base}: not a folder with safetensors files", "name the base model's folder")
@@ -60,14 +62,13 @@ def _differences(
             values.setdefault(name, Values()).max_change = changes[name]
     foreign = [name for name, change in changes.items() if change and not expectation.trains(name)]
     if foreign:
-        message = f"{counted(len(foreign), 'tensor')} outside the plan differ from the base: {some(foreign)}"
+        what = "plan" if expectation.plan else "aligner"
+        message = f"{counted(len(foreign), 'tensor')} outside the {what} differ from the base: {some(foreign)}"
         yield Finding("changed-outside-plan", message, "these ought to be the base's own to the byte")
     trained = [name for name in changes if expectation.trains(name)]
     still = [name for name in trained if not changes[name]]
     if trained and len(still) == len(trained):
-        yield Finding(
-            "nothing-moved", f"all {len(trained)} trained tensors equal the base", "a merge that changed nothing"
-        )
-    elif still:
+        yield Finding("nothing-moved", f"all {len(trained)} trained tensors equal the base", "this changes nothing")
+    elif still and expectation.plan:  # without one, nothing says that all of the aligner was to change
         message = f"{counted(len(still), 'trained tensor')} equal to the base: {some(still)}"
         yield Finding("rounded-to-base", message, "changes smaller than the dtype's step are rounded away")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
 from swiftalign.methods import ADAPTABLE
 from swiftalign.targets import names as some
-from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
-from swiftalign.verify.files import PICKLE_ERRORS, load_pickle
+from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, read_adapter_config
+from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle
+from swiftalign.verify.values import blocks
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -22,26 +24,32 @@ _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer.safetensors")
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def check_adapter_config(folder: Path, found: dict[str, TensorInfo], expectation: Expectation) -> Iterator[Finding]:
-    """Whether adapter_config.json tells of the tensors that are there, and of the plan's method and base."""
+def check_adapter_config(
+    folder: Path, found: dict[str, TensorInfo], expectation: Expectation, *, misnamed: bool = False
+) -> Iterator[Finding]:
+    """Whether adapter_config.json tells of the tensors that are there, and of the plan's method and base.
+
+    Args:
+        misnamed: tensors are missing or under wrong names, so that targets and saved modules can't fit.
+    """
     path = folder / "adapter_config.json"
     if not path.exists():
         yield Finding("adapter-config-missing", f"{folder}: has no adapter_config.json", "peft can't load it without")
         return
     try:
-        adapter = read_json(path)
-        kind = str(adapter["peft_type"]).lower()
-    except (ModelError, KeyError, TypeError) as error:
-        reason = error.message if isinstance(error, ModelError) else f"{path}: names no peft_type"
-        yield Finding("adapter-config-malformed", reason, "take another checkpoint")
+        adapter = read_adapter_config(path)
+    except ModelError as error:
+        yield Finding("adapter-config-malformed", error.message, "take another checkpoint")
         return
+    kind = adapter["peft_type"].lower()
     if kind not in ADAPTABLE or kind == "full":
         yield Finding("adapter-method", f"{path}: peft_type {adapter['peft_type']!r:.40} is no method of this toolkit")
         return
     yield from _method(path, adapter, kind, found, expectation)
     yield from _rank(path, adapter, kind, found)
-    yield from _targets(path, adapter, found)
-    yield from _saved(path, adapter, found)
+    if not misnamed:
+        yield from _targets(path, adapter, found)
+        yield from _saved(path, adapter, found)
 
 
 def _method(
@@ -84,12 +92,7 @@ def _rank(path: Path, adapter: dict[str, Any], kind: str, found: dict[str, Tenso
 def _targets(path: Path, adapter: dict[str, Any], found: dict[str, TensorInfo]) -> Iterator[Finding]:
     targets, layers = adapter.get("target_modules"), _layers(found)
     if isinstance(targets, str):
-        try:
-            pattern = re.compile(targets)
-        except re.error as error:
-            yield Finding("adapter-config-malformed", f"{path}: target_modules is no regular expression: {error}")
-            return
-        strangers = [name for name in layers if not pattern.fullmatch(name)]
+        strangers = [name for name in layers if not re.fullmatch(targets, name)]
     else:
         ends = tuple(f".{target}" for target in targets or ())
         strangers = [name for name in layers if not f".{name}".endswith(ends)]
@@ -160,27 +163,48 @@ def _optimizer_size(path: Path, expected: int) -> Iterator[Finding]:
         yield Finding("optimizer-size", message, "training can't be resumed from here")
 
 
-def check_model_files(folder: Path, found: dict[str, TensorInfo]) -> Iterator[Finding]:
+def check_model_files(folder: Path, weights: Weights, *, deep: bool) -> Iterator[Finding]:
     """Config, tokenizer, processor and chat template of a full model."""
-    path = folder / "config.json"
-    try:
-        values = read_json(path)
-        if not isinstance(values.get("model_type"), str):
-            raise ModelError(f"{path}: names no model_type")
-    except (ModelError, AttributeError) as error:
-        message = error.message if isinstance(error, ModelError) else f"{path}: no mapping"
-        yield Finding("config-malformed", message, "copy the base model's")
-        return
-    tied = bool(values.get("tie_word_embeddings", (values.get("text_config") or {}).get("tie_word_embeddings", False)))
-    if not tied and found and "lm_head.weight" not in found and any(n.endswith("embed_tokens.weight") for n in found):
-        hint = "set tie_word_embeddings, or add the head: it would start from random values"
-        yield Finding("tied-head", f"{path}: tie_word_embeddings is false, and the weights hold no lm_head", hint)
+    yield from _config(folder / "config.json", weights, deep=deep)
     kinds = (("processor-missing", _PROCESSOR), ("tokenizer-missing", _TOKENIZER))
     for code, files in kinds:
         if not any((folder / name).exists() for name in files):
             yield Finding(code, f"{folder}: has none of {', '.join(files)}", "copy the base model's: servers need it")
     if not any((folder / name).exists() for name in _TEMPLATE) and not _template_in_tokenizer(folder):
         yield Finding("chat-template-missing", f"{folder}: has no chat template", "copy the base model's")
+
+
+def _config(path: Path, weights: Weights, *, deep: bool) -> Iterator[Finding]:
+    try:
+        values = read_json(path)
+        if not isinstance(values.get("model_type"), str):
+            raise ModelError(f"{path}: names no model_type")
+        inner = values.get("text_config") or {}
+        tied = bool(values.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
+    except (ModelError, AttributeError) as error:
+        message = error.message if isinstance(error, ModelError) else f"{path}: no mapping"
+        yield Finding("config-malformed", message, "copy the base model's")
+        return
+    embedding = "model.language_model.embed_tokens.weight"
+    if embedding not in weights.infos or weights.damaged:
+        return
+    if not tied and "lm_head.weight" not in weights.infos:
+        hint = "set tie_word_embeddings, or add the head: it would start from random values"
+        yield Finding("tied-head", f"{path}: tie_word_embeddings is false, and the weights hold no lm_head", hint)
+    elif tied and _heads_differ(weights, embedding, deep=deep):
+        hint = "loaders drop the head: set tie_word_embeddings to false, or leave the head out"
+        yield Finding("tied-head", f"{path}: tie_word_embeddings is true, and lm_head differs from the embedding", hint)
+
+
+def _heads_differ(weights: Weights, embedding: str, *, deep: bool) -> bool:
+    """Whether a stored head is not the embedding; by its first block alone, unless every byte is asked for."""
+    head, other = (weights.stored.get(name) for name in ("lm_head.weight", embedding))
+    if head is None or other is None:
+        return False
+    if head.info.shape != other.info.shape or head.info.dtype != other.info.dtype:
+        return True
+    pairs = zip(blocks(head), blocks(other), strict=True)
+    return any(mine != theirs for mine, theirs in (pairs if deep else islice(pairs, 1)))
 
 
 def _template_in_tokenizer(folder: Path) -> bool:

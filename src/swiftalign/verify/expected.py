@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from swiftalign.architectures import NAME_TABLES, QWEN3_VL
-from swiftalign.checkpoint import TensorInfo, read_json
+from swiftalign.checkpoint import ITEM_SIZES, TensorInfo, read_json, stored_tensors
 from swiftalign.config import NO_TARGETS, Config, ModelSection, TunerSection
 from swiftalign.errors import ModelError, SwiftalignError
 from swiftalign.modules import read_modules
 from swiftalign.plan import TuningPlan, read_plan, resolve_plan
 from swiftalign.qwen3_vl import tensors_of_config
 
+# (a+)+ and the like, for which matching takes exponential time.
+_REPEATED_REPEAT = re.compile(r"[+*}][?+]?\)+[+*{]")
 ADAPTER_PREFIX = "base_model.model."
 
 
@@ -26,12 +30,14 @@ class Expectation:
         tensors: by name; None where nothing says.
         plan: the plan behind it, if there is one.
         dtypes: whether dtypes are part of it.
+        optional: tensors that may be there: those of the base that its class does not build, and a tied head.
     """
 
     source: str
     tensors: dict[str, TensorInfo] | None = None
     plan: TuningPlan | None = None
     dtypes: bool = True
+    optional: frozenset[str] = frozenset()
 
     def trains(self, name: str) -> bool:
         """Whether a tensor of the base model, or of the checkpoint, is one that the plan trains."""
@@ -39,7 +45,7 @@ class Expectation:
             return QWEN3_VL.component(name.removeprefix(ADAPTER_PREFIX)) == "aligner"
         return name in self._trained
 
-    @property
+    @cached_property
     def _trained(self) -> frozenset[str]:
         """Keys of the checkpoint, and base tensors that merging changes."""
         assert self.plan is not None
@@ -68,13 +74,23 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
         return _of_plan(resolve_plan(_without_data(config), read_modules(config)), "the config", kind)
     if kind == "adapter":
         return _of_adapter(folder, base)
-    return _of_model(folder) if kind == "model" else Expectation("nothing: no plan, and no config is given")
+    return _of_model(folder, base) if kind == "model" else Expectation("nothing: no plan, and no config is given")
 
 
 def _read_plan(path: Path) -> TuningPlan:
     try:
-        return read_plan(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        plan = read_plan(path)
+        shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
+        if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
+            raise ValueError("a shape is no list of numbers")
+        if not all(isinstance(tensor.name, str) and tensor.dtype in ITEM_SIZES for tensor in plan.tensors):
+            raise ValueError("a tensor has no name, or no dtype")
+        texts = [plan.model, plan.method, plan.train_type, *plan.adapted]
+        texts += [text for item in plan.trainables for text in (item.key, item.how)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name is no text")
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{path}: not a plan of this release ({error})", "give the run's config with --config"
         ) from None
@@ -90,23 +106,53 @@ def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:
     if merged:  # a merged model: the base's own tensors
         try:
             config = Config(model=ModelSection(path=plan.model))
-            tensors = {weight.name: weight for weight in read_modules(config).parameters()}
+            modules = read_modules(config)
         except SwiftalignError:
             return Expectation(source, None, plan, dtypes=False)
-        return Expectation(source, tensors, plan, dtypes=False)
+        tensors = {weight.name: weight for weight in modules.parameters()}
+        return Expectation(source, tensors, plan, dtypes=False, optional=modules.tied | set(modules.unbuilt))
     return Expectation(source, {tensor.name: tensor for tensor in plan.tensors}, plan)
 
 
 def _of_adapter(folder: Path, base: Path | None) -> Expectation:
     """By adapter_config.json against the base model, where both can be read."""
     try:
-        adapter = read_json(folder / "adapter_config.json")
+        adapter = read_adapter_config(folder / "adapter_config.json")
         model = str(base or adapter["base_model_name_or_path"])
         config = Config(model=ModelSection(path=model), tuner=tuner_of_adapter(adapter))
         plan = resolve_plan(config, read_modules(config))
     except (SwiftalignError, KeyError, TypeError, ValueError, AttributeError):
         return Expectation("nothing: no plan, and adapter_config.json with its base model can't be read")
     return replace(_of_plan(plan, "adapter_config.json and the base model", "adapter"), dtypes=False)
+
+
+def read_adapter_config(path: Path) -> dict[str, Any]:
+    """peft's own config, its method, targets and saved modules of the right types.
+
+    Raises:
+        ModelError: it can't be read, or is none of peft's.
+    """
+    adapter = read_json(path)
+    if not isinstance(adapter, dict) or not isinstance(adapter.get("peft_type"), str):
+        raise ModelError(f"{path}: names no peft_type")
+    for key in ("target_modules", "modules_to_save"):
+        value = adapter.get(key)
+        names = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if value is not None and not names and not (key == "target_modules" and isinstance(value, str)):
+            raise ModelError(f"{path}: {key} is no list of names")
+    targets = adapter.get("target_modules")
+    if isinstance(targets, str):
+        _check_pattern(path, targets)
+    return adapter
+
+
+def _check_pattern(path: Path, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ModelError(f"{path}: target_modules is no regular expression: {error}") from None
+    if _REPEATED_REPEAT.search(pattern):
+        raise ModelError(f"{path}: target_modules repeats a repetition, which could take for ever to match")
 
 
 def tuner_of_adapter(adapter: dict[str, Any]) -> TunerSection:
@@ -140,11 +186,16 @@ def tuner_of_adapter(adapter: dict[str, Any]) -> TunerSection:
     return TunerSection(**values)
 
 
-def _of_model(folder: Path) -> Expectation:
+def _of_model(folder: Path, base: Path | None) -> Expectation:
+    """By the model's own config; what the class does not build may be there where the base holds it too."""
     try:
         values = read_json(folder / "config.json")
-        if values.get("model_type") in NAME_TABLES:
-            return Expectation("the model's config.json", {t.name: t for t in tensors_of_config(values)}, dtypes=False)
+        if values.get("model_type") not in NAME_TABLES:
+            return Expectation("nothing: the config is of no known model")
+        tensors = {tensor.name: tensor for tensor in tensors_of_config(values)}
     except (ModelError, KeyError, TypeError, AttributeError):
-        pass
-    return Expectation("nothing: the config is of no known model")
+        return Expectation("nothing: the config can't be read, or leaves sizes out")
+    optional = set() if "lm_head.weight" in tensors else {"lm_head.weight"}
+    if base is not None and base.is_dir():
+        optional |= set(stored_tensors(base)) - set(tensors)
+    return Expectation("the model's config.json", tensors, dtypes=False, optional=frozenset(optional))

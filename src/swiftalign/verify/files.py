@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint import StoredTensor, TensorInfo, index_names, is_outside, read_json, scan_header
+from swiftalign.checkpoint import (
+    ITEM_SIZES,
+    StoredTensor,
+    TensorInfo,
+    index_names,
+    is_outside,
+    read_json,
+    scan_header,
+)
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
 
@@ -18,20 +26,8 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PICKLES = (".bin", ".pt", ".pth")
 _SUFFIXES = (".safetensors", ".bin")
-# What torch raises for a pickle that holds other things than tensors, or is damaged.
-PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    TypeError,
-    OSError,
-    MemoryError,
-    RecursionError,
-)
+# The unpickler of torch meets damaged and hostile bytes with whatever its code stumbles over.
+PICKLE_ERRORS = (Exception,)
 
 
 @dataclass
@@ -49,8 +45,17 @@ class Weights:
     stored: dict[str, StoredTensor] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def damaged(self) -> bool:
+        """Whether what is there can't be relied on: names and values would only say so again."""
+        return any(finding.severity == "error" for finding in self.findings)
+
     def fail(self, code: str, message: str, hint: str = "") -> None:
         self.findings.append(Finding(code, message, hint))
+
+    def refuse_pickle(self, path: Path, error: Exception) -> None:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        self.fail("pickle-refused", f"{path}: {reason}", "nothing in it was executed; take a .safetensors file")
 
 
 def read_weights(path: Path) -> Weights:
@@ -63,7 +68,7 @@ def read_weights(path: Path) -> Weights:
         if path.suffix not in (".safetensors", *PICKLES):
             raise ModelError(f"{path}: not a weight file", "name a .safetensors or .bin file, or a checkpoint folder")
         weights = Weights("file")
-        _read_file(path, weights)
+        _read_all([path], path, weights)
         return weights
     adapter = [path / name for name in ADAPTER_FILES if (path / name).exists()]
     if adapter or (path / "adapter_config.json").exists():
@@ -87,6 +92,8 @@ def _read_all(files: list[Path], folder: Path, weights: Weights) -> None:
         weights.fail("no-weights", f"{folder}: holds no weight file", "saving was interrupted: take another checkpoint")
     for file in files[:1]:  # safetensors before a pickle of the same, as loaders choose
         _read_file(file, weights)
+        if not weights.infos and not weights.findings:
+            weights.fail("no-weights", f"{file}: holds no tensor", "saving went wrong: take another checkpoint")
 
 
 def _read_file(path: Path, weights: Weights) -> None:
@@ -113,23 +120,31 @@ def _read_pickle(path: Path, weights: Weights) -> None:
     try:
         values = load_pickle(path)
     except PICKLE_ERRORS as error:
-        reason = " ".join(str(error).split())[:160]
-        weights.fail("pickle-refused", f"{path}: {reason}", "nothing in it was executed; take a .safetensors file")
+        weights.refuse_pickle(path, error)
         return
     if not isinstance(values, dict):
         weights.fail("pickle-refused", f"{path}: holds no mapping of tensors", "take a .safetensors file")
         return
     for name, tensor in values.items():
-        if isinstance(name, str) and hasattr(tensor, "shape") and hasattr(tensor, "dtype"):
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            weights.infos[name] = TensorInfo(name, tuple(tensor.shape), dtype)
+        if not hasattr(tensor, "shape") or not hasattr(tensor, "dtype"):
+            continue
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            weights.fail("pickle-refused", f"{path}: {str(name)[:200]!r} claims more elements than are stored")
+            return
+        if not isinstance(name, str) or not name.isprintable() or dtype not in ITEM_SIZES:
+            weights.fail("pickle-refused", f"{path}: {str(name)[:200]!r} of {dtype} is no weight's name and dtype")
+            return
+        weights.infos[name] = TensorInfo(name, tuple(tensor.shape), dtype)
 
 
 def load_pickle(path: Path) -> Any:
     """A torch file's contents with tensors on the meta device: no values are read where the format allows it."""
     import torch
 
-    return torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on pickles of a newer protocol than torch's own
+        return torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _read_index(path: Path, weights: Weights) -> None:
@@ -153,7 +168,7 @@ def _compare_index(path: Path, index: Any, listed: dict[str, str], weights: Weig
     """Index and shards must agree in both directions; tensors of pickled shards have no file of their own here."""
     stored = weights.stored
     held = {name: stored[name].file.name if name in stored else listed.get(name, "") for name in weights.infos}
-    present = {file.name for file in weights.files}
+    present = {file.name for file in weights.files} if not weights.damaged else set()
     lacking = [name for name, file in listed.items() if file in present and held.get(name) != file]
     if lacking:
         weights.fail("index-tensor-missing", f"{path}: {_some(lacking)} not in the shard that it names")
@@ -161,13 +176,13 @@ def _compare_index(path: Path, index: Any, listed: dict[str, str], weights: Weig
     if unlisted:
         weights.fail("index-tensor-unlisted", f"{path}: {_some(unlisted)} in the shards, but not in the index")
     beside = (file for file in path.parent.glob("*model*") if file.suffix in _SUFFIXES)
-    strays = sorted(file.name for file in beside if file.name not in present)
+    strays = sorted(file.name for file in beside if file.name not in listed.values())
     if strays:
         weights.fail("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", "left from another save?")
     metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     size = sum(info.nbytes for info in weights.infos.values())
-    if total is not None and total != size and not any(f.severity == "error" for f in weights.findings):
+    if total is not None and total != size and not weights.damaged:
         message = f"{path}: total_size is {json.dumps(total)[:40]}, the tensors take {size} bytes"
         weights.fail("index-total-size", message)
 

@@ -6,7 +6,7 @@ from swiftalign.checkpoint import TensorInfo
 from swiftalign.findings import Finding, counted
 from swiftalign.targets import names as some
 from swiftalign.verify.expected import Expectation
-from swiftalign.verify.values import Values, starts_at_zero
+from swiftalign.verify.values import Values, is_inert, starts_at_zero
 
 
 def check_movement(found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation) -> list[Finding]:
@@ -20,7 +20,11 @@ def check_movement(found: dict[str, TensorInfo], values: dict[str, Values], expe
         )
     method = expectation.plan.train_type if expectation.plan else None
     # A bias may be zero; a matrix that did not begin so may not.
-    zero = [n for n, v in values.items() if v.zero and len(found[n].shape) > 1 and not starts_at_zero(n, method)]
+    zero = [
+        n
+        for n, v in values.items()
+        if v.zero and found[n].numel and len(found[n].shape) > 1 and not starts_at_zero(n, method)
+    ]
     if zero:
         findings.append(Finding("all-zero", f"{counted(len(zero), 'matrix')} zero throughout: {some(zero)}"))
     return findings + _untouched(values, expectation)
@@ -33,6 +37,11 @@ def _untouched(values: dict[str, Values], expectation: Expectation) -> list[Find
     still = [name for name, moved in known.items() if not moved]
     if not still:
         return []
+    method = expectation.plan.train_type if expectation.plan else None
+    effective = [name for name in known if not is_inert(name, method)]
+    if len(still) < len(known) and effective and not any(known[name] for name in effective):
+        message = f"all {len(effective)} tensors that make an adapter change its layer are still at their initial value"
+        return [Finding("nothing-moved", message, "merged, this checkpoint changes nothing")]
     if len(still) == len(known):
         message = f"none of the {len(known)} tensors that could be looked at has moved from its initial value"
         return [Finding("nothing-moved", message, "this checkpoint changes nothing: was the rate 0?")]

@@ -9,21 +9,23 @@ from swiftalign.architectures import QWEN3_VL
 from swiftalign.checkpoint import TensorInfo
 from swiftalign.findings import Finding, counted
 from swiftalign.targets import names as some
-from swiftalign.verify.expected import Expectation
+from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
 
 # What wrappers put before or into names: DDP, torch.compile, peft, and peft's adapter name.
-_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|base_model\.model|modules_to_save|default|original_module)\.")
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod|base_model\.model|modules_to_save|default|original_module)\.|\.default$"
+)
 _MERGER = re.compile(r"(?:^|\.)visual\.(merger|deepstack_merger_list\.\d+)\.")
 
 
-def compare_names(found: dict[str, TensorInfo], expectation: Expectation) -> list[Finding]:
+def compare_names(found: dict[str, TensorInfo], expectation: Expectation, kind: str) -> list[Finding]:
     """Missing, unexpected and renamed tensors; wrong shapes, dtypes and empty tensors."""
     findings = [_empty(found)] if any(not info.numel for info in found.values()) else []
     if expectation.tensors is None:
-        return findings + _incomplete_aligner(found)
+        return findings + _wrapped(found, kind) + _incomplete_aligner(found)
     expected = expectation.tensors
     missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+    extra = [name for name in found if name not in expected and name not in expectation.optional]
     findings += _prefixes(missing, extra)
     if missing:
         findings += _missing(missing, expected)
@@ -56,6 +58,19 @@ def _prefixes(missing: list[str], extra: list[str]) -> list[Finding]:
     extra[:] = [name for name in extra if name not in renamed]
     wrong, right = next(iter(renamed.items()))
     message = f"{counted(len(renamed), 'tensor')} under another prefix: {wrong}, expected {right}"
+    return [Finding("prefix-wrong", message, "loaders would skip them and keep the base's weights: rename the keys")]
+
+
+def _wrapped(found: dict[str, TensorInfo], kind: str) -> list[Finding]:
+    """Without an expectation: what no loader takes off a name."""
+    adapter = kind == "adapter" or any(".lora_" in name or ".boft_" in name for name in found)
+    prefix = ADAPTER_PREFIX if adapter or all(name.startswith(ADAPTER_PREFIX) for name in found) else ""
+    wrong = {name: f"{prefix}{_WRAPPERS.sub('', name)}" for name in found}
+    wrong = {name: right for name, right in wrong.items() if name != right}
+    if not wrong:
+        return []
+    name, right = next(iter(wrong.items()))
+    message = f"{counted(len(wrong), 'tensor')} under another prefix: {name}, expected {right}"
     return [Finding("prefix-wrong", message, "loaders would skip them and keep the base's weights: rename the keys")]
 
 
@@ -113,6 +128,8 @@ def _shapes(found: dict[str, TensorInfo], expectation: Expectation) -> list[Find
 def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bool:
     if found.shape == expected.shape:
         return True
+    if ".mlp.experts." in found.name and len(found.shape) == 3:  # the published models' layout: [experts, in, out]
+        return found.shape == (expected.shape[0], *reversed(expected.shape[1:]))
     if not ranks_may_shrink or "lora_" not in found.name or len(found.shape) != len(expected.shape):
         return False
     return all(side <= most for side, most in zip(found.shape, expected.shape, strict=True))

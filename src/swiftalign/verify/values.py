@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ def starts_at_zero(name: str, method: str | None) -> bool:
     if method == "adalora":
         return name.endswith(".lora_E")
     return name.endswith(ZERO_AT_START)
+
+
+def is_inert(name: str, method: str | None) -> bool:
+    """Whether a parameter changes nothing while its zero partner stays zero."""
+    return ".lora_A" in name or ".lora_embedding_B" in name or (method == "adalora" and ".lora_B" in name)
 
 
 def read_initial(folder: Path) -> dict[str, str]:
@@ -128,6 +134,22 @@ def _look(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> 
     if moved is None and starts_at_zero(name, method):
         moved = not zero
     return Values(finite if pattern or tensor.info.dtype == "float64" else None, zero, moved)
+
+
+def look_at_pickle(path: Path, initial: dict[str, str], method: str | None) -> dict[str, Values]:
+    """What `look_deeply` finds, for the tensors of a torch file, which is mapped where its format allows it."""
+    import torch
+
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    found = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "shape"):
+            data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            zero = not data.any()
+            moved = hashlib.sha256(data).hexdigest() != initial[name] if name in initial else None
+            moved = not zero if moved is None and starts_at_zero(name, method) else moved
+            found[name] = Values(is_finite(data, str(tensor.dtype).removeprefix("torch.")), zero, moved)
+    return found
 
 
 def is_finite(block: Any, dtype: str) -> bool:

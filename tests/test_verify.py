@@ -1,0 +1,327 @@
+"""verify-ckpt names the damage in each damaged checkpoint, and is silent on sound ones of every kind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from corruptions import DAMAGED, PLANTED, SOUND, Damage, Sound, build_all
+from corruptions.files import Harm, read_tensors, write_tensors
+from corruptions.sound import BASES
+from swiftalign.checkpoint import read_stored
+from swiftalign.cli import main
+from swiftalign.config_files import load_config
+from swiftalign.findings import CHECKPOINT_CODES
+from swiftalign.verify import verify
+from swiftalign.verify.names import canonical
+from swiftalign.verify.values import BLOCK_BYTES, digest, is_finite, largest_change, look_deeply
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*embedding layers|.*CUDA extension|.*butterfly:UserWarning")
+
+DOCS = Path(__file__).parents[1] / "docs" / "findings.md"
+PEFT = "base_model.model."
+
+each_sound = pytest.mark.parametrize("name", SOUND)
+each_damage = pytest.mark.parametrize("name", DAMAGED)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sound]:
+    """Every sound checkpoint, by name. Tests read them, and damage copies."""
+    return build_all(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def damaged(checkpoints: dict[str, Sound], tmp_path: Path) -> Callable[[Damage], Path]:
+    """A damaged copy of a sound checkpoint; gives what is to be checked."""
+
+    def make(damage: Damage) -> Path:
+        path = checkpoints[damage.sound].copy(tmp_path / "copy")
+        return damage.harm(path) or path
+
+    return make
+
+
+def options_of(damage: Damage, checkpoints: dict[str, Sound]) -> list[str]:
+    own = checkpoints[damage.sound].base
+    folders = {"BASE": own, **{name.upper(): own.with_name(name) for name in BASES}}
+    return [str(folders.get(option, option)) for option in damage.options]
+
+
+def found_in(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[dict[str, str]]]:
+    """Exit code and findings of verify-ckpt in this process."""
+    code = main(["verify-ckpt", str(path), "--json", *options])
+    return code, json.loads(capsys.readouterr().out)["findings"]
+
+
+@each_sound
+@pytest.mark.parametrize("options", [(), ("--deep",)], ids=["headers", "deep"])
+def test_sound_checkpoints_give_no_finding(
+    name: str, options: tuple[str, ...], checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert found_in(checkpoints[name].path, capsys, *options) == (0, [])
+
+
+# Without a plan only the aligner may differ from the base; an adapter's base must have the name that it gives; and
+# a base in another layout, or a pickle, can't be compared.
+NOT_COMPARED = {"merged-bf16", "alone-without-base", "merged-moe-hub-layout", "pickle", "lone-pickle"}
+
+
+@pytest.mark.parametrize("name", [name for name in SOUND if name not in NOT_COMPARED])
+def test_sound_checkpoints_agree_with_their_base(
+    name: str, checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = checkpoints[name]
+    assert found_in(sound.path, capsys, "--base", str(sound.base)) == (0, [])
+
+
+def test_a_merged_model_is_held_against_the_config_of_its_run(
+    checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = checkpoints["merged-bf16"]
+    config = str(sound.root / "run/config.yaml")
+    assert found_in(sound.path, capsys, "--base", str(sound.base), "--config", config) == (0, [])
+
+
+@each_damage
+def test_the_damage_is_named_and_nothing_else(
+    name: str,
+    damaged: Callable[[Damage], Path],
+    checkpoints: dict[str, Sound],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damage = DAMAGED[name]
+    path = damaged(damage)
+    monkeypatch.chdir(tmp_path)
+    code, findings = found_in(path, capsys, *options_of(damage, checkpoints))
+    assert {finding["code"] for finding in findings} == set(damage.codes)
+    assert code == any(CHECKPOINT_CODES[code][0] == "error" for code in damage.codes)
+    messages = [finding["message"].replace(str(path), "PATH") for finding in findings]
+    assert not damage.message or damage.message in messages
+    assert not (tmp_path / PLANTED).exists()
+
+
+@each_damage
+def test_the_damage_is_printed_without_a_traceback(
+    name: str, damaged: Callable[[Damage], Path], checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage = DAMAGED[name]
+    main(["verify-ckpt", str(damaged(damage)), *options_of(damage, checkpoints)])
+    text = capsys.readouterr().out
+    assert all(f"[{code}]" in text for code in damage.codes)
+    assert "\x1b" not in text
+
+
+def test_every_code_has_a_damage_that_makes_it_fire() -> None:
+    assert {code for damage in DAMAGED.values() for code in damage.codes} == set(CHECKPOINT_CODES)
+    assert len(DAMAGED) >= 60
+    assert len(SOUND) >= 20
+
+
+def test_the_planted_pickle_would_create_its_file(damaged: Callable[[Damage], Path], tmp_path: Path) -> None:
+    path = damaged(DAMAGED["pickle-planted-bare"]) / "adapter_model.bin"
+    subprocess.run([sys.executable, "-c", f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"], cwd=tmp_path)
+    assert (tmp_path / PLANTED).exists()
+
+
+def test_docs_list_exactly_the_checkpoint_codes() -> None:
+    rows = [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in CHECKPOINT_CODES.items()]
+    text = DOCS.read_text(encoding="utf-8").partition("\n## Checkpoints\n")[2]
+    assert [line for line in text.splitlines() if line.startswith("| `")] == rows
+
+
+def test_the_newest_checkpoint_of_a_run_counts_and_all_checks_each(
+    checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = checkpoints["run-folder"].path
+    assert verify(run).path == run / "checkpoint-30"
+    assert main(["verify-ckpt", str(run), "--json", "--all"]) == 0
+    names = [Path(values["path"]).name for values in json.loads(capsys.readouterr().out)]
+    assert names == ["checkpoint-9", "checkpoint-10", "checkpoint-30"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: path / "missing", "no such file or folder"),
+        (lambda path: path.parent / "config.yaml", "not a weight file"),
+        (lambda path: [file.unlink() for file in path.iterdir()] and path, "neither a checkpoint, nor a run folder"),
+        (lambda path: (path.parent / "plan.json").write_text("{}") and path, "not a plan of this release"),
+        (lambda path: (path.parent / "plan.json").write_text("[" * 9999) and path, "not a plan of this release"),
+    ],
+    ids=["missing", "yaml", "empty", "plan-of-nothing", "plan-nested-deeply"],
+)
+def test_what_cannot_be_checked_is_exit_code_two(
+    harm: Harm, message: str, damaged: Callable[[Damage], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged(Damage("saved", lambda _: None, ()))
+    assert main(["verify-ckpt", str(harm(path))]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pickle", "saved"])
+def test_a_base_that_cannot_be_compared_is_exit_code_two(
+    name: str, checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    base = checkpoints[name].base if name == "pickle" else tmp_path
+    assert main(["verify-ckpt", str(checkpoints[name].path), "--base", str(base)]) == 2
+    assert "only safetensors" in capsys.readouterr().err or name == "saved"
+
+
+def test_the_table_counts_what_is_expected_found_and_moved(checkpoints: dict[str, Sound]) -> None:
+    sound = checkpoints["saved"]
+    rows = verify(sound.path, base=sound.base, deep=True).modules
+    assert [row.module for row in rows][:2] == ["model.visual.merger.norm", "model.visual.merger.linear_fc1"]
+    assert all((row.expected, row.found, row.moved) == (2, 2, 2) for row in rows)
+    assert all(row.max_change == pytest.approx(0.01, rel=0.2) for row in rows)
+
+
+def test_keys_and_shapes_of_the_mergers_are_listed(
+    checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify-ckpt", str(checkpoints["merged"].path), "--table"]) == 0
+    keys = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("model.visual")]
+    assert len(keys) == 24
+    assert all("merger" in key for key in keys)
+
+
+def test_unbuilt_tensors_of_the_base_are_no_finding(
+    checkpoints: dict[str, Sound], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoints["merged"].copy(tmp_path / "copy")
+    base = tmp_path / "base"
+    base.mkdir()
+    for folder, source in ((path, path), (base, checkpoints["merged"].base)):
+        held = read_tensors(source / "model.safetensors")
+        write_tensors(folder / "model.safetensors", held | {"mtp.head.weight": held["lm_head.weight"]})
+    assert found_in(path, capsys, "--base", str(base)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        (f"{PEFT}model.visual.merger.norm.weight", "visual.merger.norm.weight"),
+        (f"{PEFT}{PEFT}model.visual.merger.norm.weight", "visual.merger.norm.weight"),
+        ("module.visual.merger.norm.weight", "visual.merger.norm.weight"),
+        ("model._orig_mod.visual.merger.norm.weight", "visual.merger.norm.weight"),
+        ("model.visual.merger.modules_to_save.default.norm.bias", "visual.merger.norm.bias"),
+        ("model.visual.merger.linear_fc1.boft_R.default", "visual.merger.linear_fc1.boft_R"),
+        ("model.model.language_model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
+        ("model.lm_head.weight", "lm_head.weight"),
+    ],
+)
+def test_prefixes_are_taken_off_to_find_the_tensor_that_is_meant(name: str, bare: str) -> None:
+    assert canonical(name) == bare
+
+
+# -- Values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_each_16_bit_pattern_is_finite_or_not_as_torch_says(dtype: torch.dtype) -> None:
+    patterns = np.arange(65536, dtype=np.uint16)
+    finite = torch.isfinite(torch.from_numpy(patterns.view(np.int16).copy()).view(dtype)).numpy()
+    name = str(dtype).removeprefix("torch.")
+    ours = [is_finite(patterns[place : place + 1].view(np.uint8), name) for place in range(65536)]
+    assert (np.array(ours) == finite).all()
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float32", np.uint32), ("float64", np.uint64)])
+def test_random_patterns_are_finite_or_not_as_numpy_says(dtype: str, kind: Any) -> None:
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, np.iinfo(kind).max, size=20_000, dtype=kind, endpoint=True)
+    patterns[::3] |= kind(0x7F800000 if kind is np.uint32 else 0x7FF0 << 48)  # about a third not finite
+    expected = np.isfinite(patterns.view(dtype))
+    ours = [is_finite(patterns[place : place + 1].view(np.uint8), dtype) for place in range(len(patterns))]
+    assert (np.array(ours) == expected).all()
+    assert 0.2 < 1 - expected.mean() < 0.5
+
+
+@pytest.mark.parametrize("place", [0, BLOCK_BYTES // 2 - 1, BLOCK_BYTES // 2, BLOCK_BYTES // 2 + 1, -1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_bad_element_is_found_wherever_it_lies(place: int, value: float, tmp_path: Path) -> None:
+    tensor = torch.full((BLOCK_BYTES + 3,), -1.5, dtype=torch.bfloat16)
+    tensor[place] = value
+    save_file({"odd": torch.zeros(3, dtype=torch.uint8), "x": tensor}, tmp_path / "x.safetensors")
+    values = look_deeply(read_stored(tmp_path / "x.safetensors"), {}, None)
+    assert values["x"].finite is False
+    assert values["odd"].zero is True
+
+
+def test_digests_are_those_of_the_bytes(tmp_path: Path) -> None:
+    tensors = {f"t{size}": torch.randn(size) for size in (0, 1, BLOCK_BYTES // 4, BLOCK_BYTES // 4 + 1)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    stored = read_stored(tmp_path / "x.safetensors")
+    expected = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+    assert {tensor.info.name: digest(tensor) for tensor in stored} == expected
+    assert not any(values.moved for values in look_deeply(stored, expected, None).values())
+    other = dict.fromkeys(expected, "0")
+    assert all(values.moved for values in look_deeply(stored, other, None).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_change_is_the_one_torch_finds(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    base, mine = torch.randn(700, 1000).to(dtype), torch.randn(700, 1000).to(dtype)
+    for name, tensor in (("base", base), ("mine", mine)):
+        save_file({"x": tensor}, tmp_path / f"{name}.safetensors")
+    [a], [b] = (read_stored(tmp_path / f"{name}.safetensors") for name in ("mine", "base"))
+    assert largest_change(a, b) == (mine.float() - base.float()).abs().max().item()
+    assert largest_change(a, a) == 0
+
+
+@pytest.mark.parametrize(("one", "other"), [(0.0, -0.0), (1.0, float("nan")), (float("inf"), 2.0)])
+def test_a_change_of_sign_or_to_no_number_is_a_change(one: float, other: float, tmp_path: Path) -> None:
+    for name, value in (("one", one), ("other", other)):
+        save_file({"x": torch.tensor([3.0, value])}, tmp_path / f"{name}.safetensors")
+    [a], [b] = (read_stored(tmp_path / f"{name}.safetensors") for name in ("one", "other"))
+    assert largest_change(a, b) > 0
+
+
+def test_reading_every_byte_takes_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    size = 400_000_000
+    with path.open("wb") as file:  # one tensor of 400 MB, sparse on disk
+        header = json.dumps({"x": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    code = (
+        "import re, sys; from pathlib import Path; from swiftalign.verify import verify\n"
+        "assert verify(Path(sys.argv[1]), deep=True).values['x'].zero\n"
+        # Not ru_maxrss: that counts from what the parent held when it forked.
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150_000
+
+
+def test_a_look_at_headers_imports_neither_torch_nor_numpy(checkpoints: dict[str, Sound]) -> None:
+    code = (
+        "import sys; from swiftalign.cli import main\n"
+        "assert main(['verify-ckpt', *sys.argv[1:]]) == 0\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'peft', 'swift'} & set(sys.modules)))"
+    )
+    for name in ("saved", "merged-in-shards", "alone", "lone-file"):
+        command = [sys.executable, "-c", code, str(checkpoints[name].path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_config_of_the_run_is_read_where_the_plan_is_not_there(checkpoints: dict[str, Sound], tmp_path: Path) -> None:
+    path = checkpoints["adalora"].copy(tmp_path / "copy")
+    config = load_config([path.parent / "config.yaml"])
+    (path.parent / "plan.json").unlink()
+    result = verify(path, config=config)
+    assert (result.expectation, result.findings) == ("the config", ())
