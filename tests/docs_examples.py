@@ -23,7 +23,12 @@ PICTURES = {"demo/runs/config/loss.png": ROOT / "docs/loss.png"}
 
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
 # What differs from run to run or machine to machine.
-_VARIABLE = ((re.compile(r"\b\d+ s\b"), "N s"), (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"))
+_VARIABLE = (
+    (re.compile(r"\b\d+ s\b"), "N s"),
+    (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
+    (re.compile(r" +0\.01\d*$", re.MULTILINE), " CHANGE"),
+    (re.compile(r"at most [\d.e-]+ from"), "at most D from"),
+)
 
 
 def has_examples(page: Path) -> bool:

@@ -37,7 +37,7 @@ ITEM_SIZES = dict(_DTYPES.values())
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_JSON_BYTES = 64_000_000
 _MAX_SIDE = 2**48
-_MAX_NAME = 1000
+MAX_NAME = 1000
 
 DAMAGED = "the file is damaged or incomplete: fetch or save it again"
 
@@ -213,7 +213,7 @@ def index_names(index: Any, path: Path) -> dict[str, str]:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ModelError(f"{path}: has no weight_map", DAMAGED)
-    if not all(name.isprintable() and len(name) <= _MAX_NAME for pair in weight_map.items() for name in pair):
+    if not all(name.isprintable() and len(name) <= MAX_NAME for pair in weight_map.items() for name in pair):
         raise ModelError(f"{path}: its weight_map holds what can't be a name", DAMAGED)
     for name in set(weight_map.values()):
         if is_outside(path.parent, name):

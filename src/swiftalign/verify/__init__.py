@@ -21,7 +21,7 @@ from swiftalign.findings import Finding
 from swiftalign.verify.base import compare_with_base
 from swiftalign.verify.beside import check_adapter_config, check_model_files, check_state
 from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, expect
-from swiftalign.verify.files import PICKLE_ERRORS, Weights, read_weights
+from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle, read_weights
 from swiftalign.verify.movement import check_movement
 from swiftalign.verify.names import compare_names
 from swiftalign.verify.values import Values, look_at_pickle, look_cheaply, look_deeply, read_initial
@@ -161,7 +161,7 @@ def _values(folder: Path, weights: Weights, expectation: Expectation, *, deep: b
         return look_deeply(tensors, initial, method)
     if deep and not weights.damaged and weights.infos:
         try:
-            return look_at_pickle(weights.files[-1], initial, method)
+            return look_at_pickle(load_pickle(weights.files[-1], "cpu"), initial, method)
         except PICKLE_ERRORS as error:
             weights.refuse_pickle(weights.files[-1], error)
     return {tensor.info.name: look_cheaply(tensor, initial, method) for tensor in tensors}

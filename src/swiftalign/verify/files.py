@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickletools
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ from typing import Any
 
 from swiftalign.checkpoint import (
     ITEM_SIZES,
+    MAX_JSON_BYTES,
+    MAX_NAME,
     StoredTensor,
     TensorInfo,
     index_names,
@@ -26,6 +30,7 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PICKLES = (".bin", ".pt", ".pth")
 _SUFFIXES = (".safetensors", ".bin")
+_LEGACY_PICKLES = 5  # magic number, protocol, system, contents, storage keys
 # The unpickler of torch meets damaged and hostile bytes with whatever its code stumbles over.
 PICKLE_ERRORS = (Exception,)
 
@@ -138,13 +143,38 @@ def _read_pickle(path: Path, weights: Weights) -> None:
         weights.infos[name] = TensorInfo(name, tuple(tensor.shape), dtype)
 
 
-def load_pickle(path: Path) -> Any:
-    """A torch file's contents with tensors on the meta device: no values are read where the format allows it."""
+def load_pickle(path: Path, device: str = "meta") -> Any:
+    """A torch file's contents; on the meta device no values are read where the format allows it."""
     import torch
 
+    zipped = zipfile.is_zipfile(path)
+    _check_globals(path, zipped=zipped)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on pickles of a newer protocol than torch's own
-        return torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location=device, weights_only=True, mmap=zipped)
+
+
+def _check_globals(path: Path, *, zipped: bool) -> None:
+    """Refuse names that no class has: torch takes minutes to word its error about a very long one.
+
+    Raises:
+        ValueError: there is such a name, or the pickle is damaged.
+    """
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+            if any(entry.file_size > MAX_JSON_BYTES for entry in entries):
+                raise ValueError("its pickle is larger than that of any model")
+            pickles = [(archive.read(entry), 1) for entry in entries]
+    else:
+        with path.open("rb") as file:
+            pickles = [(file.read(MAX_JSON_BYTES), _LEGACY_PICKLES)]
+    for data, count in pickles:
+        stream = io.BytesIO(data)
+        for _ in range(count):
+            for _, argument, _ in pickletools.genops(stream):
+                if isinstance(argument, str) and len(argument) > MAX_NAME:
+                    raise ValueError(f"it names {argument[:50]!r}... of {len(argument)} characters")
 
 
 def _read_index(path: Path, weights: Weights) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,11 +135,10 @@ def _look(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> 
     return Values(finite if pattern or tensor.info.dtype == "float64" else None, zero, moved)
 
 
-def look_at_pickle(path: Path, initial: dict[str, str], method: str | None) -> dict[str, Values]:
-    """What `look_deeply` finds, for the tensors of a torch file, which is mapped where its format allows it."""
+def look_at_pickle(tensors: dict[str, Any], initial: dict[str, str], method: str | None) -> dict[str, Values]:
+    """What `look_deeply` finds, for the tensors of a torch file."""
     import torch
 
-    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     found = {}
     for name, tensor in tensors.items():
         if hasattr(tensor, "shape"):
