@@ -137,19 +137,20 @@ def peak_memory(*, reset: bool = False) -> float:
     return int(line.split()[1]) / 1024
 
 
-def planted_pickles() -> Iterator[bytes]:
-    """Pickles that would create a file, in each of torch's formats and bare."""
+def pickles() -> Iterator[bytes]:
+    """State dicts in both of torch's formats, alone and beside what would create a file; and bare pickles of that."""
+    sound = {"a.weight": torch.ones(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
     for zipped in (True, False):
-        buffer = io.BytesIO()
-        held = {"a.weight": torch.ones(2, 3), "b": Planted()}
-        torch.save(held, buffer, _use_new_zipfile_serialization=zipped)
-        yield buffer.getvalue()
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for held in (sound, sound, sound | {"c": Planted()}):
+            buffer = io.BytesIO()
+            torch.save(held, buffer, _use_new_zipfile_serialization=zipped)
+            yield buffer.getvalue()
+    for protocol in range(0, pickle.HIGHEST_PROTOCOL + 1, 2):
         yield pickle.dumps({"a": [Planted()]}, protocol=protocol)
 
 
 def sources(folder: Path, file: str) -> list[bytes]:
-    return list(planted_pickles()) if file.endswith(".bin") else [(folder / file).read_bytes()]
+    return list(pickles()) if file.endswith(".bin") else [(folder / file).read_bytes()]
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swiftalign.document import dump_yaml
-
 Severity = Literal["error", "warning", "note"]
 
 # code -> (severity, what it means). docs/findings.md is this table.
@@ -148,6 +146,8 @@ class Finding:
         """The hint, with the fix as YAML that can be pasted."""
         if not self.fix:
             return self.hint
+        from swiftalign.document import dump_yaml  # YAML is not needed where nothing has a fix
+
         return f"{self.hint}\n{dump_yaml(dict(self.fix)).rstrip()}"
 
     def to_json(self) -> dict[str, Any]:
@@ -158,6 +158,13 @@ class Finding:
 def blocking(findings: Iterable[Finding], allowed: Collection[str] = ()) -> list[Finding]:
     """The error findings that were not let through by name."""
     return [finding for finding in findings if finding.severity == "error" and finding.code not in allowed]
+
+
+def names(items: Iterable[str], limit: int = 4) -> str:
+    """A list of names for a message, shortened."""
+    listed = list(items)
+    rest = len(listed) - limit
+    return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def counted(number: int, noun: str) -> str:

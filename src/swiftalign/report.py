@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftalign.findings import Finding
-from swiftalign.modules import Modules
-from swiftalign.plan import TuningPlan
 
 if TYPE_CHECKING:
     from swiftalign.export import ExportReport
+    from swiftalign.modules import Modules
+    from swiftalign.plan import TuningPlan
     from swiftalign.verify import Verification
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from swiftalign.architectures import Kind
 from swiftalign.config import NO_TARGETS, Config
 from swiftalign.findings import Finding, counted
+from swiftalign.findings import names as names
 from swiftalign.methods import ADAPTABLE
 from swiftalign.modules import Module, Modules
 
@@ -36,13 +37,6 @@ def select(config: Config, modules: Modules) -> Selection:
     _select_saved(config, modules, selection)
     _select_adapted(config, modules, selection)
     return selection
-
-
-def names(items: Iterable[str], limit: int = 4) -> str:
-    """A list of names for a message, shortened."""
-    listed = list(items)
-    rest = len(listed) - limit
-    return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def aligner_regex(modules: Modules) -> str:

@@ -198,6 +198,9 @@ FILES: dict[str, Damage] = {
     "pickle-of-complex-numbers": Damage(
         "pickle", _bin(_torch_bytes({"a": torch.zeros(1, dtype=torch.complex64)})), ("pickle-refused",)
     ),
+    "pickle-of-a-swollen-view": Damage(
+        "pickle", _bin(_torch_bytes({"a": torch.zeros(1).expand(10**9)})), ("pickle-refused",), ("--deep",)
+    ),
     "pickle-without-tensors": Damage("lone-pickle", lambda p: torch.save({"state": {}}, p), ("no-weights",)),
     "optimizer-planted": Damage(
         "saved", _bin(_torch_bytes({"state": Planted()}), "optimizer.pt"), ("pickle-refused",), ("--deep",)

@@ -262,6 +262,13 @@ def _lone_pickle(run: Path, base: Path) -> Path:
     return _as_pickle(run, base) / "adapter_model.bin"
 
 
+def _lone_old_pickle(run: Path, base: Path) -> Path:
+    """The format of torch before 1.6."""
+    path = _lone_pickle(run, base)
+    torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    return path
+
+
 def _several(run: Path, base: Path) -> Path:
     """A run folder: its newest checkpoint counts, by number and not by name."""
     for step in (9, 10):
@@ -302,6 +309,7 @@ DERIVED: dict[str, Derived] = {
     "lone-file": Derived("saved", _lone_file),
     "pickle": Derived("saved", _as_pickle),
     "lone-pickle": Derived("lora", _lone_pickle),
+    "lone-old-pickle": Derived("lora", _lone_old_pickle),
     "run-folder": Derived("boft", _several),
     "hub-cache": Derived("saved-bf16", _cached),
 }

@@ -6,21 +6,24 @@ dtype and shape, so header and index stay. Then the result is compared with the 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint import weight_files
+from swiftalign.checkpoint import StoredTensor, read_stored, weight_files
 from swiftalign.config import Config
 from swiftalign.errors import ExportError
 from swiftalign.export.card import model_card
 from swiftalign.export.convert import convert_folder
-from swiftalign.export.folder import appearing, copy_file, require_space
+from swiftalign.export.folder import appearing, copy_file, require_space, sync
 from swiftalign.export.merge import merged_values
-from swiftalign.export.shards import write_shards
 from swiftalign.export.source import Source, plan_digest, read_source
+from swiftalign.verify.values import blocks, digest
 
 __all__ = ["ExportReport", "export"]
 
@@ -134,7 +137,7 @@ def _write_model(source: Source, folder: Path, *, dtype: str | None, link: bool)
     widest = 2 if dtype == "float32" else 1  # of a 16-bit base
     require_space(folder, sum(file.stat().st_size for file in files if file not in shared) * widest)
     _copy_others(source.base, folder)
-    digests, same = write_shards(source, folder, shared)
+    digests, same = _write_weights(source, folder, homes, shared)
     rounded = [name for name in digests if name in same]
     changed = [name for name in digests if name not in same]
     if not changed:
@@ -149,6 +152,77 @@ def _write_model(source: Source, folder: Path, *, dtype: str | None, link: bool)
     )
 
 
+def _write_weights(
+    source: Source, folder: Path, homes: set[Path], shared: list[Path]
+) -> tuple[dict[str, str], set[str]]:
+    """Copy, merge and check, with the copying of files beside the arithmetic of merging.
+
+    Returns:
+        The digest of each merged tensor, and the names of all tensors that equal the base.
+    """
+    files = sorted(weight_files(source.base), key=lambda file: file not in homes)
+    untouched = [file for file in files if file not in homes and file not in shared]
+    digests: dict[str, str] = {}
+    # Copying and syncing wait in the kernel: more threads than processors.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        copies = {file: pool.submit(_copy_or_link, file, folder, link=file in shared) for file in files}
+        checks = [pool.submit(_check_copy, copies[file], folder / file.name, source) for file in untouched]
+        for name, data in merged_values(source):
+            copies[source.base_tensors[name].file].result()
+            digests[name] = _put(source.base_tensors[name], folder, data)
+        for file in homes:
+            copies[file].result()
+            checks.append(pool.submit(_check_file, folder / file.name, source, digests))
+        return digests, set().union(*(check.result() for check in checks))
+
+
+def _check_copy(copy: Future[None], path: Path, source: Source) -> set[str]:
+    copy.result()
+    return _check_file(path, source, {})
+
+
+def _copy_or_link(source: Path, folder: Path, *, link: bool) -> None:
+    real, target = source.resolve(), folder / source.name  # writing through a link would change the base
+    if not link:
+        copy_file(real, target)
+        sync(target)  # while other files are copied: what is patched later is little
+        return
+    try:
+        os.link(real, target)
+    except OSError as error:
+        message = f"{target}: can't be hard-linked: {error.strerror or error}"
+        raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
+
+
+def _put(place: StoredTensor, folder: Path, data: bytes) -> str:
+    """Write merged values into their place; returns their digest."""
+    if len(data) != place.end - place.begin:
+        raise ExportError(f"{place.info.name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
+    with (folder / place.file.name).open("r+b") as file:
+        file.seek(place.begin)
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_file(path: Path, source: Source, digests: dict[str, str]) -> set[str]:
+    """What was written is what was merged, and all else is the base's; returns the tensors that equal the base.
+
+    Raises:
+        ExportError: it is not.
+    """
+    same = set()
+    for tensor in read_stored(path):
+        name = tensor.info.name
+        if equal_bytes(tensor, source.base_tensors[name]):
+            same.add(name)
+        elif name not in digests:
+            raise ExportError(f"{name}: was to stay as it is, and differs from the base", "check the disk")
+        if name in digests and digest(tensor) != digests[name]:
+            raise ExportError(f"{name}: was not written as merged", "check the disk")
+    sync(path)
+    return same
+
+
 def _copy_others(base: Path, folder: Path) -> None:
     """Config, tokenizer, processor, template, licence: the base's own files to the byte."""
     for path in sorted(base.iterdir()):
@@ -159,6 +233,13 @@ def _copy_others(base: Path, folder: Path) -> None:
         if path.name.endswith(".index.json") and not path.name.startswith("model.safetensors"):
             continue
         copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
+
+
+def equal_bytes(mine: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors hold the same bytes, compared in blocks."""
+    if mine.end - mine.begin != other.end - other.begin:
+        return False
+    return all(a == b for a, b in zip(blocks(mine), blocks(other), strict=True))
 
 
 def _write_adapter(source: Source, folder: Path) -> ExportReport:

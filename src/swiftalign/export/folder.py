@@ -15,7 +15,7 @@ from pathlib import Path
 
 from swiftalign.errors import ExportError
 
-FICLONE = 0x40049409  # Linux: share a file's blocks, where the file system can
+_FICLONE = 0x40049409  # Linux: share a file's blocks, where the file system can
 _CHUNK = 64 << 20
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # What --force may replace has one of these; a folder of anything else is somebody's work.
@@ -132,7 +132,7 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy a file's bytes inside the kernel, sharing blocks where the file system can; the mode follows the umask."""
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
-            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
             return
         except OSError:
             pass

@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swiftalign.checkpoint import StoredTensor, TensorInfo
-from swiftalign.config import Config
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
 from swiftalign.verify.base import compare_with_base
@@ -25,6 +24,9 @@ from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle, read_we
 from swiftalign.verify.movement import check_movement
 from swiftalign.verify.names import compare_names
 from swiftalign.verify.values import Values, look_at_pickle, look_cheaply, look_deeply, read_initial
+
+if TYPE_CHECKING:
+    from swiftalign.config import Config
 
 __all__ = ["Verification", "checkpoints_of", "verify"]
 

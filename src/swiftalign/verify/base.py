@@ -8,7 +8,7 @@ from pathlib import Path
 from swiftalign.checkpoint import StoredTensor, stored_tensors
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding, counted
-from swiftalign.targets import names as some
+from swiftalign.findings import names as some
 from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
 from swiftalign.verify.files import Weights
 from swiftalign.verify.values import Values, largest_change

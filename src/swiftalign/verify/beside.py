@@ -11,8 +11,7 @@ from typing import Any
 from swiftalign.checkpoint import TensorInfo, read_json
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
-from swiftalign.methods import ADAPTABLE
-from swiftalign.targets import names as some
+from swiftalign.findings import names as some
 from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, read_adapter_config
 from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle
 from swiftalign.verify.values import blocks
@@ -20,6 +19,7 @@ from swiftalign.verify.values import blocks
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATE = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+_ADAPTERS = ("lora", "adalora", "boft", "fourierft")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer.safetensors")
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -42,7 +42,7 @@ def check_adapter_config(
         yield Finding("adapter-config-malformed", error.message, "take another checkpoint")
         return
     kind = adapter["peft_type"].lower()
-    if kind not in ADAPTABLE or kind == "full":
+    if kind not in _ADAPTERS:
         yield Finding("adapter-method", f"{path}: peft_type {adapter['peft_type']!r:.40} is no method of this toolkit")
         return
     yield from _method(path, adapter, kind, found, expectation)

@@ -1,20 +1,25 @@
-"""What a checkpoint ought to hold: by the run's plan, by a config, by its adapter_config, or by its model's config."""
+"""What a checkpoint ought to hold: by the run's plan, by a config, by its adapter_config, or by its model's config.
+
+Configuration and plan load where they are needed: a model folder is checked without them.
+"""
 
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swiftalign.architectures import NAME_TABLES, QWEN3_VL
 from swiftalign.checkpoint import ITEM_SIZES, TensorInfo, read_json, stored_tensors
-from swiftalign.config import NO_TARGETS, Config, ModelSection, TunerSection
 from swiftalign.errors import ModelError, SwiftalignError
-from swiftalign.modules import read_modules
-from swiftalign.plan import TuningPlan, read_plan, resolve_plan
 from swiftalign.qwen3_vl import tensors_of_config
+
+if TYPE_CHECKING:
+    from swiftalign.config import Config, TunerSection
+    from swiftalign.plan import TuningPlan
 
 # (a+)+ and the like, for which matching takes exponential time.
 _REPEATED_REPEAT = re.compile(r"[+*}][?+]?\)+[+*{]")
@@ -71,6 +76,9 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
         if (place / "plan.json").is_file():
             return _of_plan(_read_plan(place / "plan.json"), f"the run's plan, {place / 'plan.json'}", kind)
     if config is not None:
+        from swiftalign.modules import read_modules
+        from swiftalign.plan import resolve_plan
+
         return _of_plan(resolve_plan(_without_data(config), read_modules(config)), "the config", kind)
     if kind == "adapter":
         return _of_adapter(folder, base)
@@ -78,6 +86,8 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
 
 
 def _read_plan(path: Path) -> TuningPlan:
+    from swiftalign.plan import read_plan
+
     try:
         plan = read_plan(path)
         shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
@@ -104,6 +114,9 @@ def _without_data(config: Config) -> Config:
 def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:
     merged = kind == "model" and plan.train_type != "full"
     if merged:  # a merged model: the base's own tensors
+        from swiftalign.config import Config, ModelSection
+        from swiftalign.modules import read_modules
+
         try:
             config = Config(model=ModelSection(path=plan.model))
             modules = read_modules(config)
@@ -116,6 +129,10 @@ def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:
 
 def _of_adapter(folder: Path, base: Path | None) -> Expectation:
     """By adapter_config.json against the base model, where both can be read."""
+    from swiftalign.config import Config, ModelSection
+    from swiftalign.modules import read_modules
+    from swiftalign.plan import resolve_plan
+
     try:
         adapter = read_adapter_config(folder / "adapter_config.json")
         model = str(base or adapter["base_model_name_or_path"])
@@ -148,7 +165,9 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
 
 def _check_pattern(path: Path, pattern: str) -> None:
     try:
-        re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what a later Python may read otherwise
+            re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise ModelError(f"{path}: target_modules is no regular expression: {error}") from None
     if _REPEATED_REPEAT.search(pattern):
@@ -161,6 +180,8 @@ def tuner_of_adapter(adapter: dict[str, Any]) -> TunerSection:
     Raises:
         ValueError: it is of a method that this toolkit does not know, or malformed (pydantic's errors are ValueErrors).
     """
+    from swiftalign.config import NO_TARGETS, TunerSection
+
     targets = adapter.get("target_modules")
     values: dict[str, Any] = {
         "train_type": str(adapter["peft_type"]).lower(),

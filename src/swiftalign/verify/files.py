@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickletools
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,6 +142,8 @@ def _read_pickle(path: Path, weights: Weights) -> None:
 
 def load_pickle(path: Path, device: str = "meta") -> Any:
     """A torch file's contents; on the meta device no values are read where the format allows it."""
+    import zipfile
+
     import torch
 
     zipped = zipfile.is_zipfile(path)
@@ -160,6 +159,10 @@ def _check_globals(path: Path, *, zipped: bool) -> None:
     Raises:
         ValueError: there is such a name, or the pickle is damaged.
     """
+    import io
+    import pickletools
+    import zipfile
+
     if zipped:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]

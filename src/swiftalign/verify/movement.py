@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swiftalign.checkpoint import TensorInfo
 from swiftalign.findings import Finding, counted
-from swiftalign.targets import names as some
+from swiftalign.findings import names as some
 from swiftalign.verify.expected import Expectation
 from swiftalign.verify.values import Values, is_inert, starts_at_zero
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from swiftalign.architectures import QWEN3_VL
 from swiftalign.checkpoint import TensorInfo
 from swiftalign.findings import Finding, counted
-from swiftalign.targets import names as some
+from swiftalign.findings import names as some
 from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
 
 # What wrappers put before or into names: DDP, torch.compile, peft, and peft's adapter name.

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +102,8 @@ def look_cheaply(tensor: StoredTensor, initial: dict[str, str], method: str | No
 
 def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: str | None) -> dict[str, Values]:
     """Every byte of every tensor, on two threads (numpy and the hash release the interpreter lock)."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda tensor: _look(tensor, initial, method), tensors)
         return {tensor.info.name: values for tensor, values in zip(tensors, found, strict=True)}
