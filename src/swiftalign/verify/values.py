@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from swiftalign.checkpoint import ITEM_SIZES, StoredTensor
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20  # fits a core's cache: each block is gone over more than once
 # Tensors up to this size are digested without --deep too.
 CHEAP_BYTES = 1 << 20
 INITIAL_FILE = "initial.json"
@@ -109,14 +110,24 @@ def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: st
         return {tensor.info.name: values for tensor, values in zip(tensors, found, strict=True)}
 
 
-def _look(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
+_local = threading.local()
+
+
+def _buffer() -> Any:
+    """Each thread's own block: a new one for each tensor would be cleared by the system each time."""
     import numpy as np
 
+    if not hasattr(_local, "buffer"):
+        _local.buffer = np.empty(BLOCK_BYTES, dtype=np.uint8)
+    return _local.buffer
+
+
+def _look(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
     name = tensor.info.name
     state = hashlib.sha256() if name in initial else None
     pattern = _PATTERNS.get(tensor.info.dtype)
     finite, zero = True, True
-    buffer = np.empty(BLOCK_BYTES, dtype=np.uint8)
+    buffer = _buffer()
     with tensor.file.open("rb", buffering=0) as file:
         position = tensor.begin
         while position < tensor.end:
