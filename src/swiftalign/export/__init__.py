@@ -11,7 +11,7 @@ import json
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +111,8 @@ def export(
         if check_logits and not (adapter_only or aligner_only):
             from swiftalign.export.logits import largest_difference
 
-            report = _replace(report, max_logit_difference=largest_difference(source, folder))
-    return _replace(report, seconds=time.monotonic() - began)
-
-
-def _replace(report: ExportReport, **values: Any) -> ExportReport:
-    from dataclasses import replace
-
-    return replace(report, **values)
+            report = replace(report, max_logit_difference=largest_difference(source, folder))
+    return replace(report, seconds=time.monotonic() - began)
 
 
 def _refuse_inside(output: Path, source: Source) -> None:
@@ -281,7 +275,7 @@ def _finish(
     """Add the record and the model card."""
     from swiftalign.training.run_folder import versions
 
-    report = _replace(report, output=output, seconds=time.monotonic() - began)
+    report = replace(report, output=output, seconds=time.monotonic() - began)
     record = {
         "format": 1,
         **{key: value for key, value in report.to_json().items() if key not in ("output", "seconds")},

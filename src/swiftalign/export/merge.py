@@ -16,6 +16,7 @@ from swiftalign.checkpoint import StoredTensor
 from swiftalign.errors import ExportError
 from swiftalign.export.source import Source
 from swiftalign.verify.expected import ADAPTER_PREFIX
+from swiftalign.verify.values import to_float
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def cast(data: bytes, dtype: str, target: str) -> bytes:
 
     plain = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
     if dtype == "bfloat16":
-        values: Any = (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
+        values = to_float(data, dtype)
     elif dtype in plain:
         values = np.frombuffer(data, dtype=plain[dtype])
     else:

@@ -13,9 +13,9 @@ from swiftalign.checkpoint import StoredTensor, read_json, stored_tensors
 from swiftalign.config import Config
 from swiftalign.errors import ExportError, ModelError
 from swiftalign.modules import modules_from_tensors
-from swiftalign.plan import TuningPlan, read_plan
+from swiftalign.plan import TuningPlan
 from swiftalign.verify import Verification, checkpoints_of, verify
-from swiftalign.verify.expected import ADAPTER_PREFIX
+from swiftalign.verify.expected import ADAPTER_PREFIX, plan_beside
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -73,7 +73,8 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     checkpoint = checkpoints[-1] if checkpoints else path
     if not checkpoint.is_dir():
         raise ModelError(f"{checkpoint}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")
-    plan = _plan_of(checkpoint)
+    beside = plan_beside(checkpoint)
+    plan = beside[1] if beside else None
     adapter = _adapter_of(checkpoint)
     if not adapter and (plan is None or plan.train_type != "full"):
         raise ModelError(f"{checkpoint}: has no adapter_config.json, and its run trained no whole model")
@@ -96,16 +97,6 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     _fit(whole, adapted, base_tensors)
     _refuse_other_base(folder, base_tensors, plan)
     return Source(checkpoint, folder, base_tensors, checked, adapter, plan, found, whole, adapted)
-
-
-def _plan_of(checkpoint: Path) -> TuningPlan | None:
-    for place in (checkpoint, checkpoint.parent):
-        if (place / "plan.json").is_file():
-            try:
-                return read_plan(place / "plan.json")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ModelError(f"{place / 'plan.json'}: not a plan of this release ({error})") from None
-    return None
 
 
 def _adapter_of(checkpoint: Path) -> dict[str, Any]:

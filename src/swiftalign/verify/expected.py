@@ -72,9 +72,10 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
     Raises:
         ModelError: the run's plan can't be read.
     """
-    for place in (folder, folder.parent):
-        if (place / "plan.json").is_file():
-            return _of_plan(_read_plan(place / "plan.json"), f"the run's plan, {place / 'plan.json'}", kind)
+    beside = plan_beside(folder)
+    if beside is not None:
+        path, plan = beside
+        return _of_plan(plan, f"the run's plan, {path}", kind)
     if config is not None:
         from swiftalign.modules import read_modules
         from swiftalign.plan import resolve_plan
@@ -83,6 +84,17 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
     if kind == "adapter":
         return _of_adapter(folder, base)
     return _of_model(folder, base) if kind == "model" else Expectation("nothing: no plan, and no config is given")
+
+
+def plan_beside(folder: Path) -> tuple[Path, TuningPlan] | None:
+    """The plan that a checkpoint's own folder or its run folder keeps, and its path; None where neither has one.
+
+    Raises:
+        ModelError: it can't be read.
+    """
+    paths = (place / "plan.json" for place in (folder, folder.parent))
+    path = next((path for path in paths if path.is_file()), None)
+    return None if path is None else (path, _read_plan(path))
 
 
 def _read_plan(path: Path) -> TuningPlan:
