@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def make_adapter(base: Path, method: str, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def merge_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+def merge_by_peft(base: Path, adapter: Path, dtype: str = "auto") -> dict[str, torch.Tensor]:
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()  # type: ignore[no-any-return]
 
 
@@ -78,6 +79,20 @@ def test_export_equals_peft_bit_for_bit(method: str, dtype: str, bases: dict[str
         assert torch.equal(tensor, expected[name]), name
     differing = {name for name in merged if not torch.equal(merged[name], before[name])}
     assert differing == set(report.changed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_dtype_merges_as_peft_does_into_a_base_of_that_dtype(
+    method: str, dtype: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    make_adapter(bases["bfloat16"], method, tmp_path / "adapter")
+    report = export(tmp_path / "adapter", tmp_path / "out", base=bases["bfloat16"], dtype=dtype)
+    merged, expected = tensors_of(tmp_path / "out"), merge_by_peft(bases["bfloat16"], tmp_path / "adapter", dtype)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in merged.items())
+    assert set(report.digests) == set(report.changed) | set(report.rounded)
+    for name, digest in report.digests.items():
+        assert digest == hashlib.sha256(merged[name].contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("method", ["modules_to_save", "dora"])

@@ -276,7 +276,7 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder (its newest checkpoint).")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to make.")],
     base: Annotated[Path | None, typer.Option(metavar="MODEL", help="Base model, where it has moved.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Convert all weights: float32, bfloat16 or float16.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Convert to float32, bfloat16 or float16, and merge in it.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link weight files in which nothing changes.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     adapter_only: Annotated[bool, typer.Option("--adapter-only", help="Just the adapter, cleaned.")] = False,

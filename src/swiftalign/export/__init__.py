@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint import StoredTensor, read_stored, weight_files
+from swiftalign.checkpoint import weight_files
 from swiftalign.config import Config
 from swiftalign.errors import ExportError
 from swiftalign.export.card import model_card
-from swiftalign.export.convert import convert_folder
-from swiftalign.export.folder import appearing, copy_file, require_space, sync
+from swiftalign.export.convert import declare_dtype
+from swiftalign.export.folder import appearing, copy_file, require_space
 from swiftalign.export.merge import merged_values
 from swiftalign.export.source import Source, plan_digest, read_source
-from swiftalign.verify.values import blocks, digest
+from swiftalign.export.weights import write_weights
 
 __all__ = ["ExportReport", "export"]
 
@@ -45,7 +43,7 @@ class ExportReport:
         rounded: tensors that were trained, and equal the base after rounding to its dtype.
         copied: tensors that are the base's own.
         linked: files that are hard links to the base's.
-        digests: SHA-256 of each merged tensor's bytes.
+        digests: SHA-256 of the bytes of each tensor that was merged, as it was written.
     """
 
     output: Path
@@ -56,6 +54,7 @@ class ExportReport:
     rounded: list[str]
     copied: int
     linked: list[str]
+    digests: dict[str, str]
     total_bytes: int
     seconds: float
     max_logit_difference: float | None = None
@@ -84,7 +83,8 @@ def export(
         output: the folder to make.
         base: folder of the base model, where the checkpoint does not name it.
         config: of the run, where the checkpoint lies apart from its run folder.
-        dtype: convert all float weights: float32, bfloat16 or float16.
+        dtype: convert all weights to float32, bfloat16 or float16, and merge in it: peft's result on a base that was
+            loaded in this dtype.
         link: hard-link the weight files in which nothing changes.
         force: replace the output folder, if there is one.
         aligner_only: write just the merged aligner tensors, as one file.
@@ -131,90 +131,20 @@ def _write_model(source: Source, folder: Path, *, dtype: str | None, link: bool)
     widest = 2 if dtype == "float32" else 1  # of a 16-bit base
     require_space(folder, sum(file.stat().st_size for file in files if file not in shared) * widest)
     _copy_others(source.base, folder)
-    digests, same = _write_weights(source, folder, homes, shared)
-    rounded = [name for name in digests if name in same]
-    changed = [name for name in digests if name not in same]
+    placed = write_weights(source, folder, shared=shared, dtype=dtype)
+    rounded = [name for name, item in placed.items() if item.same]
+    changed = [name for name, item in placed.items() if not item.same]
     if not changed:
         hint = "the updates were smaller than the base's dtype can hold: train longer, or at a higher rate"
         raise ExportError("the merged model equals the base: nothing changed", hint)
+    digests = {name: item.digest for name, item in placed.items()}
     if dtype is not None:
-        convert_folder(folder, dtype)
+        declare_dtype(folder, dtype)
     copied = len(source.base_tensors) - len(changed)
     linked = [file.name for file in shared]
     return ExportReport(
-        folder, source.base, source.checkpoint, source.method, changed, rounded, copied, linked, total, 0.0
+        folder, source.base, source.checkpoint, source.method, changed, rounded, copied, linked, digests, total, 0.0
     )
-
-
-def _write_weights(
-    source: Source, folder: Path, homes: set[Path], shared: list[Path]
-) -> tuple[dict[str, str], set[str]]:
-    """Copy, merge and check, with the copying of files beside the arithmetic of merging.
-
-    Returns:
-        The digest of each merged tensor, and the names of all tensors that equal the base.
-    """
-    files = sorted(weight_files(source.base), key=lambda file: file not in homes)
-    untouched = [file for file in files if file not in homes and file not in shared]
-    digests: dict[str, str] = {}
-    # Copying and syncing wait in the kernel: more threads than processors.
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        copies = {file: pool.submit(_copy_or_link, file, folder, link=file in shared) for file in files}
-        checks = [pool.submit(_check_copy, copies[file], folder / file.name, source) for file in untouched]
-        for name, data in merged_values(source):
-            copies[source.base_tensors[name].file].result()
-            digests[name] = _put(source.base_tensors[name], folder, data)
-        for file in homes:
-            copies[file].result()
-            checks.append(pool.submit(_check_file, folder / file.name, source, digests))
-        return digests, set().union(*(check.result() for check in checks))
-
-
-def _check_copy(copy: Future[None], path: Path, source: Source) -> set[str]:
-    copy.result()
-    return _check_file(path, source, {})
-
-
-def _copy_or_link(source: Path, folder: Path, *, link: bool) -> None:
-    real, target = source.resolve(), folder / source.name  # writing through a link would change the base
-    if not link:
-        copy_file(real, target)
-        sync(target)  # while other files are copied: what is patched later is little
-        return
-    try:
-        os.link(real, target)
-    except OSError as error:
-        message = f"{target}: can't be hard-linked: {error.strerror or error}"
-        raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
-
-
-def _put(place: StoredTensor, folder: Path, data: bytes) -> str:
-    """Write merged values into their place; returns their digest."""
-    if len(data) != place.end - place.begin:
-        raise ExportError(f"{place.info.name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
-    with (folder / place.file.name).open("r+b") as file:
-        file.seek(place.begin)
-        file.write(data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def _check_file(path: Path, source: Source, digests: dict[str, str]) -> set[str]:
-    """What was written is what was merged, and all else is the base's; returns the tensors that equal the base.
-
-    Raises:
-        ExportError: it is not.
-    """
-    same = set()
-    for tensor in read_stored(path):
-        name = tensor.info.name
-        if equal_bytes(tensor, source.base_tensors[name]):
-            same.add(name)
-        elif name not in digests:
-            raise ExportError(f"{name}: was to stay as it is, and differs from the base", "check the disk")
-        if name in digests and digest(tensor) != digests[name]:
-            raise ExportError(f"{name}: was not written as merged", "check the disk")
-    sync(path)
-    return same
 
 
 def _copy_others(base: Path, folder: Path) -> None:
@@ -229,13 +159,6 @@ def _copy_others(base: Path, folder: Path) -> None:
         copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
 
 
-def equal_bytes(mine: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors hold the same bytes, compared in blocks."""
-    if mine.end - mine.begin != other.end - other.begin:
-        return False
-    return all(a == b for a, b in zip(blocks(mine), blocks(other), strict=True))
-
-
 def _write_adapter(source: Source, folder: Path) -> ExportReport:
     """peft's two files, with the base under the name that it has here."""
     if not source.adapter:
@@ -246,7 +169,7 @@ def _write_adapter(source: Source, folder: Path) -> ExportReport:
     values = {**source.adapter, "base_model_name_or_path": str(source.base), "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     size = (folder / ADAPTER_FILE).stat().st_size
-    return ExportReport(folder, source.base, source.checkpoint, source.method, source.changed, [], 0, [], size, 0.0)
+    return ExportReport(folder, source.base, source.checkpoint, source.method, source.changed, [], 0, [], {}, size, 0.0)
 
 
 def _write_aligner(source: Source, folder: Path) -> ExportReport:
@@ -264,8 +187,10 @@ def _write_aligner(source: Source, folder: Path) -> ExportReport:
     size = (folder / "aligner.safetensors").stat().st_size
     names = [info.name for info, _ in entries]
     changed = [name for name in names if name in merged]
+    digests = {name: hashlib.sha256(merged[name]).hexdigest() for name in changed}
+    copied = len(names) - len(changed)
     return ExportReport(
-        folder, source.base, source.checkpoint, source.method, changed, [], len(names) - len(changed), [], size, 0.0
+        folder, source.base, source.checkpoint, source.method, changed, [], copied, [], digests, size, 0.0
     )
 
 

@@ -43,23 +43,19 @@ def header(tensors: Iterable[TensorInfo]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def convert_folder(folder: Path, dtype: str) -> None:
-    """Rewrite every weight file of a folder in another float dtype, in blocks, and tell its index and config.
+def convert_file(source: Path, target: Path, dtype: str) -> None:
+    """Write a weight file in another float dtype, in blocks, and read it back.
 
     Raises:
-        ExportError: a weight is of no float dtype.
+        ExportError: a weight is of no float dtype, or too large for this one.
     """
-    for file in weight_files(folder):
-        stored = sorted(read_stored(file), key=lambda tensor: tensor.begin)
-        target = file.with_suffix(".converted")
-        with target.open("xb") as writer:
-            writer.write(header(TensorInfo(t.info.name, t.info.shape, dtype) for t in stored))
-            for tensor in stored:
-                for block in _whole_elements(tensor):
-                    writer.write(_converted(block, tensor.info, dtype))
-        _check_conversion(stored, target, dtype)
-        target.replace(file)
-    _update_json(folder, dtype)
+    stored = sorted(read_stored(source), key=lambda tensor: tensor.begin)
+    with target.open("xb") as writer:
+        writer.write(header(TensorInfo(t.info.name, t.info.shape, dtype) for t in stored))
+        for tensor in stored:
+            for block in _whole_elements(tensor):
+                writer.write(_converted(block, tensor.info, dtype))
+    _check_conversion(stored, target, dtype)
 
 
 def _converted(block: bytes, info: TensorInfo, dtype: str) -> bytes:
@@ -89,7 +85,8 @@ def _whole_elements(tensor: StoredTensor) -> Iterable[bytes]:
         yield block
 
 
-def _update_json(folder: Path, dtype: str) -> None:
+def declare_dtype(folder: Path, dtype: str) -> None:
+    """Tell a converted folder's index and config."""
     index_path = folder / "model.safetensors.index.json"
     if index_path.exists():
         index = read_json(index_path)

@@ -10,7 +10,9 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from swiftalign.checkpoint import StoredTensor
 from swiftalign.errors import ExportError
@@ -27,13 +29,13 @@ _BATCHED_BLOCKS = (4, 6, 8, 12, 16, 32, 64)
 _BATCH_BYTES = 256 << 20  # of base weights
 
 
-def merged_values(source: Source) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes, in the base's dtype, of every tensor that changes."""
+def merged_values(source: Source, dtype: str | None = None) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every tensor that changes, as peft merges into a base loaded in ``dtype``."""
     for name, tensor in source.whole.items():
-        yield name, cast(read_bytes(tensor), tensor.info.dtype, source.base_tensors[name].info.dtype)
+        yield name, cast(read_bytes(tensor), tensor.info.dtype, dtype or source.base_tensors[name].info.dtype)
     if source.adapted:
-        boft = source.adapter.get("peft_type") == "BOFT"
-        yield from _merge_boft(source) if boft else _merge_adapters(source)
+        merge = {"BOFT": _merge_boft, "FOURIERFT": _merge_fourierft}.get(source.adapter["peft_type"], _merge_adapters)
+        yield from merge(source, dtype)
 
 
 def read_bytes(tensor: StoredTensor) -> bytes:
@@ -84,9 +86,9 @@ def _to_bfloat16(values: Any) -> bytes:
     return half
 
 
-def _merge_adapters(source: Source) -> Iterator[tuple[str, bytes]]:
+def _merge_adapters(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
     for layers in _batches(source):
-        yield from _merge_layers(source, layers)
+        yield from _merge_layers(source, layers, dtype)
 
 
 def _batches(source: Source) -> Iterator[list[str]]:
@@ -103,9 +105,10 @@ def _batches(source: Source) -> Iterator[list[str]]:
     yield batch
 
 
-def _merge_layers(source: Source, layers: list[str]) -> Iterator[tuple[str, bytes]]:
+def _merge_layers(source: Source, layers: list[str], dtype: str | None) -> Iterator[tuple[str, bytes]]:
     import torch
     from peft import PeftConfig, PeftModel
+    from peft.tuners.lora.dora import DoraLinearLayer
 
     config = PeftConfig.from_pretrained(str(source.checkpoint))
     config.task_type = None  # a task's wrapper wants a whole language model
@@ -120,9 +123,10 @@ def _merge_layers(source: Source, layers: list[str]) -> Iterator[tuple[str, byte
         inside = tuple(f"{layer}." for layer in layers)
         config.rank_pattern = {k: kept for k, kept in config.rank_pattern.items() if k.startswith(inside)}
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), mock.patch.object(DoraLinearLayer, "update_layer", _room_for_magnitude):
             # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
-            model = PeftModel.from_pretrained(_skeleton(source, layers), str(source.checkpoint), config=config)
+            skeleton = _skeleton(source, layers, dtype)
+            model = PeftModel.from_pretrained(skeleton, str(source.checkpoint), config=config)
             weights = dict(model.merge_and_unload().named_parameters())
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         text = " ".join(str(error).split())[:500]
@@ -130,6 +134,15 @@ def _merge_layers(source: Source, layers: list[str]) -> Iterator[tuple[str, byte
     for name in source.merged:
         if name.rpartition(".")[0] in layers:
             yield name, tensor_bytes(weights[name])
+
+
+def _room_for_magnitude(layer: Any, *, base_layer: nn.Module, **_: Any) -> None:
+    """In place of DoRA's first magnitudes, which take half a second a layer and which loading replaces."""
+    import torch
+    from torch import nn
+
+    weight = base_layer.get_parameter("weight")
+    layer.weight = nn.Parameter(torch.full(weight.shape[:1], torch.nan, dtype=weight.dtype))
 
 
 @contextlib.contextmanager
@@ -153,7 +166,7 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
     return data
 
 
-def _skeleton(source: Source, layers: list[str]) -> nn.Module:
+def _skeleton(source: Source, layers: list[str], dtype: str | None) -> nn.Module:
     """A tree of modules under the base's names, of some adapted layers alone."""
     from torch import nn
 
@@ -165,16 +178,16 @@ def _skeleton(source: Source, layers: list[str]) -> nn.Module:
             if part not in parent._modules:
                 parent.add_module(part, nn.Module())
             parent = parent.get_submodule(part)
-        parent.add_module(last, _layer(layer, source))
+        parent.add_module(last, _layer(layer, source, dtype))
     return root
 
 
-def _layer(name: str, source: Source) -> nn.Module:
+def _layer(name: str, source: Source, dtype: str | None) -> nn.Module:
     """The layer with its weights; its kind shows in the weight's shape, an embedding's in its adapter's names."""
     import torch
     from torch import nn
 
-    weight = load(source.base_tensors[f"{name}.weight"])
+    weight = load(source.base_tensors[f"{name}.weight"], dtype)
     bias = source.base_tensors.get(f"{name}.bias")
     embeds = any(f"{name}.lora_embedding_A" in key for key in source.verification.tensors)
     with torch.device("meta"):
@@ -187,19 +200,50 @@ def _layer(name: str, source: Source) -> nn.Module:
             module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     module.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        module.bias = nn.Parameter(load(bias), requires_grad=False)
+        module.bias = nn.Parameter(load(bias, dtype), requires_grad=False)
     return module
 
 
-def load(tensor: StoredTensor) -> torch.Tensor:
+def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
+    """A stored tensor, cast where a dtype is given."""
     import torch
 
     data = bytearray(read_bytes(tensor))
-    dtype: torch.dtype = getattr(torch, tensor.info.dtype)
-    return torch.frombuffer(data, dtype=dtype).reshape(tensor.info.shape) if data else torch.empty(0, dtype=dtype)
+    stored: torch.dtype = getattr(torch, tensor.info.dtype)
+    values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
+    return values if dtype is None else values.to(getattr(torch, dtype))
 
 
-def _merge_boft(source: Source) -> Iterator[tuple[str, bytes]]:
+def _merge_fourierft(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
+    """peft's merge, with the random places drawn once for layers of one size; equal to it bit for bit.
+
+    References:
+        peft `tuners/fourierft/layer.py`, `update_layer`, `get_delta_weight` and `merge`; arXiv:2405.03003.
+    """
+    import torch
+    from peft.tuners.fourierft.layer import FourierFTLayer
+
+    seed, scaling = source.adapter.get("random_loc_seed", 777), source.adapter.get("scaling", 150.0)
+    permutation = torch.empty(0)
+    for name in sorted(source.adapted, key=lambda name: source.base_tensors[f"{name}.weight"].info.numel):
+        weight = load(source.base_tensors[f"{name}.weight"], dtype)
+        spectrum = load(source.tensors[f"{ADAPTER_PREFIX}{name}.fourierft_spectrum"]).float()
+        if len(permutation) != weight.numel():
+            generator = torch.Generator().manual_seed(seed)
+            permutation = torch.randperm(weight.numel(), generator=generator)
+        places = permutation[: len(spectrum)]
+        layer = SimpleNamespace(
+            fourierft_spectrum={"default": spectrum},
+            fourierft_scaling={"default": scaling},
+            indices={"default": torch.stack([places // weight.shape[1], places % weight.shape[1]])},
+            out_features=weight.shape[0],
+            in_features=weight.shape[1],
+        )
+        weight += FourierFTLayer.get_delta_weight(layer, "default")
+        yield f"{name}.weight", tensor_bytes(weight)
+
+
+def _merge_boft(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
     """peft's merge without its dense permutation matrices, which take seconds a layer; equal to it bit for bit.
 
     References:
@@ -216,7 +260,7 @@ def _merge_boft(source: Source) -> Iterator[tuple[str, bytes]]:
         if factors != 1:
             raise ExportError(f"{name}: a butterfly factor of {factors} can't be merged here", "use peft itself")
         rotation = BOFTLayer.cayley_batch(None, rotation.view(blocks, size, size))
-        weight = load(source.base_tensors[f"{name}.weight"])
+        weight = load(source.base_tensors[f"{name}.weight"], dtype)
         turned = torch.transpose(weight, 0, 1).to(rotation.dtype)
         shape = (*weight.shape, size)
         if shape not in batched:
