@@ -193,6 +193,15 @@ def test_trained_biases_are_merged_or_refused_but_never_lost(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors_of(tmp_path / "out").items())
 
 
+def test_biases_that_peft_does_not_save_are_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "biases", lambda: peft.LoraConfig(target_modules=LINEAR, r=4, bias="lora_only"))
+    make_adapter(base, "biases", tmp_path / "adapter")
+    with pytest.raises(ExportError, match="trains biases that peft does not save"):
+        export(tmp_path / "adapter", tmp_path / "out", base=base)
+
+
 def test_numbers_too_large_for_float16_are_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "model")
     tensors = load_file(tmp_path / "model/model.safetensors")

@@ -12,6 +12,7 @@ from swiftalign.architectures import NAME_TABLES
 from swiftalign.checkpoint import StoredTensor, read_json, stored_tensors
 from swiftalign.config import Config
 from swiftalign.errors import ExportError, ModelError
+from swiftalign.findings import counted
 from swiftalign.modules import modules_from_tensors
 from swiftalign.plan import TuningPlan
 from swiftalign.verify import Verification, checkpoints_of, verify
@@ -78,6 +79,9 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     adapter = _adapter_of(checkpoint)
     if not adapter and (plan is None or plan.train_type != "full"):
         raise ModelError(f"{checkpoint}: has no adapter_config.json, and its run trained no whole model")
+    if adapter.get("bias") == "lora_only":
+        hint = "train with bias: none or bias: all"
+        raise ExportError(f"{checkpoint}: bias: lora_only trains biases that peft does not save", hint)
     folder = _base_folder(base, plan, adapter)
     # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
     against = folder if plan is None and config is None else None
@@ -159,7 +163,8 @@ def _fit(whole: dict[str, StoredTensor], adapted: tuple[str, ...], base: dict[st
     """Every changed tensor must have its place in the base."""
     homeless = [name for name in whole if name not in base] + [n for n in adapted if f"{n}.weight" not in base]
     if homeless:
-        raise ExportError(f"the base holds no {homeless[0]}, nor {len(homeless) - 1} more", "is this the right base?")
+        others = f" and {counted(len(homeless) - 1, 'more tensor')}" if len(homeless) > 1 else ""
+        raise ExportError(f"the base lacks {homeless[0]}{others}", "is this the right base?")
     other = [name for name, tensor in whole.items() if tensor.info.shape != base[name].info.shape]
     if other:
         shapes = f"{list(whole[other[0]].info.shape)}, the base's is {list(base[other[0]].info.shape)}"
