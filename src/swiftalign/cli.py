@@ -357,7 +357,7 @@ def train(
 
 
 def _require_data(config: Config) -> None:
-    from swiftalign.grounding import check_rows
+    from swiftalign.grounding.records import check_rows
 
     if not config.data.train:
         file = config.where().rpartition(":")[0] or config.where()

@@ -81,6 +81,17 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(False, description="run the model's own Python code (auto_map)")
 
 
+class GroundingTextSection(Section):
+    """The words around the coordinates, for rows of this toolkit's layout."""
+
+    prompt: str = Field(
+        "Locate every object in the image. Answer in JSON.",
+        description="for rows without their own; {labels} stands for the row's labels",
+    )
+    system: str | None = Field(None, description="system message, for rows without their own")
+    fenced: bool = Field(False, description="put the answer between ```json and ```")
+
+
 class DataSection(PassThroughSection):
     """Training and validation rows."""
 
@@ -88,6 +99,10 @@ class DataSection(PassThroughSection):
     val: list[Location] = Field(default_factory=list, description="JSONL files")
     split_dataset_ratio: Fraction = Field(0.0, description="share of the training rows to validate on, without val")
     dataset_shuffle: bool = Field(True, description="shuffle the rows once, before training")
+    text: GroundingTextSection = GroundingTextSection()
+    too_long: Literal["refuse", "drop"] = Field(
+        "refuse", description="rows longer than max_length: refuse to train, or leave them out"
+    )
 
 
 class TunerSection(PassThroughSection):

@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from swiftalign.grounding import read_rows
+from swiftalign.grounding.records import read_rows
 
 
 def answer_first(model_folder: Path, rows: Path, *, max_new_tokens: int = 24) -> tuple[str, str]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from swiftalign.grounding import parse_row, to_messages
+from swiftalign.grounding.images import image_size
+from swiftalign.grounding.records import parse_row, to_record
+from swiftalign.grounding.text import to_messages
 
 
 class JsonlRows:
@@ -35,7 +37,12 @@ class JsonlRows:
         with path.open("rb") as file:
             file.seek(int(self._offsets[row]))
             line = file.readline()
-        return to_messages(parse_row(line, path, int(self._lines[row])), path.parent)
+        record = to_record(parse_row(line, path, int(self._lines[row])), path.parent)
+        if record.swift_row is not None:
+            return record.swift_row
+        width, height = image_size(record.images[0])
+        messages = to_messages(record.in_pixels(width, height), width, height)
+        return {"messages": messages, "images": [str(path) for path in record.images]}
 
     def reordered(self, order: np.ndarray[Any, np.dtype[np.int64]]) -> JsonlRows:
         """The same rows in another order, or some of them."""
