@@ -148,9 +148,9 @@ def row_fault(row: Any, folder: Path) -> str | None:
 
 
 def _own_row_fault(row: dict[str, Any]) -> str | None:
-    if not isinstance(row.get("objects"), list):
+    if not row.get("images") or not isinstance(row.get("objects"), list):
         return "needs 'images' and 'objects', or 'messages'"
-    if len(row.get("images", [])) != 1:
+    if len(row["images"]) != 1:
         return "needs exactly one image, or 'messages'"
     if row.get("coordinates", "pixels") not in ("pixels", "relative1000"):
         return "'coordinates' must be pixels or relative1000"

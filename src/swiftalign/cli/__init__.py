@@ -1,0 +1,51 @@
+"""The commands: options, printing and exit codes; nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+from swiftalign.cli.app import app
+from swiftalign.cli.checkpoints import export, verify_ckpt
+from swiftalign.cli.inspect import inspect_params
+from swiftalign.cli.setup import init
+from swiftalign.cli.train import train
+from swiftalign.errors import ConfigError, SwiftalignError
+
+__all__ = ["main"]
+
+app.command()(init)
+app.command("inspect-params")(inspect_params)
+app.command()(train)
+app.command("verify-ckpt")(verify_ckpt)
+app.command()(export)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 yes, 1 a checked no, 2 could not answer."""
+    try:
+        app(args=argv, prog_name="swiftalign")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 2
+    except SwiftalignError as error:
+        _print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def _print_error(error: SwiftalignError) -> None:
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+            if problem.hint:
+                print(f"hint: {problem.hint}", file=sys.stderr)
+        return
+    for line in error.message.splitlines() or [""]:
+        print(f"error: {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""`swiftalign init`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swiftalign.cli.app import open_console
+
+if TYPE_CHECKING:
+    pass
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("config.yaml"),
+    model: Annotated[str | None, typer.Option(help="Hub id, or folder of a local model.")] = None,
+    method: Annotated[str | None, typer.Option(help="modules_to_save, lora, dora, adalora, boft or fourierft.")] = None,
+    problem: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose the method by problem: overfitting, grounding-drift, capacity, optimization, "
+            "coordinate-space or spatial-patterns."
+        ),
+    ] = None,
+    train_file: Annotated[str | None, typer.Option("--train", help="JSONL file to train on.")] = None,
+    val_file: Annotated[str | None, typer.Option("--val", help="JSONL file to validate on.")] = None,
+    demo: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Make a workspace with a tiny Qwen3-VL and drawn data instead.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+) -> None:
+    """Write a commented configuration, or a demo workspace.
+
+    Asks for what is missing on a terminal. Examples:
+
+      swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl
+
+      swiftalign init --demo demo
+    """
+    if schema:
+        from swiftalign.schema import config_schema
+
+        print(json.dumps(config_schema(), indent=2))
+        return
+    from swiftalign.setup import DemoRequest, InitRequest, write_demo, write_init
+
+    console = open_console()
+    if demo is not None:
+        with console.status("building a tiny Qwen3-VL and drawing its data"):
+            written = write_demo(DemoRequest(demo, method or "modules_to_save", force))
+    else:
+        request = InitRequest(path, model, method, problem, train_file, val_file, force)
+        written = write_init(_ask_for_missing(request) if sys.stdin.isatty() else request)
+    for line in written:
+        console.print(line, soft_wrap=True)
+
+
+def _ask_for_missing(request: Any) -> Any:
+    from dataclasses import replace
+
+    from swiftalign.recipes import RECIPES
+
+    if request.model is None:
+        request = replace(request, model=typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct"))
+    if request.method is None and request.problem is None:
+        for name, recipe in RECIPES.items():
+            print(f"  {name:16} {recipe.summary}")
+        request = replace(request, method=typer.prompt("Method", default="modules_to_save"))
+    if request.train is None:
+        request = replace(request, train=typer.prompt("Training data (JSONL)", default="data/train.jsonl"))
+    return request
