@@ -282,7 +282,10 @@ def test_bare_list_is_the_augmentation_operations(write: Write) -> None:
     [path] = [path for path in GUIDE if path.stem == "11_unfreezing_phase_2"]
     config = load_config([*write(BASE), path])
     assert config.custom.augmentation is not None
-    assert config.custom.augmentation.ops[1] == {"scale": {"lo": 1.02, "hi": 1.15, "prob": 0.2}}
+    assert config.custom.augmentation.ops[1].model_dump() == {
+        "name": "scale",
+        "params": {"lo": 1.02, "hi": 1.15, "prob": 0.2},
+    }
     assert config.where("custom", "augmentation", "ops", 1) == f"{path}:2"
 
 

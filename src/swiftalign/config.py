@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
+from swiftalign.augment.settings import AugmentationSection
 from swiftalign.document import Document
 
 COMPONENTS = ("llm", "vit", "aligner")
@@ -175,13 +176,6 @@ class TrainingSection(PassThroughSection):
     train_dataloader_shuffle: bool = True
     deepspeed: str | dict[str, Any] | None = None
     resume_from_checkpoint: Location | None = None
-
-
-class AugmentationSection(Section):
-    """The augmentation pipeline: geometric and appearance operations, in order."""
-
-    enabled: bool = True
-    ops: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class CustomSection(Section):

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from swiftalign.config import AugmentationSection, Config, section_fields
+from swiftalign.augment.settings import PARAMETERS, AugmentationSection, preset_operations
+from swiftalign.config import Config, GroundingTextSection, section_fields
 from swiftalign.document import Document, Key, holds, lookup
 from swiftalign.errors import Problem
 from swiftalign.swift_arguments import megatron_arguments, swift_arguments
@@ -60,6 +61,7 @@ OWNED_BY_CONFIG = {
     "val_jsonl": "data.val",
     "add_version": "training.output_dir",
 }
+OPERATIONS: Key = ("custom", "augmentation", "ops")
 # The guide's, and ms-swift 4's, names for the same.
 ALIASES: dict[Key, Key] = {
     ("custom", "train_jsonl"): ("data", "train"),
@@ -115,16 +117,31 @@ def value_faults(document: Document, details: Iterable[Any]) -> list[Problem]:
     """Pydantic's errors in the words of the file: one a key, whose branches of a union are errors of their own."""
     by_key: dict[Key, list[Any]] = {}
     for detail in details:
-        key = tuple(detail["loc"])
-        while key and not holds(document.value, key) and detail["type"] != "missing":
-            key = key[:-1]  # the path ends with the union's branch
-        by_key.setdefault(key, []).append(detail)
+        by_key.setdefault(_key_of(document.value, detail), []).append(detail)
     return [_value_fault(document, key, same) for key, same in by_key.items()]
+
+
+def _key_of(values: Any, detail: Any) -> Key:
+    """The place of an error in the file: pydantic's path without the names of a union's branches."""
+    key: Key = ()
+    for part in detail["loc"]:
+        if holds(values, (*key, part)):
+            key = (*key, part)
+    return (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
 
 
 def _value_fault(document: Document, key: Key, details: list[Any]) -> Problem:
     name, where, first = document.name(key), document.where(key), details[0]
     match first["type"]:
+        case "missing" if key[:3] == OPERATIONS:
+            operation = lookup(document.value, (*key[:4], "name"))
+            return Problem(
+                document.where(key[:4]), f"{operation} needs {key[-1]}", f"for example {_example(operation)}"
+            )
+        case "missing" if isinstance(key[-1], int):
+            return Problem(document.where(key[:-1]), f"{document.name(key[:-1])} is too short")
+        case "union_tag_invalid":
+            return _no_operation(document, key)
         case "missing":
             return Problem(where, "no model is named", "add a line 'model: Qwen/Qwen3-VL-4B-Instruct', or a folder")
         case "extra_forbidden":
@@ -137,6 +154,26 @@ def _value_fault(document: Document, key: Key, details: list[Any]) -> Problem:
     return Problem(where, f"{name} must be {' or '.join(kinds)}, not {_show(value)}", _how_to_write(value, details))
 
 
+def _example(operation: str) -> str:
+    params = next(op.params for op in preset_operations("conservative") if op.name == operation)
+    return f"- {operation}: {{{', '.join(f'{k}: {_plain(v)}' for k, v in params.model_dump().items())}}}"
+
+
+def _plain(value: Any) -> str:
+    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, (list, tuple)) else f"{value:g}"
+
+
+def _no_operation(document: Document, key: Key) -> Problem:
+    value = lookup(document.value, key)
+    name = value.get("name") if isinstance(value, dict) else value
+    where = document.where(key)
+    if not isinstance(name, str):
+        hint = "an operation is written '- rotate: {max_deg: 8}', or as name and params"
+        return Problem(where, f"{document.name(key)} must be an operation, not {_show(value)}", hint)
+    hint = _near(name, list(PARAMETERS)) or f"there are {', '.join(PARAMETERS)}, and imgaug's as imgaug.NAME"
+    return Problem(where, f"{document.name(key)}: no operation {name!r}", hint)
+
+
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -146,6 +183,8 @@ _EXPECTED = {
     "string_type": "text",
     "string_too_short": "a path",
     "list_type": "a list",
+    "tuple_type": "a list",
+    "too_long": "a list of {max_length}",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "greater_than": "greater than {gt:g}",
@@ -216,6 +255,11 @@ def _wrong_name(document: Document, key: Key) -> Problem:
     section, name = dotted(key[:-1]), str(key[-1])
     where, label = document.where(key), document.name(key)
     home = _home(name)
+    if key[:3] == OPERATIONS:
+        operation = lookup(document.value, (*key[:4], "name"))
+        names = list(PARAMETERS[operation].model_fields) if operation in PARAMETERS else ["name", "params"]
+        hint = _near(name, names) or f"it takes {', '.join(names)}"
+        return Problem(where, f"{operation}: no parameter {name!r}", hint)
     if name in OWNED_BY_PLAN:
         place = OWNED_BY_PLAN[name]
         hint = f"write it as {place}" if place else "remove it: the plan sets it from the tuner section"
@@ -233,6 +277,8 @@ def _wrong_name(document: Document, key: Key) -> Problem:
 def _names_in(section: str) -> list[str]:
     if not section:
         return list(Config.model_fields)
+    if section == "data.text":
+        return list(GroundingTextSection.model_fields)
     if section == "custom.augmentation":
         return list(AugmentationSection.model_fields)
     declared = section_fields(section)

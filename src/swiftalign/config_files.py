@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from swiftalign.augment.settings import spelled_out
 from swiftalign.config import Config
-from swiftalign.config_faults import ALIASES, argument_faults, dotted, name_faults, value_faults
+from swiftalign.config_faults import ALIASES, OPERATIONS, argument_faults, dotted, name_faults, value_faults
 from swiftalign.document import Document, Key, lookup, parse_document, read_document
 from swiftalign.errors import ConfigError, Problem, SwiftalignError
 
@@ -69,6 +70,7 @@ def _normalise(document: Document, folder: Path) -> Document:
         _move(document, ("model",), ("model", "path"))
     for alias, key in ALIASES.items():
         _rename(document, alias, key)
+    _spell_out_operations(document)
     for section, name in PATHS:
         values = document.value.get(section)
         if isinstance(values, dict) and name in values:
@@ -93,6 +95,20 @@ def _read_sections(document: Document) -> None:
         hint = "'swiftalign init' writes a config to start from"
         raise ConfigError([Problem(document.where(()), "not a config: it holds no 'section: ...' lines", hint)])
     document.value = {name: value for name, value in (document.value or {}).items() if value is not None}
+
+
+def _spell_out_operations(document: Document) -> None:
+    """``- rotate: {max_deg: 8}`` as ``{name: rotate, params: {max_deg: 8}}``."""
+    ops = lookup(document.value, OPERATIONS)
+    if not isinstance(ops, list):
+        return
+    for index, item in enumerate(ops):
+        ops[index] = spelled_out(item)
+        if isinstance(item, dict) and len(item) == 1 and "name" not in item:
+            ((name, _),) = item.items()
+            short = (*OPERATIONS, index, name)
+            for key in [key for key in document.lines if key[: len(short)] == short]:
+                document.lines[(*OPERATIONS, index, "params", *key[len(short) :])] = document.lines.pop(key)
 
 
 def _locate(value: Any, folder: Path, *, is_list: bool) -> Any:

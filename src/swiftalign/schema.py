@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, TypeAdapter
 
+from swiftalign.augment.settings import IMGAUG, PARAMETERS
 from swiftalign.config import Config
 from swiftalign.config_faults import ALIASES, is_argument
 from swiftalign.swift_arguments import Argument, swift_arguments
@@ -16,8 +18,12 @@ def config_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "swiftalign configuration"}
     schema.pop("required", None)  # a file may be a fragment, to be laid over another
-    schema |= {"type": ["object", "array"], "items": {"type": "object"}}  # a bare list is augmentation operations
+    schema |= {
+        "type": ["object", "array"],
+        "items": {"type": "object"},
+    }  # a bare list is augmentation operations
     sections = schema["$defs"]
+    _allow_short_operations(sections)
     for section in ("data", "tuner", "training"):
         target = sections[f"{section.title()}Section"]
         target["additionalProperties"] = False
@@ -33,6 +39,20 @@ def config_schema() -> dict[str, Any]:
     for section in (*sections.values(), schema["properties"]["swift"]):
         section["type"] = ["object", "null"]  # an empty section says nothing
     return schema
+
+
+def _allow_short_operations(sections: dict[str, Any]) -> None:
+    """``hflip`` and ``{rotate: {...}}`` beside ``{name, params}``."""
+    ops = sections["AugmentationSection"]["properties"]["ops"]
+    for branch in ops["items"]["oneOf"]:
+        operation = sections[branch["$ref"].rpartition("/")[2]]
+        parameters = sections[operation["properties"]["params"]["$ref"].rpartition("/")[2]]
+        operation["required"] = ["name", *(["params"] if "required" in parameters else [])]
+    short = {name: sections[f"{kind.__name__}Op"]["properties"]["params"] for name, kind in PARAMETERS.items()}
+    other = {f"^{re.escape(IMGAUG)}": {"type": ["object", "null"]}}
+    one = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+    mapping = {"type": "object", "properties": short, "patternProperties": other, **one}
+    ops["items"] = {"anyOf": [{"type": "string"}, mapping, ops["items"]]}
 
 
 def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
