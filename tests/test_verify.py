@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from corruptions import DAMAGED, PLANTED, SOUND, Damage, Sound, build_all
+from corruptions import DAMAGED, FOREIGN, PLANTED, SOUND, Damage, Sound, build_all
 from corruptions.files import Harm, read_tensors, write_tensors
 from corruptions.sound import BASES
 from swiftalign.checkpoint import read_stored
@@ -72,11 +72,12 @@ def test_sound_checkpoints_give_no_finding(
     assert found_in(checkpoints[name].path, capsys, *options) == (0, [])
 
 
-# Without a plan only the aligner may differ from the base; an adapter's base must have the name that it gives; and
+# Without a plan only the aligner may differ from the base; a base under another name is a warning; and
 # a base in another layout, or a pickle, can't be compared.
 NOT_COMPARED = {
     "merged-bf16",
     "alone-without-base",
+    "alone-in-part-without-base",
     "merged-moe-hub-layout",
     "pickle",
     "lone-pickle",
@@ -90,6 +91,24 @@ def test_sound_checkpoints_agree_with_their_base(
 ) -> None:
     sound = checkpoints[name]
     assert found_in(sound.path, capsys, "--base", str(sound.base)) == (0, [])
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_an_adapter_of_peft_must_hold_follows_from_its_config(name: str, checkpoints: dict[str, Sound]) -> None:
+    result = verify(checkpoints[name].path)
+    expected = sum(row.expected or 0 for row in result.modules)
+    assert result.expectation.startswith("adapter_config.json and the base" if FOREIGN[name].planned else "nothing:")
+    assert 0 < expected <= len(result.tensors) or not FOREIGN[name].planned
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_adapter_of_peft_is_sound_without_its_base_too(
+    name: str, checkpoints: dict[str, Sound], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoints[name].copy(tmp_path / "copy")
+    values = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(values | {"base_model_name_or_path": "/gone"}))
+    assert found_in(path, capsys) == (0, [])
 
 
 def test_a_merged_model_is_held_against_the_config_of_its_run(
@@ -178,6 +197,13 @@ def test_what_cannot_be_checked_is_exit_code_two(
     assert message in capsys.readouterr().err
 
 
+def test_a_base_that_is_not_there_is_exit_code_two(
+    checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify-ckpt", str(checkpoints["alone"].path), "--base", "/gone/base"]) == 2
+    assert "--base /gone/base: not a folder with safetensors files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["pickle", "saved"])
 def test_a_base_that_cannot_be_compared_is_exit_code_two(
     name: str, checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -202,6 +228,97 @@ def test_keys_and_shapes_of_the_mergers_are_listed(
     keys = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("model.visual")]
     assert len(keys) == 24
     assert all("merger" in key for key in keys)
+
+
+def test_the_report_says_what_was_held_against_the_base(checkpoints: dict[str, Sound]) -> None:
+    lora, merged, saved = (checkpoints[name] for name in ("alone", "merged", "saved"))
+    told = verify(lora.path, base=lora.base).expectation
+    adapted = f"8 adapted layers held against {lora.base} by name and shape"
+    assert told == f"adapter_config.json and the base model; {adapted}"
+    told = verify(merged.path, base=merged.base).expectation
+    assert told == f"the model's config.json; without a plan, only the aligner may differ from {merged.base}"
+    assert verify(saved.path, base=saved.base).expectation == verify(saved.path).expectation
+
+
+def test_what_differs_outside_the_aligner_asks_for_the_config(
+    checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = checkpoints["merged-bf16"]  # of adapters in the LLM too
+    code, [finding] = found_in(sound.path, capsys, "--base", str(sound.base))
+    assert (code, finding["code"]) == (1, "changed-outside-plan")
+    assert finding["hint"].endswith("give the config of the run with --config")
+
+
+def test_a_base_is_read_by_a_relative_path(
+    checkpoints: dict[str, Sound],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = checkpoints["peft-rank-pattern"].copy(tmp_path / "copy")
+    base = checkpoints["peft-rank-pattern"].base
+    values = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(values | {"base_model_name_or_path": f"bases/{base.name}"}))
+    monkeypatch.chdir(base.parents[1])
+    assert verify(path).expectation == "adapter_config.json and the base model"
+    assert found_in(path, capsys, "--base", f"bases/{base.name}") == (0, [])
+
+
+@pytest.mark.parametrize(
+    "named", ["Qwen/{}", "/old/place/{}", "/cache/models--Qwen--{}/snapshots/0123abc"], ids=["hub", "folder", "cache"]
+)
+def test_a_base_of_the_same_name_is_the_same_wherever_it_lies(
+    named: str, checkpoints: dict[str, Sound], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoints["alone-saved"].copy(tmp_path / "copy")
+    base = checkpoints["alone-saved"].base
+    values = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(values | {"base_model_name_or_path": named.format(base.name)}))
+    assert found_in(path, capsys, "--base", str(base)) == (0, [])
+
+
+def test_a_link_to_the_base_is_the_base(
+    checkpoints: dict[str, Sound], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(checkpoints["alone"].base)
+    assert found_in(checkpoints["alone"].path, capsys, "--base", str(tmp_path / "link")) == (0, [])
+
+
+def test_a_tied_head_that_only_the_base_stores_is_not_missed(
+    checkpoints: dict[str, Sound], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = checkpoints["merged-tied"]
+    base = tmp_path / "base"
+    base.mkdir()
+    held = read_tensors(sound.base / "model.safetensors")
+    head = held["model.language_model.embed_tokens.weight"]
+    write_tensors(base / "model.safetensors", held | {"lm_head.weight": head})
+    assert found_in(sound.path, capsys, "--base", str(base)) == (0, [])
+
+
+def test_adapters_that_moved_are_no_standstill_of_what_is_saved_whole(
+    damaged: Callable[[Damage], Path], checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged(Damage("mixed", lambda _: None, ()))
+    (path.parent / "initial.json").unlink()
+    sound = checkpoints["mixed"]
+    own = read_tensors(sound.base / "model.safetensors")
+    held = read_tensors(path / "adapter_model.safetensors")
+    bare = {name: own.get(name.removeprefix(PEFT), tensor) for name, tensor in held.items()}
+    write_tensors(path / "adapter_model.safetensors", bare)
+    (path.parent / "plan.json").unlink()  # whose dtypes these are not
+    code, findings = found_in(path, capsys, "--base", str(sound.base))
+    assert (code, [finding["code"] for finding in findings]) == (0, ["rounded-to-base"])
+
+
+def test_names_in_a_plan_are_printed_without_terminal_codes(
+    damaged: Callable[[Damage], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged(Damage("saved", lambda _: None, ()))
+    text = (path.parent / "plan.json").read_text().replace("visual.merger.norm", "visual.\\u001b[2J.norm")
+    (path.parent / "plan.json").write_text(text)
+    assert main(["verify-ckpt", str(path)]) == 1
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_unbuilt_tensors_of_the_base_are_no_finding(
@@ -320,7 +437,7 @@ def test_a_look_at_headers_imports_neither_torch_nor_numpy(checkpoints: dict[str
         "assert main(['verify-ckpt', *sys.argv[1:]]) == 0\n"
         "print(sorted({'torch', 'numpy', 'transformers', 'peft', 'swift'} & set(sys.modules)))"
     )
-    for name in ("saved", "merged-in-shards", "alone", "lone-file"):
+    for name in ("saved", "merged-in-shards", "alone", "peft-bias-all", "lone-file"):
         command = [sys.executable, "-c", code, str(checkpoints[name].path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]"

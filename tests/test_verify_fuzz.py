@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from corruptions.damaged_files import INDEX, Planted
 from corruptions.files import WEIGHTS, write_parts
 from corruptions.sound import build_run, merge
 from swiftalign.demo.model import build_model
-from swiftalign.errors import SwiftalignError
+from swiftalign.errors import ModelError, SwiftalignError
 from swiftalign.report import print_verification
 from swiftalign.verify import verify
 
@@ -36,7 +37,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("fuzz")
     build_model(root / "base")
     found = {name: build_run(name, root / "base", root / name) for name in ("lora", "saved")}
+    found["alone"] = shutil.copytree(found["lora"], root / "alone/adapter")
     return found | {"model": merge(found["saved"], root / "base", root / "merged", max_shard_size="300KB")}
+
+
+@pytest.fixture(autouse=True)
+def without_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged base is no hub id to ask for."""
+
+    def refuse(model_id: str, revision: str | None, hub: str) -> Any:
+        raise ModelError(f"{model_id}: not asked for")
+
+    monkeypatch.setattr("swiftalign.hub.fetch_config", refuse)
 
 
 def look(path: Path, *, deep: bool) -> None:
@@ -118,7 +130,8 @@ TARGETS: list[tuple[str, str, Mutate, int]] = [
     ("saved", WEIGHTS, mutated_weights, 700),
     ("model", "model-00002-of-00006.safetensors", mutated_weights, 400),
     ("model", INDEX, mutated, 700),
-    ("lora", "adapter_config.json", mutated, 700),
+    ("lora", "adapter_config.json", mutated, 300),
+    ("alone", "adapter_config.json", mutated, 400),
     ("saved", "trainer_state.json", mutated, 200),
     ("model", "config.json", mutated, 500),
     ("saved", "../plan.json", mutated, 200),
@@ -222,6 +235,20 @@ def test_any_header_ends_in_findings_or_an_error(
 
 
 KEYS: dict[tuple[str, str], list[str]] = {
+    ("alone", "adapter_config.json"): [
+        "base_model_name_or_path",
+        "r",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "bias",
+        "lora_bias",
+        "modules_to_save",
+        "trainable_token_indices",
+        "target_parameters",
+    ],
     ("lora", "adapter_config.json"): [
         "peft_type",
         "r",
@@ -236,7 +263,7 @@ KEYS: dict[tuple[str, str], list[str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "file"), KEYS, ids=[file for _, file in KEYS])
+@pytest.mark.parametrize(("name", "file"), KEYS, ids=[f"{name}-{file}" for name, file in KEYS])
 def test_any_values_in_a_json_file_end_in_findings_or_an_error(name: str, file: str, folders: dict[str, Path]) -> None:
     path = folders[name] / file
     original = path.read_bytes()

@@ -56,7 +56,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "zero3-moe": ("warning", "a mixture-of-experts model under ZeRO-3"),
     "resume-mismatch": ("error", "the checkpoint to resume from is of another method, target or base"),
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
-    "augmentation-unavailable": ("error", "augmentation is configured, and this release does not apply it"),
+    "augmentation-imgaug": ("error", "an augmenter of imgaug does not exist, or can't be used"),
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
 
@@ -105,6 +105,7 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     "adapter-saved": ("error", "adapter_config.json saves other modules than the tensors hold"),
     "adapter-method": ("error", "adapter_config.json names another method than the run's plan"),
     "adapter-base": ("error", "adapter_config.json names another base model"),
+    "base-renamed": ("warning", "adapter_config.json names a base that is not here, and another is given by --base"),
     "state-missing": ("warning", "the checkpoint has no trainer_state.json, which is written last"),
     "state-malformed": ("error", "trainer_state.json can't be parsed"),
     "state-step": ("error", "trainer_state.json is of another step than the folder's name"),

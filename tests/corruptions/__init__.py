@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from corruptions.damaged_beside import BESIDE
 from corruptions.damaged_files import FILES, PLANTED
+from corruptions.damaged_foreign import FOREIGN_DAMAGE
 from corruptions.damaged_names import NAMES
 from corruptions.damaged_values import VALUES
 from corruptions.files import Damage
+from corruptions.foreign import FOREIGN
 from corruptions.sound import DERIVED, RUNS, Sound, build_all
 
-__all__ = ["DAMAGED", "DERIVED", "PLANTED", "RUNS", "SOUND", "Damage", "Sound", "build_all"]
+__all__ = ["DAMAGED", "DERIVED", "FOREIGN", "PLANTED", "RUNS", "SOUND", "Damage", "Sound", "build_all"]
 
-SOUND = (*RUNS, *DERIVED)
-DAMAGED: dict[str, Damage] = {**FILES, **NAMES, **VALUES, **BESIDE}
+SOUND = (*RUNS, *FOREIGN, *DERIVED)
+DAMAGED: dict[str, Damage] = {**FILES, **NAMES, **VALUES, **BESIDE, **FOREIGN_DAMAGE}

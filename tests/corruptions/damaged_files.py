@@ -6,12 +6,27 @@ import io
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from corruptions.files import WEIGHTS, Damage, Harm, both, first, header, raw, tensors, text, values, without
+from corruptions.files import (
+    WEIGHTS,
+    Damage,
+    Harm,
+    both,
+    first,
+    header,
+    raw,
+    read_tensors,
+    tensors,
+    text,
+    values,
+    without,
+    write_tensors,
+)
 
 INDEX = "model.safetensors.index.json"
 SHARD = "model-00002-of-00006.safetensors"
@@ -92,6 +107,30 @@ def _directory(path: Path) -> None:
     (path / WEIGHTS).mkdir()
 
 
+def _pipe(path: Path) -> None:
+    (path / WEIGHTS).unlink()
+    os.mkfifo(path / WEIGHTS)
+
+
+def _swollen(path: Path) -> None:
+    """Pickles that take no place in the file and a gigabyte in memory."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"{number}/data.pkl", bytes(50_000_000))
+
+
+def _in_two_shards(path: Path) -> None:
+    """The second shard's first tensor in the third too."""
+    source, target = (path / SHARD, path / SHARD.replace("00002-", "00003-"))
+    name, tensor = next(iter(read_tensors(source).items()))
+    write_tensors(target, read_tensors(target) | {name: tensor})
+
+
+def _called_outside(path: Path) -> Path:
+    _index(weight_map=None)(path)
+    return path.rename(path.with_name("outside"))
+
+
 FILES: dict[str, Damage] = {
     "no-weights": Damage("saved", without(WEIGHTS), ("no-weights",), message="PATH: holds no weight file"),
     "no-tensors": Damage("saved", tensors(lambda held: {"x": held.popitem()[1]} and held.clear()), ("no-weights",)),
@@ -99,6 +138,7 @@ FILES: dict[str, Damage] = {
     "weights-are-a-folder": Damage(
         "saved", _directory, ("file-unreadable",), message=f"PATH/{WEIGHTS}: Is a directory"
     ),
+    "weights-are-a-pipe": Damage("saved", _pipe, ("file-unreadable",), message=f"PATH/{WEIGHTS}: is no regular file"),
     "zero-bytes": Damage("lora", raw(lambda _: b""), ("file-empty",), message=f"PATH/{WEIGHTS}: has zero bytes"),
     "cut-in-the-data": Damage("saved", raw(lambda data: data[:-100]), ("file-truncated",)),
     "cut-at-half": Damage("lora", raw(lambda data: data[: len(data) // 2]), ("file-truncated",)),
@@ -171,6 +211,8 @@ FILES: dict[str, Damage] = {
     "tensor-not-in-its-shard": Damage(
         "merged-in-shards", tensors(lambda held: held.popitem() and None, SHARD), ("index-tensor-missing",)
     ),
+    "tensor-in-two-shards": Damage("merged-in-shards", _in_two_shards, ("index-tensor-unlisted",)),
+    "index-without-map-in-a-folder-of-that-name": Damage("merged-in-shards", _called_outside, ("index-malformed",)),
     "tensor-not-in-the-index": Damage("merged-in-shards", _unlisted, ("index-tensor-unlisted",)),
     "shard-not-in-the-index": Damage(
         "merged-in-shards",
@@ -201,6 +243,10 @@ FILES: dict[str, Damage] = {
     "pickle-of-a-swollen-view": Damage(
         "pickle", _bin(_torch_bytes({"a": torch.zeros(1).expand(10**9)})), ("pickle-refused",), ("--deep",)
     ),
+    "pickle-of-sparse-tensors": Damage(
+        "pickle", _bin(_torch_bytes({"a": torch.eye(3).to_sparse()})), ("pickle-refused",), ("--deep",)
+    ),
+    "pickle-of-many-pickles": Damage("lone-pickle", _swollen, ("pickle-refused",)),
     "pickle-without-tensors": Damage("lone-pickle", lambda p: torch.save({"state": {}}, p), ("no-weights",)),
     "optimizer-planted": Damage(
         "saved", _bin(_torch_bytes({"state": Planted()}), "optimizer.pt"), ("pickle-refused",), ("--deep",)

@@ -105,6 +105,12 @@ NAMES: dict[str, Damage] = {
     "only-merger-without-base": Damage("alone-without-base", tensors(_keep(_only_merger)), ("aligner-part-missing",)),
     "layer-of-a-model-missing": Damage("merged", tensors(_keep(lambda name: ".layers.2." not in name), MODEL), MISSING),
     "deepstack-of-a-model-missing": Damage("merged", tensors(_keep(_only_merger), MODEL), GONE),
+    "deepstack-number-huge": Damage(
+        "lone-file",
+        renamed(lambda name: name.replace("merger_list.2.", f"merger_list.{10**12}.")),
+        ("aligner-part-missing",),
+    ),
+    "name-endless": Damage("saved", renamed(lambda name: name.replace("linear_fc1", "x" * 2000)), ("header-corrupt",)),
     "tensor-nobody-expects": Damage(
         "saved", tensors(_add(f"{PREFIX}model.visual.extra")), ("tensor-unexpected", "adapter-saved")
     ),

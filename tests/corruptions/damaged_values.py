@@ -9,7 +9,18 @@ from pathlib import Path
 
 import torch
 
-from corruptions.files import WEIGHTS, Damage, Tensor, element, first, read_tensors, tensors, write_tensors, zeroed
+from corruptions.files import (
+    WEIGHTS,
+    Damage,
+    Tensor,
+    both,
+    element,
+    first,
+    read_tensors,
+    tensors,
+    write_tensors,
+    zeroed,
+)
 
 MODEL = "model.safetensors"
 DEEP = ("--deep",)
@@ -156,6 +167,13 @@ VALUES: dict[str, Damage] = {
         message="all 24 trained tensors equal the base",
     ),
     "base-is-another": Damage("merged", lambda _: None, ("changed-outside-plan",), ("--base", "OTHER")),
+    "trained-outside-the-aligner": Damage(
+        "merged",
+        both(_from_base(), tensors(_put(0x3F800000, 0, "lm_head.weight"), MODEL)),
+        ("changed-outside-plan",),
+        BASE,
+        message="1 tensor outside the aligner not as in the base: lm_head.weight",
+    ),
     "base-has-more-experts": Damage(
         "merged", lambda _: None, ("changed-outside-plan", "base-mismatch"), ("--base", "MOE")
     ),

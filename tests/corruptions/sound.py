@@ -14,6 +14,7 @@ import peft
 import torch
 from transformers import AutoModelForImageTextToText
 
+from corruptions.foreign import ALIGNER, FOREIGN, build_foreign
 from swiftalign.config_files import load_config
 from swiftalign.demo.model import build_model
 from swiftalign.document import dump_yaml
@@ -24,7 +25,6 @@ from swiftalign.verify.values import INITIAL_FILE
 
 STEP = 30
 MERGERS = ["model.visual.merger", "model.visual.deepstack_merger_list"]
-ALIGNER = r"^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$"
 ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
 
@@ -204,6 +204,15 @@ def _with_unreadable_base(run: Path, base: Path) -> Path:
     return folder
 
 
+def _with_moved_base(run: Path, base: Path) -> Path:
+    """The config names another folder of the base's name, which is gone."""
+    folder = _alone(run, base)
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "base_model_name_or_path": f"/gone/{base.name}"}))
+    return folder
+
+
 def _merged(run: Path, base: Path) -> Path:
     shutil.move(run / "base.json", run.parent)
     return merge(run / f"checkpoint-{STEP}", base, run.with_name(f"{run.name}-merged"))
@@ -297,6 +306,9 @@ DERIVED: dict[str, Derived] = {
     "alone-saved": Derived("saved", _alone),
     "alone-adalora": Derived("adalora", _alone),
     "alone-without-base": Derived("dora", _with_unreadable_base),
+    "alone-in-part-without-base": Derived("lora-suffixes", _with_unreadable_base),
+    "alone-base-moved": Derived("saved", _with_moved_base),
+    "alone-embeddings": Derived("lora-embeddings", _alone),
     "merged": Derived("saved", _merged),
     "merged-bf16": Derived("mixed", _merged),
     "merged-fp16": Derived("saved-fp16", _merged),
@@ -337,6 +349,9 @@ def build_all(root: Path) -> dict[str, Sound]:
     for name, run in RUNS.items():
         checkpoint = build_run(name, bases / run.base, root / name / "run")
         found[name] = Sound(root / name, checkpoint, bases / run.base)
+    for name, foreign in FOREIGN.items():
+        adapter = build_foreign(foreign, bases / foreign.base, root / name / "adapter")
+        found[name] = Sound(root / name, adapter, bases / foreign.base)
     for name, derived in DERIVED.items():
         source = found[derived.run]
         run = source.copy(root / name).parent

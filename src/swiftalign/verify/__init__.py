@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from swiftalign.checkpoint import StoredTensor, TensorInfo
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
-from swiftalign.verify.base import compare_with_base
+from swiftalign.verify.base import compare_with_base, compared_in_words
 from swiftalign.verify.beside import check_adapter_config, check_model_files, check_state
 from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, expect
 from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle, read_weights
 from swiftalign.verify.movement import check_movement
 from swiftalign.verify.names import compare_names
+from swiftalign.verify.peft_config import adapter_part
 from swiftalign.verify.values import Values, look_at_pickle, look_cheaply, look_deeply, read_initial
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Verification:
     """What a look at a checkpoint found.
 
     Attributes:
-        expectation: where the expected tensors come from, in words.
+        expectation: where the expected tensors come from, in words, and what was held against the base.
         tensors: everything that is there, by name.
         values: what is known of each tensor's values.
     """
@@ -130,7 +131,7 @@ def verify(
         findings += compare_names(weights.infos, expectation, weights.kind)
     # Configs that don't fit tensors under wrong names, or that are missing, would say the same once more.
     misnamed = bool({"prefix-wrong", "tensor-missing"} & {finding.code for finding in findings})
-    findings += _beside(folder, weights, misnamed=misnamed, expectation=expectation, deep=deep)
+    findings += _beside(folder, weights, expectation, base=base, misnamed=misnamed, deep=deep)
     if weights.kind != "file" and resumable:
         findings += check_state(folder, expectation, deep=deep)
     if base is not None and not weights.damaged:
@@ -138,14 +139,15 @@ def verify(
     findings += check_movement(weights.infos, values, expectation)
     findings = [replace(finding, message=_printable(finding.message)) for finding in findings]
     rows = tuple(_rows(weights.infos, values, expectation))
-    return Verification(path, weights.kind, expectation.source, weights.infos, tuple(findings), rows, values)
+    source = expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")
+    return Verification(path, weights.kind, _printable(source), weights.infos, tuple(findings), rows, values)
 
 
 def _beside(
-    folder: Path, weights: Weights, expectation: Expectation, *, misnamed: bool, deep: bool
+    folder: Path, weights: Weights, expectation: Expectation, *, base: Path | None, misnamed: bool, deep: bool
 ) -> Iterator[Finding]:
     if weights.kind == "adapter" and not weights.damaged:
-        yield from check_adapter_config(folder, weights.infos, expectation, misnamed=misnamed)
+        yield from check_adapter_config(folder, weights.infos, expectation, base=base, misnamed=misnamed)
     if weights.kind == "model":
         yield from check_model_files(folder, weights, deep=deep)
 
@@ -182,7 +184,7 @@ def _rows(found: dict[str, TensorInfo], values: dict[str, Values], expectation: 
         moves = [value.moved for value in known if value.moved is not None]
         changes = [value.max_change for value in known if value.max_change is not None]
         yield ModuleRow(
-            module,
+            _printable(module),
             len(wanted) if expected is not None else None,
             len(held),
             sum(moves) if moves else None,
@@ -191,5 +193,5 @@ def _rows(found: dict[str, TensorInfo], values: dict[str, Values], expectation: 
 
 
 def _module(name: str) -> str:
-    bare = name.removeprefix(ADAPTER_PREFIX)
-    return re.sub(r"\.(?:(?:lora_|boft_|fourierft_)\w+(?:\.weight)?|weight|bias|base_layer\.weight)$", "", bare)
+    part = adapter_part(name)
+    return part[0] if part else re.sub(r"(?:\.base_layer)?\.(?:weight|bias)$", "", name.removeprefix(ADAPTER_PREFIX))

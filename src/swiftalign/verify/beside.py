@@ -6,30 +6,36 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from swiftalign.checkpoint import TensorInfo, read_json
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
 from swiftalign.findings import names as some
-from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, read_adapter_config
+from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
 from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle
+from swiftalign.verify.peft_config import METHODS, AdapterConfig, adapter_part, read_adapter_config
 from swiftalign.verify.values import blocks
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATE = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
-_ADAPTERS = ("lora", "adalora", "boft", "fourierft")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer.safetensors")
+_RANK_SIDES = {"lora_A": 0, "lora_embedding_A": 0, "lora_B": 1, "lora_embedding_B": 1}
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def check_adapter_config(
-    folder: Path, found: dict[str, TensorInfo], expectation: Expectation, *, misnamed: bool = False
+    folder: Path,
+    found: dict[str, TensorInfo],
+    expectation: Expectation,
+    *,
+    base: Path | None = None,
+    misnamed: bool = False,
 ) -> Iterator[Finding]:
     """Whether adapter_config.json tells of the tensors that are there, and of the plan's method and base.
 
     Args:
+        base: folder that the user gives as the base model.
         misnamed: tensors are missing or under wrong names, so that targets and saved modules can't fit.
     """
     path = folder / "adapter_config.json"
@@ -41,79 +47,120 @@ def check_adapter_config(
     except ModelError as error:
         yield Finding("adapter-config-malformed", error.message, "take another checkpoint")
         return
-    kind = adapter["peft_type"].lower()
-    if kind not in _ADAPTERS:
-        yield Finding("adapter-method", f"{path}: peft_type {adapter['peft_type']!r:.40} is no method of this toolkit")
+    if adapter.kind not in METHODS:
+        method = f"{adapter.values['peft_type']!r:.40}"
+        yield Finding("adapter-method", f"{path}: peft_type {method} is no method of this toolkit")
         return
-    yield from _method(path, adapter, kind, found, expectation)
-    yield from _rank(path, adapter, kind, found)
+    yield from _method(adapter, found, expectation)
+    yield from _base(adapter, expectation, base)
+    yield from _rank(adapter, found)
     if not misnamed:
-        yield from _targets(path, adapter, found)
-        yield from _saved(path, adapter, found)
+        yield from _targets(adapter, found)
+        yield from _saved(adapter, found)
 
 
-def _method(
-    path: Path, adapter: dict[str, Any], kind: str, found: dict[str, TensorInfo], expectation: Expectation
-) -> Iterator[Finding]:
+def _method(adapter: AdapterConfig, found: dict[str, TensorInfo], expectation: Expectation) -> Iterator[Finding]:
     plan = expectation.plan
-    if plan is not None and kind != plan.train_type:
-        yield Finding("adapter-method", f"{path}: peft_type {kind}, the plan trains {plan.method}")
-    elif kind == "lora" and _layers(found):
+    if plan is not None and adapter.kind != plan.train_type:
+        yield Finding("adapter-method", f"{adapter.path}: peft_type {adapter.kind}, the plan trains {plan.method}")
+    elif adapter.kind == "lora" and _layers(found):
+        dora = bool(adapter.values.get("use_dora"))
         magnitudes = any(".lora_magnitude_vector" in name for name in found)
-        if magnitudes != bool(adapter.get("use_dora")):
+        if magnitudes != dora:
             has = "hold" if magnitudes else "lack"
-            message = f"{path}: use_dora is {str(bool(adapter.get('use_dora'))).lower()}, the tensors {has} magnitudes"
+            message = f"{adapter.path}: use_dora is {str(dora).lower()}, the tensors {has} magnitudes"
             yield Finding("adapter-method", message, "merged, it would be another method")
-    base = adapter.get("base_model_name_or_path")
-    if plan is not None and isinstance(base, str) and Path(base).name != Path(plan.model).name:
-        yield Finding("adapter-base", f"{path}: names the base {base}, the plan {plan.model}")
+
+
+def _base(adapter: AdapterConfig, expectation: Expectation, given: Path | None) -> Iterator[Finding]:
+    """Whether the adapter names the base of the run's plan, and the one that is given."""
+    plan, named = expectation.plan, adapter.base
+    if named is None:
+        return
+    if plan is not None and expectation.adapter is None and _model_name(named) != _model_name(plan.model):
+        yield Finding("adapter-base", f"{adapter.path}: names the base {named}, the plan {plan.model}")
+    elif given is not None and _model_name(named) != _model_name(str(given.absolute())):
+        if not _is_model(named):
+            message = f"{adapter.path}: names the base {named}, which is not here; --base is {given}"
+            yield Finding("base-renamed", message, "make sure that it is the same model: a name is all that tells")
+        elif Path(named).resolve() != given.resolve():
+            message = f"{adapter.path}: names the base {named}, which is here; --base is {given}"
+            yield Finding("adapter-base", message, "give the base that it was trained from, or leave --base out")
+
+
+def _is_model(path: str) -> bool:
+    try:
+        return (Path(path) / "config.json").is_file()
+    except OSError:  # of a name that no file can have
+        return False
+
+
+def _model_name(model: str) -> str:
+    """What a hub id and its folder in a cache have in common: models--ORG--NAME/snapshots/HASH, or NAME___PART."""
+    path = Path(model)
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name.replace("___", ".")
 
 
 def _layers(found: Iterable[str]) -> list[str]:
     """The layers that the tensors adapt, by their names in the base model."""
-    pattern = re.compile(r"\.(?:lora_\w+|boft_\w+|fourierft_spectrum)(?:\.weight)?$")
-    layers = (pattern.sub("", name).removeprefix(ADAPTER_PREFIX) for name in found if pattern.search(name))
-    return list(dict.fromkeys(layers))
+    parts = (adapter_part(name) for name in found)
+    return list(dict.fromkeys(part[0] for part in parts if part))
 
 
-def _rank(path: Path, adapter: dict[str, Any], kind: str, found: dict[str, TensorInfo]) -> Iterator[Finding]:
-    rank = adapter.get("init_r" if kind == "adalora" else "r")
-    patterns = adapter.get("rank_pattern") or {}
-    if kind not in ("lora", "adalora") or not isinstance(rank, int) or (kind == "lora" and patterns):
+def _rank(adapter: AdapterConfig, found: dict[str, TensorInfo]) -> Iterator[Finding]:
+    if adapter.kind not in ("lora", "adalora") or adapter.rank is None:
         return
-    sides = {name: info.shape[0] for name, info in found.items() if ".lora_A" in name and info.shape}
-    wrong = [
-        f"{name} has rank {side}" for name, side in sides.items() if side > rank or (kind == "lora" and side != rank)
-    ]
+    wrong = []
+    for name, info in found.items():
+        layer, part = adapter_part(name) or ("", "")
+        side = _RANK_SIDES.get(part)
+        foreseen = not adapter.unplanned or adapter.adapts(layer)
+        if side is None or len(info.shape) <= side or not foreseen:
+            continue
+        rank, wanted = info.shape[side], adapter.size_of(layer)
+        if wanted is not None and (rank > wanted if adapter.kind == "adalora" else rank != wanted):
+            wrong.append(f"{name} has rank {rank} instead of {wanted}")
     if wrong:
-        yield Finding("adapter-rank", f"{path}: rank {rank}, but {some(wrong, 2)}", "peft would refuse to load it")
+        yield Finding("adapter-rank", f"{adapter.path}: by it, {some(wrong, 2)}", "peft would refuse to load it")
 
 
-def _targets(path: Path, adapter: dict[str, Any], found: dict[str, TensorInfo]) -> Iterator[Finding]:
-    targets, layers = adapter.get("target_modules"), _layers(found)
-    if isinstance(targets, str):
-        strangers = [name for name in layers if not re.fullmatch(targets, name)]
-    else:
-        ends = tuple(f".{target}" for target in targets or ())
-        strangers = [name for name in layers if not f".{name}".endswith(ends)]
+def _targets(adapter: AdapterConfig, found: dict[str, TensorInfo]) -> Iterator[Finding]:
+    strangers = [] if adapter.unplanned else [name for name in _layers(found) if not adapter.adapts(name)]
     if strangers:
-        yield Finding(
-            "adapter-targets", f"{path}: target_modules does not match {some(strangers)}", "peft would skip them"
-        )
+        message = f"{adapter.path}: target_modules does not match {some(strangers)}"
+        yield Finding("adapter-targets", message, "peft would skip them")
 
 
-def _saved(path: Path, adapter: dict[str, Any], found: dict[str, TensorInfo]) -> Iterator[Finding]:
-    entries = [str(entry) for entry in adapter.get("modules_to_save") or []]
-    layers = tuple(_layers(found))
-    whole = [name.removeprefix(ADAPTER_PREFIX) for name in found if not re.search(r"\.(?:lora|boft|fourierft)_", name)]
-    whole = [name for name in whole if not name.startswith(tuple(f"{layer}." for layer in layers)) or not layers]
-    owners = {name: name.rpartition(".")[0] for name in whole}
-    absent = [entry for entry in entries if not any(f".{owner}.".find(f"{entry}.") >= 0 for owner in owners.values())]
-    strangers = [name for name, owner in owners.items() if not any(f".{owner}.".find(f"{e}.") >= 0 for e in entries)]
+def _saved(adapter: AdapterConfig, found: dict[str, TensorInfo]) -> Iterator[Finding]:
+    """Whether what is saved whole is what modules_to_save names."""
+    layers = set(_layers(found))
+    bare = (name.removeprefix(ADAPTER_PREFIX) for name in found if not adapter_part(name))
+    owners = {name: name.rpartition(".")[0] for name in bare if not _within(name, layers)}
+    absent = [entry for entry in adapter.saved if not any(f"{entry}." in f"{owner}." for owner in owners.values())]
     if absent:
-        yield Finding("adapter-saved", f"{path}: modules_to_save names {some(absent)}, of which no tensor is there")
+        message = f"{adapter.path}: modules_to_save names {some(absent)}, of which no tensor is there"
+        yield Finding("adapter-saved", message)
+    strangers = [
+        name
+        for name, owner in owners.items()
+        if not any(f"{entry}." in f"{owner}." for entry in adapter.saved) and not _saved_besides(name, adapter)
+    ]
     if strangers:
-        yield Finding("adapter-saved", f"{path}: modules_to_save does not name what holds {some(strangers)}")
+        yield Finding("adapter-saved", f"{adapter.path}: modules_to_save does not name what holds {some(strangers)}")
+
+
+def _within(name: str, layers: set[str]) -> bool:
+    """Whether a tensor lies in one of the layers."""
+    return any(name[:place] in layers for place, sign in enumerate(name) if sign == ".")
+
+
+def _saved_besides(name: str, adapter: AdapterConfig) -> bool:
+    """What peft saves of modules that modules_to_save does not name: biases, rows and embeddings."""
+    biases = adapter.saves_biases and name.endswith(".bias")
+    rows = bool(adapter.tokens) and name.endswith(".token_adapter.trainable_tokens_delta")
+    return biases or rows or name.endswith((".embed_tokens.weight", "lm_head.weight"))
 
 
 def check_state(folder: Path, expectation: Expectation, *, deep: bool) -> Iterator[Finding]:

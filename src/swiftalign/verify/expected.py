@@ -5,25 +5,21 @@ Configuration and plan load where they are needed: a model folder is checked wit
 
 from __future__ import annotations
 
-import re
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swiftalign.architectures import NAME_TABLES, QWEN3_VL
-from swiftalign.checkpoint import ITEM_SIZES, TensorInfo, read_json, stored_tensors
+from swiftalign.checkpoint import ITEM_SIZES, MAX_JSON_BYTES, TensorInfo, read_json, stored_tensors
 from swiftalign.errors import ModelError, SwiftalignError
 from swiftalign.qwen3_vl import tensors_of_config
+from swiftalign.verify.peft_config import ADAPTER_PREFIX as ADAPTER_PREFIX
+from swiftalign.verify.peft_config import AdapterConfig, read_adapter_config
 
 if TYPE_CHECKING:
-    from swiftalign.config import Config, TunerSection
+    from swiftalign.config import Config
     from swiftalign.plan import TuningPlan
-
-# (a+)+ and the like, for which matching takes exponential time.
-_REPEATED_REPEAT = re.compile(r"[+*}][?+]?\)+[+*{]")
-ADAPTER_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Expectation:
         plan: the plan behind it, if there is one.
         dtypes: whether dtypes are part of it.
         optional: tensors that may be there: those of the base that its class does not build, and a tied head.
+        adapter: peft's config, where it is the source, or would be if its base could be read.
     """
 
     source: str
@@ -43,6 +40,7 @@ class Expectation:
     plan: TuningPlan | None = None
     dtypes: bool = True
     optional: frozenset[str] = frozenset()
+    adapter: AdapterConfig | None = None
 
     def trains(self, name: str) -> bool:
         """Whether a tensor of the base model, or of the checkpoint, is one that the plan trains."""
@@ -55,9 +53,14 @@ class Expectation:
         """Keys of the checkpoint, and base tensors that merging changes."""
         assert self.plan is not None
         keys = {item.key for item in self.plan.trainables}
-        whole = {item.key.removeprefix(ADAPTER_PREFIX) for item in self.plan.trainables if item.how == "whole"}
+        whole = {base_name(item.key) for item in self.plan.trainables if item.how == "whole"}
         adapted = {f"{name}.weight" for name in self.plan.adapted}
         return frozenset(keys | whole | adapted)
+
+
+def base_name(name: str) -> str:
+    """The name in the base model of a tensor that an adapter holds whole."""
+    return name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
 
 
 def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None) -> Expectation:
@@ -101,6 +104,8 @@ def _read_plan(path: Path) -> TuningPlan:
     from swiftalign.plan import read_plan
 
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"larger than {MAX_JSON_BYTES // 1_000_000} MB")
         plan = read_plan(path)
         shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
         if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
@@ -111,6 +116,8 @@ def _read_plan(path: Path) -> TuningPlan:
         texts += [text for item in plan.trainables for text in (item.key, item.how)]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a name is no text")
+        if not isinstance(plan.trainable_parameters, int):
+            raise ValueError("its parameters are not counted")
         return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
@@ -132,7 +139,7 @@ def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:
         try:
             config = Config(model=ModelSection(path=plan.model))
             modules = read_modules(config)
-        except SwiftalignError:
+        except (SwiftalignError, OSError):
             return Expectation(source, None, plan, dtypes=False)
         tensors = {weight.name: weight for weight in modules.parameters()}
         return Expectation(source, tensors, plan, dtypes=False, optional=modules.tied | set(modules.unbuilt))
@@ -141,82 +148,24 @@ def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:
 
 def _of_adapter(folder: Path, base: Path | None) -> Expectation:
     """By adapter_config.json against the base model, where both can be read."""
-    from swiftalign.config import Config, ModelSection
-    from swiftalign.modules import read_modules
-    from swiftalign.plan import resolve_plan
+    from swiftalign.verify.adapter_plan import plan_of_adapter
 
     try:
         adapter = read_adapter_config(folder / "adapter_config.json")
-        model = str(base or adapter["base_model_name_or_path"])
-        config = Config(model=ModelSection(path=model), tuner=tuner_of_adapter(adapter))
-        plan = resolve_plan(config, read_modules(config))
-    except (SwiftalignError, KeyError, TypeError, ValueError, AttributeError):
-        return Expectation("nothing: no plan, and adapter_config.json with its base model can't be read")
-    return replace(_of_plan(plan, "adapter_config.json and the base model", "adapter"), dtypes=False)
-
-
-def read_adapter_config(path: Path) -> dict[str, Any]:
-    """peft's own config, its method, targets and saved modules of the right types.
-
-    Raises:
-        ModelError: it can't be read, or is none of peft's.
-    """
-    adapter = read_json(path)
-    if not isinstance(adapter, dict) or not isinstance(adapter.get("peft_type"), str):
-        raise ModelError(f"{path}: names no peft_type")
-    for key in ("target_modules", "modules_to_save"):
-        value = adapter.get(key)
-        names = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        if value is not None and not names and not (key == "target_modules" and isinstance(value, str)):
-            raise ModelError(f"{path}: {key} is no list of names")
-    targets = adapter.get("target_modules")
-    if isinstance(targets, str):
-        _check_pattern(path, targets)
-    return adapter
-
-
-def _check_pattern(path: Path, pattern: str) -> None:
+    except ModelError:
+        return Expectation("nothing: no plan, and no adapter_config.json that can be read")
+    if adapter.unplanned:
+        reason = f"adapter_config.json sets {', '.join(adapter.unplanned)}, which can't be planned"
+        return Expectation(f"nothing: no plan, and {reason}", adapter=adapter)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what a later Python may read otherwise
-            re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ModelError(f"{path}: target_modules is no regular expression: {error}") from None
-    if _REPEATED_REPEAT.search(pattern):
-        raise ModelError(f"{path}: target_modules repeats a repetition, which could take for ever to match")
-
-
-def tuner_of_adapter(adapter: dict[str, Any]) -> TunerSection:
-    """The tuner settings that peft's own config stands for.
-
-    Raises:
-        ValueError: it is of a method that this toolkit does not know, or malformed (pydantic's errors are ValueErrors).
-    """
-    from swiftalign.config import NO_TARGETS, TunerSection
-
-    targets = adapter.get("target_modules")
-    values: dict[str, Any] = {
-        "train_type": str(adapter["peft_type"]).lower(),
-        "modules_to_save": list(adapter.get("modules_to_save") or []),
-        "target_regex": targets if isinstance(targets, str) else None,
-        "target_modules": sorted(targets) if isinstance(targets, list) and targets else None,
-    }
-    if not targets:
-        values["target_regex"] = NO_TARGETS[0]
-    names = {
-        "r": "lora_rank",
-        "lora_alpha": "lora_alpha",
-        "use_dora": "use_dora",
-        "use_rslora": "use_rslora",
-        "init_r": "adalora_init_r",
-        "target_r": "adalora_target_r",
-        "boft_block_size": "boft_block_size",
-        "boft_block_num": "boft_block_num",
-        "boft_n_butterfly_factor": "boft_n_butterfly_factor",
-        "n_frequency": "fourier_n_frequency",
-    }
-    values |= {ours: adapter[theirs] for theirs, ours in names.items() if adapter.get(theirs) is not None}
-    return TunerSection(**values)
+        plan, optional = plan_of_adapter(adapter, base)
+    except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        reason = (
+            f"the base model of adapter_config.json, {adapter.base or 'unnamed'}, can't be read: give --base FOLDER"
+        )
+        return Expectation(f"nothing: no plan, and {reason}", adapter=adapter)
+    expectation = _of_plan(plan, "adapter_config.json and the base model", "adapter")
+    return replace(expectation, dtypes=False, optional=optional, adapter=adapter)
 
 
 def _of_model(folder: Path, base: Path | None) -> Expectation:

@@ -103,6 +103,9 @@ def _read_file(path: Path, weights: Weights) -> None:
     if is_outside(path.parent, path.name) and weights.kind != "file":
         weights.fail("index-outside", f"{path}: links to a file outside its folder", "do not use this checkpoint")
         return
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device: reading might never end
+        weights.fail("file-unreadable", f"{path}: is no regular file", "do not use this checkpoint")
+        return
     if path.suffix in PICKLES:
         _read_pickle(path, weights)
         return
@@ -110,8 +113,15 @@ def _read_file(path: Path, weights: Weights) -> None:
     for fault in scan.faults:
         weights.fail(fault.code, fault.message, "the file is damaged: take another checkpoint")
     for tensor in scan.tensors:
-        weights.infos[tensor.info.name] = tensor.info
-        weights.stored[tensor.info.name] = tensor
+        name = tensor.info.name
+        if len(name) > MAX_NAME:
+            weights.fail("header-corrupt", f"{path}: names a tensor of {len(name)} characters: {name[:50]}...")
+            return
+        if name in weights.stored:
+            other = weights.stored[name].file.name
+            weights.fail("index-tensor-unlisted", f"{path}: {name} is in {other} too", "which of them is meant?")
+        weights.infos[name] = tensor.info
+        weights.stored[name] = tensor
 
 
 def _read_pickle(path: Path, weights: Weights) -> None:
@@ -121,12 +131,16 @@ def _read_pickle(path: Path, weights: Weights) -> None:
         return
     try:
         values = load_pickle(path)
+        if isinstance(values, dict):
+            _list_pickle(path, values, weights)
+        else:
+            weights.fail("pickle-refused", f"{path}: holds no mapping of tensors", "take a .safetensors file")
     except PICKLE_ERRORS as error:
         weights.refuse_pickle(path, error)
-        return
-    if not isinstance(values, dict):
-        weights.fail("pickle-refused", f"{path}: holds no mapping of tensors", "take a .safetensors file")
-        return
+
+
+def _list_pickle(path: Path, values: dict[Any, Any], weights: Weights) -> None:
+    """Take in its tensors, and refuse what no weight is."""
     for name, tensor in values.items():
         if not hasattr(tensor, "shape") or not hasattr(tensor, "dtype"):
             continue
@@ -166,7 +180,7 @@ def _check_globals(path: Path, *, zipped: bool) -> None:
     if zipped:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-            if any(entry.file_size > MAX_JSON_BYTES for entry in entries):
+            if sum(entry.file_size for entry in entries) > MAX_JSON_BYTES:
                 raise ValueError("its pickle is larger than that of any model")
             pickles = [(archive.read(entry), 1) for entry in entries]
     else:
@@ -186,7 +200,7 @@ def _read_index(path: Path, weights: Weights) -> None:
         index = read_json(path)
         listed = index_names(index, path)
     except ModelError as error:
-        code = "index-outside" if "outside" in error.message else "index-malformed"
+        code = "index-outside" if error.message.endswith("outside the folder") else "index-malformed"
         weights.fail(code, error.message, error.hint or "")
         return
     for name in sorted(set(listed.values())):
@@ -209,7 +223,8 @@ def _compare_index(path: Path, index: Any, listed: dict[str, str], weights: Weig
     if unlisted:
         weights.fail("index-tensor-unlisted", f"{path}: {_some(unlisted)} in the shards, but not in the index")
     beside = (file for file in path.parent.glob("*model*") if file.suffix in _SUFFIXES)
-    strays = sorted(file.name for file in beside if file.name not in listed.values())
+    files = set(listed.values())
+    strays = sorted(file.name for file in beside if file.name not in files)
     if strays:
         weights.fail("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", "left from another save?")
     metadata = index.get("metadata")

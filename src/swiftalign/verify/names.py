@@ -15,14 +15,14 @@ from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|base_model\.model|modules_to_save|default|original_module)\.|\.default$"
 )
-_MERGER = re.compile(r"(?:^|\.)visual\.(merger|deepstack_merger_list\.\d+)\.")
+_MERGER = re.compile(r"(?:^|\.)visual\.(merger|deepstack_merger_list\.\d{1,3})\.")
 
 
 def compare_names(found: dict[str, TensorInfo], expectation: Expectation, kind: str) -> list[Finding]:
     """Missing, unexpected and renamed tensors; wrong shapes, dtypes and empty tensors."""
     findings = [_empty(found)] if any(not info.numel for info in found.values()) else []
     if expectation.tensors is None:
-        return findings + _wrapped(found, kind) + _incomplete_aligner(found)
+        return findings + _wrapped(found, kind, expectation) + _incomplete_aligner(found, expectation)
     expected = expectation.tensors
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected and name not in expectation.optional]
@@ -61,12 +61,14 @@ def _prefixes(missing: list[str], extra: list[str]) -> list[Finding]:
     return [Finding("prefix-wrong", message, "loaders would skip them and keep the base's weights: rename the keys")]
 
 
-def _wrapped(found: dict[str, TensorInfo], kind: str) -> list[Finding]:
-    """Without an expectation: what no loader takes off a name."""
+def _wrapped(found: dict[str, TensorInfo], kind: str, expectation: Expectation) -> list[Finding]:
+    """Without expected tensors: what no loader takes off a name."""
     adapter = kind == "adapter" or any(".lora_" in name or ".boft_" in name for name in found)
     prefix = ADAPTER_PREFIX if adapter or all(name.startswith(ADAPTER_PREFIX) for name in found) else ""
     wrong = {name: f"{prefix}{_WRAPPERS.sub('', name)}" for name in found}
     wrong = {name: right for name, right in wrong.items() if name != right}
+    if expectation.adapter is not None and expectation.adapter.saves_biases:  # also those inside peft's own wrappers
+        wrong = {name: right for name, right in wrong.items() if not name.endswith(".bias")}
     if not wrong:
         return []
     name, right = next(iter(wrong.items()))
@@ -76,11 +78,8 @@ def _wrapped(found: dict[str, TensorInfo], kind: str) -> list[Finding]:
 
 def _missing(missing: list[str], expected: dict[str, TensorInfo]) -> list[Finding]:
     """Whole mergers that are missing are named as such."""
-    gone = [
-        part
-        for part in _mergers(expected)
-        if part in _mergers(missing) and part not in _mergers(set(expected) - set(missing))
-    ]
+    kept = set(_mergers(set(expected) - set(missing)))
+    gone = [part for part in _mergers(missing) if part not in kept]
     findings = []
     if gone:
         message = f"nothing of {some(f'visual.{part}' for part in gone)}"
@@ -94,16 +93,20 @@ def _mergers(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(match[1] for match in matches if match))
 
 
-def _incomplete_aligner(found: dict[str, TensorInfo]) -> list[Finding]:
-    """Without an expectation: a checkpoint that holds one merger of Qwen3-VL ought to hold all of them."""
+def _incomplete_aligner(found: dict[str, TensorInfo], expectation: Expectation) -> list[Finding]:
+    """Without expected tensors: a checkpoint that holds one merger of Qwen3-VL ought to hold all of them.
+
+    An adapter may go by its config to fewer.
+    """
     parts = _mergers(found)
     lists = [int(part.rpartition(".")[2]) for part in parts if part != "merger"]
     whole = {"merger", *(f"deepstack_merger_list.{index}" for index in range(max([2, *lists]) + 1))}
-    gone = sorted(whole - set(parts))
+    gone = [f"{QWEN3_VL.vit[0]}.{part}" for part in sorted(whole - set(parts))]
+    if expectation.adapter is not None:
+        gone = [part for part in gone if expectation.adapter.reaches(part)]
     if not parts or not gone:
         return []
-    prefix = QWEN3_VL.vit[0]
-    message = f"nothing of {some(f'{prefix}.{part}' for part in gone)}"
+    message = f"nothing of {some(gone)}"
     return [Finding("aligner-part-missing", message, "give --config or --base to check by name")]
 
 

@@ -7,7 +7,6 @@ byte is read.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint import ITEM_SIZES, StoredTensor
+from swiftalign.checkpoint import ITEM_SIZES, StoredTensor, read_json
+from swiftalign.errors import ModelError
 
 BLOCK_BYTES = 1 << 20  # fits a core's cache: each block is gone over more than once
 # Tensors up to this size are digested without --deep too.
@@ -61,8 +61,8 @@ def read_initial(folder: Path) -> dict[str, str]:
     """The digests of what trained, before it did, which the run folder keeps; empty where there are none."""
     for place in (folder, folder.parent):
         try:
-            values = json.loads((place / INITIAL_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            values = read_json(place / INITIAL_FILE)
+        except ModelError:
             continue
         if isinstance(values, dict):
             return {str(name): str(digest) for name, digest in values.items()}
@@ -153,7 +153,7 @@ def look_at_pickle(tensors: dict[str, Any], initial: dict[str, str], method: str
 
     found = {}
     for name, tensor in tensors.items():
-        if hasattr(tensor, "shape"):
+        if hasattr(tensor, "shape") and hasattr(tensor, "dtype"):
             data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
             zero = not data.any()
             moved = hashlib.sha256(data).hexdigest() != initial[name] if name in initial else None
