@@ -246,9 +246,10 @@ RUN = [
         no_fix="how much longer to train can't be told",
     ),
     Case(
-        "augmentation-unavailable",
-        "custom:\n  augmentation:  # here\n    ops:\n      - hflip: {prob: 0.5}\n",
-        "the config lists 1 augmentation operation, and this release applies none",
-        "custom: {augmentation: {enabled: false, ops: [{hflip: {prob: 0.5}}]}}\n",
+        "augmentation-imgaug",
+        "custom:\n  augmentation:\n    ops:\n      - hflip\n      - imgaug.MotionBlurr: {k: 5}  # here\n",
+        "imgaug has no augmenter 'MotionBlurr'",
+        "custom: {augmentation: {ops: [{imgaug.MotionBlur: {k: 5, prob: 0.3}}]}}\n",
+        no_fix="which augmenter was meant can't be told",
     ),
 ]

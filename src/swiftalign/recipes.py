@@ -90,13 +90,18 @@ class Advice:
 _CONSERVATIVE = """
 custom:
   augmentation:
-    enabled: false   # this release reads these settings, and does not apply them yet
-    ops:   # little geometry, much appearance
+    ops:   # little geometry, much appearance; 'swiftalign preview-aug' shows what they do
       - hflip: {prob: 0.5}
       - rotate: {max_deg: 8.0, prob: 0.25}
       - scale: {lo: 1.02, hi: 1.15, prob: 0.2}
+      - resize_by_scale: {lo: 0.9, hi: 1.1, align_multiple: 32, prob: 0.5}
       - color_jitter: {brightness: [0.6, 1.4], contrast: [0.6, 1.4], saturation: [0.6, 1.4], prob: 0.8}
       - gamma: {gamma: [0.6, 1.5], prob: 0.5}
+      - hsv: {hue_delta_deg: [-25, 25], sat: [0.6, 1.5], val: [0.6, 1.5], prob: 0.6}
+      - clahe: {clip_limit: 4.0, tile_grid_size: [8, 8], prob: 0.3}
+      - sharpness: {factor: [0.5, 1.8], prob: 0.4}
+      - solarize: {threshold: 128, prob: 0.15}
+      - posterize: {bits: 4, prob: 0.15}
       - pad_to_multiple: {multiple: 32}
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from swiftalign.checks import methods, rates, run, trained
+from swiftalign.checks import data, methods, rates, run, trained
 from swiftalign.config import Config
 from swiftalign.findings import Finding
 from swiftalign.modules import Modules
@@ -31,8 +31,8 @@ CHECKS: tuple[Check, ...] = (
     run.best_model,
     run.deepspeed,
     run.resume,
-    run.augmentation,
     run.curriculum,
+    data.imgaug_operations,
     trained.freeze_flags,
     trained.unused_settings,
     trained.weights_missing,

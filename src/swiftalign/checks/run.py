@@ -248,16 +248,6 @@ def _spelled(value: object) -> str:
 # -- this release, and others ------------------------------------------------------------------------------------------
 
 
-def augmentation(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
-    augmentation = config.custom.augmentation
-    if augmentation is not None and augmentation.enabled and augmentation.ops:
-        count = counted(len(augmentation.ops), "augmentation operation")
-        where = config.where("custom", "augmentation")
-        fix = {"custom": {"augmentation": {"enabled": False}}}
-        message = f"the config lists {count}, and this release applies none"
-        yield Finding("augmentation-unavailable", message, "to train without:", fix, where)
-
-
 def versions(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
     installed = {name: _installed(name) for name in TESTED_VERSIONS}
     other = [

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ from swift.dataset import LazyLLMDataset
 from swift.pipelines.train.sft import SwiftSft
 from swift.utils import safe_snapshot_download
 
+from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config import Config
 from swiftalign.config_files import load_config
 from swiftalign.errors import SwiftalignError
+from swiftalign.grounding.tokens import pixel_limits
 from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.lowering import CALLBACK, lower, to_argv
-from swiftalign.training.rows import JsonlRows
+from swiftalign.training.rows import AugmentedRows, JsonlRows
 from swiftalign.verify.values import INITIAL_FILE
 
 
@@ -42,6 +45,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     """
 
     plan: TuningPlan  # set before the pipeline is built: ms-swift calls prepare_model on the class
+    config: Config
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
@@ -51,10 +55,10 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             if value is not None and hasattr(self.template, name):
                 setattr(self.template, name, value)
 
-    def _get_dataset(self) -> tuple[JsonlRows, JsonlRows | None]:
-        args = self.args
-        train = JsonlRows([Path(name) for name in args.dataset])
-        val = JsonlRows([Path(name) for name in args.val_dataset]) if args.val_dataset else None
+    def _get_dataset(self) -> tuple[JsonlRows | AugmentedRows, JsonlRows | None]:
+        args, text = self.args, self.config.data.text
+        train = JsonlRows([Path(name) for name in args.dataset], text=text)
+        val = JsonlRows([Path(name) for name in args.val_dataset], text=text) if args.val_dataset else None
         random = np.random.default_rng(args.data_seed)
         if val is None and args.split_dataset_ratio > 0:
             count = split_rows(len(train), args.split_dataset_ratio)
@@ -62,7 +66,15 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             train, val = train.reordered(np.sort(order[count:])), train.reordered(np.sort(order[:count]))
         if args.dataset_shuffle:
             train = train.reordered(random.permutation(len(train)))
-        return train, val
+        return self._augmented(train), val
+
+    def _augmented(self, rows: JsonlRows) -> JsonlRows | AugmentedRows:
+        settings = self.config.custom.augmentation
+        if settings is None or not settings.enabled:
+            return rows
+        augmented = AugmentedRows(rows, Pipeline(settings, pixel_limits(self.template.max_pixels)))
+        PlanCallback.set_epoch = augmented.set_epoch
+        return augmented
 
     def _post_process_datasets(self, datasets: list[Any]) -> list[Any]:
         return [
@@ -86,6 +98,7 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
 
     writer: EventWriter | None = None
     plan: TuningPlan
+    set_epoch: Callable[[int], None] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
@@ -102,6 +115,10 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
             if name in keys
         }
         (folder / INITIAL_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.set_epoch is not None:
+            self.set_epoch(int(state.epoch))  # of a run that resumes amid an epoch, that epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._write("step", step=state.global_step)
@@ -133,6 +150,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         arguments["use_cpu"] = True  # 16-bit autocast on a CPU must be asked for
     AlignerSft.plan = PlanCallback.plan = plan
+    AlignerSft.config = config
     PlanCallback.writer = writer
     callbacks_map[CALLBACK] = PlanCallback
     if writer:

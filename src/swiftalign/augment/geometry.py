@@ -1,0 +1,256 @@
+"""Geometric augmentation as one matrix: operations compose on points, and the image is resampled once.
+
+Points are measured at pixel edges: the middle of the first pixel is (0.5, 0.5), the canvas spans 0..width, 0..height.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftalign.errors import DataError
+
+Size: TypeAlias = tuple[int, int]  # width, height in pixels
+Colour: TypeAlias = tuple[int, int, int]
+Floats: TypeAlias = NDArray[np.float64]
+Image: TypeAlias = NDArray[np.uint8]
+
+MAX_ASPECT_RATIO = 200
+# Shrinking further than this by two-by-two interpolation skips pixels: their mean is taken instead.
+AREA_FROM = 1.5
+# cv2.warpAffine keeps pixel positions in 16 bits.
+MAX_WARP_SIDE = 32766
+# Offsets and extents this near to whole pixels are whole pixels that went through float arithmetic.
+WHOLE_PIXEL = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Where the points of an input image go.
+
+    Attributes:
+        matrix: [3, 3], takes input points (x, y, 1) to output points.
+        size: of the output canvas.
+    """
+
+    matrix: Floats
+    size: Size
+
+    @property
+    def axis_aligned(self) -> bool:
+        """Whether boxes stay boxes: neither rotated nor sheared."""
+        return bool(self.matrix[0, 1] == 0 and self.matrix[1, 0] == 0)
+
+    @property
+    def flipped(self) -> bool:
+        """Whether it mirrors, so that clockwise outlines turn counter-clockwise."""
+        m = self.matrix
+        return bool(m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0] < 0)
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether all points stay where they are; the canvas may still have grown."""
+        return bool(np.array_equal(self.matrix, np.eye(3)))
+
+
+def start(size: Size) -> Affine:
+    """The identity on an image of this size."""
+    return Affine(np.eye(3), size)
+
+
+def hflip(a: Affine) -> Affine:
+    """Mirror left and right."""
+    return _then(a, [[-1, 0, a.size[0]], [0, 1, 0]])
+
+
+def rotate(a: Affine, degrees: float) -> Affine:
+    """Turn clockwise, as seen on screen, about the canvas's centre; corners that leave the canvas are cut off."""
+    if degrees == 0:
+        return a
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return _about_centre(a, cos, -sin, sin, cos)
+
+
+def scale(a: Affine, factor: float) -> Affine:
+    """Zoom about the canvas's centre: in above 1, out below; the canvas keeps its size."""
+    return a if factor == 1 else _about_centre(a, factor, 0, 0, factor)
+
+
+def resize(a: Affine, size: Size) -> Affine:
+    """Stretch the whole canvas to another size, each axis by its own factor."""
+    if size == a.size:
+        return a
+    return _then(a, [[size[0] / a.size[0], 0, 0], [0, size[1] / a.size[1], 0]], size)
+
+
+def resize_by_scale(a: Affine, factor: float, align_multiple: int) -> Affine:
+    """Resize by a factor, each side rounded to the nearest multiple of ``align_multiple``, and at least one."""
+    return resize(
+        a, (_to_multiple(a.size[0] * factor, align_multiple), _to_multiple(a.size[1] * factor, align_multiple))
+    )
+
+
+def pad_to_multiple(a: Affine, multiple: int) -> Affine:
+    """Grow the canvas at the right and the bottom to multiples of ``multiple``; points stay.
+
+    What an earlier rotation or zoom pushed over those two edges shows there, since pixels move only once, at the end.
+    """
+    width, height = (math.ceil(side / multiple) * multiple for side in a.size)
+    return Affine(a.matrix, (width, height))
+
+
+def fit(a: Affine, factor: int, min_pixels: int, max_pixels: int) -> Affine:
+    """Resize to what the model's image processor would resize to, so that it leaves the image alone.
+
+    Raises:
+        DataError: no such size (see ``smart_size``).
+    """
+    # The processor's rule applied to its own result can give another size, near the aspect ratio of 200 or with
+    # min_pixels near max_pixels.
+    size = a.size
+    for _ in range(8):
+        size, before = smart_size(*size, factor, min_pixels, max_pixels), size
+        if size == before:
+            return resize(a, size)
+    raise DataError(
+        f"no size in multiples of {factor} for an image of {a.size[0]} x {a.size[1]} pixels "
+        f"lies between {min_pixels} and {max_pixels} pixels",
+        "set min_pixels and max_pixels further apart",
+    )
+
+
+def smart_size(width: int, height: int, factor: int, min_pixels: int, max_pixels: int) -> Size:
+    """The size that Qwen3-VL's processor gives an image: sides in multiples of ``factor``, pixel count within limits.
+
+    Raises:
+        DataError: one side is more than 200 times the other, or the limits contradict each other.
+
+    References:
+        ``smart_resize`` of qwen_vl_utils/vision_process.py; where that returns a side of 0, one multiple as
+        transformers' image_processing_qwen2_vl.py does.
+    """
+    if min_pixels > max_pixels:
+        raise DataError(f"min_pixels {min_pixels} is above max_pixels {max_pixels}", "exchange them")
+    ratio = max(width, height) / min(width, height)
+    if ratio > MAX_ASPECT_RATIO:
+        raise DataError(
+            f"an image of {width} x {height} pixels has an aspect ratio of {ratio:.0f}; "
+            f"Qwen3-VL takes {MAX_ASPECT_RATIO} at most",
+            "crop it, or remove the row",
+        )
+    size = _to_multiple(width, factor), _to_multiple(height, factor)
+    if size[0] * size[1] > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        return (
+            max(factor, math.floor(width / shrink / factor) * factor),
+            max(factor, math.floor(height / shrink / factor) * factor),
+        )
+    if size[0] * size[1] < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        return math.ceil(width * grow / factor) * factor, math.ceil(height * grow / factor) * factor
+    return size
+
+
+def transform(points: Floats, matrix: Floats) -> Floats:
+    """Points [n, 2] taken through a matrix [3, 3] of an ``Affine``, as [n, 2]."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def warp(image: Image, affine: Affine, fill: Colour = (0, 0, 0)) -> Image:
+    """The image on the output canvas, resampled at most once after a shrink.
+
+    Flips and padding are exact to the bit, and the identity returns ``image`` itself.
+
+    Args:
+        image: [height, width, 3].
+        fill: colour where the canvas shows no image.
+
+    Returns:
+        [height, width, 3] of ``affine.size``.
+
+    Raises:
+        DataError: a rotated or zoomed image is longer than 32766 pixels.
+    """
+    if affine.axis_aligned and (placed := _place(image, affine, fill)) is not None:
+        return placed
+    image, matrix = _shrink_first(image, affine.matrix)
+    if max(*image.shape[:2], *affine.size) > MAX_WARP_SIDE:
+        raise DataError(
+            f"an image of {image.shape[1]} x {image.shape[0]} pixels is too long to rotate or zoom: "
+            f"OpenCV takes {MAX_WARP_SIDE} pixels a side",
+            "make it smaller first, or leave rotate and scale out",
+        )
+    index_matrix = matrix[:2].copy()
+    # cv2 counts from the middle of the first pixel, points from its edge.
+    index_matrix[:, 2] += matrix[:2, :2].sum(axis=1) / 2 - 0.5
+    return _image(cv2.warpAffine(image, index_matrix, affine.size, borderMode=cv2.BORDER_CONSTANT, borderValue=fill))
+
+
+def _then(a: Affine, rows: list[list[float]], size: Size | None = None) -> Affine:
+    return Affine(np.array([*rows, [0, 0, 1]], dtype=np.float64) @ a.matrix, size or a.size)
+
+
+def _about_centre(a: Affine, xx: float, xy: float, yx: float, yy: float) -> Affine:
+    x, y = a.size[0] / 2, a.size[1] / 2
+    return _then(a, [[xx, xy, x - xx * x - xy * y], [yx, yy, y - yx * x - yy * y]])
+
+
+def _to_multiple(side: float, multiple: int) -> int:
+    return max(multiple, round(side / multiple) * multiple)
+
+
+def _place(image: Image, affine: Affine, fill: Colour) -> Image | None:
+    """The image resized, mirrored and padded by array operations; None where that takes part-pixels or a cut."""
+    height, width = image.shape[:2]
+    (x_scale, _, x_offset), (_, y_scale, y_offset) = affine.matrix[:2].tolist()
+    extents = [abs(x_scale) * width, abs(y_scale) * height]
+    offsets = [x_offset + min(x_scale, 0) * width, y_offset + min(y_scale, 0) * height]
+    if any(abs(value - round(value)) > WHOLE_PIXEL for value in (*extents, *offsets)):
+        return None
+    (new_width, new_height), (left, top) = map(round, extents), map(round, offsets)
+    right, bottom = affine.size[0] - left - new_width, affine.size[1] - top - new_height
+    if min(left, top, right, bottom) < 0 or min(new_width, new_height) < 1:
+        return None
+    image = _resized(image, (new_width, new_height))
+    if x_scale < 0:
+        image = _image(cv2.flip(image, 1))
+    if max(left, top, right, bottom) > 0:
+        border = cv2.BORDER_CONSTANT
+        image = _image(cv2.copyMakeBorder(image, top, bottom, left, right, border, value=fill))
+    return image
+
+
+def _resized(image: Image, size: Size) -> Image:
+    """Each axis by the mean of pixels where it shrinks much, else by interpolation; cv2 would not mix them."""
+    height, width = image.shape[:2]
+    shrunk = (size[0] if width > AREA_FROM * size[0] else width, size[1] if height > AREA_FROM * size[1] else height)
+    if shrunk != (width, height):
+        image = _image(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA))
+    if shrunk != size:
+        image = _image(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
+    return image
+
+
+def _shrink_first(image: Image, matrix: Floats) -> tuple[Image, Floats]:
+    """The image shrunk by the mean of pixels as far as the matrix shrinks it, and the matrix that is left to do."""
+    height, width = image.shape[:2]
+    x_factor, y_factor = np.hypot(matrix[0, :2], matrix[1, :2]).tolist()
+    size = _shrunk_side(width, x_factor), _shrunk_side(height, y_factor)
+    if size == (width, height):
+        return image, matrix
+    shrunk = _image(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    return shrunk, matrix @ np.diag([width / size[0], height / size[1], 1.0])
+
+
+def _shrunk_side(side: int, factor: float) -> int:
+    return max(1, round(side * factor)) if factor * AREA_FROM < 1 else side
+
+
+def _image(array: cv2.typing.MatLike) -> Image:
+    """Tell the type checker that cv2 keeps bytes bytes."""
+    return array  # type: ignore[return-value]

@@ -1,0 +1,298 @@
+"""The augmentation pipeline: one draw a row and epoch, wherever it runs, and everything moves together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from qwen_vl_utils import fetch_image
+from torch.utils.data import DataLoader
+
+from swiftalign.augment.draws import draw
+from swiftalign.augment.pipeline import Pipeline, Replay, Sample
+from swiftalign.augment.settings import AugmentationSection
+from swiftalign.augment.words import mirror_words
+from swiftalign.demo.data import write_dataset
+from swiftalign.grounding.records import Record, Target
+from swiftalign.grounding.tokens import PixelLimits
+from swiftalign.training.rows import AugmentedRows, JsonlRows
+
+GUIDE = AugmentationSection(preset="conservative")
+BOX = Target("bbox", "cup", ((40.0, 30.0), (90.0, 70.0)))
+QUAD = Target("quad", "card", ((100.0, 40.0), (150.0, 50.0), (145.0, 100.0), (95.0, 90.0)))
+LINE = Target("line", "wire", ((10.0, 100.0), (80.0, 110.0), (180.0, 95.0)))
+
+
+def record(*targets: Target, prompt: str | None = None) -> Record:
+    return Record((Path("a.png"),), targets or (BOX, QUAD, LINE), prompt)
+
+
+def noise(width: int = 192, height: int = 128) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    values = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), 2), dtype=np.uint8)
+
+
+def pipeline(*ops: Any, **rules: Any) -> Pipeline:
+    return Pipeline(AugmentationSection(ops=list(ops), **rules))
+
+
+def apply(made: Pipeline, of: Record, row: int = 0) -> Sample:
+    return made(noise(), of, epoch=0, row=row)
+
+
+# -- draws -------------------------------------------------------------------------------------------------------------
+
+
+def test_draws_follow_from_seed_epoch_and_row_alone() -> None:
+    def drawn(seed: int, epoch: int, row: int) -> list[Any]:
+        return [step.to_json() for step in draw(GUIDE.operations, seed=seed, epoch=epoch, row=row)]
+
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+    assert len({json.dumps(drawn(*place)) for place in [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)]}) == 5
+
+
+def test_one_operations_probability_leaves_the_others_draws_alone() -> None:
+    def colours(prob: float) -> list[Any]:
+        section = AugmentationSection(ops=[{"rotate": {"max_deg": 9, "prob": prob}}, {"gamma": {"gamma": [0.5, 2]}}])
+        steps = (step for row in range(20) for step in draw(section.operations, seed=0, epoch=0, row=row))
+        return [step.values for step in steps if step.name == "gamma"]
+
+    assert colours(0.0) == colours(0.5) == colours(1.0)
+
+
+def test_drawn_values_fill_their_ranges() -> None:
+    section = AugmentationSection(ops=[{"rotate": {"max_deg": 8}}, {"scale": {"lo": 1.02, "hi": 1.15, "prob": 0.2}}])
+    steps = [step for row in range(4000) for step in draw(section.operations, seed=5, epoch=0, row=row)]
+    degrees = np.array([step.values["degrees"] for step in steps if step.name == "rotate"])
+    factors = np.array([step.values["factor"] for step in steps if step.name == "scale"])
+    assert len(degrees) == 4000
+    assert 700 < len(factors) < 900
+    assert -8 <= degrees.min() < -7.9 < 7.9 < degrees.max() <= 8
+    assert abs(degrees.mean()) < 0.3
+    assert 1.02 <= factors.min() < 1.022
+    assert 1.148 < factors.max() <= 1.15
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+
+@given(row=st.integers(0, 10**9), epoch=st.integers(0, 1000), policy=st.sampled_from(["skip", "quad", "grow"]))
+@settings(max_examples=60, deadline=None)
+def test_a_replay_is_the_original_to_the_bit(row: int, epoch: int, policy: str) -> None:
+    made = Pipeline(AugmentationSection(preset="progressive-3", rotated_boxes=policy))
+    sample = made(noise(150, 110), record(), epoch=epoch, row=row)
+    again = made.replay(noise(150, 110), record(), Replay.from_json(json.loads(json.dumps(sample.replay.to_json()))))
+    assert np.array_equal(again.image, sample.image)
+    assert (again.record, again.outcomes, again.replay) == (sample.record, sample.outcomes, sample.replay)
+
+
+def test_a_replay_repeats_imgaugs_operations() -> None:
+    made = pipeline({"imgaug.PerspectiveTransform": {"scale": 0.1}}, {"imgaug.AdditiveGaussianNoise": {"scale": 9}})
+    sample = apply(made, record())
+    again = made.replay(noise(), record(), sample.replay)
+    assert np.array_equal(again.image, sample.image)
+    assert again.record == sample.record != record()
+
+
+# -- what the model's processor gets -----------------------------------------------------------------------------------
+
+
+@given(
+    width=st.integers(1, 400),
+    height=st.integers(1, 400),
+    row=st.integers(0, 1000),
+    padded=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_processor_does_not_resize_again(width: int, height: int, row: int, padded: bool) -> None:
+    ops = GUIDE.operations if padded else GUIDE.operations[:-1]
+    limits = PixelLimits(64 * 64, 300 * 300)
+    made = Pipeline(AugmentationSection(ops=[op.model_dump() for op in ops]), limits)
+    if max(width, height) > 200 * min(width, height):
+        return
+    image = made(noise(width, height), record(LINE), epoch=0, row=row).image
+    as_given = Image.fromarray(image)
+    limits_there = {"min_pixels": limits.least, "max_pixels": limits.most}
+    assert fetch_image({"image": as_given, **limits_there}, image_patch_size=16).size == as_given.size
+
+
+def test_without_operations_an_aligned_row_passes_untouched() -> None:
+    image = noise(192, 128)
+    sample = pipeline()(image, record(), epoch=0, row=0)
+    assert sample.image is image
+    assert sample.record == record()
+    assert sample.replay == Replay(())
+
+
+def test_padding_at_the_end_keeps_its_colour() -> None:
+    made = pipeline({"pad_to_multiple": {"multiple": 256}}, {"color_jitter": {"contrast": 0.5}}, fill=[9, 8, 7])
+    image = apply(made, record()).image
+    assert image.shape == (256, 256, 3)
+    assert (image[128:] == (9, 8, 7)).all()
+    assert (image[:, 192:] == (9, 8, 7)).all()
+    contrast_alone = apply(pipeline({"color_jitter": {"contrast": 0.5}}), record()).image
+    assert np.array_equal(image[:128, :192], contrast_alone)
+
+
+# -- rules for targets -------------------------------------------------------------------------------------------------
+
+TALL = Target("bbox", "pole", ((80.0, 20.0), (90.0, 110.0)))
+TURN = {"rotate": {"max_deg": 8}}
+
+
+def turned(policy: str) -> Sample:
+    made = pipeline(TURN, rotated_boxes=policy)
+    draws = (draw(made.settings.operations, seed=42, epoch=0, row=row) for row in range(99))
+    row = next(row for row, (step,) in enumerate(draws) if step.values["degrees"] > 7)
+    return apply(made, record(TALL), row)
+
+
+def test_a_rotation_that_would_bloat_a_box_is_left_out() -> None:
+    sample = turned("skip")
+    assert sample.record.targets == (TALL,)
+    assert sample.replay.left_out == ("rotate: a box would grow too much",)
+    assert np.array_equal(sample.image, noise())
+
+
+def test_or_the_box_becomes_a_quad() -> None:
+    (target,) = turned("quad").record.targets
+    assert target.kind == "quad"
+    sides = np.linalg.norm(np.diff(np.array(target.points), axis=0), axis=1)
+    assert sides == pytest.approx([10, 90, 10])
+
+
+def test_or_it_grows() -> None:
+    sample = turned("grow")
+    (target,) = sample.record.targets
+    (left, top), (right, bottom) = target.points
+    assert target.kind == "bbox"
+    assert (right - left) * (bottom - top) / 900 == pytest.approx(sample.outcomes[0].inflation)
+    assert sample.outcomes[0].inflation > 1 / 0.7
+
+
+def test_a_row_that_would_lose_every_target_keeps_its_geometry() -> None:
+    corner = Target("bbox", "stamp", ((0.0, 0.0), (20.0, 20.0)))
+    sample = apply(pipeline({"scale": {"lo": 2, "hi": 2}}), record(corner))
+    assert sample.record.targets == (corner,)
+    assert sample.replay.left_out == ("scale: every target would be lost",)
+
+
+def test_dropped_targets_leave_the_record_and_say_why() -> None:
+    corner = Target("bbox", "stamp", ((0.0, 0.0), (20.0, 20.0)))
+    middle = Target("bbox", "cup", ((80.0, 50.0), (110.0, 80.0)))
+    sample = apply(pipeline({"scale": {"lo": 2, "hi": 2}}), record(corner, middle))
+    assert [target.label for target in sample.record.targets] == ["cup"]
+    assert [outcome.reason for outcome in sample.outcomes] == ["0% visible", None]
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("the LEFT cup, left of the Right one", "the RIGHT cup, right of the Left one"),
+        ("leftmost, rightwards, right-hand, left.", "rightmost, leftwards, left-hand, right."),
+        ("an upright, bright, leftover copyright", "an upright, bright, leftover copyright"),
+        ("左边的杯子", "右边的杯子"),
+        ("", ""),
+    ],
+)
+def test_words_for_sides_are_exchanged(text: str, mirrored: str) -> None:
+    assert mirror_words(text) == mirrored
+    assert mirror_words(mirrored) == text
+
+
+def test_a_mirrored_row_says_so_in_every_word() -> None:
+    sided = record(replace(BOX, label="left cup"), prompt="Find the left cup.")
+    swapped = apply(pipeline("hflip"), sided).record
+    assert (swapped.prompt, swapped.targets[0].label) == ("Find the right cup.", "right cup")
+    assert swapped.targets[0].points == ((102.0, 30.0), (152.0, 70.0))
+    kept = apply(pipeline("hflip", left_right="keep"), sided).record
+    assert kept.targets[0].label == "left cup"
+    refused = apply(pipeline("hflip", left_right="refuse"), sided)
+    assert refused.record == sided
+    assert refused.replay.left_out == ("hflip: the row says left or right",)
+
+
+def test_flips_that_cancel_leave_the_words_alone() -> None:
+    sided = record(replace(BOX, label="left cup"))
+    assert apply(pipeline("hflip", "hflip"), sided).record == sided
+
+
+def test_imgaugs_flips_mirror_words_and_quads_too() -> None:
+    ours = apply(pipeline("hflip"), record(QUAD, prompt="left"))
+    theirs = apply(pipeline({"imgaug.Fliplr": {"p": 1.0}}), record(QUAD, prompt="left"))
+    assert np.array_equal(ours.image, theirs.image)
+    assert theirs.record == ours.record
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def first(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    return batch[0]
+
+
+def seen(rows: AugmentedRows, workers: int, context: str | None, *, persistent: bool = False) -> list[str]:
+    """What a loader yields over three epochs."""
+    keep = persistent and workers > 0
+    loader: DataLoader[Any] = DataLoader(
+        rows,  # type: ignore[arg-type]
+        batch_size=1,
+        collate_fn=first,
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=keep,
+    )
+    found = []
+    for epoch in range(3):
+        rows.set_epoch(epoch)
+        found += [f"{item['messages']}{hash(item['images'][0].tobytes())}" for item in loader]
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "train.jsonl"
+    write_dataset(path, rows=6, seed=1, size=(96, 64))
+    return path
+
+
+def test_workers_yield_what_one_process_yields(demo_rows: Path) -> None:
+    rows = AugmentedRows(JsonlRows([demo_rows]), Pipeline(GUIDE))
+    alone = seen(rows, 0, None)
+    assert len(set(alone)) == 18
+    assert seen(rows, 2, "fork") == alone
+    assert seen(rows, 4, "fork", persistent=True) == alone
+    assert seen(rows, 2, "spawn", persistent=True) == alone
+
+
+def test_a_rows_draw_is_its_own_in_any_order_of_rows(demo_rows: Path) -> None:
+    rows = JsonlRows([demo_rows])
+    straight = AugmentedRows(rows, Pipeline(GUIDE))
+    shuffled = AugmentedRows(rows.reordered(np.array([4, 1, 5])), Pipeline(GUIDE))
+    for position, row in enumerate([4, 1, 5]):
+        assert shuffled[position]["messages"] == straight[row]["messages"]
+        assert shuffled[position]["images"][0].tobytes() == straight[row]["images"][0].tobytes()
+
+
+def test_rows_in_ms_swifts_layout_change_their_colours_alone(demo_rows: Path, tmp_path: Path) -> None:
+    (image,) = json.loads(demo_rows.read_text().splitlines()[0])["images"]
+    messages = [{"role": "user", "content": "<image>left?"}, {"role": "assistant", "content": "yes"}]
+    row = {"messages": messages, "images": [str(demo_rows.parent / image)]}
+    (tmp_path / "swift.jsonl").write_text(json.dumps(row) + "\n")
+    always = AugmentationSection(ops=["hflip", {"rotate": {"max_deg": 20}}, {"gamma": {"gamma": 2.0}}])
+    item = AugmentedRows(JsonlRows([tmp_path / "swift.jsonl"]), Pipeline(always))[0]
+    original = np.array(Image.open(demo_rows.parent / image).convert("RGB"))
+    table = np.round(255 * (np.arange(256) / 255) ** 2)
+    assert item["messages"] == messages
+    assert np.abs(np.array(item["images"][0]).astype(int) - table[original]).max() <= 1

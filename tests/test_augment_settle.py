@@ -1,0 +1,342 @@
+"""What becomes of targets: wrapped once, clipped, kept in order, or dropped with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from swiftalign.augment import clip, geometry
+from swiftalign.augment.geometry import Affine, Floats
+from swiftalign.augment.settle import Outcome, Rules, inflation_cost, settle
+from swiftalign.grounding.records import Kind, Point, Target
+
+WIDTH, HEIGHT = 200, 120
+ALL = Rules(min_visible=0.0, min_side=0.0)
+
+
+def box(left: float, top: float, right: float, bottom: float, outline: tuple[Point, ...] = ()) -> Target:
+    return Target("bbox", "box", ((left, top), (right, bottom)), outline)
+
+
+def quad(*points: Point) -> Target:
+    return Target("quad", "quad", points)
+
+
+def line(*points: Point) -> Target:
+    return Target("line", "line", points)
+
+
+def corners(target: Target) -> Floats:
+    return np.array(target.corners, dtype=np.float64)
+
+
+def move(targets: list[Target], affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> list[Outcome]:
+    moved = [geometry.transform(corners(target), affine.matrix) for target in targets]
+    return settle(targets, moved, affine.size, rules, flipped=affine.flipped, boxes_as_quads=boxes_as_quads)
+
+
+def kept(target: Target, affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> Target:
+    (outcome,) = move([target], affine, rules, boxes_as_quads)
+    assert outcome.target is not None
+    assert outcome.reason is None
+    return outcome.target
+
+
+def shifted(x: float, y: float, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Affine:
+    return Affine(np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], dtype=np.float64), size)
+
+
+def plain() -> Affine:
+    return geometry.start((WIDTH, HEIGHT))
+
+
+EVERY_KIND = [
+    box(10, 20, 60, 50),
+    box(10, 20, 60, 50, outline=((10, 30), (50, 20), (60, 40), (20, 50))),
+    quad((70, 20), (120, 30), (115, 60), (68, 50)),
+    line((20, 100), (80, 90), (150, 110)),
+]
+
+positions = st.one_of(st.integers(-60, 260).map(float), st.floats(-60, 260).map(lambda number: round(number, 3)))
+points = st.tuples(positions, positions)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Target:
+    (x, y), width, height = draw(points), draw(st.integers(1, 150)), draw(st.integers(1, 150))
+    return box(x, y, x + width, y + height)
+
+
+@st.composite
+def convex_quads(draw: st.DrawFn, inside: bool = False) -> Target:
+    """Clockwise on screen, from the top left: each corner in its own quarter of a box."""
+    lefts, tops = (
+        (st.integers(0, 120), st.integers(0, 60)) if inside else (st.integers(-60, 180), st.integers(-60, 100))
+    )
+    left, top, width, height = draw(lefts), draw(tops), draw(st.integers(8, 80)), draw(st.integers(8, 60))
+    jitter = draw(st.lists(st.floats(0, 0.24).map(lambda number: round(number, 3)), min_size=8, max_size=8))
+    unit = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * np.array(jitter).reshape(4, 2)
+    return quad(*map(tuple, ((unit + inwards) * (width, height) + (left, top)).tolist()))
+
+
+def with_box(target: Target) -> Target:
+    """The box of a quad, with the quad as its outline."""
+    left, top, right, bottom = clip.envelope(corners(target))
+    return box(left, top, right, bottom, target.points)
+
+
+lines = st.lists(points, min_size=2, max_size=6).map(lambda chain: line(*chain))
+any_quads = st.lists(points, min_size=4, max_size=4).map(lambda chain: quad(*chain))
+any_targets = st.one_of(boxes(), convex_quads().map(with_box), convex_quads(), any_quads, lines)
+
+
+@st.composite
+def affines(draw: st.DrawFn) -> Affine:
+    affine = geometry.hflip(plain()) if draw(st.booleans()) else plain()
+    affine = geometry.rotate(affine, draw(st.floats(-30, 30).map(lambda number: round(number, 2))))
+    affine = geometry.scale(affine, draw(st.sampled_from([1, 0.7, 1.4])))
+    return geometry.resize_by_scale(affine, draw(st.sampled_from([1, 0.5, 1.5])), draw(st.sampled_from([1, 32])))
+
+
+@given(st.lists(any_targets, max_size=5), st.booleans())
+def test_the_identity_leaves_every_target_as_it_is(targets: list[Target], boxes_as_quads: bool) -> None:
+    """Also those that reach beyond the image, or are tiny; padding is no other geometry."""
+    for affine in (plain(), geometry.hflip(geometry.hflip(plain())), geometry.pad_to_multiple(plain(), 32)):
+        outcomes = move(targets, affine, Rules(), boxes_as_quads)
+        assert all(outcome.target is target for outcome, target in zip(outcomes, targets, strict=True))
+        assert all(outcome == Outcome(outcome.target) for outcome in outcomes)
+
+
+@given(st.lists(any_targets, max_size=5), affines(), st.booleans())
+def test_nothing_leaves_the_canvas(targets: list[Target], affine: Affine, boxes_as_quads: bool) -> None:
+    outcomes = move(targets, affine, ALL, boxes_as_quads)
+    assert len(outcomes) == len(targets)
+    for before, outcome in zip(targets, outcomes, strict=True):
+        assert 0 <= outcome.visible <= 1
+        assert (outcome.target is None) == (outcome.reason is not None)
+        if outcome.target is None or outcome.target is before:
+            continue
+        for x, y in (*outcome.target.points, *outcome.target.outline):
+            assert 0 <= x <= affine.size[0]
+            assert 0 <= y <= affine.size[1]
+        assert len(outcome.target.points) == {"bbox": 2, "quad": 4}.get(outcome.target.kind, len(outcome.target.points))
+        assert outcome.target.label == before.label
+
+
+@given(st.one_of(boxes(), convex_quads().map(with_box)), affines())
+def test_a_box_is_the_envelope_of_its_visible_part(target: Target, affine: Affine) -> None:
+    moved = geometry.transform(corners(target), affine.matrix)
+    part = shapely.Polygon(moved).intersection(shapely.box(0, 0, *affine.size))
+    (outcome,) = move([target], affine)
+    assume(not affine.unmoved and part.area > 0.1)
+    assert outcome.target is not None
+    (left, top), (right, bottom) = outcome.target.points
+    np.testing.assert_allclose((left, top, right, bottom), part.bounds, atol=1e-5)
+    assert outcome.visible == pytest.approx(part.area / shapely.Polygon(moved).area, abs=1e-5)
+    box_area = (right - left) * (bottom - top)
+    assert outcome.inflation == pytest.approx(box_area / shapely.Polygon(moved).area, rel=1e-5)
+
+
+@given(convex_quads(), affines())
+def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: Target, affine: Affine) -> None:
+    moved = shapely.Polygon(geometry.transform(corners(target), affine.matrix))
+    part = moved.intersection(shapely.box(0, 0, *affine.size))
+    assume(part.area > 1 and not affine.unmoved)
+    settled = shapely.Polygon(kept(target, affine).points)
+    assert shapely.LinearRing(settled.exterior).is_ccw
+    assert settled.is_valid
+    assert part.buffer(1e-5).covers(settled)
+    # The worst case of any convex shape, a disc, keeps 64%.
+    assert settled.area >= 0.63 * part.area
+
+
+@given(convex_quads(inside=True), affines())
+def test_uncut_quads_keep_their_corners(target: Target, affine: Affine) -> None:
+    moved = geometry.transform(corners(target), affine.matrix)
+    assume(clip.inside(moved, *affine.size))
+    expected = moved[[1, 0, 3, 2]] if affine.flipped else moved
+    np.testing.assert_allclose(kept(target, affine).points, expected, atol=1e-6)
+
+
+@given(convex_quads(inside=True), st.booleans())
+def test_flipping_twice_gives_the_same_quad(target: Target, boxed: bool) -> None:
+    """In two rounds, each with its own reading order."""
+    flip = geometry.hflip(plain())
+    target = with_box(target) if boxed else target
+    twice = kept(kept(target, flip), flip)
+    np.testing.assert_allclose(twice.points, target.points, atol=1e-9)
+    np.testing.assert_allclose(twice.outline, target.outline, atol=1e-9)
+
+
+@given(lines, affines())
+def test_lines_keep_their_longest_piece_and_direction(target: Target, affine: Affine) -> None:
+    moved = geometry.transform(corners(target), affine.matrix)
+    part = clip.clip_line(moved, *affine.size)
+    assume(not affine.unmoved and len(part))
+    outcome = move([target], affine)[0]
+    assert outcome.target is not None
+    assert outcome.target.points == tuple(map(tuple, part.tolist()))
+    assert outcome.visible == pytest.approx(clip.length(part) / clip.length(moved) if clip.length(moved) else 1.0)
+
+
+def test_a_flip_by_hand() -> None:
+    flip = geometry.hflip(plain())
+    assert kept(EVERY_KIND[0], flip) == box(140, 20, 190, 50)
+    assert kept(EVERY_KIND[1], flip) == box(
+        140, 20, 190, 50, outline=((150.0, 20.0), (190.0, 30.0), (180.0, 50.0), (140.0, 40.0))
+    )
+    assert kept(EVERY_KIND[2], flip) == quad((80, 30), (130, 20), (132, 50), (85, 60))
+    assert kept(EVERY_KIND[3], flip) == line((180, 100), (120, 90), (50, 110))
+
+
+def test_a_box_with_an_outline_turns_tight_and_keeps_the_outline() -> None:
+    diamond = ((50.0, 40.0), (70.0, 60.0), (50.0, 80.0), (30.0, 60.0))
+    turned = geometry.rotate(geometry.start((100, 120)), 45)
+    tight, loose = move([box(30, 40, 70, 80, outline=diamond), box(30, 40, 70, 80)], turned)
+    assert tight.inflation == pytest.approx(1.0)
+    assert loose.inflation == pytest.approx(2.0)
+    assert tight.target is not None
+    assert tight.target.points[1][0] - tight.target.points[0][0] == pytest.approx(40 / 2**0.5)
+    np.testing.assert_allclose(tight.target.outline, geometry.transform(np.array(diamond), turned.matrix))
+
+
+def test_boxes_are_wrapped_once() -> None:
+    """A 1:4 box grows 1.59 times at 8 degrees and 2.37 times at 20, and there and back not at all."""
+    long = box(60, 50, 140, 70)
+    for degrees, growth in ((8, 1.59), (20, 2.37)):
+        (outcome,) = move([long], geometry.rotate(plain(), degrees))
+        assert outcome.inflation == pytest.approx(growth, abs=0.01)
+        assert inflation_cost(
+            [long], [geometry.transform(corners(long), geometry.rotate(plain(), degrees).matrix)]
+        ) == (pytest.approx(1 / growth, abs=0.005))
+    there_and_back = geometry.rotate(geometry.rotate(plain(), 8), -8)
+    np.testing.assert_allclose(kept(long, there_and_back).points, long.points, atol=1e-9)
+
+
+def test_inflation_costs_what_the_worst_box_without_outline_pays() -> None:
+    turned = geometry.rotate(plain(), 20)
+    moved = [geometry.transform(corners(target), turned.matrix) for target in EVERY_KIND]
+    assert inflation_cost(EVERY_KIND, moved) == pytest.approx(
+        clip.area(moved[0]) / shapely.box(*shapely.Polygon(moved[0]).bounds).area
+    )
+    assert inflation_cost(EVERY_KIND[1:], moved[1:]) == 1.0
+    assert inflation_cost([], []) == 1.0
+    flipped = geometry.transform(corners(EVERY_KIND[0]), geometry.hflip(plain()).matrix)
+    assert inflation_cost(EVERY_KIND[:1], [flipped]) == 1.0
+
+
+def test_tilted_boxes_may_become_quads() -> None:
+    turned = geometry.rotate(plain(), 20)
+    loose, outlined = box(60, 50, 140, 70), EVERY_KIND[1]
+    settled = kept(loose, turned, boxes_as_quads=True)
+    assert (settled.kind, settled.label, settled.outline) == ("quad", "box", ())
+    np.testing.assert_allclose(settled.points, geometry.transform(corners(loose), turned.matrix))
+    assert kept(outlined, turned, boxes_as_quads=True).kind == "bbox"
+    upright = geometry.hflip(geometry.resize(plain(), (300, 100)))
+    assert kept(loose, upright, boxes_as_quads=True).kind == "bbox"
+    mirrored = geometry.hflip(turned)
+    expected = geometry.transform(corners(loose), mirrored.matrix)[[1, 0, 3, 2]]
+    np.testing.assert_allclose(kept(loose, mirrored, boxes_as_quads=True).points, expected)
+
+
+def test_a_quad_cut_to_four_corners_keeps_its_first() -> None:
+    text = quad((20, 20), (80, 20), (80, 40), (20, 40))
+    assert kept(text, shifted(-50, 0)) == quad((0, 20), (30, 20), (30, 40), (0, 40))
+    upside_down = quad((80, 40), (20, 40), (20, 20), (80, 20))
+    assert kept(upside_down, shifted(-50, 0)) == quad((30, 40), (0, 40), (0, 20), (30, 20))
+
+
+def test_a_quad_cut_at_a_corner_keeps_its_largest_four() -> None:
+    diamond = quad((50, 10), (90, 50), (50, 90), (10, 50))
+    settled = kept(diamond, shifted(-20, 0))
+    assert settled == quad((30, 10), (70, 50), (30, 90), (0, 40)) or settled == quad(
+        (30, 10), (70, 50), (30, 90), (0, 60)
+    )
+    triangle = kept(diamond, shifted(-50, 0))
+    assert triangle.points == ((0, 10), (40, 50), (0, 90), (0, 50))
+
+
+@pytest.mark.parametrize(
+    ("target", "x", "visible", "reason"),
+    [
+        (box(10, 20, 60, 50), -41, 0.38, "38% visible"),
+        (box(10, 20, 60, 50), -35.02, 0.4996, "49% visible"),
+        (quad((10, 20), (60, 20), (60, 50), (10, 50)), -50, 0.2, "20% visible"),
+        (line((10, 20), (60, 20)), -40, 0.4, "40% visible"),
+        (box(10, 20, 60, 50), -300, 0.0, "0% visible"),
+        (box(10, 20, 60, 50), -60, 0.0, "0% visible"),
+    ],
+)
+def test_what_is_hardly_visible_is_dropped(target: Target, x: float, visible: float, reason: str) -> None:
+    (outcome,) = move([target], shifted(x, 0), Rules())
+    assert outcome == Outcome(None, reason, True, pytest.approx(visible))
+
+
+def test_half_visible_is_enough() -> None:
+    (outcome,) = move([box(10, 20, 60, 50)], shifted(-35, 0), Rules())
+    assert outcome == Outcome(box(0, 20, 25, 50), None, True, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (box(10, 20, 15.4, 80), "2.7 px wide"),
+        (box(10, 20, 80, 27.98), "3.9 px high"),
+        (quad((10, 20), (80, 20), (80, 26), (10, 26)), "3.0 px across"),
+        (line((10, 20), (14, 20), (14, 22)), "3.0 px long"),
+    ],
+)
+def test_what_became_too_small_is_dropped(target: Target, reason: str) -> None:
+    half = geometry.resize(plain(), (WIDTH // 2, HEIGHT // 2))
+    (outcome,) = move([target], half, Rules())
+    assert outcome == Outcome(None, reason, False, 1.0)
+    assert kept(target, half, Rules(min_side=2.0)).kind == target.kind
+
+
+@pytest.mark.parametrize(
+    "grow", [geometry.hflip, lambda a: geometry.resize(a, (222, 133)), lambda a: geometry.rotate(a, 7)]
+)
+@pytest.mark.parametrize(
+    "target",
+    [
+        box(33.1, 20.3, 35.8, 80.7),
+        quad((10.1, 20.3), (80.7, 20.3), (80.7, 22.9), (10.1, 22.9)),
+        line((50.1, 40.3), (51.7, 41.9)),
+    ],
+)
+def test_what_was_small_before_stays(target: Target, grow: Callable[[Affine], Affine]) -> None:
+    assert kept(target, grow(plain()), Rules()).kind == target.kind
+
+
+@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+def test_targets_without_extent_do_not_crash(kind: Kind) -> None:
+    flat = {"bbox": ((30.0, 40.0), (30.0, 60.0)), "quad": ((30.0, 40.0),) * 4, "line": ((30.0, 40.0),) * 2}[kind]
+    target = Target(kind, "flat", flat)
+    assert kept(target, geometry.hflip(plain()), Rules()).kind == kind
+    assert move([target], shifted(500, 0), Rules())[0] == Outcome(None, "0% visible", True, 0.0)
+
+
+def test_quads_that_cross_themselves_keep_their_points_until_they_are_cut() -> None:
+    bow_tie = quad((20, 20), (80, 60), (80, 20), (20, 60))
+    flip = geometry.hflip(plain())
+    assert kept(bow_tie, flip) == quad((120, 60), (180, 20), (180, 60), (120, 20))
+    cut = kept(bow_tie, shifted(-40, 0))
+    assert set(cut.points) == {(0, 20), (40, 20), (40, 60), (0, 60)}
+
+
+def test_targets_that_hang_over_the_edge_are_cut_only_when_they_move() -> None:
+    over = box(-10, 20, 40, 50)
+    assert kept(over, plain(), Rules()) is over
+    (outcome,) = move([over], geometry.hflip(plain()), Rules())
+    assert outcome == Outcome(box(160, 20, 200, 50), None, True, 0.8, 0.8)
+
+
+def test_every_target_needs_its_points() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        settle(EVERY_KIND, [], (WIDTH, HEIGHT), Rules(), flipped=False)
