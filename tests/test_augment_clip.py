@@ -136,7 +136,8 @@ def longest_piece(points: Floats) -> float:
             end = None
             continue
         ends = sorted(part.coords, key=lambda p, a=a: math.dist(p, a))
-        current = current + part.length if end is not None and math.dist(end, ends[0]) < 1e-6 else part.length
+        goes_on = end is not None and max(math.dist(end, a), math.dist(ends[0], a)) < 1e-9
+        current = current + part.length if goes_on else part.length
         end, best = ends[-1], max(best, current)
     return best
 
@@ -164,6 +165,13 @@ def test_points_given_twice_are_kept_inside_and_merged_in_a_cut_line() -> None:
     twice = np.array([[10.0, 10], [20, 10], [20, 10], [90, 10]])
     assert clip.clip_line(twice, WIDTH, HEIGHT).tolist() == twice.tolist()
     assert clip.clip_line(twice + np.array([30, 0]), WIDTH, HEIGHT).tolist() == [[40, 10], [50, 10], [100, 10]]
+
+
+def test_a_line_that_comes_back_where_it_left_is_in_two_pieces() -> None:
+    around = np.array([[0.0, 2], [0, -1], [-1, 0], [1, 0]])
+    assert clip.clip_line(around, WIDTH, HEIGHT).tolist() == [[0, 2], [0, 0]]
+    straight_back = np.array([[10.0, 10], [-10, 10], [20, 10]])
+    assert clip.clip_line(straight_back, WIDTH, HEIGHT).tolist() == [[0, 10], [20, 10]]
 
 
 def test_a_line_that_touches_the_edge_from_inside_stays_one_piece() -> None:

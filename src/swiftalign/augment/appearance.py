@@ -68,9 +68,8 @@ class _Pending:
         return self.image
 
     def blank(self) -> Image:
-        """An image to be overwritten, for ``replace``."""
-        spare, self._spare = self._spare, None
-        return np.empty(self.image.shape, np.uint8) if spare is None else spare
+        """An image to be overwritten and given to ``replace`` before another is asked for."""
+        return np.empty(self.image.shape, np.uint8) if self._spare is None else self._spare
 
     def replace(self, image: npt.NDArray[Any]) -> None:
         if self.image is not self._source:

@@ -59,17 +59,17 @@ def clip_line(points: Floats, width: float, height: float) -> Floats:
     if inside(points, width, height):
         return points
     pieces: list[list[Corner]] = [[]]
+    goes_on = False
     for a, b in pairwise([(x, y) for x, y in points.tolist()]):
         span = _visible_span(a, b, width, height)
-        if span is None:
-            continue
-        enter, leave = (_between(a, b, t) for t in span)
-        # A segment that starts inside goes on with the piece that ended there.
-        if pieces[-1] and pieces[-1][-1] != enter:
-            pieces.append([])
-        pieces[-1] += [enter, leave] if not pieces[-1] else [leave]
-    longest = _distinct(max(pieces, key=lambda piece: length(np.array(piece).reshape(-1, 2))))
-    return _points(longest if len(longest) > 1 else [], width, height)
+        if span is not None:
+            if not (goes_on and span[0] == 0):
+                pieces.append([_between(a, b, span[0])])
+            pieces[-1].append(_between(a, b, span[1]))
+        # Not by comparing points: a line may come back where it left.
+        goes_on = span is not None and span[1] == 1
+    longest = max(pieces, key=lambda piece: length(np.array(piece).reshape(-1, 2)))
+    return _points(_distinct(longest), width, height)
 
 
 def inside(points: Floats, width: float, height: float) -> bool:
@@ -169,8 +169,7 @@ def _cut(corners: list[Corner], axis: int, edge: float, sign: int) -> list[Corne
         if a_depth * b_depth < 0:
             x, y = _between(a, b, a_depth / (a_depth - b_depth))
             kept.append((edge, y) if axis == 0 else (x, edge))
-    kept = _distinct(kept)
-    return kept[:-1] if len(kept) > 1 and kept[0] == kept[-1] else kept
+    return kept
 
 
 def _visible_span(a: Corner, b: Corner, width: float, height: float) -> tuple[float, float] | None:

@@ -98,7 +98,7 @@ def _settled(
     if np.array_equal(points, np.array(target.corners)):
         return Outcome(target)
     clipped = not clip.inside(points, *size)
-    visible, part = (_line_part if target.kind == "line" else _polygon_part)(points, size)
+    visible, part = _visible_part(target, points, size)
     if visible == 0 or visible < rules.min_visible:
         return Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
     if boxes_as_quads and _loose(target) and _wrap_iou(points) < 1 - UPRIGHT:
@@ -110,23 +110,14 @@ def _settled(
     return Outcome(settled, None, clipped, visible, _inflation(settled, points))
 
 
-def _polygon_part(points: Floats, size: tuple[int, int]) -> tuple[float, Floats]:
-    """Share of a polygon's area on the canvas, and its part there [m, 2]; without area, share of its outline."""
-    whole = clip.area(clip.convex(points))
-    if whole == 0:
-        return _line_part(points, size)
-    part = clip.clip_polygon(points, *size)
+def _visible_part(target: Target, points: Floats, size: tuple[int, int]) -> tuple[float, Floats]:
+    """Share of a target on the canvas, and its part there [m, 2]: by area, or by length where it has no area."""
+    part = (clip.clip_line if target.kind == "line" else clip.clip_polygon)(points, *size)
     if clip.inside(points, *size):
         return 1.0, part
-    return min(clip.area(part) / whole, 1.0), part
-
-
-def _line_part(points: Floats, size: tuple[int, int]) -> tuple[float, Floats]:
-    """Share of a line's length on the canvas in one piece, and that piece [m, 2]."""
-    part = clip.clip_line(points, *size)
-    if clip.inside(points, *size):
-        return 1.0, part
-    whole = clip.length(points)
+    if target.kind != "line" and (whole := clip.area(clip.convex(points))):
+        return min(clip.area(part) / whole, 1.0), part
+    part, whole = clip.clip_line(points, *size), clip.length(points)
     return (min(clip.length(part) / whole, 1.0) if whole else 0.0), part
 
 
@@ -167,15 +158,17 @@ def _loose(target: Target) -> bool:
 
 
 def _wrap_iou(points: Floats) -> float:
+    """IoU of a box's moved corners [4, 2] with the upright box around them."""
     box = _box_area(points)
     return clip.area(points) / box if box else 1.0
 
 
 def _inflation(settled: Target, points: Floats) -> float:
-    outline = clip.area(clip.convex(points))
-    if settled.kind != "bbox" or outline == 0:
+    """Of a box, its area over that of the moved outline [4, 2]; 1.0 otherwise."""
+    if settled.kind != "bbox":
         return 1.0
-    return _box_area(np.array(settled.points)) / outline
+    outline = clip.area(clip.convex(points))
+    return _box_area(np.array(settled.points)) / outline if outline else 1.0
 
 
 def _box_area(points: Floats) -> float:
