@@ -145,7 +145,10 @@ def test_inspect_works_without_data(demo: Path, capsys: pytest.CaptureFixture[st
         ('{"objects": []}', "needs 'images' and 'objects', or 'messages'"),
         ('{"messages": ["hello"]}', "'messages' must be a list of {{role, content}}"),
         ('{"images": ["x.png"], "objects": [{"bbox_2d": [1, 2, 3, 4]}]}', "an object needs a 'label'"),
-        ('{"images": ["x.png"], "objects": [{"label": "a"}]}', "object 'a' needs one of bbox_2d, quad, line (a box may bring its object's quad along)"),
+        (
+            '{"images": ["x.png"], "objects": [{"label": "a"}]}',
+            "object 'a' needs one of bbox_2d, quad, line (a box may bring its object's quad along)",
+        ),
         (
             '{"images": ["x.png"], "objects": [{"label": "a", "quad": [1, 2, 3]}]}',
             "object 'a': quad must be 8 numbers",

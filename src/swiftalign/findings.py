@@ -60,6 +60,29 @@ CODES: dict[str, tuple[Severity, str]] = {
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
 
+# What the rows of the data can have wrong, or have to be told of.
+DATA_CODES: dict[str, tuple[Severity, str]] = {
+    "data-empty": ("error", "a data file has no rows"),
+    "data-row-malformed": ("error", "a row is no JSON, or not of a known layout"),
+    "data-image-missing": ("error", "an image is not there"),
+    "data-image-unreadable": ("error", "an image can't be read, or is of an extreme shape"),
+    "data-outside-image": ("error", "coordinates lie outside the image"),
+    "data-outside-slightly": ("warning", "coordinates lie just outside the image, as by rounding"),
+    "data-coordinates-pixel-like": ("error", "coordinates that are said to be relative go beyond 1000"),
+    "data-coordinates-relative-like": ("warning", "coordinates that are said to be pixels look like 0..1000"),
+    "data-box-degenerate": ("error", "a box has no area, or its corners are exchanged"),
+    "data-quad-crossed": ("error", "a quad crosses itself"),
+    "data-line-degenerate": ("error", "a line has no length"),
+    "data-outline-apart": ("warning", "a box and the quad of its object lie apart"),
+    "data-special-text": ("error", "words of a row would be read as special tokens or placeholders"),
+    "data-placeholders": ("error", "a row's placeholders do not fit its images and boxes"),
+    "data-too-long": ("error", "rows are longer than max_length"),
+    "data-too-long-dropped": ("warning", "rows longer than max_length are left out"),
+    "data-no-objects": ("note", "rows without objects"),
+    "data-unchecked": ("note", "something could not be checked before training"),
+    "data-image-resized": ("note", "images reach the model at another size"),
+}
+
 # How messages spell the components.
 SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 
@@ -117,7 +140,7 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     "tokenizer-missing": ("error", "a full model lacks its tokenizer"),
     "chat-template-missing": ("warning", "a full model lacks its chat template"),
 }
-_SEVERITIES = {**CODES, **CHECKPOINT_CODES}
+_SEVERITIES = {**CODES, **DATA_CODES, **CHECKPOINT_CODES}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,10 @@ from swiftalign.modules import refuse_remote_code
 
 # Without these ms-swift would go to the hub.
 _FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+
+
+class NotHereError(ModelError):
+    """A model whose tokenizer and processor are not on this machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +46,11 @@ Encode = Callable[[dict[str, Any]], Encoded]
 
 def as_written(row: dict[str, Any]) -> Encoded:
     """A row's own text and first image, where there is no template to encode it with."""
-    return Encoded(np.array(row["images"][0].convert("RGB")), parse_answer(_answer_text(row)))
+    return Encoded(np.array(row["images"][0].convert("RGB")), parse_answer(answer_text(row)))
 
 
-def _answer_text(row: dict[str, Any]) -> str:
+def answer_text(row: dict[str, Any]) -> str:
+    """What a row's last message says, where that is plain text."""
     content = row["messages"][-1]["content"]
     return content if isinstance(content, str) else ""
 
@@ -68,6 +74,8 @@ class TemplateEncoder:
         encoded = self.template.encode(row, return_length=True)
         learned = [token for token in encoded["labels"] if token != _UNLEARNED]
         text = self.template.tokenizer.decode(learned)
+        if "image_grid_thw" not in encoded:  # a family that cuts images otherwise
+            return Encoded(as_written(row).image, parse_answer(text))
         processor = self.template.processor.image_processor
         return Encoded(from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor), parse_answer(text))
 
@@ -102,7 +110,8 @@ def training_encoder(config: Config) -> TemplateEncoder:
     """The encoder of a configuration's training run; imports ms-swift, which takes seconds.
 
     Raises:
-        ModelError: the model's tokenizer and processor are not on this machine, or can't be read.
+        NotHereError: the model's tokenizer and processor are not on this machine.
+        ModelError: they can't be read, or want to run code of their own.
     """
     folder = _model_folder(config)
     model_config = read_json(folder / "config.json")
@@ -111,7 +120,9 @@ def training_encoder(config: Config) -> TemplateEncoder:
     kind = model_config.get("model_type")
     model_type = config.model.type or (kind if kind in NAME_TABLES else None)
     try:
-        template = _template(config, folder, model_type)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            template = _template(config, folder, model_type)
     except Exception as error:  # the loaders raise errors of many types on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model {config.model.path}: its tokenizer and processor can't be loaded: {reason}") from None
@@ -148,8 +159,8 @@ def _model_folder(config: Config) -> Path:
     folder = Path(source) if Path(source).is_absolute() else _cached(config)
     missing = [name for name in _FILES if folder is None or not (folder / name).is_file()]
     if folder is None or missing:
-        where = "not in the hub's cache" if folder is None else f"{folder} has no {missing[0]}"
-        raise ModelError(f"model {source}: {where}")
+        lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
+        raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
     return folder
 
 
@@ -171,5 +182,3 @@ def _cached(config: Config) -> Path | None:
 def explain(error: Exception) -> str:
     """Why ms-swift did not encode a row, in one line."""
     return f"ms-swift can't encode it: {' '.join(str(error).split())[:160] or type(error).__name__}"
-
-

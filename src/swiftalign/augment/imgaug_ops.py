@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import imgaug  # type: ignore[import-untyped]
+import imgaug
 import numpy as np
 import numpy.typing as npt
 from imgaug import augmenters

@@ -102,7 +102,8 @@ class Pipeline:
         """
         steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
         colours = [step for step in steps if not is_geometric(step)]
-        moves, left_out = [step for step in steps if is_geometric(step)], []
+        moves = [step for step in steps if is_geometric(step)]
+        left_out: list[str] = []
         if self.settings.left_right == "refuse" and names_sides(record):
             moves, left_out = _without(moves, ("hflip",), "the row says left or right", left_out)
         moved = self._move(image, record, moves)

@@ -7,6 +7,7 @@ import sys
 from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
 from swiftalign.cli.inspect import inspect_params
+from swiftalign.cli.preview import preview_aug
 from swiftalign.cli.setup import init
 from swiftalign.cli.train import train
 from swiftalign.errors import ConfigError, SwiftalignError
@@ -18,6 +19,7 @@ app.command("inspect-params")(inspect_params)
 app.command()(train)
 app.command("verify-ckpt")(verify_ckpt)
 app.command()(export)
+app.command("preview-aug")(preview_aug)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,12 +12,14 @@ on one line, with coordinates in pixels. Rows in ms-swift's own layout (``messag
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from swiftalign.errors import DataError
+from swiftalign.grounding.swift_rows import swift_images, swift_row_fault, with_absolute_images
 
 Kind = Literal["bbox", "quad", "line"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -27,6 +29,9 @@ Point = tuple[float, float]
 ROW_KEYS: dict[str, Kind] = {"bbox_2d": "bbox", "quad": "quad", "line": "line"}
 
 MAX_ROW_BYTES = 16_000_000
+
+# What JSON may turn into half of a surrogate pair: an escape, or the bytes that UTF-8 forbids.
+_SURROGATE = re.compile(rb"\\u[dD]|\xed")
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Record:
     """One row of a JSONL file.
 
     Attributes:
-        images: absolute paths; exactly one, unless the row is ms-swift's.
+        images: absolute paths; exactly one, unless the row is ms-swift's, whose images on the web or inline have none.
         relative: whether the targets' coordinates are 0..1000 of the image's sides, and not pixels.
         swift_row: the whole row, where it is in ms-swift's own layout (``messages``): then there are no targets here.
     """
@@ -91,21 +96,42 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.isspace():
-                    yield number, parse_row(line, path, number)
+            for number, line in read_lines(file):
+                yield number, parse_row(line, path, number)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
 
+def read_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1.
+
+    Of a line longer than `MAX_ROW_BYTES`, that much and one byte: no more of it is ever in memory.
+    """
+    number = 0
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        rest = line
+        while len(rest) > MAX_ROW_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_ROW_BYTES + 1)
+        if not line.isspace():
+            yield number, line
+
+
 def parse_row(line: bytes, path: Path, number: int) -> Any:
-    """One line as JSON."""
+    """One line as JSON, all of whose texts can be written as UTF-8.
+
+    Raises:
+        DataError: it is not JSON, or too long.
+    """
     if len(line) > MAX_ROW_BYTES:
         raise DataError(f"{path}:{number}: longer than {MAX_ROW_BYTES // 1_000_000} MB")
     try:
-        return json.loads(line)
+        row = json.loads(line)
+        if _SURROGATE.search(line):
+            json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON: {error}", "a JSONL file has one JSON object a line") from None
+    return row
 
 
 def check_rows(path: Path, *, limit: int = 5) -> int:
@@ -132,25 +158,38 @@ def check_rows(path: Path, *, limit: int = 5) -> int:
 
 
 def row_fault(row: Any, folder: Path) -> str | None:
-    """What is wrong with a row; None where nothing is."""
+    """What is wrong with a row, missing images included; None where nothing is."""
+    fault = layout_fault(row)
+    if fault:
+        return fault
+    missing = next((image for image in to_record(row, folder).images if not _is_file(image)), None)
+    if missing is None:
+        return None
+    name = missing.relative_to(folder) if missing.is_relative_to(folder) else missing
+    return f"image {name}: no such file (paths count from {folder})"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than a file's can be, or a folder that is closed to us
+        return False
+
+
+def layout_fault(row: Any) -> str | None:
+    """What is wrong with a row as it stands, without looking at its images."""
     if not isinstance(row, dict):
         return "not a JSON object"
-    images = row.get("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        return "'images' must be a list of paths"
-    missing = next((image for image in images if not (folder / image).is_file()), None)
-    if missing is not None:
-        return f"image {missing}: no such file (paths count from {folder})"
-    if "messages" in row:
-        sound = isinstance(row["messages"], list) and all(isinstance(m, dict) and "role" in m for m in row["messages"])
-        return None if sound and row["messages"] else "'messages' must be a list of {role, content}"
-    return _own_row_fault(row)
+    return swift_row_fault(row) if "messages" in row else _own_row_fault(row)
 
 
 def _own_row_fault(row: dict[str, Any]) -> str | None:
-    if not row.get("images") or not isinstance(row.get("objects"), list):
+    images = row.get("images", [])
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        return "'images' must be a list of paths"
+    if not images or not isinstance(row.get("objects"), list):
         return "needs 'images' and 'objects', or 'messages'"
-    if len(row["images"]) != 1:
+    if len(images) != 1:
         return "needs exactly one image, or 'messages'"
     if row.get("coordinates", "pixels") not in ("pixels", "relative1000"):
         return "'coordinates' must be pixels or relative1000"
@@ -182,9 +221,10 @@ def to_record(row: dict[str, Any], folder: Path) -> Record:
     Args:
         folder: of the JSONL file, which image paths count from.
     """
-    images = tuple(folder / image for image in row.get("images", []))
     if "messages" in row:
-        return Record(images, swift_row={**row, "images": [str(path) for path in images]} if images else row)
+        images = tuple(image for image in swift_images(row, folder) if image is not None)
+        return Record(images, swift_row=with_absolute_images(row, folder))
+    images = tuple(folder / image for image in row["images"])
     targets = tuple(_target(item) for item in row["objects"])
     relative = row.get("coordinates") == "relative1000"
     return Record(images, targets, row.get("prompt"), row.get("system"), relative)

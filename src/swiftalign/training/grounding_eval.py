@@ -56,7 +56,7 @@ def to_question(row: dict[str, Any]) -> Question | None:
     """A row in ms-swift's layout as a question; None unless it has one image file and ends with a grounding answer."""
     *asked, last = row["messages"]
     images = row.get("images") or []
-    if last["role"] != "assistant" or not isinstance(last["content"], str):
+    if last["role"] != "assistant" or not isinstance(last.get("content"), str):
         return None
     if len(images) != 1 or not isinstance(images[0], str) or not Path(images[0]).is_file():
         return None

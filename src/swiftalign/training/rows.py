@@ -70,7 +70,7 @@ class AugmentedRows:
     def __init__(self, rows: JsonlRows, pipeline: Pipeline) -> None:
         self.rows = rows
         self.pipeline = pipeline
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers outlive an epoch
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # workers outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)

@@ -1,0 +1,226 @@
+"""Time of the augmentation pipeline on one core, as ratios to imgaug and albumentations with the same draws.
+
+    python -m pip install --no-deps albumentations==2.0.8 albucore==0.0.24 stringzilla simsimd
+    python benchmarks/augment.py
+
+The guide's twelve operations run over images with 20 boxes, 10 quads and 5 lines: all of them on every image, and with
+the guide's probabilities. Each library gets the same operations with the same values, made before the clock starts, and
+moves image and targets. `--no-deps`, because albumentations asks for a second copy of OpenCV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imgaug.augmenters as iaa
+import numpy as np
+from imgaug.augmentables import (
+    BoundingBox,
+    BoundingBoxesOnImage,
+    LineString,
+    LineStringsOnImage,
+    Polygon,
+    PolygonsOnImage,
+)
+
+from swiftalign.augment.draws import Step
+from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.settings import AugmentationSection, preset_operations
+from swiftalign.grounding.records import Record, Target
+
+SIZES = ((1024, 768), (2048, 1536))
+# How many times faster than each peer the pipeline is to be.
+LIMITS = {"imgaug": 2.5, "albumentations": 1.5}
+Run = Callable[[], Any]
+
+
+def picture(width: int, height: int) -> np.ndarray[Any, Any]:
+    """Smooth noise: neither flat nor white, as photographs are."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def targets(width: int, height: int) -> list[Target]:
+    """20 boxes, 10 quads and 5 lines of four points, away from the edges."""
+    random = np.random.default_rng(1)
+    made = []
+    for index in range(35):
+        x, y = random.uniform(0.2, 0.6, 2) * (width, height)
+        w, h = random.uniform(0.08, 0.15, 2) * min(width, height)
+        if index < 20:
+            made.append(Target("bbox", f"box {index}", ((x, y), (x + w, y + h))))
+        elif index < 30:
+            made.append(
+                Target("quad", f"quad {index}", ((x, y), (x + w, y + 5), (x + w - 5, y + h), (x - 5, y + h - 5)))
+            )
+        else:
+            made.append(Target("line", f"line {index}", ((x, y), (x + w, y), (x + w, y + h), (x + 2 * w, y + h))))
+    return made
+
+
+def our_run(pipeline: Pipeline, image: Any, record: Record, row: int) -> Run:
+    return lambda: pipeline(image, record, epoch=0, row=row)
+
+
+# -- imgaug ------------------------------------------------------------------------------------------------------------
+
+
+def imgaug_run(image: Any, record: Record, steps: Sequence[Step], size: tuple[int, int]) -> Run:
+    augmenter = iaa.Sequential([made for step in steps for made in _imgaug(step, size)])
+    shape, by_kind = (
+        image.shape,
+        {kind: [t for t in record.targets if t.kind == kind] for kind in ("bbox", "quad", "line")},
+    )
+    boxes = BoundingBoxesOnImage([BoundingBox(*t.points[0], *t.points[1]) for t in by_kind["bbox"]], shape)
+    polygons = PolygonsOnImage([Polygon(list(t.points)) for t in by_kind["quad"]], shape)
+    lines = LineStringsOnImage([LineString(list(t.points)) for t in by_kind["line"]], shape)
+    return lambda: augmenter(image=image, bounding_boxes=boxes, polygons=polygons, line_strings=lines)
+
+
+def _imgaug(step: Step, size: tuple[int, int]) -> list[Any]:
+    v = step.values
+    match step.name:
+        case "hflip":
+            return [iaa.Fliplr(1.0)]
+        case "rotate":
+            return [iaa.Affine(rotate=v["degrees"])]
+        case "scale":
+            return [iaa.Affine(scale=v["factor"])]
+        case "resize_by_scale":
+            return [iaa.Resize({"width": size[0], "height": size[1]}, interpolation="linear")]
+        case "color_jitter":
+            pillike = iaa.pillike
+            jitter = (pillike.EnhanceBrightness, pillike.EnhanceContrast, pillike.EnhanceColor)
+            values = (v["brightness"], v["contrast"], v["saturation"])
+            return [make((value, value)) for make, value in zip(jitter, values, strict=True)]
+        case "gamma":
+            return [iaa.GammaContrast(v["gamma"])]
+        case "hsv":
+            return [
+                iaa.AddToHue(round(v["hue_deg"])),
+                iaa.MultiplySaturation(v["sat"]),
+                iaa.MultiplyBrightness(v["val"]),
+            ]
+        case "clahe":
+            return [iaa.CLAHE(clip_limit=v["clip_limit"], tile_grid_size_px=8)]
+        case "sharpness":
+            return [iaa.pillike.EnhanceSharpness((v["factor"], v["factor"]))]
+        case "solarize":
+            return [iaa.Solarize(1.0, threshold=v["threshold"])]
+        case "posterize":
+            return [iaa.Posterize(nb_bits=v["bits"])]
+        case "pad_to_multiple":
+            return []  # imgaug's own raises with numpy 2; the sides are multiples by then, so nothing is left to pad
+    raise ValueError(step.name)
+
+
+# -- albumentations ----------------------------------------------------------------------------------------------------
+
+
+def albumentations_run(image: Any, record: Record, steps: Sequence[Step], size: tuple[int, int]) -> Run:
+    import albumentations as A  # noqa: N812  # its users' name for it
+
+    boxes = [[*t.points[0], *t.points[1]] for t in record.targets if t.kind == "bbox"]
+    points = [point for t in record.targets if t.kind != "bbox" for point in t.points]
+    compose = A.Compose(
+        [made for step in steps for made in _albumentations(A, step, size)],
+        bbox_params=A.BboxParams(format="pascal_voc", label_fields=["labels"]),
+        keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
+    )
+    labels = list(range(len(boxes)))
+    return lambda: compose(image=image, bboxes=boxes, labels=labels, keypoints=points)
+
+
+def _albumentations(A: Any, step: Step, size: tuple[int, int]) -> list[Any]:  # noqa: N803
+    v = step.values
+    match step.name:
+        case "hflip":
+            return [A.HorizontalFlip(p=1)]
+        case "rotate":
+            return [A.Rotate(limit=(-v["degrees"], -v["degrees"]), border_mode=cv2.BORDER_CONSTANT, p=1)]
+        case "scale":
+            return [A.Affine(scale=(v["factor"], v["factor"]), p=1)]
+        case "resize_by_scale":
+            return [A.Resize(height=size[1], width=size[0], p=1)]
+        case "color_jitter":
+            names = ("brightness", "contrast", "saturation")
+            return [A.ColorJitter(**{name: (v[name], v[name]) for name in names}, hue=(0, 0), p=1)]
+        case "gamma":
+            return [A.RandomGamma(gamma_limit=(v["gamma"] * 100, v["gamma"] * 100), p=1)]
+        case "hsv":
+            shifts = (v["hue_deg"] / 2, (v["sat"] - 1) * 100, (v["val"] - 1) * 100)
+            names = ("hue_shift_limit", "sat_shift_limit", "val_shift_limit")
+            return [A.HueSaturationValue(**{n: (s, s) for n, s in zip(names, shifts, strict=True)}, p=1)]
+        case "clahe":
+            return [A.CLAHE(clip_limit=(v["clip_limit"], v["clip_limit"]), tile_grid_size=(8, 8), p=1)]
+        case "sharpness":
+            strength = min(abs(v["factor"] - 1), 1.0)
+            return [A.Sharpen(alpha=(strength, strength), lightness=(1, 1), p=1)]
+        case "solarize":
+            return [A.Solarize(threshold_range=(v["threshold"] / 255, v["threshold"] / 255), p=1)]
+        case "posterize":
+            return [A.Posterize(num_bits=v["bits"], p=1)]
+        case "pad_to_multiple":
+            divisors = {"pad_height_divisor": v["multiple"], "pad_width_divisor": v["multiple"]}
+            return [A.PadIfNeeded(min_height=None, min_width=None, **divisors, position="top_left", p=1)]
+    raise ValueError(step.name)
+
+
+# -- timing ------------------------------------------------------------------------------------------------------------
+
+
+def time_all(runs: dict[str, list[Run]], rounds: int) -> dict[str, float]:
+    """Median over rounds of each library's mean milliseconds an image, the libraries in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, calls in runs.items():
+            begin = time.perf_counter()
+            for call in calls:
+                call()
+            seconds[name].append((time.perf_counter() - begin) / len(calls))
+    return {name: statistics.median(found[1:]) * 1000 for name, found in seconds.items()}  # the first round warms up
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=20, help="draws a round")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    kept = True
+    print(f"{'image':10} {'operations':10} {'ours, ms':>9}" + "".join(f"{name:>16} {'ratio':>6}" for name in LIMITS))
+    for width, height in SIZES:
+        image, record = picture(width, height), Record((Path("x.png"),), tuple(targets(width, height)))
+        for label in ("all", "usual"):
+            ops = [op.model_dump() for op in preset_operations("conservative")]
+            for op in ops if label == "all" else []:
+                op["params"]["prob"] = 1.0
+            pipeline = Pipeline(AugmentationSection(ops=ops, rotated_boxes="grow", min_side=0, min_visible=0))
+            runs: dict[str, list[Run]] = {"ours": [], "imgaug": [], "albumentations": []}
+            for row in range(options.images):
+                sample = pipeline(image, record, epoch=0, row=row)
+                size = sample.image.shape[1], sample.image.shape[0]
+                runs["ours"].append(our_run(pipeline, image, record, row))
+                runs["imgaug"].append(imgaug_run(image, record, sample.replay.steps, size))
+                runs["albumentations"].append(albumentations_run(image, record, sample.replay.steps, size))
+            found = time_all(runs, options.rounds)
+            line = f"{width}x{height:<5} {label:10} {found['ours']:9.1f}"
+            for name, limit in LIMITS.items():
+                ratio = found[name] / found["ours"]
+                kept = kept and ratio >= limit
+                line += f"{found[name]:16.1f} {ratio:5.2f}x" + ("" if ratio >= limit else " BELOW")
+            print(line, flush=True)
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""ms-swift's own template, as the trainer has it, for tests that hold this toolkit's text against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def template_of(model: Path) -> Any:
+    """The training template of a Qwen3-VL folder, with the image token of its vocabulary."""
+    from swift.model import get_processor
+    from swift.template import get_template
+
+    template = get_template(get_processor(str(model), model_type="qwen3_vl"))
+    template.set_mode("train")
+    template.image_token_id = template.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    return template

@@ -1,0 +1,309 @@
+"""Scores of predicted boxes, quads and lines: worked examples, properties, and shapely beside them."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swiftalign.grounding.accuracy import LOWER_IS_BETTER, Scores, box_costs, line_costs, quad_costs
+from swiftalign.grounding.answers import Answer
+from swiftalign.grounding.records import Kind, Point, Target
+
+WIDTH, HEIGHT = 640, 480
+
+
+def box(left: float, top: float, right: float, bottom: float, label: str = "a") -> Target:
+    return Target("bbox", label, ((left, top), (right, bottom)))
+
+
+def quad(*points: Point, label: str = "a") -> Target:
+    return Target("quad", label, points)
+
+
+def line(*points: Point, label: str = "a") -> Target:
+    return Target("line", label, points)
+
+
+def score(
+    predicted: Sequence[Target] | Answer, truth: Sequence[Target], size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> dict[str, float]:
+    scores = Scores()
+    answer = predicted if isinstance(predicted, Answer) else Answer(tuple(predicted))
+    scores.add(answer, truth, *size)
+    return scores.metrics()
+
+
+unhurried = settings(deadline=None)  # the first example imports scipy and shapely
+whole = st.integers(0, 1000)
+places = st.tuples(whole, whole)
+labels = st.sampled_from(["a", "b"])
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Target:
+    (left, right), (top, bottom) = (sorted(draw(places)) for _ in "xy")
+    return box(left, top, right, bottom, draw(labels))
+
+
+quads = st.builds(lambda points, label: quad(*points, label=label), st.lists(places, min_size=4, max_size=4), labels)
+lines = st.builds(lambda points, label: line(*points, label=label), st.lists(places, min_size=2, max_size=5), labels)
+objects = st.one_of(boxes(), quads, lines)
+several = st.lists(objects, min_size=1, max_size=6)
+
+
+# -- worked examples ---------------------------------------------------------------------------------------------------
+
+
+def test_boxes_by_hand() -> None:
+    truth = [box(0, 0, 100, 100), box(200, 200, 300, 300), box(500, 500, 600, 600)]
+    predicted = [box(0, 0, 100, 50), box(200, 200, 300, 290), box(700, 0, 800, 100), box(0, 900, 10, 910)]
+    assert score(predicted, truth) == {
+        "bbox_acc": 2 / 3,  # IoU 0.5 and 0.9 and a miss
+        "bbox_precision": 2 / 4,
+        "bbox_acc75": 1 / 3,
+        "bbox_iou": pytest.approx((0.5 + 0.9 + 0) / 3),
+        "malformed_answers": 0.0,
+    }
+
+
+def test_a_quad_crossed_by_another_by_hand() -> None:
+    square = quad((0, 0), (100, 0), (100, 100), (0, 100))
+    diamond = quad((50, 0), (100, 50), (50, 100), (0, 50))  # half of the square
+    result = score([diamond], [square])
+    assert result["quad_iou"] == pytest.approx(0.5)
+    assert result["quad_acc"] == 1.0
+    assert result["quad_acc75"] == 0.0
+
+
+def test_a_quad_that_crosses_itself_counts_with_both_lobes() -> None:
+    bow = quad((0, 0), (100, 100), (100, 0), (0, 100))  # two triangles with a quarter of the square each
+    square = quad((0, 0), (100, 0), (100, 100), (0, 100))
+    assert score([bow], [square])["quad_iou"] == pytest.approx(0.5)
+
+
+def test_a_line_beside_a_straight_one_by_hand() -> None:
+    # Both 640 pixels long, 48 pixels apart.
+    result = score([line((0, 200), (1000, 200))], [line((0, 100), (1000, 100))])
+    assert result["line_distance"] == pytest.approx(48 / 640)
+    assert result["line_acc"] == 0.0
+    assert score([line((0, 140), (1000, 140))], [line((0, 100), (1000, 100))])["line_acc"] == 1.0
+
+
+def test_lines_that_cross_by_hand() -> None:
+    # At a right angle in the middle: a point at s from there is s away; the mean of that over half of 100 is 25.
+    upright, lying = line((50, 0), (50, 100)), line((0, 50), (100, 50))
+    assert score([upright], [lying], (1000, 1000))["line_distance"] == pytest.approx(0.25)
+
+
+def test_half_of_a_line_is_wrong_in_one_direction_only() -> None:
+    # The half lies on the whole; the whole's other half is 0..50 away, 25 in the mean, and 12.5 over its length.
+    result = score([line((0, 0), (50, 0))], [line((0, 0), (100, 0))], (1000, 1000))
+    assert result["line_distance"] == pytest.approx((12.5 + 0) / 2 / 100)
+
+
+def test_a_line_is_measured_in_pixels() -> None:
+    # 100 across are 200 pixels, 100 down are 20.
+    across = score([line((0, 0), (1000, 0))], [line((0, 100), (1000, 100))], (2000, 200))
+    down = score([line((0, 0), (0, 1000))], [line((100, 0), (100, 1000))], (2000, 200))
+    assert across["line_distance"] == pytest.approx(20 / 2000)
+    assert down["line_distance"] == 1.0  # 200 pixels beside a line of 200
+
+
+def test_pairs_are_chosen_for_hits_before_the_mean() -> None:
+    # Greedy by IoU would give the first box to the second truth, and leave one hit.
+    truth = [box(0, 0, 100, 100), box(0, 0, 100, 60)]
+    predicted = [box(0, 0, 100, 60), box(0, 0, 100, 31)]
+    result = score(predicted, truth)
+    assert result["bbox_acc"] == 1.0
+    assert result["bbox_iou"] == pytest.approx((0.6 + 31 / 60) / 2)
+
+
+def test_another_kind_is_a_miss() -> None:
+    result = score([quad((0, 0), (100, 0), (100, 100), (0, 100))], [box(0, 0, 100, 100)])
+    assert (result["bbox_acc"], result["bbox_precision"], result["bbox_iou"]) == (0, 0, 0)
+    assert "quad_acc" not in result
+
+
+def test_another_kind_is_wrong_where_the_truth_has_both() -> None:
+    square = quad((0, 0), (100, 0), (100, 100), (0, 100))
+    result = score([square, square], [box(0, 0, 100, 100), square])
+    assert (result["quad_acc"], result["quad_precision"], result["bbox_acc"]) == (1.0, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(("written", "hit"), [(" CUP ", 1.0), ("Straße", 0.0), ("cups", 0.0), ("", 0.0)])
+def test_labels_are_compared_without_case_and_outer_spaces(written: str, hit: float) -> None:
+    assert score([box(0, 0, 9, 9, written)], [box(0, 0, 9, 9, "cup")])["bbox_acc"] == hit
+
+
+def test_malformed_items_are_wrong_predictions_of_their_kind() -> None:
+    truth = [box(0, 0, 9, 9)]
+    result = score(Answer(tuple(truth), ("bbox", "line", None)), truth)
+    assert (result["bbox_acc"], result["bbox_precision"], result["malformed_answers"]) == (1.0, 0.5, 1.0)
+    assert score(Answer(complete=False), truth)["malformed_answers"] == 1.0
+
+
+def test_what_is_predicted_where_nothing_is_costs_precision() -> None:
+    scores = Scores()
+    scores.add(Answer((box(0, 0, 9, 9),)), [box(0, 0, 9, 9)], WIDTH, HEIGHT)
+    scores.add(Answer((box(0, 0, 9, 9),)), [], WIDTH, HEIGHT)
+    assert scores.metrics()["bbox_precision"] == 0.5
+    assert scores.metrics()["bbox_acc"] == 1.0
+
+
+def test_without_rows_there_are_no_numbers() -> None:
+    assert Scores().metrics() == {}
+
+
+def test_every_metric_of_which_less_is_better_is_listed() -> None:
+    square = ((0, 0), (9, 0), (9, 9), (0, 9))
+    truth = [box(0, 0, 9, 9), quad(*square), line((0, 0), (9, 9))]
+    good, bad = score(truth, truth), score(Answer(complete=False), truth)
+    assert good.keys() == bad.keys()
+    assert {name for name in good if good[name] < bad[name]} == set(LOWER_IS_BETTER)
+    assert all(good[name] > bad[name] for name in good if name not in LOWER_IS_BETTER)
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+
+@unhurried
+@given(several)
+def test_the_truth_itself_scores_one(truth: list[Target]) -> None:
+    result = score(truth, truth)
+    assert result.keys() >= {f"{target.kind}_acc" for target in truth}
+    assert {value for name, value in result.items() if name not in LOWER_IS_BETTER} == {1.0}
+    assert {value for name, value in result.items() if name in LOWER_IS_BETTER} == {0.0}
+
+
+@unhurried
+@given(several, several, st.randoms(use_true_random=False))
+def test_the_order_of_objects_does_not_matter(predicted: list[Target], truth: list[Target], random: Random) -> None:
+    shuffled = [random.sample(side, len(side)) for side in (predicted, truth)]
+    assert score(*shuffled) == pytest.approx(score(predicted, truth), abs=1e-12)
+
+
+@unhurried
+@given(several, several)
+def test_predictions_and_truth_change_places_as_precision_and_recall(
+    predicted: list[Target], truth: list[Target]
+) -> None:
+    there, back = score(predicted, truth), score(truth, predicted)
+    for kind in ("bbox", "quad"):
+        if f"{kind}_acc" in there and f"{kind}_acc" in back:
+            assert there[f"{kind}_acc"] == pytest.approx(back[f"{kind}_precision"])
+            assert there[f"{kind}_precision"] == pytest.approx(back[f"{kind}_acc"])
+
+
+@unhurried
+@given(st.lists(boxes() | quads, min_size=1, max_size=5), st.lists(boxes() | quads, min_size=1, max_size=5))
+def test_areas_compare_alike_at_every_scale(predicted: list[Target], truth: list[Target]) -> None:
+    def halved(targets: list[Target]) -> list[Target]:
+        return [Target(t.kind, t.label, tuple((x / 2, y / 2 + 7) for x, y in t.points)) for t in targets]
+
+    means = {"bbox_iou", "quad_iou"}
+    there, here = score(predicted, truth), score(halved(predicted), halved(truth))
+    assert {name: there[name] for name in there.keys() & means} == pytest.approx(
+        {name: here[name] for name in here.keys() & means}, abs=1e-9
+    )
+
+
+@unhurried
+@given(lines, lines)
+def test_lines_compare_alike_in_either_direction_and_at_every_scale(predicted: Target, truth: Target) -> None:
+    predicted = Target("line", truth.label, predicted.points)
+    expected = score([predicted], [truth])["line_distance"]
+    backwards = Target("line", predicted.label, predicted.points[::-1])
+    assert score([backwards], [truth])["line_distance"] == pytest.approx(expected, abs=1e-9)
+    assert score([predicted], [truth], (2 * WIDTH, 2 * HEIGHT))["line_distance"] == pytest.approx(expected, abs=1e-9)
+
+
+@unhurried
+@given(several, several)
+def test_no_number_leaves_zero_to_one(predicted: list[Target], truth: list[Target]) -> None:
+    assert all(0 <= value <= 1 for value in score(predicted, truth).values())
+
+
+@unhurried
+@given(st.lists(st.tuples(several, several), min_size=1, max_size=4), st.integers(0, 3))
+def test_the_sums_of_two_processes_are_those_of_one(rows: list[tuple[list[Target], list[Target]]], cut: int) -> None:
+    def count(part: list[tuple[list[Target], list[Target]]]) -> Scores:
+        scores = Scores()
+        for predicted, truth in part:
+            scores.add(Answer(tuple(predicted)), truth, WIDTH, HEIGHT)
+        return scores
+
+    first, second = count(rows[:cut]), pickle.loads(pickle.dumps(count(rows[cut:])))
+    first.merge(second)
+    assert first.metrics() == pytest.approx(count(rows).metrics(), abs=1e-12)
+
+
+# -- beside shapely ----------------------------------------------------------------------------------------------------
+
+
+@unhurried
+@given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4))
+def test_boxes_as_shapely_has_them(truth: list[Target], predicted: list[Target]) -> None:
+    costs = box_costs(*(np.array([t.points for t in side], dtype=float) for side in (truth, predicted)))
+    for row, true in zip(costs, truth, strict=True):
+        for cost, written in zip(row, predicted, strict=True):
+            a, b = (shapely.box(*t.points[0], *t.points[1]) for t in (true, written))
+            iou = a.intersection(b).area / a.union(b).area if a.union(b).area else float(true.points == written.points)
+            assert 1 - cost == pytest.approx(iou, abs=1e-9)
+
+
+@unhurried
+@given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4))
+def test_a_box_as_a_quad_has_the_same_iou(truth: list[Target], predicted: list[Target]) -> None:
+    as_boxes = (np.array([t.points for t in side], dtype=float) for side in (truth, predicted))
+    as_quads = (np.array([t.corners for t in side], dtype=float) for side in (truth, predicted))
+    np.testing.assert_allclose(quad_costs(*as_quads), box_costs(*as_boxes), atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(lines, min_size=1, max_size=3), st.lists(lines, min_size=1, max_size=3))
+def test_lines_as_dense_points_have_them(truth: list[Target], predicted: list[Target]) -> None:
+    def dense(drawn: shapely.LineString) -> list[shapely.Point]:
+        return [drawn.interpolate(step / 2000, normalized=True) for step in range(2001)]
+
+    costs = line_costs(*([np.array(t.points, dtype=float) for t in side] for side in (truth, predicted)))
+    for row, true in zip(costs, truth, strict=True):
+        for cost, written in zip(row, predicted, strict=True):
+            a, b = shapely.LineString(true.points), shapely.LineString(written.points)
+            if not a.length:
+                assert cost == (0 if true.points == written.points else 1)
+                continue
+            there, back = (np.mean(shapely.distance(dense(one), other)) for one, other in ((a, b), (b, a)))
+            assert cost == pytest.approx(min((there + back) / 2 / a.length, 1), abs=0.01)
+
+
+# -- many objects ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+def test_five_hundred_objects_of_one_label_find_their_partners(kind: Kind) -> None:
+    random = Random(1)
+
+    def draw(centre: Point, jitter: float) -> Target:
+        x, y = (value + random.uniform(-jitter, jitter) for value in centre)
+        if kind == "bbox":
+            return box(x, y, x + 20, y + 20)
+        if kind == "quad":
+            return quad((x, y + 10), (x + 10, y), (x + 20, y + 10), (x + 10, y + 20))
+        return line((x, y), (x + 20, y + 20))
+
+    centres = [(40 * (index % 25), 40 * (index // 25)) for index in range(500)]
+    truth, predicted = [draw(c, 0) for c in centres], [draw(c, 0.5) for c in centres]
+    random.shuffle(predicted)
+
+    result = score(predicted, truth)
+
+    assert result[f"{kind}_acc"] == result[f"{kind}_precision"] == 1.0
+    assert not math.isclose(result.get(f"{kind}_iou", 0.5), 1.0)

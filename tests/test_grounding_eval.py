@@ -1,0 +1,351 @@
+"""Evaluation by generation inside real training: its numbers, and that training is the same with and without it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from swiftalign.cli import main
+from swiftalign.demo.data import write_dataset
+from swiftalign.demo.model import build_model
+from swiftalign.errors import DataError
+from swiftalign.grounding.accuracy import Scores
+from swiftalign.grounding.answers import Answer
+from swiftalign.training.grounding_eval import _of_all, _random_kept, add_answers, choose_questions, share, to_question
+from swiftalign.training.rows import JsonlRows
+
+# Registers the evaluation, and a probe that writes down in which state it leaves model and template.
+PLUGIN = """
+import json
+from functools import partial
+from pathlib import Path
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+from swiftalign.training.grounding_eval import GroundingEval
+
+ROWS = 3
+EVERY = 1
+
+class Probe(TrainerCallback):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.lengths = []
+        layer = next(m for name, m in model.named_modules() if name.endswith("language_model.layers.0"))
+        layer.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, module, args, kwargs):
+        if not module.training:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            self.lengths.append(hidden.shape[1])
+
+    def state(self):
+        template = self.trainer.template
+        model = self.trainer.model
+        return {
+            "training": sorted({module.training for module in model.modules()}),
+            "mode": template.mode,
+            "hooks": len(template._handles),
+            "packing": [template.packing, template.padding_free],
+            "inference": [name for name, weight in model.named_parameters() if weight.is_inference()],
+        }
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        found = {"lengths": list(self.lengths)}
+        model.train()
+        self.trainer.template.set_mode("train")
+        found["before"] = self.state()
+        evaluation = GroundingEval(args, self.trainer, rows=ROWS)
+        evaluation.score()
+        found["after"] = self.state()
+        evaluation.questions[0].row["images"] = ["missing.png"]
+        try:
+            evaluation.score()
+        except Exception as error:
+            found["error"] = type(error).__name__
+        found["after_error"] = self.state()
+        Path(args.output_dir, "probe.json").write_text(json.dumps(found))
+
+callbacks_map["grounding"] = partial(GroundingEval, rows=ROWS, every=EVERY)
+callbacks_map["probe"] = Probe
+"""
+
+# Three answers learned by heart, with dropout, so that training draws random numbers.
+STEPS, EVAL_STEPS = 45, 15
+TRAINING = f"""
+data: {{train: [rows.jsonl], val: [rows.jsonl]}}
+tuner:
+  train_type: lora
+  freeze_llm: false
+  lora_rank: 32
+  lora_dropout: 0.02
+  modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]
+training:
+  learning_rate: 1.0e-2
+  aligner_lr: 1.0e-3
+  max_steps: {STEPS}
+  per_device_train_batch_size: 3
+  per_device_eval_batch_size: 3
+  gradient_accumulation_steps: 1
+  logging_steps: 1
+  save_steps: {EVAL_STEPS}
+  load_best_model_at_end: true
+"""
+
+
+def write_rows(path: Path) -> None:
+    """One object of each kind, on an image of its own."""
+    places = {"bbox_2d": [8, 8, 40, 30], "quad": [10, 8, 40, 8, 40, 30, 10, 30], "line": [4, 4, 30, 30, 60, 4]}
+    with path.open("w") as file:
+        for key, numbers in places.items():
+            Image.new("RGB", (64, 64), (len(key) * 20, 50, 50)).save(path.with_name(f"{key}.png"))
+            row = {"images": [f"{key}.png"], "prompt": key, "objects": [{"label": "a", key: numbers}]}
+            file.write(json.dumps(row) + "\n")
+
+
+def train(folder: Path, name: str, *sets: str, every: int = 1) -> Path:
+    """A run with the plugin loaded; returns its folder."""
+    (folder / "plugin.py").write_text(PLUGIN.replace("EVERY = 1", f"EVERY = {every}"), encoding="utf-8")
+    run = folder / name
+    options = [f"training.output_dir={run}", f"swift.external_plugins=[{folder / 'plugin.py'}]", *sets]
+    assert main(["train", str(folder / "config.yaml"), *(word for item in options for word in ("--set", item))]) == 0
+    return run
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    state: dict[str, Any] = json.loads((last_checkpoint(run) / "trainer_state.json").read_text())
+    return list(state["log_history"])
+
+
+def last_checkpoint(run: Path) -> Path:
+    return max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    """Its model samples wildly unless told otherwise, as published models sample mildly."""
+    folder = tmp_path_factory.mktemp("grounding")
+    write_rows(folder / "rows.jsonl")
+    shutil.copytree(demo / "model", folder / "model")
+    generation = folder / "model/generation_config.json"
+    sampling = {"do_sample": True, "temperature": 10.0, "top_k": 0}
+    generation.write_text(json.dumps(json.loads(generation.read_text()) | sampling))
+    (folder / "config.yaml").write_text(f"model: ./model\n{TRAINING}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(workspace: Path) -> Path:
+    """A run that is scored at each evaluation and keeps the best by its boxes."""
+    return train(
+        workspace, "scored", "training.callbacks=[grounding, probe]", "training.metric_for_best_model=eval_bbox_acc"
+    )
+
+
+# -- in training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_answers_learned_by_heart_are_hits_in_the_log(scored: Path) -> None:
+    entries = [entry for entry in history(scored) if "eval_bbox_acc" in entry]
+    assert [entry["step"] for entry in entries] == [15, 30, 45]
+    names = {name for name in entries[-1] if name.startswith("eval_")}
+    assert names >= {"eval_bbox_iou", "eval_quad_acc75", "eval_line_distance", "eval_malformed_answers"}
+    last = {name: entries[-1][f"eval_{name}"] for name in ("bbox_acc", "quad_acc", "line_acc", "malformed_answers")}
+    assert last == {"bbox_acc": 1.0, "quad_acc": 1.0, "line_acc": 1.0, "malformed_answers": 0.0}
+
+
+@pytest.mark.slow
+def test_the_scores_reach_the_events(scored: Path) -> None:
+    events = [json.loads(line) for line in (scored / "events.jsonl").read_text().splitlines()]
+    assert sum("eval_bbox_acc" in event for event in events if event["kind"] == "log") == 3
+
+
+@pytest.mark.slow
+def test_the_best_model_is_the_first_with_the_best_score_not_the_one_with_the_least_loss(scored: Path) -> None:
+    scores = {entry["step"]: entry["eval_bbox_acc"] for entry in history(scored) if "eval_bbox_acc" in entry}
+    losses = {entry["step"]: entry["eval_loss"] for entry in history(scored) if "eval_loss" in entry}
+    state = json.loads((last_checkpoint(scored) / "trainer_state.json").read_text())
+    best = max(scores, key=lambda step: scores[step])
+    assert state["best_metric"] == scores[best]
+    assert state["best_model_checkpoint"] == str(scored / f"checkpoint-{best}")
+    assert best != min(losses, key=lambda step: losses[step])
+
+
+@pytest.mark.slow
+def test_training_is_the_same_without_it(scored: Path, workspace: Path) -> None:
+    """A callback's generation draws no random number that training would have drawn."""
+    plain = train(workspace, "plain")
+
+    losses = [
+        [
+            (entry["step"], name, entry[name])
+            for entry in history(run)
+            for name in ("loss", "eval_loss")
+            if name in entry
+        ]
+        for run in (scored, plain)
+    ]
+    assert len(losses[0]) == STEPS + STEPS // EVAL_STEPS
+    assert losses[0] == losses[1]
+    weights = [(last_checkpoint(run) / "adapter_model.safetensors").read_bytes() for run in (scored, plain)]
+    assert weights[0] == weights[1]
+
+
+def _has_loss(entry: dict[str, Any]) -> bool:
+    return "loss" in entry or "eval_loss" in entry
+
+
+@pytest.mark.slow
+def test_each_token_after_the_first_reuses_the_cache(scored: Path) -> None:
+    """ms-swift trains with use_cache off; generation takes it on."""
+    lengths = json.loads((scored / "probe.json").read_text())["lengths"]
+    assert lengths.count(1) > 3 * 40
+    assert len([length for length in lengths if length > 1]) == 3 * 2  # the loss and the prompts, at each evaluation
+
+
+@pytest.mark.slow
+def test_model_and_template_are_left_as_they_were_even_by_an_error(scored: Path) -> None:
+    found = json.loads((scored / "probe.json").read_text())
+    assert found["before"]["training"] == [True]
+    assert found["before"]["mode"] == "train"
+    assert found["before"]["inference"] == []
+    assert found["after"] == found["before"]
+    assert found["error"]
+    assert found["after_error"] == found["before"]
+
+
+@pytest.mark.slow
+def test_a_bf16_base_writes_under_the_autocast_of_training(workspace: Path) -> None:
+    """peft generates past the forward that the trainer wraps: float32 trainables would meet bf16 activations."""
+    build_model(workspace / "bf16", dtype="bfloat16")
+    sets = [f"model.path={workspace / 'bf16'}", "training.max_steps=1", "training.save_steps=1"]
+    run = train(workspace, "run-bf16", "training.callbacks=[grounding]", *sets)
+    assert sum("eval_quad_acc" in entry for entry in history(run)) == 1
+
+
+@pytest.mark.slow
+def test_every_second_evaluation_is_scored_also_after_a_resume(workspace: Path) -> None:
+    sets = ["training.callbacks=[grounding]", "training.save_steps=1", "training.load_best_model_at_end=false"]
+    first = train(workspace, "first", *sets, "training.max_steps=3", every=2)
+    assert scored_steps(first) == [1, 3]
+
+    resumed = train(
+        workspace,
+        "resumed",
+        *sets,
+        "training.max_steps=6",
+        f"training.resume_from_checkpoint={first / 'checkpoint-2'}",
+        every=2,
+    )
+    assert scored_steps(resumed) == [1, 3, 5]
+
+
+def scored_steps(run: Path) -> list[int]:
+    return [entry["step"] for entry in history(run) if "eval_malformed_answers" in entry]
+
+
+# -- rows and counts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo_rows(tmp_path: Path) -> JsonlRows:
+    write_dataset(tmp_path / "val.jsonl", rows=40, seed=5)
+    return JsonlRows([tmp_path / "val.jsonl"])
+
+
+def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: JsonlRows) -> None:
+    questions = choose_questions(demo_rows, 40)
+    assert len(questions) == 40
+    scores = Scores()
+    add_answers(scores, [(question, True) for question in questions], [question.answer for question in questions])
+    metrics = scores.metrics()
+    assert {metrics[name] for name in ("bbox_acc", "quad_acc", "line_acc", "bbox_iou", "quad_iou")} == {1.0}
+    assert metrics["line_distance"] == metrics["malformed_answers"] == 0.0
+
+
+def test_a_question_has_no_answer_in_it(demo_rows: JsonlRows) -> None:
+    row = demo_rows[0]
+    question = to_question(row)
+    assert question is not None
+    assert question.row["messages"] == row["messages"][:-1]
+    assert [message["role"] for message in question.row["messages"]] == ["user"]
+    assert question.answer == row["messages"][-1]["content"]
+    assert (question.width, question.height) == Image.open(row["images"][0]).size
+
+
+def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: JsonlRows) -> None:
+    first, second = (choose_questions(demo_rows, 8) for _ in range(2))
+    assert first == second
+    images = {question.row["images"][0] for question in first}
+    assert images != {demo_rows[index]["images"][0] for index in range(8)}
+    assert len(images) == 8
+
+
+def test_rows_without_a_grounding_answer_are_left_out(demo_rows: JsonlRows) -> None:
+    sound = demo_rows[0]
+    image = sound["images"]
+    others = [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "images": image},
+        {"messages": sound["messages"], "images": []},
+        {"messages": sound["messages"]},
+        {"messages": sound["messages"], "images": image * 2},
+        {"messages": sound["messages"], "images": ["https://example.org/1.png"]},
+        {"messages": sound["messages"][:-1], "images": image},
+        {"messages": [{"role": "assistant", "content": '[{"bbox_2d": [1, 2'}], "images": image},
+        {"messages": [{"role": "assistant", "content": None}], "images": image},
+    ]
+    assert choose_questions([*others, sound], 5) == [to_question(sound)]
+    with pytest.raises(DataError, match="no validation row asks for boxes, quads or lines"):
+        choose_questions(others, 5)
+
+
+@pytest.mark.parametrize(("count", "processes"), [(1, 1), (1, 4), (3, 2), (8, 2), (10, 4)])
+def test_processes_take_equally_many_and_each_row_counts_once(count: int, processes: int) -> None:
+    shares = [share(count, rank, processes) for rank in range(processes)]
+    assert len({len(part) for part in shares}) == 1
+    assert sorted(index for part in shares for index, counts in part if counts) == list(range(count))
+
+
+def _count_in_process(rank: int, folder: str, rows_file: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    questions = choose_questions(JsonlRows([Path(rows_file)]), 5)
+    scores = Scores()
+    for index, counts in share(5, rank, 2):
+        text = questions[index].answer if index % 2 else "no answer"
+        add_answers(scores, [(questions[index], counts)], [text])
+    total = _of_all(scores, 2)
+    torch.distributed.destroy_process_group()
+    Path(folder, f"{rank}.json").write_text(json.dumps([total.rows, total.malformed, total.metrics()]))
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_what_one_does(demo_rows: JsonlRows, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_count_in_process, (str(tmp_path), str(demo_rows.files[0])), nprocs=2)
+
+    alone, questions = Scores(), choose_questions(demo_rows, 5)
+    for index, question in enumerate(questions):
+        add_answers(alone, [(question, True)], [question.answer if index % 2 else "no answer"])
+    expected = [5, 3, pytest.approx(alone.metrics())]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected, expected]
+
+
+def test_what_is_drawn_during_an_evaluation_is_drawn_again_after_it() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.random()), float(torch.rand(1))
+
+    with _random_kept():
+        within = draw()
+    assert draw() == within
+
+
+def test_the_sums_of_one_process_are_its_own() -> None:
+    scores = Scores()
+    scores.add(Answer(), [], 10, 10)
+    assert _of_all(scores, 1) is scores

@@ -1,0 +1,256 @@
+"""Rows of JSONL files: what is a row, what is wrong with it, and what it becomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swiftalign.errors import DataError
+from swiftalign.grounding import records
+from swiftalign.grounding.records import Record, Target, layout_fault, read_rows, row_fault, to_record
+
+OBJECTS = [{"label": "box", "bbox_2d": [1, 2, 3, 4]}]
+ROW = {"images": ["a.png"], "objects": OBJECTS}
+TALK = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
+
+
+def write(path: Path, *lines: bytes) -> Path:
+    path.write_bytes(b"\n".join(lines))
+    return path
+
+
+def test_rows_come_with_their_line_numbers_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r', b"", b"  \t", b"[2]", b"")
+    assert list(read_rows(path)) == [(1, {"a": 1}), (4, [2])]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b'"\xff"', "'utf-8' codec can't decode byte 0xff in position 1: invalid start byte"),
+        (b"[" * 100_000, "maximum recursion depth exceeded"),
+        (b"1" * 5000, "Exceeds the limit (4300 digits) for integer string conversion"),
+        (rb'"\ud800"', "'utf-8' codec can't encode character '\\ud800' in position 1: surrogates not allowed"),
+        (b'"\xed\xa0\x80"', "'utf-8' codec can't encode character '\\ud800' in position 1: surrogates not allowed"),
+    ],
+    ids=["cut off", "not UTF-8", "deep", "many digits", "half a surrogate pair", "the same in bytes"],
+)
+def test_a_line_that_is_no_json_is_named(line: bytes, reason: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b"{}", line)
+    with pytest.raises(DataError) as error:
+        list(read_rows(path))
+    assert error.value.message.startswith(f"{path}:2: not JSON: {reason}")
+    assert error.value.hint == "a JSONL file has one JSON object a line"
+
+
+def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
+    assert list(read_rows(write(tmp_path / "a.jsonl", rb'"\ud83d\ude00"'))) == [(1, "\U0001f600")]
+
+
+def test_a_long_line_is_refused_without_being_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_ROW_BYTES", 10)
+    path = write(tmp_path / "a.jsonl", b"[1]", b"[" + b"2," * 30 + b"2]", b"[3, 4, 5]", b"[3, 4, 51]")
+    with path.open("rb") as file:
+        lines = list(records.read_lines(file))
+    assert lines == [(1, b"[1]\n"), (2, b"[2,2,2,2,2,"), (3, b"[3, 4, 5]\n"), (4, b"[3, 4, 51]")]
+    with pytest.raises(DataError, match=rf"{path}:2: longer than 0 MB"):
+        list(read_rows(path))
+
+
+def test_a_file_that_can_t_be_read_is_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none.jsonl", "No such file or directory")):
+        with pytest.raises(DataError, match=f"{path}: {reason}"):
+            list(read_rows(path))
+
+
+def with_object(**changes: Any) -> dict[str, Any]:
+    return {"images": ["a.png"], "objects": [{"label": "box", **changes}]}
+
+
+def talk(*messages: Any, **others: Any) -> dict[str, Any]:
+    return {"messages": [*messages] or TALK, **others}
+
+
+NUMBERS = "object 'box': bbox_2d must be 4 numbers"
+ONE_OF = "object 'box' needs one of bbox_2d, quad, line (a box may bring its object's quad along)"
+IMAGES = "'images' must be a list of paths"
+MESSAGES = "'messages' must be a list of {role, content}"
+BOXES = "a 'bbox' in 'objects' must be an even count of numbers, 2 or more"
+FAULTS: list[tuple[Any, str]] = [
+    (None, "not a JSON object"),
+    ([], "not a JSON object"),
+    ({}, "needs 'images' and 'objects', or 'messages'"),
+    ({"images": ["a.png"]}, "needs 'images' and 'objects', or 'messages'"),
+    ({"images": "a.png", "objects": []}, IMAGES),
+    ({"images": [1], "objects": []}, IMAGES),
+    ({"images": [], "objects": []}, "needs 'images' and 'objects', or 'messages'"),
+    ({"images": ["a", "b"], "objects": []}, "needs exactly one image, or 'messages'"),
+    ({**ROW, "coordinates": "norm1"}, "'coordinates' must be pixels or relative1000"),
+    ({**ROW, "prompt": 1}, "'prompt' and 'system' must be text"),
+    ({**ROW, "objects": [1]}, "an object needs a 'label'"),
+    (with_object(), ONE_OF),
+    (with_object(bbox_2d=[1, 2, 3, 4], line=[1, 2, 3, 4]), ONE_OF),
+    (with_object(bbox_2d=[1, 2, 3]), NUMBERS),
+    (with_object(bbox_2d=[1, 2, 3, True]), NUMBERS),
+    (with_object(bbox_2d=[1, 2, 3, "4"]), NUMBERS),
+    (with_object(bbox_2d=[1, 2, 3, float("nan")]), NUMBERS),
+    (with_object(bbox_2d=[1, 2, 3, float("inf")]), NUMBERS),
+    (with_object(bbox_2d=[1, 2, 3, 10**400]), NUMBERS),
+    (with_object(bbox_2d={}), NUMBERS),
+    (with_object(quad=[1, 2, 3, 4]), "object 'box': quad must be 8 numbers"),
+    (with_object(line=[1, 2]), "object 'box': line must be an even count of 4 numbers or more"),
+    (with_object(line=[1, 2, 3, 4, 5]), "object 'box': line must be an even count of 4 numbers or more"),
+    ({"messages": []}, MESSAGES),
+    ({"messages": "hello"}, MESSAGES),
+    ({"messages": ["hello"]}, MESSAGES),
+    ({"messages": [{"content": "hello"}]}, MESSAGES),
+    (
+        talk({"role": ["user"], "content": "a"}),
+        "a message's role must be one of system, user, assistant, tool, tool_call, tool_response",
+    ),
+    (talk(*TALK, {"role": "system", "content": "a"}), "the system message must come first, and be text"),
+    (talk({"role": "system", "content": None}, *TALK), "the system message must come first, and be text"),
+    (talk({"role": "user"}, TALK[1]), "a message of user has no text"),
+    (talk({"role": "user", "content": [{"type": "text"}]}, TALK[1]), "a message of user has no text"),
+    (talk({"role": "user", "content": [{"type": "image", "image": 1}]}, TALK[1]), "a message of user has no text"),
+    (talk(TALK[0], {"role": "assistant", "content": 7}), "a message of assistant has no text"),
+    (talk(TALK[0]), "no message of assistant that could be learned"),
+    (talk(TALK[0], {"role": "assistant", "content": ""}), "no message of assistant that could be learned"),
+    (talk(images=[None]), IMAGES),
+    (talk(images=[{"path": None, "bytes": None}]), IMAGES),
+    (talk(image="a.png"), "the key is 'images'; 'image' would be ignored"),
+    (
+        talk({"role": "user", "content": [{"type": "image", "image": "b.png"}]}, TALK[1], images=["a.png"]),
+        "images both in 'images' and in the messages",
+    ),
+    (talk(objects=[1]), "'objects' must be {ref: [...], bbox: [[...], ...]}"),
+    (talk(objects={"ref": ["a"]}), "'objects' must be {ref: [...], bbox: [[...], ...]}"),
+    (talk(objects={"bbox": [[1]]}), BOXES),
+    (talk(objects={"bbox": [[1, float("nan")]]}), BOXES),
+    (talk(objects={"bbox": [], "ref": [1]}), "'ref' in 'objects' must be a list of names"),
+    (talk(objects={"bbox": [], "bbox_type": "norm1000"}), "'bbox_type' must be real or norm1"),
+    (talk(images=["a"], objects={"bbox": [], "image_id": [1]}), "'image_id' must number the row's 1 images from 0"),
+]
+
+
+@pytest.mark.parametrize(("row", "fault"), FAULTS, ids=[str(index) for index in range(len(FAULTS))])
+def test_faults_of_layout(row: Any, fault: str) -> None:
+    assert layout_fault(row) == fault
+
+
+PARTS = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Where?"}]
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
+SOUND = [
+    ROW,
+    {**ROW, "coordinates": "relative1000", "prompt": "", "system": None, "more": [{}]},
+    with_object(bbox_2d=[1, 2, 3, 4], quad=[1, 2, 3, 2, 3, 4, 1, 4]),
+    with_object(line=[1, 2, 3.5, 4, 5, 6]),
+    {"images": ["a.png"], "objects": []},
+    talk(),
+    talk({"role": "system", "content": "Short."}, *TALK),
+    talk(images="a.png"),
+    talk(images={"path": "a.png", "bytes": None}),
+    talk(images=["a.png", {"path": "a.png"}]),
+    talk({"role": "user", "content": PARTS}, TALK[1]),
+    talk({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, TALK[1]),
+    talk(TALK[0], CALL, {"role": "tool", "content": {"found": 1}}, TALK[1]),
+    talk(TALK[0], {"role": "assistant", "content": {"token_ids": [1, 2]}}),
+    talk(images=["a.png"], objects={"ref": ["x"], "bbox": [[1, 2], [1, 2, 3, 4]], "image_id": [0, 0]}),
+    talk(images=["a.png"], objects={"bbox": [[0.1, 0.2, 0.3, 0.4]], "bbox_type": "norm1"}),
+    talk(objects={}),
+]
+
+
+@pytest.mark.parametrize("row", SOUND, ids=[str(index) for index in range(len(SOUND))])
+def test_sound_rows_have_no_fault_but_a_missing_image(row: dict[str, Any], tmp_path: Path) -> None:
+    before = json.dumps(row)
+    assert layout_fault(row) is None
+    if "a.png" in before:
+        assert row_fault(row, tmp_path) == f"image a.png: no such file (paths count from {tmp_path})"
+    (tmp_path / "a.png").touch()
+    assert row_fault(row, tmp_path) is None
+    assert json.dumps(row) == before
+
+
+@pytest.mark.parametrize("name", ["\0", "x" * 5000, "", "."])
+def test_a_name_that_no_image_can_have_is_a_missing_image(name: str, tmp_path: Path) -> None:
+    assert (row_fault({**ROW, "images": [name]}, tmp_path) or "").startswith("image ")
+
+
+def test_a_row_as_a_record(tmp_path: Path) -> None:
+    quad = [1, 2, 3, 2, 3, 4, 1, 4]
+    objects = [
+        {"label": "a", "bbox_2d": [1, 2, 3, 4]},
+        {"label": "b", "quad": quad},
+        {"label": "c", "line": [5, 6, 7, 8.5]},
+        {"label": "d", "bbox_2d": [1, 2, 3, 4], "quad": quad},
+    ]
+    corners = ((1, 2), (3, 2), (3, 4), (1, 4))
+    record = to_record({"images": ["x/a.png"], "objects": objects, "prompt": "Find.", "system": "Short."}, tmp_path)
+    targets = (
+        Target("bbox", "a", ((1, 2), (3, 4))),
+        Target("quad", "b", corners),
+        Target("line", "c", ((5, 6), (7, 8.5))),
+        Target("bbox", "d", ((1, 2), (3, 4)), corners),
+    )
+    assert record == Record((tmp_path / "x/a.png",), targets, "Find.", "Short.")
+    assert record.in_pixels(10, 20) is record
+
+
+def test_absolute_image_paths_stay(tmp_path: Path) -> None:
+    assert to_record({**ROW, "images": ["/data/a.png"]}, tmp_path).images == (Path("/data/a.png"),)
+
+
+def test_relative_coordinates_become_pixels_of_their_image(tmp_path: Path) -> None:
+    objects = [{"label": "a", "bbox_2d": [0, 250, 500, 1000], "quad": [0, 0, 1000, 0, 1000, 1000, 0, 1000]}]
+    record = to_record({"images": ["a"], "objects": objects, "coordinates": "relative1000"}, tmp_path)
+    in_pixels = record.in_pixels(640, 480)
+    assert in_pixels.targets[0].points == ((0, 120), (320, 480))
+    assert in_pixels.targets[0].outline == ((0, 0), (640, 0), (640, 480), (0, 480))
+    assert not in_pixels.relative
+
+
+LONG = "iVBOR" * 1000
+
+
+@pytest.mark.parametrize(
+    ("images", "read"),
+    [
+        ("a.png", ["HERE/a.png"]),
+        ({"path": "a.png"}, ["HERE/a.png"]),
+        (["/b.png", {"path": "c.png", "bytes": None}], ["/b.png", "HERE/c.png"]),
+        ([{"path": "c.png", "bytes": LONG}, LONG], [LONG, LONG]),
+        (["https://a.org/a.png", "data:image/png;base64,AAAA"], ["https://a.org/a.png", "data:image/png;base64,AAAA"]),
+    ],
+    ids=["one path", "one mapping", "both", "bytes", "address"],
+)
+def test_ms_swift_s_images_are_listed_with_absolute_paths(images: Any, read: list[str], tmp_path: Path) -> None:
+    record = to_record(talk(images=images), tmp_path)
+    assert record.swift_row is not None
+    assert record.swift_row["messages"] == TALK
+    assert record.swift_row["images"] == [path.replace("HERE", str(tmp_path)) for path in read]
+    assert [str(path) for path in record.images] == [path for path in record.swift_row["images"] if path[0] == "/"]
+
+
+def test_images_in_messages_are_listed_too(tmp_path: Path) -> None:
+    other = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "b.png"}}]}
+    row = talk({"role": "user", "content": PARTS}, TALK[1], other, TALK[1])
+    record = to_record(row, tmp_path)
+    assert record.images == (tmp_path / "a.png", tmp_path / "b.png")
+    assert record.swift_row is not None
+    assert record.swift_row["images"] == [str(path) for path in record.images]
+    assert record.swift_row["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "<image>"}, PARTS[1]]},
+        TALK[1],
+        {"role": "user", "content": [{"type": "text", "text": "<image>"}]},
+        TALK[1],
+    ]
+
+
+def test_a_row_of_text_is_taken_as_it_is(tmp_path: Path) -> None:
+    row = talk()
+    assert to_record(row, tmp_path).swift_row is row

@@ -1,0 +1,248 @@
+"""Every row is looked at before training: what is wrong is named by file and line, in constant memory."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scan_cases import BOX, CASES, HEIGHT, RELATIVE, WIDTH, box, draw_images, own, swift
+from swift_template import template_of
+from swiftalign.config import GroundingTextSection
+from swiftalign.demo.data import write_dataset
+from swiftalign.errors import DataError
+from swiftalign.grounding.scan import ScanReport, scan
+from swiftalign.grounding.tokens import PixelLimits
+from swiftalign.training.rows import JsonlRows
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def write(folder: Path, tmp_path: Path) -> Write:
+    def write(*rows: Any, name: str = "rows.jsonl") -> Path:
+        """A JSONL file of rows, of which texts and bytes are written as they are, beside the images."""
+        path = folder / f"{tmp_path.name}-{name}"
+        lines = [
+            r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in rows
+        ]
+        path.write_bytes(b"\n".join(lines))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("code", "row", "message", "sound"), CASES, ids=[f"{code}-{number}" for number, (code, *_) in enumerate(CASES)]
+)
+def test_a_fault_is_found_on_its_line_and_its_sound_neighbour_is_not(
+    code: str, row: Any, message: str, sound: Any, write: Write
+) -> None:
+    path = write(sound, "", row)
+    report = scan([path])
+    assert dict(report.counts) == {code: 1}
+    found = next(finding for finding in report.findings if finding.code == code)
+    assert found.where == f"{path}:3"
+    assert message in found.message
+    assert report.rows == 2
+
+
+def test_the_first_rows_are_named_and_the_others_counted(write: Write) -> None:
+    path, other = write(*[own(image="none.png")] * 3), write(own(BOX), *[own(image="gone.png")] * 4, name="b.jsonl")
+    report = scan([path, other])
+    [found] = [finding for finding in report.findings if finding.code == "data-image-missing"]
+    none, gone = path.parent / "none.png", path.parent / "gone.png"
+    assert found.where == f"{path}:1"
+    assert found.message == (
+        f"no such image: {none}\n    {path}:2: {none}\n    {path}:3: {none}\n    {other}:2: {gone}\n    and 3 more rows"
+    )
+    assert found.hint == "image paths count from the JSONL file's folder"
+    assert report.counts == {"data-image-missing": 7}
+
+
+def test_a_row_counts_once_for_each_of_its_faults(write: Write) -> None:
+    row = own(box(5, 5, 5, 9), box(6, 6, 6, 9), box(1, 1, 900, 9), prompt="<image>")
+    report = scan([write(row)])
+    assert report.counts == {"data-special-text": 1, "data-box-degenerate": 1, "data-outside-image": 1}
+
+
+def test_what_a_row_says_is_cut_and_escaped(write: Write) -> None:
+    report = scan([write(own(BOX, image="\x1b[2J" + "x" * 10_000), own({**BOX, "label": "<|im_end|>\n" * 10_000}))])
+    for finding in report.findings:
+        assert len(finding.message) < 500
+        assert "\x1b" not in finding.message
+        assert "\n" not in finding.message
+
+
+def test_a_file_without_rows_is_named(write: Write) -> None:
+    path = write("", "   ")
+    [found] = scan([path]).findings
+    assert (found.code, found.where, found.message) == ("data-empty", str(path), "no rows")
+
+
+def test_a_file_that_can_t_be_read_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(DataError, match=f"{path}: "):
+            scan([path])
+
+
+def test_placeholders_in_the_config_s_words_are_named(write: Write) -> None:
+    text = GroundingTextSection(prompt="<image>Find.", system="<|im_start|>")
+    report = scan([write(own(BOX))], text=text)
+    [found] = [finding for finding in report.findings if finding.code == "data-special-text"]
+    assert found.where == "data.text.prompt"
+    assert found.message.endswith("<image> in '<image>Find.'\n    data.text.system: <|im_start|> in '<|im_start|>'")
+
+
+def test_images_that_change_their_size_are_counted(write: Write, folder: Path) -> None:
+    path = write(own(BOX), own(box(1, 2, 3, 4), image="tiny.png"), own(BOX, image="large.png"))
+    [found] = scan([path]).findings
+    assert found.code == "data-image-resized"
+    assert found.message == (
+        f"2 of 3 images reach the model at another size, 0 of them reduced to its limit; "
+        f"the largest is {folder / 'large.png'}, 1920x1080 -> 1920x1088"
+    )
+    [found] = scan([path], limits=PixelLimits(most=1024 * 1024)).findings
+    assert "1 of them reduced to its limit" in found.message
+    assert found.message.endswith("1920x1080 -> 1344x768")
+    assert not scan([write(own(BOX))]).findings
+
+
+def spread(count: int, size: tuple[int, int], scale: tuple[float, float], image: str) -> list[dict[str, Any]]:
+    """Rows whose boxes lie anywhere in an image of this size, with coordinates of another scale."""
+    draw = random.Random(0)
+    rows = []
+    for _ in range(count):
+        (left, right), (top, bottom) = (sorted(draw.uniform(0, side) for _ in "ab") for side in scale)
+        rows.append(own(box(left, top, right, bottom), image=image))
+    return rows
+
+
+def test_relative_coordinates_of_large_images_do_not_pass_for_pixels(write: Write) -> None:
+    relative = write(*spread(60, (1920, 1080), (1000, 1000), "large.png"))
+    [found] = [f for f in scan([relative]).findings if f.code == "data-coordinates-relative-like"]
+    assert found.where == str(relative)
+    assert "no coordinate of 60 rows passes 1000, the largest is " in found.message
+    assert found.message.endswith(", though the images are larger")
+    assert found.hint == 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
+
+
+def test_relative_coordinates_of_small_images_do_not_pass_for_pixels(write: Write) -> None:
+    report = scan([write(*spread(60, (WIDTH, HEIGHT), (1000, 1000), "a.png"))])
+    [found] = [f for f in report.findings if f.code == "data-coordinates-relative-like"]
+    assert f", and in {report.counts['data-outside-image']} rows they lie outside the image" in found.message
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        spread(60, (1920, 1080), (1920, 1080), "large.png"),
+        spread(4, (1920, 1080), (1000, 1000), "large.png"),
+        spread(60, (1920, 1080), (800, 800), "large.png"),
+        spread(60, (WIDTH, HEIGHT), (WIDTH, HEIGHT), "a.png"),
+        [{**row, **RELATIVE} for row in spread(60, (1920, 1080), (1000, 1000), "large.png")],
+    ],
+    ids=["pixels", "few rows", "objects in one corner", "small images", "relative by name"],
+)
+def test_pixels_pass_for_pixels(rows: list[dict[str, Any]], write: Write) -> None:
+    assert "data-coordinates-relative-like" not in scan([write(*rows)]).counts
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drawn") / "rows.jsonl"
+    write_dataset(path, rows=60, seed=2)
+    return path
+
+
+def long_rows(drawn: Path, demo: Path, too_long: Any, most: int = 330) -> ScanReport:
+    files = [drawn, drawn]
+    return scan(files, max_length=most, too_long=too_long, tokenizer=demo / "model/tokenizer.json")
+
+
+def test_drawn_rows_have_no_findings(drawn: Path, demo: Path) -> None:
+    assert long_rows(drawn, demo, "refuse", most=2000).findings == ()
+
+
+def test_rows_that_are_too_long_are_refused_by_line(drawn: Path, demo: Path) -> None:
+    report = long_rows(drawn, demo, "refuse")
+    [found] = report.findings
+    assert (found.code, report.dropped.shape) == ("data-too-long", (0, 2))
+    assert found.message.startswith("longer than max_length: ")
+    assert "tokens of 330\n" in found.message
+    assert found.message.endswith(f"and {report.counts['data-too-long'] - 4} more rows")
+
+
+@pytest.mark.slow
+def test_rows_that_are_left_out_are_just_those_that_ms_swift_refuses(drawn: Path, demo: Path) -> None:
+    template = template_of(demo / "model")
+    rows = JsonlRows([drawn])
+    lengths = [template.encode(rows[index], return_length=True)["length"] for index in range(len(rows))]
+    most = sorted(lengths)[len(lengths) // 2]  # the length of a row: that one stays
+    long = [index + 1 for index, length in enumerate(lengths) if length > most]
+
+    report = long_rows(drawn, demo, "drop", most)
+
+    assert report.dropped.tolist() == [[file, line] for file in (0, 1) for line in long]
+    assert [finding.code for finding in report.findings] == ["data-too-long-dropped"]
+    assert long
+
+
+def test_rows_of_which_the_length_is_not_known_are_counted(write: Write, demo: Path) -> None:
+    tools = {**swift(), "tools": [{}]}
+    path = write(swift(), tools, tools)
+    report = scan([path], max_length=9000, tokenizer=demo / "model/tokenizer.json")
+    assert report.counts == {"data-unchecked": 2}
+    report = scan([path], max_length=9000)
+    assert report.findings[0].message.endswith("the length of the rows, as the model's tokenizer.json is not here")
+
+
+def test_progress_tells_the_rows_done(write: Write) -> None:
+    seen: list[int] = []
+    scan([write(*[own(BOX)] * 2500)], progress=seen.append)
+    assert seen == [1000, 2000, 2500]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from swiftalign.grounding.scan import scan
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+for name in sys.argv[1:]:
+    rows = scan([Path(name)]).rows
+    print(rows, peak())
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(write: Write) -> None:
+    rows = [own(BOX), own(box(1, 2, 900, 5)), own(BOX, image="none.png"), "{", swift("<image><image>")]
+    few, many = write(*rows * 400, name="few.jsonl"), write(*rows * 12_000, name="many.jsonl")
+    done = subprocess.run([sys.executable, "-c", PEAK, few, many], capture_output=True, text=True, check=True)
+    (_, first), (count, second) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert count == 60_000
+    assert second - first < 2000, "kilobytes; 35 bytes a row would be seen"
+
+
+def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
+    code = (
+        "import sys; from pathlib import Path; from swiftalign.grounding.scan import scan;"
+        f"scan([Path({str(write(own(BOX), swift()))!r})]);"
+        "print([name for name in ('torch', 'transformers', 'swift', 'cv2', 'tokenizers') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
