@@ -304,6 +304,8 @@ def test_rows_without_a_grounding_answer_are_left_out(demo_rows: JsonlRows) -> N
     assert choose_questions([*others, sound], 5) == [to_question(sound)]
     with pytest.raises(DataError, match="no validation row asks for boxes, quads or lines"):
         choose_questions(others, 5)
+    with pytest.raises(DataError, match="no validation row asks for boxes, quads or lines"):
+        choose_questions([], 5)
 
 
 @pytest.mark.parametrize(("count", "processes"), [(1, 1), (1, 4), (3, 2), (8, 2), (10, 4)])

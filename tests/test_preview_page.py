@@ -226,9 +226,13 @@ def test_what_is_drawn_is_also_told_in_words(opened: Opened) -> None:
 def test_injected_markup_would_neither_run_nor_load(opened: Opened) -> None:
     """The page's own policy holds where escaping would have failed."""
     page = opened.page
-    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=http://preview.test/a.png onerror=hit=1>')")
+    with page.expect_event("requestfailed") as blocked:
+        page.evaluate(
+            "document.body.insertAdjacentHTML('beforeend', '<img src=http://preview.test/a.png onerror=hit=1>')"
+        )
+    assert blocked.value.failure == "csp"
+    opened.requests.remove("http://preview.test/a.png")  # asked for, and not sent
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'hit = 1'}))")
-    page.wait_for_timeout(200)
     assert page.evaluate("window.hit") is None
     assert len(opened.said) == 3
     assert all("Content Security Policy" in line for line in opened.said)

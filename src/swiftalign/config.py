@@ -178,10 +178,18 @@ class TrainingSection(PassThroughSection):
     resume_from_checkpoint: Location | None = None
 
 
+class GroundingEvalSection(Section):
+    """Accuracy by kind: the model answers validation rows at each evaluation."""
+
+    rows: PositiveInt = Field(64, description="validation rows to answer")
+    every: PositiveInt = Field(1, description="at each n-th evaluation")
+
+
 class CustomSection(Section):
     """Settings of this toolkit that ms-swift does not have."""
 
     augmentation: AugmentationSection | None = None
+    grounding_eval: GroundingEvalSection | None = None
 
 
 class Config(Section):

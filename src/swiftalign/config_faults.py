@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swiftalign.augment.settings import PARAMETERS, AugmentationSection, preset_operations
-from swiftalign.config import Config, GroundingTextSection, section_fields
+from swiftalign.config import Config, GroundingEvalSection, GroundingTextSection, section_fields
 from swiftalign.document import Document, Key, holds, lookup
 from swiftalign.errors import Problem
 from swiftalign.swift_arguments import megatron_arguments, swift_arguments
@@ -277,6 +277,8 @@ def _wrong_name(document: Document, key: Key) -> Problem:
 def _names_in(section: str) -> list[str]:
     if not section:
         return list(Config.model_fields)
+    if section == "custom.grounding_eval":
+        return list(GroundingEvalSection.model_fields)
     if section == "data.text":
         return list(GroundingTextSection.model_fields)
     if section == "custom.augmentation":

@@ -74,12 +74,14 @@ def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, M
 
 
 def check_allowed(allowed: list[str] | None) -> list[str]:
-    from swiftalign.findings import CODES
+    from swiftalign.findings import CODES, DATA_CODES
+
+    known = {**CODES, **DATA_CODES}
 
     for code in allowed or []:
-        if code not in CODES:
+        if code not in known:
             import difflib
 
-            near = difflib.get_close_matches(code, CODES, n=1)
+            near = difflib.get_close_matches(code, known, n=1)
             raise SwiftalignError(f"--allow {code}: no such finding", f"did you mean {near[0]}?" if near else None)
     return allowed or []

@@ -43,7 +43,7 @@ def train(
     print_findings(plan.findings, open_console(stderr=True), allowed=allowed)
     if blocking(plan.findings, allowed):
         raise typer.Exit(1)
-    _require_data(config)
+    _check_data(config, plan, allowed)
     folder = choose_run_folder(config, configs[0])
     if dry_run:
         _print_arguments(config, plan, folder, as_json=as_json)
@@ -51,14 +51,32 @@ def train(
     _train(config, plan, folder, as_json=as_json)
 
 
-def _require_data(config: Config) -> None:
-    from swiftalign.grounding.records import check_rows
-
+def _check_data(config: Config, plan: TuningPlan, allowed: list[str]) -> None:
+    """Look at every row before anything trains."""
     if not config.data.train:
         file = config.where().rpartition(":")[0] or config.where()
         raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
-    for name in (*config.data.train, *config.data.val):
-        check_rows(Path(name))
+    from swiftalign.findings import blocking
+    from swiftalign.grounding.scan import scan
+    from swiftalign.grounding.tokens import pixel_limits
+    from swiftalign.report import print_findings
+
+    data, other, console = config.data, config.data.passed_through, open_console(stderr=True)
+    tokenizer = Path(config.model.path) / "tokenizer.json"
+    with console.status("reading the data") as status:
+        report = scan(
+            [Path(name) for name in (*data.train, *data.val)],
+            max_length=other.get("max_length"),
+            too_long=data.too_long,
+            limits=pixel_limits(other.get("max_pixels")),
+            tokenizer=tokenizer if tokenizer.is_file() else None,
+            text=data.text,
+            system=other.get("system"),
+            progress=lambda rows: status.update(f"reading the data: {rows:,} rows"),
+        )
+    print_findings(report.findings, console, allowed=allowed)
+    if blocking(report.findings, allowed):
+        raise typer.Exit(1)
 
 
 def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:

@@ -134,29 +134,6 @@ def parse_row(line: bytes, path: Path, number: int) -> Any:
     return row
 
 
-def check_rows(path: Path, *, limit: int = 5) -> int:
-    """Hold every row of a file against the layout, without opening images.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        DataError: rows are malformed or name missing images; the first ``limit`` faults are listed by line.
-    """
-    faults: list[str] = []
-    rows = 0
-    for number, row in read_rows(path):
-        rows += 1
-        fault = row_fault(row, path.parent)
-        if fault:
-            faults.append(f"{path}:{number}: {fault}")
-            if len(faults) == limit:
-                break
-    if faults:
-        raise DataError("\n".join(faults), "mend or remove these rows")
-    return rows
-
-
 def row_fault(row: Any, folder: Path) -> str | None:
     """What is wrong with a row, missing images included; None where nothing is."""
     fault = layout_fault(row)

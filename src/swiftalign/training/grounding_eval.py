@@ -114,7 +114,8 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
     @cached_property
     def questions(self) -> list[Question]:
         """By the length of their answers, so that those of a batch end together."""
-        return sorted(choose_questions(self.trainer.eval_dataset.dataset, self.rows), key=self._tokens)
+        rows = getattr(self.trainer.eval_dataset, "dataset", ())  # ms-swift encodes them when their turn comes
+        return sorted(choose_questions(rows, self.rows), key=self._tokens)
 
     def _tokens(self, question: Question) -> int:
         return len(self.trainer.template.tokenizer.encode(question.answer, add_special_tokens=False))

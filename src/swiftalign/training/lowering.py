@@ -12,6 +12,7 @@ from swiftalign.optimizer import learning_rates, optimizer_name
 from swiftalign.plan import TuningPlan
 
 CALLBACK = "swiftalign"  # the worker's own trainer callback, registered under this name
+GROUNDING_CALLBACK = "swiftalign_grounding"
 
 _METHOD_SETTINGS = {
     "lora": ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"),
@@ -68,7 +69,9 @@ def lower(config: Config, plan: TuningPlan, run_folder: Path) -> dict[str, Any]:
         **config.training.passed_through,
         **config.swift,
     }
-    arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), CALLBACK]
+    # Evaluation by generation first: what it measures is in the log before the run's own callback reports it.
+    grounding = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
+    arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *grounding, CALLBACK]
     return {name: value for name, value in arguments.items() if value is not None and value != []}
 
 

@@ -85,7 +85,7 @@ class AugmentedRows:
         record, row, epoch = self.rows.record(index), int(self.rows.order[index]), int(self._epoch)
         images = [open_image(path) for path in record.images]
         if record.swift_row is not None:
-            if not images:
+            if not images or len(images) != len(record.swift_row.get("images", [])):  # others are not files
                 return record.swift_row
             coloured = self.pipeline.colours_only(images, epoch=epoch, row=row)
             return {**record.swift_row, "images": [Image.fromarray(image) for image in coloured]}

@@ -11,6 +11,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
-from swiftalign.training.lowering import CALLBACK, lower, to_argv
+from swiftalign.training.grounding_eval import GroundingEval
+from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
 from swiftalign.verify.values import INITIAL_FILE
 
@@ -153,6 +155,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     AlignerSft.config = config
     PlanCallback.writer = writer
     callbacks_map[CALLBACK] = PlanCallback
+    if config.custom.grounding_eval is not None:
+        settings = config.custom.grounding_eval
+        callbacks_map[GROUNDING_CALLBACK] = partial(GroundingEval, rows=settings.rows, every=settings.every)
     if writer:
         writer.write("stage", name="loading the model")
     _refuse_remote_code(config)
