@@ -257,6 +257,16 @@ def test_targets_that_an_answer_lacks_are_told(rows: JsonlRows) -> None:
     )
 
 
+def test_an_image_token_of_another_vocabulary_is_told(make_config: Callable[[str], Config], rows: JsonlRows) -> None:
+    """Pins that ms-swift's template hard-codes the id, and silently leaves the image without its tokens."""
+    encode = training_encoder(make_config(""))
+    assert encode.template.image_token_id != type(encode.template).image_token_id
+    encode.template.image_token_id = type(encode.template).image_token_id
+    assert panel_of(rows, pipeline("hflip"), encode).faults == (
+        "ms-swift can't encode it: the text holds 0 image tokens, the images need 16",
+    )
+
+
 def test_a_row_that_is_too_long_to_encode_is_shown_as_written_and_told(
     make_config: Callable[[str], Config], rows: JsonlRows
 ) -> None:

@@ -15,7 +15,7 @@ from swiftalign.architectures import NAME_TABLES
 from swiftalign.augment.geometry import Image
 from swiftalign.checkpoint import read_json
 from swiftalign.config import Config
-from swiftalign.errors import ModelError
+from swiftalign.errors import DataError, ModelError
 from swiftalign.grounding.answers import Answer, parse_answer
 from swiftalign.modules import refuse_remote_code
 
@@ -69,7 +69,8 @@ class TemplateEncoder:
         """The row as its token ids and patches say it.
 
         Raises:
-            Exception: of many types, where ms-swift can't encode the row, e.g. as too long.
+            DataError: text and images do not fit together.
+            Exception: of many other types, where ms-swift can't encode the row, e.g. as too long.
         """
         encoded = self.template.encode(row, return_length=True)
         learned = [token for token in encoded["labels"] if token != _UNLEARNED]
@@ -77,6 +78,10 @@ class TemplateEncoder:
         if "image_grid_thw" not in encoded:  # a family that cuts images otherwise
             return Encoded(as_written(row).image, parse_answer(text))
         processor = self.template.processor.image_processor
+        needed = int(encoded["image_grid_thw"].prod(dim=1).sum()) // processor.merge_size**2
+        held = list(encoded["input_ids"]).count(self.template.image_token_id)
+        if held != needed:
+            raise DataError(f"the text holds {held} image tokens, the images need {needed}")
         return Encoded(from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor), parse_answer(text))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -239,7 +240,7 @@ def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
     matches = len(kept) == len(shown.answer.targets)
     for index, target in enumerate(shown.answer.targets):
         clipped = matches and kept[index].clipped
-        note = f"clipped: {100 * kept[index].visible:.0f}% visible" if clipped else ""
+        note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
         yield _shape(target, "clipped" if clipped else "kept", note)
 
 

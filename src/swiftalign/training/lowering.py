@@ -8,6 +8,7 @@ from typing import Any
 
 from swiftalign.architectures import NAME_TABLES
 from swiftalign.config import Config
+from swiftalign.grounding.accuracy import LOWER_IS_BETTER
 from swiftalign.optimizer import learning_rates, optimizer_name
 from swiftalign.plan import TuningPlan
 
@@ -69,7 +70,9 @@ def lower(config: Config, plan: TuningPlan, run_folder: Path) -> dict[str, Any]:
         **config.training.passed_through,
         **config.swift,
     }
-    # Evaluation by generation first: what it measures is in the log before the run's own callback reports it.
+    metric = str(arguments.get("metric_for_best_model") or "").removeprefix("eval_")
+    if metric in LOWER_IS_BETTER:  # transformers would take more for better
+        arguments.setdefault("greater_is_better", False)
     grounding = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
     arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *grounding, CALLBACK]
     return {name: value for name, value in arguments.items() if value is not None and value != []}

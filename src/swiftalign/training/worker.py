@@ -168,7 +168,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     if writer:
         best = {"best_checkpoint": result["best_model_checkpoint"], "best_metric": result["best_metric"]}
         last = result["last_model_checkpoint"]
-        writer.write("done", step=result["global_step"], checkpoint=last, **{k: v for k, v in best.items() if v})
+        writer.write(
+            "done", step=result["global_step"], checkpoint=last, **{k: v for k, v in best.items() if v is not None}
+        )
 
 
 def main(argv: list[str]) -> int:
