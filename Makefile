@@ -34,8 +34,9 @@ demo: install
 	@$(BIN)/python -m swiftalign.demo.answer $(DEMO)/model-tuned $(DEMO)/data/val.jsonl
 	@echo; echo "All of it lies in $(DEMO)/: the model, its data, config.yaml, and the runs."
 
+# Two processes, each on one thread: training the tiny model gains nothing from more.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks
