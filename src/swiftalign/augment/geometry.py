@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftalign.errors import DataError
+from swiftalign.grounding.tokens import MAX_RATIO, rounded_size
 
 Size: TypeAlias = tuple[int, int]  # width, height in pixels
 Colour: TypeAlias = tuple[int, int, int]
 Floats: TypeAlias = NDArray[np.float64]
 Image: TypeAlias = NDArray[np.uint8]
 
-MAX_ASPECT_RATIO = 200
 # Shrinking further than this by two-by-two interpolation skips pixels: their mean is taken instead.
 AREA_FROM = 1.5
 # cv2.warpAffine keeps pixel positions in 16 bits.
@@ -137,23 +137,14 @@ def smart_size(width: int, height: int, factor: int, min_pixels: int, max_pixels
     if min_pixels > max_pixels:
         raise DataError(f"min_pixels {min_pixels} is above max_pixels {max_pixels}", "exchange them")
     ratio = max(width, height) / min(width, height)
-    if ratio > MAX_ASPECT_RATIO:
+    if ratio > MAX_RATIO:
         raise DataError(
             f"an image of {width} x {height} pixels has an aspect ratio of {ratio:.0f}; "
-            f"Qwen3-VL takes {MAX_ASPECT_RATIO} at most",
+            f"Qwen3-VL takes {MAX_RATIO} at most",
             "crop it, or remove the row",
         )
-    size = _to_multiple(width, factor), _to_multiple(height, factor)
-    if size[0] * size[1] > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        return (
-            max(factor, math.floor(width / shrink / factor) * factor),
-            max(factor, math.floor(height / shrink / factor) * factor),
-        )
-    if size[0] * size[1] < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        return math.ceil(width * grow / factor) * factor, math.ceil(height * grow / factor) * factor
-    return size
+    wide, high = rounded_size(width, height, factor, min_pixels, max_pixels)
+    return max(factor, wide), max(factor, high)
 
 
 def transform(points: Floats, matrix: Floats) -> Floats:

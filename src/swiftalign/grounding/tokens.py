@@ -76,13 +76,24 @@ def model_size(width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS) ->
         width, height = int(reduced * ratio), int(reduced)
     if not min(width, height) or max(width, height) / min(width, height) > MAX_RATIO:
         raise DataError(f"{width}x{height}: one side is more than {MAX_RATIO} times the other", "crop or pad the image")
-    wide, high = (max(FACTOR, round(side / FACTOR) * FACTOR) for side in (width, height))
-    if wide * high > limits.most:
-        shrink = math.sqrt(width * height / limits.most)
-        return math.floor(width / shrink / FACTOR) * FACTOR, math.floor(height / shrink / FACTOR) * FACTOR
-    if wide * high < limits.least:
-        grow = math.sqrt(limits.least / (width * height))
-        return math.ceil(width * grow / FACTOR) * FACTOR, math.ceil(height * grow / FACTOR) * FACTOR
+    return rounded_size(width, height, FACTOR, limits.least, limits.most)
+
+
+def rounded_size(width: int, height: int, factor: int, least: int, most: int) -> Size:
+    """Sides rounded to multiples of ``factor``, enlarged or reduced to between ``least`` and ``most`` pixels.
+
+    A long and flat image may be reduced to a side of 0.
+
+    References:
+        ``smart_resize`` of qwen_vl_utils/vision_process.py, which checks the sides' ratio before.
+    """
+    wide, high = (max(factor, round(side / factor) * factor) for side in (width, height))
+    if wide * high > most:
+        shrink = math.sqrt(width * height / most)
+        return math.floor(width / shrink / factor) * factor, math.floor(height / shrink / factor) * factor
+    if wide * high < least:
+        grow = math.sqrt(least / (width * height))
+        return math.ceil(width * grow / factor) * factor, math.ceil(height * grow / factor) * factor
     return wide, high
 
 
