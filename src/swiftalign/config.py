@@ -210,6 +210,13 @@ class Config(Section):
         return self._document.where(key)
 
     @property
+    def handed_through(self) -> dict[str, Any]:
+        """Every argument of ms-swift that is not a key of this toolkit, from all sections."""
+        sections = (self.data, self.tuner, self.training)
+        passed = {name: value for section in sections for name, value in section.passed_through.items()}
+        return {**passed, **self.swift}
+
+    @property
     def values(self) -> dict[str, Any]:
         """The merged values as the files spell them, with paths made absolute."""
         return dict(self._document.value or {})

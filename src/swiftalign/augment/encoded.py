@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from swiftalign.architectures import NAME_TABLES
 from swiftalign.augment.geometry import Image
 from swiftalign.checkpoint import read_json
 from swiftalign.config import Config
 from swiftalign.errors import DataError, ModelError
 from swiftalign.grounding.answers import Answer, parse_answer
 from swiftalign.modules import refuse_remote_code
+from swiftalign.training.lowering import swift_model_type
+from swiftalign.training.template import use_own_tokens
 
 # Without these ms-swift would go to the hub.
 _FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -122,8 +123,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
     model_config = read_json(folder / "config.json")
     if not config.model.trust_remote_code:
         refuse_remote_code(folder, model_config, config.model.path, config.where("model", "path"))
-    kind = model_config.get("model_type")
-    model_type = config.model.type or (kind if kind in NAME_TABLES else None)
+    model_type = swift_model_type(config, str(model_config.get("model_type")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -131,10 +131,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
     except Exception as error:  # the loaders raise errors of many types on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model {config.model.path}: its tokenizer and processor can't be loaded: {reason}") from None
-    # The Qwen templates hard-code the ids of the public vocabulary.
-    for name in ("image_token_id", "video_token_id"):
-        if model_config.get(name) is not None and hasattr(template, name):
-            setattr(template, name, model_config[name])
+    use_own_tokens(template, model_config)
     return TemplateEncoder(template)
 
 
@@ -149,9 +146,8 @@ def _template(config: Config, folder: Path, model_type: str | None) -> Any:
     from swift.template import get_template
 
     processor = get_processor(str(folder), model_type=model_type, use_hf=config.hub == "huggingface")
-    given = {**config.data.passed_through, **config.training.passed_through, **config.swift}
     names = {field.name for field in fields(TemplateArguments)}
-    arguments = TemplateArguments(**{name: value for name, value in given.items() if name in names})
+    arguments = TemplateArguments(**{name: value for name, value in config.handed_through.items() if name in names})
     arguments.remove_unused_columns = True  # of another group of arguments
     template = get_template(processor, **arguments.get_template_kwargs())
     template.set_mode("train")

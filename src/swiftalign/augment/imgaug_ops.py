@@ -10,15 +10,11 @@ from typing import Any
 
 import imgaug
 import numpy as np
-import numpy.typing as npt
 from imgaug import augmenters
 
+from swiftalign.augment.geometry import Floats, Image
+from swiftalign.augment.settings import IMGAUG
 from swiftalign.errors import ConfigError, Problem
-
-Image = npt.NDArray[np.uint8]
-Points = npt.NDArray[np.float64]
-
-PREFIX = "imgaug."
 
 GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric", "size")}
 
@@ -71,10 +67,10 @@ def build(name: str, params: Mapping[str, Any], where: str = "") -> Any:
         ConfigError: there is no such class, it can't be used here, or its arguments are wrong.
     """
     known = public_augmenters()
-    short = name.removeprefix(PREFIX)
+    short = name.removeprefix(IMGAUG)
     if short not in known:
         near = difflib.get_close_matches(short, known, n=1, cutoff=0.5)
-        hint = f"did you mean {PREFIX}{near[0]}?" if near else "see the classes of imgaug.augmenters"
+        hint = f"did you mean {IMGAUG}{near[0]}?" if near else "see the classes of imgaug.augmenters"
         raise _fault(where, f"imgaug has no augmenter {short!r}", hint)
     arguments = inspect.signature(known[short]).parameters
     reason = _REFUSED.get(short)
@@ -97,7 +93,7 @@ def is_geometric(augmenter: Any) -> bool:
     return type(augmenter).__module__ in GEOMETRIC_MODULES
 
 
-def apply(augmenter: Any, image: Image, points: Points, seed: int) -> tuple[Image, Points]:
+def apply(augmenter: Any, image: Image, points: Floats, seed: int) -> tuple[Image, Floats]:
     """Augment an image and the points on it; equal arguments give equal results, whatever was drawn before.
 
     Not for two threads with the same augmenter.

@@ -73,6 +73,12 @@ def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, M
     return config, modules, resolve_plan(config, modules)
 
 
+def require_training_data(config: Config) -> None:
+    if not config.data.train:
+        file = config.where().rpartition(":")[0] or config.where()
+        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+
+
 def check_allowed(allowed: list[str] | None) -> list[str]:
     from swiftalign.findings import CODES, DATA_CODES
 

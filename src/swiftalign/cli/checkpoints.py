@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swiftalign.cli.app import AsJson, open_console
 from swiftalign.errors import SwiftalignError
-
-if TYPE_CHECKING:
-    pass
 
 
 def verify_ckpt(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console, resolve
 from swiftalign.errors import SwiftalignError
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect_params(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swiftalign.cli.app import AsJson, Configs, Overrides, open_console
+from swiftalign.cli.app import AsJson, Configs, Overrides, open_console, require_training_data
 from swiftalign.errors import SwiftalignError
 
 if TYPE_CHECKING:
@@ -133,22 +133,15 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline:
     from swiftalign.augment.pipeline import Pipeline
     from swiftalign.grounding.tokens import pixel_limits
 
-    return Pipeline(_seeded(settings, seed), pixel_limits(_max_pixels(config)))
+    return Pipeline(_seeded(settings, seed), pixel_limits(config.handed_through.get("max_pixels")))
 
 
 def _seeded(settings: AugmentationSection, seed: int | None) -> AugmentationSection:
     return settings if seed is None else settings.model_copy(update={"seed": seed})
 
 
-def _max_pixels(config: Config) -> int | None:
-    given = {**config.data.passed_through, **config.training.passed_through, **config.swift}.get("max_pixels")
-    return None if given is None else int(given)
-
-
 def _count_rows(config: Config) -> int:
-    if not config.data.train:
-        file = config.where().rpartition(":")[0] or config.where()
-        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+    require_training_data(config)
     from swiftalign.schedule import count_rows, read_schedule
 
     read_schedule(config)  # says what is wrong with the files

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from swiftalign.cli.app import open_console
-
-if TYPE_CHECKING:
-    pass
 
 
 def init(

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console, resolve
-from swiftalign.errors import SwiftalignError
+from swiftalign.cli.app import (
+    Allowed,
+    AsJson,
+    Configs,
+    Overrides,
+    check_allowed,
+    open_console,
+    require_training_data,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from swiftalign.config import Config
@@ -53,15 +61,13 @@ def train(
 
 def _check_data(config: Config, plan: TuningPlan, allowed: list[str]) -> None:
     """Look at every row before anything trains."""
-    if not config.data.train:
-        file = config.where().rpartition(":")[0] or config.where()
-        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+    require_training_data(config)
     from swiftalign.findings import blocking
     from swiftalign.grounding.scan import scan
     from swiftalign.grounding.tokens import pixel_limits
     from swiftalign.report import print_findings
 
-    data, other, console = config.data, config.data.passed_through, open_console(stderr=True)
+    data, other, console = config.data, config.handed_through, open_console(stderr=True)
     tokenizer = Path(config.model.path) / "tokenizer.json"
     with console.status("reading the data") as status:
         report = scan(

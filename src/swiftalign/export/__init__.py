@@ -125,7 +125,7 @@ def _refuse_inside(output: Path, source: Source) -> None:
 
 def _write_model(source: Source, folder: Path, *, dtype: str | None, link: bool) -> ExportReport:
     files = weight_files(source.base)
-    homes = {source.base_tensors[name].file for name in source.changed}
+    homes = source.homes
     shared = [file for file in files if link and file not in homes and dtype is None]
     total = sum(file.stat().st_size for file in files)
     widest = 2 if dtype == "float32" else 1  # of a 16-bit base

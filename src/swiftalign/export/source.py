@@ -56,6 +56,11 @@ class Source:
         return [*self.whole, *self.merged]
 
     @property
+    def homes(self) -> set[Path]:
+        """The base's files that hold a tensor which changes."""
+        return {self.base_tensors[name].file for name in self.changed}
+
+    @property
     def method(self) -> str:
         if self.plan is not None:
             return self.plan.method

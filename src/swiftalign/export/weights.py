@@ -44,7 +44,7 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
     Raises:
         ExportError: a file that was written is not what it ought to be.
     """
-    homes = {source.base_tensors[name].file for name in source.changed}
+    homes = source.homes
     files = sorted(weight_files(source.base), key=lambda file: file not in homes)
     placed: dict[str, Placed] = {}
     # Copying and syncing wait in the kernel: more threads than processors.

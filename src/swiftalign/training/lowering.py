@@ -65,10 +65,7 @@ def lower(config: Config, plan: TuningPlan, run_folder: Path) -> dict[str, Any]:
         **_data(config),
         "output_dir": str(run_folder),
         "add_version": False,  # the run folder is the one that was named
-        **config.data.passed_through,
-        **config.tuner.passed_through,
-        **config.training.passed_through,
-        **config.swift,
+        **config.handed_through,
     }
     metric = str(arguments.get("metric_for_best_model") or "").removeprefix("eval_")
     if metric in LOWER_IS_BETTER:  # transformers would take more for better
@@ -86,8 +83,7 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
     model = config.model
     return {
         "model": model.path,
-        # Several of ms-swift's types share an architecture: a local folder alone leaves it undecided.
-        "model_type": model.type or (plan.model_type if plan.model_type in NAME_TABLES else None),
+        "model_type": swift_model_type(config, plan.model_type),
         "model_revision": model.revision,
         "use_hf": config.hub == "huggingface",
         "torch_dtype": plan.dtype,
@@ -97,6 +93,11 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
         "fp16": plan.dtype == "float16",
         "check_model": False,  # asks a hub whether the model is its latest
     }
+
+
+def swift_model_type(config: Config, model_type: str) -> str | None:
+    """ms-swift's model_type: several of its types share an architecture, and a local folder leaves it undecided."""
+    return config.model.type or (model_type if model_type in NAME_TABLES else None)
 
 
 def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:

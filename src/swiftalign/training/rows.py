@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.pipeline import Pipeline, Sample
 from swiftalign.config import GroundingTextSection
 from swiftalign.grounding.images import image_size, open_image
 from swiftalign.grounding.records import Record, parse_row, to_record
@@ -83,17 +83,27 @@ class AugmentedRows:
         from PIL import Image
 
         record, row, epoch = self.rows.record(index), int(self.rows.order[index]), int(self._epoch)
+        swift_row = record.swift_row
+        if swift_row is not None and (
+            not record.images or len(record.images) != len(swift_row.get("images", []))  # others are not files
+        ):
+            return swift_row
         images = [open_image(path) for path in record.images]
-        if record.swift_row is not None:
-            if not images or len(images) != len(record.swift_row.get("images", [])):  # others are not files
-                return record.swift_row
+        if swift_row is not None:
             coloured = self.pipeline.colours_only(images, epoch=epoch, row=row)
-            return {**record.swift_row, "images": [Image.fromarray(image) for image in coloured]}
+            return {**swift_row, "images": [Image.fromarray(image) for image in coloured]}
         height, width = images[0].shape[:2]
         sample = self.pipeline(images[0], record.in_pixels(width, height), epoch=epoch, row=row)
-        height, width = sample.image.shape[:2]
-        messages = to_messages(sample.record, width, height, self.rows.text)
-        return {"messages": messages, "images": [Image.fromarray(sample.image)]}
+        return sample_row(sample, self.rows.text)
+
+
+def sample_row(sample: Sample, text: GroundingTextSection) -> dict[str, Any]:
+    """An augmented row as ms-swift's messages, with its image in memory."""
+    from PIL import Image
+
+    height, width = sample.image.shape[:2]
+    messages = to_messages(sample.record, width, height, text)
+    return {"messages": messages, "images": [Image.fromarray(sample.image)]}
 
 
 def _line_starts(path: Path) -> tuple[Indices, Indices]:

@@ -36,6 +36,7 @@ from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
+from swiftalign.training.template import use_own_tokens
 from swiftalign.verify.values import INITIAL_FILE
 
 
@@ -51,11 +52,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
-        # The Qwen templates hard-code the ids of the public vocabulary.
-        for name in ("image_token_id", "video_token_id"):
-            value = getattr(self.model.config, name, None)
-            if value is not None and hasattr(self.template, name):
-                setattr(self.template, name, value)
+        use_own_tokens(self.template, vars(self.model.config))
 
     def _get_dataset(self) -> tuple[JsonlRows | AugmentedRows, JsonlRows | None]:
         args, text = self.args, self.config.data.text

@@ -1,0 +1,13 @@
+"""ms-swift's template, as training and previews need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def use_own_tokens(template: Any, model_config: Mapping[str, Any]) -> None:
+    """Give a template the model's ids of images and videos: ms-swift's hard-code those of the public vocabulary."""
+    for name in ("image_token_id", "video_token_id"):
+        if model_config.get(name) is not None and hasattr(template, name):
+            setattr(template, name, model_config[name])
