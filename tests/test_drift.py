@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swiftalign.augment.drift import TIMED_ROWS, DriftReport, Placing, Toll, measure_drift
-from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.drift import TIMED_ROWS, DriftReport, Toll, measure_drift
+from swiftalign.augment.pipeline import Pipeline, blank
 from swiftalign.augment.settings import AugmentationSection
 from swiftalign.cli import main
 from swiftalign.errors import DataError
@@ -69,7 +69,7 @@ def test_a_line_counts_by_its_length(image: Path) -> None:
 def test_a_turned_box_is_inflated_as_the_sines_say(image: Path) -> None:
     settings = section({"rotate": {"max_deg": 20}}, rotated_boxes="grow")
     report = measure(image, [MIDDLE], settings)
-    placed = Placing(settings).place(SIZE, Record((image,), (MIDDLE,)), epoch=0, row=0)
+    placed = Pipeline(settings).place(blank(SIZE), Record((image,), (MIDDLE,)), epoch=0, row=0)
     degrees = placed.replay.steps[0].values["degrees"]
     angle = math.radians(abs(degrees))
     wanted = (math.cos(angle) + math.sin(angle)) ** 2
@@ -107,7 +107,7 @@ def test_an_operation_alone_is_applied_in_the_samples_in_which_the_pipeline_draw
     drawn = {"hflip": 0, "rotate": 0}
     for index, record in rows:
         for epoch in (0, 1):
-            for step in Placing(settings).place((128, 128), record, epoch=epoch, row=index).replay.steps:
+            for step in Pipeline(settings).place(blank((128, 128)), record, epoch=epoch, row=index).replay.steps:
                 drawn[step.name] += step.name in drawn
     assert {name: toll(report, name).samples for name in drawn} == drawn
     assert 0 < drawn["rotate"] < drawn["hflip"] < 128
@@ -150,10 +150,10 @@ def test_placing_decides_as_the_pipeline_does(demo: Path, rotated_boxes: str) ->
         image = np.asarray(Image.open(record.images[0]).convert("RGB"))
         size = (image.shape[1], image.shape[0])
         sample = Pipeline(settings)(image, record, epoch=1, row=index)
-        placed = Placing(settings).place(size, record, epoch=1, row=index)
+        placed = Pipeline(settings).place(blank(size), record, epoch=1, row=index)
         assert (placed.outcomes, placed.replay) == (sample.outcomes, sample.replay)
         assert placed.size == (sample.image.shape[1], sample.image.shape[0])
-        assert Placing(settings).place_again(size, record, sample.replay).outcomes == sample.outcomes
+        assert Pipeline(settings).place_again(blank(size), record, sample.replay).outcomes == sample.outcomes
 
 
 def test_imgaug_operations_count_by_whether_they_move(image: Path) -> None:

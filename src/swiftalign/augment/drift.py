@@ -13,11 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from swiftalign.augment.draws import Step
-from swiftalign.augment.geometry import Floats, Size
-from swiftalign.augment.pipeline import Pipeline, Replay, Sample, _Moved, is_geometric
+from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
 from swiftalign.augment.settings import AugmentationSection, Operation
 from swiftalign.augment.settle import Outcome
 from swiftalign.grounding.images import image_size, open_image
@@ -26,55 +23,6 @@ from swiftalign.grounding.tokens import PixelLimits
 
 TIMED_ROWS = 8  # whose images are really augmented, to tell the seconds
 INFLATED = 1.005  # from here on a box counts as larger than what it holds
-
-
-@dataclass(frozen=True, eq=False)
-class Placement(Sample):
-    """Where a row's targets end up; its image is blank, and its record the one that was given.
-
-    Attributes:
-        moved: each of the row's targets' ``corners`` on the new canvas, before clipping, [n, 2].
-        size: of the new canvas, width and height in pixels.
-    """
-
-    moved: tuple[Floats, ...]
-    size: Size
-
-
-@dataclass(frozen=True)
-class Placing(Pipeline):
-    """The pipeline without its pixels: the same draws, decisions and points."""
-
-    def place(self, size: Size, record: Record, *, epoch: int, row: int) -> Placement:
-        """Where a row's targets are in an epoch.
-
-        Args:
-            size: of the row's image, width and height in pixels.
-            record: with its targets in pixels.
-
-        Raises:
-            DataError: the image's sides are more than 200 to 1.
-        """
-        return _placement(self(_blank(size), record, epoch=epoch, row=row))
-
-    def place_again(self, size: Size, record: Record, replay: Replay) -> Placement:
-        """Where the targets were when this was done to a row."""
-        return _placement(self.replay(_blank(size), record, replay))
-
-    def _finish(
-        self, record: Record, moved: _Moved, colours: Sequence[Step], outcomes: list[Outcome], replay: Replay
-    ) -> Placement:
-        return Placement(moved.image, record, tuple(outcomes), replay, tuple(moved.points), moved.affine.size)
-
-
-def _placement(sample: Sample) -> Placement:
-    assert isinstance(sample, Placement)
-    return sample
-
-
-def _blank(size: Size) -> Any:
-    """An image of this size that takes no memory."""
-    return np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
 
 
 @dataclass(frozen=True)
@@ -158,8 +106,8 @@ def measure_drift(
     Raises:
         DataError: an image can't be read.
     """
-    single = {name: Placing(alone, limits) for name, alone in _alone(settings)}
-    together, tallies = Placing(settings, limits), _Tallies()
+    single = {name: Pipeline(alone, limits) for name, alone in _alone(settings)}
+    together, tallies = Pipeline(settings, limits), _Tallies()
     timed: list[float] = []
     count = passed_over = 0
     for count, (row, record) in enumerate(rows, 1):
@@ -167,13 +115,13 @@ def measure_drift(
             passed_over += 1
         else:
             size = image_size(record.images[0])
-            record = record.in_pixels(*size)
+            record, image = record.in_pixels(*size), blank(size)
             for epoch in epochs:
-                tallies.add("all", together.place(size, record, epoch=epoch, row=row))
-                for name, placing in single.items():
-                    tallies.add(name, placing.place(size, record, epoch=epoch, row=row))
+                tallies.add("all", together.place(image, record, epoch=epoch, row=row))
+                for name, alone in single.items():
+                    tallies.add(name, alone.place(image, record, epoch=epoch, row=row))
             if len(timed) < TIMED_ROWS:
-                timed.append(_seconds(Pipeline(settings, limits), record, epochs[0], row))
+                timed.append(_seconds(together, record, epochs[0], row))
         progress(count)
     names = (*single, "all")
     seconds = statistics.median(timed) if timed else None

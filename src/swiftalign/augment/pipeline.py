@@ -77,9 +77,36 @@ class _Moved:
     image: Image
     affine: Affine
     inner: Affine  # without the padding at its end
-    points: list[Floats]
+    points: tuple[Floats, ...]
     flipped: bool
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a row's targets end up, decided before any pixel moves.
+
+    Attributes:
+        record: the row as it was given.
+        outcomes: of each of its targets, in order.
+        replay: what is to be done.
+        geometry: where everything goes.
+    """
+
+    record: Record
+    outcomes: tuple[Outcome, ...]
+    replay: Replay
+    geometry: _Moved
+
+    @property
+    def moved(self) -> tuple[Floats, ...]:
+        """Each target's ``corners`` on the new canvas, before clipping, [n, 2]."""
+        return self.geometry.points
+
+    @property
+    def size(self) -> Size:
+        """Of the new canvas, width and height in pixels."""
+        return self.geometry.affine.size
 
 
 @dataclass(frozen=True)
@@ -90,10 +117,18 @@ class Pipeline:
     limits: PixelLimits = field(default=DEFAULT_LIMITS)
 
     def __call__(self, image: Image, record: Record, *, epoch: int, row: int) -> Sample:
-        """Augment a row as this epoch has it.
+        """Augment a row as this epoch has it; arguments and errors are those of `place`."""
+        return self._render(self.place(image, record, epoch=epoch, row=row))
+
+    def replay(self, image: Image, record: Record, replay: Replay) -> Sample:
+        """Do again what was done to a row."""
+        return self._render(self.place_again(image, record, replay))
+
+    def place(self, image: Image, record: Record, *, epoch: int, row: int) -> Placement:
+        """Decide what happens to a row in an epoch.
 
         Args:
-            image: RGB [h, w, 3].
+            image: RGB [h, w, 3]; `blank` will do where only the points are wanted.
             record: with its targets in pixels of this image.
             row: its number in the training data: draws depend on it, the epoch and the seed alone.
 
@@ -119,13 +154,12 @@ class Pipeline:
             moved, as_quads = self._move(image, record, moves), False
             outcomes = self._settle(record, moved, as_quads)
         replay = Replay((*moved.steps, *colours), as_quads, tuple(left_out))
-        return self._finish(record, moved, colours, outcomes, replay)
+        return Placement(record, outcomes, replay, moved)
 
-    def replay(self, image: Image, record: Record, replay: Replay) -> Sample:
-        """Do again what was done to a row."""
+    def place_again(self, image: Image, record: Record, replay: Replay) -> Placement:
+        """Where the targets were when this was done to a row."""
         moved = self._move(image, record, [step for step in replay.steps if is_geometric(step)], fitted=True)
-        colours = [step for step in replay.steps if not is_geometric(step)]
-        return self._finish(record, moved, colours, self._settle(record, moved, replay.boxes_as_quads), replay)
+        return Placement(record, self._settle(record, moved, replay.boxes_as_quads), replay, moved)
 
     def colours_only(self, images: Sequence[Image], *, epoch: int, row: int) -> list[Image]:
         """Images of a row whose text says where things are in words of its own: nothing moves."""
@@ -151,7 +185,7 @@ class Pipeline:
                 affine = inner = fit
                 steps = [*steps, Step(_FIT, {"size": list(fit.size)})]
         *points, corners = [geometry.transform(each, affine.matrix) for each in points]
-        return _Moved(image, affine, inner, points, _turns_left(corners), tuple(steps))
+        return _Moved(image, affine, inner, tuple(points), _turns_left(corners), tuple(steps))
 
     def _by_imgaug(
         self, step: Step, image: Image, points: list[Floats], affine: Affine
@@ -165,22 +199,27 @@ class Pipeline:
         ends = np.cumsum([len(each) for each in points])[:-1]
         return image, np.split(moved, ends), geometry.start((image.shape[1], image.shape[0]))
 
-    def _settle(self, record: Record, moved: _Moved, as_quads: bool) -> list[Outcome]:
+    def _settle(self, record: Record, moved: _Moved, as_quads: bool) -> tuple[Outcome, ...]:
         rules = Rules(self.settings.min_visible, self.settings.min_side)
         flipped, size = moved.flipped, moved.affine.size
-        return settle(record.targets, moved.points, size, rules, flipped=flipped, boxes_as_quads=as_quads)
+        return tuple(settle(record.targets, moved.points, size, rules, flipped=flipped, boxes_as_quads=as_quads))
 
-    def _finish(
-        self, record: Record, moved: _Moved, colours: Sequence[Step], outcomes: list[Outcome], replay: Replay
-    ) -> Sample:
+    def _render(self, placed: Placement) -> Sample:
+        moved = placed.geometry
         image = geometry.warp(moved.image, moved.inner, self.settings.fill)
-        image = _coloured(image, colours)
+        image = _coloured(image, [step for step in placed.replay.steps if not is_geometric(step)])
         if moved.inner.size != moved.affine.size:
             image = geometry.warp(image, replace(moved.affine, matrix=np.eye(3)), self.settings.fill)
-        record = replace(record, targets=tuple(outcome.target for outcome in outcomes if outcome.target))
+        targets = tuple(outcome.target for outcome in placed.outcomes if outcome.target)
+        record = replace(placed.record, targets=targets)
         if moved.flipped and self.settings.left_right == "swap":
             record = mirror_record(record)
-        return Sample(image, record, tuple(outcomes), replay)
+        return Sample(image, record, placed.outcomes, placed.replay)
+
+
+def blank(size: Size) -> Image:
+    """A black image of this size, width and height in pixels, that takes no memory."""
+    return np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
 
 
 _MOVING = ("hflip", "rotate", "scale", "resize_by_scale", "imgaug.")

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from swiftalign.augment.draws import Step, is_imgaug
-from swiftalign.augment.drift import Placement, Placing
 from swiftalign.augment.encoded import Encode, Encoded, answer_text, as_written, explain
 from swiftalign.augment.geometry import Image, Size
-from swiftalign.augment.pipeline import Pipeline, Replay, is_geometric
+from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.errors import DataError
 from swiftalign.grounding.answers import parse_answer
 from swiftalign.grounding.images import image_size, open_image
 from swiftalign.grounding.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
-from swiftalign.grounding.text import relative, to_messages
+from swiftalign.grounding.text import relative
 
 if TYPE_CHECKING:
     from swiftalign.training.rows import JsonlRows
@@ -138,7 +137,7 @@ class Previewer:
         panels = [original]
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self._placing.place(original.size, record, epoch=epoch, row=row)
+            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
             panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
         return Strip(row, record.images[0], tuple(panels))
 
@@ -152,7 +151,7 @@ class Previewer:
         if record.swift_row is not None:
             return self.variants(row, [epoch])
         image, panels = open_image(record.images[0]), [original]
-        whole = self._placing.place(original.size, record, epoch=epoch, row=row).replay
+        whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
@@ -161,18 +160,10 @@ class Previewer:
         return Strip(row, record.images[0], tuple(panels))
 
     def _step(self, title: str, image: Image, record: Record, replay: Replay) -> Panel:
-        from PIL import Image as PilImage
+        from swiftalign.training.rows import sample_row
 
-        sample = self.pipeline.replay(image, record, replay)
-        height, width = sample.image.shape[:2]
-        messages = to_messages(sample.record, width, height, self.rows.text)
-        row = {"messages": messages, "images": [PilImage.fromarray(sample.image)]}
-        placed = self._placing.place_again((image.shape[1], image.shape[0]), record, replay)
-        return self._panel(title, row, record, placed)
-
-    @property
-    def _placing(self) -> Placing:
-        return Placing(self.pipeline.settings, self.pipeline.limits)
+        row = sample_row(self.pipeline.replay(image, record, replay), self.rows.text)
+        return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
 
     def _original(self, row: int) -> tuple[Record, Panel]:
         """A row's record in pixels, and its image and targets as the file has them."""
