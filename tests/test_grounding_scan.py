@@ -17,6 +17,8 @@ from swift_template import template_of
 from swiftalign.config import GroundingTextSection
 from swiftalign.demo.data import write_dataset
 from swiftalign.errors import DataError
+from swiftalign.findings import DATA_CODES
+from swiftalign.grounding import scan_report
 from swiftalign.grounding.scan import ScanReport, scan
 from swiftalign.grounding.tokens import PixelLimits
 from swiftalign.training.rows import JsonlRows
@@ -246,3 +248,10 @@ def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
         "print([name for name in ('torch', 'transformers', 'swift', 'cv2', 'tokenizers') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_every_code_has_its_words_and_its_row_in_the_docs() -> None:
+    assert {*scan_report._WORDS, "data-image-resized"} == set(DATA_CODES)
+    page = (Path(__file__).parents[1] / "docs/findings.md").read_text(encoding="utf-8")
+    rows = [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in DATA_CODES.items()]
+    assert [row for row in rows if row not in page] == []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from swiftalign.errors import ModelError
 from swiftalign.findings import Finding, counted
 from swiftalign.methods import ADAPTABLE
 from swiftalign.modules import Modules
+from swiftalign.peft_config import AdapterConfig, checked_adapter_config
 from swiftalign.targets import names
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def resume(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Findi
         return
     where = config.where("training", "resume_from_checkpoint")
     try:
-        adapter = {} if plan.train_type == "full" else _read_mapping(checkpoint, "adapter_config.json")
+        adapter = None if plan.train_type == "full" else _read_adapter(checkpoint)
         state = _read_mapping(checkpoint, "trainer_state.json")
     except ModelError as error:
         yield Finding("resume-mismatch", error.message, "name a checkpoint-N folder of a run", where=where)
@@ -177,6 +177,11 @@ def resume(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Findi
         yield Finding("resume-finished", message, "raise num_train_epochs or max_steps", where=where)
 
 
+def _read_adapter(checkpoint: str) -> AdapterConfig:
+    name = "adapter_config.json"
+    return checked_adapter_config(Path(checkpoint) / name, _read_mapping(checkpoint, name))
+
+
 def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
     path = Path(checkpoint) / name
     if not Path(checkpoint).is_dir():
@@ -189,38 +194,28 @@ def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _differences(adapter: dict[str, Any], config: Config, modules: Modules, plan: TuningPlan) -> list[str]:
-    kind = str(adapter.get("peft_type", "")).lower()
-    method = "dora" if kind == "lora" and adapter.get("use_dora") else kind
+def _differences(adapter: AdapterConfig, config: Config, modules: Modules, plan: TuningPlan) -> list[str]:
+    method = "dora" if adapter.kind == "lora" and adapter.values.get("use_dora") else adapter.kind
     expected = plan.method if plan.method != "modules_to_save" else plan.train_type
     if method != expected:
         return [f"method {method}, here {plan.method}"]
     differences = []
-    entries = tuple(adapter.get("modules_to_save") or ())
-    saved = [module.name for module in modules if module.name.endswith(entries)]
+    saved = [module.name for module in modules if module.name.endswith(tuple(adapter.saved))]
     if set(saved) != set(plan.saved):
         differences.append(f"modules_to_save {names(saved) or 'none'}, here {names(plan.saved) or 'none'}")
-    layers = _targeted(adapter.get("target_modules"), saved, modules, plan)
+    layers = _targeted(adapter, saved, modules, plan)
     if set(layers) != set(plan.adapted):
         differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
     elif layers:
-        differences += _setting_differences(adapter, config.tuner)
-    base = adapter.get("base_model_name_or_path")
-    if isinstance(base, str) and Path(base).name != Path(plan.model).name:
-        differences.append(f"base {base}, here {plan.model}")
+        differences += _setting_differences(adapter.values, config.tuner)
+    if adapter.base and Path(adapter.base).name != Path(plan.model).name:
+        differences.append(f"base {adapter.base}, here {plan.model}")
     return differences
 
 
-def _targeted(targets: str | Sequence[str] | None, saved: list[str], modules: Modules, plan: TuningPlan) -> list[str]:
-    """The layers that a checkpoint's target_modules stand for: a regex, or ends of names."""
-    able = [m.name for m in modules if m.kind in ADAPTABLE[plan.train_type]]
-    if isinstance(targets, str):
-        try:
-            matched = [name for name in able if re.fullmatch(targets, name)]
-        except re.error:
-            matched = []
-    else:
-        matched = [name for name in able if any(f".{name}".endswith(f".{target}") for target in targets or ())]
+def _targeted(adapter: AdapterConfig, saved: list[str], modules: Modules, plan: TuningPlan) -> list[str]:
+    """The layers that a checkpoint's adapter is on."""
+    matched = [m.name for m in modules if m.kind in ADAPTABLE[plan.train_type] and adapter.adapts(m.name)]
     return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
 
 

@@ -17,7 +17,7 @@ from unittest import mock
 from swiftalign.checkpoint import StoredTensor
 from swiftalign.errors import ExportError
 from swiftalign.export.source import Source
-from swiftalign.verify.expected import ADAPTER_PREFIX
+from swiftalign.peft_config import ADAPTER_PREFIX
 from swiftalign.verify.values import to_float
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from swiftalign.config import Config
 from swiftalign.errors import ExportError, ModelError
 from swiftalign.findings import counted
 from swiftalign.modules import modules_from_tensors
+from swiftalign.peft_config import ADAPTER_PREFIX
 from swiftalign.plan import TuningPlan
 from swiftalign.verify import Verification, checkpoints_of, verify
-from swiftalign.verify.expected import ADAPTER_PREFIX, plan_beside
+from swiftalign.verify.expected import plan_beside
 
 ADAPTER_FILE = "adapter_model.safetensors"
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from swiftalign.checkpoint import StoredTensor, TensorInfo
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
+from swiftalign.peft_config import ADAPTER_PREFIX, adapter_part
 from swiftalign.verify.base import compare_with_base, compared_in_words
 from swiftalign.verify.beside import check_adapter_config, check_model_files, check_state
-from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation, expect
+from swiftalign.verify.expected import Expectation, expect
 from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle, read_weights
 from swiftalign.verify.movement import check_movement
 from swiftalign.verify.names import compare_names
-from swiftalign.verify.peft_config import adapter_part
 from swiftalign.verify.values import Values, look_at_pickle, look_cheaply, look_deeply, read_initial
 
 if TYPE_CHECKING:

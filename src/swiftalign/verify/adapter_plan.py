@@ -11,8 +11,8 @@ from swiftalign.checkpoint import TensorInfo
 from swiftalign.config import Config, ModelSection
 from swiftalign.errors import ModelError
 from swiftalign.modules import Modules, read_modules
+from swiftalign.peft_config import ADAPTER_PREFIX, AdapterConfig
 from swiftalign.plan import Trainable, TuningPlan, resolve_plan
-from swiftalign.verify.peft_config import ADAPTER_PREFIX, AdapterConfig
 
 # The side of a factor that is its rank, or all that a spectrum has.
 _RANK_SIDES = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1, "fourierft_spectrum": 0}

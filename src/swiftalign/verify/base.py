@@ -10,9 +10,9 @@ from swiftalign.checkpoint import StoredTensor, TensorInfo, stored_tensors
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding, counted
 from swiftalign.findings import names as some
+from swiftalign.peft_config import adapter_part
 from swiftalign.verify.expected import Expectation, base_name
 from swiftalign.verify.files import Weights
-from swiftalign.verify.peft_config import adapter_part
 from swiftalign.verify.values import Values, largest_change
 
 _OTHER_BASE = "is this the base it was trained from?"

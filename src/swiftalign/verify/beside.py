@@ -11,9 +11,9 @@ from swiftalign.checkpoint import TensorInfo, read_json
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding
 from swiftalign.findings import names as some
-from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
+from swiftalign.peft_config import ADAPTER_PREFIX, METHODS, AdapterConfig, adapter_part, read_adapter_config
+from swiftalign.verify.expected import Expectation
 from swiftalign.verify.files import PICKLE_ERRORS, Weights, load_pickle
-from swiftalign.verify.peft_config import METHODS, AdapterConfig, adapter_part, read_adapter_config
 from swiftalign.verify.values import blocks
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")

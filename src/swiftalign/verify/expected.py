@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from swiftalign.architectures import NAME_TABLES, QWEN3_VL
 from swiftalign.checkpoint import ITEM_SIZES, MAX_JSON_BYTES, TensorInfo, read_json, stored_tensors
 from swiftalign.errors import ModelError, SwiftalignError
+from swiftalign.peft_config import ADAPTER_PREFIX, AdapterConfig, read_adapter_config
 from swiftalign.qwen3_vl import tensors_of_config
-from swiftalign.verify.peft_config import ADAPTER_PREFIX as ADAPTER_PREFIX
-from swiftalign.verify.peft_config import AdapterConfig, read_adapter_config
 
 if TYPE_CHECKING:
     from swiftalign.config import Config

@@ -9,7 +9,8 @@ from swiftalign.architectures import QWEN3_VL
 from swiftalign.checkpoint import TensorInfo
 from swiftalign.findings import Finding, counted
 from swiftalign.findings import names as some
-from swiftalign.verify.expected import ADAPTER_PREFIX, Expectation
+from swiftalign.peft_config import ADAPTER_PREFIX
+from swiftalign.verify.expected import Expectation
 
 # What wrappers put before or into names: DDP, torch.compile, peft, and peft's adapter name.
 _WRAPPERS = re.compile(

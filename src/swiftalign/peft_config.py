@@ -205,7 +205,15 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     Raises:
         ModelError: it can't be read, or is none of peft's.
     """
-    values = read_json(path)
+    return checked_adapter_config(path, read_json(path))
+
+
+def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
+    """The same of a file that has been read.
+
+    Raises:
+        ModelError: it is none of peft's.
+    """
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise ModelError(f"{path}: names no peft_type")
     faults = list(_faults(values))
