@@ -246,6 +246,38 @@ RUN = [
         no_fix="how much longer to train can't be told",
     ),
     Case(
+        "grounding-eval-without-validation",
+        "data: {train: DATA}\ncustom:\n  grounding_eval: {rows: 8}  # here\n",
+        "grounding_eval answers validation rows, and there are none",
+        f"{SPLIT}custom: {{grounding_eval: {{rows: 8}}}}\n",
+    ),
+    Case(
+        "grounding-eval-without-validation",
+        f"{SPLIT}custom:\n  grounding_eval: {{rows: 8}}  # here\ntraining: {{eval_strategy: 'no'}}\n",
+        "grounding_eval answers rows at each evaluation, and nothing is evaluated",
+        f"{SPLIT}custom: {{grounding_eval: {{rows: 8}}}}\ntraining: {{eval_strategy: epoch}}\n",
+    ),
+    Case(
+        "best-model-metric-unscored",
+        f"{SPLIT}training:\n  metric_for_best_model: eval_quad_acc  # here\n",
+        "metric_for_best_model: quad_acc is not measured without custom.grounding_eval",
+        f"{SPLIT}training: {{metric_for_best_model: eval_quad_acc}}\ncustom: {{grounding_eval: {{}}}}\n",
+    ),
+    Case(
+        "best-model-metric-unscored",
+        f"{SPLIT}training: {{metric_for_best_model: bbox_acc}}\ncustom:\n  grounding_eval:\n    every: 2  # here\n",
+        "bbox_acc is measured at each 2. evaluation only, and the best model is told at each",
+        f"{SPLIT}training: {{metric_for_best_model: loss}}\ncustom: {{grounding_eval: {{every: 2}}}}\n",
+    ),
+    Case(
+        "best-model-direction",
+        f"{SPLIT}training:\n  greater_is_better: true\n  metric_for_best_model: line_distance  # here\n"
+        "custom: {grounding_eval: {}}\n",
+        "greater_is_better: true, but of line_distance less is better",
+        f"{SPLIT}training: {{greater_is_better: true, metric_for_best_model: line_acc}}\n"
+        "custom: {grounding_eval: {}}\n",
+    ),
+    Case(
         "augmentation-imgaug",
         "custom:\n  augmentation:\n    ops:\n      - hflip\n      - imgaug.MotionBlurr: {k: 5}  # here\n",
         "imgaug has no augmenter 'MotionBlurr'",

@@ -13,8 +13,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftalign.grounding.accuracy import LOWER_IS_BETTER, Scores, box_costs, line_costs, quad_costs
+from swiftalign.grounding.accuracy import Scores, box_costs, line_costs, quad_costs
 from swiftalign.grounding.answers import Answer
+from swiftalign.grounding.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.grounding.records import Kind, Point, Target
 
 WIDTH, HEIGHT = 640, 480
@@ -166,7 +167,7 @@ def test_every_metric_of_which_less_is_better_is_listed() -> None:
     square = ((0, 0), (9, 0), (9, 9), (0, 9))
     truth = [box(0, 0, 9, 9), quad(*square), line((0, 0), (9, 9))]
     good, bad = score(truth, truth), score(Answer(complete=False), truth)
-    assert good.keys() == bad.keys()
+    assert good.keys() == bad.keys() == METRICS.keys()
     assert {name for name in good if good[name] < bad[name]} == set(LOWER_IS_BETTER)
     assert all(good[name] > bad[name] for name in good if name not in LOWER_IS_BETTER)
 

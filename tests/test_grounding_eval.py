@@ -19,12 +19,22 @@ from swiftalign.demo.model import build_model
 from swiftalign.errors import DataError
 from swiftalign.grounding.accuracy import Scores
 from swiftalign.grounding.answers import Answer
-from swiftalign.training.grounding_eval import _of_all, _random_kept, add_answers, choose_questions, share, to_question
+from swiftalign.training.grounding_eval import (
+    _of_all,
+    _random_kept,
+    add_answers,
+    asked,
+    choose_questions,
+    require_kind,
+    share,
+    to_question,
+)
 from swiftalign.training.rows import JsonlRows
 
 # Registers the evaluation, and a probe that writes down in which state it leaves model and template.
 PLUGIN = """
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from swift.callbacks import callbacks_map
@@ -64,7 +74,7 @@ class Probe(TrainerCallback):
         evaluation = GroundingEval(args, self.trainer, rows=ROWS)
         evaluation.score()
         found["after"] = self.state()
-        evaluation.questions[0].row["images"] = ["missing.png"]
+        evaluation.questions[0] = replace(evaluation.questions[0], index=10**6)
         try:
             evaluation.score()
         except Exception as error:
@@ -76,6 +86,7 @@ callbacks_map["grounding"] = partial(GroundingEval, rows=ROWS, every=EVERY)
 callbacks_map["probe"] = Probe
 """
 
+ROWS = 3
 # Three answers learned by heart, with dropout, so that training draws random numbers.
 STEPS, EVAL_STEPS = 45, 15
 TRAINING = f"""
@@ -143,9 +154,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 @pytest.fixture(scope="module")
 def scored(workspace: Path) -> Path:
     """A run that is scored at each evaluation and keeps the best by its boxes."""
-    return train(
-        workspace, "scored", "training.callbacks=[grounding, probe]", "training.metric_for_best_model=eval_bbox_acc"
-    )
+    sets = ["training.callbacks=[probe]", "training.metric_for_best_model=eval_bbox_acc"]
+    return train(workspace, "scored", f"custom.grounding_eval.rows={ROWS}", *sets)
 
 
 # -- in training -------------------------------------------------------------------------------------------------------
@@ -271,21 +281,21 @@ def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: JsonlRows) -
 
 
 def test_a_question_has_no_answer_in_it(demo_rows: JsonlRows) -> None:
-    row = demo_rows[0]
-    question = to_question(row)
+    row = demo_rows[3]
+    question = to_question(demo_rows, 3)
     assert question is not None
-    assert question.row["messages"] == row["messages"][:-1]
-    assert [message["role"] for message in question.row["messages"]] == ["user"]
+    assert [message["role"] for message in asked(row)["messages"]] == ["user"]
+    assert question.index == 3
     assert question.answer == row["messages"][-1]["content"]
-    assert (question.width, question.height) == Image.open(row["images"][0]).size
+    assert (question.width, question.height) == Image.open(demo_rows.record(3).images[0]).size
 
 
 def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: JsonlRows) -> None:
     first, second = (choose_questions(demo_rows, 8) for _ in range(2))
     assert first == second
-    images = {question.row["images"][0] for question in first}
-    assert images != {demo_rows[index]["images"][0] for index in range(8)}
-    assert len(images) == 8
+    indices = {question.index for question in first}
+    assert indices != set(range(8))
+    assert len(indices) == 8
 
 
 def test_rows_without_a_grounding_answer_are_left_out(demo_rows: JsonlRows) -> None:
@@ -296,16 +306,25 @@ def test_rows_without_a_grounding_answer_are_left_out(demo_rows: JsonlRows) -> N
         {"messages": sound["messages"], "images": []},
         {"messages": sound["messages"]},
         {"messages": sound["messages"], "images": image * 2},
+        {"messages": sound["messages"], "images": ["file.png"]},
         {"messages": sound["messages"], "images": ["https://example.org/1.png"]},
         {"messages": sound["messages"][:-1], "images": image},
         {"messages": [{"role": "assistant", "content": '[{"bbox_2d": [1, 2'}], "images": image},
         {"messages": [{"role": "assistant", "content": None}], "images": image},
     ]
-    assert choose_questions([*others, sound], 5) == [to_question(sound)]
+    assert choose_questions([*others, sound], 5) == [to_question([*others, sound], len(others))]
     with pytest.raises(DataError, match="no validation row asks for boxes, quads or lines"):
         choose_questions(others, 5)
     with pytest.raises(DataError, match="no validation row asks for boxes, quads or lines"):
         choose_questions([], 5)
+
+
+def test_a_metric_of_a_kind_that_no_question_asks_for_is_refused(demo_rows: JsonlRows) -> None:
+    boxes = [question for question in choose_questions(demo_rows, 40) if {t.kind for t in question.truth} == {"bbox"}]
+    for metric in ("eval_bbox_acc", "bbox_iou", "eval_loss", "malformed_answers", None):
+        require_kind(metric, boxes)
+    with pytest.raises(DataError, match=f"none of the {len(boxes)} rows to answer holds a quad"):
+        require_kind("eval_quad_acc", boxes)
 
 
 @pytest.mark.parametrize(("count", "processes"), [(1, 1), (1, 4), (3, 2), (8, 2), (10, 4)])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scan_cases import BOX, CASES, HEIGHT, RELATIVE, WIDTH, box, draw_images, own, swift
+from scan_cases import BOX, CASES, HEIGHT, RELATIVE, WIDTH, box, draw_images, own, quad, swift
 from swift_template import template_of
 from swiftalign.config import GroundingTextSection
 from swiftalign.demo.data import write_dataset
@@ -197,6 +197,9 @@ def test_rows_that_are_left_out_are_just_those_that_ms_swift_refuses(drawn: Path
     report = long_rows(drawn, demo, "drop", most)
 
     assert report.dropped.tolist() == [[file, line] for file in (0, 1) for line in long]
+    assert report.left_out([drawn, drawn]) == {drawn: long}
+    kept = JsonlRows([drawn], report.left_out([drawn]))
+    assert [int(row) for row in kept.order] == [index for index in range(60) if index + 1 not in long]
     assert [finding.code for finding in report.findings] == ["data-too-long-dropped"]
     assert long
 
@@ -207,7 +210,16 @@ def test_rows_of_which_the_length_is_not_known_are_counted(write: Write, demo: P
     report = scan([path], max_length=9000, tokenizer=demo / "model/tokenizer.json")
     assert report.counts == {"data-unchecked": 2}
     report = scan([path], max_length=9000)
-    assert report.findings[0].message.endswith("the length of the rows, as the model's tokenizer.json is not here")
+    assert report.findings[0].message.endswith(
+        "the length of the rows, as there is no tokenizer.json of a Qwen3-VL here"
+    )
+
+
+def test_the_kinds_of_target_are_told_by_file(write: Write) -> None:
+    first = write(own(BOX), swift(answer='[{"line_2d": [1, 2, 3, 4], "label": "a"}]'))
+    first.rename(first.with_name("first.jsonl"))
+    second = write(swift(), own(quad(0, 0, 9, 0, 9, 9, 0, 9)))
+    assert scan([first.with_name("first.jsonl"), second]).kinds == ({"bbox", "line"}, {"quad"})
 
 
 def test_progress_tells_the_rows_done(write: Write) -> None:
@@ -251,7 +263,7 @@ def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
 
 
 def test_every_code_has_its_words_and_its_row_in_the_docs() -> None:
-    assert {*scan_report._WORDS, "data-image-resized"} == set(DATA_CODES)
+    assert {*scan_report._WORDS, "data-image-resized", "data-metric-absent"} == set(DATA_CODES)
     page = (Path(__file__).parents[1] / "docs/findings.md").read_text(encoding="utf-8")
     rows = [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in DATA_CODES.items()]
     assert [row for row in rows if row not in page] == []

@@ -49,6 +49,9 @@ CODES: dict[str, tuple[Severity, str]] = {
     "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
     # The run
     "best-model-without-validation": ("error", "the best model is asked for, without validation data"),
+    "best-model-metric-unscored": ("error", "the best model is told by an accuracy that is not always measured"),
+    "best-model-direction": ("warning", "greater_is_better says the opposite of what the metric means"),
+    "grounding-eval-without-validation": ("error", "grounding_eval has no validation rows to answer"),
     "best-model-strategies": ("error", "evaluation and saving do not fall together, so there is no best model"),
     "curriculum-shuffle": ("warning", "one of the two shuffle flags is off and the other on"),
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
@@ -78,6 +81,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-placeholders": ("error", "a row's placeholders do not fit its images and boxes"),
     "data-too-long": ("error", "rows are longer than max_length"),
     "data-too-long-dropped": ("warning", "rows longer than max_length are left out"),
+    "data-metric-absent": ("error", "the best model is asked for by a kind of target that the validation rows lack"),
     "data-no-objects": ("note", "rows without objects"),
     "data-unchecked": ("note", "something could not be checked before training"),
     "data-image-resized": ("note", "images reach the model at another size"),

@@ -1,4 +1,4 @@
-"""The config of a model that only a hub has."""
+"""Models of a hub: their config, and what the hub's cache has of them."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def _from_modelscope(model_id: str, revision: str | None) -> Any:
         from modelscope import model_file_download
     logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # its retries, for up to a minute
     return read_json(Path(model_file_download(model_id, "config.json", revision=revision)))
+
+
+def cached_folder(model_id: str, revision: str | None, hub: str) -> Path | None:
+    """The folder in which a hub's cache holds a model, or a part of it."""
+    if hub == "huggingface":
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(model_id, "config.json", revision=revision)
+        return Path(path).parent if isinstance(path, str) else None
+    from modelscope import snapshot_download
+
+    try:
+        return Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+    except Exception:  # that it is not there comes as errors of several types
+        return None

@@ -17,7 +17,7 @@ from swiftalign.findings import Finding
 from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
 from swiftalign.modules import Modules
 from swiftalign.optimizer import OptimizerGroup, optimizer_groups
-from swiftalign.schedule import Schedule, read_schedule
+from swiftalign.schedule import LeftOut, Schedule, read_schedule
 from swiftalign.targets import Selection, select
 
 # transformers decays no bias and no normalisation weight: by name, and LayerNorm by class.
@@ -139,20 +139,23 @@ def read_plan(path: Path) -> TuningPlan:
     return TuningPlan.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
-def resolve_plan(config: Config, modules: Modules, *, processes: int = 1) -> TuningPlan:
+def resolve_plan(
+    config: Config, modules: Modules, *, processes: int = 1, left_out: LeftOut | None = None
+) -> TuningPlan:
     """Turn a configuration and a model into the plan.
 
     Faults do not raise: they become findings, and the plan shows what would train in spite of them.
 
     Args:
         processes: how many processes train, for the number of steps.
+        left_out: rows of the data that are not used.
 
     Raises:
         DataError: a data file that the configuration names is missing.
     """
     selection = select(config, modules)
     trainables = tuple(_trainables(config.tuner, modules, selection))
-    schedule = read_schedule(config, processes=processes)
+    schedule = read_schedule(config, processes=processes, left_out=left_out)
     plan = TuningPlan(
         method=method_of(config.tuner, has_layers=bool(selection.adapted)),
         train_type=config.tuner.train_type,

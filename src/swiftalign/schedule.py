@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,17 +48,24 @@ class Schedule:
         return min(self.steps, math.ceil(self.epochs * whole)) if self.epochs else self.steps
 
 
-def read_schedule(config: Config, *, processes: int = 1) -> Schedule:
+LeftOut = Mapping[Path, Collection[int]]
+"""Line numbers of rows that are not used, by file."""
+
+
+def read_schedule(config: Config, *, processes: int = 1, left_out: LeftOut | None = None) -> Schedule:
     """Count the data's rows and compute the steps.
 
+    Args:
+        left_out: rows not to count.
+
     Raises:
-        DataError: a named data file is missing, or holds no row.
+        DataError: a named data file is missing, or holds no row; or all rows are left out.
     """
     training, data = config.training, config.data
     batch = training.per_device_train_batch_size
     accumulation = training.gradient_accumulation_steps or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
-    rows = _count_all(config, "train") if data.train else None
-    val_rows = _count_all(config, "val") if data.val else 0
+    rows = _count_all(config, "train", left_out or {}) if data.train else None
+    val_rows = _count_all(config, "val", left_out or {}) if data.val else 0
     # Without evaluation ms-swift splits nothing off.
     if rows is not None and not data.val and data.split_dataset_ratio and evaluates(config):
         val_rows = split_rows(rows, data.split_dataset_ratio)
@@ -87,7 +95,7 @@ def split_rows(rows: int, ratio: float) -> int:
     return min(max(round(rows * ratio), 1), rows - 1)
 
 
-def _count_all(config: Config, part: str) -> int:
+def _count_all(config: Config, part: str, left_out: LeftOut) -> int:
     counts = []
     for index, name in enumerate(getattr(config.data, part)):
         path = Path(name)
@@ -98,8 +106,13 @@ def _count_all(config: Config, part: str) -> int:
         count = count_rows(path)
         if not count:
             raise DataError(f"{where}: data.{part}: {path} holds no row", "a JSONL file has one JSON object a line")
-        counts.append(count)
+        counts.append(count - len(left_out.get(path, ())))
+    if not sum(counts):
+        raise DataError(f"{config.where('data', part)}: data.{part}: every row is left out as too long", _LONGER)
     return sum(counts)
+
+
+_LONGER = "raise max_length"
 
 
 def _elsewhere(config: Config, path: Path, where: str) -> str:

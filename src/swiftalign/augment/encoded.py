@@ -16,6 +16,7 @@ from swiftalign.checkpoint import read_json
 from swiftalign.config import Config
 from swiftalign.errors import DataError, ModelError
 from swiftalign.grounding.answers import Answer, parse_answer
+from swiftalign.hub import cached_folder
 from swiftalign.modules import refuse_remote_code
 from swiftalign.training.lowering import swift_model_type
 from swiftalign.training.template import use_own_tokens
@@ -157,27 +158,12 @@ def _template(config: Config, folder: Path, model_type: str | None) -> Any:
 def _model_folder(config: Config) -> Path:
     """Where the model's small files lie: its folder, or the hub client's cache."""
     source = config.model.path
-    folder = Path(source) if Path(source).is_absolute() else _cached(config)
+    folder = Path(source) if Path(source).is_absolute() else cached_folder(source, config.model.revision, config.hub)
     missing = [name for name in _FILES if folder is None or not (folder / name).is_file()]
     if folder is None or missing:
         lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
         raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
     return folder
-
-
-def _cached(config: Config) -> Path | None:
-    source, revision = config.model.path, config.model.revision
-    if config.hub == "huggingface":
-        from huggingface_hub import try_to_load_from_cache
-
-        path = try_to_load_from_cache(source, "config.json", revision=revision)
-        return Path(path).parent if isinstance(path, str) else None
-    from modelscope import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except Exception:  # that it is not there comes as errors of several types
-        return None
 
 
 def explain(error: Exception) -> str:

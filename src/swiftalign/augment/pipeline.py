@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,8 +23,10 @@ from swiftalign.augment.geometry import Affine, Image, Size
 from swiftalign.augment.settings import GEOMETRIC, AugmentationSection
 from swiftalign.augment.settle import Outcome, Rules, inflation_cost, settle
 from swiftalign.augment.words import mirror_record, names_sides
+from swiftalign.config import Config
+from swiftalign.grounding.length_limit import length_limit
 from swiftalign.grounding.records import Record
-from swiftalign.grounding.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits
+from swiftalign.grounding.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits, pixel_limits
 
 _FIT = "fit"  # the last step of every geometry: the size that the processor leaves alone
 
@@ -109,12 +111,20 @@ class Placement:
         return self.geometry.affine.size
 
 
+Fits = Callable[[Record, Size], bool]
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """The augmentation of a configuration, for images within a run's limits."""
+    """The augmentation of a configuration, for images within a run's limits.
+
+    Attributes:
+        fits: whether a row on an image of this size is within ``max_length``; None where rows may have any length.
+    """
 
     settings: AugmentationSection
     limits: PixelLimits = field(default=DEFAULT_LIMITS)
+    fits: Fits | None = None
 
     def __call__(self, image: Image, record: Record, *, epoch: int, row: int) -> Sample:
         """Augment a row as this epoch has it; arguments and errors are those of `place`."""
@@ -153,6 +163,10 @@ class Pipeline:
             moves, left_out = _without(moves, _MOVING, "every target would be lost", left_out)
             moved, as_quads = self._move(image, record, moves), False
             outcomes = self._settle(record, moved, as_quads)
+        if self.fits and not self.fits(self._record(record, moved, outcomes), moved.affine.size):
+            moves, left_out = _without(moves, _GROWING, "the row would be longer than max_length", left_out)
+            moved, as_quads = self._move(image, record, moves), False
+            outcomes = self._settle(record, moved, as_quads)
         replay = Replay((*moved.steps, *colours), as_quads, tuple(left_out))
         return Placement(record, outcomes, replay, moved)
 
@@ -180,7 +194,7 @@ class Pipeline:
                 affine = _then(affine, step)
                 inner = inner if step.name == "pad_to_multiple" else affine
         if not fitted:
-            fit = geometry.fit(affine, FACTOR, self.limits.least, self.limits.most)
+            fit = geometry.fit(affine, FACTOR, self.limits.least, self.limits.most_unreduced)
             if fit.size != affine.size:
                 affine = inner = fit
                 steps = [*steps, Step(_FIT, {"size": list(fit.size)})]
@@ -210,11 +224,21 @@ class Pipeline:
         image = _coloured(image, [step for step in placed.replay.steps if not is_geometric(step)])
         if moved.inner.size != moved.affine.size:
             image = geometry.warp(image, replace(moved.affine, matrix=np.eye(3)), self.settings.fill)
-        targets = tuple(outcome.target for outcome in placed.outcomes if outcome.target)
-        record = replace(placed.record, targets=targets)
-        if moved.flipped and self.settings.left_right == "swap":
-            record = mirror_record(record)
-        return Sample(image, record, placed.outcomes, placed.replay)
+        return Sample(image, self._record(placed.record, moved, placed.outcomes), placed.outcomes, placed.replay)
+
+    def _record(self, record: Record, moved: _Moved, outcomes: Sequence[Outcome]) -> Record:
+        """The row with the targets that stayed, and the words that fit them."""
+        record = replace(record, targets=tuple(outcome.target for outcome in outcomes if outcome.target))
+        swapped = moved.flipped and self.settings.left_right == "swap"
+        return mirror_record(record) if swapped else record
+
+
+def run_pipeline(config: Config) -> Pipeline:
+    """The pipeline of a configuration that augments."""
+    settings = config.custom.augmentation
+    assert settings is not None
+    limit = length_limit(config)
+    return Pipeline(settings, pixel_limits(config.handed_through.get("max_pixels")), limit.fits if limit else None)
 
 
 def blank(size: Size) -> Image:
@@ -223,6 +247,7 @@ def blank(size: Size) -> Image:
 
 
 _MOVING = ("hflip", "rotate", "scale", "resize_by_scale", "imgaug.")
+_GROWING = (*_MOVING, "pad_to_multiple")
 _TURNING = ("rotate", "imgaug.")
 
 

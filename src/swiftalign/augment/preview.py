@@ -160,9 +160,10 @@ class Previewer:
         return Strip(row, record.images[0], tuple(panels))
 
     def _step(self, title: str, image: Image, record: Record, replay: Replay) -> Panel:
-        from swiftalign.training.rows import sample_row
+        from swiftalign.training.rows import to_row
 
-        row = sample_row(self.pipeline.replay(image, record, replay), self.rows.text)
+        sample = self.pipeline.replay(image, record, replay)
+        row = to_row(sample.record, sample.image, self.rows.text)
         return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
 
     def _original(self, row: int) -> tuple[Record, Panel]:

@@ -29,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     rates.rates,
     rates.precision,
     run.best_model,
+    run.grounding_eval,
     run.deepspeed,
     run.resume,
     run.curriculum,

@@ -1,18 +1,37 @@
-"""What would go wrong with the data's augmentation."""
+"""What would go wrong with the data and its augmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from swiftalign.augment.settings import ImgaugParameters
+from swiftalign.checks.run import best_metric, metric_place
 from swiftalign.config import Config
 from swiftalign.errors import ConfigError
 from swiftalign.findings import Finding
+from swiftalign.grounding.metrics import METRICS
+from swiftalign.grounding.records import Kind
 from swiftalign.modules import Modules
 
 if TYPE_CHECKING:
     from swiftalign.plan import TuningPlan
+
+
+def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Finding]:
+    """Whether the validation rows have the kind of target that the best model is told by.
+
+    Args:
+        kinds: of the training files and then of the validation files.
+    """
+    metric = best_metric(config)
+    kind = METRICS.get(metric)
+    validation = kinds[len(config.data.train) :] or kinds  # split off from the training rows
+    if kind and not any(kind in found for found in validation):
+        present = sorted({f"{other}_acc" for found in validation for other in found}) or ["loss"]
+        message = f"metric_for_best_model: {metric}, but no validation row holds a {kind}"
+        hint = f"they have {' and '.join(present)}"
+        yield Finding("data-metric-absent", message, hint, where=metric_place(config))
 
 
 def imgaug_operations(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:

@@ -12,9 +12,11 @@ from swiftalign.checkpoint import read_json
 from swiftalign.config import Config, TrainingSection, TunerSection
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding, counted
+from swiftalign.grounding.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.methods import ADAPTABLE
 from swiftalign.modules import Modules
 from swiftalign.peft_config import AdapterConfig, checked_adapter_config
+from swiftalign.schedule import evaluates
 from swiftalign.targets import names
 
 if TYPE_CHECKING:
@@ -42,6 +44,48 @@ def best_model(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[F
     if fault:
         message, values = fault
         yield Finding("best-model-strategies", f"{asker}: {message}", "for example:", {"training": values}, where)
+
+
+_EVALUATION: dict[str, Any] = {"training": {"eval_strategy": "epoch"}}
+
+
+def grounding_eval(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
+    """Accuracies by kind: whether they are measured when they are needed, and read the right way round."""
+    settings, metric, where = config.custom.grounding_eval, best_metric(config), metric_place(config)
+    if settings and config.data.train and not (evaluates(config) and plan.schedule.val_rows):
+        message, fix = "grounding_eval answers rows at each evaluation, and nothing is evaluated", _EVALUATION
+        if evaluates(config):
+            message, fix = "grounding_eval answers validation rows, and there are none", {"data": _validation(config)}
+        place = config.where("custom", "grounding_eval")
+        yield Finding("grounding-eval-without-validation", message, "for example:", fix, place)
+    if metric not in METRICS:
+        return
+    if settings is None:
+        message = f"metric_for_best_model: {metric} is not measured without custom.grounding_eval"
+        fix = {"custom": {"grounding_eval": {"rows": 64}}}
+        yield Finding("best-model-metric-unscored", message, "answer validation rows:", fix, where)
+    elif settings.every > 1:
+        message = f"{metric} is measured at each {settings.every}. evaluation only, and the best model is told at each"
+        fix = {"custom": {"grounding_eval": {"every": 1}}}
+        place = config.where("custom", "grounding_eval", "every")
+        yield Finding("best-model-metric-unscored", message, "answer rows at each:", fix, place)
+    less, told = metric in LOWER_IS_BETTER, config.handed_through.get("greater_is_better")
+    if told is not None and bool(told) == less:
+        message = (
+            f"greater_is_better: {str(bool(told)).lower()}, but of {metric} {'less' if less else 'more'} is better"
+        )
+        fix = {"training": {"greater_is_better": not less}}
+        yield Finding("best-model-direction", message, "leave it out, or:", fix, where)
+
+
+def best_metric(config: Config) -> str:
+    """What the best model is told by, without transformers' prefix."""
+    return str(config.handed_through.get("metric_for_best_model") or "loss").removeprefix("eval_")
+
+
+def metric_place(config: Config) -> str:
+    places = (config.where(section, "metric_for_best_model") for section in ("training", "swift"))
+    return next((place for place in places if place), "")
 
 
 def _validation(config: Config) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from swiftalign.augment.encoded import Encode
     from swiftalign.augment.pipeline import Pipeline
     from swiftalign.augment.preview import Strip
-    from swiftalign.augment.settings import AugmentationSection
     from swiftalign.config import Config
     from swiftalign.grounding.records import Record
 
@@ -130,14 +129,10 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline:
         raise SwiftalignError(f"{place}augmentation is off", "set custom.augmentation.enabled: true")
     if not settings.operations:
         raise SwiftalignError(f"{place}augmentation has no operations", hint)
-    from swiftalign.augment.pipeline import Pipeline
-    from swiftalign.grounding.tokens import pixel_limits
+    from swiftalign.augment.pipeline import run_pipeline
 
-    return Pipeline(_seeded(settings, seed), pixel_limits(config.handed_through.get("max_pixels")))
-
-
-def _seeded(settings: AugmentationSection, seed: int | None) -> AugmentationSection:
-    return settings if seed is None else settings.model_copy(update={"seed": seed})
+    pipeline = run_pipeline(config)
+    return pipeline if seed is None else replace(pipeline, settings=settings.model_copy(update={"seed": seed}))
 
 
 def _count_rows(config: Config) -> int:

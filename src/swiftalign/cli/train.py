@@ -21,7 +21,9 @@ from swiftalign.cli.app import (
 
 if TYPE_CHECKING:
     from swiftalign.config import Config
+    from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
+    from swiftalign.schedule import LeftOut
 
 
 def train(
@@ -43,7 +45,7 @@ def train(
       swiftalign train stage4.yaml --dry-run
     """
     allowed = check_allowed(allowed)
-    config, _, plan = resolve(configs, overrides)
+    config, modules, plan = resolve(configs, overrides)
     from swiftalign.findings import blocking
     from swiftalign.report import print_findings
     from swiftalign.training.run_folder import choose_run_folder
@@ -51,38 +53,60 @@ def train(
     print_findings(plan.findings, open_console(stderr=True), allowed=allowed)
     if blocking(plan.findings, allowed):
         raise typer.Exit(1)
-    _check_data(config, plan, allowed)
+    left_out = _check_data(config, allowed)
+    if left_out:
+        plan = _with_fewer_rows(config, modules, plan, left_out, allowed)
     folder = choose_run_folder(config, configs[0])
     if dry_run:
         _print_arguments(config, plan, folder, as_json=as_json)
         return
-    _train(config, plan, folder, as_json=as_json)
+    _train(config, plan, folder, left_out, as_json=as_json)
 
 
-def _check_data(config: Config, plan: TuningPlan, allowed: list[str]) -> None:
-    """Look at every row before anything trains."""
+def _check_data(config: Config, allowed: list[str]) -> LeftOut:
+    """Look at every row before anything trains; returns those that are too long, where they are to be dropped."""
     require_training_data(config)
+    from swiftalign.checks.data import scored_kind
     from swiftalign.findings import blocking
+    from swiftalign.grounding.length_limit import length_limit
     from swiftalign.grounding.scan import scan
     from swiftalign.grounding.tokens import pixel_limits
     from swiftalign.report import print_findings
 
     data, other, console = config.data, config.handed_through, open_console(stderr=True)
-    tokenizer = Path(config.model.path) / "tokenizer.json"
+    files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
     with console.status("reading the data") as status:
         report = scan(
-            [Path(name) for name in (*data.train, *data.val)],
-            max_length=other.get("max_length"),
+            files,
+            max_length=limit.most if limit else None,
             too_long=data.too_long,
             limits=pixel_limits(other.get("max_pixels")),
-            tokenizer=tokenizer if tokenizer.is_file() else None,
+            tokenizer=limit.tokenizer if limit else None,
             text=data.text,
             system=other.get("system"),
             progress=lambda rows: status.update(f"reading the data: {rows:,} rows"),
         )
-    print_findings(report.findings, console, allowed=allowed)
-    if blocking(report.findings, allowed):
+    findings = [*report.findings, *scored_kind(config, report.kinds)]
+    print_findings(findings, console, allowed=allowed)
+    if blocking(findings, allowed):
         raise typer.Exit(1)
+    return report.left_out(files)
+
+
+def _with_fewer_rows(
+    config: Config, modules: Modules, plan: TuningPlan, left_out: LeftOut, allowed: list[str]
+) -> TuningPlan:
+    """The plan for the rows that remain: it has fewer steps."""
+    from swiftalign.findings import blocking
+    from swiftalign.plan import resolve_plan
+    from swiftalign.report import print_findings
+
+    shorter = resolve_plan(config, modules, left_out=left_out)
+    new = [finding for finding in shorter.findings if finding not in plan.findings]
+    print_findings(new, open_console(stderr=True), allowed=allowed)
+    if blocking(new, allowed):
+        raise typer.Exit(1)
+    return shorter
 
 
 def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
@@ -96,7 +120,7 @@ def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json:
         print(" ".join(to_argv({name: value})))
 
 
-def _train(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
+def _train(config: Config, plan: TuningPlan, folder: Path, left_out: LeftOut, *, as_json: bool) -> None:
     from swiftalign.report import short_path
     from swiftalign.training.launch import follow_training
     from swiftalign.training.progress import RunProgress
@@ -104,7 +128,7 @@ def _train(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> 
 
     console = open_console(stderr=as_json)
     with locked(folder):
-        write_run_files(folder, config, plan)
+        write_run_files(folder, config, plan, left_out)
         console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
         console.print(
             f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "

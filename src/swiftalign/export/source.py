@@ -13,6 +13,7 @@ from swiftalign.checkpoint import StoredTensor, read_json, stored_tensors
 from swiftalign.config import Config
 from swiftalign.errors import ExportError, ModelError
 from swiftalign.findings import counted
+from swiftalign.hub import cached_folder
 from swiftalign.modules import modules_from_tensors
 from swiftalign.peft_config import ADAPTER_PREFIX
 from swiftalign.plan import TuningPlan
@@ -125,20 +126,10 @@ def _base_folder(given: Path | None, plan: TuningPlan | None, adapter: dict[str,
         raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
     folder = Path(str(named)).expanduser()
     if not folder.is_dir() and given is None and not folder.is_absolute():
-        folder = _from_cache(str(named), plan) or folder
+        folder = cached_folder(str(named), None, "huggingface") or folder
     if not folder.is_dir():
         raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
     return folder.absolute()
-
-
-def _from_cache(model_id: str, plan: TuningPlan | None) -> Path | None:
-    """The snapshot of a hub model that training has left in the hub's cache."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(model_id, local_files_only=True))
-    except Exception:  # not cached, in the client's many ways
-        return None
 
 
 def _refuse(checkpoint: Path, checked: Verification) -> None:

@@ -26,9 +26,6 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length.
 HITS: dict[Kind, tuple[float, ...]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05,)}
 
-# Metrics of which less is better; of all others more is.
-LOWER_IS_BETTER = ("line_distance", "malformed_answers")
-
 _SAMPLES = 32  # points on a line that its mean distance is taken over
 
 

@@ -15,12 +15,13 @@ import numpy as np
 from swiftalign.config import GroundingTextSection
 from swiftalign.errors import DataError
 from swiftalign.findings import Finding
+from swiftalign.grounding.answers import parse_answer
 from swiftalign.grounding.images import NoSuchImageError, image_size
-from swiftalign.grounding.records import layout_fault, parse_row, read_lines, to_record
+from swiftalign.grounding.records import Kind, layout_fault, parse_row, read_lines, to_record
 from swiftalign.grounding.row_checks import PixelSpread, record_faults, swift_faults, text_fault
 from swiftalign.grounding.scan_report import SeenFaults, SeenSizes
 from swiftalign.grounding.swift_rows import swift_images
-from swiftalign.grounding.text import DEFAULT_TEXT, to_messages
+from swiftalign.grounding.text import DEFAULT_TEXT, TEXT_KEYS, to_messages
 from swiftalign.grounding.tokens import (
     DEFAULT_LIMITS,
     Conversation,
@@ -47,13 +48,20 @@ class ScanReport:
         rows: of all files.
         findings: one for each code.
         counts: code -> number of rows.
+        kinds: the kinds of target in each file.
         dropped: [n, 2]: file (by its place in the list) and line of each row that is left out as too long.
     """
 
     rows: int
     findings: tuple[Finding, ...]
     counts: Mapping[str, int]
+    kinds: tuple[frozenset[Kind], ...]
     dropped: np.ndarray[Any, np.dtype[np.int64]]
+
+    def left_out(self, files: Sequence[Path]) -> dict[Path, list[int]]:
+        """The lines that are left out, of each of the files that were scanned, where there are any."""
+        lines = {path: self.dropped[self.dropped[:, 0] == number, 1] for number, path in enumerate(files)}
+        return {path: numbers.tolist() for path, numbers in lines.items() if len(numbers)}
 
 
 def scan(
@@ -87,7 +95,7 @@ def scan(
         if value and (fault := text_fault(value)):
             seen.add("data-special-text", f"data.text.{name}", fault)
     if max_length and not tokenizer:
-        seen.add("data-unchecked", "", "the length of the rows, as the model's tokenizer.json is not here")
+        seen.add("data-unchecked", "", "the length of the rows, as there is no tokenizer.json of a Qwen3-VL here")
     lengths = _Lengths(max_length, too_long, tokenizer, seen) if max_length and tokenizer else None
     run = _Scan(seen, limits, text, system, lengths, progress)
     with warnings.catch_warnings():
@@ -98,7 +106,13 @@ def scan(
         lengths.count()
     progress(run.rows)
     dropped = np.array(lengths.dropped if lengths else (), dtype=np.int64).reshape(-1, 2)
-    return ScanReport(run.rows, (*seen.findings(), *run.sizes.findings()), dict(seen.counts), dropped)
+    return ScanReport(
+        run.rows,
+        (*seen.findings(), *run.sizes.findings()),
+        dict(seen.counts),
+        tuple(map(frozenset, run.kinds)),
+        dropped,
+    )
 
 
 class _Lengths:
@@ -146,12 +160,14 @@ class _Scan:
     ) -> None:
         self.rows = 0
         self.sizes = SeenSizes()
+        self.kinds: list[set[Kind]] = []  # of each file
         self._seen, self._limits, self._text, self._system = seen, limits, text, system
         self._lengths, self._progress = lengths, progress
         self._size_of = lru_cache(REMEMBERED_IMAGES)(image_size)
 
     def scan_file(self, path: Path, number: int) -> None:
         before, spread = self.rows, PixelSpread()
+        self.kinds.append(set())
         try:
             with path.open("rb") as file:
                 for line_number, line in read_lines(file):
@@ -187,6 +203,7 @@ class _Scan:
         self, row: dict[str, Any], folder: Path, faults: dict[str, str], spread: PixelSpread
     ) -> Conversation | None:
         record = to_record(row, folder)
+        self.kinds[-1].update(target.kind for target in record.targets)
         size = self._size(record.images[0], faults)
         if size is None:
             return None
@@ -202,6 +219,7 @@ class _Scan:
     def _swift_row(
         self, row: dict[str, Any], folder: Path, faults: dict[str, str], spread: PixelSpread
     ) -> Conversation | None:
+        self.kinds[-1] |= self._answered_kinds(row)
         images = swift_images(row, folder)
         sizes = [None if image is None else self._size(image, faults) for image in images]
         for code, detail in swift_faults(row, sizes):
@@ -214,6 +232,12 @@ class _Scan:
         if known is None:
             faults["data-unchecked"] = "its length, as it has tools, video, audio or a loss of its own"
         return known
+
+    def _answered_kinds(self, row: dict[str, Any]) -> set[Kind]:
+        text = row["messages"][-1].get("content")
+        if not isinstance(text, str) or not any(key in text for key in TEXT_KEYS.values()):
+            return set()
+        return {target.kind for target in parse_answer(text).targets}
 
     def _size(self, image: Path, faults: dict[str, str]) -> Size | None:
         try:

@@ -37,6 +37,11 @@ class PixelLimits:
     most: int = 16384 * FACTOR**2
     before: int | None = None
 
+    @property
+    def most_unreduced(self) -> int:
+        """The most pixels that reach the model as they are."""
+        return max(min(self.most, self.before or self.most), self.least)
+
 
 DEFAULT_LIMITS = PixelLimits()
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
+from PIL import Image
 from swift.callbacks.base import TrainerCallback
 from swift.infer_engine import RequestConfig, TransformersEngine
 from swift.utils import unwrap_model_for_generation
@@ -24,7 +24,7 @@ from swift.utils import unwrap_model_for_generation
 from swiftalign.errors import DataError
 from swiftalign.grounding.accuracy import Scores
 from swiftalign.grounding.answers import parse_answer
-from swiftalign.grounding.images import image_size
+from swiftalign.grounding.metrics import METRICS
 from swiftalign.grounding.records import Target
 
 # Room for an answer longer than the true one, in tokens.
@@ -35,35 +35,40 @@ _SAMPLE_SEED = 0
 
 @dataclass(frozen=True)
 class Question:
-    """A validation row, parted into what the model is asked and what it ought to write.
+    """What the model is asked by a validation row, and what it ought to write.
 
     Attributes:
-        row: in ms-swift's layout, without the answer.
+        index: of the row: its image is opened when it is asked.
         answer: the true one, as the model is taught to write it.
         truth: read from the answer, with coordinates 0..1000 of the image's sides.
         width: of the image, in pixels.
         height: likewise.
     """
 
-    row: dict[str, Any]
+    index: int
     answer: str
     truth: tuple[Target, ...]
     width: int
     height: int
 
 
-def to_question(row: dict[str, Any]) -> Question | None:
-    """A row in ms-swift's layout as a question; None unless it has one image file and ends with a grounding answer."""
-    *asked, last = row["messages"]
-    images = row.get("images") or []
+def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
+    """A row in ms-swift's layout as a question; None unless it has one image and ends with a grounding answer."""
+    row = rows[index]
+    last, images = row["messages"][-1], row.get("images") or []
     if last["role"] != "assistant" or not isinstance(last.get("content"), str):
         return None
-    if len(images) != 1 or not isinstance(images[0], str) or not Path(images[0]).is_file():
+    if len(images) != 1 or not isinstance(images[0], Image.Image):
         return None
     truth = parse_answer(last["content"])
     if not truth.sound:
         return None
-    return Question({**row, "messages": asked}, last["content"], truth.targets, *image_size(Path(images[0])))
+    return Question(index, last["content"], truth.targets, *images[0].size)
+
+
+def asked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without its answer."""
+    return {**row, "messages": row["messages"][:-1]}
 
 
 def choose_questions(rows: Sequence[dict[str, Any]], count: int) -> list[Question]:
@@ -74,7 +79,7 @@ def choose_questions(rows: Sequence[dict[str, Any]], count: int) -> list[Questio
     """
     questions: list[Question] = []
     for index in np.random.default_rng(_SAMPLE_SEED).permutation(len(rows)).tolist():
-        question = to_question(rows[index])
+        question = to_question(rows, index)
         if question is not None:
             questions.append(question)
             if len(questions) == count:
@@ -83,6 +88,18 @@ def choose_questions(rows: Sequence[dict[str, Any]], count: int) -> list[Questio
         hint = "grounding_eval needs rows with 'objects', or messages that end with such an answer in JSON"
         raise DataError("no validation row asks for boxes, quads or lines", hint)
     return questions
+
+
+def require_kind(metric: str | None, questions: Sequence[Question]) -> None:
+    """Raise where the best model is to be told by a kind of target that no question asks for.
+
+    Raises:
+        DataError: naming the metric.
+    """
+    kind = METRICS.get((metric or "").removeprefix("eval_"))
+    if kind and not any(target.kind == kind for question in questions for target in question.truth):
+        message = f"metric_for_best_model: {metric}, but none of the {len(questions)} rows to answer holds a {kind}"
+        raise DataError(message, "raise custom.grounding_eval.rows, or name another metric")
 
 
 def share(count: int, rank: int, processes: int) -> list[tuple[int, bool]]:
@@ -114,8 +131,11 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
     @cached_property
     def questions(self) -> list[Question]:
         """By the length of their answers, so that those of a batch end together."""
-        rows = getattr(self.trainer.eval_dataset, "dataset", ())  # ms-swift encodes them when their turn comes
-        return sorted(choose_questions(rows, self.rows), key=self._tokens)
+        return sorted(choose_questions(self._dataset, self.rows), key=self._tokens)
+
+    @property
+    def _dataset(self) -> Sequence[dict[str, Any]]:
+        return getattr(self.trainer.eval_dataset, "dataset", ())  # ms-swift encodes them when their turn comes
 
     def _tokens(self, question: Question) -> int:
         return len(self.trainer.template.tokenizer.encode(question.answer, add_special_tokens=False))
@@ -126,7 +146,7 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
         return TransformersEngine(self.trainer.model, template=self.trainer.template, max_batch_size=size)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        _ = self.questions  # rows that can't be used are told of before the first step
+        require_kind(args.metric_for_best_model, self.questions)  # before the first step
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
@@ -154,7 +174,9 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
         """What the model writes, greedily."""
         limit = int(max(map(self._tokens, questions)) * _LONGER) + _MORE
         request = RequestConfig(max_tokens=limit, temperature=0)
-        replies = self._engine.infer([question.row for question in questions], request, use_tqdm=False)
+        replies = self._engine.infer(
+            [asked(self._dataset[question.index]) for question in questions], request, use_tqdm=False
+        )
         return [reply.choices[0].message.content for reply in replies]
 
 

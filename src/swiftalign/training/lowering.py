@@ -8,7 +8,7 @@ from typing import Any
 
 from swiftalign.architectures import NAME_TABLES
 from swiftalign.config import Config
-from swiftalign.grounding.accuracy import LOWER_IS_BETTER
+from swiftalign.grounding.metrics import LOWER_IS_BETTER
 from swiftalign.optimizer import learning_rates, optimizer_name
 from swiftalign.plan import TuningPlan
 
@@ -122,6 +122,7 @@ def _training(config: Config, plan: TuningPlan) -> dict[str, Any]:
         **(own_rates if optimizer_name(config) == "multimodal" else {}),
         "gradient_accumulation_steps": plan.schedule.accumulation,
         **{name: getattr(config.training, name) for name in _TRAINING_SETTINGS},
+        "max_steps": config.training.max_steps if config.training.max_steps > 0 else -1,  # 0 would train one step
     }
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from swiftalign.augment.pipeline import Pipeline, Sample
+from swiftalign.augment.geometry import Image
+from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config import GroundingTextSection
-from swiftalign.grounding.images import image_size, open_image
+from swiftalign.grounding.images import open_image
 from swiftalign.grounding.records import Record, parse_row, to_record
 from swiftalign.grounding.text import DEFAULT_TEXT, to_messages
 
@@ -24,12 +26,18 @@ class JsonlRows:
     Holds 12 bytes a row: where its line begins, and which file it is in.
 
     Args:
-        order: numbers of the rows to have, in order; a row's number counts from 0 over all files.
+        left_out: line numbers of the rows not to have, by file.
         text: the words around the coordinates.
+
+    Attributes:
+        order: numbers of the rows, in their order; a row's number counts from 0 over all files, those left out too.
     """
 
     def __init__(
-        self, files: Sequence[Path], order: Indices | None = None, text: GroundingTextSection = DEFAULT_TEXT
+        self,
+        files: Sequence[Path],
+        left_out: Mapping[Path, Collection[int]] | None = None,
+        text: GroundingTextSection = DEFAULT_TEXT,
     ) -> None:
         self.files = list(files)
         self.text = text
@@ -37,19 +45,22 @@ class JsonlRows:
         self._offsets = np.concatenate([offsets for offsets, _ in starts])
         self._lines = np.concatenate([lines for _, lines in starts])
         self._file_of = np.repeat(np.arange(len(starts), dtype=np.int32), [len(offsets) for offsets, _ in starts])
-        self.order: Indices = np.arange(len(self._offsets)) if order is None else order
+        gone = [
+            np.isin(lines, list((left_out or {}).get(file, ()))) for file, (_, lines) in zip(files, starts, strict=True)
+        ]
+        self.order: Indices = np.flatnonzero(~np.concatenate(gone))
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The row as ms-swift's messages."""
+        """The row as ms-swift's messages, with its images in memory, as they are shown."""
         record = self.record(index)
+        images = open_images(record)
         if record.swift_row is not None:
-            return record.swift_row
-        width, height = image_size(record.images[0])
-        messages = to_messages(record.in_pixels(width, height), width, height, self.text)
-        return {"messages": messages, "images": [str(path) for path in record.images]}
+            return with_images(record.swift_row, images)
+        height, width = images[0].shape[:2]
+        return to_row(record.in_pixels(width, height), images[0], self.text)
 
     def record(self, index: int) -> Record:
         row = self.order[index]
@@ -61,7 +72,9 @@ class JsonlRows:
 
     def reordered(self, order: Indices) -> JsonlRows:
         """The same rows in another order, or some of them."""
-        return JsonlRows(self.files, self.order[order], self.text)
+        rows = copy.copy(self)
+        rows.order = self.order[order]
+        return rows
 
 
 class AugmentedRows:
@@ -80,30 +93,34 @@ class AugmentedRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The augmented row as ms-swift's messages, with its image in memory."""
-        from PIL import Image
-
         record, row, epoch = self.rows.record(index), int(self.rows.order[index]), int(self._epoch)
-        swift_row = record.swift_row
-        if swift_row is not None and (
-            not record.images or len(record.images) != len(swift_row.get("images", []))  # others are not files
-        ):
-            return swift_row
-        images = [open_image(path) for path in record.images]
-        if swift_row is not None:
-            coloured = self.pipeline.colours_only(images, epoch=epoch, row=row)
-            return {**swift_row, "images": [Image.fromarray(image) for image in coloured]}
+        images = open_images(record)
+        if record.swift_row is not None:
+            return with_images(record.swift_row, self.pipeline.colours_only(images, epoch=epoch, row=row))
         height, width = images[0].shape[:2]
         sample = self.pipeline(images[0], record.in_pixels(width, height), epoch=epoch, row=row)
-        return sample_row(sample, self.rows.text)
+        return to_row(sample.record, sample.image, self.rows.text)
 
 
-def sample_row(sample: Sample, text: GroundingTextSection) -> dict[str, Any]:
-    """An augmented row as ms-swift's messages, with its image in memory."""
-    from PIL import Image
+def open_images(record: Record) -> list[Image]:
+    """A row's images; none where some of them are no files."""
+    swift_row = record.swift_row
+    if swift_row is not None and len(record.images) != len(swift_row.get("images", [])):
+        return []
+    return [open_image(path) for path in record.images]
 
-    height, width = sample.image.shape[:2]
-    messages = to_messages(sample.record, width, height, text)
-    return {"messages": messages, "images": [Image.fromarray(sample.image)]}
+
+def to_row(record: Record, image: Image, text: GroundingTextSection) -> dict[str, Any]:
+    """A record, in pixels of its image, as ms-swift's messages."""
+    height, width = image.shape[:2]
+    return with_images({"messages": to_messages(record, width, height, text)}, [image])
+
+
+def with_images(row: dict[str, Any], images: Sequence[Image]) -> dict[str, Any]:
+    """A row with its images in memory: from a file, ms-swift would not turn them upright, and clip 16 bits to white."""
+    from PIL import Image as PilImage
+
+    return {**row, "images": [PilImage.fromarray(image) for image in images]} if images else row
 
 
 def _line_starts(path: Path) -> tuple[Indices, Indices]:

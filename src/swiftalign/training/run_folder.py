@@ -15,6 +15,7 @@ from swiftalign.config import Config
 from swiftalign.document import dump_yaml
 from swiftalign.errors import RunFolderError
 from swiftalign.plan import TuningPlan
+from swiftalign.schedule import LeftOut
 
 _PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
 
@@ -59,14 +60,27 @@ def locked(folder: Path) -> Iterator[None]:
 _ELSEWHERE = "name another folder: --set training.output_dir=runs/NAME"
 
 
-def write_run_files(folder: Path, config: Config, plan: TuningPlan) -> None:
-    """Keep what the run is: its configuration, its plan and the versions that it runs on."""
+LEFT_OUT_FILE = "left_out.json"
+
+
+def write_run_files(folder: Path, config: Config, plan: TuningPlan, left_out: LeftOut | None = None) -> None:
+    """Keep what the run is: its configuration, its plan, the rows that it leaves out, the versions that it runs on."""
     try:
+        if left_out:
+            lines = {str(path): list(numbers) for path, numbers in left_out.items()}
+            (folder / LEFT_OUT_FILE).write_text(json.dumps(lines) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(dump_yaml(config.values), encoding="utf-8")
         (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
+
+
+def read_left_out(folder: Path) -> LeftOut:
+    """The rows that a run leaves out."""
+    path = folder / LEFT_OUT_FILE
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {Path(name): lines for name, lines in values.items()}
 
 
 def versions() -> dict[str, str]:

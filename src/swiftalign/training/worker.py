@@ -23,11 +23,10 @@ from swift.dataset import LazyLLMDataset
 from swift.pipelines.train.sft import SwiftSft
 from swift.utils import safe_snapshot_download
 
-from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.pipeline import run_pipeline
 from swiftalign.config import Config
 from swiftalign.config_files import load_config
 from swiftalign.errors import SwiftalignError
-from swiftalign.grounding.tokens import pixel_limits
 from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
@@ -36,6 +35,7 @@ from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
+from swiftalign.training.run_folder import read_left_out
 from swiftalign.training.template import use_own_tokens
 from swiftalign.verify.values import INITIAL_FILE
 
@@ -55,9 +55,13 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         use_own_tokens(self.template, vars(self.model.config))
 
     def _get_dataset(self) -> tuple[JsonlRows | AugmentedRows, JsonlRows | None]:
-        args, text = self.args, self.config.data.text
-        train = JsonlRows([Path(name) for name in args.dataset], text=text)
-        val = JsonlRows([Path(name) for name in args.val_dataset], text=text) if args.val_dataset else None
+        args = self.args
+        left_out = read_left_out(Path(args.output_dir))
+        train, val = (
+            JsonlRows([Path(name) for name in names], left_out, self.config.data.text) if names else None
+            for names in (args.dataset, args.val_dataset)
+        )
+        assert train is not None
         random = np.random.default_rng(args.data_seed)
         if val is None and args.split_dataset_ratio > 0:
             count = split_rows(len(train), args.split_dataset_ratio)
@@ -71,7 +75,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         settings = self.config.custom.augmentation
         if settings is None or not settings.enabled:
             return rows
-        augmented = AugmentedRows(rows, Pipeline(settings, pixel_limits(self.template.max_pixels)))
+        augmented = AugmentedRows(rows, run_pipeline(self.config))
         PlanCallback.set_epoch = augmented.set_epoch
         return augmented
 
