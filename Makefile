@@ -26,6 +26,7 @@ demo: install
 	@set -e; for command in \
 		"init --demo $(DEMO) --force" \
 		"inspect-params $(DEMO)/config.yaml" \
+		"preview-aug $(DEMO)/config.yaml --set custom.augmentation.preset=conservative --output $(DEMO)/augmented.png --force" \
 		"train $(DEMO)/config.yaml --set training.output_dir=$(RUN)" \
 		"verify-ckpt $(RUN) --deep --base $(DEMO)/model" \
 		"export $(RUN) --output $(DEMO)/model-tuned --force --check-logits"; \

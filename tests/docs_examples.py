@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PICTURES = {"demo/runs/config/loss.png": ROOT / "docs/loss.png"}
+PICTURES = {"demo/runs/config/loss.png": ROOT / "docs/loss.png", "augmented.png": ROOT / "docs/augmented.png"}
 
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
 # What differs from run to run or machine to machine.

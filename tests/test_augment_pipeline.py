@@ -17,12 +17,12 @@ from qwen_vl_utils import fetch_image
 from torch.utils.data import DataLoader
 
 from swiftalign.augment.draws import draw
-from swiftalign.augment.pipeline import Pipeline, Replay, Sample
+from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.settings import AugmentationSection
 from swiftalign.augment.words import mirror_words
 from swiftalign.demo.data import write_dataset
 from swiftalign.grounding.records import Record, Target
-from swiftalign.grounding.tokens import PixelLimits
+from swiftalign.grounding.tokens import PixelLimits, model_size
 from swiftalign.training.rows import AugmentedRows, JsonlRows
 
 GUIDE = AugmentationSection(preset="conservative")
@@ -296,3 +296,28 @@ def test_rows_in_ms_swifts_layout_change_their_colours_alone(demo_rows: Path, tm
     table = np.round(255 * (np.arange(256) / 255) ** 2)
     assert item["messages"] == messages
     assert np.abs(np.array(item["images"][0]).astype(int) - table[original]).max() <= 1
+
+
+# -- length and size limits --------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_would_become_too_long_keeps_its_geometry() -> None:
+    allowed = Pipeline(GUIDE, fits=lambda found, size: True)
+    refused = Pipeline(GUIDE, fits=lambda found, size: False)
+    moved = 0
+    for row in range(12):
+        free, kept, held = (apply(made, record(), row) for made in (Pipeline(GUIDE), allowed, refused))
+        assert free.replay == kept.replay
+        assert not any(step.name in ("rotate", "scale", "resize_by_scale", "hflip") for step in held.replay.steps)
+        colours = [[step for step in each.replay.steps if not is_geometric(step)] for each in (free, held)]
+        assert colours[0] == colours[1]
+        moved += any(reason.endswith("longer than max_length") for reason in held.replay.left_out)
+    assert moved
+
+
+def test_an_image_ends_within_ms_swifts_own_limit() -> None:
+    before = 100 * 100
+    for row in range(4):
+        height, width = apply(Pipeline(GUIDE, PixelLimits(before=before)), record(), row).image.shape[:2]
+        assert width * height <= before
+        assert model_size(width, height, PixelLimits(before=before)) == (width, height)

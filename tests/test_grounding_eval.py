@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
@@ -19,6 +20,7 @@ from swiftalign.demo.model import build_model
 from swiftalign.errors import DataError
 from swiftalign.grounding.accuracy import Scores
 from swiftalign.grounding.answers import Answer
+from swiftalign.training.events import Event
 from swiftalign.training.grounding_eval import (
     _of_all,
     _random_kept,
@@ -29,6 +31,7 @@ from swiftalign.training.grounding_eval import (
     share,
     to_question,
 )
+from swiftalign.training.progress import RunProgress
 from swiftalign.training.rows import JsonlRows
 
 # Registers the evaluation, and a probe that writes down in which state it leaves model and template.
@@ -175,6 +178,13 @@ def test_answers_learned_by_heart_are_hits_in_the_log(scored: Path) -> None:
 def test_the_scores_reach_the_events(scored: Path) -> None:
     events = [json.loads(line) for line in (scored / "events.jsonl").read_text().splitlines()]
     assert sum("eval_bbox_acc" in event for event in events if event["kind"] == "log") == 3
+
+
+def test_the_scores_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RunProgress(Console(width=160))
+    progress.show(Event("start", {"steps": 30, "step": 0}))
+    progress.show(Event("log", {"step": 15, "eval_bbox_acc": 0.5, "eval_line_acc": 1.0, "eval_token_acc": 0.1}))
+    assert capsys.readouterr().out == "step 15/30  bbox_acc 0.500  line_acc 1.000\n"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from swiftalign.grounding.metrics import METRICS
 from swiftalign.plan import TuningPlan
 from swiftalign.report import short_path
 from swiftalign.training.events import Event
@@ -77,6 +78,10 @@ class RunProgress:
         if "eval_loss" in values:
             self.eval_losses.append((step, values["eval_loss"]))
             self.console.print(f"step {step}/{self._steps}  eval_loss {values['eval_loss']:.4f}")
+        scores = {name.removeprefix("eval_"): value for name, value in values.items() if name.endswith("_acc")}
+        if scores := {name: value for name, value in scores.items() if METRICS.get(name)}:
+            told = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            self.console.print(f"step {step}/{self._steps}  {told}")
 
     def _time_left(self, step: int) -> str:
         done = step - self._first_step

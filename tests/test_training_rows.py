@@ -1,0 +1,101 @@
+"""Rows as the trainer gets them: images as they are shown, and lengths as ms-swift counts them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swift_template import template_of
+from swiftalign.augment.pipeline import run_pipeline
+from swiftalign.config_files import load_config
+from swiftalign.grounding.length_limit import length_limit
+from swiftalign.training.rows import AugmentedRows, JsonlRows
+
+TALK = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "Here."}]
+TURNED, DEEP = (40, 90), (64, 32)  # as they are shown
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> JsonlRows:
+    """Own rows and ms-swift's, on a photograph that is stored on its side and on an image of 16 bits."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", TURNED[::-1], "red").save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(np.full(DEEP[::-1], 0x8000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    box = {"label": "box", "bbox_2d": [1, 1, 20, 20]}
+    written: list[dict[str, Any]] = [
+        {"images": [name], **what}
+        for name in ("turned.jpg", "deep.png")
+        for what in ({"objects": [box]}, {"messages": TALK})
+    ]
+    written.append({"messages": TALK, "images": ["https://example.org/a.png"]})
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in written), encoding="utf-8")
+    return JsonlRows([tmp_path / "rows.jsonl"])
+
+
+def test_images_come_as_they_are_shown_in_either_layout(rows: JsonlRows) -> None:
+    assert [rows[index]["images"][0].size for index in range(4)] == [TURNED, TURNED, DEEP, DEEP]
+    assert {rows[index]["images"][0].getpixel((0, 0)) for index in (2, 3)} == {(128, 128, 128)}
+    assert rows[4]["images"] == ["https://example.org/a.png"]
+
+
+def test_rows_keep_their_numbers_when_others_are_left_out(rows: JsonlRows) -> None:
+    kept = JsonlRows(rows.files, {rows.files[0]: [1, 4]})
+    assert kept.order.tolist() == [1, 2, 4]
+    assert kept.reordered(np.array([2, 0])).order.tolist() == [4, 1]
+    assert kept[1]["images"][0].size == DEEP
+
+
+@pytest.mark.slow
+def test_a_row_fits_just_where_ms_swift_takes_it(demo: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    names = [f"model: {demo / 'model'}", f"data: {{train: {demo / 'data/train.jsonl'}, max_length: 9000}}"]
+    config.write_text("\n".join([*names, "custom: {augmentation: {ops: [{resize_by_scale: {lo: 1.3, hi: 1.5}}]}}"]), encoding="utf-8")
+    limit = length_limit(load_config([config]))
+    assert limit is not None
+    template, rows = template_of(demo / "model"), JsonlRows([demo / "data/train.jsonl"])
+    for index in range(4):
+        record, size = rows.record(index), rows[index]["images"][0].size
+        length = template.encode(rows[index], return_length=True)["length"]
+        assert replace(limit, most=length).fits(record, size)
+        assert not replace(limit, most=length - 1).fits(record, size)
+
+    plain = [template.encode(rows[index], return_length=True)["length"] for index in range(len(rows))]
+    pipeline = run_pipeline(load_config([config], [f"data.max_length={max(plain)}"]))
+    free = AugmentedRows(rows, replace(pipeline, fits=None))
+    lengths = [template.encode(free[index], return_length=True)["length"] for index in range(len(rows))]
+    assert max(lengths) > max(plain)  # resize_by_scale enlarges
+    held = AugmentedRows(rows, pipeline)
+    lengths = [template.encode(held[index], return_length=True)["length"] for index in range(len(rows))]
+    assert max(lengths) <= max(plain)
+
+
+@pytest.mark.parametrize(
+    ("data", "counted"),
+    [
+        ("", None),
+        ("max_length: 90", True),
+        ("max_length: 90, truncation_strategy: delete", True),
+        ("max_length: 90, truncation_strategy: left", None),
+    ],
+)
+def test_only_rows_that_would_end_the_run_are_counted(
+    data: str, counted: bool | None, demo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"model: {demo / 'model'}\ndata: {{{data}}}\n", encoding="utf-8")
+    limit = length_limit(load_config([tmp_path / "config.yaml"]))
+    assert (limit and limit.tokenizer is not None) == counted
+
+
+def test_rows_of_another_family_are_not_counted(demo: Path, tmp_path: Path) -> None:
+    text = f"model: {{path: {demo / 'model'}, type: qwen2_5_vl}}\ndata: {{max_length: 90}}\n"
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    limit = length_limit(load_config([tmp_path / "config.yaml"]))
+    assert limit is not None
+    assert limit.tokenizer is None
