@@ -56,7 +56,9 @@ def test_rows_keep_their_numbers_when_others_are_left_out(rows: JsonlRows) -> No
 def test_a_row_fits_just_where_ms_swift_takes_it(demo: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     names = [f"model: {demo / 'model'}", f"data: {{train: {demo / 'data/train.jsonl'}, max_length: 9000}}"]
-    config.write_text("\n".join([*names, "custom: {augmentation: {ops: [{resize_by_scale: {lo: 1.3, hi: 1.5}}]}}"]), encoding="utf-8")
+    config.write_text(
+        "\n".join([*names, "custom: {augmentation: {ops: [{resize_by_scale: {lo: 1.3, hi: 1.5}}]}}"]), encoding="utf-8"
+    )
     limit = length_limit(load_config([config]))
     assert limit is not None
     template, rows = template_of(demo / "model"), JsonlRows([demo / "data/train.jsonl"])

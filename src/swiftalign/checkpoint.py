@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -195,6 +196,8 @@ def read_json(path: Path) -> Any:
         ModelError: it is missing, too large or malformed.
     """
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # reading one would wait for a writer
+            raise ModelError(f"{path}: a pipe, not a file", DAMAGED)
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{path}: larger than {MAX_JSON_BYTES // 1_000_000} MB", DAMAGED)
         return json.loads(path.read_bytes())

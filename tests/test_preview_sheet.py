@@ -1,0 +1,165 @@
+"""The contact sheet of `preview-aug`: its words, its drawings, and the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swiftalign.augment.draws import Step
+from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.preview import (
+    THUMBNAIL,
+    Panel,
+    Shape,
+    Strip,
+    describe,
+    parse_numbers,
+    read_records,
+    thumbnail,
+    write_file,
+)
+from swiftalign.augment.settings import AugmentationSection
+from swiftalign.augment.sheet import COLOURS, SCALE, TROUBLE, render_sheet
+from swiftalign.errors import DataError
+from swiftalign.grounding.records import Record
+
+CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step("hflip", {}), "hflip"),
+        (Step("rotate", {"degrees": -3.21}), "rotate -3.2°"),
+        (Step("scale", {"factor": 1.078}), "scale ×1.08"),  # noqa: RUF001
+        (Step("fit", {"size": [128, 96]}), "fit 128×96"),  # noqa: RUF001
+        (Step("color_jitter", {"brightness": 1.2, "contrast": 0.8, "saturation": 1.1}), "color b1.2 c0.8 s1.1"),
+        (Step("hsv", {"hue_deg": -4.4, "sat": 1.0, "val": 0.9}), "hsv h-4° s1.0 v0.9"),
+        (Step("imgaug.MotionBlur", {"arguments": {"k": 5}, "seed": 1}), "MotionBlur k=5"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_operations_are_told_in_short(step: Step, words: str) -> None:
+    assert describe(step) == words
+
+
+def test_every_operation_of_the_presets_has_words_with_its_values() -> None:
+    for epoch in range(40):
+        sample = CONSERVATIVE(np.zeros((64, 64, 3), np.uint8), Record((Path("x.png"),)), epoch=epoch, row=0)
+        for step in sample.replay.steps:
+            assert (describe(step) == step.name) == (step.name == "hflip")
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-2", "1-", "1.5", "0-99999999"])
+def test_what_is_no_row_number_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="--rows"):
+        parse_numbers(text, "--rows")
+
+
+def test_rows_count_over_all_files_without_blank_lines(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    lines = [json.dumps({"images": ["a.png"], "objects": [], "prompt": str(n)}) for n in range(5)]
+    (tmp_path / "1.jsonl").write_text("\n" + lines[0] + "\n\n" + lines[1] + "\n", encoding="utf-8")
+    (tmp_path / "2.jsonl").write_text("\n".join(lines[2:]), encoding="utf-8")
+    files = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    records = read_records(files, [3, 0, 4])
+    assert [(row, record.prompt) for row, record in records.items()] == [(3, "3"), (0, "0"), (4, "4")]
+    with pytest.raises(DataError, match="row 7: the training files have 5 rows, counted from 0"):
+        read_records(files, [1, 7])
+
+
+def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"images": ["a.png"]}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: needs 'images' and 'objects'"):
+        read_records([path], [0])
+
+
+# -- the sheet ------------------------------
+
+
+def one_strip(*shapes: Shape, size: tuple[int, int] = (200, 100)) -> Strip:
+    image = np.full((size[1], size[0], 3), 255, np.uint8)
+    return Strip(0, Path("/data/images/a.png"), (Panel("epoch 0", image, size, shapes),))
+
+
+def count(picture: Image.Image, colour: str) -> int:
+    wanted = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)])
+    return int((np.abs(np.asarray(picture).astype(int) - wanted).max(axis=2) < 3).sum())
+
+
+@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+@pytest.mark.parametrize("fate", ["kept", "clipped", "dropped"])
+def test_targets_have_their_kinds_colour_and_lost_ones_are_red(kind: Any, fate: Any) -> None:
+    points = {"bbox": ((0.2, 0.2), (0.8, 0.9)), "line": ((0.2, 0.2), (0.8, 0.9))}
+    quad = ((0.3, 0.2), (0.8, 0.3), (0.7, 0.8), (0.2, 0.7))
+    shape = Shape(kind, "", points.get(kind, quad), fate)
+    empty, drawn = render_sheet([one_strip()], ""), render_sheet([one_strip(shape)], "")
+    colour = COLOURS[kind] if fate == "kept" else TROUBLE
+    assert count(drawn, colour) > count(empty, colour) + 500
+
+
+def test_dropped_targets_are_dashed() -> None:
+    points = ((0.2, 0.3), (0.8, 0.9))
+    empty = count(render_sheet([one_strip()], ""), TROUBLE)
+    solid, dashed = (
+        count(render_sheet([one_strip(Shape("bbox", "", points, fate))], ""), TROUBLE) - empty
+        for fate in ("clipped", "dropped")
+    )
+    assert 0.4 * solid < dashed < 0.9 * solid
+
+
+def test_a_line_shows_its_order() -> None:
+    points = ((0.2, 0.5), (0.5, 0.5), (0.8, 0.5))
+    forth, back = (render_sheet([one_strip(Shape("line", "", order))], "") for order in (points, points[::-1]))
+    assert np.abs(np.asarray(forth).astype(int) - np.asarray(back)).max() > 100
+
+
+HOSTILE = ["x" * 5000, "two\nlines\x00\x1b[31m", "\u676f\u5b50", "", "<b>", "\u202egnirts", "\U0001f600"]
+
+
+@pytest.mark.parametrize("label", HOSTILE, ids=lambda label: ascii(label)[:12])
+def test_any_label_fits_the_sheet(label: str) -> None:
+    sheet = render_sheet(
+        [one_strip(Shape("bbox", label, ((-3, -3), (-2, -2)), "dropped", "dropped: 0% visible"))], label[:90]
+    )
+    assert sheet.size == render_sheet([one_strip()], "").size
+
+
+def test_a_crowd_of_targets_and_points_is_drawn() -> None:
+    boxes = [Shape("bbox", f"thing {n}", ((n / 300, 0.1), (n / 300 + 0.1, 0.2))) for n in range(300)]
+    line = Shape("line", "river", tuple((n / 500, 0.5) for n in range(500)))
+    dot = Shape("line", "dot", ((0.5, 0.5), (0.5, 0.5)), "dropped")
+    sheet = render_sheet([one_strip(*boxes, line, dot)], "")
+    assert count(sheet, COLOURS["line"]) > 1000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 600), (600, 3)])
+def test_images_of_any_shape_fit_their_cell(size: tuple[int, int]) -> None:
+    sheet = render_sheet([one_strip(size=size)], "")
+    assert sheet.width == 640 * SCALE
+    assert sheet.height < 600 * SCALE
+
+
+def test_of_a_large_image_a_thumbnail_is_kept() -> None:
+    reduced = thumbnail(np.zeros((3000, 1500, 3), np.uint8))
+    assert reduced.shape == (THUMBNAIL, THUMBNAIL // 2, 3)
+    small = np.zeros((THUMBNAIL, 10, 3), np.uint8)
+    assert thumbnail(small) is small
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_file(tmp_path / "new/a.png", b"abc")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="can't write it"):
+        write_file(tmp_path / "file/a.png", b"abc")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="can't write it"):
+        write_file(tmp_path / "folder", b"abc")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "new"]
