@@ -47,17 +47,9 @@ RUN = [
     ),
     Case(
         "adalora-reload",
-        f"{SPLIT}tuner:\n  train_type: adalora\ntraining:\n  load_best_model_at_end: true  # here\n",
-        "load_best_model_at_end fails with AdaLoRA: ms-swift can't load its pruned factors back",
-        f"{SPLIT}tuner:\n  train_type: boft\ntraining:\n  load_best_model_at_end: true\n",
-    ),
-    Case(
-        "adalora-reload",
-        f"{SPLIT}tuner:\n  train_type: adalora\ntraining:\n  resume_from_checkpoint: CHECKPOINT\n"
-        "  load_best_model_at_end: true  # here\n",
-        "load_best_model_at_end and resume_from_checkpoint fail with AdaLoRA: "
-        "ms-swift can't load its pruned factors back",
-        "tuner:\n  train_type: adalora\n",
+        "tuner:\n  train_type: adalora\ntraining:\n  resume_from_checkpoint: CHECKPOINT  # here\n",
+        "CHECKPOINT has AdaLoRA's pruned factors without adalora_state.safetensors: training can't go on from them",
+        f"{SPLIT}tuner:\n  train_type: adalora\ntraining:\n  load_best_model_at_end: true\n",
     ),
     Case(
         "boft-blocks",
@@ -276,6 +268,24 @@ RUN = [
         "greater_is_better: true, but of line_distance less is better",
         f"{SPLIT}training: {{greater_is_better: true, metric_for_best_model: line_acc}}\n"
         "custom: {grounding_eval: {}}\n",
+    ),
+    Case(
+        "early-stopping",
+        "data: {train: DATA}\ntraining:\n  early_stopping: {patience: 2}  # here\n",
+        "early_stopping needs validation data to watch",
+        f"{SPLIT}training: {{early_stopping: {{patience: 2}}}}\n",
+    ),
+    Case(
+        "early-stopping",
+        f"{SPLIT}training:\n  eval_strategy: 'no'\n  early_stopping: {{}}  # here\n",
+        "early_stopping watches evaluations, and nothing is evaluated",
+        f"{SPLIT}training: {{eval_strategy: epoch, early_stopping: {{}}}}\n",
+    ),
+    Case(
+        "early-stopping",
+        f"{SPLIT}training:\n  metric_for_best_model: token_acc\n  early_stopping: {{metric: eval_loss}}  # here\n",
+        "early_stopping watches eval_loss, and the best model is told by token_acc",
+        f"{SPLIT}training: {{metric_for_best_model: loss, early_stopping: {{metric: eval_loss}}}}\n",
     ),
     Case(
         "augmentation-imgaug",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -278,24 +275,3 @@ def test_plain_lines_stand_for_the_bar_elsewhere(
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("step 1/2  loss ") for line in lines)
     assert not any(os.linesep in line or "\x1b" in line for line in lines)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stopped_run_takes_its_training_process_along(
-    number: signal.Signals, code: int, demo: Path, tmp_path: Path
-) -> None:
-    sets = ["--set", f"training.output_dir={tmp_path / 'run'}", "--set", "training.max_steps=100000"]
-    command = [sys.executable, "-m", "swiftalign", "train", str(demo / "config.yaml"), *sets]
-    # A shell starts its background jobs with SIGINT ignored, and so may what runs this suite.
-    parent = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
-    assert parent.stdout is not None
-    next(line for line in parent.stdout if line.startswith("step 5/"))
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-
-    parent.send_signal(number)
-
-    assert parent.wait(60) == code
-    assert children
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]

@@ -151,6 +151,14 @@ class TunerSection(PassThroughSection):
         return value
 
 
+class EarlyStoppingSection(Section):
+    """Stop where evaluation no longer gets better."""
+
+    patience: PositiveInt = Field(3, description="evaluations without an improvement before training stops")
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="what counts as an improvement is more than this")
+    metric: str | None = Field(None, description="metric_for_best_model by default, which is the loss by default")
+
+
 class TrainingSection(PassThroughSection):
     """Optimizer, schedule and saving."""
 
@@ -168,6 +176,7 @@ class TrainingSection(PassThroughSection):
         None, description="by default as many as make 16 rows a step, as in ms-swift"
     )
     load_best_model_at_end: bool = False
+    early_stopping: EarlyStoppingSection | None = None
     save_total_limit: PositiveInt | None = None
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
     save_steps: Steps = Field(500, description="a number of steps; below 1, a share of the run")
@@ -220,6 +229,12 @@ class Config(Section):
     def values(self) -> dict[str, Any]:
         """The merged values as the files spell them, with paths made absolute."""
         return dict(self._document.value or {})
+
+
+def best_metric_given(config: Config) -> str | None:
+    """The metric that the best model and early stopping are told by, where one is named."""
+    stopping, named = config.training.early_stopping, config.handed_through.get("metric_for_best_model")
+    return str(named) if named else stopping.metric if stopping else None
 
 
 def section_fields(section: str) -> dict[str, Any]:

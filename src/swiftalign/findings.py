@@ -36,7 +36,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "dora-exclusive": ("error", "use_dora works with train_type lora only"),
     "adalora-schedule": ("error", "AdaLoRA's schedule leaves no steps for pruning"),
     "adalora-ranks": ("error", "AdaLoRA's target rank is not below its initial rank"),
-    "adalora-reload": ("error", "ms-swift can't load AdaLoRA's pruned factors back"),
+    "adalora-reload": ("error", "a checkpoint to resume from has AdaLoRA's pruned factors alone"),
     "boft-blocks": ("error", "BOFT's blocks do not divide a layer's input"),
     "fourier-frequencies": ("error", "FourierFT has more frequencies than a layer has weights"),
     # Learning rates and precision
@@ -53,6 +53,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "best-model-direction": ("warning", "greater_is_better says the opposite of what the metric means"),
     "grounding-eval-without-validation": ("error", "grounding_eval has no validation rows to answer"),
     "best-model-strategies": ("error", "evaluation and saving do not fall together, so there is no best model"),
+    "early-stopping": ("error", "early stopping has nothing to watch, or two metrics to watch"),
     "curriculum-shuffle": ("warning", "one of the two shuffle flags is off and the other on"),
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
     "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),

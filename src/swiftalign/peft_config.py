@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from swiftalign.config import TunerSection
 
 ADAPTER_PREFIX = "base_model.model."
+ADALORA_STATE = "adalora_state.safetensors"  # beside pruned factors, what training needs to go on
 METHODS = ("lora", "adalora", "boft", "fourierft")
 # Settings with tensors or layer names of their own, which no plan foresees.
 _UNPLANNED = (

@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     rates.precision,
     run.best_model,
     run.grounding_eval,
+    run.early_stopping,
     run.deepspeed,
     run.resume,
     run.curriculum,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftalign.checks.settings import where_given
@@ -10,6 +11,7 @@ from swiftalign.config import NO_TARGETS, Config
 from swiftalign.findings import Finding
 from swiftalign.methods import boft_fault, suggest_block_size
 from swiftalign.modules import Modules
+from swiftalign.peft_config import ADALORA_STATE
 from swiftalign.targets import aligner_regex
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def adalora(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Find
         yield Finding("adalora-ranks", message, "start higher:", fix, where)
     if total is not None and tuner.adalora_tinit >= total - tuner.adalora_tfinal:
         yield _adalora_schedule(config, total)
-    yield from _adalora_reload(config)
+    yield from _adalora_reload(config, plan)
 
 
 def _adalora_schedule(config: Config, total: int) -> Finding:
@@ -68,18 +70,13 @@ def _adalora_schedule(config: Config, total: int) -> Finding:
     return Finding("adalora-schedule", message, "a schedule that fits:", fix, where)
 
 
-def _adalora_reload(config: Config) -> Iterable[Finding]:
-    training = config.training
-    off: dict[str, Any] = {}
-    if training.load_best_model_at_end:
-        off["load_best_model_at_end"] = False
-    if training.resume_from_checkpoint is not None:
-        off["resume_from_checkpoint"] = None
-    if off:
-        verb = "fail" if len(off) > 1 else "fails"
-        message = f"{' and '.join(off)} {verb} with AdaLoRA: ms-swift can't load its pruned factors back"
-        where = config.where("training", next(iter(off)))
-        yield Finding("adalora-reload", message, "train without:", {"training": off}, where)
+def _adalora_reload(config: Config, plan: TuningPlan) -> Iterable[Finding]:
+    checkpoint = config.training.resume_from_checkpoint
+    if checkpoint is None or not plan.ranks_may_shrink or (Path(checkpoint) / ADALORA_STATE).is_file():
+        return
+    message = f"{checkpoint} has AdaLoRA's pruned factors without {ADALORA_STATE}: training can't go on from them"
+    where, fix = config.where("training", "resume_from_checkpoint"), {"training": {"resume_from_checkpoint": None}}
+    yield Finding("adalora-reload", message, "only checkpoints of this toolkit have it; start anew:", fix, where)
 
 
 def boft(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftalign.checkpoint import read_json
-from swiftalign.config import Config, TrainingSection, TunerSection
+from swiftalign.config import Config, TrainingSection, TunerSection, best_metric_given
 from swiftalign.errors import ModelError
 from swiftalign.findings import Finding, counted
 from swiftalign.grounding.metrics import LOWER_IS_BETTER, METRICS
@@ -78,14 +78,34 @@ def grounding_eval(config: Config, modules: Modules, plan: TuningPlan) -> Iterab
         yield Finding("best-model-direction", message, "leave it out, or:", fix, where)
 
 
+def early_stopping(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
+    settings = config.training.early_stopping
+    if settings is None:
+        return
+    named, where = config.handed_through.get("metric_for_best_model"), config.where("training", "early_stopping")
+    if settings.metric and named and settings.metric.removeprefix("eval_") != named.removeprefix("eval_"):
+        message = f"early_stopping watches {settings.metric}, and the best model is told by {named}"
+        fix: dict[str, Any] = {"training": {"early_stopping": {"metric": named}}}
+        yield Finding("early-stopping", message, "watch the same:", fix, where)
+    if config.data.train and not evaluates(config):
+        message = "early_stopping watches evaluations, and nothing is evaluated"
+        yield Finding("early-stopping", message, "for example:", _EVALUATION, where)
+    elif config.data.train and not plan.schedule.val_rows:
+        message = "early_stopping needs validation data to watch"
+        yield Finding("early-stopping", message, "validate on rows of their own:", {"data": _validation(config)}, where)
+
+
 def best_metric(config: Config) -> str:
     """What the best model is told by, without transformers' prefix."""
-    return str(config.handed_through.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    return (best_metric_given(config) or "loss").removeprefix("eval_")
 
 
 def metric_place(config: Config) -> str:
-    places = (config.where(section, "metric_for_best_model") for section in ("training", "swift"))
-    return next((place for place in places if place), "")
+    stopping = config.training.early_stopping
+    if stopping and stopping.metric:
+        return config.where("training", "early_stopping", "metric")
+    section = "swift" if "metric_for_best_model" in config.swift else "training"
+    return config.where(section, "metric_for_best_model")
 
 
 def _validation(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Event:
     """One message of the worker.
 
     Attributes:
-        kind: stage, start, step, log, saved, done or error.
+        kind: stage, start, step, log, saved, stopping, stopped, done or error.
         values: what it says, by name.
     """
 
@@ -55,6 +55,31 @@ class EventReader:
         for line in data[:end].splitlines():
             values = json.loads(line)
             yield Event(values.pop("kind"), values)
+
+
+def read_events(run_folder: Path) -> Iterator[Event]:
+    """All events of a run so far; none where there are none, and none of a line that is damaged."""
+    path = run_folder / EVENTS_FILE
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                yield Event(values.pop("kind"), values)
+            except (ValueError, KeyError, AttributeError):
+                continue
+
+
+def outcome(run_folder: Path) -> Event | None:
+    """How a run ended the last time it trained: a done, stopped or error event; None where it was cut off."""
+    found: Event | None = None
+    for event in read_events(run_folder):
+        if event.kind in ("done", "stopped", "error"):
+            found = event
+        elif event.kind in ("stage", "start"):
+            found = None
+    return found
 
 
 def is_main_process() -> bool:

@@ -14,29 +14,36 @@ from typing import Any
 
 from swiftalign.errors import TrainingError
 from swiftalign.training.events import Event, EventReader
+from swiftalign.training.guard import LAUNCHER
+from swiftalign.training.run_folder import STOP_FILE
 
 LOG_FILE = "train.log"
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 20.0
 
 
-def follow_training(run_folder: Path, *, local_model: bool) -> Iterator[Event]:
+def follow_training(run_folder: Path, *, local_model: bool, checkpoint: Path | None = None) -> Iterator[Event]:
     """Train in a child process, which writes its output to the run folder's log, and yield its events.
+
+    SIGTERM and the first Ctrl-C let it end its step and save; before the first step, and the second time, it is
+    stopped at once.
 
     Args:
         run_folder: prepared by `write_run_files`.
         local_model: whether the model is a folder; then the child makes no network call.
+        checkpoint: to go on from.
 
     Raises:
         TrainingError: the child ended before its last step.
+        SystemExit: after a signal, with the exit code that it stands for.
     """
     events = EventReader(run_folder)
     failure: Event | None = None
     finished = False
-    with (run_folder / LOG_FILE).open("ab") as log:
-        previous = signal.getsignal(signal.SIGTERM)
+    stop = _Stop(run_folder)
+    with (run_folder / LOG_FILE).open("ab") as log, stop:
         child = subprocess.Popen(
-            [sys.executable, "-m", "swiftalign.training.worker", str(run_folder)],
+            [sys.executable, "-m", "swiftalign.training.worker", *map(str, [run_folder, *filter(None, [checkpoint])])],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -44,29 +51,63 @@ def follow_training(run_folder: Path, *, local_model: bool) -> Iterator[Event]:
             start_new_session=True,  # so that Ctrl-C reaches it through us alone, with its own children
         )
         try:
-            signal.signal(signal.SIGTERM, _raise_terminated)
             while True:
                 ended = child.poll() is not None
+                if stop.news():
+                    yield Event("stopping")
                 for event in events.poll():
+                    stop.can_wait = stop.can_wait or event.kind == "start"
                     failure = event if event.kind == "error" else failure
-                    finished = finished or event.kind == "done"
+                    finished = finished or event.kind in ("done", "stopped")
                     yield event
                 if ended:
                     break
                 time.sleep(_POLL_SECONDS)
         finally:
             _stop(child)
-            signal.signal(signal.SIGTERM, previous)
     if child.returncode != 0 or not finished:
         raise _failure(run_folder, child.returncode, failure)
+    if stop.number:
+        raise SystemExit(128 + stop.number)
 
 
-def _raise_terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # unwinds, and so stops the child
+class _Stop:
+    """Turns signals into the run folder's stop file, which the training process looks for after each step."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.can_wait = False  # whether there is a step to end and something to save
+        self.number = 0
+        self._file = run_folder / STOP_FILE
+        self._told = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        self._file.unlink(missing_ok=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._file.unlink(missing_ok=True)
+
+    def _asked(self, number: int, frame: object) -> None:
+        again, self.number = bool(self.number), self.number or number
+        if again or not self.can_wait:
+            raise SystemExit(128 + number)  # unwinds, and so stops the child
+        self._file.touch()
+
+    def news(self) -> bool:
+        """Whether a stop was asked for since the last look."""
+        told, self._told = self._told, bool(self.number)
+        return self._told and not told
 
 
 def _environment(*, local_model: bool) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment[LAUNCHER] = str(os.getpid())
     if local_model:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return environment

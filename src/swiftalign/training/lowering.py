@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.architectures import NAME_TABLES
-from swiftalign.config import Config
+from swiftalign.config import Config, best_metric_given
 from swiftalign.grounding.metrics import LOWER_IS_BETTER
 from swiftalign.optimizer import learning_rates, optimizer_name
 from swiftalign.plan import TuningPlan
 
 CALLBACK = "swiftalign"  # the worker's own trainer callback, registered under this name
 GROUNDING_CALLBACK = "swiftalign_grounding"
+STOPPING_CALLBACK = "swiftalign_early_stopping"
 
 _METHOD_SETTINGS = {
     "lora": ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"),
@@ -67,11 +68,16 @@ def lower(config: Config, plan: TuningPlan, run_folder: Path) -> dict[str, Any]:
         "add_version": False,  # the run folder is the one that was named
         **config.handed_through,
     }
-    metric = str(arguments.get("metric_for_best_model") or "").removeprefix("eval_")
-    if metric in LOWER_IS_BETTER:  # transformers would take more for better
+    metric = best_metric_given(config)
+    if metric:
+        arguments["metric_for_best_model"] = metric
+    if metric and metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would take more for better
         arguments.setdefault("greater_is_better", False)
-    grounding = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
-    arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *grounding, CALLBACK]
+    own = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
+    if config.training.early_stopping:
+        own.append(STOPPING_CALLBACK)  # after the accuracies that it may watch
+        arguments["restore_callback_states_from_checkpoint"] = True
+    arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *own, CALLBACK]
     return {name: value for name, value in arguments.items() if value is not None and value != []}
 
 

@@ -66,8 +66,10 @@ class RunProgress:
             case "saved":
                 self.result.setdefault("checkpoints", []).append(values["path"])
                 self._line(f"saved {Path(values['path']).name}")
-            case "done":
-                self.result.update(values)
+            case "stopping":
+                self.console.print("stopping after this step, and saving; Ctrl-C again stops at once")
+            case "done" | "stopped":
+                self.result.update(values, status=event.kind)
 
     def _log(self, values: dict[str, Any]) -> None:
         step = values["step"]
@@ -105,7 +107,8 @@ class RunProgress:
         if self.losses:
             draw_loss(folder / LOSS_PICTURE, self.losses, self.eval_losses, title=f"{folder.name}: {plan.method}")
             loss = f", loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}"
-        self.console.print(f"done        {result.get('step', 0)} steps in {seconds:.0f} s{loss}")
+        status = str(result.get("status", "done"))
+        self.console.print(f"{status:12}{result.get('step', 0)} steps in {seconds:.0f} s{loss}")
         if result.get("checkpoint"):
             self.console.print(f"checkpoint  {short_path(result['checkpoint'])}", soft_wrap=True)
         if self.losses:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from swiftalign.errors import RunFolderError
 from swiftalign.plan import TuningPlan
 from swiftalign.schedule import LeftOut
 
+CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "data.json", "left_out.json"
+VERSIONS_FILE = "versions.json"
+STOP_FILE = ".stop"  # asks a run to save and end
+_MOST_RUNS = 10_000
 _PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
 
 
@@ -33,9 +37,21 @@ def choose_run_folder(config: Config, config_path: Path) -> Path:
         number += 1
 
 
+def latest_run(config: Config, config_path: Path) -> Path:
+    """The run to resume: ``training.output_dir``, or the last of ``runs/NAME`` beside the config file."""
+    if config.training.output_dir:
+        return Path(config.training.output_dir)
+    first = config_path.absolute().parent / "runs" / config_path.stem
+    numbered = [first, *(first.with_name(f"{first.name}-{number}") for number in range(2, _MOST_RUNS))]
+    return next((folder for folder in reversed(numbered) if (folder / PLAN_FILE).exists()), first)
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
     """Hold a run folder for one process; the system frees the lock with the process, however it ends.
+
+    Args:
+        used: it may hold a run already, which goes on.
 
     Raises:
         RunFolderError: another run holds it, it has been used already, or it can't be written.
@@ -50,8 +66,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFolderError(f"{folder}: another run is writing there now", _ELSEWHERE) from None
-        if (folder / "plan.json").exists() or any(folder.glob("checkpoint-*")):
-            raise RunFolderError(f"{folder}: holds a run already", _ELSEWHERE)
+        if not used and ((folder / PLAN_FILE).exists() or any(folder.glob("checkpoint-*"))):
+            raise RunFolderError(f"{folder}: holds a run already", f"go on with it by --resume, or {_ELSEWHERE}")
         yield
     finally:
         os.close(lock)
@@ -60,18 +76,22 @@ def locked(folder: Path) -> Iterator[None]:
 _ELSEWHERE = "name another folder: --set training.output_dir=runs/NAME"
 
 
-LEFT_OUT_FILE = "left_out.json"
-
-
-def write_run_files(folder: Path, config: Config, plan: TuningPlan, left_out: LeftOut | None = None) -> None:
-    """Keep what the run is: its configuration, its plan, the rows that it leaves out, the versions that it runs on."""
+def write_run_files(
+    folder: Path,
+    config: Config,
+    plan: TuningPlan,
+    left_out: LeftOut | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> None:
+    """Keep what the run is: configuration, plan, its data's digests, the rows that it leaves out, and versions."""
     try:
         if left_out:
             lines = {str(path): list(numbers) for path, numbers in left_out.items()}
             (folder / LEFT_OUT_FILE).write_text(json.dumps(lines) + "\n", encoding="utf-8")
-        (folder / "config.yaml").write_text(dump_yaml(config.values), encoding="utf-8")
-        (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
-        (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
+        (folder / DATA_FILE).write_text(json.dumps(digests or {}, indent=1) + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(dump_yaml(config.values), encoding="utf-8")
+        (folder / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        (folder / PLAN_FILE).write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
 
@@ -81,6 +101,15 @@ def read_left_out(folder: Path) -> LeftOut:
     path = folder / LEFT_OUT_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {Path(name): lines for name, lines in values.items()}
+
+
+def versions_changed(folder: Path) -> list[str]:
+    """Packages that are not the ones that a run began with."""
+    try:
+        began = json.loads((folder / VERSIONS_FILE).read_text(encoding="utf-8"))
+        return [f"{name} was {began[name]}, now {now}" for name, now in versions().items() if began[name] != now]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{VERSIONS_FILE} can't be read"]
 
 
 def versions() -> dict[str, str]:

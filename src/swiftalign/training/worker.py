@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +20,28 @@ from typing import Any
 import numpy as np
 import torch
 from swift.callbacks import callbacks_map
+from swift.callbacks.adalora import AdaloraCallback
 from swift.callbacks.base import TrainerCallback
 from swift.dataset import LazyLLMDataset
 from swift.pipelines.train.sft import SwiftSft
 from swift.utils import safe_snapshot_download
+from transformers import EarlyStoppingCallback
 
 from swiftalign.augment.pipeline import run_pipeline
-from swiftalign.config import Config
+from swiftalign.config import Config, EarlyStoppingSection
 from swiftalign.config_files import load_config
 from swiftalign.errors import SwiftalignError
 from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
+from swiftalign.training.adalora import load_state, save_state
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.grounding_eval import GroundingEval
-from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, lower, to_argv
+from swiftalign.training.guard import end_with_launcher
+from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
-from swiftalign.training.run_folder import read_left_out
+from swiftalign.training.run_folder import STOP_FILE, read_left_out
 from swiftalign.training.template import use_own_tokens
 from swiftalign.verify.values import INITIAL_FILE
 
@@ -87,13 +93,34 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
 
     @classmethod
     def prepare_model(cls, args: Any, model: Any, **kwargs: Any) -> Any:
-        model = super().prepare_model(args, model, **kwargs)
+        if cls.plan.ranks_may_shrink:  # pruned factors can't be loaded: begin with whole ones, and see `train`
+            with _attributes(args, resume_from_checkpoint=None, adapters=[]):
+                model = super().prepare_model(args, model, **kwargs)
+        else:
+            model = super().prepare_model(args, model, **kwargs)
         planned = {item.parameter: item.dtype for item in cls.plan.trainables}
         for name, weight in model.named_parameters():
             if weight.requires_grad and planned.get(name) == "float32":
                 weight.data = weight.data.float()
         compare_model(cls.plan, model)
         return model
+
+    def train(self, trainer: Any) -> Any:
+        if self.plan.ranks_may_shrink:
+            trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
+            trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
+        return super().train(trainer)
+
+
+@contextmanager
+def _attributes(item: Any, **values: Any) -> Iterator[None]:
+    """Other values for a while."""
+    kept = {name: getattr(item, name) for name in values}
+    vars(item).update(values)
+    try:
+        yield
+    finally:
+        vars(item).update(kept)
 
 
 class PlanCallback(TrainerCallback):  # type: ignore[misc]
@@ -102,9 +129,13 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
     writer: EventWriter | None = None
     plan: TuningPlan
     set_epoch: Callable[[int], None] | None = None
+    stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, AdaloraCallback):
+                callback.global_step = state.global_step  # it begins at 0 in a resumed run too
         if self.writer is not None and state.global_step == 0:
             self._keep_initial(kwargs["model"], Path(args.output_dir))
         self._write("start", steps=state.max_steps, step=state.global_step)
@@ -125,17 +156,46 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._write("step", step=state.global_step)
+        if not control.should_training_stop and self._stop_asked(args):
+            type(self).stopped = control.should_training_stop = True
+            args.load_best_model_at_end = False  # of a run that is not over
+            control.should_save = not _ends_epoch(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            # An epoch that is over is evaluated and then saved: a resumed run begins with the next one.
+            control.should_save = _ends_epoch(state)
+            control.should_evaluate = control.should_evaluate and _ends_epoch(state)
+
+    def _stop_asked(self, args: Any) -> bool:
+        """The same answer in every process."""
+        asked = (Path(args.output_dir) / STOP_FILE).exists()
+        if args.world_size == 1:
+            return asked
+        flag = torch.tensor(int(asked), device=args.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
         self._write("log", step=state.global_step, **numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.plan.ranks_may_shrink and args.should_save:
+            save_state(kwargs["model"], Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self._write("saved", step=state.global_step, path=f"{args.output_dir}/checkpoint-{state.global_step}")
 
     def _write(self, kind: str, **values: Any) -> None:
         if self.writer is not None:
             self.writer.write(kind, **values)
+
+
+def _ends_epoch(state: Any) -> bool:
+    return float(state.epoch).is_integer()
+
+
+def _early_stopping(settings: EarlyStoppingSection, args: Any, trainer: Any) -> EarlyStoppingCallback:
+    return EarlyStoppingCallback(settings.patience, settings.min_delta)
 
 
 def _refuse_remote_code(config: Config) -> None:
@@ -146,10 +206,12 @@ def _refuse_remote_code(config: Config) -> None:
         refuse_remote_code(Path(folder), {}, source)
 
 
-def run(run_folder: Path, writer: EventWriter | None) -> None:
-    """Train as the run folder says."""
+def run(run_folder: Path, checkpoint: Path | None, writer: EventWriter | None) -> None:
+    """Train as the run folder says, from the beginning or from a checkpoint."""
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
     arguments = lower(config, plan, run_folder)
+    if checkpoint is not None:
+        arguments["resume_from_checkpoint"] = str(checkpoint)
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         arguments["use_cpu"] = True  # 16-bit autocast on a CPU must be asked for
     AlignerSft.plan = PlanCallback.plan = plan
@@ -159,6 +221,8 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     if config.custom.grounding_eval is not None:
         settings = config.custom.grounding_eval
         callbacks_map[GROUNDING_CALLBACK] = partial(GroundingEval, rows=settings.rows, every=settings.every)
+    if config.training.early_stopping is not None:
+        callbacks_map[STOPPING_CALLBACK] = partial(_early_stopping, config.training.early_stopping)
     if writer:
         writer.write("stage", name="loading the model")
     _refuse_remote_code(config)
@@ -170,16 +234,20 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         best = {"best_checkpoint": result["best_model_checkpoint"], "best_metric": result["best_metric"]}
         last = result["last_model_checkpoint"]
         writer.write(
-            "done", step=result["global_step"], checkpoint=last, **{k: v for k, v in best.items() if v is not None}
+            "stopped" if PlanCallback.stopped else "done",
+            step=result["global_step"],
+            checkpoint=last,
+            **{k: v for k, v in best.items() if v is not None},
         )
 
 
 def main(argv: list[str]) -> int:
     """Run, and turn an exception into an event; the traceback goes to the log."""
-    run_folder = Path(argv[0])
+    run_folder, checkpoint = Path(argv[0]), Path(argv[1]) if len(argv) > 1 else None
+    end_with_launcher()
     writer = EventWriter(run_folder) if is_main_process() else None
     try:
-        run(run_folder, writer)
+        run(run_folder, checkpoint, writer)
     except SwiftalignError as error:
         if writer:
             writer.write("error", message=error.message, hint=error.hint, exit_code=error.exit_code)
@@ -188,10 +256,29 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         traceback.print_exc()
         if writer:
-            text = " ".join(str(error).split()) or "no message"
-            writer.write("error", message=f"{type(error).__name__}: {text[:500]}", hint=None, exit_code=1)
+            message, hint = explain(error)
+            writer.write("error", message=message, hint=hint, exit_code=1)
         return 1
     return 0
+
+
+def explain(error: Exception) -> tuple[str, str | None]:
+    """What ended training, in a line, and what to change; None where only the log can tell."""
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return f"the GPU is out of memory: {text[:200]}", _LESS_MEMORY
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text or "unexpected pos" in text:
+        return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"
+    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
+    return f"{type(error).__name__}: {text[:500]}", None
+
+
+_LESS_MEMORY = (
+    "lower training.per_device_train_batch_size (gradient_accumulation_steps makes up for it), or the images' size: "
+    "--set swift.max_pixels=1003520; then --resume where the batch is the same, or start anew"
+)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""A training process does not outlive the command that started it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterable
+
+LAUNCHER = "SWIFTALIGN_LAUNCHER"  # environment variable: process id of `swiftalign train`
+_POLL_SECONDS = 0.5
+
+
+def end_with_launcher() -> None:
+    """Watch the process that started training, and torchrun where that lies between; go down with either."""
+    launcher = os.environ.get(LAUNCHER, "")
+    if launcher.isdigit():
+        watched = {int(launcher), os.getppid()}
+        threading.Thread(target=_end_with, args=(watched,), daemon=True, name="guard").start()
+
+
+def _end_with(processes: Iterable[int]) -> None:
+    _wait_for_any(processes)
+    os.killpg(0, signal.SIGKILL)  # data-loader workers too
+
+
+def _wait_for_any(processes: Iterable[int]) -> None:
+    if hasattr(os, "pidfd_open"):
+        poll = select.poll()
+        try:
+            for process in processes:
+                poll.register(os.pidfd_open(process), select.POLLIN)
+            poll.poll()
+        except ProcessLookupError:  # gone already
+            return
+        except OSError:  # a system without it
+            pass
+        else:
+            return
+    while all(_lives(process) for process in processes):
+        time.sleep(_POLL_SECONDS)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to somebody else, and so is there
+        return True
+    return True

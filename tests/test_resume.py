@@ -1,0 +1,348 @@
+"""Runs that were cut off go on as if nothing had happened, or say why they can't."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swiftalign.cli import main
+from swiftalign.recipes import RECIPES, write_config
+from swiftalign.verify import checkpoints_of
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6
+TRAINING: dict[str, Any] = {
+    "aligner_lr": 1e-3,
+    "max_steps": STEPS,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "save_steps": 2,
+    "logging_steps": 1,
+}
+
+
+def write_run(folder: Path, demo: Path, method: str = "modules_to_save") -> Path:
+    text = write_config(
+        model=str(demo / "model"),
+        method=method,
+        train=str(demo / "data/train.jsonl"),
+        steps=STEPS,  # for AdaLoRA's schedule
+        training=TRAINING,
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    return folder / "config.yaml"
+
+
+def train(config: Path, run: Path, *options: str) -> int:
+    return main(["train", str(config), "--set", f"training.output_dir={run}", *options])
+
+
+def adapter(run: Path, step: int = STEPS) -> bytes:
+    return (run / f"checkpoint-{step}/adapter_model.safetensors").read_bytes()
+
+
+def cut(run: Path, to: Path, *, after: int) -> Path:
+    """The run as it would be had it been killed after a step."""
+    shutil.copytree(run, to, symlinks=True)
+    for checkpoint in checkpoints_of(to):
+        if int(checkpoint.name.split("-")[1]) > after:
+            shutil.rmtree(checkpoint)
+    events = [line for line in (to / "events.jsonl").read_text().splitlines() if '"done"' not in line]
+    (to / "events.jsonl").write_text("".join(f"{line}\n" for line in events))
+    return to
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    return write_run(tmp_path_factory.mktemp("resume"), demo)
+
+
+@pytest.fixture(scope="module")
+def straight(config: Path) -> Path:
+    assert train(config, config.parent / "straight") == 0
+    return config.parent / "straight"
+
+
+# -- the same weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [method for method in RECIPES if method != "modules_to_save"])
+def test_a_resumed_run_ends_with_the_same_bits(method: str, demo: Path, tmp_path: Path) -> None:
+    config = write_run(tmp_path, demo, method)
+    assert train(config, tmp_path / "straight") == 0
+    resumed = cut(tmp_path / "straight", tmp_path / "cut", after=2)
+    assert train(config, resumed, "--resume") == 0
+    assert adapter(resumed) == adapter(tmp_path / "straight")
+    assert adapter(resumed) != adapter(resumed, 2)
+
+
+def test_damaged_checkpoints_are_passed_over_with_a_line_each(
+    config: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cut(straight, config.parent / "damaged", after=6)
+    (run / "checkpoint-6/trainer_state.json").unlink()  # killed while saving
+    weights = run / "checkpoint-4/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    capsys.readouterr()
+
+    assert train(config, run, "--resume") == 0
+
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resume")]
+    assert told[0].startswith("resume      passing over checkpoint-6: ")
+    assert told[0].endswith("[state-missing]")
+    assert told[1].startswith("resume      passing over checkpoint-4: ")
+    assert told[2] == "resume      from checkpoint-2"
+    assert adapter(run) == adapter(straight)
+    assert {path.name for path in run.glob("damaged-*")} == {"damaged-checkpoint-4", "damaged-checkpoint-6"}
+
+
+def test_without_a_sound_checkpoint_a_run_begins_anew(config: Path, straight: Path) -> None:
+    run = cut(straight, config.parent / "begun", after=0)
+    assert train(config, run, "--resume") == 0
+    assert adapter(run) == adapter(straight)
+
+
+def test_resuming_what_has_not_begun_begins_it(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config, tmp_path / "run", "--resume", "--set", "training.max_steps=1") == 0
+    assert "it begins now" in capsys.readouterr().out
+
+
+def test_a_finished_run_has_nothing_to_resume(config: Path, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = adapter(straight)
+    assert train(config, straight, "--resume") == 0
+    assert "finished already, at step 6" in capsys.readouterr().out
+    assert adapter(straight) == before
+
+
+# -- the same run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.aligner_lr=5e-4", "training.aligner_lr: 0.001, now 0.0005"),
+        ("training.max_steps=9", "training.max_steps: 6, now 9"),
+        ("swift.seed=7", "swift.seed: null, now 7"),
+        ("custom.augmentation.preset=conservative", "custom.augmentation: null, now "),
+    ],
+)
+def test_what_may_not_change_is_refused(
+    change: str, message: str, config: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = straight.with_name(f"changed-{change}")
+    cut(straight, run, after=2)
+    assert train(config, run, "--resume", "--set", change) == 2
+    err = capsys.readouterr().err
+    assert "the run began with another config" in err
+    assert message in err
+    assert "set it back" in err
+
+
+def test_how_often_is_saved_and_logged_may_change(config: Path, straight: Path) -> None:
+    run = cut(straight, config.parent / "otherwise", after=4)
+    sets = ("training.save_steps=1", "training.save_total_limit=1", "training.dataloader_num_workers=1")
+    assert train(config, run, "--resume", *(word for item in sets for word in ("--set", item))) == 0
+    assert adapter(run) == adapter(straight)
+
+
+def test_other_rows_are_another_run(
+    demo: Path, tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(demo / "data", tmp_path / "data")
+    config = write_run(tmp_path, demo)
+    config.write_text(config.read_text().replace(str(demo / "data/train.jsonl"), "data/train.jsonl"))
+    run = cut(straight, tmp_path / "run", after=2)
+    kept = (run / "config.yaml").read_text().replace(str(demo / "data/train.jsonl"), str(tmp_path / "data/train.jsonl"))
+    (run / "config.yaml").write_text(kept)
+    rows = (tmp_path / "data/train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "data/train.jsonl").write_text("".join([*rows[1:], rows[0]]))
+    assert train(config, run, "--resume") == 2
+    assert "is not what it was when the run began" in capsys.readouterr().err
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(config: Path, tmp_path: Path) -> Any:
+    """A long run in a process of its own, at its fifth step."""
+    sets = (f"training.output_dir={tmp_path / 'run'}", "training.max_steps=100000", "training.save_steps=100000")
+    command = [sys.executable, "-m", "swiftalign", "train", str(config), *(w for s in sets for w in ("--set", s))]
+    # A shell starts its background jobs with SIGINT ignored, and so may what runs this suite.
+    parent = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    assert parent.stdout is not None
+    next(line for line in parent.stdout if line.startswith("step 5/"))
+    yield parent
+    parent.kill()
+    parent.wait()
+
+
+def children_of(process: subprocess.Popen[str]) -> list[str]:
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def gone(processes: list[str], seconds: float = 10) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not [process for process in processes if _runs(process)]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _runs(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stopped_run_saves_and_takes_its_training_process_along(
+    number: signal.Signals, code: int, started: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    children = children_of(started)
+    started.send_signal(number)
+    told, _ = started.communicate(timeout=60)
+    assert started.returncode == code
+    assert children
+    assert gone(children)
+    [checkpoint] = checkpoints_of(tmp_path / "run")
+    assert f"saved {checkpoint.name}" in told
+    assert "--resume" in told
+    assert main(["verify-ckpt", str(checkpoint), "--deep"]) == 0
+    assert not (tmp_path / "run/.stop").exists()
+
+
+def test_the_second_ctrl_c_stops_at_once(started: subprocess.Popen[str], tmp_path: Path) -> None:
+    children = children_of(started)
+    for child in children:
+        os.kill(int(child), signal.SIGSTOP)  # it will not end its step
+    started.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert started.poll() is None
+    started.send_signal(signal.SIGINT)
+    assert started.wait(60) == 130
+    assert gone(children)
+
+
+def test_a_killed_run_takes_its_training_process_along(started: subprocess.Popen[str]) -> None:
+    children = children_of(started)
+    started.kill()
+    assert gone(children)
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(
+    config: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cut(straight, config.parent / "full", after=2)
+    (run / "checkpoint-4").mkdir()
+    (run / "checkpoint-4/optimizer.pt").symlink_to("/dev/full")
+    assert train(config, run) == 2  # it holds a run
+    capsys.readouterr()
+    (run / "checkpoint-4").rename(run / "waiting")
+    plugin = config.parent / "plugin.py"
+    plugin.write_text(FULL_DISK.format(waiting=run / "waiting", checkpoint=run / "checkpoint-4"))
+    kept = (run / "config.yaml").read_text() + f"swift: {{external_plugins: [{plugin}], callbacks: [full]}}\n"
+    (run / "config.yaml").write_text(kept)
+    sets = ("--set", f"swift.external_plugins=[{plugin}]", "--set", "swift.callbacks=[full]")
+    assert train(config, run, "--resume", *sets) == 1
+    err = capsys.readouterr().err
+    assert "error: the disk is full" in err
+    assert "Traceback" not in err
+    assert main(["verify-ckpt", str(run / "checkpoint-2"), "--deep"]) == 0
+
+
+# Puts a checkpoint folder in place whose files can't be written.
+FULL_DISK = """
+import os
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+class Full(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if os.path.exists("{waiting}"):
+            os.rename("{waiting}", "{checkpoint}")
+callbacks_map["full"] = Full
+"""
+
+
+# -- early stopping ----------------------------------------------------------------------------------------------------
+
+# A metric that is known to turn: the best is the second evaluation.
+TURNING = """
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+VALUES = [0.5, 0.7, 0.65, 0.69, 0.6, 0.9, 0.95, 0.99, 1.0, 1.0, 1.0, 1.0]
+class Turning(TrainerCallback):
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        metrics["eval_known"] = VALUES[state.global_step - 1]
+callbacks_map["turning"] = Turning
+"""
+
+
+@pytest.fixture(scope="module")
+def turning(config: Path, demo: Path) -> Callable[..., int]:
+    plugin = config.parent / "turning.py"
+    plugin.write_text(TURNING, encoding="utf-8")
+    sets = (
+        f"swift.external_plugins=[{plugin}]",
+        "training.callbacks=[turning]",
+        f"data.val={demo / 'data/val.jsonl'}",
+        "training.max_steps=12",
+        "training.save_steps=1",
+        "training.eval_steps=1",
+        "training.load_best_model_at_end=true",
+        "training.save_total_limit=2",
+        "training.early_stopping={patience: 3, metric: known}",
+        "training.per_device_eval_batch_size=16",
+    )
+
+    def run(folder: Path, *options: str) -> int:
+        return train(config, folder, *(word for item in sets for word in ("--set", item)), *options)
+
+    return run
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text())
+    return state
+
+
+def test_training_stops_where_the_metric_turns_and_the_best_is_kept(
+    turning: Callable[..., int], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert turning(run) == 0
+    kept = checkpoints_of(run)
+    assert [checkpoint.name for checkpoint in kept] == ["checkpoint-2", "checkpoint-5"]  # the best and the last
+    state = state_of(kept[-1])
+    assert (state["best_metric"], state["best_model_checkpoint"]) == (0.7, str(run / "checkpoint-2"))
+    done = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()][-1]
+    assert (done["kind"], done["step"], done["best_metric"]) == ("done", 5, 0.7)
+
+    cut_off = tmp_path / "cut"
+    shutil.copytree(run, cut_off)
+    shutil.rmtree(cut_off / "checkpoint-5")
+    for path in (cut_off / "checkpoint-2/trainer_state.json", cut_off / "events.jsonl"):
+        path.write_text(path.read_text().replace(str(run), str(cut_off)).replace('"kind": "done"', '"kind": "cut"'))
+    assert turning(cut_off, "--resume") == 0
+    assert state_of(checkpoints_of(cut_off)[-1])["global_step"] == 5  # patience was counted on
