@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from swiftalign.config import Config
 from swiftalign.config_files import load_config
+from swiftalign.demo.data import write_dataset
 from swiftalign.findings import blocking
 from swiftalign.modules import Modules, read_modules
 from swiftalign.plan import resolve_plan
@@ -31,23 +35,46 @@ def qwen3_vl_4b() -> Modules:
     return read_modules(load_config([CONFIGS / "methods/lora.yaml"]))
 
 
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[Path], Config]:
+    """A worked example where it finds the data that it names, twenty rows each."""
+    write_dataset(tmp_path / "data/train.jsonl", rows=20, seed=1)
+    for name in ("train.simple", "train.medium"):
+        shutil.copy(tmp_path / "data/train.jsonl", tmp_path / f"data/{name}.jsonl")
+
+    def load(path: Path) -> Config:
+        if "phases:" not in path.read_text():
+            return load_config(layers(path), WITHOUT_DATA)
+        copied = shutil.copy(path, tmp_path / path.name)
+        data = [f"data.train={tmp_path / 'data/train.jsonl'}", "data.val=[]"]
+        return load_config([*layers(path)[:-1], Path(copied)], data)
+
+    return load
+
+
 def layers(path: Path) -> list[Path]:
     """The config files of one worked example: a strategy lies over the recommended method."""
     return [path] if path in METHODS else [CONFIGS / "methods/modules_to_save.yaml", path]
 
 
 @pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
-def test_a_worked_config_plans_without_errors_or_warnings(path: Path) -> None:
-    plan = resolve_plan(load_config(layers(path), WITHOUT_DATA), qwen3_vl_4b())
-    assert not blocking(plan.findings)
-    assert not [finding for finding in plan.findings if finding.severity == "warning"]
+def test_a_worked_config_plans_without_errors_or_warnings(path: Path, load: Callable[[Path], Config]) -> None:
+    for run in load(path).runs:
+        plan = resolve_plan(run, qwen3_vl_4b())
+        assert not blocking(plan.findings)
+        assert not [finding for finding in plan.findings if finding.severity == "warning"]
 
 
 @pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
-def test_a_worked_config_lowers_to_its_golden_arguments(path: Path) -> None:
-    config = load_config(layers(path), WITHOUT_DATA)
-    arguments = lower(config, resolve_plan(config, qwen3_vl_4b()), Path("runs/example"))
-    text = "".join(" ".join(to_argv({name: value})) + "\n" for name, value in arguments.items())
+def test_a_worked_config_lowers_to_its_golden_arguments(
+    path: Path, load: Callable[[Path], Config], tmp_path: Path
+) -> None:
+    text = ""
+    for run in load(path).runs:
+        text += f"# {run.phase}\n" if run.phase else ""
+        arguments = lower(run, resolve_plan(run, qwen3_vl_4b()), Path("runs/example"))
+        text += "".join(" ".join(to_argv({name: value})) + "\n" for name, value in arguments.items())
+    text = text.replace(str(tmp_path), "FOLDER")
     golden = GOLDEN / f"{path.stem}.txt"
     if os.environ.get("SWIFTALIGN_UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)

@@ -202,7 +202,7 @@ class CustomSection(Section):
 
 
 class Config(Section):
-    """One training run, as its file describes it."""
+    """One training run, or one in phases, as its file describes it."""
 
     model: ModelSection
     hub: Literal["huggingface", "modelscope"] = Field("huggingface", description="where model ids come from")
@@ -211,8 +211,23 @@ class Config(Section):
     training: TrainingSection = TrainingSection()
     custom: CustomSection = CustomSection()
     swift: dict[str, Any] = Field(default_factory=dict, description="any other ms-swift argument, by its own name")
+    phases: list[dict[str, Any]] = Field(
+        default_factory=list, description="runs in sequence: each a name, and sections laid over the others"
+    )
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+    _phases: tuple[Config, ...] = PrivateAttr(())
+    _phase: str | None = PrivateAttr(None)
+
+    @property
+    def runs(self) -> tuple[Config, ...]:
+        """The configuration of each phase; this one alone, where there are none."""
+        return self._phases or (self,)
+
+    @property
+    def phase(self) -> str | None:
+        """Name of the phase that this is; None where it is a run of its own."""
+        return self._phase
 
     def where(self, *key: str | int) -> str:
         """``file:line`` of a key, for messages; empty where the config was not read from a file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from swiftalign.augment.settings import spelled_out
 from swiftalign.config import Config
 from swiftalign.config_faults import ALIASES, OPERATIONS, argument_faults, dotted, name_faults, value_faults
-from swiftalign.document import Document, Key, lookup, parse_document, read_document
+from swiftalign.document import Document, Key, holds, lookup, parse_document, read_document
 from swiftalign.errors import ConfigError, Problem, SwiftalignError
 
 PATHS: tuple[Key, ...] = (
@@ -39,7 +40,43 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         _lay_over(merged, _normalise(read_document(path), path.parent.absolute()), replace_tuner=True)
     for override in overrides:
         _lay_over(merged, _normalise(_override(override), Path.cwd()), replace_tuner=False)
-    return _validate(merged, [*map(str, paths), *map(_label, overrides)])
+    names = [*map(str, paths), *map(_label, overrides)]
+    config = _validate(merged, names)
+    config._phases = tuple(_phase(merged, index, names) for index in range(len(config.phases)))
+    return config
+
+
+# What a phase may hold. Every phase trains the same weights of the same model.
+_PHASE_KEYS = ("name", "data", "training", "custom", "swift")
+_RUN_KEYS: tuple[Key, ...] = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # of the whole run
+
+
+def _phase(document: Document, index: int, names: list[str]) -> Config:
+    """The configuration of a phase: its own keys, laid over those outside ``phases``."""
+    base = Document(copy.deepcopy(document.value), dict(document.lines), dict(document.spellings))
+    layer = _part(Document(base.value.pop("phases"), base.lines), index)
+    name = layer.value.pop("name", None)
+    others: list[Key] = [(key,) for key in layer.value if key not in _PHASE_KEYS]
+    for key in [*others, *(key for key in _RUN_KEYS if holds(layer.value, key))]:
+        message = f"a phase can't have {dotted(key)} of its own"
+        hint = f"it may have {', '.join(_PHASE_KEYS)}; move {dotted(key)} out of phases"
+        layer.problems.append(Problem(layer.where(key), message, hint))
+    if not isinstance(name, str | None):
+        layer.problems.append(Problem(layer.where(("name",)), "a phase's name must be text", "put it in quotes"))
+    if layer.problems:
+        raise ConfigError(layer.problems)
+    base.lines = {key: line for key, line in base.lines.items() if key[:1] != ("phases",)}
+    _lay_over(base, layer, replace_tuner=False)
+    config = _validate(base, names)
+    config._phase = name or f"phase {index + 1}"
+    return config
+
+
+def _part(phases: Document, index: int) -> Document:
+    """One item of ``phases`` as a document of its own."""
+    prefix: Key = ("phases", index)
+    lines = {key[2:]: line for key, line in phases.lines.items() if key[:2] == prefix}
+    return Document(phases.value[index], {(): phases.lines[()], **lines})
 
 
 def _label(override: str) -> str:
@@ -75,6 +112,7 @@ def _normalise(document: Document, folder: Path) -> Document:
         values = document.value.get(section)
         if isinstance(values, dict) and name in values:
             values[name] = _locate(values[name], folder, is_list=section == "data")
+    _normalise_phases(document, folder)
     deepspeed = lookup(document.value, ("training", "deepspeed"))
     if isinstance(deepspeed, str) and deepspeed.endswith(".json"):  # else a preset's name, or JSON itself
         document.value["training"]["deepspeed"] = _absolute(deepspeed, folder)
@@ -82,6 +120,22 @@ def _normalise(document: Document, folder: Path) -> Document:
     if isinstance(path, str) and _is_local(path, folder):
         document.value["model"]["path"] = _absolute(path, folder)
     return document
+
+
+def _normalise_phases(document: Document, folder: Path) -> None:
+    phases = document.value.get("phases")
+    if not isinstance(phases, list):
+        return
+    for index, item in enumerate(phases):
+        if not isinstance(item, dict):
+            continue
+        part, prefix = _part(Document(phases, document.lines), index), ("phases", index)
+        name = item.pop("name", None)
+        _normalise(part, folder)
+        phases[index] = {**({} if name is None else {"name": name}), **part.value}
+        document.lines = {key: line for key, line in document.lines.items() if key[:2] != prefix}
+        document.lines |= {(*prefix, *key): line for key, line in part.lines.items()}
+        document.problems += part.problems
 
 
 def _read_sections(document: Document) -> None:

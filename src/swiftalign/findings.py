@@ -54,6 +54,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "grounding-eval-without-validation": ("error", "grounding_eval has no validation rows to answer"),
     "best-model-strategies": ("error", "evaluation and saving do not fall together, so there is no best model"),
     "early-stopping": ("error", "early stopping has nothing to watch, or two metrics to watch"),
+    "phases-uncarried": ("error", "a phase leaves no weights for the next one to begin with"),
     "curriculum-shuffle": ("warning", "one of the two shuffle flags is off and the other on"),
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
     "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),

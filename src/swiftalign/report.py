@@ -13,9 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from swiftalign.findings import Finding
+from swiftalign.findings import Finding, counted
 
 if TYPE_CHECKING:
+    from swiftalign.config import Config
     from swiftalign.export import ExportReport
     from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NAMES = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "all": "all"}
 _NUMERIC = (
+    *("rows", "steps", "epochs"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
 )
@@ -80,6 +82,39 @@ def print_plan(plan: TuningPlan, modules: Modules, console: Console) -> None:
         console.print(f"\n[bold]{title}[/bold]")
         _print_table(table, console)
     console.print(_footer(plan))
+
+
+def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) -> None:
+    """A row for each phase: its data, length, rates and augmentation."""
+    table = _table("phase", "rows", "steps", "epochs", "rates", "augmentation")
+    for config, plan in runs:
+        steps, epochs = plan.schedule.steps, plan.schedule.epochs
+        rows = "-" if plan.schedule.train_rows is None else f"{plan.schedule.train_rows:,}"
+        told = ("-" if steps is None else f"{steps:,}", "-" if epochs is None else f"{epochs:.4g}")
+        table.add_row(config.phase, rows, *told, _rates(plan), _augmentation(config))
+    console.print("\n[bold]Phases[/bold]")
+    _print_table(table, console)
+
+
+def phase_line(config: Config, plan: TuningPlan) -> str:
+    """A phase's data, length, rates and augmentation in a line."""
+    schedule, names = plan.schedule, ", ".join(Path(name).name for name in config.data.train)
+    return (
+        f"{config.phase}: {schedule.train_rows:,} rows of {names}, {schedule.steps:,} steps, "
+        f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {_augmentation(config)}"
+    )
+
+
+def _rates(plan: TuningPlan) -> str:
+    rates = {group.component: group.learning_rate for group in plan.groups}
+    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in rates.items()) or "the optimizer's own"
+
+
+def _augmentation(config: Config) -> str:
+    settings = config.custom.augmentation
+    if settings is None or not settings.enabled or not settings.operations:
+        return "off"
+    return settings.preset or counted(len(settings.operations), "operation")
 
 
 def _print_table(table: Table, console: Console) -> None:

@@ -36,6 +36,9 @@ def config_schema() -> dict[str, Any]:
         (old_section, old_name), (new_section, new_name) = map(str, alias), map(str, key)
         source = sections[f"{new_section.title()}Section"]["properties"][new_name]
         sections[f"{old_section.title()}Section"]["properties"][old_name] = source
+    own = {name: schema["properties"][name] for name in ("data", "training", "custom", "swift")}
+    phase = {"type": "object", "properties": {"name": {"type": "string"}, **own}, "additionalProperties": False}
+    schema["properties"]["phases"]["items"] = phase
     for section in (*sections.values(), schema["properties"]["swift"]):
         section["type"] = ["object", "null"]  # an empty section says nothing
     return schema

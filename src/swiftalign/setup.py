@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.errors import SwiftalignError
+from swiftalign.findings import counted
 from swiftalign.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
 from swiftalign.schedule import ROWS_PER_STEP, count_rows
 
@@ -74,6 +76,46 @@ def write_init(request: InitRequest) -> list[str]:
     except OSError as error:
         raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
     return [f"wrote {path}", f"next: swiftalign inspect-params {path}"]
+
+
+def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callable[[int], None]) -> list[str]:
+    """Split a JSONL file by objects an image, and write a config of three phases, to be laid over a method.
+
+    Raises:
+        SwiftalignError: the source can't be split, or a file is there already.
+    """
+    from swiftalign.curriculum import EPOCHS, split
+
+    if path.exists() and not force:
+        raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
+    found = split(source, force=force, progress=progress)
+    folder, names = path.absolute().parent, ("simple", "medium", "full")
+    phases = zip(names, (found.simple, found.medium, found.full), found.rows, EPOCHS, strict=True)
+    text = CURRICULUM_HEAD + "".join(
+        f"  - name: {name}   # {counted(rows, 'row')}\n"
+        f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
+        f"    training: {{num_train_epochs: {epochs}}}\n"
+        for name, file, rows, epochs in phases
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
+    rows = ", ".join(f"{name} {count:,}" for name, count in zip(names, found.rows, strict=True))
+    return [
+        f"wrote {path}, {found.simple} and {found.medium}: {rows} rows",
+        f"next: swiftalign inspect-params METHOD.yaml {path}",
+    ]
+
+
+CURRICULUM_HEAD = """\
+# A curriculum, to be laid over a method: 'swiftalign train METHOD.yaml THIS.yaml'.
+# Weights are carried from phase to phase; optimizer and schedule begin afresh. Rows come in the order of the file.
+data: {dataset_shuffle: false}
+training: {train_dataloader_shuffle: false, save_strategy: epoch}
+phases:
+"""
 
 
 def _method(request: InitRequest) -> str:

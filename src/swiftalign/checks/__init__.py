@@ -31,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     run.best_model,
     run.grounding_eval,
     run.early_stopping,
+    run.phases,
     run.deepspeed,
     run.resume,
     run.curriculum,

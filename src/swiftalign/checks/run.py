@@ -154,6 +154,25 @@ def _rhythm(strategy: str, steps: float) -> str:
     return f"every {steps:g} steps" if steps >= 1 else f"every {steps:.4g} of the run"
 
 
+# -- phases ------------------------------------------------------------------------------------------------------------
+
+
+def phases(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Finding]:
+    """Whether a phase leaves weights that the next one can begin with."""
+    if config.phase is None:
+        return
+    if plan.ranks_may_shrink:
+        message = "AdaLoRA prunes once, to the end of its run: another phase would begin with pruned ranks"
+        fix: dict[str, Any] = {"tuner": {"train_type": "lora", "target_regex": plan.target_regex}}
+        place = config.where("tuner", "train_type")
+        yield Finding("phases-uncarried", message, "train one run, or phases with LoRA:", fix, place)
+    if config.training.save_strategy == "no":
+        message = f"{config.phase}: nothing is saved (save_strategy: no) for the next phase to begin with"
+        fix = {"training": {"save_strategy": "epoch"}}
+        place = config.where("training", "save_strategy")
+        yield Finding("phases-uncarried", message, "for example:", fix, place)
+
+
 # -- order and distribution --------------------------------------------------------------------------------------------
 
 

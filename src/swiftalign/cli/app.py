@@ -62,7 +62,8 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, Modules, TuningPlan]:
+def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, Modules, list[TuningPlan]]:
+    """The configuration, its model, and the plan of each of its phases, or of the one run that it is."""
     from swiftalign.config_files import load_config
     from swiftalign.modules import read_modules
     from swiftalign.plan import resolve_plan
@@ -70,12 +71,13 @@ def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, M
     config = load_config(configs, overrides or [])
     with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
         modules = read_modules(config)
-    return config, modules, resolve_plan(config, modules)
+    return config, modules, [resolve_plan(part, modules) for part in config.runs]
 
 
 def require_training_data(config: Config) -> None:
     if not config.data.train:
         file = config.where().rpartition(":")[0] or config.where()
+        file = f"{file}: {config.phase}" if config.phase else file
         raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
 
 

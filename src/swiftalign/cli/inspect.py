@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console, resolve
 from swiftalign.errors import SwiftalignError
+
+if TYPE_CHECKING:
+    from swiftalign.config import Config
+    from swiftalign.plan import TuningPlan
 
 
 def inspect_params(
@@ -32,22 +36,35 @@ def inspect_params(
     if expect not in (None, "aligner"):
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
     allowed = check_allowed(allowed)
-    _config, modules, plan = resolve(configs, overrides)
+    config, modules, plans = resolve(configs, overrides)
     from dataclasses import replace
 
     from swiftalign.checks.trained import expect_aligner
     from swiftalign.findings import blocking
-    from swiftalign.report import plan_json, print_findings, print_plan
+    from swiftalign.report import plan_json, print_findings, print_phases, print_plan
 
+    found = [finding for each in plans for finding in each.findings]
+    once = tuple(finding for index, finding in enumerate(found) if finding not in found[:index])
+    plan = replace(plans[0], findings=once)  # every phase trains the same
     if expect:
         plan = replace(plan, findings=(*plan.findings, *expect_aligner(plan, modules)))
     if as_json:
-        print(json.dumps(plan_json(plan), indent=2))
+        phases = {"phases": [_phase(*each) for each in zip(config.runs, plans, strict=True)]} if config.phases else {}
+        print(json.dumps(plan_json(plan) | phases, indent=2))
     else:
         console = open_console()
         print_plan(plan, modules, console)
+        if config.phases:
+            print_phases(zip(config.runs, plans, strict=True), console)
         if plan.findings:
             console.print()
             print_findings(plan.findings, console, allowed=allowed)
     if blocking(plan.findings, allowed):
         raise typer.Exit(1)
+
+
+def _phase(config: Config, plan: TuningPlan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    rates = {group.component: group.learning_rate for group in plan.groups}
+    return {"name": config.phase, "rates": rates, "schedule": asdict(plan.schedule)}

@@ -28,6 +28,10 @@ def init(
     demo: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Make a workspace with a tiny Qwen3-VL and drawn data instead.")
     ] = None,
+    curriculum: Annotated[
+        Path | None,
+        typer.Option(metavar="JSONL", help="Split rows by objects an image, and write a config in phases over them."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
@@ -38,18 +42,25 @@ def init(
       swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl
 
       swiftalign init --demo demo
+
+      swiftalign init phases.yaml --curriculum data/train.jsonl
     """
     if schema:
         from swiftalign.schema import config_schema
 
         print(json.dumps(config_schema(), indent=2))
         return
-    from swiftalign.setup import DemoRequest, InitRequest, write_demo, write_init
+    from swiftalign.setup import DemoRequest, InitRequest, write_curriculum, write_demo, write_init
 
     console = open_console()
     if demo is not None:
         with console.status("building a tiny Qwen3-VL and drawing its data"):
             written = write_demo(DemoRequest(demo, method or "modules_to_save", force))
+    elif curriculum is not None:
+        with console.status("reading rows") as status:
+            written = write_curriculum(
+                path, curriculum, force=force, progress=lambda rows: status.update(f"reading rows: {rows:,}")
+            )
     else:
         request = InitRequest(path, model, method, problem, train_file, val_file, force)
         written = write_init(_ask_for_missing(request) if sys.stdin.isatty() else request)

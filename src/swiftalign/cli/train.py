@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swiftalign.config import Config
+    from swiftalign.findings import Finding
     from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
     from swiftalign.schedule import LeftOut
@@ -53,42 +56,119 @@ def train(
       swiftalign train stage4.yaml --dry-run
     """
     allowed = check_allowed(allowed)
-    config, modules, plan = resolve(configs, overrides)
-    from swiftalign.findings import blocking
-    from swiftalign.report import print_findings, short_path
-    from swiftalign.training.events import outcome
-    from swiftalign.training.resume import data_digests
-    from swiftalign.training.run_folder import choose_run_folder, latest_run, locked, write_run_files
+    config, modules, plans = resolve(configs, overrides)
+    parts = [_preflight(part, modules, plan, allowed) for part, plan in zip(config.runs, plans, strict=True)]
+    from swiftalign.training.run_folder import choose_run_folder, latest_run, locked
 
-    print_findings(plan.findings, open_console(stderr=True), allowed=allowed)
-    if blocking(plan.findings, allowed):
-        raise typer.Exit(1)
-    left_out = _check_data(config, allowed)
-    if left_out:
-        plan = _with_fewer_rows(config, modules, plan, left_out, allowed)
     folder = latest_run(config, configs[0]) if go_on else choose_run_folder(config, configs[0])
     if dry_run:
-        _print_arguments(config, plan, folder, as_json=as_json)
+        _print_arguments(parts, folder, as_json=as_json)
         return
     console = open_console(stderr=as_json)
     with locked(folder, used=go_on):
-        if go_on and (ended := outcome(folder)) and ended.kind == "done":
-            console.print(f"resume      {short_path(folder)} has finished already, at step {ended.values['step']}")
-            return
-        checkpoint = _resume(folder, config, plan, console) if go_on else None
-        write_run_files(folder, config, plan, left_out, data_digests(config))
-        result = _train(config, plan, folder, checkpoint, console)
+        if config.phases:
+            result = _run_phases(config, parts, folder, console, go_on=go_on)
+        else:
+            result = _run(parts[0], folder, console, go_on=go_on)
     if as_json:
         print(json.dumps(result, indent=2))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run, or a phase of one, that has passed pre-flight."""
+
+    config: Config
+    plan: TuningPlan
+    left_out: LeftOut
+
+
+def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list[str]) -> _Part:
+    from swiftalign.plan import resolve_plan
+
+    _stop_at_errors(plan.findings, allowed)
+    left_out = _check_data(config, allowed)
+    if left_out:  # fewer rows are fewer steps
+        shorter = resolve_plan(config, modules, left_out=left_out)
+        _stop_at_errors([finding for finding in shorter.findings if finding not in plan.findings], allowed)
+        plan = shorter
+    return _Part(config, plan, left_out)
+
+
+def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:
+    from swiftalign.findings import blocking
+    from swiftalign.report import print_findings
+
+    print_findings(findings, open_console(stderr=True), allowed=allowed)
+    if blocking(findings, allowed):
+        raise typer.Exit(1)
+
+
+def _run_phases(config: Config, parts: list[_Part], folder: Path, console: Console, *, go_on: bool) -> dict[str, Any]:
+    """Train phase after phase: weights are carried on, optimizer and schedule begin afresh."""
+    from swiftalign.report import phase_line
+    from swiftalign.training.resume import require_same_config
+    from swiftalign.training.run_folder import holds_run, phase_folder, write_config
+
+    if go_on and holds_run(folder):
+        require_same_config(folder, config)
+    write_config(folder, config)
+    results: list[dict[str, Any]] = []
+    for number, part in enumerate(parts, 1):
+        console.print(f"\nphase {number}/{len(parts)}   {phase_line(part.config, part.plan)}", soft_wrap=True)
+        weights = _weights(parts[number - 2], results[-1]) if results else None
+        inner = phase_folder(folder, number)
+        inner.mkdir(exist_ok=True)
+        results.append(_run(part, inner, console, go_on=go_on and holds_run(inner), weights=weights))
+    return {"run_folder": str(folder), "checkpoint": results[-1].get("checkpoint"), "phases": results}
+
+
+def _weights(part: _Part, result: dict[str, Any]) -> Path:
+    """What the next phase begins with: the best checkpoint where it is asked for, else the last."""
+    best = result.get("best_checkpoint") if part.config.training.load_best_model_at_end else None
+    return Path(best or result["checkpoint"])
+
+
+def _run(part: _Part, folder: Path, console: Console, *, go_on: bool, weights: Path | None = None) -> dict[str, Any]:
+    """Train in a run folder, and tell what came of it."""
+    from swiftalign.report import short_path
+    from swiftalign.training.events import outcome
+    from swiftalign.training.launch import follow_training
+    from swiftalign.training.progress import RunProgress
+    from swiftalign.training.resume import data_digests
+    from swiftalign.training.run_folder import write_run_files
+
+    config, plan = part.config, part.plan
+    if go_on and (ended := outcome(folder)) and ended.kind == "done":
+        console.print(f"resume      {short_path(folder)} has finished already, at step {ended.values['step']}")
+        return {"run_folder": str(folder), **ended.values}
+    checkpoint = _resume(folder, config, plan, console) if go_on else None
+    write_run_files(folder, config, plan, part.left_out, data_digests(config))
+    console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
+    console.print(
+        f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
+        f"{plan.total_parameters:,} parameters"
+    )
+    local = Path(config.model.path).is_absolute()
+    with RunProgress(console) as progress:
+        try:
+            for event in follow_training(folder, local_model=local, checkpoint=checkpoint, weights=weights):
+                progress.show(event)
+        except SystemExit:
+            if progress.result.get("status") == "stopped":
+                progress.finish(folder, plan)
+                console.print("go on with  the same command and --resume")
+            raise
+    return progress.finish(folder, plan)
 
 
 def _resume(folder: Path, config: Config, plan: TuningPlan, console: Console) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins."""
     from swiftalign.report import short_path
     from swiftalign.training.resume import newest_sound, require_same_run, set_aside
-    from swiftalign.training.run_folder import PLAN_FILE, versions_changed
+    from swiftalign.training.run_folder import holds_run, versions_changed
 
-    if not (folder / PLAN_FILE).exists():
+    if not holds_run(folder):
         console.print(f"resume      no run in {short_path(folder)}: it begins now", soft_wrap=True)
         return None
     require_same_run(folder, config, plan)
@@ -108,11 +188,9 @@ def _check_data(config: Config, allowed: list[str]) -> LeftOut:
     """Look at every row before anything trains; returns those that are too long, where they are to be dropped."""
     require_training_data(config)
     from swiftalign.checks.data import scored_kind
-    from swiftalign.findings import blocking
     from swiftalign.grounding.length_limit import length_limit
     from swiftalign.grounding.scan import scan
     from swiftalign.grounding.tokens import pixel_limits
-    from swiftalign.report import print_findings
 
     data, other, console = config.data, config.handed_through, open_console(stderr=True)
     files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
@@ -127,58 +205,23 @@ def _check_data(config: Config, allowed: list[str]) -> LeftOut:
             system=other.get("system"),
             progress=lambda rows: status.update(f"reading the data: {rows:,} rows"),
         )
-    findings = [*report.findings, *scored_kind(config, report.kinds)]
-    print_findings(findings, console, allowed=allowed)
-    if blocking(findings, allowed):
-        raise typer.Exit(1)
+    _stop_at_errors([*report.findings, *scored_kind(config, report.kinds)], allowed)
     return report.left_out(files)
 
 
-def _with_fewer_rows(
-    config: Config, modules: Modules, plan: TuningPlan, left_out: LeftOut, allowed: list[str]
-) -> TuningPlan:
-    """The plan for the rows that remain: it has fewer steps."""
-    from swiftalign.findings import blocking
-    from swiftalign.plan import resolve_plan
-    from swiftalign.report import print_findings
-
-    shorter = resolve_plan(config, modules, left_out=left_out)
-    new = [finding for finding in shorter.findings if finding not in plan.findings]
-    print_findings(new, open_console(stderr=True), allowed=allowed)
-    if blocking(new, allowed):
-        raise typer.Exit(1)
-    return shorter
-
-
-def _print_arguments(config: Config, plan: TuningPlan, folder: Path, *, as_json: bool) -> None:
+def _print_arguments(parts: list[_Part], folder: Path, *, as_json: bool) -> None:
     from swiftalign.training.lowering import lower, to_argv
+    from swiftalign.training.run_folder import phase_folder
 
-    arguments = lower(config, plan, folder)
+    lowered = []
+    for number, part in enumerate(parts, 1):
+        place = phase_folder(folder, number) if part.config.phase else folder
+        lowered.append(lower(part.config, part.plan, place))
     if as_json:
-        print(json.dumps(arguments, indent=2))
+        print(json.dumps(lowered if parts[0].config.phase else lowered[0], indent=2))
         return
-    for name, value in arguments.items():
-        print(" ".join(to_argv({name: value})))
-
-
-def _train(config: Config, plan: TuningPlan, folder: Path, checkpoint: Path | None, console: Console) -> dict[str, Any]:
-    from swiftalign.report import short_path
-    from swiftalign.training.launch import follow_training
-    from swiftalign.training.progress import RunProgress
-
-    console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
-    console.print(
-        f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
-        f"{plan.total_parameters:,} parameters"
-    )
-    local = Path(config.model.path).is_absolute()
-    with RunProgress(console) as progress:
-        try:
-            for event in follow_training(folder, local_model=local, checkpoint=checkpoint):
-                progress.show(event)
-        except SystemExit:
-            if progress.result.get("status") == "stopped":
-                progress.finish(folder, plan)
-                console.print("go on with  the same command and --resume")
-            raise
-    return progress.finish(folder, plan)
+    for part, arguments in zip(parts, lowered, strict=True):
+        if part.config.phase:
+            print(f"# {part.config.phase}")
+        for name, value in arguments.items():
+            print(" ".join(to_argv({name: value})))

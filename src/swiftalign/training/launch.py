@@ -22,7 +22,9 @@ _POLL_SECONDS = 0.1
 _STOP_SECONDS = 20.0
 
 
-def follow_training(run_folder: Path, *, local_model: bool, checkpoint: Path | None = None) -> Iterator[Event]:
+def follow_training(
+    run_folder: Path, *, local_model: bool, checkpoint: Path | None = None, weights: Path | None = None
+) -> Iterator[Event]:
     """Train in a child process, which writes its output to the run folder's log, and yield its events.
 
     SIGTERM and the first Ctrl-C let it end its step and save; before the first step, and the second time, it is
@@ -32,6 +34,7 @@ def follow_training(run_folder: Path, *, local_model: bool, checkpoint: Path | N
         run_folder: prepared by `write_run_files`.
         local_model: whether the model is a folder; then the child makes no network call.
         checkpoint: to go on from.
+        weights: a checkpoint whose weights to begin with, where the run does not go on.
 
     Raises:
         TrainingError: the child ended before its last step.
@@ -43,7 +46,7 @@ def follow_training(run_folder: Path, *, local_model: bool, checkpoint: Path | N
     stop = _Stop(run_folder)
     with (run_folder / LOG_FILE).open("ab") as log, stop:
         child = subprocess.Popen(
-            [sys.executable, "-m", "swiftalign.training.worker", *map(str, [run_folder, *filter(None, [checkpoint])])],
+            [sys.executable, "-m", "swiftalign.training.worker", *_words(run_folder, checkpoint, weights)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -69,6 +72,11 @@ def follow_training(run_folder: Path, *, local_model: bool, checkpoint: Path | N
         raise _failure(run_folder, child.returncode, failure)
     if stop.number:
         raise SystemExit(128 + stop.number)
+
+
+def _words(run_folder: Path, checkpoint: Path | None, weights: Path | None) -> list[str]:
+    options = {"--checkpoint": checkpoint, "--weights": None if checkpoint else weights}
+    return [str(run_folder), *(word for name, path in options.items() if path for word in (name, str(path)))]
 
 
 class _Stop:

@@ -64,8 +64,10 @@ class RunProgress:
             case "log":
                 self._log(values)
             case "saved":
-                self.result.setdefault("checkpoints", []).append(values["path"])
-                self._line(f"saved {Path(values['path']).name}")
+                checkpoints = self.result.setdefault("checkpoints", [])
+                if values["path"] not in checkpoints:  # the last step of an epoch may save twice
+                    checkpoints.append(values["path"])
+                    self._line(f"saved {Path(values['path']).name}")
             case "stopping":
                 self.console.print("stopping after this step, and saving; Ctrl-C again stops at once")
             case "done" | "stopped":

@@ -54,23 +54,34 @@ class Resumption:
     damaged: tuple[tuple[Path, str], ...] = ()
 
 
+def require_same_config(folder: Path, config: Config) -> None:
+    """Compare a configuration with that which a run began with.
+
+    Raises:
+        RunFolderError: naming what may not change and has.
+    """
+    try:
+        began = load_config([folder / CONFIG_FILE])
+    except SwiftalignError as error:
+        raise RunFolderError(f"{folder}: its config can't be read: {error}", _ANEW) from None
+    changed = list(_changes(began.model_dump(mode="json"), config.model_dump(mode="json")))
+    if changed:
+        lines = [f"  {name}: {_short(old)}, now {_short(new)}" for name, old, new in changed[:8]]
+        rest = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
+        raise RunFolderError("\n".join([f"{folder}: the run began with another config:", *lines, *rest]), _ANEW)
+
+
 def require_same_run(folder: Path, config: Config, plan: TuningPlan) -> None:
     """Compare a configuration, its plan and its data with those that a run began with.
 
     Raises:
         RunFolderError: the folder holds no run, or another one.
     """
-    if not (folder / PLAN_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
-        raise RunFolderError(f"{folder}: holds no run to resume", "leave out --resume, or name its folder")
+    require_same_config(folder, config)
     try:
-        began, planned = load_config([folder / CONFIG_FILE]), read_plan(folder / PLAN_FILE)
-    except (SwiftalignError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{folder}: its config or plan can't be read: {error}", _ANEW) from None
-    changed = list(_changes(began.model_dump(mode="json"), config.model_dump(mode="json")))
-    if changed:
-        lines = [f"  {name}: {_short(old)}, now {_short(new)}" for name, old, new in changed[:8]]
-        rest = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
-        raise RunFolderError("\n".join([f"{folder}: the run began with another config:", *lines, *rest]), _ANEW)
+        planned = read_plan(folder / PLAN_FILE)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder}: its plan can't be read: {error}", _ANEW) from None
     if _essence(plan) != _essence(planned):
         raise RunFolderError(f"{folder}: the model, or the number of rows or processes, is not what it was", _ANEW)
     _require_same_data(folder, config)

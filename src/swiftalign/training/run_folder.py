@@ -43,7 +43,17 @@ def latest_run(config: Config, config_path: Path) -> Path:
         return Path(config.training.output_dir)
     first = config_path.absolute().parent / "runs" / config_path.stem
     numbered = [first, *(first.with_name(f"{first.name}-{number}") for number in range(2, _MOST_RUNS))]
-    return next((folder for folder in reversed(numbered) if (folder / PLAN_FILE).exists()), first)
+    return next((folder for folder in reversed(numbered) if holds_run(folder)), first)
+
+
+def phase_folder(run_folder: Path, number: int) -> Path:
+    """Where the n-th phase of a run goes, counted from 1: a run folder of its own."""
+    return run_folder / f"phase-{number}"
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun there."""
+    return any((place / PLAN_FILE).exists() for place in (folder, phase_folder(folder, 1)))
 
 
 @contextmanager
@@ -66,7 +76,7 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFolderError(f"{folder}: another run is writing there now", _ELSEWHERE) from None
-        if not used and ((folder / PLAN_FILE).exists() or any(folder.glob("checkpoint-*"))):
+        if not used and (holds_run(folder) or any(folder.glob("checkpoint-*"))):
             raise RunFolderError(f"{folder}: holds a run already", f"go on with it by --resume, or {_ELSEWHERE}")
         yield
     finally:
@@ -84,12 +94,12 @@ def write_run_files(
     digests: Mapping[str, str] | None = None,
 ) -> None:
     """Keep what the run is: configuration, plan, its data's digests, the rows that it leaves out, and versions."""
+    write_config(folder, config)
     try:
         if left_out:
             lines = {str(path): list(numbers) for path, numbers in left_out.items()}
             (folder / LEFT_OUT_FILE).write_text(json.dumps(lines) + "\n", encoding="utf-8")
         (folder / DATA_FILE).write_text(json.dumps(digests or {}, indent=1) + "\n", encoding="utf-8")
-        (folder / CONFIG_FILE).write_text(dump_yaml(config.values), encoding="utf-8")
         (folder / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
         (folder / PLAN_FILE).write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -101,6 +111,18 @@ def read_left_out(folder: Path) -> LeftOut:
     path = folder / LEFT_OUT_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {Path(name): lines for name, lines in values.items()}
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Keep a run's configuration.
+
+    Raises:
+        RunFolderError: it can't be written.
+    """
+    try:
+        (folder / CONFIG_FILE).write_text(dump_yaml(config.values), encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def versions_changed(folder: Path) -> list[str]:

@@ -1,11 +1,13 @@
 """What runs in each training process: ms-swift's own pipeline, told by the plan and held to it.
 
-``python -m swiftalign.training.worker RUN_FOLDER`` reads ``config.yaml`` and ``plan.json`` there. Everything hooks into
+``python -m swiftalign.training.worker RUN_FOLDER [--checkpoint FOLDER] [--weights FOLDER]`` reads ``config.yaml`` and
+``plan.json`` there. Everything hooks into
 `SwiftSft`'s extension points; ms-swift, peft and transformers are not patched.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import json
@@ -35,6 +37,7 @@ from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
 from swiftalign.training.adalora import load_state, save_state
+from swiftalign.training.carry import carry_weights
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.grounding_eval import GroundingEval
@@ -55,6 +58,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
 
     plan: TuningPlan  # set before the pipeline is built: ms-swift calls prepare_model on the class
     config: Config
+    weights: Path | None  # a checkpoint to begin with
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
@@ -103,6 +107,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             if weight.requires_grad and planned.get(name) == "float32":
                 weight.data = weight.data.float()
         compare_model(cls.plan, model)
+        if cls.weights is not None:
+            carry_weights(cls.plan, model, cls.weights)
         return model
 
     def train(self, trainer: Any) -> Any:
@@ -206,8 +212,8 @@ def _refuse_remote_code(config: Config) -> None:
         refuse_remote_code(Path(folder), {}, source)
 
 
-def run(run_folder: Path, checkpoint: Path | None, writer: EventWriter | None) -> None:
-    """Train as the run folder says, from the beginning or from a checkpoint."""
+def run(run_folder: Path, checkpoint: Path | None, weights: Path | None, writer: EventWriter | None) -> None:
+    """Train as the run folder says: from the beginning, with the weights of another run, or from a checkpoint."""
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
     arguments = lower(config, plan, run_folder)
     if checkpoint is not None:
@@ -215,7 +221,7 @@ def run(run_folder: Path, checkpoint: Path | None, writer: EventWriter | None) -
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         arguments["use_cpu"] = True  # 16-bit autocast on a CPU must be asked for
     AlignerSft.plan = PlanCallback.plan = plan
-    AlignerSft.config = config
+    AlignerSft.config, AlignerSft.weights = config, weights
     PlanCallback.writer = writer
     callbacks_map[CALLBACK] = PlanCallback
     if config.custom.grounding_eval is not None:
@@ -243,11 +249,16 @@ def run(run_folder: Path, checkpoint: Path | None, writer: EventWriter | None) -
 
 def main(argv: list[str]) -> int:
     """Run, and turn an exception into an event; the traceback goes to the log."""
-    run_folder, checkpoint = Path(argv[0]), Path(argv[1]) if len(argv) > 1 else None
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--weights", type=Path)
+    options = parser.parse_args(argv)
+    run_folder: Path = options.run_folder
     end_with_launcher()
     writer = EventWriter(run_folder) if is_main_process() else None
     try:
-        run(run_folder, checkpoint, writer)
+        run(run_folder, options.checkpoint, options.weights, writer)
     except SwiftalignError as error:
         if writer:
             writer.write("error", message=error.message, hint=error.hint, exit_code=error.exit_code)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Verification", "checkpoints_of", "verify"]
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT, _PHASE = re.compile(r"checkpoint-(\d+)"), re.compile(r"phase-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Verification:
 
 
 def checkpoints_of(path: Path) -> list[Path]:
-    """The checkpoints of a run folder, the newest last; empty where the path is no run folder.
+    """The checkpoints of a run folder, the newest last, of its last phase that has any; empty where it is none.
 
     Raises:
         ModelError: there is no such path.
@@ -100,7 +100,13 @@ def checkpoints_of(path: Path) -> list[Path]:
         raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")
     if not path.is_dir():
         return []
-    found = [(int(match[1]), child) for child in path.iterdir() if (match := _CHECKPOINT.fullmatch(child.name))]
+    found = _numbered(path, _CHECKPOINT)
+    phases = [] if found else _numbered(path, _PHASE)
+    return found or next((inside for phase in reversed(phases) if (inside := _numbered(phase, _CHECKPOINT))), [])
+
+
+def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    found = [(int(match[1]), child) for child in folder.iterdir() if (match := name.fullmatch(child.name))]
     return [child for _, child in sorted(found) if child.is_dir()]
 
 
