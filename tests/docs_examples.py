@@ -28,6 +28,7 @@ _VARIABLE = (
     (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
     (re.compile(r" +0\.01\d*$", re.MULTILINE), " CHANGE"),
     (re.compile(r"at most [\d.e-]+ from"), "at most D from"),
+    (re.compile(r"[\d,]+ tokens/s, [\d.]+ GB"), "N tokens/s, N GB"),
 )
 
 

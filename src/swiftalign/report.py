@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from swiftalign.export import ExportReport
     from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
+    from swiftalign.training.history import RunState
     from swiftalign.verify import Verification
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NAMES = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "all": "all"}
 _NUMERIC = (
-    *("rows", "steps", "epochs"),
+    *("rows", "steps", "epochs", "step", "loss", "best"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
 )
@@ -103,6 +105,19 @@ def phase_line(config: Config, plan: TuningPlan) -> str:
         f"{config.phase}: {schedule.train_rows:,} rows of {names}, {schedule.steps:,} steps, "
         f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {_augmentation(config)}"
     )
+
+
+def print_runs(runs: Iterable[RunState], console: Console) -> None:
+    """A row for each run."""
+    table = _table("run", "method", "status", "step", "loss", "best", "accuracies", "when")
+    for run in runs:
+        step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
+        place = f"{short_path(run.folder)} (phase {run.phase})" if run.phase else short_path(run.folder)
+        numbers = ["-" if value is None else f"{value:.4f}" for value in (run.loss, run.best)]
+        accuracies = ", ".join(f"{name} {value:.3f}" for name, value in run.accuracies.items()) or "-"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
+        table.add_row(place, run.method, run.status, step, *numbers, accuracies, when)
+    _print_table(table, console)
 
 
 def _rates(plan: TuningPlan) -> str:

@@ -8,6 +8,7 @@ from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
 from swiftalign.cli.inspect import inspect_params
 from swiftalign.cli.preview import preview_aug
+from swiftalign.cli.runs import runs
 from swiftalign.cli.setup import init
 from swiftalign.cli.train import train
 from swiftalign.errors import ConfigError, SwiftalignError
@@ -20,6 +21,7 @@ app.command()(train)
 app.command("verify-ckpt")(verify_ckpt)
 app.command()(export)
 app.command("preview-aug")(preview_aug)
+app.command()(runs)
 
 
 def main(argv: list[str] | None = None) -> int:

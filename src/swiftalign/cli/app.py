@@ -62,7 +62,9 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, Modules, list[TuningPlan]]:
+def resolve(
+    configs: list[Path], overrides: list[str] | None, *, processes: int = 1
+) -> tuple[Config, Modules, list[TuningPlan]]:
     """The configuration, its model, and the plan of each of its phases, or of the one run that it is."""
     from swiftalign.config_files import load_config
     from swiftalign.modules import read_modules
@@ -71,7 +73,7 @@ def resolve(configs: list[Path], overrides: list[str] | None) -> tuple[Config, M
     config = load_config(configs, overrides or [])
     with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
         modules = read_modules(config)
-    return config, modules, [resolve_plan(part, modules) for part in config.runs]
+    return config, modules, [resolve_plan(part, modules, processes=processes) for part in config.runs]
 
 
 def require_training_data(config: Config) -> None:

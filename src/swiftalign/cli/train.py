@@ -20,6 +20,7 @@ from swiftalign.cli.app import (
     require_training_data,
     resolve,
 )
+from swiftalign.errors import SwiftalignError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
     from swiftalign.schedule import LeftOut
+    from swiftalign.training.processes import Processes
 
 
 def train(
@@ -38,6 +40,11 @@ def train(
     go_on: Annotated[
         bool, typer.Option("--resume", help="Go on with the config's last run, from its newest sound checkpoint.")
     ] = False,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = None,
+    gpus: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs to train on, a process each.")] = None,
+    nnodes: Annotated[int, typer.Option(min=1, help="Machines; the same command runs on each.")] = 1,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="Number of this machine, from 0.")] = None,
+    rdzv_endpoint: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Of the first machine.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -53,25 +60,38 @@ def train(
 
       swiftalign train stage4.yaml --resume
 
+      swiftalign train stage4.yaml --gpus 0,1,2,3
+
       swiftalign train stage4.yaml --dry-run
     """
     allowed = check_allowed(allowed)
-    config, modules, plans = resolve(configs, overrides)
+    from swiftalign.training.processes import choose_processes
+
+    processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
+    config, modules, plans = resolve(configs, overrides, processes=processes.total)
+    if processes.nodes > 1 and not config.training.output_dir:
+        raise SwiftalignError("several machines need a run folder that all of them see", _FOLDER)
     parts = [_preflight(part, modules, plan, allowed) for part, plan in zip(config.runs, plans, strict=True)]
     from swiftalign.training.run_folder import choose_run_folder, latest_run, locked
 
     folder = latest_run(config, configs[0]) if go_on else choose_run_folder(config, configs[0])
     if dry_run:
-        _print_arguments(parts, folder, as_json=as_json)
+        _print_arguments(parts, folder, processes, as_json=as_json)
         return
     console = open_console(stderr=as_json)
+    if processes.node:
+        _join(config, parts, folder, processes, console)
+        return
     with locked(folder, used=go_on):
         if config.phases:
-            result = _run_phases(config, parts, folder, console, go_on=go_on)
+            result = _run_phases(config, parts, folder, processes, console, go_on=go_on)
         else:
-            result = _run(parts[0], folder, console, go_on=go_on)
+            result = _run(parts[0], folder, processes, console, go_on=go_on)
     if as_json:
         print(json.dumps(result, indent=2))
+
+
+_FOLDER = "--set training.output_dir=/shared/runs/NAME"
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list
     _stop_at_errors(plan.findings, allowed)
     left_out = _check_data(config, allowed)
     if left_out:  # fewer rows are fewer steps
-        shorter = resolve_plan(config, modules, left_out=left_out)
+        shorter = resolve_plan(config, modules, processes=plan.schedule.processes, left_out=left_out)
         _stop_at_errors([finding for finding in shorter.findings if finding not in plan.findings], allowed)
         plan = shorter
     return _Part(config, plan, left_out)
@@ -104,7 +124,23 @@ def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _run_phases(config: Config, parts: list[_Part], folder: Path, console: Console, *, go_on: bool) -> dict[str, Any]:
+def _join(config: Config, parts: list[_Part], folder: Path, processes: Processes, console: Console) -> None:
+    """Train as one of several machines; the first one writes the run folder and shows progress."""
+    from swiftalign.report import short_path
+    from swiftalign.training.launch import follow_training
+    from swiftalign.training.run_folder import phase_folder
+
+    console.print(f"machine     {processes.node + 1} of {processes.nodes}, training in {short_path(folder)}")
+    for number in range(1, len(parts) + 1):
+        inner = phase_folder(folder, number) if config.phases else folder
+        inner.mkdir(parents=True, exist_ok=True)
+        for _ in follow_training(inner, local_model=Path(config.model.path).is_absolute(), processes=processes):
+            pass
+
+
+def _run_phases(
+    config: Config, parts: list[_Part], folder: Path, processes: Processes, console: Console, *, go_on: bool
+) -> dict[str, Any]:
     """Train phase after phase: weights are carried on, optimizer and schedule begin afresh."""
     from swiftalign.report import phase_line
     from swiftalign.training.resume import require_same_config
@@ -119,7 +155,7 @@ def _run_phases(config: Config, parts: list[_Part], folder: Path, console: Conso
         weights = _weights(parts[number - 2], results[-1]) if results else None
         inner = phase_folder(folder, number)
         inner.mkdir(exist_ok=True)
-        results.append(_run(part, inner, console, go_on=go_on and holds_run(inner), weights=weights))
+        results.append(_run(part, inner, processes, console, go_on=go_on and holds_run(inner), weights=weights))
     return {"run_folder": str(folder), "checkpoint": results[-1].get("checkpoint"), "phases": results}
 
 
@@ -129,14 +165,16 @@ def _weights(part: _Part, result: dict[str, Any]) -> Path:
     return Path(best or result["checkpoint"])
 
 
-def _run(part: _Part, folder: Path, console: Console, *, go_on: bool, weights: Path | None = None) -> dict[str, Any]:
+def _run(
+    part: _Part, folder: Path, processes: Processes, console: Console, *, go_on: bool, weights: Path | None = None
+) -> dict[str, Any]:
     """Train in a run folder, and tell what came of it."""
     from swiftalign.report import short_path
     from swiftalign.training.events import outcome
     from swiftalign.training.launch import follow_training
     from swiftalign.training.progress import RunProgress
     from swiftalign.training.resume import data_digests
-    from swiftalign.training.run_folder import write_run_files
+    from swiftalign.training.run_folder import Start, write_run_files, write_start
 
     config, plan = part.config, part.plan
     if go_on and (ended := outcome(folder)) and ended.kind == "done":
@@ -144,6 +182,7 @@ def _run(part: _Part, folder: Path, console: Console, *, go_on: bool, weights: P
         return {"run_folder": str(folder), **ended.values}
     checkpoint = _resume(folder, config, plan, console) if go_on else None
     write_run_files(folder, config, plan, part.left_out, data_digests(config))
+    write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
     console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
     console.print(
         f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
@@ -152,7 +191,7 @@ def _run(part: _Part, folder: Path, console: Console, *, go_on: bool, weights: P
     local = Path(config.model.path).is_absolute()
     with RunProgress(console) as progress:
         try:
-            for event in follow_training(folder, local_model=local, checkpoint=checkpoint, weights=weights):
+            for event in follow_training(folder, local_model=local, processes=processes):
                 progress.show(event)
         except SystemExit:
             if progress.result.get("status") == "stopped":
@@ -209,7 +248,7 @@ def _check_data(config: Config, allowed: list[str]) -> LeftOut:
     return report.left_out(files)
 
 
-def _print_arguments(parts: list[_Part], folder: Path, *, as_json: bool) -> None:
+def _print_arguments(parts: list[_Part], folder: Path, processes: Processes, *, as_json: bool) -> None:
     from swiftalign.training.lowering import lower, to_argv
     from swiftalign.training.run_folder import phase_folder
 
@@ -220,6 +259,8 @@ def _print_arguments(parts: list[_Part], folder: Path, *, as_json: bool) -> None
     if as_json:
         print(json.dumps(lowered if parts[0].config.phase else lowered[0], indent=2))
         return
+    if processes.total > 1:
+        print("#", " ".join(["torchrun", *processes.command(str(folder))[3:]]))
     for part, arguments in zip(parts, lowered, strict=True):
         if part.config.phase:
             print(f"# {part.config.phase}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +15,16 @@ from typing import Any
 from swiftalign.errors import TrainingError
 from swiftalign.training.events import Event, EventReader
 from swiftalign.training.guard import LAUNCHER
+from swiftalign.training.processes import Processes
 from swiftalign.training.run_folder import STOP_FILE
 
 LOG_FILE = "train.log"
+ONE = Processes()
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 20.0
 
 
-def follow_training(
-    run_folder: Path, *, local_model: bool, checkpoint: Path | None = None, weights: Path | None = None
-) -> Iterator[Event]:
+def follow_training(run_folder: Path, *, local_model: bool, processes: Processes = ONE) -> Iterator[Event]:
     """Train in a child process, which writes its output to the run folder's log, and yield its events.
 
     SIGTERM and the first Ctrl-C let it end its step and save; before the first step, and the second time, it is
@@ -33,8 +33,7 @@ def follow_training(
     Args:
         run_folder: prepared by `write_run_files`.
         local_model: whether the model is a folder; then the child makes no network call.
-        checkpoint: to go on from.
-        weights: a checkpoint whose weights to begin with, where the run does not go on.
+        processes: how many train, and where.
 
     Raises:
         TrainingError: the child ended before its last step.
@@ -44,13 +43,14 @@ def follow_training(
     failure: Event | None = None
     finished = False
     stop = _Stop(run_folder)
-    with (run_folder / LOG_FILE).open("ab") as log, stop:
+    log_file = run_folder / (LOG_FILE if processes.node == 0 else f"train-{processes.node}.log")
+    with log_file.open("ab") as log, stop:
         child = subprocess.Popen(
-            [sys.executable, "-m", "swiftalign.training.worker", *_words(run_folder, checkpoint, weights)],
+            processes.command(str(run_folder)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(local_model=local_model),
+            env=_environment(local_model=local_model) | processes.environment(),
             start_new_session=True,  # so that Ctrl-C reaches it through us alone, with its own children
         )
         try:
@@ -69,14 +69,9 @@ def follow_training(
         finally:
             _stop(child)
     if child.returncode != 0 or not finished:
-        raise _failure(run_folder, child.returncode, failure)
+        raise _failure(log_file, child.returncode, failure)
     if stop.number:
         raise SystemExit(128 + stop.number)
-
-
-def _words(run_folder: Path, checkpoint: Path | None, weights: Path | None) -> list[str]:
-    options = {"--checkpoint": checkpoint, "--weights": None if checkpoint else weights}
-    return [str(run_folder), *(word for name, path in options.items() if path for word in (name, str(path)))]
 
 
 class _Stop:
@@ -136,8 +131,7 @@ def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
         os.killpg(child.pid, number)
 
 
-def _failure(run_folder: Path, code: int, event: Event | None) -> TrainingError:
-    log = run_folder / LOG_FILE
+def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
     if event is not None:
         error = TrainingError(event.values["message"], event.values.get("hint") or f"the whole story is in {log}")
         error.exit_code = event.values.get("exit_code", 1)
@@ -146,4 +140,14 @@ def _failure(run_folder: Path, code: int, event: Event | None) -> TrainingError:
         name = signal.Signals(-code).name
         hint = "the system may have run out of memory" if name == "SIGKILL" else f"see {log}"
         return TrainingError(f"the training process was ended by {name}", hint)
+    killed = re.findall(rb"exitcode +: -(\d+)", _end_of(log))  # torchrun's report on its processes
+    if killed:
+        name = signal.Signals(int(killed[-1])).name
+        return TrainingError(f"one of the training processes was ended by {name}", f"see the end of {log}")
     return TrainingError(f"the training process ended with code {code}", f"see the end of {log}")
+
+
+def _end_of(log: Path, most: int = 20_000) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - most, 0))
+        return file.read()

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from swiftalign.grounding.metrics import METRICS
 from swiftalign.plan import TuningPlan
 from swiftalign.report import short_path
-from swiftalign.training.events import Event
+from swiftalign.training.events import Event, read_events
+from swiftalign.training.picture import draw_run
 
 LOSS_PICTURE = "loss.png"
 
@@ -24,7 +25,7 @@ class RunProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.losses: list[tuple[int, float]] = []
-        self.eval_losses: list[tuple[int, float]] = []
+        self.accuracies: dict[str, float] = {}  # of the last evaluation that measured them
         self.result: dict[str, Any] = {}
         self._started = time.monotonic()
         self._first_step = 0
@@ -80,10 +81,10 @@ class RunProgress:
             self._bar.update(self._task, loss=f"{values['loss']:.4f}")
             self._line(f"step {step}/{self._steps}  loss {values['loss']:.4f}  {self._time_left(step)}")
         if "eval_loss" in values:
-            self.eval_losses.append((step, values["eval_loss"]))
             self.console.print(f"step {step}/{self._steps}  eval_loss {values['eval_loss']:.4f}")
         scores = {name.removeprefix("eval_"): value for name, value in values.items() if name.endswith("_acc")}
         if scores := {name: value for name, value in scores.items() if METRICS.get(name)}:
+            self.accuracies = scores
             told = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
             self.console.print(f"step {step}/{self._steps}  {told}")
 
@@ -105,32 +106,25 @@ class RunProgress:
             **self.result,
             "loss": self.losses[-1][1] if self.losses else None,
         }
-        loss = ""
-        if self.losses:
-            draw_loss(folder / LOSS_PICTURE, self.losses, self.eval_losses, title=f"{folder.name}: {plan.method}")
-            loss = f", loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}"
+        loss = f", loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}" if self.losses else ""
         status = str(result.get("status", "done"))
-        self.console.print(f"{status:12}{result.get('step', 0)} steps in {seconds:.0f} s{loss}")
+        self._tell(status, f"{result.get('step', 0)} steps in {seconds:.0f} s{loss}")
+        best = result.get("best_checkpoint")
+        if best and result.get("best_metric") is not None:
+            self._tell("best", f"{result['best_metric']:.4f} at {Path(best).name}")
+        if self.accuracies:
+            self._tell("accuracy", ", ".join(f"{name} {value:.3f}" for name, value in self.accuracies.items()))
+        if result.get("tokens_per_second"):
+            memory = result.get("peak_memory", 0) / 1e9
+            self._tell("speed", f"{result['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GB of memory at most")
         if result.get("checkpoint"):
-            self.console.print(f"checkpoint  {short_path(result['checkpoint'])}", soft_wrap=True)
+            self._tell("checkpoint", short_path(result["checkpoint"]))
         if self.losses:
-            self.console.print(f"loss        {short_path(folder / LOSS_PICTURE)}", soft_wrap=True)
+            draw_run(folder / LOSS_PICTURE, read_events(folder), title=f"{folder.name}: {plan.method}")
+            self._tell("picture", short_path(folder / LOSS_PICTURE))
+        if result.get("checkpoint") and status == "done":
+            self._tell("next", f"swiftalign verify-ckpt {short_path(folder)}")
         return result
 
-
-def draw_loss(path: Path, losses: list[tuple[int, float]], eval_losses: list[tuple[int, float]], *, title: str) -> None:
-    """Training and validation loss over steps, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot(*zip(*losses, strict=True), label="training", color="#1f6f8b", linewidth=1.8)
-    if eval_losses:
-        axes.plot(*zip(*eval_losses, strict=True), label="validation", color="#d1495b", marker="o", markersize=3)
-        axes.legend(frameon=False)
-    axes.set(title=title, xlabel="step", ylabel="loss")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    def _tell(self, name: str, text: str) -> None:
+        self.console.print(f"{name:12}{text}", soft_wrap=True)

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.config import Config
@@ -19,6 +20,8 @@ from swiftalign.schedule import LeftOut
 
 CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "data.json", "left_out.json"
 VERSIONS_FILE = "versions.json"
+LOCK_FILE = ".lock"
+START_FILE = ".start"
 STOP_FILE = ".stop"  # asks a run to save and end
 _MOST_RUNS = 10_000
 _PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
@@ -68,7 +71,7 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
     try:
@@ -111,6 +114,26 @@ def read_left_out(folder: Path) -> LeftOut:
     path = folder / LEFT_OUT_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {Path(name): lines for name, lines in values.items()}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: at a checkpoint of the run, with the weights of another run, or with the model's own."""
+
+    checkpoint: Path | None = None
+    weights: Path | None = None
+
+
+def write_start(folder: Path, start: Start) -> None:
+    """Leave word for the training processes, on whichever machine they are."""
+    values = {name: str(path) for name, path in vars(start).items() if path}
+    (folder / START_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
+
+
+def read_start(folder: Path) -> Start:
+    path = folder / START_FILE
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return Start(**{name: Path(value) for name, value in values.items()})
 
 
 def write_config(folder: Path, config: Config) -> None:

@@ -1,17 +1,19 @@
 """What runs in each training process: ms-swift's own pipeline, told by the plan and held to it.
 
-``python -m swiftalign.training.worker RUN_FOLDER [--checkpoint FOLDER] [--weights FOLDER]`` reads ``config.yaml`` and
-``plan.json`` there. Everything hooks into
+``python -m swiftalign.training.worker RUN_FOLDER``, by itself or under torchrun, reads there what to train and from
+where. Everything hooks into
 `SwiftSft`'s extension points; ms-swift, peft and transformers are not patched.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import json
+import os
+import resource
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,6 @@ import torch
 from swift.callbacks import callbacks_map
 from swift.callbacks.adalora import AdaloraCallback
 from swift.callbacks.base import TrainerCallback
-from swift.dataset import LazyLLMDataset
 from swift.pipelines.train.sft import SwiftSft
 from swift.utils import safe_snapshot_download
 from transformers import EarlyStoppingCallback
@@ -37,6 +38,7 @@ from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
 from swiftalign.training.adalora import load_state, save_state
+from swiftalign.training.batches import FilledRows, train_dataloader
 from swiftalign.training.carry import carry_weights
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
@@ -44,7 +46,7 @@ from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.guard import end_with_launcher
 from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
-from swiftalign.training.run_folder import STOP_FILE, read_left_out
+from swiftalign.training.run_folder import STOP_FILE, read_left_out, read_start
 from swiftalign.training.template import use_own_tokens
 from swiftalign.verify.values import INITIAL_FILE
 
@@ -91,7 +93,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
 
     def _post_process_datasets(self, datasets: list[Any]) -> list[Any]:
         return [
-            None if rows is None else LazyLLMDataset(rows, self.template.encode, strict=self.args.strict)
+            None if rows is None else FilledRows(rows, self.template.encode, strict=self.args.strict)
             for rows in datasets
         ]
 
@@ -115,6 +117,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if self.plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
+        if trainer.args.world_size > 1:
+            trainer.get_train_dataloader = partial(train_dataloader, trainer)
         return super().train(trainer)
 
 
@@ -136,6 +140,8 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
     plan: TuningPlan
     set_epoch: Callable[[int], None] | None = None
     stopped = False
+    tokens = 0  # that training has seen, padding included
+    began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
@@ -144,7 +150,13 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
                 callback.global_step = state.global_step  # it begins at 0 in a resumed run too
         if self.writer is not None and state.global_step == 0:
             self._keep_initial(kwargs["model"], Path(args.output_dir))
+        kwargs["model"].register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+        type(self).began = time.monotonic()
         self._write("start", steps=state.max_steps, step=state.global_step)
+
+    def _count_tokens(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if model.training and kwargs.get("input_ids") is not None:
+            type(self).tokens += kwargs["input_ids"].numel() * self.args.world_size
 
     def _keep_initial(self, model: Any, folder: Path) -> None:
         """Digests of what trains, before it does: by them verify-ckpt tells what has moved."""
@@ -184,7 +196,21 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
+        if "loss" in numbers:
+            numbers |= self._rates(kwargs["model"], kwargs["optimizer"])
         self._write("log", step=state.global_step, **numbers)
+
+    def _rates(self, model: Any, optimizer: Any) -> dict[str, float]:
+        """The learning rate of each component, as it is now."""
+        components = {item.parameter: item.component for item in self.plan.trainables}
+        names = {id(weight): name for name, weight in model.named_parameters() if name in components}
+        rates = {
+            components[names[id(weight)]]: group["lr"]
+            for group in optimizer.param_groups
+            for weight in group["params"]
+            if id(weight) in names
+        }
+        return {f"rate_{component}": float(rate) for component, rate in rates.items()}
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.plan.ranks_may_shrink and args.should_save:
@@ -204,6 +230,13 @@ def _early_stopping(settings: EarlyStoppingSection, args: Any, trainer: Any) -> 
     return EarlyStoppingCallback(settings.patience, settings.min_delta)
 
 
+def _peak_memory() -> int:
+    """Bytes: of the GPU, or of the process where there is none."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _refuse_remote_code(config: Config) -> None:
     """Look at a hub model's files before anything loads them; a local folder was looked at in pre-flight."""
     if not config.model.trust_remote_code and not Path(config.model.path).is_absolute():
@@ -212,16 +245,19 @@ def _refuse_remote_code(config: Config) -> None:
         refuse_remote_code(Path(folder), {}, source)
 
 
-def run(run_folder: Path, checkpoint: Path | None, weights: Path | None, writer: EventWriter | None) -> None:
-    """Train as the run folder says: from the beginning, with the weights of another run, or from a checkpoint."""
+def run(run_folder: Path, writer: EventWriter | None) -> None:
+    """Train as the run folder says."""
+    start = read_start(run_folder)
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
     arguments = lower(config, plan, run_folder)
-    if checkpoint is not None:
-        arguments["resume_from_checkpoint"] = str(checkpoint)
+    if start.checkpoint is not None:
+        arguments["resume_from_checkpoint"] = str(start.checkpoint)
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         arguments["use_cpu"] = True  # 16-bit autocast on a CPU must be asked for
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            arguments["ddp_backend"] = "gloo"
     AlignerSft.plan = PlanCallback.plan = plan
-    AlignerSft.config, AlignerSft.weights = config, weights
+    AlignerSft.config, AlignerSft.weights = config, start.weights
     PlanCallback.writer = writer
     callbacks_map[CALLBACK] = PlanCallback
     if config.custom.grounding_eval is not None:
@@ -241,6 +277,9 @@ def run(run_folder: Path, checkpoint: Path | None, weights: Path | None, writer:
         last = result["last_model_checkpoint"]
         writer.write(
             "stopped" if PlanCallback.stopped else "done",
+            tokens=PlanCallback.tokens,
+            tokens_per_second=round(PlanCallback.tokens / max(time.monotonic() - PlanCallback.began, 1e-9), 1),
+            peak_memory=_peak_memory(),
             step=result["global_step"],
             checkpoint=last,
             **{k: v for k, v in best.items() if v is not None},
@@ -249,28 +288,25 @@ def run(run_folder: Path, checkpoint: Path | None, weights: Path | None, writer:
 
 def main(argv: list[str]) -> int:
     """Run, and turn an exception into an event; the traceback goes to the log."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run_folder", type=Path)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--weights", type=Path)
-    options = parser.parse_args(argv)
-    run_folder: Path = options.run_folder
+    run_folder = Path(argv[0])
     end_with_launcher()
     writer = EventWriter(run_folder) if is_main_process() else None
     try:
-        run(run_folder, options.checkpoint, options.weights, writer)
+        run(run_folder, writer)
     except SwiftalignError as error:
-        if writer:
-            writer.write("error", message=error.message, hint=error.hint, exit_code=error.exit_code)
         traceback.print_exc()
+        _tell(run_folder, writer, error.message, error.hint, error.exit_code)
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
-        if writer:
-            message, hint = explain(error)
-            writer.write("error", message=message, hint=hint, exit_code=1)
+        _tell(run_folder, writer, *explain(error), 1)
         return 1
     return 0
+
+
+def _tell(run_folder: Path, writer: EventWriter | None, message: str, hint: str | None, exit_code: int) -> None:
+    """Report an error, from whichever process it is."""
+    (writer or EventWriter(run_folder)).write("error", message=message, hint=hint, exit_code=exit_code)
 
 
 def explain(error: Exception) -> tuple[str, str | None]:

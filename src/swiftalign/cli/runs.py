@@ -1,0 +1,38 @@
+"""`swiftalign runs`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftalign.cli.app import AsJson, open_console
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look for runs.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder and below it, the newest first.
+
+    A run is running, done, stopped (by a signal, with a checkpoint), failed, or cut off; 'swiftalign train CONFIG
+    --resume' goes on with the last three. Exit code 0, or 2 where there is no such folder. Examples:
+
+      swiftalign runs
+
+      swiftalign runs demo/runs --json
+    """
+    from swiftalign.training.history import find_runs
+
+    found = find_runs(folder)
+    if as_json:
+        print(json.dumps([run.to_json() for run in found], indent=2))
+        return
+    from swiftalign.report import print_runs
+
+    if not found:
+        print(f"no runs in {folder}")
+        return
+    print_runs(found, open_console())

@@ -1,0 +1,232 @@
+"""Training in several processes: the same batches, the same weights, and an end that all of them share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from swiftalign.cli import main
+from swiftalign.demo.data import write_dataset
+from swiftalign.training.batches import GlobalBatches
+from swiftalign.verify import checkpoints_of
+
+ROWS = 33  # 9 batches of 4, of which the last has one row: one of two processes goes without
+
+CONFIG = """
+model: MODEL
+data: {train: rows.jsonl}
+tuner: {target_regex: '^$', modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]}
+training:
+  aligner_lr: 1.0e-3
+  num_train_epochs: 1
+  gradient_accumulation_steps: 1
+  logging_steps: 1
+  save_steps: 100
+custom: {augmentation: {preset: conservative}}
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    write_dataset(folder / "rows.jsonl", rows=ROWS, seed=6)
+    (folder / "config.yaml").write_text(CONFIG.replace("MODEL", str(demo / "model")), encoding="utf-8")
+    return folder / "config.yaml"
+
+
+def words(run: Path, *sets: str) -> list[str]:
+    return [word for item in (f"training.output_dir={run}", *sets) for word in ("--set", item)]
+
+
+def losses(run: Path) -> dict[int, float]:
+    state = json.loads((checkpoints_of(run)[-1] / "trainer_state.json").read_text())
+    return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return load_file(checkpoints_of(run)[-1] / "adapter_model.safetensors")
+
+
+def expect_the_same(run: Path, other: Path) -> None:
+    """Within what float32 leaves of sums in another order, over the steps of a run."""
+    assert losses(run).keys() == losses(other).keys()
+    assert max(abs(losses(run)[step] - losses(other)[step]) for step in losses(run)) < 1e-3
+    ours, theirs = weights(run), weights(other)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 2e-4
+
+
+@pytest.fixture(scope="module")
+def single(config: Path) -> Path:
+    run = config.parent / "single"
+    assert main(["train", str(config), *words(run, "training.per_device_train_batch_size=4")]) == 0
+    return run
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.integers(1, 70),
+    batch=st.integers(1, 5),
+    world=st.integers(1, 5),
+    seed=st.none() | st.integers(0, 9),
+    epoch=st.integers(0, 3),
+)
+def test_global_batches_are_those_of_one_process(
+    rows: int, batch: int, world: int, seed: int | None, epoch: int
+) -> None:
+    def batches(size: int, rank: int, of: int) -> list[list[int]]:
+        made = GlobalBatches(rows, size, seed, rank, of)
+        made.set_epoch(epoch)
+        found = list(made)
+        assert len(found) == len(made)
+        return found
+
+    together = [batches(batch, rank, world) for rank in range(world)]
+    assert len({len(part) for part in together}) == 1
+    for index, one in enumerate(batches(batch * world, 0, 1)):
+        shares = [part[index] for part in together]
+        assert all(0 < len(share) <= batch for share in shares)
+        assert sorted(row for share in shares for row in share if row >= 0) == sorted(one)
+        assert all(~row in one for share in shares for row in share if row < 0)
+
+
+def test_one_process_has_ms_swifts_own_order() -> None:
+    from swift.dataloader.shard import BatchSamplerShard
+
+    for seed, rows in ((0, 31), (42, 64)):
+        theirs = BatchSamplerShard(rows, 4, shuffle=True, drop_last=False, data_seed=seed)
+        ours = GlobalBatches(rows, 4, seed, 0, 1)
+        for epoch in range(3):
+            theirs.set_epoch(epoch)
+            ours.set_epoch(epoch)
+            assert list(ours) == list(theirs)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--nproc", "2"], "--nproc-per-node=2 --standalone"),
+        (["--gpus", "0,3,5"], "--nproc-per-node=3 --standalone"),
+        (
+            ["--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "node0:29500", "--nproc", "8"],
+            "--nproc-per-node=8 --nnodes=2 --node-rank=1 --rdzv-endpoint=node0:29500 --rdzv-backend=c10d "
+            "--rdzv-id=swiftalign",
+        ),
+    ],
+)
+def test_the_torchrun_line_is_shown(
+    options: list[str], line: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(config), *words(tmp_path / "run"), *options, "--dry-run"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"# torchrun {line} -m swiftalign.training.worker {tmp_path / 'run'}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus", "a"], "--gpus a: not a list of numbers"),
+        (["--gpus", "1,1"], "a number is given twice"),
+        (["--gpus", "0,1", "--nproc", "3"], "--nproc 3, but --gpus names 2"),
+        (["--nnodes", "2"], "several machines need --node-rank and --rdzv-endpoint"),
+        (["--node-rank", "1"], "are for several machines"),
+        (["--nnodes", "2", "--node-rank", "2", "--rdzv-endpoint", "a:1"], "with 2 machines it is at most 1"),
+    ],
+)
+def test_contradicting_options_are_refused(
+    options: list[str], message: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(config), *options, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+# -- two processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_also_with_an_odd_row(config: Path, single: Path) -> None:
+    run = config.parent / "two"
+    sets = ("training.per_device_train_batch_size=2", "training.dataloader_num_workers=1")
+    assert main(["train", str(config), *words(run, *sets), "--nproc", "2"]) == 0
+    assert len(losses(run)) == 9
+    expect_the_same(run, single)
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_process_does(config: Path, single: Path) -> None:
+    run = config.parent / "machines"
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "swiftalign", "train", str(config)]
+    command += [*words(run, "training.per_device_train_batch_size=2"), "--nnodes", "2", "--nproc", "1"]
+    command += ["--rdzv-endpoint", f"localhost:{port}"]
+    machines = [
+        subprocess.Popen([*command, "--node-rank", str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    told = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0]
+    assert told[1].startswith("machine     2 of 2")
+    assert "step" not in told[1]
+    expect_the_same(run, single)
+
+
+# Ends the second process, in the way that is asked for, in its second step.
+DYING = """
+import os
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+class Dying(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.process_index == 1 and state.global_step == 2:
+            {act}
+callbacks_map["dying"] = Dying
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        ("raise ValueError('no more')", "error: ValueError: no more"),
+        ("os.kill(os.getpid(), 9)", "error: one of the training processes was ended by SIGKILL"),
+    ],
+    ids=["error", "SIGKILL"],
+)
+def test_a_dead_process_ends_the_run_with_its_message(
+    act: str, message: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dying.py").write_text(DYING.format(act=act), encoding="utf-8")
+    sets = (f"swift.external_plugins=[{tmp_path / 'dying.py'}]", "training.callbacks=[dying]")
+    assert main(["train", str(config), *words(tmp_path / "run", *sets), "--nproc", "2"]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not subprocess.run(["pgrep", "-f", f"worker {tmp_path / 'run'}"], capture_output=True, check=False).stdout
+
+
+@pytest.mark.slow
+def test_two_processes_resume_too(config: Path, single: Path) -> None:
+    run = config.parent / "resumed"
+    sets = ("training.per_device_train_batch_size=2", "training.save_steps=4")
+    assert main(["train", str(config), *words(run, *sets), "--nproc", "2"]) == 0
+    for path in (run / "checkpoint-9", run / "checkpoint-8"):
+        shutil.rmtree(path)
+    events = [line for line in (run / "events.jsonl").read_text().splitlines() if '"done"' not in line]
+    (run / "events.jsonl").write_text("".join(f"{line}\n" for line in events))
+    assert main(["train", str(config), *words(run, *sets), "--nproc", "2", "--resume"]) == 0
+    expect_the_same(run, single)
+    assert main(["train", str(config), *words(run, *sets), "--resume"]) == 2  # another number of processes
