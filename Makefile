@@ -1,5 +1,5 @@
 # make demo   installs, and trains the aligner of a tiny Qwen3-VL
-# make test   installs where needed, and runs every check
+# make test   installs where needed, and runs every check; make test-long more of the slow ones
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ RUN := $(DEMO)/runs/$(shell date +%Y%m%d-%H%M%S)
 PYIMGAUG := pyimgaug==0.5.0
 PYIMGAUG_SHA256 := dc8b4bca8e9ffb9492026abe3479be55cc81986a85778396042d315cc9cb714a
 
-.PHONY: install demo test lint docs clean
+.PHONY: install demo test test-long lint docs clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ demo: install
 # Two processes, each on one thread: training the tiny model gains nothing from more.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Further methods, signals and numbers of processes of what `make test` shows in a shorter form.
+test-long: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,7 @@ def test_two_processes_train_what_one_does_also_with_an_odd_row(config: Path, si
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_train_what_one_process_does(config: Path, single: Path) -> None:
     run = config.parent / "machines"
     with socket.create_server(("localhost", 0)) as free:
@@ -201,10 +203,11 @@ callbacks_map["dying"] = Dying
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        ("raise ValueError('no more')", "error: ValueError: no more"),
-        ("os.kill(os.getpid(), 9)", "error: one of the training processes was ended by SIGKILL"),
+        pytest.param("raise ValueError('no more')", "error: ValueError: no more", id="error", marks=pytest.mark.long),
+        pytest.param(
+            "os.kill(os.getpid(), 9)", "error: one of the training processes was ended by SIGKILL", id="SIGKILL"
+        ),
     ],
-    ids=["error", "SIGKILL"],
 )
 def test_a_dead_process_ends_the_run_with_its_message(
     act: str, message: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -215,10 +218,16 @@ def test_a_dead_process_ends_the_run_with_its_message(
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
-    assert not subprocess.run(["pgrep", "-f", f"worker {tmp_path / 'run'}"], capture_output=True, check=False).stdout
+    until = time.monotonic() + 10
+    while living := subprocess.run(
+        ["pgrep", "-f", f"worker {tmp_path / 'run'}"], capture_output=True, check=False
+    ).stdout:
+        assert time.monotonic() < until, living
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_resume_too(config: Path, single: Path) -> None:
     run = config.parent / "resumed"
     sets = ("training.per_device_train_batch_size=2", "training.save_steps=4")
@@ -227,6 +236,6 @@ def test_two_processes_resume_too(config: Path, single: Path) -> None:
         shutil.rmtree(path)
     events = [line for line in (run / "events.jsonl").read_text().splitlines() if '"done"' not in line]
     (run / "events.jsonl").write_text("".join(f"{line}\n" for line in events))
+    assert main(["train", str(config), *words(run, *sets), "--resume"]) == 2  # another number of processes
     assert main(["train", str(config), *words(run, *sets), "--nproc", "2", "--resume"]) == 0
     expect_the_same(run, single)
-    assert main(["train", str(config), *words(run, *sets), "--resume"]) == 2  # another number of processes

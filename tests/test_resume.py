@@ -78,7 +78,17 @@ def straight(config: Path) -> Path:
 # -- the same weights --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [method for method in RECIPES if method != "modules_to_save"])
+SHORT = ("dora", "adalora")  # dropout, and a state of its own
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=() if method in SHORT else pytest.mark.long)
+        for method in RECIPES
+        if method != "modules_to_save"
+    ],
+)
 def test_a_resumed_run_ends_with_the_same_bits(method: str, demo: Path, tmp_path: Path) -> None:
     config = write_run(tmp_path, demo, method)
     assert train(config, tmp_path / "straight") == 0
@@ -108,12 +118,14 @@ def test_damaged_checkpoints_are_passed_over_with_a_line_each(
     assert {path.name for path in run.glob("damaged-*")} == {"damaged-checkpoint-4", "damaged-checkpoint-6"}
 
 
+@pytest.mark.long
 def test_without_a_sound_checkpoint_a_run_begins_anew(config: Path, straight: Path) -> None:
     run = cut(straight, config.parent / "begun", after=0)
     assert train(config, run, "--resume") == 0
     assert adapter(run) == adapter(straight)
 
 
+@pytest.mark.long
 def test_resuming_what_has_not_begun_begins_it(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,11 @@ def write_training(folder: Path, demo: Path, **data: Any) -> Path:
     values = {
         "model": str(demo / "model"),
         "data": {"train": "rows.jsonl", **data},
-        "tuner": {"modules_to_save": ["model.visual.merger", "model.visual.deepstack_merger_list"]},
+        "tuner": {  # with dropout, whose draws must not depend on the loader either
+            "target_regex": r"^model\.visual\.deepstack_merger_list\.\d+\.linear_fc1$",
+            "lora_dropout": 0.1,
+            "modules_to_save": ["model.visual.merger"],
+        },
         "training": {
             "per_device_train_batch_size": 1,
             "gradient_accumulation_steps": 2,

@@ -1,8 +1,11 @@
-"""The same global batches for any number of processes.
+"""The same batches for any number of processes and of workers, and after a resume.
 
 ms-swift drops rows until the processes have equally many, and so shuffles another list for each number of them. Here
 the order is that of a single process; each global batch is dealt out among the processes, and one that would go without
 a row gets one of which nothing is to be learned.
+
+torch's loader seeds its workers by a draw from the generator that dropout draws from, once an epoch, unless workers
+persist. Here it has a generator of its own.
 """
 
 from __future__ import annotations
@@ -62,8 +65,13 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
         return {**row, "labels": [_UNLEARNED] * len(row["labels"])}
 
 
+def replaces_dataloader(args: Any) -> bool:
+    """Whether `train_dataloader` knows all that a run asks of its loader."""
+    return not (args.group_by_length or args.dataloader_drop_last or args.dataloader_multiprocessing_context)
+
+
 def train_dataloader(trainer: Any, skip_batches: int = 0) -> DataLoaderShard:
-    """What ms-swift's ``get_train_dataloader`` makes, with `GlobalBatches`."""
+    """What ms-swift's ``get_train_dataloader`` makes, with `GlobalBatches` and a generator of its own."""
     args, rows = trainer.args, trainer.train_dataset
     seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None
     batches: Any = GlobalBatches(len(rows), trainer._train_batch_size, seed, args.process_index, args.world_size)
@@ -73,6 +81,7 @@ def train_dataloader(trainer: Any, skip_batches: int = 0) -> DataLoaderShard:
     return DataLoaderShard(
         rows,
         device=trainer.accelerator.device,
+        generator=torch.Generator().manual_seed(args.data_seed or 0),
         batch_sampler=batches,
         collate_fn=trainer.data_collator,
         num_workers=workers,

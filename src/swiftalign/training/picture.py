@@ -30,6 +30,7 @@ def draw_run(path: Path, events: Iterable[Event], *, title: str) -> None:
         if len(lines) > 1 or name != "loss":
             axes.legend(frameon=False, fontsize="small")
         axes.set_ylabel(name)
+        axes.set_ylim((-0.03, 1.03) if name == "accuracy" else None)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_title(title)

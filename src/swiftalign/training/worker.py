@@ -38,7 +38,7 @@ from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
 from swiftalign.training.adalora import load_state, save_state
-from swiftalign.training.batches import FilledRows, train_dataloader
+from swiftalign.training.batches import FilledRows, replaces_dataloader, train_dataloader
 from swiftalign.training.carry import carry_weights
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.events import EventWriter, is_main_process
@@ -117,7 +117,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if self.plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
-        if trainer.args.world_size > 1:
+        if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             trainer.get_train_dataloader = partial(train_dataloader, trainer)
         return super().train(trainer)
 
