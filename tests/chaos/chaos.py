@@ -103,7 +103,7 @@ def torment(folder: Path, run: Path, rng: random.Random, kills: int = KILLS) -> 
     for _ in range(rng.randint(1, kills)):
         reached = max(told(run), default=0)
         process = start(folder, run)
-        if not _wait_for(process, run, rng.randint(reached, STEPS - 1)):
+        if not _wait_for(process, run, rng.randint(min(reached, STEPS - 1), STEPS - 1)):
             break  # it has ended
         time.sleep(rng.random() * 0.3)  # within a step, or within the saving after it
         number = rng.choice(SIGNALS)

@@ -66,9 +66,10 @@ def read_events(run_folder: Path) -> Iterator[Event]:
         for line in file:
             try:
                 values = json.loads(line)
-                yield Event(values.pop("kind"), values)
-            except (ValueError, KeyError, AttributeError):
+            except ValueError:
                 continue
+            if isinstance(values, dict) and isinstance(values.get("kind"), str):
+                yield Event(values.pop("kind"), values)
 
 
 def outcome(run_folder: Path) -> Event | None:

@@ -84,7 +84,8 @@ def run_state(folder: Path) -> RunState:
         accuracies = found or accuracies
         ended = None if event.kind in ("stage", "start") else event if event.kind in _ENDS else ended
     schedule = plan.get("schedule")
-    steps = schedule.get("steps") if isinstance(schedule, dict) else None
+    planned = _number(schedule.get("steps")) if isinstance(schedule, dict) else None
+    steps = None if planned is None else int(planned)
     status = _status(folder, ended, last=not phase or int(phase) == _phases(folder))
     updated = updated or (inner / PLAN_FILE).stat().st_mtime
     method = str(plan.get("method", "?"))
