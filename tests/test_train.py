@@ -113,6 +113,12 @@ def test_lora_on_the_llm_with_the_aligner_whole_trains_with_a_rate_each(
     plan = read_plan(run / "plan.json")
     rates = {group.component: group.learning_rate for group in plan.groups}
     assert rates == {"aligner": 5e-4, "llm": 1e-4}
+    logged = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    first = next(event for event in logged if event["kind"] == "log" and "loss" in event)
+    # The rates are logged after the step: of the four steps' cosine, the first is behind.
+    shares = [first[f"rate_{name}"] / rate for name, rate in rates.items()]
+    assert shares[0] == pytest.approx(shares[1])
+    assert 0.8 < shares[0] < 1
     seen = json.loads((run / "probe.json").read_text())
     assert sorted(seen["moved"]) == sorted(item.parameter for item in plan.trainables)
     expect_saved(run, plan)

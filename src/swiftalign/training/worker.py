@@ -7,7 +7,6 @@ where. Everything hooks into
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -41,6 +40,7 @@ from swiftalign.training.adalora import load_state, save_state
 from swiftalign.training.batches import FilledRows, replaces_dataloader, train_dataloader
 from swiftalign.training.carry import carry_weights
 from swiftalign.training.compare import compare_model, compare_optimizer
+from swiftalign.training.endings import explain
 from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.guard import end_with_launcher
@@ -307,25 +307,6 @@ def main(argv: list[str]) -> int:
 def _tell(run_folder: Path, writer: EventWriter | None, message: str, hint: str | None, exit_code: int) -> None:
     """Report an error, from whichever process it is."""
     (writer or EventWriter(run_folder)).write("error", message=message, hint=hint, exit_code=exit_code)
-
-
-def explain(error: Exception) -> tuple[str, str | None]:
-    """What ended training, in a line, and what to change; None where only the log can tell."""
-    text = " ".join(str(error).split()) or "no message"
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"the GPU is out of memory: {text[:200]}", _LESS_MEMORY
-    code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text or "unexpected pos" in text:
-        return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"
-    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
-    return f"{type(error).__name__}: {text[:500]}", None
-
-
-_LESS_MEMORY = (
-    "lower training.per_device_train_batch_size (gradient_accumulation_steps makes up for it), or the images' size: "
-    "--set swift.max_pixels=1003520; then --resume where the batch is the same, or start anew"
-)
 
 
 if __name__ == "__main__":
