@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from swiftalign.augment.encoded import Encode, Encoded, answer_text, as_written,
 from swiftalign.augment.geometry import Image, Size
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.errors import DataError
+from swiftalign.files import write_whole
 from swiftalign.grounding.answers import parse_answer
 from swiftalign.grounding.images import image_size, open_image
 from swiftalign.grounding.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
@@ -349,13 +349,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         DataError: it can't be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise DataError(f"{path}: can't write it: {error.strerror or error}") from None

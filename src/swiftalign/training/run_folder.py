@@ -15,6 +15,7 @@ from pathlib import Path
 from swiftalign.config import Config
 from swiftalign.document import dump_yaml
 from swiftalign.errors import RunFolderError
+from swiftalign.files import write_whole
 from swiftalign.plan import TuningPlan
 from swiftalign.schedule import LeftOut
 
@@ -101,10 +102,10 @@ def write_run_files(
     try:
         if left_out:
             lines = {str(path): list(numbers) for path, numbers in left_out.items()}
-            (folder / LEFT_OUT_FILE).write_text(json.dumps(lines) + "\n", encoding="utf-8")
-        (folder / DATA_FILE).write_text(json.dumps(digests or {}, indent=1) + "\n", encoding="utf-8")
-        (folder / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
-        (folder / PLAN_FILE).write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
+            write_whole(folder / LEFT_OUT_FILE, json.dumps(lines) + "\n")
+        write_whole(folder / DATA_FILE, json.dumps(digests or {}, indent=1) + "\n")
+        write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
+        write_whole(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
     except OSError as error:
         raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
 
@@ -127,7 +128,7 @@ class Start:
 def write_start(folder: Path, start: Start) -> None:
     """Leave word for the training processes, on whichever machine they are."""
     values = {name: str(path) for name, path in vars(start).items() if path}
-    (folder / START_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
+    write_whole(folder / START_FILE, json.dumps(values) + "\n")
 
 
 def read_start(folder: Path) -> Start:
@@ -143,7 +144,7 @@ def write_config(folder: Path, config: Config) -> None:
         RunFolderError: it can't be written.
     """
     try:
-        (folder / CONFIG_FILE).write_text(dump_yaml(config.values), encoding="utf-8")
+        write_whole(folder / CONFIG_FILE, dump_yaml(config.values))
     except OSError as error:
         raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
 

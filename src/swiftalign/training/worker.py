@@ -33,6 +33,7 @@ from swiftalign.augment.pipeline import run_pipeline
 from swiftalign.config import Config, EarlyStoppingSection
 from swiftalign.config_files import load_config
 from swiftalign.errors import SwiftalignError
+from swiftalign.files import write_whole
 from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
@@ -166,7 +167,7 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]
             for name, weight in model.named_parameters()
             if name in keys
         }
-        (folder / INITIAL_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        write_whole(folder / INITIAL_FILE, json.dumps(digests, indent=1))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.set_epoch is not None:
