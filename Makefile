@@ -22,6 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(VENV)/wheels/pyimgaug-*.whl --editable '.[dev]'
 	touch $@
 
+# One thread: the tiny model gains nothing from more.
+demo: export OMP_NUM_THREADS := 1
 demo: install
 	@set -e; for command in \
 		"init --demo $(DEMO) --force" \

@@ -262,6 +262,21 @@ def test_a_used_run_folder_is_not_written_again(demo: Path, tmp_path: Path) -> N
         pass
 
 
+def test_files_of_others_are_not_overwritten(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    for used in (False, True):
+        with pytest.raises(RunFolderError, match=r"would overwrite: config\.yaml"), locked(tmp_path, used=used):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_run_that_was_killed_as_it_began_may_begin_again(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / "config.yaml").write_text("half")
+    with locked(tmp_path, used=True):
+        pass
+
+
 def test_progress_is_drawn_on_a_terminal(
     demo: Path, tmp_path: Path, run_in_terminal: Callable[..., tuple[int, str]]
 ) -> None:

@@ -7,10 +7,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from swiftalign.augment.settings import PARAMETERS, AugmentationSection, preset_operations
-from swiftalign.config import Config, GroundingEvalSection, GroundingTextSection, section_fields
+from swiftalign.config import (
+    Config,
+    EarlyStoppingSection,
+    GroundingEvalSection,
+    GroundingTextSection,
+    section_fields,
+)
 from swiftalign.document import Document, Key, holds, lookup
 from swiftalign.errors import Problem
 from swiftalign.swift_arguments import megatron_arguments, swift_arguments
@@ -274,15 +280,19 @@ def _wrong_name(document: Document, key: Key) -> Problem:
     return Problem(where, f"{label}: unknown {'key' if section else 'section'}", hint)
 
 
+_NESTED: dict[str, type[BaseModel]] = {
+    "custom.augmentation": AugmentationSection,
+    "custom.grounding_eval": GroundingEvalSection,
+    "data.text": GroundingTextSection,
+    "training.early_stopping": EarlyStoppingSection,
+}
+
+
 def _names_in(section: str) -> list[str]:
     if not section:
         return list(Config.model_fields)
-    if section == "custom.grounding_eval":
-        return list(GroundingEvalSection.model_fields)
-    if section == "data.text":
-        return list(GroundingTextSection.model_fields)
-    if section == "custom.augmentation":
-        return list(AugmentationSection.model_fields)
+    if section in _NESTED:
+        return list(_NESTED[section].model_fields)
     declared = section_fields(section)
     arguments = [name for name in swift_arguments() if is_argument(section, name)]
     return [*declared, *arguments, *(str(alias[1]) for alias in ALIASES if alias[0] == section)]

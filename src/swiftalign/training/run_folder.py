@@ -24,6 +24,7 @@ VERSIONS_FILE = "versions.json"
 LOCK_FILE = ".lock"
 START_FILE = ".start"
 STOP_FILE = ".stop"  # asks a run to save and end
+_OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", "loss.png", "train.log", "events.jsonl")
 _MOST_RUNS = 10_000
 _PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
 
@@ -70,6 +71,7 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
     Raises:
         RunFolderError: another run holds it, it has been used already, or it can't be written.
     """
+    begun = (folder / LOCK_FILE).exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -82,6 +84,10 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
             raise RunFolderError(f"{folder}: another run is writing there now", _ELSEWHERE) from None
         if not used and (holds_run(folder) or any(folder.glob("checkpoint-*"))):
             raise RunFolderError(f"{folder}: holds a run already", f"go on with it by --resume, or {_ELSEWHERE}")
+        others = [] if begun or holds_run(folder) else [name for name in _OWN_FILES if (folder / name).exists()]
+        if others:  # somebody else's
+            (folder / LOCK_FILE).unlink()
+            raise RunFolderError(f"{folder}: holds files that a run would overwrite: {', '.join(others)}", _ELSEWHERE)
         yield
     finally:
         os.close(lock)
