@@ -67,7 +67,9 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
 
 def replaces_dataloader(args: Any) -> bool:
     """Whether `train_dataloader` knows all that a run asks of its loader."""
-    return not (args.group_by_length or args.dataloader_drop_last or args.dataloader_multiprocessing_context)
+    tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
+    others = args.group_by_length or args.dataloader_drop_last or args.dataloader_multiprocessing_context
+    return not (others or tensor_parallel)
 
 
 def train_dataloader(trainer: Any, skip_batches: int = 0) -> DataLoaderShard:
