@@ -183,6 +183,22 @@ def test_a_source_without_a_curriculum_leaves_no_file(line: str, message: str, t
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+# Writes down the rows of an epoch in the order in which they are learned.
+ORDER = """
+import json
+from pathlib import Path
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+class Order(TrainerCallback):
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        rows = self.trainer.train_dataset.dataset
+        order = getattr(rows, "rows", rows).order
+        learned = [int(order[index]) for batch in train_dataloader.batch_sampler for index in batch]
+        Path(args.output_dir, "order.json").write_text(json.dumps(learned))
+callbacks_map["order"] = Order
+"""
+
+
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +206,10 @@ def test_a_source_without_a_curriculum_leaves_no_file(line: str, message: str, t
 def test_a_run_in_phases_trains_each_as_it_says_and_goes_on_where_it_was_cut_off(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = [str(workspace / name) for name in ("config.yaml", "phases.yaml")]
+    (workspace / "order.py").write_text(ORDER, encoding="utf-8")
+    probe = workspace / "probe.yaml"
+    probe.write_text(f"swift: {{external_plugins: [{workspace / 'order.py'}], callbacks: [order]}}\n", encoding="utf-8")
+    files = [str(workspace / name) for name in ("config.yaml", "phases.yaml", "probe.yaml")]
     run = workspace / "runs/config"
     capsys.readouterr()
 
@@ -207,6 +226,8 @@ def test_a_run_in_phases_trains_each_as_it_says_and_goes_on_where_it_was_cut_off
     phases = [run / f"phase-{number}" for number in (1, 2, 3)]
     assert [_state(phase)["global_step"] for phase in phases] == [4, 3, 4]
     assert [json.loads((phase / "plan.json").read_text())["schedule"]["train_rows"] for phase in phases] == [49, 15, 64]
+    for phase, rows in zip(phases, (49, 15, 64), strict=True):
+        assert json.loads((phase / "order.json").read_text()) == list(range(rows))  # both shuffle flags are off
     for before, after in pairwise(phases):
         digests = json.loads((after / "initial.json").read_text())
         assert digests == _digests(checkpoints_of(before)[-1])
