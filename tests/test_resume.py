@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from swiftalign.cli import main
+from swiftalign.config_files import load_config
 from swiftalign.recipes import RECIPES, write_config
+from swiftalign.training.run_folder import latest_run
 from swiftalign.verify import checkpoints_of
 
 pytestmark = pytest.mark.slow
@@ -184,6 +186,17 @@ def test_other_rows_are_another_run(
     (tmp_path / "data/train.jsonl").write_text("".join([*rows[1:], rows[0]]))
     assert train(config, run, "--resume") == 2
     assert "is not what it was when the run began" in capsys.readouterr().err
+
+
+def test_the_last_of_the_configs_runs_is_the_one_to_resume(config: Path, tmp_path: Path) -> None:
+    loaded = load_config([config])
+    path = tmp_path / "stage[4].yaml"
+    assert latest_run(loaded, path) == tmp_path / "runs/stage[4]"
+    for name in ("stage[4]", "stage[4]-2", "stage[4]-10", "stage[4]-x", "other-11"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "plan.json").touch()
+    (tmp_path / "runs/stage[4]-12").mkdir()  # holds no run
+    assert latest_run(loaded, path) == tmp_path / "runs/stage[4]-10"
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import importlib.metadata
 import json
 import os
@@ -25,7 +26,6 @@ LOCK_FILE = ".lock"
 START_FILE = ".start"
 STOP_FILE = ".stop"  # asks a run to save and end
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", "loss.png", "train.log", "events.jsonl")
-_MOST_RUNS = 10_000
 _PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
 
 
@@ -47,8 +47,12 @@ def latest_run(config: Config, config_path: Path) -> Path:
     if config.training.output_dir:
         return Path(config.training.output_dir)
     first = config_path.absolute().parent / "runs" / config_path.stem
-    numbered = [first, *(first.with_name(f"{first.name}-{number}") for number in range(2, _MOST_RUNS))]
-    return next((folder for folder in reversed(numbered) if holds_run(folder)), first)
+    found = {1: first}
+    for folder in first.parent.glob(f"{glob.escape(first.name)}-*"):
+        number = folder.name.removeprefix(f"{first.name}-")
+        if number.isdecimal():
+            found[int(number)] = folder
+    return next((found[number] for number in sorted(found, reverse=True) if holds_run(found[number])), first)
 
 
 def phase_folder(run_folder: Path, number: int) -> Path:
