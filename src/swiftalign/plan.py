@@ -95,6 +95,11 @@ class TuningPlan:
         return sum(count.trainable for count in self.components.values())
 
     @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each component that trains; empty where the optimizer makes its own groups."""
+        return {group.component: group.learning_rate for group in self.groups}
+
+    @property
     def checkpoint_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
 

@@ -121,8 +121,7 @@ def print_runs(runs: Iterable[RunState], console: Console) -> None:
 
 
 def _rates(plan: TuningPlan) -> str:
-    rates = {group.component: group.learning_rate for group in plan.groups}
-    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in rates.items()) or "the optimizer's own"
+    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.rates.items()) or "the optimizer's own"
 
 
 def _augmentation(config: Config) -> str:

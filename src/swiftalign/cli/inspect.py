@@ -66,5 +66,4 @@ def inspect_params(
 def _phase(config: Config, plan: TuningPlan) -> dict[str, Any]:
     from dataclasses import asdict
 
-    rates = {group.component: group.learning_rate for group in plan.groups}
-    return {"name": config.phase, "rates": rates, "schedule": asdict(plan.schedule)}
+    return {"name": config.phase, "rates": plan.rates, "schedule": asdict(plan.schedule)}
