@@ -171,7 +171,9 @@ class TrainingSection(PassThroughSection):
     warmup_ratio: Fraction = 0.0
     num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     max_steps: int = Field(-1, description="stop after this many optimizer steps")
-    per_device_train_batch_size: PositiveInt = 1
+    per_device_train_batch_size: PositiveInt | Literal["auto"] = Field(
+        1, description="rows of a batch; auto: as many as the GPU's memory holds, at the same rows a step"
+    )
     gradient_accumulation_steps: PositiveInt | None = Field(
         None, description="by default as many as make 16 rows a step, as in ms-swift"
     )
@@ -183,6 +185,22 @@ class TrainingSection(PassThroughSection):
     eval_strategy: Literal["no", "steps", "epoch"] | None = None
     eval_steps: Steps | None = None
     train_dataloader_shuffle: bool = True
+    gradient_checkpointing: bool | None = Field(
+        None, description="compute activations twice to save memory; by default only where they don't fit the GPU"
+    )
+    padding_free: bool | None = Field(
+        None, description="rows of a batch in a line, without padding between them; by default on a GPU"
+    )
+    torch_compile: bool | None = Field(
+        None, description="compile the frozen layers; by default where that pays back within the run"
+    )
+    use_liger_kernel: bool | None = Field(
+        None, description="Liger's fused kernels; by default where they are installed and nothing is compiled"
+    )
+    frozen_fp8: bool = Field(False, description="the LLM's frozen matrices in FP8: faster, and not the same loss")
+    dataloader_num_workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="processes that read rows; by default as many as keep the GPU busy"
+    )
     deepspeed: str | dict[str, Any] | None = None
     resume_from_checkpoint: Location | None = None
 

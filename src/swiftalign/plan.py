@@ -145,7 +145,7 @@ def read_plan(path: Path) -> TuningPlan:
 
 
 def resolve_plan(
-    config: Config, modules: Modules, *, processes: int = 1, left_out: LeftOut | None = None
+    config: Config, modules: Modules, *, processes: int = 1, left_out: LeftOut | None = None, fitting: int = 1
 ) -> TuningPlan:
     """Turn a configuration and a model into the plan.
 
@@ -154,13 +154,14 @@ def resolve_plan(
     Args:
         processes: how many processes train, for the number of steps.
         left_out: rows of the data that are not used.
+        fitting: rows of a batch that the GPU's memory holds.
 
     Raises:
         DataError: a data file that the configuration names is missing.
     """
     selection = select(config, modules)
     trainables = tuple(_trainables(config.tuner, modules, selection))
-    schedule = read_schedule(config, processes=processes, left_out=left_out)
+    schedule = read_schedule(config, processes=processes, left_out=left_out, fitting=fitting)
     plan = TuningPlan(
         method=method_of(config.tuner, has_layers=bool(selection.adapted)),
         train_type=config.tuner.train_type,

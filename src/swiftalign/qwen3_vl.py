@@ -104,17 +104,17 @@ def _text(text: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
         yield from _linear(f"{layer}.self_attn.k_proj", width, keys, bias=bias)
         yield from _linear(f"{layer}.self_attn.v_proj", width, keys, bias=bias)
         yield from _linear(f"{layer}.self_attn.o_proj", queries, width, bias=bias)
-        yield from _experts(layer, text) if _is_sparse(index, text) else _mlp(layer, width, text["intermediate_size"])
+        yield from _experts(layer, text) if is_sparse(index, text) else _mlp(layer, width, text["intermediate_size"])
 
 
-def _is_sparse(index: int, text: dict[str, Any]) -> bool:
+def is_sparse(index: int, text: dict[str, Any]) -> bool:
     """Whether a layer routes to experts; a dense model has none."""
-    if not _expert_count(text):
+    if not expert_count(text):
         return False
     return index not in text["mlp_only_layers"] and (index + 1) % text["decoder_sparse_step"] == 0
 
 
-def _expert_count(text: dict[str, Any]) -> Any:
+def expert_count(text: dict[str, Any]) -> Any:
     """transformers 5 writes ``num_local_experts``, the published configs hold ``num_experts``."""
     return text.get("num_experts") or text.get("num_local_experts")
 
@@ -126,7 +126,7 @@ def _mlp(layer: str, width: int, inner: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _experts(layer: str, text: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
-    experts, width, inner = _expert_count(text), text["hidden_size"], text["moe_intermediate_size"]
+    experts, width, inner = expert_count(text), text["hidden_size"], text["moe_intermediate_size"]
     yield f"{layer}.mlp.gate.weight", (experts, width)
     yield f"{layer}.mlp.experts.gate_up_proj", (experts, 2 * inner, width)
     yield f"{layer}.mlp.experts.down_proj", (experts, width, inner)

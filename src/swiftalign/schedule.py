@@ -25,6 +25,7 @@ class Schedule:
         global_batch: rows per optimizer step, over all processes.
         steps: optimizer steps; None where neither data nor max_steps tells.
         epochs: passes over the data; None likewise.
+        batch: rows of a batch in each process.
     """
 
     train_rows: int | None
@@ -34,6 +35,7 @@ class Schedule:
     steps: int | None
     epochs: float | None
     processes: int = 1
+    batch: int = 1
 
     @property
     def adalora_steps(self) -> int | None:
@@ -52,18 +54,18 @@ LeftOut = Mapping[Path, Collection[int]]
 """Line numbers of rows that are not used, by file."""
 
 
-def read_schedule(config: Config, *, processes: int = 1, left_out: LeftOut | None = None) -> Schedule:
+def read_schedule(config: Config, *, processes: int = 1, left_out: LeftOut | None = None, fitting: int = 1) -> Schedule:
     """Count the data's rows and compute the steps.
 
     Args:
+        fitting: rows of a batch that the GPU's memory holds, for ``per_device_train_batch_size: auto``.
         left_out: rows not to count.
 
     Raises:
         DataError: a named data file is missing, or holds no row; or all rows are left out.
     """
-    training, data = config.training, config.data
-    batch = training.per_device_train_batch_size
-    accumulation = training.gradient_accumulation_steps or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
+    data = config.data
+    batch, accumulation = _batches(config, processes, fitting)
     rows = _count_all(config, "train", left_out or {}) if data.train else None
     val_rows = _count_all(config, "val", left_out or {}) if data.val else 0
     # Without evaluation ms-swift splits nothing off.
@@ -71,7 +73,17 @@ def read_schedule(config: Config, *, processes: int = 1, left_out: LeftOut | Non
         val_rows = split_rows(rows, data.split_dataset_ratio)
         rows -= val_rows
     steps, epochs = _steps(config, rows, batch * processes, accumulation)
-    return Schedule(rows, val_rows, accumulation, batch * accumulation * processes, steps, epochs, processes)
+    return Schedule(rows, val_rows, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
+
+
+def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:
+    """Rows of a batch, and batches of a step, in each process."""
+    batch, accumulation = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
+    if batch == "auto":  # the rows of a step are those of batches of one
+        rows = accumulation or math.ceil(ROWS_PER_STEP / processes)
+        chosen = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= max(fitting, 1))
+        return chosen, rows // chosen
+    return batch, accumulation or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
 
 
 def evaluates(config: Config) -> bool:

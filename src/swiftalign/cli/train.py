@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
     from swiftalign.schedule import LeftOut
+    from swiftalign.speed.cards import Card
+    from swiftalign.speed.choices import Choices
     from swiftalign.training.processes import Processes
 
 
@@ -71,7 +73,10 @@ def train(
     config, modules, plans = resolve(configs, overrides, processes=processes.total)
     if processes.nodes > 1 and not config.training.output_dir:
         raise SwiftalignError("several machines need a run folder that all of them see", _FOLDER)
-    parts = [_preflight(part, modules, plan, allowed) for part, plan in zip(config.runs, plans, strict=True)]
+    from swiftalign.speed.cards import present_card
+
+    card = present_card()
+    parts = [_preflight(part, modules, plan, allowed, card) for part, plan in zip(config.runs, plans, strict=True)]
     from swiftalign.training.run_folder import choose_run_folder, latest_run, locked
 
     folder = latest_run(config, configs[0]) if go_on else choose_run_folder(config, configs[0])
@@ -101,18 +106,21 @@ class _Part:
     config: Config
     plan: TuningPlan
     left_out: LeftOut
+    choices: Choices
 
 
-def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list[str]) -> _Part:
+def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list[str], card: Card | None) -> _Part:
     from swiftalign.plan import resolve_plan
+    from swiftalign.speed.choices import Outlook, choose, fitting_batch
+    from swiftalign.speed.rows import rows_of
 
     _stop_at_errors(plan.findings, allowed)
     left_out = _check_data(config, allowed)
-    if left_out:  # fewer rows are fewer steps
-        shorter = resolve_plan(config, modules, processes=plan.schedule.processes, left_out=left_out)
-        _stop_at_errors([finding for finding in shorter.findings if finding not in plan.findings], allowed)
-        plan = shorter
-    return _Part(config, plan, left_out)
+    outlook = Outlook.of(modules, plan, card, rows_of(config)) if card else None
+    fitting = fitting_batch(config, plan, outlook) if outlook else 1
+    final = resolve_plan(config, modules, processes=plan.schedule.processes, left_out=left_out, fitting=fitting)
+    _stop_at_errors([finding for finding in final.findings if finding not in plan.findings], allowed)
+    return _Part(config, final, left_out, choose(config, final, outlook))
 
 
 def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:
@@ -170,6 +178,7 @@ def _run(
 ) -> dict[str, Any]:
     """Train in a run folder, and tell what came of it."""
     from swiftalign.report import short_path
+    from swiftalign.speed.report import choice_lines
     from swiftalign.training.events import outcome
     from swiftalign.training.launch import follow_training
     from swiftalign.training.progress import RunProgress
@@ -181,13 +190,15 @@ def _run(
         console.print(f"resume      {short_path(folder)} has finished already, at step {ended.values['step']}")
         return {"run_folder": str(folder), **ended.values}
     checkpoint = _resume(folder, config, plan, console) if go_on else None
-    write_run_files(folder, config, plan, part.left_out, data_digests(config))
+    write_run_files(folder, config, plan, part.left_out, data_digests(config), part.choices)
     write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
     console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
     console.print(
         f"training    {plan.method}: {len(plan.trainables)} tensors, {plan.trainable_parameters:,} of "
         f"{plan.total_parameters:,} parameters"
     )
+    for line in choice_lines(part.choices):
+        console.print(f"speed       {line}", soft_wrap=True)
     local = Path(config.model.path).is_absolute()
     with RunProgress(console) as progress:
         try:
@@ -255,7 +266,7 @@ def _print_arguments(parts: list[_Part], folder: Path, processes: Processes, *, 
     lowered = []
     for number, part in enumerate(parts, 1):
         place = phase_folder(folder, number) if part.config.phase else folder
-        lowered.append(lower(part.config, part.plan, place))
+        lowered.append(lower(part.config, part.plan, place, part.choices))
     if as_json:
         print(json.dumps(lowered if parts[0].config.phase else lowered[0], indent=2))
         return

@@ -60,10 +60,11 @@ def length_limit(config: Config) -> LengthLimit | None:
     if not most or other.get("truncation_strategy", "delete") != "delete":
         return None
     limits = pixel_limits(other.get("max_pixels"))
-    return LengthLimit(int(most), _tokenizer(config), limits, config.data.text, other.get("system"))
+    return LengthLimit(int(most), tokenizer_of(config), limits, config.data.text, other.get("system"))
 
 
-def _tokenizer(config: Config) -> Path | None:
+def tokenizer_of(config: Config) -> Path | None:
+    """The model's ``tokenizer.json``; None unless its rows are counted here, and it lies on this machine."""
     folder = Path(config.model.path)
     if not folder.is_absolute():
         folder = cached_folder(config.model.path, config.model.revision, config.hub) or folder

@@ -11,6 +11,7 @@ from swiftalign.config import Config, best_metric_given
 from swiftalign.grounding.metrics import LOWER_IS_BETTER
 from swiftalign.optimizer import learning_rates, optimizer_name
 from swiftalign.plan import TuningPlan
+from swiftalign.speed.choices import Choices
 
 CALLBACK = "swiftalign"  # the worker's own trainer callback, registered under this name
 GROUNDING_CALLBACK = "swiftalign_grounding"
@@ -40,7 +41,6 @@ _TRAINING_SETTINGS = (
     "warmup_ratio",
     "num_train_epochs",
     "max_steps",
-    "per_device_train_batch_size",
     "save_strategy",
     "save_steps",
     "save_total_limit",
@@ -48,21 +48,23 @@ _TRAINING_SETTINGS = (
     "eval_strategy",
     "eval_steps",
     "train_dataloader_shuffle",
+    "dataloader_num_workers",
     "deepspeed",
     "resume_from_checkpoint",
 )
 
 
-def lower(config: Config, plan: TuningPlan, run_folder: Path) -> dict[str, Any]:
+def lower(config: Config, plan: TuningPlan, run_folder: Path, choices: Choices) -> dict[str, Any]:
     """ms-swift's arguments by name, in the order in which they are shown.
 
     Args:
         run_folder: where checkpoints go.
+        choices: what the run does to be fast; `swiftalign.training.fast` does what ms-swift has no argument for.
     """
     arguments: dict[str, Any] = {
         **_model(config, plan),
         **_tuner(config, plan),
-        **_training(config, plan),
+        **_training(config, plan, choices),
         **_data(config),
         "output_dir": str(run_folder),
         "add_version": False,  # the run folder is the one that was named
@@ -119,14 +121,18 @@ def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:
     }
 
 
-def _training(config: Config, plan: TuningPlan) -> dict[str, Any]:
+def _training(config: Config, plan: TuningPlan, choices: Choices) -> dict[str, Any]:
     rates = learning_rates(config)
     own_rates = {"vit_lr": rates["vit"], "aligner_lr": rates["aligner"]}
     return {
         "optimizer": optimizer_name(config),
         "learning_rate": rates["llm"],
         **(own_rates if optimizer_name(config) == "multimodal" else {}),
+        "per_device_train_batch_size": plan.schedule.batch,
         "gradient_accumulation_steps": plan.schedule.accumulation,
+        "gradient_checkpointing": choices.gradient_checkpointing,
+        "vit_gradient_checkpointing": choices.vit_checkpointing,
+        "use_liger_kernel": choices.kernels == "liger",
         **{name: getattr(config.training, name) for name in _TRAINING_SETTINGS},
         "max_steps": config.training.max_steps if config.training.max_steps > 0 else -1,  # 0 would train one step
     }

@@ -19,9 +19,10 @@ from swiftalign.errors import RunFolderError
 from swiftalign.files import write_whole
 from swiftalign.plan import TuningPlan
 from swiftalign.schedule import LeftOut
+from swiftalign.speed.choices import Choices
 
 CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "data.json", "left_out.json"
-VERSIONS_FILE = "versions.json"
+VERSIONS_FILE, CHOICES_FILE = "versions.json", "speed.json"
 LOCK_FILE = ".lock"
 START_FILE = ".start"
 STOP_FILE = ".stop"  # asks a run to save and end
@@ -106,14 +107,16 @@ def write_run_files(
     plan: TuningPlan,
     left_out: LeftOut | None = None,
     digests: Mapping[str, str] | None = None,
+    choices: Choices | None = None,
 ) -> None:
-    """Keep what the run is: configuration, plan, its data's digests, the rows that it leaves out, and versions."""
+    """Keep what the run is: configuration, plan, its data's digests, rows left out, versions, and speed's choices."""
     write_config(folder, config)
     try:
         if left_out:
             lines = {str(path): list(numbers) for path, numbers in left_out.items()}
             write_whole(folder / LEFT_OUT_FILE, json.dumps(lines) + "\n")
         write_whole(folder / DATA_FILE, json.dumps(digests or {}, indent=1) + "\n")
+        write_whole(folder / CHOICES_FILE, (choices or Choices(plan.schedule.batch)).to_json())
         write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_whole(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
     except OSError as error:

@@ -37,17 +37,19 @@ from swiftalign.files import write_whole
 from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
+from swiftalign.speed.choices import Choices, read_choices
 from swiftalign.training.adalora import load_state, save_state
 from swiftalign.training.batches import FilledRows, replaces_dataloader, train_dataloader
 from swiftalign.training.carry import carry_weights
 from swiftalign.training.compare import compare_model, compare_optimizer
 from swiftalign.training.endings import explain
 from swiftalign.training.events import EventWriter, is_main_process
+from swiftalign.training.fast import speed_up_model, speed_up_trainer
 from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.guard import end_with_launcher
 from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
-from swiftalign.training.run_folder import STOP_FILE, read_left_out, read_start
+from swiftalign.training.run_folder import CHOICES_FILE, STOP_FILE, read_left_out, read_start
 from swiftalign.training.template import use_own_tokens
 from swiftalign.verify.values import INITIAL_FILE
 
@@ -62,10 +64,13 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     plan: TuningPlan  # set before the pipeline is built: ms-swift calls prepare_model on the class
     config: Config
     weights: Path | None  # a checkpoint to begin with
+    choices: Choices
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
         use_own_tokens(self.template, vars(self.model.config))
+        # Not ms-swift's argument: that one insists on flash-attn.
+        self.template.padding_free = self.choices.padding_free
 
     def _get_dataset(self) -> tuple[JsonlRows | AugmentedRows, JsonlRows | None]:
         args = self.args
@@ -112,6 +117,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         compare_model(cls.plan, model)
         if cls.weights is not None:
             carry_weights(cls.plan, model, cls.weights)
+        speed_up_model(model, cls.choices)
         return model
 
     def train(self, trainer: Any) -> Any:
@@ -120,6 +126,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             trainer.get_train_dataloader = partial(train_dataloader, trainer)
+        speed_up_trainer(trainer, self.choices)
         return super().train(trainer)
 
 
@@ -250,7 +257,8 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     """Train as the run folder says."""
     start = read_start(run_folder)
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
-    arguments = lower(config, plan, run_folder)
+    choices = read_choices(run_folder / CHOICES_FILE)
+    arguments = lower(config, plan, run_folder, choices)
     if start.checkpoint is not None:
         arguments["resume_from_checkpoint"] = str(start.checkpoint)
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
@@ -258,7 +266,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             arguments["ddp_backend"] = "gloo"
     AlignerSft.plan = PlanCallback.plan = plan
-    AlignerSft.config, AlignerSft.weights = config, start.weights
+    AlignerSft.config, AlignerSft.weights, AlignerSft.choices = config, start.weights, choices
     PlanCallback.writer = writer
     callbacks_map[CALLBACK] = PlanCallback
     if config.custom.grounding_eval is not None:

@@ -1,0 +1,300 @@
+"""Training the aligner of a random, 8B-shaped Qwen3-VL on one GPU: swiftalign against stock ``swift sft``.
+
+    python benchmarks/train_gpu.py --shape 8B --data mixed equal --steps 24
+    python benchmarks/train_gpu.py --shape 4B --data mixed --runs predictions --steps 8
+
+Both train the same rows in the same batches, in one call. Needs a GPU, and disk or memory for the model's weights in
+TMPDIR. Prints one JSON object a run, and a table at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from swiftalign.architectures import known_config
+from swiftalign.demo.model import SPECIAL_TOKENS, _generation_config, _save_processors
+from swiftalign.qwen3_vl import tensors_of_config
+from swiftalign.speed.work import Row, Sizes, Trained, count
+from swiftalign.training.lowering import to_argv
+
+HERE = Path(__file__).resolve().parent
+WARM_UP = 5  # steps before timing: kernels are chosen, compiled, and memory is taken
+FIRST_SPECIAL = 151643  # <|endoftext|> of Qwen's vocabulary
+MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{n}" for n in range(3))]
+
+# What swiftalign is told beside the data, by the name of the run.
+RUNS: dict[str, dict[str, Any]] = {
+    "swiftalign": {},
+    "fp8": {"frozen_fp8": True},
+    "liger": {"torch_compile": False, "use_liger_kernel": True},
+    "plain": {"torch_compile": False, "use_liger_kernel": False},
+    "padded": {"padding_free": False},
+    "checkpointing": {"gradient_checkpointing": True},
+    "plain-checkpointing": {"gradient_checkpointing": True, "torch_compile": False, "use_liger_kernel": False},
+}
+PREDICTIONS = ("swiftalign", "liger", "plain", "checkpointing", "plain-checkpointing")
+
+
+def build_model(folder: Path, shape: str, device: str, layers: int | None) -> None:
+    """Random weights of the published shape, and a tokenizer of bytes with Qwen's own numbers for special tokens."""
+    from safetensors.torch import save_file
+    from transformers import Qwen2Tokenizer
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    folder.mkdir(parents=True)
+    config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
+    assert config is not None
+    if layers:
+        config["text_config"]["num_hidden_layers"] = layers
+    config["dtype"] = config["text_config"]["dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config))
+    vocabulary = {token: number for number, token in enumerate(sorted(ByteLevel.alphabet()))}
+    vocabulary |= {token: FIRST_SPECIAL + number for number, token in enumerate(QWEN_TOKENS)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(QWEN_TOKENS),
+    )
+    tokenizer.save_pretrained(folder)
+    _save_processors(folder)
+    _generation_config(tokenizer).save_pretrained(folder)
+    generator = torch.Generator(device).manual_seed(0)
+    weights = {}
+    for info in tensors_of_config(config):
+        if "norm" in info.name:
+            value = torch.full(info.shape, 0.0 if info.name.endswith("bias") else 1.0, dtype=torch.bfloat16)
+        else:
+            value = torch.empty(info.shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator)
+        weights[info.name] = value.cpu()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+QWEN_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+assert set(QWEN_TOKENS) >= set(SPECIAL_TOKENS)
+
+
+def build_data(folder: Path, kind: str, rows: int) -> list[tuple[int, int]]:
+    """JPEG images and answers with 2 to 8 boxes, in ms-swift's layout; returns the images' sizes.
+
+    equal: 1024x768.  mixed: sides of 512 to 1536.  largest: 1536x1536.
+    """
+    folder.mkdir(parents=True)
+    dice, noise = random.Random(0), np.random.default_rng(0)
+    sizes, lines = [], []
+    for number in range(rows):
+        width, height = {"equal": (1024, 768), "largest": (1536, 1536)}.get(kind, (0, 0))
+        if kind == "mixed":
+            width, height = (32 * dice.randint(16, 48) for _ in range(2))
+        sizes.append((width, height))
+        coarse = noise.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+        path = folder / f"{number}.jpg"
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+        boxes = []
+        for _ in range({"equal": 5, "largest": 8}.get(kind) or dice.randint(2, 8)):
+            left, top = dice.randint(0, 899), dice.randint(0, 899)
+            box = [left, top, dice.randint(left + 1, 1000), dice.randint(top + 1, 1000)]
+            boxes.append({"bbox_2d": box, "label": dice.choice(("red box", "blue disc", "line"))})
+        question = "<image>Locate every object in the image. Answer in JSON."
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": json.dumps(boxes)}]
+        lines.append(json.dumps({"messages": messages, "images": [str(path)]}))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return sizes
+
+
+def stock_command(model: Path, rows: Path, out: Path, steps: int, batch: int) -> list[str]:
+    """``swift sft`` as it comes, told what to train and which rows in which order."""
+    arguments: dict[str, Any] = {
+        "model": str(model),
+        "model_type": "qwen3_vl",
+        "torch_dtype": "bfloat16",
+        "tuner_type": "lora",
+        "target_regex": "dummy-target-modules",
+        "modules_to_save": MERGERS,
+        "dataset": [str(rows)],
+        "split_dataset_ratio": 0.0,
+        "dataset_shuffle": False,
+        "train_dataloader_shuffle": False,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-4,
+        "max_steps": steps,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "check_model": False,
+        "output_dir": str(out),
+        "external_plugins": [str(HERE / "step_times.py")],
+        "callbacks": ["step_times"],
+    }
+    code = "from swift.cli.main import cli_main; cli_main()"
+    return [sys.executable, "-c", code, "sft", *to_argv(arguments)]
+
+
+def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, settings: dict[str, Any]) -> list[str]:
+    """The same in a configuration of swiftalign."""
+    config = {
+        "model": str(model),
+        "data": {"train": str(rows), "dataset_shuffle": False},
+        "tuner": {"train_type": "lora", "target_regex": "^$", "modules_to_save": MERGERS},
+        "training": {
+            "output_dir": str(out),
+            "aligner_lr": 1e-4,
+            "max_steps": steps,
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": 1,
+            "train_dataloader_shuffle": False,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            **settings,
+        },
+        "swift": {"external_plugins": [str(HERE / "step_times.py")], "callbacks": ["step_times"]},
+    }
+    # A run of thousands of steps would compile; so few would not, unless told.
+    config["training"].setdefault("torch_compile", torch.cuda.is_available())
+    file = out.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config))
+    return [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())", "train", str(file)]
+
+
+def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
+    """Train, and gather what the callback and the run folder hold."""
+    times = out.with_suffix(".json")
+    begin = time.time()
+    environment = os.environ | {
+        "STEP_TIMES": str(times),
+        "HF_HUB_OFFLINE": "1",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    }
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode or not times.exists():
+        log = out / "train.log"
+        tail = (log.read_text() if log.exists() else done.stdout)[-3000:]
+        print(tail, flush=True)
+        return {"run": name, "failed": "out of memory" if "out of memory" in tail else done.returncode}
+    values = json.loads(times.read_text())
+    seconds = np.diff(values["ends"])
+    timed = seconds[WARM_UP - 1 : -2]  # the last two hold the profiled step
+    found = {
+        "run": name,
+        "seconds_a_step": round(float(np.mean(timed)), 4),
+        "median": round(statistics.median(timed), 4),
+        "first_step_after": round(values["ends"][0] - begin, 1),
+        "peak_gib": round(values["peak_bytes"] / 2**30, 2),
+        "reserved_gib": round(values["reserved_bytes"] / 2**30, 2),
+        "shares_ms": values["shares_ms"],
+        "losses": [round(loss, 4) for loss in values["losses"]],
+        "tokens_a_step": round(statistics.mean(a * b for a, b in values["shapes"][WARM_UP:])),
+        "workers": values["workers"],
+    }
+    speed = out / "speed.json"
+    if speed.exists():
+        choices = json.loads(speed.read_text())
+        found["predicted"] = {
+            "peak_gib": round((choices["peak"] or 0) / 2**30, 2),
+            "seconds": round(choices["seconds"] or 0, 4),
+        }
+        found["choices"] = {k: choices[k] for k in ("gradient_checkpointing", "padding_free", "kernels", "frozen_fp8")}
+    shutil.rmtree(out, ignore_errors=True)
+    return found
+
+
+def product_rate() -> float:
+    """Operations a second of a large bf16 product, here and now."""
+    side = 8192
+    left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(20):
+        left @ right
+    end.record()
+    torch.cuda.synchronize()
+    return 20 * 2 * side**3 / (begin.elapsed_time(end) / 1e3)
+
+
+def floor(shape: str, sizes: list[tuple[int, int]], batch: int, tokens_a_step: float, rate: float) -> float:
+    """Seconds of a step if all counted operations ran at the rate of a large product."""
+    config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
+    assert config is not None
+    trained = Trained(False, False, True, 0, 0, 0, 0, "modules_to_save")
+    visual = sum(width * height for width, height in sizes) / 1024 / len(sizes)
+    text = tokens_a_step / batch - visual
+    rows = [Row(round(w * h / 1024 + text), (w * h // 256,), round(text * 0.8)) for w, h in sizes]
+    work = count(Sizes.of(config), trained, rows)
+    return work.total / (len(rows) / batch) / rate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="8B", choices=("2B", "4B", "8B"))
+    parser.add_argument("--data", nargs="+", default=["mixed"], choices=("equal", "mixed", "largest"))
+    parser.add_argument("--runs", nargs="+", default=["stock", "swiftalign", "fp8"])
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--batch", type=int, nargs="+", default=[4])
+    parser.add_argument("--layers", type=int, help="of the LLM, to try the script itself on a CPU")
+    options = parser.parse_args()
+    runs = PREDICTIONS if options.runs == ["predictions"] else options.runs
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rate = product_rate() if device == "cuda" else 1e11
+    print(f"{torch.cuda.get_device_name() if device == 'cuda' else 'CPU'}, torch {torch.__version__}, "
+          f"bf16 product {rate / 1e12:.0f} TFLOP/s", flush=True)  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        build_model(place / "model", options.shape, device, options.layers)
+        torch.cuda.empty_cache()
+        for kind in options.data:
+            for batch in options.batch:
+                sizes = build_data(place / f"{kind}-{batch}", kind, options.steps * batch)
+                found = []
+                for each in runs:
+                    out = place / f"run-{kind}-{batch}-{each}"
+                    where = (place / "model", place / f"{kind}-{batch}" / "rows.jsonl", out, options.steps, batch)
+                    command = stock_command(*where) if each == "stock" else own_command(*where, RUNS[each])
+                    result = {"shape": options.shape, "data": kind, "batch": batch, **run(each, command, out)}
+                    print(json.dumps(result), flush=True)
+                    found.append(result)
+                _table(found, options.shape, sizes, batch, rate)
+
+
+def _table(found: list[dict[str, Any]], shape: str, sizes: list[tuple[int, int]], batch: int, rate: float) -> None:
+    done = [each for each in found if "failed" not in each]
+    real = min((each["tokens_a_step"] for each in done), default=0)
+    least = floor(shape, sizes, batch, real, rate)
+    stock = next((each["seconds_a_step"] for each in done if each["run"] == "stock"), None)
+    print(f"\n{shape} {found[0]['data']} batch {batch}: floor {least:.3f} s a step")
+    for each in done:
+        ratio = f"{stock / each['seconds_a_step']:.2f}x" if stock else "-"
+        predicted = each.get("predicted", {})
+        print(
+            f"  {each['run']:20} {each['seconds_a_step']:.3f} s  {batch / each['seconds_a_step']:6.2f} samples/s  {ratio:>6}"
+            f"  peak {each['peak_gib']:.1f} GiB (predicted {predicted.get('peak_gib', '-')})"
+            f"  predicted {predicted.get('seconds', '-')} s  first step after {each['first_step_after']:.0f} s"
+            f"  {each['shares_ms']}"
+        )
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

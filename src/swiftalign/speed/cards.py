@@ -1,0 +1,110 @@
+"""GPUs: how much memory they have, and how fast they multiply."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+
+from swiftalign.errors import SwiftalignError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU.
+
+    Attributes:
+        memory: bytes.
+        rate: bf16 operations a second that a large matrix product reaches; None where it is not known.
+        bandwidth: bytes of its memory that it reads or writes a second; None likewise.
+        measured: whether the rates are this toolkit's own measurements, not a share of the maker's figures.
+    """
+
+    name: str
+    memory: int
+    rate: float | None = None
+    bandwidth: float | None = None
+    measured: bool = False
+
+
+# Of the makers' dense bf16 rate and bandwidth, what large products and copies reach; on the H100 both were measured.
+_REACHED_RATE, _REACHED_BANDWIDTH = 0.8, 0.9
+
+# Name -> GiB, dense bf16 TFLOP/s and TB/s, from NVIDIA's data sheets.
+_SHEETS = {
+    "H200": (140, 989, 4.8),
+    "H100 PCIe": (80, 756, 2.0),
+    "H100": (80, 989, 3.35),
+    "H800": (80, 989, 3.35),
+    "B200": (180, 2250, 8.0),
+    "A100 40GB": (40, 312, 1.55),
+    "A100": (80, 312, 2.0),
+    "A800": (80, 312, 2.0),
+    "L40S": (45, 362, 0.86),
+    "L40": (45, 181, 0.86),
+    "RTX 6000 Ada": (48, 364, 0.96),
+    "RTX PRO 6000": (96, 504, 1.79),
+    "A6000": (48, 155, 0.77),
+    "A40": (45, 150, 0.7),
+    "A10": (23, 125, 0.6),
+    "L4": (23, 121, 0.3),
+    "RTX 5090": (32, 210, 1.79),
+    "RTX 4090": (24, 165, 1.01),
+    "RTX 3090": (24, 71, 0.94),
+}
+_MEASURED = {"H100": (798e12, 3.0e12), "H200": (788e12, 4.3e12)}
+
+
+def named_card(text: str) -> Card:
+    """A card by its name, or by its memory alone.
+
+    Raises:
+        SwiftalignError: it is neither.
+
+    >>> named_card("80GiB").memory // GIB
+    80
+    >>> named_card("h100").name
+    'H100'
+    """
+    size = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(Gi?B?)", text.strip(), re.IGNORECASE)
+    if size:  # a card "of 80 GB" has 80 GiB
+        return Card(f"{size[1]} GiB", int(float(size[1]) * GIB))
+    key = next((name for name in _SHEETS if _same(name, text)), None)
+    if key is None:
+        raise SwiftalignError(
+            f"--gpu {text}: no such card", f"write its memory, as 80GiB, or one of {', '.join(_SHEETS)}"
+        )
+    return _card(key)
+
+
+def present_card() -> Card | None:
+    """The first GPU of this machine; None where there is none, or its driver doesn't answer."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, _, mebibytes = answer.strip().rpartition(",")
+    if not mebibytes.strip().isdigit():
+        return None
+    memory = int(mebibytes) * 2**20
+    key = next((key for key in _SHEETS if _words(key) <= _words(name)), None)
+    known = _card(key) if key else Card(name, memory)
+    return Card(name.strip(), memory, known.rate, known.bandwidth, known.measured)
+
+
+def _card(key: str) -> Card:
+    memory, teraflops, terabytes = _SHEETS[key]
+    rate, bandwidth = teraflops * 1e12 * _REACHED_RATE, terabytes * 1e12 * _REACHED_BANDWIDTH
+    rate, bandwidth = _MEASURED.get(key, (rate, bandwidth))
+    return Card(key, memory * GIB, rate, bandwidth, key in _MEASURED)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[\s-]+", name.upper()))
+
+
+def _same(name: str, text: str) -> bool:
+    return re.sub(r"\W", "", name).lower() == re.sub(r"\W", "", text).lower()

@@ -1,0 +1,91 @@
+"""How many tokens and patches the rows of a run's data have."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from swiftalign.config import Config
+from swiftalign.errors import DataError
+from swiftalign.grounding.images import image_size
+from swiftalign.grounding.length_limit import tokenizer_of
+from swiftalign.grounding.records import parse_row, read_lines, to_record
+from swiftalign.grounding.text import to_messages
+from swiftalign.grounding.tokens import (
+    Conversation,
+    PixelLimits,
+    RowLength,
+    Size,
+    conversation,
+    pixel_limits,
+    visual_tokens,
+)
+from swiftalign.schedule import count_rows
+from swiftalign.speed.work import Row
+
+# Rows to look at: evenly spread over the data.
+LOOKED_AT = 2000
+MERGE = 4  # patches of a visual token
+
+# Assumed where there are no data: a 1024x768 image, and a few boxes.
+ASSUMED = Row(1115, (3072,), 150)
+
+_BYTES_OF_TOKEN = 3.0  # of text with coordinates, where there is no tokenizer
+
+
+def rows_of(config: Config) -> list[Row]:
+    """Up to 2000 training rows as the model sees them, without those that can't be counted."""
+    sizes, limits = lru_cache(4096)(image_size), pixel_limits(config.handed_through.get("max_pixels"))
+    known: list[tuple[Conversation, list[Size]]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of images whose faults a scan reports
+        for row, folder in _spread(config):
+            try:
+                found = [sizes(image) for image in to_record(row, folder).images]
+                text = _conversation(row, folder, found, config, limits)
+            except (DataError, KeyError, TypeError, ValueError):
+                continue  # a scan of the data reports it
+            if text is not None:
+                known.append((text, found))
+    counted = zip(known, _count(known, config), strict=True)
+    return [_row(text, tokens, found, limits) for (text, found), tokens in counted]
+
+
+def _spread(config: Config) -> Iterator[tuple[dict[str, Any], Path]]:
+    files = [Path(name) for name in config.data.train]
+    every = max(sum(map(count_rows, files)) // LOOKED_AT, 1)
+    number = 0
+    for path in files:
+        with path.open("rb") as file:
+            for line_number, line in read_lines(file):
+                if number % every == 0:
+                    with suppress(DataError):
+                        yield parse_row(line, path, line_number), path.parent
+                number += 1
+
+
+def _conversation(
+    row: dict[str, Any], folder: Path, sizes: list[Size], config: Config, limits: PixelLimits
+) -> Conversation | None:
+    if "messages" not in row:
+        record = to_record(row, folder).in_pixels(*sizes[0])
+        row = {"messages": to_messages(record, *sizes[0], config.data.text)}
+    return conversation(row, sizes, limits, config.handed_through.get("system"))
+
+
+def _count(known: list[tuple[Conversation, list[Size]]], config: Config) -> list[int]:
+    tokenizer = tokenizer_of(config)
+    texts = [text for text, _ in known]
+    if tokenizer is not None:
+        return RowLength(tokenizer).count(texts)
+    return [text.image_tokens + int(sum(map(len, text.texts)) / _BYTES_OF_TOKEN) for text in texts]
+
+
+def _row(text: Conversation, tokens: int, sizes: list[Size], limits: PixelLimits) -> Row:
+    answers, characters = sum(map(len, text.texts[1::2])), sum(map(len, text.texts))
+    labels = round((tokens - text.image_tokens) * answers / max(characters, 1))
+    return Row(tokens, tuple(MERGE * visual_tokens(*size, limits) for size in sizes), labels)

@@ -1,0 +1,90 @@
+"""Attention over rows that lie in a line, without padding between them, by torch alone.
+
+Registered with transformers' own interface under a name with "flash" in it: by that word its models hand over where
+rows and images begin (``cu_seq_lens_q``) instead of a mask or a loop over images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "swiftalign_flash"
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def use_padding_free_attention(model: nn.Module) -> None:
+    """Let a model and its parts attend by `attention`."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # for generation, whose rows are padded
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            # `set_attn_implementation` would look for a flash-attn package of this name.
+            part.config._attn_implementation_internal = NAME
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each row; with a mask, or a cache, as transformers' ``sdpa`` does.
+
+    Args:
+        query: [1, heads, tokens, head_dim]; key and value likewise, with as many heads or a divisor.
+        cu_seq_lens_q: [rows + 1], int32: where each row begins, and the last one's end.
+        max_length_q: tokens of the longest row.
+
+    Returns:
+        [1, tokens, heads, head_dim].
+    """
+    if cu_seq_lens_q is None or max_length_q is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
+        )
+        return out, None
+    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    if query.is_cuda and query.dtype in _HALF and not dropout:
+        out = _on_gpu(query, key, value, cu_seq_lens_q, max_length_q, scaling, causal=causal)
+    else:
+        out = _row_by_row(query, key, value, cu_seq_lens_q, scaling, dropout, causal=causal)
+    return out, None
+
+
+def _on_gpu(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float | None, *, causal: bool
+) -> Tensor:
+    query, key, value = (heads.squeeze(0).transpose(0, 1) for heads in (query, key, value))
+    # The operator behind `torch.nn.attention.varlen_attn`, whose earlier releases refuse grouped key heads.
+    out: Tensor = torch.ops.aten._flash_attention_forward(
+        query, key, value, starts, starts, longest, longest, 0.0, causal, False, scale=scale
+    )[0]
+    return out.unsqueeze(0)
+
+
+def _row_by_row(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float | None, dropout: float, *, causal: bool
+) -> Tensor:
+    lengths = starts.diff().tolist()
+    rows = zip(*(torch.split(heads, lengths, dim=2) for heads in (query, key, value)), strict=True)
+    grouped = query.shape[1] != key.shape[1]
+    out = [
+        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
+        for q, k, v in rows
+    ]
+    return torch.cat(out, dim=2).transpose(1, 2)

@@ -1,0 +1,90 @@
+"""Frozen matrices in FP8: the products of the forward and of the backward pass with e4m3 operands.
+
+A frozen layer needs no gradient of its weight, so its two products are by the weight and by its transpose. Each is
+kept in FP8 with a scale for each row of its result, which takes the memory of the one in bfloat16. Activations and
+their gradients get a scale for each token, when they come.
+
+References:
+    Micikevicius et al., "FP8 Formats for Deep Learning", 2022 (arXiv:2209.05433).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LARGEST = torch.finfo(torch.float8_e4m3fn).max
+_LEAST_SCALE = 1e-12
+_MULTIPLE = 16  # of both sides of a matrix: a demand of torch's scaled product
+
+
+def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix as e4m3 and float32 scales.
+
+    Args:
+        matrix: [rows, columns].
+
+    Returns:
+        [rows, columns] in e4m3, and [rows, 1]: their product is the matrix again, nearly.
+    """
+    scale = matrix.abs().amax(-1, keepdim=True).float().clamp(min=_LEAST_SCALE) / _LARGEST
+    return (matrix.float() / scale).to(torch.float8_e4m3fn), scale
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, transposed: Tensor, its_scale: Tensor) -> Tensor:
+        ctx.save_for_backward(transposed, its_scale)
+        return _scaled_product(x, weight, scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _scaled_product(gradient, *ctx.saved_tensors), None, None, None, None
+
+
+def _scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    rows, row_scale = quantize_rows(x)
+    product: Tensor = torch._scaled_mm(
+        rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=x.dtype, use_fast_accum=True
+    )
+    return product
+
+
+class Fp8Linear(nn.Module):
+    """A frozen ``nn.Linear`` without bias, in FP8."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        for name, matrix in (("weight", layer.weight), ("transposed", layer.weight.t().contiguous())):
+            quantized, scale = quantize_rows(matrix.detach())
+            self.register_buffer(name, quantized, persistent=False)
+            self.register_buffer(f"{name}_scale", scale.t().contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        out: Tensor = _Product.apply(flat, self.weight, self.weight_scale, self.transposed, self.transposed_scale)
+        return out.view(*x.shape[:-1], -1)
+
+
+def freeze_in_fp8(layers: Iterable[nn.Module]) -> int:
+    """Replace the frozen matrices inside these layers; returns how many.
+
+    What trains stays as it is, and so does a matrix with a bias or with a side that is no multiple of 16.
+    """
+    replaced = 0
+    for layer in layers:
+        for parent in list(layer.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) is nn.Linear and _can_be_fp8(child):
+                    setattr(parent, name, Fp8Linear(child))
+                    replaced += 1
+    return replaced
+
+
+def _can_be_fp8(layer: nn.Linear) -> bool:
+    sides_fit = not any(side % _MULTIPLE for side in layer.weight.shape)
+    return layer.bias is None and not layer.weight.requires_grad and sides_fit
