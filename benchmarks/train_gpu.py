@@ -34,6 +34,7 @@ from swiftalign.speed.work import Row, Sizes, Trained, count
 from swiftalign.training.lowering import to_argv
 
 HERE = Path(__file__).resolve().parent
+TIMEOUT = 300  # seconds of a run
 WARM_UP = 5  # steps before timing: kernels are chosen, compiled, and memory is taken
 FIRST_SPECIAL = 151643  # <|endoftext|> of Qwen's vocabulary
 MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{n}" for n in range(3))]
@@ -54,8 +55,8 @@ PREDICTIONS = ("swiftalign", "liger", "plain", "checkpointing", "plain-checkpoin
 def build_model(folder: Path, shape: str, device: str, layers: int | None) -> None:
     """Random weights of the published shape, and a tokenizer of bytes with Qwen's own numbers for special tokens."""
     from safetensors.torch import save_file
-    from transformers import Qwen2Tokenizer
     from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
 
     folder.mkdir(parents=True)
     config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
@@ -146,6 +147,7 @@ def stock_command(model: Path, rows: Path, out: Path, steps: int, batch: int) ->
         "output_dir": str(out),
         "external_plugins": [str(HERE / "step_times.py")],
         "callbacks": ["step_times"],
+        **({} if torch.cuda.is_available() else {"use_cpu": True}),
     }
     code = "from swift.cli.main import cli_main; cli_main()"
     return [sys.executable, "-c", code, "sft", *to_argv(arguments)]
@@ -186,7 +188,9 @@ def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
     }
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT
+    )
     if done.returncode or not times.exists():
         log = out / "train.log"
         tail = (log.read_text() if log.exists() else done.stdout)[-3000:]
