@@ -43,13 +43,14 @@ MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{n}" fo
 RUNS: dict[str, dict[str, Any]] = {
     "swiftalign": {},
     "fp8": {"frozen_fp8": True},
+    "equal-settings": {},  # trainable weights in bfloat16, as stock has them
     "liger": {"torch_compile": False, "use_liger_kernel": True},
     "plain": {"torch_compile": False, "use_liger_kernel": False},
     "padded": {"padding_free": False},
     "checkpointing": {"gradient_checkpointing": True},
     "plain-checkpointing": {"gradient_checkpointing": True, "torch_compile": False, "use_liger_kernel": False},
 }
-PREDICTIONS = ("swiftalign", "liger", "plain", "checkpointing", "plain-checkpointing")
+PREDICTIONS = ("swiftalign", "liger", "checkpointing", "plain-checkpointing")
 
 
 def build_model(folder: Path, shape: str, device: str, layers: int | None) -> None:
@@ -158,7 +159,12 @@ def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, sett
     config = {
         "model": str(model),
         "data": {"train": str(rows), "dataset_shuffle": False},
-        "tuner": {"train_type": "lora", "target_regex": "^$", "modules_to_save": MERGERS},
+        "tuner": {
+            "train_type": "lora",
+            "target_regex": "^$",
+            "modules_to_save": MERGERS,
+            "trainable_dtype": "base" if out.name.endswith("equal-settings") else "float32",
+        },
         "training": {
             "output_dir": str(out),
             "aligner_lr": 1e-4,
@@ -291,8 +297,9 @@ def _table(found: list[dict[str, Any]], shape: str, sizes: list[tuple[int, int]]
     for each in done:
         ratio = f"{stock / each['seconds_a_step']:.2f}x" if stock else "-"
         predicted = each.get("predicted", {})
+        seconds = each["seconds_a_step"]
         print(
-            f"  {each['run']:20} {each['seconds_a_step']:.3f} s  {batch / each['seconds_a_step']:6.2f} samples/s  {ratio:>6}"
+            f"  {each['run']:20} {seconds:.3f} s  {batch / seconds:6.2f} samples/s  {ratio:>6}"
             f"  peak {each['peak_gib']:.1f} GiB (predicted {predicted.get('peak_gib', '-')})"
             f"  predicted {predicted.get('seconds', '-')} s  first step after {each['first_step_after']:.0f} s"
             f"  {each['shares_ms']}"

@@ -18,7 +18,7 @@ class Event:
     """One message of the worker.
 
     Attributes:
-        kind: stage, start, step, log, saved, stopping, stopped, done or error.
+        kind: stage, note, start, step, log, saved, stopping, stopped, done or error.
         values: what it says, by name.
     """
 

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LARGEST = torch.finfo(torch.float8_e4m3fn).max
-_LEAST_SCALE = 1e-12
 _MULTIPLE = 16  # of both sides of a matrix: a demand of torch's scaled product
 
 
@@ -30,27 +28,29 @@ def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [rows, columns] in e4m3, and [rows, 1]: their product is the matrix again, nearly.
     """
-    scale = matrix.abs().amax(-1, keepdim=True).float().clamp(min=_LEAST_SCALE) / _LARGEST
+    # Numbers, not names of the module: those would be compiled as variables, which autograd functions can't have.
+    scale = matrix.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 448.0  # the largest of e4m3
     return (matrix.float() / scale).to(torch.float8_e4m3fn), scale
 
 
 class _Product(torch.autograd.Function):
+    # Written out twice: a function that both call can't be compiled (torch 2.11).
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, transposed: Tensor, its_scale: Tensor) -> Tensor:
         ctx.save_for_backward(transposed, its_scale)
-        return _scaled_product(x, weight, scale)
+        rows, row_scale = quantize_rows(x)
+        return torch._scaled_mm(
+            rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return _scaled_product(gradient, *ctx.saved_tensors), None, None, None, None
-
-
-def _scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    rows, row_scale = quantize_rows(x)
-    product: Tensor = torch._scaled_mm(
-        rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=x.dtype, use_fast_accum=True
-    )
-    return product
+        weight, scale = ctx.saved_tensors
+        rows, row_scale = quantize_rows(gradient)
+        by_input = torch._scaled_mm(
+            rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+        return by_input, None, None, None, None
 
 
 class Fp8Linear(nn.Module):
@@ -64,8 +64,8 @@ class Fp8Linear(nn.Module):
             self.register_buffer(f"{name}_scale", scale.t().contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]"""
-        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        """[..., inputs] -> [..., outputs], in bfloat16."""
+        flat = x.reshape(-1, x.shape[-1])
         out: Tensor = _Product.apply(flat, self.weight, self.weight_scale, self.transposed, self.transposed_scale)
         return out.view(*x.shape[:-1], -1)
 

@@ -56,6 +56,9 @@ class RunProgress:
             case "stage":
                 self._bar.update(self._task, description=values["name"])
                 self._line(values["name"])
+            case "note":
+                style = "yellow" if values.get("warning") else None
+                self.console.print(f"{values['name']:12}{values['text']}", style=style, soft_wrap=True, markup=False)
             case "start":
                 self._steps, self._first_step = values["steps"], values["step"]
                 self._training_since = time.monotonic()

@@ -47,6 +47,7 @@ from swiftalign.training.events import EventWriter, is_main_process
 from swiftalign.training.fast import speed_up_model, speed_up_trainer
 from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.guard import end_with_launcher
+from swiftalign.training.loading import cores_here, plan_loading, seconds_a_row
 from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
 from swiftalign.training.rows import AugmentedRows, JsonlRows
 from swiftalign.training.run_folder import CHOICES_FILE, STOP_FILE, read_left_out, read_start
@@ -127,7 +128,19 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             trainer.get_train_dataloader = partial(train_dataloader, trainer)
         speed_up_trainer(trainer, self.choices)
+        if self.choices.seconds and self.config.training.dataloader_num_workers is None:
+            self._choose_workers(trainer)
         return super().train(trainer)
+
+    def _choose_workers(self, trainer: Any) -> None:
+        """As many as the GPU needs; rows are the same with any number."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        row = seconds_a_row(trainer.train_dataset)
+        batch, seconds = self.choices.batch, self.choices.seconds
+        loading = plan_loading(row, batch, float(seconds or 0), processes=processes, cores=cores_here())
+        trainer.args.dataloader_num_workers = loading.workers
+        if PlanCallback.writer:
+            PlanCallback.writer.write("note", name="loader", text=str(loading), warning=loading.starves)
 
 
 @contextmanager
