@@ -16,6 +16,7 @@ import torch
 from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
 
+WARM_UP = 5  # steps before timing: kernels are chosen, compiled, and memory is taken
 PROFILED = 2  # steps before the last, whose kernels are timed: it takes longer by that
 
 
@@ -45,8 +46,8 @@ class StepTimes(TrainerCallback):
             self._profiler.__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.cuda.is_available() and state.global_step in (WARM_UP, state.max_steps - PROFILED):
+            torch.cuda.synchronize()  # nowhere else: the CPU may run ahead
         self.ends.append(time.time())
         if self._profiler is not None:
             self._profiler.__exit__(None, None, None)

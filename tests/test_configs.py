@@ -19,6 +19,7 @@ from swiftalign.modules import Modules, read_modules
 from swiftalign.plan import resolve_plan
 from swiftalign.recipes import RECIPES
 from swiftalign.schema import config_schema
+from swiftalign.speed.choices import Choices
 from swiftalign.training.lowering import lower, to_argv
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,9 @@ def test_a_worked_config_lowers_to_its_golden_arguments(
     text = ""
     for run in load(path).runs:
         text += f"# {run.phase}\n" if run.phase else ""
-        arguments = lower(run, resolve_plan(run, qwen3_vl_4b()), Path("runs/example"))
+        arguments = lower(
+            run, (plan := resolve_plan(run, qwen3_vl_4b())), Path("runs/example"), Choices(plan.schedule.batch)
+        )
         text += "".join(" ".join(to_argv({name: value})) + "\n" for name, value in arguments.items())
     text = text.replace(str(tmp_path), "FOLDER")
     golden = GOLDEN / f"{path.stem}.txt"

@@ -42,6 +42,7 @@ from swiftalign.meta_model import build_on_meta
 from swiftalign.methods import boft_fault
 from swiftalign.modules import Modules, read_modules
 from swiftalign.plan import TuningPlan, resolve_plan
+from swiftalign.speed.choices import Choices
 from swiftalign.training.lowering import lower
 
 MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
@@ -153,7 +154,7 @@ def swift_arguments(config: Config, plan: TuningPlan, meta: Any) -> Any:
     args = object.__new__(SftArguments)
     for item in fields(SftArguments):
         vars(args)[item.name] = item.default_factory() if item.default_factory is not MISSING else item.default
-    vars(args).update(lower(config, plan, Path("runs")))
+    vars(args).update(lower(config, plan, Path("runs"), Choices()))
     args.task_type, args.model_meta = "causal_lm", meta
     args.training_args = SimpleNamespace(max_steps=100)
     TunerArguments.__post_init__(args)
@@ -382,7 +383,7 @@ def test_optimizer_groups_are_those_of_ms_swift(
     defaults = {"optimizer": "multimodal", "learning_rate": 1e-5 if plan.train_type == "full" else 1e-4}
     assert plan.groups
     assert planned_groups(plan) == real_groups({**defaults, "weight_decay": 0.1, **training}, wrapped)
-    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs")), wrapped)
+    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs"), Choices()), wrapped)
 
 
 # -- What the settings select, where peft and ms-swift read them as they are ------------------------------------------
@@ -582,6 +583,6 @@ def test_any_plan_that_can_be_carried_out_is_what_trains(resolve: Plans, model: 
     assume(plan.trainables and not IMPOSSIBLE & {finding.code for finding in plan.findings})
     wrapped = prepare(config, plan)
     assert trainable(wrapped) == planned(plan)
-    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs")), wrapped)
+    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs"), Choices()), wrapped)
     if plan.train_type != "full":
         assert described(get_peft_model_state_dict(wrapped).items()) == listed(plan.tensors)

@@ -30,6 +30,7 @@ _NUMERIC = (
     *("rows", "steps", "epochs", "step", "loss", "best"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
+    *("peak GiB", "largest batch", "s a step", "epoch"),
 )
 # Layers of a stack are shown as one row.
 _NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
@@ -82,20 +83,20 @@ def print_plan(plan: TuningPlan, modules: Modules, console: Console) -> None:
         ("Optimizer groups", _groups(plan)),
     ):
         console.print(f"\n[bold]{title}[/bold]")
-        _print_table(table, console)
+        print_table(table, console)
     console.print(_footer(plan))
 
 
 def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) -> None:
     """A row for each phase: its data, length, rates and augmentation."""
-    table = _table("phase", "rows", "steps", "epochs", "rates", "augmentation")
+    table = new_table("phase", "rows", "steps", "epochs", "rates", "augmentation")
     for config, plan in runs:
         steps, epochs = plan.schedule.steps, plan.schedule.epochs
         rows = "-" if plan.schedule.train_rows is None else f"{plan.schedule.train_rows:,}"
         told = ("-" if steps is None else f"{steps:,}", "-" if epochs is None else f"{epochs:.4g}")
         table.add_row(config.phase, rows, *told, _rates(plan), _augmentation(config))
     console.print("\n[bold]Phases[/bold]")
-    _print_table(table, console)
+    print_table(table, console)
 
 
 def phase_line(config: Config, plan: TuningPlan) -> str:
@@ -109,7 +110,7 @@ def phase_line(config: Config, plan: TuningPlan) -> str:
 
 def print_runs(runs: Iterable[RunState], console: Console) -> None:
     """A row for each run."""
-    table = _table("run", "method", "status", "step", "loss", "best", "accuracies", "when")
+    table = new_table("run", "method", "status", "step", "loss", "best", "accuracies", "when")
     for run in runs:
         step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
         place = f"{short_path(run.folder)} (phase {run.phase})" if run.phase else short_path(run.folder)
@@ -117,7 +118,7 @@ def print_runs(runs: Iterable[RunState], console: Console) -> None:
         accuracies = ", ".join(f"{name} {value:.3f}" for name, value in run.accuracies.items()) or "-"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
         table.add_row(place, run.method, run.status, step, *numbers, accuracies, when)
-    _print_table(table, console)
+    print_table(table, console)
 
 
 def _rates(plan: TuningPlan) -> str:
@@ -131,7 +132,8 @@ def _augmentation(config: Config) -> str:
     return settings.preset or counted(len(settings.operations), "operation")
 
 
-def _print_table(table: Table, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
+    """A table without blanks at the ends of its lines, where it goes to a file."""
     with console.capture() as capture:
         console.print(table)
     # rich fills every line up to the table's width; a file or a pipe is better off without.
@@ -139,7 +141,8 @@ def _print_table(table: Table, console: Console) -> None:
     console.out("\n".join(lines), highlight=False)
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """A table without lines; numbers are set to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         numeric = column in _NUMERIC
@@ -148,7 +151,7 @@ def _table(*columns: str) -> Table:
 
 
 def _components(plan: TuningPlan) -> Table:
-    table = _table("component", "total", "trainable", "share")
+    table = new_table("component", "total", "trainable", "share")
     for name, count in plan.components.items():
         table.add_row(_NAMES[name], f"{count.total:,}", f"{count.trainable:,}", _share(count.trainable, count.total))
     table.add_section()
@@ -163,7 +166,7 @@ def _share(part: int, whole: int) -> str:
 
 def _modules(plan: TuningPlan, modules: Modules) -> Table:
     """A row per module that trains, stacks of layers as one row, then what of each component stays frozen."""
-    table = _table("module", "kind", "total", "trainable", "share", "dtype", "rate")
+    table = new_table("module", "kind", "total", "trainable", "share", "dtype", "rate")
     rates = {name: group.learning_rate for group in plan.groups for name in group.parameters}
     rows: dict[str, dict[str, Any]] = {}
     for item in plan.trainables:
@@ -192,7 +195,7 @@ def _modules(plan: TuningPlan, modules: Modules) -> Table:
 
 
 def _groups(plan: TuningPlan) -> Table:
-    table = _table("component", "tensors", "parameters", "rate", "weight decay")
+    table = new_table("component", "tensors", "parameters", "rate", "weight decay")
     for group in plan.groups:
         numel = f"{_numel(plan, group.parameters):,}"
         tensors = str(len(group.parameters))
@@ -229,14 +232,14 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.path)), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if keys:
-        table = _table("key", "shape", "dtype")
+        table = new_table("key", "shape", "dtype")
         for info in result.tensors.values():
             if "merger" in info.name:
                 table.add_row(info.name, str(list(info.shape)), info.dtype)
     else:
         table = _verified_modules(result)
     if table.rows:
-        _print_table(table, console)
+        print_table(table, console)
     print_findings(result.findings, console)
     verdict = "sound" if result.ok else "not sound"
     console.print(Text(f"{verdict}: {len(result.tensors)} tensors", style="bold green" if result.ok else "bold red"))
@@ -244,7 +247,7 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
 
 def _verified_modules(result: Verification) -> Table:
     """A row per module that trains; of a whole model only what differs from the expected, or has moved."""
-    table = _table("module", "expected", "found", "moved", "max change")
+    table = new_table("module", "expected", "found", "moved", "max change")
     rows = result.modules
     if result.kind == "model":
         rows = tuple(row for row in rows if row.expected != row.found or row.max_change)

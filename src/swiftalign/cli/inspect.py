@@ -12,7 +12,10 @@ from swiftalign.errors import SwiftalignError
 
 if TYPE_CHECKING:
     from swiftalign.config import Config
+    from swiftalign.modules import Modules
     from swiftalign.plan import TuningPlan
+    from swiftalign.speed.cards import Card
+    from swiftalign.speed.report import WhatFits
 
 
 def inspect_params(
@@ -21,6 +24,12 @@ def inspect_params(
     allowed: Allowed = None,
     expect: Annotated[
         str | None, typer.Option(metavar="aligner", help="Fail unless all of the aligner trains, and nothing else.")
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="80GiB", help="Predict memory and time on a card: its memory, its name, or here."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,35 +41,66 @@ def inspect_params(
       swiftalign inspect-params stage4.yaml
 
       swiftalign inspect-params stage4.yaml --expect aligner --json
+
+      swiftalign inspect-params stage4.yaml --gpu H100
     """
     if expect not in (None, "aligner"):
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
     allowed = check_allowed(allowed)
+    card = _card(gpu) if gpu else None
     config, modules, plans = resolve(configs, overrides)
     from dataclasses import replace
 
     from swiftalign.checks.trained import expect_aligner
     from swiftalign.findings import blocking
     from swiftalign.report import plan_json, print_findings, print_phases, print_plan
+    from swiftalign.speed.report import print_what_fits
 
     found = [finding for each in plans for finding in each.findings]
     once = tuple(finding for index, finding in enumerate(found) if finding not in found[:index])
     plan = replace(plans[0], findings=once)  # every phase trains the same
     if expect:
         plan = replace(plan, findings=(*plan.findings, *expect_aligner(plan, modules)))
+    what_fits = _what_fits(config.runs[0], modules, plan, card) if card else None
     if as_json:
+        more = what_fits.to_json() if what_fits else {}
         phases = {"phases": [_phase(*each) for each in zip(config.runs, plans, strict=True)]} if config.phases else {}
-        print(json.dumps(plan_json(plan) | phases, indent=2))
+        print(json.dumps(plan_json(plan) | phases | more, indent=2))
     else:
         console = open_console()
         print_plan(plan, modules, console)
         if config.phases:
             print_phases(zip(config.runs, plans, strict=True), console)
+        if what_fits:
+            print_what_fits(what_fits, console)
         if plan.findings:
             console.print()
             print_findings(plan.findings, console, allowed=allowed)
     if blocking(plan.findings, allowed):
         raise typer.Exit(1)
+
+
+def _card(text: str) -> Card:
+    from swiftalign.speed.cards import named_card, present_card
+
+    card = present_card() if text == "here" else named_card(text)
+    if card is None:
+        raise SwiftalignError("--gpu here: this machine has no NVIDIA GPU that answers", "name one, as --gpu H100")
+    return card
+
+
+def _what_fits(config: Config, modules: Modules, plan: TuningPlan, card: Card) -> WhatFits:
+    from swiftalign.plan import resolve_plan
+    from swiftalign.speed.choices import Outlook, choose, fitting_batch
+    from swiftalign.speed.report import WhatFits
+    from swiftalign.speed.rows import ASSUMED, rows_of
+
+    rows = rows_of(config) if config.data.train else []
+    outlook = Outlook.of(modules, plan, card, rows or [ASSUMED])
+    if outlook is None:
+        raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
+    plan = resolve_plan(config, modules, fitting=fitting_batch(config, plan, outlook))
+    return WhatFits.of(outlook, plan, choose(config, plan, outlook), assumed=not rows)
 
 
 def _phase(config: Config, plan: TuningPlan) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
 
 from swiftalign.plan import TuningPlan
-from swiftalign.speed.cards import GIB
+from swiftalign.report import new_table, print_table
+from swiftalign.speed.cards import GIB, Card
 from swiftalign.speed.choices import Choices, Outlook
 from swiftalign.speed.memory import How, Kernels
 
@@ -25,13 +29,14 @@ def choice_lines(choices: Choices) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of what fits.
+    """What a batch takes with some kernels, with or without checkpointing.
 
     Attributes:
-        peak: bytes that the run's own largest batch takes, with the CUDA context left out.
+        peak: bytes that the largest batch of the run takes, without CUDA's own context.
         largest_batch: rows; 0 where not even one fits.
-        step_seconds: of an optimizer step at the run's own batch.
-        epoch_seconds: of a pass over the data.
+        step_seconds: of an optimizer step; None where the card's speed is not known.
+        epoch_seconds: of a pass over the data; None likewise, or without data.
+        chosen: whether a run on this card trains so.
     """
 
     kernels: Kernels
@@ -40,52 +45,84 @@ class Setting:
     largest_batch: int
     step_seconds: float | None
     epoch_seconds: float | None
+    chosen: bool
 
 
-def settings(outlook: Outlook, plan: TuningPlan, *, padding_free: bool) -> list[Setting]:
-    """What fits, and how long it takes, with and without checkpointing."""
-    found = []
-    for kernels in reversed(get_args(Kernels)):
-        for checkpointing in (False, True):
-            how = How(checkpointing, padding_free, kernels)
-            batch, rows = plan.schedule.batch, plan.schedule.train_rows
-            seconds = outlook.seconds(batch, how)
-            each = seconds / plan.schedule.processes if seconds else None
-            found.append(
-                Setting(
-                    kernels,
-                    checkpointing,
-                    outlook.peak(batch, how),
-                    outlook.largest_batch(how),
-                    seconds * plan.schedule.accumulation if seconds else None,
-                    each * math.ceil(rows / batch) if each and rows else None,
-                )
-            )
-    return found
+@dataclass(frozen=True)
+class WhatFits:
+    """Predictions for a run on a card.
+
+    Attributes:
+        batch: rows of the run's batches.
+        longest: tokens of the longest row.
+        estimates: what of this was not measured.
+    """
+
+    card: Card
+    batch: int
+    longest: int
+    settings: tuple[Setting, ...]
+    estimates: tuple[str, ...]
+
+    @classmethod
+    def of(cls, outlook: Outlook, plan: TuningPlan, choices: Choices, *, assumed: bool) -> WhatFits:
+        """
+        Args:
+            assumed: the rows are not of the run's data.
+        """
+        settings = tuple(
+            _setting(outlook, plan, choices, kernels, checkpointing=checkpointing)
+            for kernels in ("compiled", "liger", "plain")
+            for checkpointing in (False, True)
+        )
+        longest = max(row.tokens for row in outlook.rows)
+        return cls(outlook.card, plan.schedule.batch, longest, settings, tuple(_estimates(outlook, plan, assumed)))
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``inspect-params --gpu --json`` adds."""
+        return {"what_fits": asdict(self)}
 
 
-def outlook_json(outlook: Outlook, found: list[Setting], estimates: list[str]) -> dict[str, Any]:
-    """What ``inspect-params --gpu --json`` adds."""
-    return {
-        "gpu": {"name": outlook.card.name, "memory_bytes": outlook.card.memory},
-        "settings": [asdict(each) for each in found],
-        "estimates": estimates,
-    }
+def _setting(outlook: Outlook, plan: TuningPlan, choices: Choices, kernels: Kernels, *, checkpointing: bool) -> Setting:
+    how = How(checkpointing, choices.padding_free, kernels, choices.frozen_fp8)
+    schedule = plan.schedule
+    seconds, rows = outlook.seconds(schedule.batch, how), schedule.train_rows
+    return Setting(
+        kernels,
+        checkpointing,
+        outlook.peak(schedule.batch, how),
+        outlook.largest_batch(how),
+        seconds and seconds * schedule.accumulation,
+        seconds * math.ceil(rows / schedule.batch) if seconds and rows else None,
+        (kernels, checkpointing) == (choices.kernels, choices.gradient_checkpointing),
+    )
 
 
-def estimates(outlook: Outlook, plan: TuningPlan, *, assumed: bool) -> list[str]:
-    """What of the predictions was not measured."""
-    told = []
+def _estimates(outlook: Outlook, plan: TuningPlan, assumed: bool) -> Iterator[str]:
+    """What the figures rest on, where that is not a measurement."""
     if assumed:
-        told.append("no rows were counted: each is taken for a 1024x768 image and 350 tokens of text")
+        yield "no data: each row is taken for a 1024x768 image and 350 tokens of text"
     if outlook.card.rate is None:
-        told.append("the card's speed is not known from its memory: name it (--gpu H100) to see times")
+        yield "times need the card's name, as --gpu H100"
     elif not outlook.card.measured:
-        told.append(f"the speed of {outlook.card.name} is taken from its data sheet")
-    if plan.model_type != "qwen3_vl" or outlook.parameters > 10e9:
-        told.append("models other than the dense ones up to 8B were not measured")
-    if plan.schedule.processes > 1 or outlook.shards > 1:
-        told.append("several GPUs were not measured")
-    if outlook.trained.llm or outlook.trained.vit:
-        told.append("training more than the aligner was not measured")
-    return told
+        yield f"the speed of {outlook.card.name} is from its data sheet"
+    if (plan.model_type, outlook.sizes.width) != ("qwen3_vl", 4096):
+        yield "an estimate: measured with the 8B on one H100"
+    elif outlook.trained.llm or outlook.trained.vit or outlook.trained.method != "modules_to_save":
+        yield "an estimate: measured with modules_to_save on the aligner"
+
+
+def print_what_fits(found: WhatFits, console: Console) -> None:
+    """A row for each setting; the one that a run takes is marked."""
+    card = f"{found.card.name}, {found.card.memory / GIB:.0f} GiB"
+    console.print(f"\n[bold]What fits[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens a row")
+    table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s a step", "epoch", "")
+    for each in found.settings:
+        step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"
+        epoch = "-" if each.epoch_seconds is None else str(timedelta(seconds=round(each.epoch_seconds)))
+        mark = "chosen" if each.chosen else ""
+        peak, most = f"{each.peak / GIB:.1f}", str(each.largest_batch or "none")
+        table.add_row(each.kernels, "yes" if each.gradient_checkpointing else "no", peak, most, step, epoch, mark)
+    print_table(table, console)
+    for estimate in found.estimates:
+        console.print(f"note  {estimate}", style="dim", soft_wrap=True)

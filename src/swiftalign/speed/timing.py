@@ -13,7 +13,7 @@ _PRODUCTS, _ATTENTION = 0.94, 0.24
 _FP8_GAIN = 1.83  # of the LLM's products
 # Elementwise traffic of plain and of Liger's kernels, relative to compiled ones.
 _MORE_TRAFFIC = {"compiled": 1.0, "liger": 2.3, "plain": 5.0}
-_BATCH_SECONDS = 0.02  # what the CPU makes the card wait for
+_BATCH_SECONDS = 0.075  # what the CPU makes the card wait for
 _COMPILE_SECONDS = 35.0
 
 

@@ -133,6 +133,7 @@ def _training(config: Config, plan: TuningPlan, choices: Choices) -> dict[str, A
         "gradient_checkpointing": choices.gradient_checkpointing,
         "vit_gradient_checkpointing": choices.vit_checkpointing,
         "use_liger_kernel": choices.kernels == "liger",
+        "logging_nan_inf_filter": False,  # it waits for the GPU in each step, and leaves NaN out of the logged loss
         **{name: getattr(config.training, name) for name in _TRAINING_SETTINGS},
         "max_steps": config.training.max_steps if config.training.max_steps > 0 else -1,  # 0 would train one step
     }
