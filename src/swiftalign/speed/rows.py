@@ -51,8 +51,13 @@ def rows_of(config: Config) -> list[Row]:
                 continue  # a scan of the data reports it
             if text is not None:
                 known.append((text, found))
-    counted = zip(known, _count(known, config), strict=True)
-    return [_row(text, tokens, found, limits) for (text, found), tokens in counted]
+    whole = [text for text, _ in known]
+    answers = [Conversation(text.texts[1::2], 0) for text in whole]
+    counted = zip(known, _count(whole, config), _count(answers, config), strict=True)
+    return [
+        Row(tokens, tuple(MERGE * visual_tokens(*size, limits) for size in found), labels)
+        for (_, found), tokens, labels in counted
+    ]
 
 
 def _spread(config: Config) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -77,15 +82,8 @@ def _conversation(
     return conversation(row, sizes, limits, config.handed_through.get("system"))
 
 
-def _count(known: list[tuple[Conversation, list[Size]]], config: Config) -> list[int]:
+def _count(texts: list[Conversation], config: Config) -> list[int]:
     tokenizer = tokenizer_of(config)
-    texts = [text for text, _ in known]
     if tokenizer is not None:
         return RowLength(tokenizer).count(texts)
     return [text.image_tokens + int(sum(map(len, text.texts)) / _BYTES_OF_TOKEN) for text in texts]
-
-
-def _row(text: Conversation, tokens: int, sizes: list[Size], limits: PixelLimits) -> Row:
-    answers, characters = sum(map(len, text.texts[1::2])), sum(map(len, text.texts))
-    labels = round((tokens - text.image_tokens) * answers / max(characters, 1))
-    return Row(tokens, tuple(MERGE * visual_tokens(*size, limits) for size in sizes), labels)

@@ -1,0 +1,377 @@
+"""Speed: the fast paths train the same, and the predictions follow from the plan."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from swift_template import template_of
+from swiftalign.cli import main
+from swiftalign.config import Config
+from swiftalign.config_files import load_config
+from swiftalign.errors import SwiftalignError
+from swiftalign.modules import Modules, read_modules
+from swiftalign.plan import resolve_plan
+from swiftalign.speed.cards import GIB, named_card
+from swiftalign.speed.choices import Choices, Outlook, choose, fitting_batch
+from swiftalign.speed.memory import How, predict
+from swiftalign.speed.rows import ASSUMED, rows_of
+from swiftalign.speed.work import Row, Sizes, Trained, count, padded
+from swiftalign.training.loading import plan_loading
+
+MERGERS = "modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]"
+ALIGNER = f"tuner: {{train_type: lora, target_regex: '^$', {MERGERS}}}"
+LINEAR = r"target_regex: 'model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]'"
+METHODS = (
+    ALIGNER,
+    f"tuner: {{train_type: lora, {LINEAR}}}",
+    f"tuner: {{train_type: lora, use_dora: true, {LINEAR}}}",
+    f"tuner: {{train_type: adalora, {LINEAR}}}",
+    f"tuner: {{train_type: boft, {LINEAR}}}",
+    f"tuner: {{train_type: fourierft, {LINEAR}}}",
+)
+
+
+def published(size: str, tuner: str = ALIGNER, training: str = "") -> tuple[Config, Modules]:
+    text = f"model: Qwen/Qwen3-VL-{size}-Instruct\n{tuner}\ntraining: {{max_steps: 2000{training}}}\n"
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text)
+        config = load_config([file])
+    return config, read_modules(config)
+
+
+def outlook_of(size: str, card: str = "H100", tuner: str = ALIGNER, training: str = "") -> tuple[Config, Any, Outlook]:
+    config, modules = published(size, tuner, training)
+    plan = resolve_plan(config, modules)
+    outlook = Outlook.of(modules, plan, named_card(card), [ASSUMED])
+    assert outlook is not None
+    return config, plan, outlook
+
+
+# The same training
+
+
+@pytest.fixture(scope="module")
+def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The demo's template, and three encoded rows of different lengths."""
+    from swiftalign.training.rows import JsonlRows
+
+    template = template_of(demo / "model")
+    rows = JsonlRows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)
+    encoded = [template.encode(rows[index], return_length=True) for index in range(3)]
+    assert len({len(row["input_ids"]) for row in encoded}) > 1
+    return template, encoded
+
+
+def gradients(demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_free: bool) -> dict[str, Any]:
+    """The aligner's gradients of one batch, in float32."""
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from swiftalign.training.attention import use_padding_free_attention
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
+    model.requires_grad_(False)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("merger" in name)
+    if padding_free:
+        use_padding_free_attention(model)
+    template.model, template.padding_free = model, padding_free
+    try:
+        batch = template.data_collator([dict(row) for row in rows])
+    finally:
+        template.padding_free = False
+    batch.pop("text_position_ids", None)
+    assert batch["input_ids"].shape[0] == (1 if padding_free else len(rows))
+    if padding_free:  # the trainer's own shift: no row is to predict the next one's first token
+        starts = batch["cu_seq_lens_q"][:-1].long()
+        batch["labels"][0, starts] = -100
+    model.train()
+    model(**batch, use_cache=False).loss.backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def test_rows_in_a_line_give_the_gradients_of_padded_rows(demo: Path, batch_rows: Any) -> None:
+    import torch
+
+    template, rows = batch_rows
+    plain = gradients(demo, template, rows, padding_free=False)
+    fast = gradients(demo, template, rows, padding_free=True)
+    assert len(plain) == 24
+    for name, gradient in plain.items():
+        assert torch.linalg.norm(fast[name] - gradient) <= 1e-5 * torch.linalg.norm(gradient), name
+
+
+def test_attention_without_row_starts_is_transformers_own() -> None:
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from swiftalign.training.attention import attention
+
+    query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
+    module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=False)
+    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None].expand(2, 1, 9, 9)
+    ours, _ = attention(module, query, key, value, mask, scaling=0.3)
+    theirs, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    assert torch.equal(ours, theirs)
+
+
+def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_path: Path) -> None:
+    losses = []
+    for padding_free in ("true", "false"):
+        run = tmp_path / padding_free
+        sets = ("max_steps=3", "logging_steps=1", f"padding_free={padding_free}", f"output_dir={run}")
+        words = [word for each in sets for word in ("--set", f"training.{each}")]
+        assert main(["train", str(demo / "config.yaml"), *words]) == 0
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        losses.append([event["loss"] for event in events if event["kind"] == "log" and "loss" in event])
+        assert json.loads((run / "speed.json").read_text())["padding_free"] is (padding_free == "true")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# FP8
+
+
+class _Gated:
+    """Builds a small gated layer of frozen matrices."""
+
+    @staticmethod
+    def build() -> Any:
+        import torch
+        from torch import nn
+
+        class Gated(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.gate = nn.Linear(64, 32, bias=False)
+                self.up = nn.Linear(64, 32, bias=False)
+                self.down = nn.Linear(32, 64, bias=False)
+                self.odd = nn.Linear(64, 10, bias=False)
+                self.biased = nn.Linear(64, 32)
+
+            def forward(self, x: Any) -> Any:
+                return x + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+        torch.manual_seed(0)
+        return Gated().to(torch.bfloat16).requires_grad_(False)
+
+
+def test_fp8_products_are_near_those_in_bfloat16_and_compile() -> None:
+    import torch
+
+    from swiftalign.training.fp8 import Fp8Linear, freeze_in_fp8
+
+    layer = _Gated.build()
+    x = torch.randn(2, 20, 64, dtype=torch.bfloat16, requires_grad=True)
+
+    def run() -> tuple[Any, Any]:
+        x.grad = None
+        out = layer(x)
+        out.square().sum().backward()
+        return (out - x).detach().float(), x.grad.float()
+
+    exact = run()
+    assert freeze_in_fp8([layer]) == 3  # not the one with an odd side, nor the one with a bias
+    assert isinstance(layer.gate, Fp8Linear)
+    near = run()
+    for ours, theirs in zip(near, exact, strict=True):
+        difference = torch.linalg.norm(ours - theirs) / torch.linalg.norm(theirs)
+        assert 0 < difference < 0.1
+    layer.compile(dynamic=True, backend="aot_eager")
+    for compiled, eager in zip(run(), near, strict=True):
+        assert torch.linalg.norm(compiled - eager) <= 0.01 * torch.linalg.norm(eager)
+
+
+def test_a_matrix_that_trains_is_not_put_in_fp8() -> None:
+    from swiftalign.training.fp8 import freeze_in_fp8
+
+    layer = _Gated.build().requires_grad_(True)
+    assert freeze_in_fp8([layer]) == 0
+
+
+def test_only_frozen_layers_are_compiled(demo: Path) -> None:
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from swiftalign.training.fast import speed_up_trainer
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32).requires_grad_(False)
+    model.model.visual.blocks[0].requires_grad_(True)
+    trainer = SimpleNamespace(model=model, evaluate=lambda: "evaluated")
+    speed_up_trainer(trainer, Choices(kernels="compiled"))
+    assert all(layer._compiled_call_impl for layer in model.model.language_model.layers)
+    assert not any(block._compiled_call_impl for block in model.model.visual.blocks)
+    assert trainer.evaluate() == "evaluated"
+
+
+# Choices
+
+
+def test_the_8b_on_an_h100_is_compiled_without_checkpointing() -> None:
+    config, plan, outlook = outlook_of("8B")
+    choices = choose(config, plan, outlook, has=lambda name: True)
+    assert (choices.kernels, choices.gradient_checkpointing, choices.padding_free) == ("compiled", False, True)
+    assert set(choices.reasons) == {"kernels", "gradient_checkpointing", "padding_free"}
+
+
+def test_a_short_run_is_not_compiled() -> None:
+    config, plan, outlook = outlook_of("8B", training=", gradient_accumulation_steps: 1")
+    short = replace(plan, schedule=replace(plan.schedule, steps=10))
+    assert choose(config, short, outlook, has=lambda name: True).kernels == "liger"
+    assert choose(config, short, outlook, has=lambda name: name != "liger_kernel").kernels == "plain"
+
+
+def test_a_small_card_gets_checkpointing() -> None:
+    config, plan, outlook = outlook_of("8B", card="24GiB", training=", per_device_train_batch_size: 4")
+    assert choose(config, plan, outlook, has=lambda name: True).gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("training", "name", "value"),
+    [
+        (", gradient_checkpointing: true", "gradient_checkpointing", True),
+        (", padding_free: false", "padding_free", False),
+        (", torch_compile: false, use_liger_kernel: false", "kernels", "plain"),
+        (", torch_compile: false, use_liger_kernel: true", "kernels", "liger"),
+        (", frozen_fp8: true", "frozen_fp8", True),
+    ],
+)
+def test_the_config_has_the_last_word(training: str, name: str, value: Any) -> None:
+    config, plan, outlook = outlook_of("8B", training=training)
+    assert getattr(choose(config, plan, outlook, has=lambda name: True), name) == value
+
+
+def test_fp8_without_a_card_is_refused() -> None:
+    config, plan, _ = outlook_of("8B", training=", frozen_fp8: true")
+    with pytest.raises(SwiftalignError, match="frozen_fp8 needs a GPU"):
+        choose(config, plan, None)
+
+
+def test_layers_with_adapters_are_not_compiled() -> None:
+    tuner = "tuner: {train_type: lora, freeze_llm: false, freeze_aligner: false}"
+    config, plan, outlook = outlook_of("8B", tuner=tuner)
+    assert choose(config, plan, outlook, has=lambda name: True).kernels == "liger"
+
+
+def test_auto_keeps_the_rows_of_a_step() -> None:
+    config, plan, outlook = outlook_of("8B", training=", per_device_train_batch_size: auto")
+    assert (plan.schedule.batch, plan.schedule.accumulation) == (1, 16)
+    _, modules = published("8B")
+    for card in ("80GiB", "24GiB", "40GiB"):
+        there = replace(outlook, card=named_card(card))
+        final = resolve_plan(config, modules, fitting=fitting_batch(config, plan, there)).schedule
+        assert final.batch * final.accumulation == final.global_batch == 16
+        if card == "80GiB":
+            assert final.batch > 1
+
+
+# Predictions
+
+
+# GiB at the peak of a step on one H100, 8B: benchmarks/RESULTS.md. Rows are equal within a batch.
+MEASURED = (
+    ("stock: checkpointing, bfloat16 aligner", "bf16", Row(1117, (3072,), 283), How(True, False, "plain"), 21.93),
+    ("no checkpointing", "bf16", Row(1115, (3072,), 173), How(False, False, "plain"), 44.4),
+    ("Liger", "bf16", Row(1115, (3072,), 173), How(False, False, "liger"), 38.6),
+    ("compiled, in a line", "float32", Row(1117, (3072,), 283), How(False, True, "compiled"), 35.55),
+    ("in a line", "bare", Row(1115, (3072,), 172), How(False, True, "plain"), 42.8),
+    ("compiled, in a line, bare", "bare", Row(1115, (3072,), 172), How(False, True, "compiled"), 36.2),
+    ("largest images", "bare", Row(2706, (9216,), 202), How(False, True, "compiled"), 58.2),
+)
+
+
+@pytest.mark.parametrize(("name", "trained", "row", "how", "measured"), MEASURED, ids=[each[0] for each in MEASURED])
+def test_memory_is_within_8_percent_of_what_was_measured(
+    name: str, trained: str, row: Row, how: How, measured: float
+) -> None:
+    _, _, outlook = outlook_of("8B")
+    numel = 160_496_896
+    assert (outlook.trained.numel, outlook.trained.float32, outlook.trained.copied) == (numel, numel, numel)
+    who = {
+        "float32": outlook.trained,
+        "bf16": replace(outlook.trained, float32=0),
+        "bare": replace(outlook.trained, copied=0),  # without peft's copy of the original
+    }[trained]
+    peak = predict(outlook.sizes, who, outlook.parameters, [row] * 4, how).peak / GIB
+    assert peak == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize("size", ["2B", "4B", "8B", "32B", "30B-A3B", "235B-A22B"])
+@pytest.mark.parametrize("tuner", METHODS)
+def test_every_method_and_size_has_a_prediction(size: str, tuner: str) -> None:
+    _, plan, outlook = outlook_of(size, tuner=tuner)
+    off, on = How(False, True, "plain"), How(True, True, "plain")
+    assert plan.total_parameters * 2 < outlook.peak(1, on) < outlook.peak(1, off) < outlook.peak(2, off)
+    assert outlook.largest_batch(on) >= outlook.largest_batch(off)
+    assert (outlook.seconds(4, off) or 0) < (outlook.seconds(4, on) or 0)
+
+
+def test_counted_operations_are_those_of_a_real_model(demo: Path, demo_modules: Modules, batch_rows: Any) -> None:
+    """torch's own counter on the forward pass of the demo model; it counts causal attention whole."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Qwen3VLForConditionalGeneration
+
+    template, rows = batch_rows
+    model = Qwen3VLForConditionalGeneration.from_pretrained(
+        demo / "model", dtype=torch.float32, attn_implementation="eager"
+    )
+    template.model = model
+    batch = template.data_collator([dict(rows[0])])
+    batch.pop("text_position_ids", None), batch.pop("labels")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**batch, use_cache=False)
+    tokens, patches = batch["input_ids"].numel(), int(batch["image_grid_thw"].prod())
+    sizes = Sizes.of(demo_modules.config)
+    trained = Trained(False, False, True, 0, 0, 0, 0, "modules_to_save")
+    work = count(sizes, trained, [Row(tokens, (patches,), tokens)])
+    # Of what is counted forward and backward, the forward part.
+    forward = work.llm / 2 + work.head / 2 + work.vit + work.aligner / 3
+    forward += work.vit_attention + work.llm_attention * 4 / 7
+    patch_embedding = 2 * patches * demo_modules.by_name["model.visual.patch_embed.proj"].weight.numel
+    assert counter.get_total_flops() == pytest.approx(forward + patch_embedding, rel=0.02)
+
+
+def test_rows_are_counted_as_the_template_encodes_them(demo: Path, batch_rows: Any) -> None:
+    _, encoded = batch_rows
+    rows = rows_of(load_config([demo / "config.yaml"]))
+    assert len(rows) == 64
+    for ours, theirs in zip(rows, encoded, strict=False):
+        assert ours.tokens == len(theirs["input_ids"])
+        assert sum(ours.patches) == len(theirs["pixel_values"])
+        assert abs(ours.labels - sum(label != -100 for label in theirs["labels"])) <= 1  # the end's line break
+
+
+def test_padding_makes_rows_as_long_as_the_longest() -> None:
+    assert [row.tokens for row in padded([Row(10, (4,), 2), Row(30, (8,), 5)])] == [30, 30]
+
+
+def test_the_loader_says_when_cores_are_too_few() -> None:
+    enough = plan_loading(0.1, 4, 0.4, processes=1, cores=16)
+    few = plan_loading(0.5, 4, 0.1, processes=2, cores=8)
+    assert not enough.starves
+    assert few.starves
+    assert few.workers == 3
+    assert "26 workers" in str(few)
+
+
+# The command
+
+
+def test_what_fits_is_printed_and_in_json(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect-params", str(demo / "config.yaml"), "--gpu", "h100"]) == 0
+    assert "What fits" in capsys.readouterr().out
+    assert main(["inspect-params", str(demo / "config.yaml"), "--gpu", "80GiB", "--json"]) == 0
+    fits = json.loads(capsys.readouterr().out)["what_fits"]
+    assert len(fits["settings"]) == 6
+    assert fits["card"]["memory"] == 80 * GIB
+    assert sum(each["chosen"] for each in fits["settings"]) == 1
+    assert main(["inspect-params", str(demo / "config.yaml"), "--gpu", "80Q"]) == 2
+    assert "no such card" in capsys.readouterr().err
