@@ -1,6 +1,7 @@
 """How long swiftalign takes to answer, as ratios against bare interpreters timed in the same run.
 
     python benchmarks/startup.py
+    python benchmarks/startup.py --first-step     # of training, against stock ``swift sft``, without a network
 
 Each command runs several times, alternating with its peer, so that a busy machine slows both; the medians are compared.
 """
@@ -60,10 +61,68 @@ def loads_torch(arguments: list[str]) -> bool:
     return subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL).returncode != 0
 
 
+def first_step(rounds: int) -> int:
+    """Seconds from the command to the end of the first step, on a tiny model: what is not training."""
+    from swiftalign.demo.model import TEXT, VISION
+    from train_gpu import build_model, own_command, published, run, stock_command
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = published("2B", None)
+        config["text_config"] |= TEXT
+        config["vision_config"] |= VISION
+        build_model(folder / "model", config, "cpu")
+        subprocess.run([*SWIFTALIGN, "init", "--demo", str(folder / "demo")], check=True, stdout=subprocess.DEVNULL)
+        rows = _in_swift_layout(folder / "demo/data/train.jsonl", folder / "rows.jsonl")
+        stock = stock_command(folder / "model", rows, folder / "stock", 1, 4)
+        at = stock.index("--check_model")
+        commands = {
+            "swiftalign train": own_command(folder / "model", rows, folder / "own", 1, 4, {}),
+            "swift sft": [*stock[:at], *stock[at + 2 :]],
+            "swift sft --check_model false": stock,
+        }
+        seconds: dict[str, list[float]] = {label: [] for label in commands}
+        for number in range(rounds):
+            for label, command in commands.items():
+                if label == "swiftalign train":
+                    out = folder / f"own-{number}"
+                    command = [*command, "--set", f"training.output_dir={out}"]
+                else:
+                    out = folder / f"stock-{number}-{len(label)}"
+                    command = [*command, "--output_dir", str(out)]
+                seconds[label].append(run(label, command, out)["first_step_after"])
+    medians = {label: statistics.median(found) for label, found in seconds.items()}
+    mine, kept = medians["swiftalign train"], []
+    for label, limit in (("swift sft", 0.35), ("swift sft --check_model false", 1.1)):
+        kept.append(mine / medians[label] <= limit)
+        verdict = "" if kept[-1] else "  ABOVE THE LIMIT"
+        ratio = mine / medians[label]
+        print(f"{mine:.1f} s against {label}: {medians[label]:.1f} s, {ratio:.2f}x (limit {limit}x){verdict}")
+    return 0 if all(kept) else 1
+
+
+def _in_swift_layout(source: Path, target: Path) -> Path:
+    """Rows of this toolkit as ms-swift's messages."""
+    import json
+
+    lines = []
+    for line in source.read_text().splitlines():
+        row = json.loads(line)
+        answer, image = json.dumps(row["objects"]), str(source.parent / row["images"][0])
+        messages = [{"role": "user", "content": "<image>Locate."}, {"role": "assistant", "content": answer}]
+        lines.append(json.dumps({"messages": messages, "images": [image]}))
+    target.write_text("\n".join(lines) + "\n")
+    return target
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--first-step", action="store_true")
+    options = parser.parse_args()
+    rounds = options.rounds
+    if options.first_step:
+        return first_step(rounds)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([*SWIFTALIGN, "init", "--demo", str(folder / "demo")], check=True, stdout=subprocess.DEVNULL)

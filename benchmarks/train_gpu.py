@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,17 +53,21 @@ RUNS: dict[str, dict[str, Any]] = {
 PREDICTIONS = ("swiftalign", "liger", "checkpointing", "plain-checkpointing")
 
 
-def build_model(folder: Path, shape: str, device: str, layers: int | None) -> None:
-    """Random weights of the published shape, and a tokenizer of bytes with Qwen's own numbers for special tokens."""
+def published(shape: str, layers: int | None) -> dict[str, Any]:
+    config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
+    assert config is not None
+    if layers:
+        config["text_config"]["num_hidden_layers"] = layers
+    return config
+
+
+def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
+    """Random weights, and a tokenizer of bytes with Qwen's own numbers for special tokens, which stock insists on."""
     from safetensors.torch import save_file
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
     folder.mkdir(parents=True)
-    config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
-    assert config is not None
-    if layers:
-        config["text_config"]["num_hidden_layers"] = layers
     config["dtype"] = config["text_config"]["dtype"] = "bfloat16"
     (folder / "config.json").write_text(json.dumps(config))
     vocabulary = {token: number for number, token in enumerate(sorted(ByteLevel.alphabet()))}
@@ -190,7 +193,7 @@ def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
     """Train, and gather what the callback and the run folder hold."""
     times = out.with_suffix(".json")
     begin = time.time()
-    environment = os.environ | {"STEP_TIMES": str(times), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"STEP_TIMES": str(times)}
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT
     )
@@ -202,7 +205,7 @@ def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
     values = json.loads(times.read_text())
     # The device was waited for at both ends of this span, and nowhere between them.
     timed = values["ends"][WARM_UP - 1 : -PROFILED]
-    seconds_a_step = (timed[-1] - timed[0]) / (len(timed) - 1)
+    seconds_a_step = (timed[-1] - timed[0]) / (len(timed) - 1) if len(timed) > 1 else 0.0
     found = {
         "run": name,
         "seconds_a_step": round(seconds_a_step, 4),
@@ -211,7 +214,7 @@ def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
         "reserved_gib": round(values["reserved_bytes"] / 2**30, 2),
         "shares_ms": values["shares_ms"],
         "losses": [round(loss, 4) for loss in values["losses"]],
-        "tokens_a_step": round(statistics.mean(a * b for a, b in values["shapes"][WARM_UP:])),
+        "tokens_a_step": round(np.mean([a * b for a, b in values["shapes"][WARM_UP:] or values["shapes"]])),
         "workers": values["workers"],
     }
     speed = out / "speed.json"
@@ -269,7 +272,7 @@ def main() -> None:
           f"bf16 product {rate / 1e12:.0f} TFLOP/s", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        build_model(place / "model", options.shape, device, options.layers)
+        build_model(place / "model", published(options.shape, options.layers), device)
         torch.cuda.empty_cache()
         for kind in options.data:
             for batch in options.batch:
