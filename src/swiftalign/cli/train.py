@@ -198,7 +198,7 @@ def _run(
         f"{plan.total_parameters:,} parameters"
     )
     for line in choice_lines(part.choices):
-        console.print(f"speed       {line}", soft_wrap=True)
+        console.print(f"choice      {line}", soft_wrap=True)
     local = Path(config.model.path).is_absolute()
     with RunProgress(console) as progress:
         try:
