@@ -118,9 +118,11 @@ def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list
     left_out = _check_data(config, allowed)
     outlook = Outlook.of(modules, plan, card, rows_of(config)) if card else None
     fitting = fitting_batch(config, plan, outlook) if outlook else 1
-    final = resolve_plan(config, modules, processes=plan.schedule.processes, left_out=left_out, fitting=fitting)
-    _stop_at_errors([finding for finding in final.findings if finding not in plan.findings], allowed)
-    return _Part(config, final, left_out, choose(config, final, outlook))
+    if left_out or fitting > 1:  # other rows, or batches, are other steps
+        final = resolve_plan(config, modules, processes=plan.schedule.processes, left_out=left_out, fitting=fitting)
+        _stop_at_errors([finding for finding in final.findings if finding not in plan.findings], allowed)
+        plan = final
+    return _Part(config, plan, left_out, choose(config, plan, outlook))
 
 
 def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:

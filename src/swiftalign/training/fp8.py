@@ -34,23 +34,23 @@ def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Product(torch.autograd.Function):
-    # Written out twice: a function that both call can't be compiled (torch 2.11).
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, transposed: Tensor, its_scale: Tensor) -> Tensor:
         ctx.save_for_backward(transposed, its_scale)
-        rows, row_scale = quantize_rows(x)
-        return torch._scaled_mm(
-            rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
+        return _scaled_product(x, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale = ctx.saved_tensors
-        rows, row_scale = quantize_rows(gradient)
-        by_input = torch._scaled_mm(
-            rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
-        return by_input, None, None, None, None
+        return _scaled_product(gradient, weight, scale), None, None, None, None
+
+
+def _scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    rows, row_scale = quantize_rows(x)
+    product: Tensor = torch._scaled_mm(
+        rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return product
 
 
 class Fp8Linear(nn.Module):
