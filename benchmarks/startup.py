@@ -91,6 +91,7 @@ def first_step(rounds: int) -> int:
                     out = folder / f"stock-{number}-{len(label)}"
                     command = [*command, "--output_dir", str(out)]
                 seconds[label].append(run(label, command, out)["first_step_after"])
+                print(f"{label}: {seconds[label][-1]} s", flush=True)
     medians = {label: statistics.median(found) for label, found in seconds.items()}
     mine, kept = medians["swiftalign train"], []
     for label, limit in (("swift sft", 0.35), ("swift sft --check_model false", 1.1)):
@@ -121,8 +122,8 @@ def main() -> int:
     parser.add_argument("--first-step", action="store_true")
     options = parser.parse_args()
     rounds = options.rounds
-    if options.first_step:
-        return first_step(rounds)
+    if options.first_step:  # minutes a round
+        return first_step(min(rounds, 3))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([*SWIFTALIGN, "init", "--demo", str(folder / "demo")], check=True, stdout=subprocess.DEVNULL)

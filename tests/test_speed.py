@@ -70,12 +70,15 @@ def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
     return template, encoded
 
 
-def gradients(demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_free: bool) -> dict[str, Any]:
+def gradients(
+    demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_free: bool, ready: bool = False
+) -> dict[str, Any]:
     """The aligner's gradients of one batch, in float32."""
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
     from swiftalign.training.attention import use_padding_free_attention
+    from swiftalign.training.ready import ReadyModel, collator_of
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
     model.requires_grad_(False)
@@ -84,13 +87,18 @@ def gradients(demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_
     if padding_free:
         use_padding_free_attention(model)
     template.model, template.padding_free = model, padding_free
+    collate = collator_of(model, template.data_collator, keep_answers=True) if ready else template.data_collator
+    if ready:
+        ReadyModel(model)
     try:
-        batch = template.data_collator([dict(row) for row in rows])
+        batch = collate([dict(row) for row in rows])
     finally:
         template.padding_free = False
     batch.pop("text_position_ids", None)
+    if ready:  # nothing is left for the model to work out from them
+        batch["image_grid_thw"] = batch["image_grid_thw"] * 0
     assert batch["input_ids"].shape[0] == (1 if padding_free else len(rows))
-    if padding_free:  # the trainer's own shift: no row is to predict the next one's first token
+    if padding_free and not ready:  # the trainer's own shift: no row is to predict the next one's first token
         starts = batch["cu_seq_lens_q"][:-1].long()
         batch["labels"][0, starts] = -100
     model.train()
@@ -98,12 +106,13 @@ def gradients(demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_
     return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def test_rows_in_a_line_give_the_gradients_of_padded_rows(demo: Path, batch_rows: Any) -> None:
+@pytest.mark.parametrize("ready", [False, True])
+def test_rows_in_a_line_give_the_gradients_of_padded_rows(demo: Path, batch_rows: Any, ready: bool) -> None:
     import torch
 
     template, rows = batch_rows
     plain = gradients(demo, template, rows, padding_free=False)
-    fast = gradients(demo, template, rows, padding_free=True)
+    fast = gradients(demo, template, rows, padding_free=True, ready=ready)
     assert len(plain) == 24
     for name, gradient in plain.items():
         assert torch.linalg.norm(fast[name] - gradient) <= 1e-5 * torch.linalg.norm(gradient), name
@@ -124,7 +133,7 @@ def test_attention_without_row_starts_is_transformers_own() -> None:
 
 
 def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_path: Path) -> None:
-    losses = []
+    losses, accuracies = [], []
     for padding_free in ("true", "false"):
         run = tmp_path / padding_free
         sets = ("max_steps=3", "logging_steps=1", f"padding_free={padding_free}", f"output_dir={run}")
@@ -132,8 +141,11 @@ def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_pa
         assert main(["train", str(demo / "config.yaml"), *words]) == 0
         events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
         losses.append([event["loss"] for event in events if event["kind"] == "log" and "loss" in event])
+        accuracies.append([event["token_acc"] for event in events if "token_acc" in event])
         assert json.loads((run / "speed.json").read_text())["padding_free"] is (padding_free == "true")
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-6)
+    assert len(accuracies[0]) == 3
 
 
 # FP8

@@ -72,7 +72,9 @@ def replaces_dataloader(args: Any) -> bool:
     return not (others or tensor_parallel)
 
 
-def train_dataloader(trainer: Any, skip_batches: int = 0) -> DataLoaderShard:
+def train_dataloader(
+    trainer: Any, skip_batches: int = 0, *, loader: type[DataLoaderShard] = DataLoaderShard
+) -> DataLoaderShard:
     """What ms-swift's ``get_train_dataloader`` makes, with `GlobalBatches` and a generator of its own."""
     args, rows = trainer.args, trainer.train_dataset
     seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None
@@ -80,7 +82,7 @@ def train_dataloader(trainer: Any, skip_batches: int = 0) -> DataLoaderShard:
     if skip_batches:
         batches = SkipBatchSampler(batches, skip_batches=skip_batches)
     workers = args.dataloader_num_workers
-    return DataLoaderShard(
+    return loader(
         rows,
         device=trainer.accelerator.device,
         generator=torch.Generator().manual_seed(args.data_seed or 0),

@@ -25,6 +25,7 @@ import torch
 from swift.callbacks import callbacks_map
 from swift.callbacks.adalora import AdaloraCallback
 from swift.callbacks.base import TrainerCallback
+from swift.dataloader import DataLoaderShard
 from swift.pipelines.train.sft import SwiftSft
 from swift.utils import safe_snapshot_download
 from transformers import EarlyStoppingCallback
@@ -49,6 +50,7 @@ from swiftalign.training.grounding_eval import GroundingEval
 from swiftalign.training.guard import end_with_launcher
 from swiftalign.training.loading import cores_here, plan_loading, seconds_a_row
 from swiftalign.training.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
+from swiftalign.training.ready import READY_TYPES, ReadyLoader, make_ready
 from swiftalign.training.rows import AugmentedRows, JsonlRows
 from swiftalign.training.run_folder import CHOICES_FILE, STOP_FILE, read_left_out, read_start
 from swiftalign.training.template import use_own_tokens
@@ -125,8 +127,12 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if self.plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
+        ready = self.choices.padding_free and self.plan.model_type in READY_TYPES
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
-            trainer.get_train_dataloader = partial(train_dataloader, trainer)
+            loader = ReadyLoader if ready else DataLoaderShard
+            trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader)
+        if ready:
+            make_ready(trainer)
         speed_up_trainer(trainer, self.choices)
         if self.choices.seconds and self.config.training.dataloader_num_workers is None:
             self._choose_workers(trainer)

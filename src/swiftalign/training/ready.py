@@ -1,0 +1,207 @@
+"""Batches about which the GPU need not be asked anything.
+
+As the model is written, each step waits for the GPU many times, for numbers that were known on the CPU when the batch
+was made: how large its images are, which tokens are images, where the answers lie. While Python waits it prepares
+nothing, and then the GPU waits for Python. Here the loader's workers work those numbers out, they travel with the
+batch, and the model finds them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from swift.dataloader import DataLoaderShard
+from swift.metrics.utils import MeanMetric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
+
+READY_TYPES = ("qwen3_vl", "qwen3_vl_moe")
+_KEY = "ready"  # of a batch, beside ms-swift's own
+_UNLEARNED = -100
+
+Collate = Callable[[list[Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ReadyCollator:
+    """Makes ms-swift's batch of rows in a line, and what the model would work out from it.
+
+    Attributes:
+        collate: ms-swift's collator.
+        image_token: its id.
+        merge: patches on each side of a token.
+        grid_side: positions on each side of the ViT's learned grid.
+        dtype: of the ViT, to which pixels would be cast later.
+        keep_answers: leave only the positions that have labels to the head.
+    """
+
+    collate: Collate
+    image_token: int
+    merge: int
+    grid_side: int
+    dtype: torch.dtype
+    keep_answers: bool
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        batch = self.collate(rows)
+        batch |= {name: int(batch[name]) for name in ("max_length_q", "max_length_k") if name in batch}
+        if self.keep_answers and batch.get("loss_scale") is None:
+            _keep_answers(batch)
+        if "pixel_values" in batch and "pixel_values_videos" not in batch:
+            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+            batch[_KEY] = self._of_images(batch["input_ids"], batch["image_grid_thw"])
+        return batch
+
+    def _of_images(self, tokens: Tensor, grids: Tensor) -> dict[str, Any]:
+        """
+        Args:
+            tokens: [1, tokens] ids.
+            grids: [images, 3]: frames, rows and columns of patches.
+        """
+        positions = (tokens[0] == self.image_token).nonzero().flatten()
+        if len(positions) != int(grids.prod(-1).sum()) // self.merge**2:
+            raise ValueError(f"{len(positions)} image tokens do not match images of {grids.tolist()} patches")
+        starts = get_vision_cu_seqlens(grids)
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            grids, self.grid_side, align_corners=True, spatial_merge_size=self.merge
+        )
+        return {
+            "grids": grids.tolist(),  # no tensor: it would be moved to the GPU
+            "image_positions": positions,
+            "visual": {
+                "position_ids": get_vision_position_ids(grids, self.merge),
+                "cu_seqlens": starts,
+                "max_seqlen": int(starts.diff().max()),
+                "interp_indices": indices,
+                "interp_weights": weights,
+            },
+        }
+
+
+def collator_of(
+    model: nn.Module, collate: Callable[[list[Any]], dict[str, Any]], *, keep_answers: bool
+) -> ReadyCollator:
+    """The collator that suits a Qwen3-VL."""
+    inner = _multimodal(model)
+    vision = inner.config.vision_config
+    side = int(vision.num_position_embeddings**0.5)
+    merge, dtype = vision.spatial_merge_size, inner.visual.dtype
+    return ReadyCollator(collate, inner.config.image_token_id, merge, side, dtype, keep_answers)
+
+
+def _keep_answers(batch: dict[str, Any]) -> None:
+    """What ms-swift's ``prepare_logits_to_keep`` makes of one line, with numbers of positions for its mask."""
+    learned = batch["labels"][0] != _UNLEARNED
+    kept = nn.functional.pad(learned[1:], (0, 1), value=True)
+    batch["logits_to_keep"] = kept.nonzero().flatten()
+    batch["labels"] = nn.functional.pad(batch["labels"][:, learned], (1, 0), value=_UNLEARNED)
+
+
+class ReadyLoader(DataLoaderShard):  # type: ignore[misc]  # ms-swift ships no types
+    """ms-swift's loader, whose copies have their place in the GPU's queue: nobody waits for them."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in DataLoader.__iter__(self):
+            yield _moved(batch, self.device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return {name: _moved(item, device) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+class ReadyModel:
+    """Hooks by which a Qwen3-VL takes what a `ReadyCollator` made; any other batch goes as it always did."""
+
+    def __init__(self, model: nn.Module) -> None:
+        inner = _multimodal(model)
+        self._ready: dict[str, Any] | None = None
+        self._add_features = inner.language_model._deepstack_process
+        self._placeholders = inner.get_placeholder_mask
+        inner.register_forward_pre_hook(self._unpack, with_kwargs=True)
+        inner.visual.register_forward_pre_hook(self._hand_to_vit, with_kwargs=True)
+        inner.get_placeholder_mask = self._placeholder_mask
+        inner.language_model._deepstack_process = self._deepstack
+
+    def _unpack(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self._ready = kwargs.pop(_KEY, None)
+        if self._ready is not None:
+            kwargs["image_grid_thw"] = torch.tensor(self._ready["grids"])
+        return args, kwargs
+
+    def _hand_to_vit(self, visual: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs if self._ready is None else kwargs | self._ready["visual"]
+
+    def _placeholder_mask(self, input_ids: Tensor, inputs_embeds: Tensor, **features: Any) -> tuple[Tensor, Any]:
+        """The collator has counted the tokens already."""
+        if self._ready is None:
+            masks: tuple[Tensor, Any] = self._placeholders(input_ids, inputs_embeds=inputs_embeds, **features)
+            return masks
+        mask = torch.zeros_like(input_ids, dtype=torch.bool)
+        return mask.index_fill_(1, self._ready["image_positions"], True).unsqueeze(-1), None
+
+    def _deepstack(self, hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        """Add [image tokens, width] to [1, tokens, width]."""
+        if self._ready is None:
+            unchanged: Tensor = self._add_features(hidden, mask, features)
+            return unchanged
+        added: Tensor = hidden.index_add(1, self._ready["image_positions"], features.to(hidden.dtype).unsqueeze(0))
+        return added
+
+
+def _multimodal(model: nn.Module) -> Any:
+    """The part that puts image features among the embeddings of tokens."""
+    return next(part for part in model.modules() if hasattr(part, "get_placeholder_mask"))
+
+
+class LaterMean(MeanMetric):  # type: ignore[misc]
+    """A mean that stays on the GPU until somebody reads it."""
+
+    state: Any
+    count: Any
+
+    def add(self, values: Tensor, counted: Tensor) -> None:
+        self.state = self.state + (values & counted).sum()
+        self.count = self.count + counted.sum()
+
+    def compute(self) -> Any:
+        self.state, self.count = float(self.state), int(self.count)
+        return super().compute()
+
+
+def make_ready(trainer: Any) -> None:
+    """Let a trainer of a Qwen3-VL, whose rows lie in a line, run on ready batches."""
+    args = trainer.args
+    ReadyModel(trainer.model)
+    # Accuracies of whole rows, and losses by channel, ask for a mask.
+    mask = args.acc_strategy != "token" or args.enable_channel_loss
+    keep_answers = trainer.get_use_logits_to_keep() and not mask
+    trainer.data_collator = collator_of(trainer.model, trainer.data_collator, keep_answers=keep_answers)
+    keep = trainer.prepare_logits_to_keep
+    trainer.prepare_logits_to_keep = lambda batch: None if "logits_to_keep" in batch else keep(batch)
+    if args.acc_strategy == "token":
+        trainer._compute_acc = _counts_later(trainer)
+
+
+def _counts_later(trainer: Any) -> Callable[..., None]:
+    """Right tokens of training, counted without waiting for them; those of evaluation as ever."""
+    counts_now, mean = trainer._compute_acc, LaterMean(nan_value=None, device=trainer.args.device)
+
+    def count(outputs: Any, labels: Tensor, cu_seqlens: Tensor | None = None) -> None:
+        if not trainer.model.training:
+            counts_now(outputs, labels, cu_seqlens=cu_seqlens)
+            return
+        trainer.custom_metrics["train"]["token_acc"] = mean
+        answers = labels[..., 1:]
+        mean.add(outputs.logits.argmax(-1)[..., :-1] == answers, answers != _UNLEARNED)
+
+    return count
