@@ -120,41 +120,46 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 class ReadyModel:
-    """Hooks by which a Qwen3-VL takes what a `ReadyCollator` made; any other batch goes as it always did."""
+    """Hooks by which a Qwen3-VL takes what a `ReadyCollator` made; any other batch goes as it always did.
+
+    Image features are put among the embeddings of tokens by their positions. The model's own way, by masks, asks the
+    GPU how many there are, in each of its layers that take such features.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         inner = _multimodal(model)
-        self._ready: dict[str, Any] | None = None
-        self._add_features = inner.language_model._deepstack_process
-        self._placeholders = inner.get_placeholder_mask
-        inner.register_forward_pre_hook(self._unpack, with_kwargs=True)
-        inner.visual.register_forward_pre_hook(self._hand_to_vit, with_kwargs=True)
-        inner.get_placeholder_mask = self._placeholder_mask
-        inner.language_model._deepstack_process = self._deepstack
+        llm = inner.language_model
+        self._positions: Tensor | None = None
+        self._features: list[Tensor] = []
+        self._by_mask = llm._deepstack_process
+        inner.register_forward_pre_hook(self._embed, with_kwargs=True)
+        llm.register_forward_pre_hook(self._hand_to_llm, with_kwargs=True)
+        llm._deepstack_process = self._deepstack
 
-    def _unpack(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        self._ready = kwargs.pop(_KEY, None)
-        if self._ready is not None:
-            kwargs["image_grid_thw"] = torch.tensor(self._ready["grids"])
+    def _embed(self, model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Run the ViT, and hand on embeddings in place of tokens and images."""
+        ready = kwargs.pop(_KEY, None)
+        self._positions = None if ready is None else ready["image_positions"]
+        if ready is None:
+            return args, kwargs
+        pixels, tokens, _ = (kwargs.pop(name) for name in ("pixel_values", "input_ids", "image_grid_thw"))
+        images = model.get_image_features(pixels, torch.tensor(ready["grids"]), return_dict=True, **ready["visual"])
+        embedded = model.get_input_embeddings()(tokens)
+        features = torch.cat(images.pooler_output).to(embedded.dtype)
+        self._features = [torch.cat(each) for each in images.deepstack_features]
+        return args, kwargs | {"inputs_embeds": embedded.index_copy(1, self._positions, features.unsqueeze(0))}
+
+    def _hand_to_llm(self, llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if self._positions is not None:
+            kwargs["deepstack_visual_embeds"], self._features = self._features, []
         return args, kwargs
-
-    def _hand_to_vit(self, visual: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, kwargs if self._ready is None else kwargs | self._ready["visual"]
-
-    def _placeholder_mask(self, input_ids: Tensor, inputs_embeds: Tensor, **features: Any) -> tuple[Tensor, Any]:
-        """The collator has counted the tokens already."""
-        if self._ready is None:
-            masks: tuple[Tensor, Any] = self._placeholders(input_ids, inputs_embeds=inputs_embeds, **features)
-            return masks
-        mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        return mask.index_fill_(1, self._ready["image_positions"], True).unsqueeze(-1), None
 
     def _deepstack(self, hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
         """Add [image tokens, width] to [1, tokens, width]."""
-        if self._ready is None:
-            unchanged: Tensor = self._add_features(hidden, mask, features)
+        if self._positions is None:
+            unchanged: Tensor = self._by_mask(hidden, mask, features)
             return unchanged
-        added: Tensor = hidden.index_add(1, self._ready["image_positions"], features.to(hidden.dtype).unsqueeze(0))
+        added: Tensor = hidden.index_add(1, self._positions, features.to(hidden.dtype).unsqueeze(0))
         return added
 
 
