@@ -62,7 +62,7 @@ def loads_torch(arguments: list[str]) -> bool:
 
 
 def first_step(rounds: int) -> int:
-    """Seconds from the command to the end of the first step, on a tiny model: what is not training."""
+    """Seconds from the command to the beginning of the first step, its batch at hand: what is not training."""
     from swiftalign.demo.model import TEXT, VISION
     from train_gpu import build_model, own_command, published, run, stock_command
 
@@ -90,7 +90,7 @@ def first_step(rounds: int) -> int:
                 else:
                     out = folder / f"stock-{number}-{len(label)}"
                     command = [*command, "--output_dir", str(out)]
-                seconds[label].append(run(label, command, out)["first_step_after"])
+                seconds[label].append(run(label, command, out)["began_after"])
                 print(f"{label}: {seconds[label][-1]} s", flush=True)
     medians = {label: statistics.median(found) for label, found in seconds.items()}
     mine, kept = medians["swiftalign train"], []

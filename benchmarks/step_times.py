@@ -25,6 +25,7 @@ class StepTimes(TrainerCallback):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.began = 0.0
         self.ends: list[float] = []
         self.losses: list[float] = []
         self.shares: dict[str, float] = {}
@@ -41,6 +42,7 @@ class StepTimes(TrainerCallback):
             self.shapes.append(list(kwargs["input_ids"].shape))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = self.began or time.time()
         if torch.cuda.is_available() and state.global_step == state.max_steps - PROFILED:
             self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self._profiler.__enter__()
@@ -61,6 +63,7 @@ class StepTimes(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         cuda = torch.cuda.is_available()
         values = {
+            "began": self.began,
             "ends": self.ends,
             "losses": self.losses,
             "shares_ms": self.shares,

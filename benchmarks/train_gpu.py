@@ -47,10 +47,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "liger": {"torch_compile": False, "use_liger_kernel": True},
     "plain": {"torch_compile": False, "use_liger_kernel": False},
     "padded": {"padding_free": False},
+    "auto": {"per_device_train_batch_size": "auto"},
     "checkpointing": {"gradient_checkpointing": True},
     "plain-checkpointing": {"gradient_checkpointing": True, "torch_compile": False, "use_liger_kernel": False},
 }
-PREDICTIONS = ("swiftalign", "liger", "checkpointing", "plain-checkpointing")
+PREDICTIONS = ("swiftalign", "fp8", "liger", "plain-checkpointing")
 
 
 def published(shape: str, layers: int | None) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, sett
             "aligner_lr": 1e-4,
             "max_steps": steps,
             "per_device_train_batch_size": batch,
-            "gradient_accumulation_steps": 1,
+            "gradient_accumulation_steps": batch if "per_device_train_batch_size" in settings else 1,
             "train_dataloader_shuffle": False,
             "logging_steps": LOGGED,
             "save_strategy": "no",
@@ -209,6 +210,7 @@ def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
     found = {
         "run": name,
         "seconds_a_step": round(seconds_a_step, 4),
+        "began_after": round(values["began"] - begin, 1),
         "first_step_after": round(values["ends"][0] - begin, 1),
         "peak_gib": round(values["peak_bytes"] / 2**30, 2),
         "reserved_gib": round(values["reserved_bytes"] / 2**30, 2),
@@ -224,7 +226,9 @@ def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
             "peak_gib": round((choices["peak"] or 0) / 2**30, 2),
             "seconds": round(choices["seconds"] or 0, 4),
         }
-        found["choices"] = {k: choices[k] for k in ("gradient_checkpointing", "padding_free", "kernels", "frozen_fp8")}
+        found["choices"] = {
+            k: choices[k] for k in ("batch", "gradient_checkpointing", "padding_free", "kernels", "frozen_fp8")
+        }
     shutil.rmtree(out, ignore_errors=True)
     return found
 

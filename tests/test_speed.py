@@ -148,6 +148,31 @@ def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_pa
     assert len(accuracies[0]) == 3
 
 
+@pytest.mark.parametrize("trains", ["merger", "visual"])
+def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_gradients(
+    demo: Path, batch_rows: Any, trains: str
+) -> None:
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from swiftalign.training.fast import speed_up_model
+
+    template, rows = batch_rows
+    model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(trains in name)
+    visual = model.model.visual
+    visual.patch_embed.register_forward_hook(lambda part, args, out: out.requires_grad_(True))  # as ms-swift does
+    speed_up_model(model, Choices())
+    tracked = []
+    visual.blocks[-1].register_forward_hook(lambda part, args, out: tracked.append(out.requires_grad))
+    batch = template.data_collator([dict(row) for row in rows])
+    batch.pop("text_position_ids", None)
+    model(**batch, use_cache=False).loss.backward()
+    assert tracked == [trains == "visual"]
+    assert visual.merger.linear_fc1.weight.grad.abs().sum() > 0
+
+
 # FP8
 
 

@@ -13,7 +13,10 @@ _PRODUCTS, _ATTENTION = 0.94, 0.24
 _FP8_GAIN = 1.83  # of the LLM's products
 # Elementwise traffic of plain and of Liger's kernels, relative to compiled ones.
 _MORE_TRAFFIC = {"compiled": 1.0, "liger": 2.3, "plain": 5.0}
-_BATCH_SECONDS = 0.075  # what the CPU makes the card wait for
+_BATCH_SECONDS = 0.05  # what the CPU makes the card wait for
+# What the CPU needs to start the kernels of a layer of the LLM, forward and backward: small batches wait for it.
+_STARTS = {"compiled": 0.002, "liger": 0.0045, "plain": 0.0045}
+_FORWARD = 0.3  # of that
 _COMPILE_SECONDS = 35.0
 
 
@@ -32,7 +35,8 @@ def batch_seconds(sizes: Sizes, trained: Trained, card: Card, rows: Sequence[Row
     elements = tokens * sizes.layers * llm_elements * (1.4 if how.checkpointing else 1.0)
     elements += patches * sizes.vit_layers * vit_elements
     traffic = 2 * elements * _MORE_TRAFFIC[how.kernels] / card.bandwidth
-    return products + attention + traffic + _BATCH_SECONDS
+    layers = sizes.layers * (1 + _FORWARD * how.checkpointing) + sizes.vit_layers * (1 if trained.vit else _FORWARD)
+    return max(products + attention + traffic, layers * _STARTS[how.kernels]) + _BATCH_SECONDS
 
 
 def pays_back(saved_a_batch: float, batches: int) -> bool:

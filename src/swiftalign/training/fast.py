@@ -16,6 +16,7 @@ from swiftalign.training.fp8 import freeze_in_fp8
 
 def speed_up_model(model: nn.Module, choices: Choices) -> None:
     """Attention and matrices, once the model is loaded and what trains is known."""
+    _end_backward_at_vit(model)
     if choices.padding_free:
         use_padding_free_attention(model)
     if choices.frozen_fp8:
@@ -34,6 +35,22 @@ def speed_up_trainer(trainer: Any, choices: Choices) -> None:
         for layer in _frozen_layers(trainer.model, stack):
             layer.compile(dynamic=True)
     trainer.evaluate = _uncompiled(trainer.evaluate)
+
+
+def _end_backward_at_vit(model: nn.Module) -> None:
+    """Let no gradient into a ViT of which nothing trains.
+
+    With gradient checkpointing ms-swift asks for gradients of the ViT's patches too, and its activations are kept, and
+    its backward pass runs, for nothing.
+    """
+    for name, visual in model.named_modules():
+        blocks = getattr(visual, "blocks", None)
+        if name.endswith("visual") and isinstance(blocks, nn.ModuleList) and not _vit_trains(visual):
+            blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
+
+
+def _vit_trains(visual: nn.Module) -> bool:
+    return any(weight.requires_grad for name, weight in visual.named_parameters() if "merger" not in name)
 
 
 def _frozen_layers(model: nn.Module, stack: str) -> Iterator[nn.Module]:
