@@ -396,10 +396,26 @@ def test_the_loader_says_when_cores_are_too_few() -> None:
     assert not enough.starves
     assert few.starves
     assert few.workers == 3
-    assert "26 workers" in str(few)
+    assert few.finding is not None
+    assert (few.finding.code, few.finding.severity) == ("loader-starves", "warning")
+    assert few.finding.message.startswith("a GPU trains 40 rows/s, and 3 workers can read 6: it would take 26 to")
+    assert enough.finding is None
 
 
 # The command
+
+
+def test_what_fits_is_told_for_each_phase(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phases = tmp_path / "phases.yaml"
+    auto = "{per_device_train_batch_size: auto, gradient_accumulation_steps: 8}"
+    phases.write_text(f"phases: [{{name: easy, training: {auto}}}, {{name: '[hard]'}}]\n")
+    command = ["inspect-params", str(demo / "config.yaml"), str(phases), "--gpu", "H100"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "What fits: easy" in printed
+    assert "What fits: [hard]" in printed
+    assert main([*command, "--json"]) == 0
+    assert [fits["batch"] for fits in json.loads(capsys.readouterr().out)["what_fits"]] == [8, 4]
 
 
 def test_what_fits_is_printed_and_in_json(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "resume-mismatch": ("error", "the checkpoint to resume from is of another method, target or base"),
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
     "augmentation-imgaug": ("error", "an augmenter of imgaug does not exist, or can't be used"),
+    "loader-starves": ("warning", "a GPU waits for rows, as too few cores read them; found when training begins"),
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
 

@@ -203,7 +203,7 @@ def deepspeed(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Fi
     if not setting:
         return
     try:
-        values = _zero_section(setting)
+        values = zero_section(setting)
     except (ModelError, ValueError):
         message = f"training.deepspeed: {setting!r} is neither a preset of ms-swift nor a readable JSON file"
         yield Finding("deepspeed-unreadable", message, f"the presets are {', '.join(_PRESETS)}", where=where)
@@ -220,7 +220,7 @@ def deepspeed(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Fi
         yield Finding("zero3-moe", message, hint, {"training": {"deepspeed": "zero2"}}, where)
 
 
-def _zero_section(setting: str | dict[str, Any]) -> dict[str, Any]:
+def zero_section(setting: str | dict[str, Any]) -> dict[str, Any]:
     """The zero_optimization section of a preset, a JSON text, a JSON file or a mapping.
 
     Raises:

@@ -49,7 +49,7 @@ def inspect_params(
     allowed = check_allowed(allowed)
     card = _card(gpu) if gpu else None
     config, modules, plans = resolve(configs, overrides)
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from swiftalign.checks.trained import expect_aligner
     from swiftalign.findings import blocking
@@ -61,18 +61,22 @@ def inspect_params(
     plan = replace(plans[0], findings=once)  # every phase trains the same
     if expect:
         plan = replace(plan, findings=(*plan.findings, *expect_aligner(plan, modules)))
-    what_fits = _what_fits(config.runs[0], modules, plan, card) if card else None
+    parts = list(zip(config.runs, plans, strict=True))
+    fits = [_what_fits(part, modules, each, card) for part, each in parts] if card else []
     if as_json:
-        more = what_fits.to_json() if what_fits else {}
-        phases = {"phases": [_phase(*each) for each in zip(config.runs, plans, strict=True)]} if config.phases else {}
-        print(json.dumps(plan_json(plan) | phases | more, indent=2))
+        told = plan_json(plan)
+        if config.phases:
+            told["phases"] = [_phase(*part) for part in parts]
+        if fits:
+            told["what_fits"] = [asdict(each) for each in fits] if config.phases else asdict(fits[0])
+        print(json.dumps(told, indent=2))
     else:
         console = open_console()
         print_plan(plan, modules, console)
         if config.phases:
-            print_phases(zip(config.runs, plans, strict=True), console)
-        if what_fits:
-            print_what_fits(what_fits, console)
+            print_phases(parts, console)
+        for (part, _), what_fits in zip(parts, fits, strict=False):
+            print_what_fits(what_fits, console, phase=part.phase)
         if plan.findings:
             console.print()
             print_findings(plan.findings, console, allowed=allowed)
@@ -90,17 +94,15 @@ def _card(text: str) -> Card:
 
 
 def _what_fits(config: Config, modules: Modules, plan: TuningPlan, card: Card) -> WhatFits:
-    from swiftalign.plan import resolve_plan
-    from swiftalign.speed.choices import Outlook, choose, fitting_batch
+    from swiftalign.speed.choices import settle
     from swiftalign.speed.report import WhatFits
     from swiftalign.speed.rows import ASSUMED, rows_of
 
     rows = rows_of(config) if config.data.train else []
-    outlook = Outlook.of(modules, plan, card, rows or [ASSUMED])
-    if outlook is None:
+    settled = settle(config, modules, plan, card, rows or [ASSUMED])
+    if settled.outlook is None:
         raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
-    plan = resolve_plan(config, modules, fitting=fitting_batch(config, plan, outlook))
-    return WhatFits.of(outlook, plan, choose(config, plan, outlook), assumed=not rows)
+    return WhatFits.of(settled.outlook, settled.plan, settled.choices, assumed=not rows)
 
 
 def _phase(config: Config, plan: TuningPlan) -> dict[str, Any]:

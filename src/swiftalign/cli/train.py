@@ -110,19 +110,14 @@ class _Part:
 
 
 def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list[str], card: Card | None) -> _Part:
-    from swiftalign.plan import resolve_plan
-    from swiftalign.speed.choices import Outlook, choose, fitting_batch
+    from swiftalign.speed.choices import settle
     from swiftalign.speed.rows import rows_of
 
     _stop_at_errors(plan.findings, allowed)
     left_out = _check_data(config, allowed)
-    outlook = Outlook.of(modules, plan, card, rows_of(config)) if card else None
-    fitting = fitting_batch(config, plan, outlook) if outlook else 1
-    if left_out or fitting > 1:  # other rows, or batches, are other steps
-        final = resolve_plan(config, modules, processes=plan.schedule.processes, left_out=left_out, fitting=fitting)
-        _stop_at_errors([finding for finding in final.findings if finding not in plan.findings], allowed)
-        plan = final
-    return _Part(config, plan, left_out, choose(config, plan, outlook))
+    settled = settle(config, modules, plan, card, rows_of(config, left_out) if card else [], left_out=left_out)
+    _stop_at_errors([finding for finding in settled.plan.findings if finding not in plan.findings], allowed)
+    return _Part(config, settled.plan, left_out, settled.choices)
 
 
 def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:

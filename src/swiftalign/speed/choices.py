@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from swiftalign.checks.run import zero_section
 from swiftalign.config import Config
-from swiftalign.errors import SwiftalignError
+from swiftalign.errors import ModelError, SwiftalignError
 from swiftalign.modules import Modules
-from swiftalign.plan import TuningPlan
+from swiftalign.plan import TuningPlan, resolve_plan
+from swiftalign.schedule import LeftOut
 from swiftalign.speed.cards import Card
 from swiftalign.speed.memory import CONTEXT, SAFETY, How, Kernels, predict
 from swiftalign.speed.timing import batch_seconds, pays_back
@@ -117,6 +119,57 @@ class Outlook:
             found.append(batch_seconds(self.sizes, self.trained, self.card, rows, how))
         known = [seconds for seconds in found if seconds is not None]
         return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A run as it will be on a card.
+
+    Attributes:
+        plan: with the batch that fits, where that was asked for.
+        outlook: None without a card, or for a model whose work is not counted.
+    """
+
+    plan: TuningPlan
+    outlook: Outlook | None
+    choices: Choices
+
+
+def settle(
+    config: Config,
+    modules: Modules,
+    plan: TuningPlan,
+    card: Card | None,
+    rows: Sequence[Row],
+    *,
+    left_out: LeftOut | None = None,
+) -> Settled:
+    """Work out what fits, the plan that follows from it, and the choices.
+
+    Args:
+        card: the one that each process trains on.
+        rows: that are trained on, or assumed.
+        left_out: rows that the plan has counted so far, and that are not trained on.
+
+    Raises:
+        SwiftalignError: the config asks for what this run can't have.
+    """
+    processes = plan.schedule.processes
+    shards = processes if _shares_weights(config) else 1
+    outlook = Outlook.of(modules, plan, card, rows, shards=shards) if card else None
+    auto = outlook is not None and config.training.per_device_train_batch_size == "auto"
+    fitting = fitting_batch(config, plan, outlook) if outlook and auto else 1
+    if left_out or fitting > 1:  # other rows, or batches, are other steps
+        plan = resolve_plan(config, modules, processes=processes, left_out=left_out, fitting=fitting)
+    return Settled(plan, outlook, choose(config, plan, outlook))
+
+
+def _shares_weights(config: Config) -> bool:
+    """Whether the GPUs of a run share the weights (ZeRO-3)."""
+    try:
+        return bool(config.training.deepspeed) and zero_section(config.training.deepspeed or "").get("stage") == 3
+    except (ModelError, ValueError):
+        return False  # a finding of its own
 
 
 def choose(

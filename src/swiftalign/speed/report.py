@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from swiftalign.plan import TuningPlan
 from swiftalign.report import new_table, print_table
@@ -78,10 +78,6 @@ class WhatFits:
         longest = max(row.tokens for row in outlook.rows)
         return cls(outlook.card, plan.schedule.batch, longest, settings, tuple(_estimates(outlook, plan, assumed)))
 
-    def to_json(self) -> dict[str, Any]:
-        """What ``inspect-params --gpu --json`` adds."""
-        return {"what_fits": asdict(self)}
-
 
 def _setting(outlook: Outlook, plan: TuningPlan, choices: Choices, kernels: Kernels, *, checkpointing: bool) -> Setting:
     how = How(checkpointing, choices.padding_free, kernels, choices.frozen_fp8)
@@ -98,6 +94,9 @@ def _setting(outlook: Outlook, plan: TuningPlan, choices: Choices, kernels: Kern
     )
 
 
+_MEASURED_WIDTHS = (2560, 4096)  # of the LLM: the 4B's and the 8B's
+
+
 def _estimates(outlook: Outlook, plan: TuningPlan, assumed: bool) -> Iterator[str]:
     """What the figures rest on, where that is not a measurement."""
     if assumed:
@@ -106,16 +105,17 @@ def _estimates(outlook: Outlook, plan: TuningPlan, assumed: bool) -> Iterator[st
         yield "times need the card's name, as --gpu H100"
     elif not outlook.card.measured:
         yield f"the speed of {outlook.card.name} is from its data sheet"
-    if (plan.model_type, outlook.sizes.width) != ("qwen3_vl", 4096):
-        yield "an estimate: measured with the 8B on one H100"
+    if plan.model_type != "qwen3_vl" or outlook.sizes.width not in _MEASURED_WIDTHS:
+        yield "an estimate: measured with the 4B and the 8B on one H100"
     elif outlook.trained.llm or outlook.trained.vit or outlook.trained.method != "modules_to_save":
         yield "an estimate: measured with modules_to_save on the aligner"
 
 
-def print_what_fits(found: WhatFits, console: Console) -> None:
+def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = None) -> None:
     """A row for each setting; the one that a run takes is marked."""
+    title = escape(f"What fits: {phase}" if phase else "What fits")
     card = f"{found.card.name}, {found.card.memory / GIB:.0f} GiB"
-    console.print(f"\n[bold]What fits[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens a row")
+    console.print(f"\n[bold]{title}[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens a row")
     table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s a step", "epoch", "")
     for each in found.settings:
         step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"

@@ -24,7 +24,7 @@ from swiftalign.grounding.tokens import (
     pixel_limits,
     visual_tokens,
 )
-from swiftalign.schedule import count_rows
+from swiftalign.schedule import LeftOut, count_rows
 from swiftalign.speed.work import Row
 
 # Rows to look at: evenly spread over the data.
@@ -37,13 +37,17 @@ ASSUMED = Row(1115, (3072,), 150)
 _BYTES_OF_TOKEN = 3.0  # of text with coordinates, where there is no tokenizer
 
 
-def rows_of(config: Config) -> list[Row]:
-    """Up to 2000 training rows as the model sees them, without those that can't be counted."""
+def rows_of(config: Config, left_out: LeftOut | None = None) -> list[Row]:
+    """Up to 2000 training rows as the model sees them, without those that can't be counted.
+
+    Args:
+        left_out: rows not to train on.
+    """
     sizes, limits = lru_cache(4096)(image_size), pixel_limits(config.handed_through.get("max_pixels"))
     known: list[tuple[Conversation, list[Size]]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images whose faults a scan reports
-        for row, folder in _spread(config):
+        for row, folder in _spread(config, left_out or {}):
             try:
                 found = [sizes(image) for image in to_record(row, folder).images]
                 text = _conversation(row, folder, found, config, limits)
@@ -60,14 +64,14 @@ def rows_of(config: Config) -> list[Row]:
     ]
 
 
-def _spread(config: Config) -> Iterator[tuple[dict[str, Any], Path]]:
+def _spread(config: Config, left_out: LeftOut) -> Iterator[tuple[dict[str, Any], Path]]:
     files = [Path(name) for name in config.data.train]
     every = max(sum(map(count_rows, files)) // LOOKED_AT, 1)
     number = 0
     for path in files:
         with path.open("rb") as file:
             for line_number, line in read_lines(file):
-                if number % every == 0:
+                if number % every == 0 and line_number not in left_out.get(path, ()):
                     with suppress(DataError):
                         yield parse_row(line, path, line_number), path.parent
                 number += 1

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from swiftalign.findings import Finding, counted
+
 _ROWS_TIMED = 8
 _SPARE = 1.3  # rows differ, and workers share memory and disk
 _MOST = 32
@@ -22,12 +24,14 @@ class Loading:
 
     Attributes:
         row_seconds: decoding, augmenting and encoding one row, on one core.
+        batch: rows.
         batch_seconds: what the GPU is predicted to take for a batch.
         needed: worker processes that keep it busy.
         workers: as many of them as there are cores for.
     """
 
     row_seconds: float
+    batch: int
     batch_seconds: float
     needed: int
     workers: int
@@ -37,10 +41,19 @@ class Loading:
         return self.needed > self.workers
 
     def __str__(self) -> str:
-        told = f"{1 / self.row_seconds:.0f} rows/s a core, {self.workers} workers"
-        if self.starves:
-            return f"{told}; the GPU waits for rows: it would take {self.needed} workers to keep it busy"
-        return told
+        return f"{1 / self.row_seconds:.0f} rows/s a core, {counted(self.workers, 'worker')}"
+
+    @property
+    def finding(self) -> Finding | None:
+        """That the GPU will wait for rows, where it will."""
+        if not self.starves:
+            return None
+        reads, asks = self.workers / self.row_seconds, self.batch / self.batch_seconds
+        message = (
+            f"a GPU trains {asks:.0f} rows/s, and {counted(self.workers, 'worker')} can read {reads:.0f}: it would "
+            f"take {self.needed} to keep it busy"
+        )
+        return Finding("loader-starves", message, "more cores, fewer operations of augmentation, or smaller images")
 
 
 def seconds_a_row(rows: Sequence[Any]) -> float:
@@ -66,7 +79,7 @@ def plan_loading(row_seconds: float, batch: int, batch_seconds: float, *, proces
     """
     needed = max(math.ceil(_SPARE * row_seconds * batch / batch_seconds), 1)
     room = max(cores // processes - 1, 1)
-    return Loading(row_seconds, batch_seconds, needed, min(needed, room, _MOST))
+    return Loading(row_seconds, batch, batch_seconds, needed, min(needed, room, _MOST))
 
 
 def cores_here() -> int:

@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from swiftalign.findings import Finding
 from swiftalign.grounding.metrics import METRICS
 from swiftalign.plan import TuningPlan
-from swiftalign.report import short_path
+from swiftalign.report import print_findings, short_path
 from swiftalign.training.events import Event, read_events
 from swiftalign.training.picture import draw_run
 
@@ -57,8 +58,10 @@ class RunProgress:
                 self._bar.update(self._task, description=values["name"])
                 self._line(values["name"])
             case "note":
-                style = "yellow" if values.get("warning") else None
-                self.console.print(f"{values['name']:12}{values['text']}", style=style, soft_wrap=True, markup=False)
+                self.console.print(f"{values['name']:12}{values['text']}", soft_wrap=True, markup=False)
+            case "finding":
+                self.result.setdefault("findings", []).append(values)
+                print_findings([Finding(values["code"], values["message"], values["hint"])], self.console)
             case "start":
                 self._steps, self._first_step = values["steps"], values["step"]
                 self._training_since = time.monotonic()

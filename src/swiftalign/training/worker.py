@@ -146,7 +146,9 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         loading = plan_loading(row, batch, float(seconds or 0), processes=processes, cores=cores_here())
         trainer.args.dataloader_num_workers = loading.workers
         if PlanCallback.writer:
-            PlanCallback.writer.write("note", name="loader", text=str(loading), warning=loading.starves)
+            PlanCallback.writer.write("note", name="loader", text=str(loading))
+            if loading.finding:
+                PlanCallback.writer.write("finding", **loading.finding.to_json())
 
 
 @contextmanager
