@@ -47,6 +47,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "liger": {"torch_compile": False, "use_liger_kernel": True},
     "plain": {"torch_compile": False, "use_liger_kernel": False},
     "padded": {"padding_free": False},
+    "grouped": {"train_dataloader_shuffle": True},  # batches of rows of about one length
+    "padded-grouped": {"train_dataloader_shuffle": True, "padding_free": False},
+    "padded-shuffled": {"train_dataloader_shuffle": True, "padding_free": False},
     "auto": {"per_device_train_batch_size": "auto"},
     "checkpointing": {"gradient_checkpointing": True},
     "plain-checkpointing": {"gradient_checkpointing": True, "torch_compile": False, "use_liger_kernel": False},
@@ -181,7 +184,11 @@ def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, sett
             "save_strategy": "no",
             **settings,
         },
-        "swift": {"external_plugins": [str(HERE / "step_times.py")], "callbacks": ["step_times"]},
+        "swift": {
+            "external_plugins": [str(HERE / "step_times.py")],
+            "callbacks": ["step_times"],
+            **({"group_by_length": True} if out.name.endswith("grouped") else {}),
+        },
     }
     # A run of thousands of steps would compile; so few would not, unless told.
     config["training"].setdefault("torch_compile", torch.cuda.is_available())

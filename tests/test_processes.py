@@ -114,6 +114,18 @@ def test_one_process_has_ms_swifts_own_order() -> None:
             assert list(ours) == list(theirs)
 
 
+def test_rows_grouped_by_length_are_ms_swifts_too() -> None:
+    from swift.dataloader.shard import BatchSamplerShard
+
+    lengths = [7 * number % 61 for number in range(64)]
+    theirs = BatchSamplerShard(
+        64, 4, shuffle=True, drop_last=False, data_seed=42, group_by_length=True, lengths=lengths
+    )
+    ours = GlobalBatches(64, 4, 42, 0, 1, lengths)
+    assert list(ours) == list(theirs)
+    assert sorted(row for batch in ours for row in batch) == list(range(64))
+
+
 # -- options -----------------------------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,13 @@ def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_pa
     assert len(accuracies[0]) == 3
 
 
+def test_a_run_groups_its_rows_by_length(demo: Path, tmp_path: Path) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text("swift: {group_by_length: true}\n")
+    words = [word for each in ("max_steps=2", f"output_dir={tmp_path}/run") for word in ("--set", f"training.{each}")]
+    assert main(["train", str(demo / "config.yaml"), str(extra), *words]) == 0
+
+
 @pytest.mark.parametrize("trains", ["merger", "visual"])
 def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_gradients(
     demo: Path, batch_rows: Any, trains: str
@@ -312,32 +319,72 @@ def test_auto_keeps_the_rows_of_a_step() -> None:
 # Predictions
 
 
-# GiB at the peak of a step on one H100, 8B: benchmarks/RESULTS.md. Rows are equal within a batch.
-MEASURED = (
-    ("stock: checkpointing, bfloat16 aligner", "bf16", Row(1117, (3072,), 283), How(True, False, "plain"), 21.93),
-    ("no checkpointing", "bf16", Row(1115, (3072,), 173), How(False, False, "plain"), 44.4),
-    ("Liger", "bf16", Row(1115, (3072,), 173), How(False, False, "liger"), 38.6),
-    ("compiled, in a line", "float32", Row(1117, (3072,), 283), How(False, True, "compiled"), 35.55),
-    ("in a line", "bare", Row(1115, (3072,), 172), How(False, True, "plain"), 42.8),
-    ("compiled, in a line, bare", "bare", Row(1115, (3072,), 172), How(False, True, "compiled"), 36.2),
-    ("largest images", "bare", Row(2706, (9216,), 202), How(False, True, "compiled"), 58.2),
+COMPILED, FP8 = How(False, True, "compiled"), How(False, True, "compiled", fp8=True)
+EQUAL, LARGEST = Row(1113, (3072,), 283), Row(2811, (9216,), 450)
+
+# Peak GiB of a step on one H100, with batches of equal rows: benchmarks/RESULTS.md.
+PEAKS = (
+    (
+        "stock: checkpointing, bfloat16 aligner",
+        "8B",
+        "bf16",
+        Row(1117, (3072,), 283),
+        4,
+        How(True, False, "plain"),
+        21.93,
+    ),
+    ("no checkpointing", "8B", "bf16", Row(1115, (3072,), 173), 4, How(False, False, "plain"), 44.4),
+    ("Liger", "8B", "bf16", Row(1115, (3072,), 173), 4, How(False, False, "liger"), 38.6),
+    ("compiled, in a line", "8B", "float32", EQUAL, 4, COMPILED, 35.61),
+    ("FP8", "8B", "float32", EQUAL, 4, FP8, 35.62),
+    ("bfloat16 aligner", "8B", "bf16", EQUAL, 4, COMPILED, 34.40),
+    ("in a line", "8B", "bare", Row(1115, (3072,), 172), 4, How(False, True, "plain"), 42.8),
+    ("compiled, in a line, bare", "8B", "bare", Row(1115, (3072,), 172), 4, COMPILED, 36.2),
+    ("largest images, bare", "8B", "bare", Row(2706, (9216,), 202), 4, COMPILED, 58.2),
+    ("largest images", "8B", "float32", LARGEST, 5, COMPILED, 70.56),
+    ("4B", "4B", "float32", EQUAL, 2, COMPILED, 17.09),
+    ("4B, FP8", "4B", "float32", EQUAL, 2, FP8, 17.12),
+    ("4B, Liger", "4B", "float32", EQUAL, 2, How(False, True, "liger"), 17.72),
+    ("4B, checkpointing", "4B", "float32", EQUAL, 4, How(True, True, "plain"), 13.05),
+)
+# Seconds of a step there.
+SECONDS = (
+    ("compiled", "8B", EQUAL, 4, COMPILED, 0.3247),
+    ("FP8", "8B", EQUAL, 4, FP8, 0.2385),
+    ("largest images", "8B", LARGEST, 5, COMPILED, 1.1513),
+    ("4B", "4B", EQUAL, 2, COMPILED, 0.1452),
+    ("4B, FP8", "4B", EQUAL, 2, FP8, 0.1304),
+    ("4B, Liger", "4B", EQUAL, 2, How(False, True, "liger"), 0.2242),
+    ("4B, checkpointing", "4B", EQUAL, 4, How(True, True, "plain"), 0.4308),
 )
 
 
-@pytest.mark.parametrize(("name", "trained", "row", "how", "measured"), MEASURED, ids=[each[0] for each in MEASURED])
+@pytest.mark.parametrize(
+    ("name", "size", "trained", "row", "batch", "how", "measured"), PEAKS, ids=[each[0] for each in PEAKS]
+)
 def test_memory_is_within_8_percent_of_what_was_measured(
-    name: str, trained: str, row: Row, how: How, measured: float
+    name: str, size: str, trained: str, row: Row, batch: int, how: How, measured: float
 ) -> None:
-    _, _, outlook = outlook_of("8B")
-    numel = 160_496_896
+    _, _, outlook = outlook_of(size)
+    numel = {"8B": 160_496_896, "4B": 109_105_152}[size]
     assert (outlook.trained.numel, outlook.trained.float32, outlook.trained.copied) == (numel, numel, numel)
     who = {
         "float32": outlook.trained,
         "bf16": replace(outlook.trained, float32=0),
         "bare": replace(outlook.trained, copied=0),  # without peft's copy of the original
     }[trained]
-    peak = predict(outlook.sizes, who, outlook.parameters, [row] * 4, how).peak / GIB
+    peak = predict(outlook.sizes, who, outlook.parameters, [row] * batch, how).peak / GIB
     assert peak == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "row", "batch", "how", "measured"), SECONDS, ids=[each[0] for each in SECONDS]
+)
+def test_time_is_within_25_percent_of_what_was_measured(
+    name: str, size: str, row: Row, batch: int, how: How, measured: float
+) -> None:
+    _, _, outlook = outlook_of(size)
+    assert replace(outlook, rows=[row]).seconds(batch, how) == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize("size", ["2B", "4B", "8B", "32B", "30B-A3B", "235B-A22B"])

@@ -15,6 +15,7 @@ from swift_template import template_of
 from swiftalign.augment.pipeline import run_pipeline
 from swiftalign.config_files import load_config
 from swiftalign.grounding.length_limit import length_limit
+from swiftalign.grounding.tokens import DEFAULT_LIMITS
 from swiftalign.training.rows import AugmentedRows, JsonlRows
 
 TALK = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "Here."}]
@@ -93,6 +94,13 @@ def test_only_rows_that_would_end_the_run_are_counted(
     (tmp_path / "config.yaml").write_text(f"model: {demo / 'model'}\ndata: {{{data}}}\n", encoding="utf-8")
     limit = length_limit(load_config([tmp_path / "config.yaml"]))
     assert (limit and limit.tokenizer is not None) == counted
+
+
+def test_lengths_are_near_those_of_encoded_rows(demo: Path) -> None:
+    template = template_of(demo / "model")
+    rows = JsonlRows([demo / "data/train.jsonl"])
+    true = [len(template.encode(rows[index])["input_ids"]) for index in range(len(rows))]
+    assert np.corrcoef(rows.lengths(DEFAULT_LIMITS), true)[0, 1] > 0.95
 
 
 def test_rows_of_another_family_are_not_counted(demo: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ persist. Here it has a generator of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from accelerate.data_loader import SkipBatchSampler
 from swift.dataloader import DataLoaderShard
 from swift.dataset import LazyLLMDataset
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import seed_worker
 
 _UNLEARNED = -100  # label of the tokens that are not to be learned
@@ -31,10 +32,13 @@ class GlobalBatches:
         batch_size: rows of a process.
         seed: of the order; None for the order of the data set.
         rank: this process.  world: how many there are.
+        lengths: of the rows: those of a batch are then of about one length.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int | None, rank: int, world: int) -> None:
-        self.rows, self.seed, self.rank, self.world = rows, seed, rank, world
+    def __init__(
+        self, rows: int, batch_size: int, seed: int | None, rank: int, world: int, lengths: Sequence[int] | None = None
+    ) -> None:
+        self.rows, self.seed, self.rank, self.world, self.lengths = rows, seed, rank, world, lengths
         self.together = batch_size * world
         self._epoch = 0
 
@@ -49,7 +53,10 @@ class GlobalBatches:
         order = list(range(self.rows))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed + self._epoch)  # as ms-swift shuffles for one process
-            order = torch.randperm(self.rows, generator=generator).tolist()
+            if self.lengths is None:
+                order = torch.randperm(self.rows, generator=generator).tolist()
+            else:
+                order = get_length_grouped_indices(self.lengths, self.together, generator=generator)
         for first in range(0, self.rows, self.together):
             batch = order[first : first + self.together]
             yield batch[self.rank :: self.world] or [~batch[0]]
@@ -68,17 +75,26 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
 def replaces_dataloader(args: Any) -> bool:
     """Whether `train_dataloader` knows all that a run asks of its loader."""
     tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
-    others = args.group_by_length or args.dataloader_drop_last or args.dataloader_multiprocessing_context
+    others = args.dataloader_drop_last or args.dataloader_multiprocessing_context
     return not (others or tensor_parallel)
 
 
 def train_dataloader(
-    trainer: Any, skip_batches: int = 0, *, loader: type[DataLoaderShard] = DataLoaderShard
+    trainer: Any,
+    skip_batches: int = 0,
+    *,
+    loader: type[DataLoaderShard] = DataLoaderShard,
+    lengths: Sequence[int] | None = None,
 ) -> DataLoaderShard:
-    """What ms-swift's ``get_train_dataloader`` makes, with `GlobalBatches` and a generator of its own."""
+    """What ms-swift's ``get_train_dataloader`` makes, with `GlobalBatches` and a generator of its own.
+
+    Args:
+        lengths: of the rows, to group them by.
+    """
     args, rows = trainer.args, trainer.train_dataset
     seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None
-    batches: Any = GlobalBatches(len(rows), trainer._train_batch_size, seed, args.process_index, args.world_size)
+    size = trainer._train_batch_size
+    batches: Any = GlobalBatches(len(rows), size, seed, args.process_index, args.world_size, lengths)
     if skip_batches:
         batches = SkipBatchSampler(batches, skip_batches=skip_batches)
     workers = args.dataloader_num_workers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from swiftalign.augment.geometry import Image
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config import GroundingTextSection
-from swiftalign.grounding.images import open_image
+from swiftalign.grounding.images import image_size, open_image
 from swiftalign.grounding.records import Record, parse_row, to_record
 from swiftalign.grounding.text import DEFAULT_TEXT, to_messages
+from swiftalign.grounding.tokens import PixelLimits, visual_tokens
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -63,12 +65,24 @@ class JsonlRows:
         return to_row(record.in_pixels(width, height), images[0], self.text)
 
     def record(self, index: int) -> Record:
+        return self._parsed(index)[0]
+
+    def lengths(self, limits: PixelLimits) -> list[int]:
+        """Tokens of each row, nearly: those of its images, and one for three bytes of its line."""
+        size = lru_cache(4096)(image_size)
+        parsed = (self._parsed(index) for index in range(len(self)))
+        return [
+            count // 3 + sum(visual_tokens(*size(path), limits) for path in record.images) for record, count in parsed
+        ]
+
+    def _parsed(self, index: int) -> tuple[Record, int]:
+        """A row, and the bytes of its line."""
         row = self.order[index]
         path = self.files[self._file_of[row]]
         with path.open("rb") as file:
             file.seek(int(self._offsets[row]))
             line = file.readline()
-        return to_record(parse_row(line, path, int(self._lines[row])), path.parent)
+        return to_record(parse_row(line, path, int(self._lines[row])), path.parent), len(line)
 
     def reordered(self, order: Indices) -> JsonlRows:
         """The same rows in another order, or some of them."""

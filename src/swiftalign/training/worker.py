@@ -35,6 +35,7 @@ from swiftalign.config import Config, EarlyStoppingSection
 from swiftalign.config_files import load_config
 from swiftalign.errors import SwiftalignError
 from swiftalign.files import write_whole
+from swiftalign.grounding.tokens import pixel_limits
 from swiftalign.modules import refuse_remote_code
 from swiftalign.plan import TuningPlan, read_plan
 from swiftalign.schedule import split_rows
@@ -68,6 +69,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     config: Config
     weights: Path | None  # a checkpoint to begin with
     choices: Choices
+    rows: JsonlRows  # that train, in their order
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
@@ -90,6 +92,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             train, val = train.reordered(np.sort(order[count:])), train.reordered(np.sort(order[:count]))
         if args.dataset_shuffle:
             train = train.reordered(random.permutation(len(train)))
+        self.rows = train
         return self._augmented(train), val
 
     def _augmented(self, rows: JsonlRows) -> JsonlRows | AugmentedRows:
@@ -130,7 +133,9 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         ready = self.choices.padding_free and self.plan.model_type in READY_TYPES
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             loader = ReadyLoader if ready else DataLoaderShard
-            trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader)
+            limits = pixel_limits(self.config.handed_through.get("max_pixels"))
+            lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
+            trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if ready:
             make_ready(trainer)
         speed_up_trainer(trainer, self.choices)

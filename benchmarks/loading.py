@@ -1,0 +1,72 @@
+"""The input side of a run: rows a second that one core decodes, augments and encodes, and the workers that takes.
+
+    python benchmarks/loading.py --rows-a-second 12.3
+
+Times rows as a loader's worker makes them, on one thread, with ms-swift's own template of a Qwen3-VL. The GPU's rows a
+second are those that `benchmarks/train_gpu.py` measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+from swift.dataset import LazyLLMDataset
+from swift.model import get_processor
+from swift.template import get_template
+
+from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.settings import AugmentationSection
+from swiftalign.demo.model import build_model
+from swiftalign.training.loading import plan_loading, seconds_a_row
+from swiftalign.training.rows import AugmentedRows, JsonlRows
+from train_gpu import build_data
+
+ROWS, ROUNDS = 16, 5
+
+
+def grounding_rows(source: Path, target: Path) -> Path:
+    """The benchmark's messages as rows of this toolkit, whose targets move with their images."""
+    lines = []
+    for line in source.read_text().splitlines():
+        row = json.loads(line)
+        objects = json.loads(row["messages"][1]["content"])
+        lines.append(json.dumps({"images": row["images"], "objects": objects, "coordinates": "relative1000"}))
+    target.write_text("\n".join(lines) + "\n")
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows-a-second", type=float, required=True, help="that the GPU trains")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_model(folder / "model")
+        template = get_template(get_processor(str(folder / "model"), model_type="qwen3_vl"))
+        template.set_mode("train")
+        template.image_token_id = template.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        pipeline = Pipeline(AugmentationSection(enabled=True, preset="progressive-3"))
+        for kind in ("equal", "mixed"):
+            build_data(folder / kind, kind, ROWS)
+            rows = JsonlRows([grounding_rows(folder / kind / "rows.jsonl", folder / f"{kind}.jsonl")])
+            augmented = AugmentedRows(rows, pipeline)
+            stages = {
+                "decode": rows,
+                "decode, encode": LazyLLMDataset(rows, template.encode, strict=True),
+                "decode, augment": augmented,
+                "decode, augment, encode": LazyLLMDataset(augmented, template.encode, strict=True),
+            }
+            for stage, made in stages.items():
+                seconds = statistics.median(seconds_a_row(made) for _ in range(ROUNDS))
+                loading = plan_loading(seconds, 1, 1 / options.rows_a_second, processes=1, cores=64)
+                print(f"{kind:6} {stage:24} {1 / seconds:6.1f} rows/s a core, {loading.needed} workers", flush=True)
+
+
+if __name__ == "__main__":
+    main()
