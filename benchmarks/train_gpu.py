@@ -28,7 +28,7 @@ from PIL import Image
 
 from step_times import PROFILED, WARM_UP
 from swiftalign.architectures import known_config
-from swiftalign.demo.model import SPECIAL_TOKENS, _generation_config, _save_processors
+from swiftalign.demo.model import SPECIAL_TOKENS, generation_config, save_processors
 from swiftalign.qwen3_vl import tensors_of_config
 from swiftalign.speed.work import Row, Sizes, Trained, count
 from swiftalign.training.lowering import to_argv
@@ -84,8 +84,8 @@ def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
         extra_special_tokens=list(QWEN_TOKENS),
     )
     tokenizer.save_pretrained(folder)
-    _save_processors(folder)
-    _generation_config(tokenizer).save_pretrained(folder)
+    save_processors(folder)
+    generation_config(tokenizer).save_pretrained(folder)
     generator = torch.Generator(device).manual_seed(0)
     weights = {}
     for info in tensors_of_config(config):

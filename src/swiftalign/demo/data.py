@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -74,14 +74,14 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128)) 
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for index in range(rows):
-            image, objects = _draw_row(Random(f"{seed}:{index}"), _row_size(size, index))
+            image, objects = draw_row(Random(f"{seed}:{index}"), row_size(size, index))
             name = f"{index:05d}.png"
             image.save(folder / name, compress_level=1)
-            row = {"images": [f"images/{path.stem}/{name}"], "prompt": _prompt(objects), "objects": objects}
+            row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}
             file.write(json.dumps(row) + "\n")
 
 
-def _row_size(size: Size, index: int) -> Size:
+def row_size(size: Size, index: int) -> Size:
     """`size`, or for every fourth row a wider and a taller image by turns."""
     width, height = size
     if index % 4 != 3:
@@ -89,21 +89,31 @@ def _row_size(size: Size, index: int) -> Size:
     return (width + 2 * GRID, height) if index % 8 == 3 else (width, height + GRID)
 
 
-def _draw_row(random: Random, size: Size) -> tuple[Image.Image, list[dict[str, object]]]:
+def draw_row(
+    random: Random, size: Size, *, most: int = 4, shapes: Iterable[str] | None = None
+) -> tuple[Image.Image, list[dict[str, object]]]:
+    """An image, and its objects.
+
+    Args:
+        size: width and height, in pixels.
+        most: objects at most; there is one at least.
+        shapes: of `PAINTERS`, to choose from.
+    """
     image = _background(random, size)
     draw = ImageDraw.Draw(image)
-    count = random.randint(1, 4)
+    count = random.randint(1, most)
     quarters = random.sample(_quarters(size), count)
     colours = random.sample(sorted(COLOURS), count)
     objects: list[dict[str, object]] = []
     for quarter, colour in zip(quarters, colours, strict=True):
-        shape = random.choice(sorted(PAINTERS))
+        shape = random.choice(sorted(PAINTERS if shapes is None else shapes))
         kind, numbers = PAINTERS[shape](draw, quarter, COLOURS[colour], random)
         objects.append({"label": f"{colour} {shape}", kind: numbers})
     return image, objects
 
 
-def _prompt(objects: list[dict[str, object]]) -> str:
+def prompt_for(objects: list[dict[str, object]]) -> str:
+    """The request for these objects, each by its label and its kind."""
     wanted = [f"the {item['label']} ({kind})" for item in objects for kind in item if kind != "label"]
     listed = " and ".join([", ".join(wanted[:-1]), wanted[-1]] if len(wanted) > 1 else wanted)
     return f"Locate {listed}. Answer in JSON."

@@ -6,7 +6,7 @@ byte-level vocabulary of its own, so that token ids differ from those of the pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,25 +106,29 @@ def build_model(folder: Path, *, seed: int = 0, dtype: str = "float32", tied: bo
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known", f"choose one of {', '.join(DTYPES)}")
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder)
-    _save_processors(folder)
-    model = _random_model(_config(_token_ids(tokenizer), tied=tied, moe=moe), seed, dtype)
-    model.generation_config = _generation_config(tokenizer)
+    save_processors(folder)
+    model = _random_model(_config(token_ids(tokenizer), tied=tied, moe=moe), seed, dtype)
+    model.generation_config = generation_config(tokenizer)
     with _without_progress_bars():
         model.save_pretrained(folder)
 
 
-def _tokenizer() -> Any:
-    """Byte-level BPE without merges: one token per byte of UTF-8, then the special tokens."""
+def byte_tokenizer(words: Sequence[str] = (), merges: Sequence[tuple[str, str]] = ()) -> Any:
+    """Byte-level BPE: one token per byte of UTF-8, those that merges make, then the special tokens.
+
+    Args:
+        words: what the merges make, in their order.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
     # alphabet() comes in another order in each process.
-    tokens = (*sorted(ByteLevel.alphabet()), *SPECIAL_TOKENS)
+    tokens = (*sorted(ByteLevel.alphabet()), *words, *SPECIAL_TOKENS)
     return Qwen2Tokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
-        merges=[],
+        merges=list(merges),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=list(SPECIAL_TOKENS),
@@ -133,7 +137,7 @@ def _tokenizer() -> Any:
     )
 
 
-def _token_ids(tokenizer: Any) -> dict[str, int]:
+def token_ids(tokenizer: Any) -> dict[str, int]:
     """The entries of config.json that depend on the vocabulary."""
     number = tokenizer.convert_tokens_to_ids
     return {
@@ -166,7 +170,7 @@ def _random_model(config: Any, seed: int, dtype: str) -> Any:
     return model.to(getattr(torch, dtype))
 
 
-def _generation_config(tokenizer: Any) -> Any:
+def generation_config(tokenizer: Any) -> Any:
     """Greedy, so that the answer of a trained model can be repeated."""
     from transformers import GenerationConfig
 
@@ -174,7 +178,7 @@ def _generation_config(tokenizer: Any) -> Any:
     return GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
 
 
-def _save_processors(folder: Path) -> None:
+def save_processors(folder: Path) -> None:
     """One file each, as in the published models; the processor's own save would put both into one."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLVideoProcessor
 

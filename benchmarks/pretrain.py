@@ -1,0 +1,289 @@
+"""Teach a Qwen3-VL of five million parameters to ground coloured shapes, from random weights.
+
+    python benchmarks/pretrain.py OUTPUT --seconds 480
+
+Makes the model that the package ships, on a GPU, or slowly without one. Rows are drawn as the demo draws them, never
+twice, by worker processes; they become harder as the time passes: boxes, all kinds, several objects. Writes a model
+folder in bfloat16, and its accuracies on rows of another seed. Prints a line every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from swiftalign.demo.data import draw_row, prompt_for, row_size, write_dataset
+from swiftalign.demo.model import byte_tokenizer, generation_config, save_processors, token_ids
+from swiftalign.demo.score import score_model
+from swiftalign.grounding.records import to_record
+from swiftalign.grounding.text import answer
+from swiftalign.training.attention import use_padding_free_attention
+from swiftalign.training.ready import ReadyModel, collator_of
+
+TEXT = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 32,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "mrope_section": [6, 5, 5],
+        "mrope_interleaved": True,
+    },
+}
+VISION = {
+    "depth": 6,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_heads": 4,
+    "out_hidden_size": 192,
+    "num_position_embeddings": 256,
+    "deepstack_visual_indexes": [1, 3, 4],
+}
+INITIALIZER_RANGE = 0.05
+WORDS = 160  # tokens beyond bytes
+PATCH, MERGE = 16, 2
+SIZE = (128, 128)
+IMAGE = "<|image_pad|>"
+
+# Share of the time at which a stage begins, objects at most, and shapes.
+STAGES: tuple[tuple[float, int, tuple[str, ...] | None], ...] = (
+    (0.0, 1, ("box", "disc")),
+    (0.1, 1, None),
+    (0.2, 2, None),
+    (0.35, 4, None),
+)
+WARM_UP = 0.02  # share of the time
+EVALUATED = 512
+
+
+def learn_tokenizer() -> Any:
+    """Bytes, and the most frequent words of prompts and answers."""
+    texts = []
+    for number in range(2000):
+        _, objects = draw_row(Random(f"words:{number}"), SIZE)
+        texts += [prompt_for(objects), _answer(objects, SIZE), "user\nassistant\n"]
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = byte_tokenizer()._tokenizer.pre_tokenizer
+    alphabet = sorted(ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + WORDS, initial_alphabet=alphabet, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    return byte_tokenizer([left + right for left, right in merges], merges)
+
+
+def _answer(objects: list[dict[str, Any]], size: tuple[int, int]) -> str:
+    record = to_record({"images": ["-"], "objects": objects}, Path())
+    return answer(record.targets, *size)
+
+
+def new_model(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
+    ids = token_ids(tokenizer)
+    text = TEXT | {"vocab_size": ids.pop("vocab_size"), "initializer_range": INITIALIZER_RANGE}
+    vision = VISION | {"initializer_range": INITIALIZER_RANGE}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config = generation_config(tokenizer)
+    return model
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Rows as the trainer's template and processor make them, a hundred times faster."""
+
+    tokenizer: Any
+
+    def __call__(self, image: Any, objects: list[dict[str, Any]]) -> dict[str, Any]:
+        rows, columns = image.height // PATCH, image.width // PATCH
+        count = rows * columns // MERGE**2
+        encode = self.tokenizer.encode
+        before = encode("<|im_start|>user\n<|vision_start|>")
+        after = encode(f"<|vision_end|>{prompt_for(objects)}<|im_end|>\n<|im_start|>assistant\n")
+        written = encode(f"{_answer(objects, image.size)}<|im_end|>\n")
+        pads = [self.tokenizer.convert_tokens_to_ids(IMAGE)] * count
+        tokens = [*before, *pads, *after, *written]
+        return {
+            "input_ids": tokens,
+            "labels": [-100] * (len(tokens) - len(written)) + written,
+            "position_ids": _positions(len(before), rows // MERGE, columns // MERGE, len(tokens)),
+            "pixel_values": _patches(np.asarray(image)),
+            "grid": (1, rows, columns),
+        }
+
+
+def _positions(before: int, rows: int, columns: int, total: int) -> np.ndarray:
+    """Of Qwen3-VL's rotary embedding, [3, total]: time, height and width."""
+    found = np.empty((3, total), dtype=np.int64)
+    found[:, :before] = np.arange(before)
+    end = before + rows * columns
+    found[0, before:end] = before
+    found[1, before:end] = before + np.repeat(np.arange(rows), columns)
+    found[2, before:end] = before + np.tile(np.arange(columns), rows)
+    found[:, end:] = before + max(rows, columns) + np.arange(total - end)
+    return found
+
+
+def _patches(image: np.ndarray) -> np.ndarray:
+    """Pixels as the ViT takes them: [height, width, 3] of bytes -> [patches, 3 * 2 * 16 * 16], block by block."""
+    height, width, _ = image.shape
+    side = PATCH * MERGE
+    scaled = image.astype(np.float32) / 127.5 - 1
+    split = scaled.reshape(height // side, MERGE, PATCH, width // side, MERGE, PATCH, 3)
+    ordered = split.transpose(0, 3, 1, 4, 6, 2, 5)  # blocks, patches of a block, channel, pixels
+    flat = ordered.reshape(-1, 3, 1, PATCH * PATCH)
+    return np.broadcast_to(flat, (len(flat), 3, 2, PATCH * PATCH)).reshape(len(flat), -1)
+
+
+def in_a_line(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch without padding, as ms-swift packs it."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return {
+        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
+        "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
+        "position_ids": torch.from_numpy(np.concatenate([row["position_ids"] for row in rows], 1)).unsqueeze(1),
+        "cu_seq_lens_q": starts,
+        "cu_seq_lens_k": starts,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "pixel_values": torch.from_numpy(np.concatenate([row["pixel_values"] for row in rows])),
+        "image_grid_thw": torch.tensor([row["grid"] for row in rows]),
+    }
+
+
+class Drawn(IterableDataset):
+    """Batches of rows that are drawn when they are asked for, harder as the time passes."""
+
+    def __init__(self, encoder: Encoder, batch: int, seed: int, begin: float, seconds: float, first: float) -> None:
+        self.encoder, self.batch, self.seed = encoder, batch, seed
+        self.begin, self.seconds, self.first = begin, seconds, first
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        info = torch.utils.data.get_worker_info()
+        worker, number = (info.id if info else 0), 0
+        torch.set_num_threads(1)
+        while True:
+            passed = self.first + (1 - self.first) * (time.time() - self.begin) / self.seconds
+            _, most, shapes = [stage for stage in STAGES if stage[0] <= passed][-1]
+            rows = []
+            for index in range(self.batch):
+                random = Random(f"pretraining:{self.seed}:{worker}:{number}:{index}")
+                image, objects = draw_row(random, row_size(SIZE, random.randrange(8)), most=most, shapes=shapes)
+                rows.append(self.encoder(image, objects))
+            number += 1
+            yield rows
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
+    """Returns how many images were seen."""
+    device = next(model.parameters()).device
+    ReadyModel(model)
+    use_padding_free_attention(model)
+    collate = collator_of(model, in_a_line, keep_answers=True)
+    begin = time.time()
+    first = STAGES[-1][0] if options.start else 0.0
+    drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds, first)
+    workers = options.workers or max(len(os.sched_getaffinity(0)) - 1, 1)
+    loader = DataLoader(drawn, None, num_workers=workers, collate_fn=collate, pin_memory=device.type == "cuda")
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
+    others = [weight for weight in model.parameters() if weight.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=True)
+    model.train()
+    total, told, last = torch.zeros((), device=device), begin, 0
+    for step, batch in enumerate(loader, 1):
+        passed = (time.time() - begin) / options.seconds
+        if passed >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = options.rate * _schedule(passed)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = model(**_to(batch, device), use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        total += loss.detach()
+        if time.time() - told > options.every:
+            mean, told_after = float(total) / (step - last), time.time() - begin
+            rate = step * options.batch / told_after
+            print(f"{told_after:5.0f} s  step {step}  loss {mean:.4f}  {rate:.0f} images/s", flush=True)
+            total.zero_()
+            told, last = time.time(), step
+    return step * options.batch
+
+
+def _schedule(passed: float) -> float:
+    return min(passed / WARM_UP, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * passed)))
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return {name: _to(item, device) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seconds", type=float, default=480, help="of training")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="that draw rows; by default one a core but one")
+    parser.add_argument("--every", type=float, default=10, help="seconds between lines")
+    parser.add_argument("--start", type=Path, help="a model folder to go on from, with all kinds of rows at once")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = learn_tokenizer()
+    model = new_model(tokenizer)
+    if options.start:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    print(f"{parameters:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
+    images = train(model.to(device), Encoder(tokenizer), options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(options.output)
+    save_processors(options.output)
+    # Of the model as it is written: the hooks and the attention were for training.
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config._attn_implementation_internal = "sdpa"
+    model.to(torch.bfloat16).save_pretrained(options.output)
+    held_out = options.output / "held-out"
+    write_dataset(held_out / "rows.jsonl", rows=EVALUATED, seed=10_000)
+    metrics = score_model(options.output, held_out / "rows.jsonl", device=device, batch=128).metrics()
+    told = {"images": images, "seconds": options.seconds, "parameters": parameters, **metrics}
+    (options.output / "pretraining.json").write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

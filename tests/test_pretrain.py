@@ -1,0 +1,72 @@
+"""The script that makes the shipped model: its rows are those of the trainer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from swift_template import template_of
+from swiftalign.demo.data import draw_row, prompt_for, row_size
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the script's shape, with random weights."""
+    import pretrain
+    import torch
+
+    from swiftalign.demo.model import save_processors
+
+    folder = tmp_path_factory.mktemp("small")
+    tokenizer = pretrain.learn_tokenizer()
+    tokenizer.save_pretrained(folder)
+    save_processors(folder)
+    torch.manual_seed(0)
+    pretrain.new_model(tokenizer).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("index", [0, 3, 7])
+def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) -> None:
+    import pretrain
+    import torch
+
+    from swiftalign.grounding.records import to_record
+    from swiftalign.grounding.text import to_messages
+
+    template: Any = template_of(folder)
+    image, objects = draw_row(Random(index), row_size((128, 128), index))
+    row = {"images": ["-"], "objects": objects, "prompt": prompt_for(objects)}
+    messages = to_messages(to_record(row, Path()), *image.size)
+    theirs = template.encode({"messages": messages, "images": [image]})
+    ours = pretrain.Encoder(template.tokenizer)(image, objects)
+    assert ours["input_ids"] == theirs["input_ids"]
+    assert ours["labels"] == theirs["labels"]
+    assert torch.allclose(torch.from_numpy(ours["pixel_values"]), theirs["pixel_values"], atol=1e-6)
+    assert list(ours["grid"]) == theirs["image_grid_thw"][0].tolist()
+
+
+def test_positions_are_the_models(folder: Path) -> None:
+    import numpy as np
+    import pretrain
+    import torch
+    from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder)
+    image, objects = draw_row(Random(3), row_size((128, 128), 3))
+    row = pretrain.Encoder(tokenizer)(image, objects)
+    tokens = torch.tensor([row["input_ids"]])
+    kinds = (tokens == model.config.image_token_id).int()
+    theirs, _ = model.model.get_rope_index(tokens, mm_token_type_ids=kinds, image_grid_thw=torch.tensor([row["grid"]]))
+    assert np.array_equal(row["position_ids"], theirs[:, 0].numpy())
+
+
+def test_the_model_is_small_enough_to_ship(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_size < 12e6
