@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -119,7 +119,7 @@ class Encoder:
     def __call__(self, image: Any, objects: list[dict[str, Any]]) -> dict[str, Any]:
         rows, columns = image.height // PATCH, image.width // PATCH
         count = rows * columns // MERGE**2
-        encode = self.tokenizer.encode
+        encode = self._encode
         before = encode("<|im_start|>user\n<|vision_start|>")
         after = encode(f"<|vision_end|>{prompt_for(objects)}<|im_end|>\n<|im_start|>assistant\n")
         written = encode(f"{_answer(objects, image.size)}<|im_end|>\n")
@@ -132,6 +132,10 @@ class Encoder:
             "pixel_values": _patches(np.asarray(image)),
             "grid": (1, rows, columns),
         }
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text).ids
+        return ids
 
 
 def _positions(before: int, rows: int, columns: int, total: int) -> np.ndarray:
@@ -147,14 +151,17 @@ def _positions(before: int, rows: int, columns: int, total: int) -> np.ndarray:
 
 
 def _patches(image: np.ndarray) -> np.ndarray:
-    """Pixels as the ViT takes them: [height, width, 3] of bytes -> [patches, 3 * 2 * 16 * 16], block by block."""
+    """An image's patches, block by block: [height, width, 3] of bytes -> [patches, 3 * 16 * 16]."""
     height, width, _ = image.shape
     side = PATCH * MERGE
-    scaled = image.astype(np.float32) / 127.5 - 1
-    split = scaled.reshape(height // side, MERGE, PATCH, width // side, MERGE, PATCH, 3)
-    ordered = split.transpose(0, 3, 1, 4, 6, 2, 5)  # blocks, patches of a block, channel, pixels
-    flat = ordered.reshape(-1, 3, 1, PATCH * PATCH)
-    return np.broadcast_to(flat, (len(flat), 3, 2, PATCH * PATCH)).reshape(len(flat), -1)
+    split = image.reshape(height // side, MERGE, PATCH, width // side, MERGE, PATCH, 3)
+    return split.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3 * PATCH**2)  # blocks, patches of one, channels, pixels
+
+
+def as_pixel_values(patches: Tensor) -> Tensor:
+    """What the ViT takes, from bytes: [patches, 3 * 16 * 16] -> [patches, 3 * 2 * 16 * 16], scaled to -1..1."""
+    scaled = patches.float() / 127.5 - 1
+    return scaled.view(-1, 3, 1, PATCH**2).expand(-1, -1, 2, -1).reshape(len(patches), -1)
 
 
 def in_a_line(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -205,7 +212,7 @@ def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
     device = next(model.parameters()).device
     ReadyModel(model)
     use_padding_free_attention(model)
-    collate = collator_of(model, in_a_line, keep_answers=True)
+    collate = replace(collator_of(model, in_a_line, keep_answers=True), dtype=torch.uint8)  # pixels travel as bytes
     begin = time.time()
     first = STAGES[-1][0] if options.start else 0.0
     drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds, first)
@@ -224,7 +231,9 @@ def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
         for group in optimizer.param_groups:
             group["lr"] = options.rate * _schedule(passed)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model(**_to(batch, device), use_cache=False).loss
+            batch = _to(batch, device)
+            batch["pixel_values"] = as_pixel_values(batch["pixel_values"])
+            loss = model(**batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

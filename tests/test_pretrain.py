@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the script's shape, with random weights."""
-    import pretrain
     import torch
 
+    import pretrain
     from swiftalign.demo.model import save_processors
 
     folder = tmp_path_factory.mktemp("small")
@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("index", [0, 3, 7])
 def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) -> None:
-    import pretrain
     import torch
 
+    import pretrain
     from swiftalign.grounding.records import to_record
     from swiftalign.grounding.text import to_messages
 
@@ -48,15 +48,17 @@ def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) 
     ours = pretrain.Encoder(template.tokenizer)(image, objects)
     assert ours["input_ids"] == theirs["input_ids"]
     assert ours["labels"] == theirs["labels"]
-    assert torch.allclose(torch.from_numpy(ours["pixel_values"]), theirs["pixel_values"], atol=1e-6)
+    pixels = pretrain.as_pixel_values(torch.from_numpy(ours["pixel_values"]))
+    assert torch.allclose(pixels, theirs["pixel_values"], atol=1e-6)
     assert list(ours["grid"]) == theirs["image_grid_thw"][0].tolist()
 
 
 def test_positions_are_the_models(folder: Path) -> None:
     import numpy as np
-    import pretrain
     import torch
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+    import pretrain
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder)
