@@ -11,6 +11,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
+from swiftalign.demo.camera import photograph
 from swiftalign.errors import DataError
 
 GRID = 32  # pixels; image sides are multiples of it: a patch of 16 times a merge of 2
@@ -51,7 +52,7 @@ class Quarter:
 Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Target]
 
 
-def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128)) -> None:
+def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), new_camera: bool = False) -> None:
     """Write `rows` lines of JSON to `path`, and their images to ``images/<stem of path>/`` beside it.
 
     A row holds ``images`` (paths relative to the file's folder), ``prompt`` and ``objects``; each of its 1 to 4 objects
@@ -64,6 +65,7 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128)) 
     Args:
         seed: row i depends on the seed, i and `size` alone, so a longer file starts like a shorter one.
         size: width and height of most images, in pixels; every fourth image has another shape.
+        new_camera: take the images with the camera of `swiftalign.demo.camera`; the objects stay where they are.
 
     Raises:
         DataError: `size` is not made of multiples of 32, from 64 on.
@@ -75,6 +77,8 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128)) 
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for index in range(rows):
             image, objects = draw_row(Random(f"{seed}:{index}"), row_size(size, index))
+            if new_camera:
+                image = photograph(image, f"{seed}:{index}")
             name = f"{index:05d}.png"
             image.save(folder / name, compress_level=1)
             row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}
