@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -255,3 +256,17 @@ def test_a_longer_file_starts_like_a_shorter_one(dataset: Path, tmp_path: Path) 
 def test_an_image_size_that_does_not_fit_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(DataError, match=r"^image size \d+x\d+ does not fit$"):
         write_dataset(tmp_path / "train.jsonl", rows=1, seed=0, size=size)
+
+
+def test_the_new_camera_sees_the_same_scenes_otherwise(tmp_path: Path) -> None:
+    for name, new_camera in (("old", False), ("new", True), ("again", True)):
+        write_dataset(tmp_path / name / "rows.jsonl", rows=4, seed=7, new_camera=new_camera)
+    lines = {name: (tmp_path / name / "rows.jsonl").read_text() for name in ("old", "new", "again")}
+    assert len(set(lines.values())) == 1
+    for index in range(4):
+        old, new, again = (
+            np.asarray(Image.open(tmp_path / name / f"images/rows/{index:05d}.png"), dtype=float)
+            for name in ("old", "new", "again")
+        )
+        assert np.array_equal(new, again)
+        assert np.abs(new - old).mean() > 20

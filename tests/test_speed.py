@@ -133,19 +133,26 @@ def test_attention_without_row_starts_is_transformers_own() -> None:
 
 
 def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_path: Path) -> None:
-    losses, accuracies = [], []
+    losses, accuracies, evaluated = [], [], []
+    validation = tmp_path / "validation.yaml"
+    validation.write_text(
+        f"data: {{val: {demo / 'data/val.jsonl'}}}\ntraining: {{eval_strategy: steps, eval_steps: 3, save_steps: 3}}\n"
+    )
     for padding_free in ("true", "false"):
         run = tmp_path / padding_free
         sets = ("max_steps=3", "logging_steps=1", f"padding_free={padding_free}", f"output_dir={run}")
         words = [word for each in sets for word in ("--set", f"training.{each}")]
-        assert main(["train", str(demo / "config.yaml"), *words]) == 0
+        assert main(["train", str(demo / "config.yaml"), str(validation), *words]) == 0
         events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
         losses.append([event["loss"] for event in events if event["kind"] == "log" and "loss" in event])
+        evaluated += [(e["eval_loss"], e["eval_token_acc"]) for e in events if "eval_loss" in e]
         accuracies.append([event["token_acc"] for event in events if "token_acc" in event])
         assert json.loads((run / "speed.json").read_text())["padding_free"] is (padding_free == "true")
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-6)
     assert len(accuracies[0]) == 3
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-5)
+    assert len(evaluated) == 2
 
 
 def test_a_run_groups_its_rows_by_length(demo: Path, tmp_path: Path) -> None:

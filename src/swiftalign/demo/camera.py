@@ -16,7 +16,7 @@ _NOISE = 10.0  # of 255, the standard deviation
 
 
 def photograph(image: Image.Image, seed: int | str) -> Image.Image:
-    """The same scene, as the new camera sees it: its colours are mixed, its tones bent, its edges soft, and it is noisy.
+    """The same scene, as the new camera sees it: colours mixed, tones bent, edges soft, and noise over all.
 
     Args:
         seed: of the noise, the only thing here that differs from image to image.

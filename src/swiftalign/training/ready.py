@@ -86,9 +86,7 @@ class ReadyCollator:
         }
 
 
-def collator_of(
-    model: nn.Module, collate: Callable[[list[Any]], dict[str, Any]], *, keep_answers: bool
-) -> ReadyCollator:
+def collator_of(model: nn.Module, collate: Collate, *, keep_answers: bool) -> ReadyCollator:
     """The collator that suits a Qwen3-VL."""
     inner = _multimodal(model)
     vision = inner.config.vision_config
@@ -188,8 +186,8 @@ def make_ready(trainer: Any) -> None:
     args = trainer.args
     ReadyModel(trainer.model)
     # Accuracies of whole rows, and losses by channel, ask for a mask.
-    mask = args.acc_strategy != "token" or args.enable_channel_loss
-    keep_answers = trainer.get_use_logits_to_keep() and not mask
+    masked = args.acc_strategy != "token" or args.enable_channel_loss
+    keep_answers = trainer.get_use_logits_to_keep() and not masked
     trainer.data_collator = collator_of(trainer.model, trainer.data_collator, keep_answers=keep_answers)
     keep = trainer.prepare_logits_to_keep
     trainer.prepare_logits_to_keep = lambda batch: None if "logits_to_keep" in batch else keep(batch)
