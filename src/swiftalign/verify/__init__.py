@@ -94,12 +94,22 @@ def checkpoints_of(path: Path) -> list[Path]:
     """The checkpoints of a run folder, the newest last, of its last phase that has any; empty where it is none.
 
     Raises:
-        ModelError: there is no such path.
+        ModelError: there is no such path, or it holds whole runs.
     """
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")
     if not path.is_dir():
         return []
+    found = _checkpoints(path)
+    if not found and not any(path.glob("*config.json")):
+        runs = [child for child in path.iterdir() if child.is_dir() and _checkpoints(child)]
+        if runs:
+            newest = max(runs, key=lambda run: run.stat().st_mtime)
+            raise ModelError(f"{path}: holds runs, and is none itself", f"name one of them, as {newest}")
+    return found
+
+
+def _checkpoints(path: Path) -> list[Path]:
     found = _numbered(path, _CHECKPOINT)
     phases = [] if found else _numbered(path, _PHASE)
     return found or next((inside for phase in reversed(phases) if (inside := _numbered(phase, _CHECKPOINT))), [])
