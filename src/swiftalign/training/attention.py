@@ -58,6 +58,8 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
         return out, None
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # norms with float32 weights leave float32 behind
+        query, key, value = (heads.to(torch.get_autocast_dtype("cuda")) for heads in (query, key, value))
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     if query.is_cuda and query.dtype in _HALF and not dropout:
         out = _on_gpu(query, key, value, cu_seq_lens_q, max_length_q, scaling, causal=causal)
