@@ -6,12 +6,13 @@ The rules are those of peft 0.20; sound checkpoints made by peft itself hold the
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from swiftalign.checkpoint import read_json
 from swiftalign.errors import ModelError
@@ -31,12 +32,41 @@ _UNPLANNED = (
     "use_qalora",
     "use_bdlora",
 )
-# (a+)+ and the like, for which matching takes exponential time.
-_REPEATED_REPEAT = re.compile(r"[+*}][?+]?\)+[+*{]")
 _TENSOR = re.compile(r"(.+)\.(lora_\w+|boft_\w+|fourierft_spectrum)(?:\.(?:weight|bias))?")
 _MAX_ENTRIES = 20_000
-_MAX_PATTERN = 1_000_000
+_MAX_PATTERN = 100_000
 _MAX_MATCHED = 255  # no longer name is matched by a regex from a file
+_EXAMPLES = ("model.visual.deepstack_merger_list.0.linear_fc1", "model.language_model.layers.35.self_attn.q_proj")
+_PATIENCE = 1.0  # seconds, for all matching by the regexes of a file
+
+
+class _Matcher:
+    """Matches names by the regexes of a file, some of which would take for ever, like ``(a|a)*b``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, _PATIENCE
+
+    def find(self, how: Literal["match", "fullmatch"], pattern: str, name: str) -> re.Match[str] | None:
+        """What `re` would find; nothing in a name that is longer than any of a model.
+
+        Raises:
+            ModelError: the file's regexes have taken too long altogether.
+        """
+        import regex  # unlike `re`, it can be given up
+
+        if len(name) > _MAX_MATCHED:
+            return None
+        begin = time.monotonic()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on what its own syntax would read otherwise
+                found: re.Match[str] | None = getattr(regex, how)(pattern, name, timeout=max(self.left, 0.001))
+        except TimeoutError:
+            raise ModelError(f"{self.path}: a regular expression of it takes too long to match") from None
+        except regex.error as error:
+            raise ModelError(f"{self.path}: no regular expression: {error}") from None
+        self.left -= time.monotonic() - begin
+        return found
 
 
 @dataclass(frozen=True)
@@ -90,7 +120,7 @@ class AdapterConfig:
             return False
         targets = self.values.get("target_modules")
         if isinstance(targets, str):
-            return _fullmatch(targets, name)
+            return bool(self._matcher.find("fullmatch", targets, name))
         return name in self._targets or (_ends_in(name, self._targets) and self._in_layers(name))
 
     def reaches(self, merger: str) -> bool:
@@ -105,9 +135,8 @@ class AdapterConfig:
             peft `utils/other.py`, `get_pattern_key`.
         """
         general = self.values.get("n_frequency") if self.kind == "fourierft" else self.rank
-        if len(layer) > _MAX_MATCHED:
-            return general
-        return next((size for pattern, size in self._sizes if pattern.match(layer)), general)
+        sizes = _size_pattern(self.values).items()
+        return next((size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer)), general)
 
     @cached_property
     def _targets(self) -> frozenset[str]:
@@ -120,7 +149,7 @@ class AdapterConfig:
     def _excludes(self, name: str) -> bool:
         excluded = self.values.get("exclude_modules")
         if isinstance(excluded, str):
-            return bool(excluded) and _fullmatch(excluded, name)
+            return bool(excluded) and bool(self._matcher.find("fullmatch", excluded, name))
         return name in self._excluded or _ends_in(name, self._excluded)
 
     def _in_layers(self, name: str) -> bool:
@@ -128,17 +157,14 @@ class AdapterConfig:
         layers = self.values.get("layers_to_transform")
         if layers is None or layers == []:
             return True
-        match = next((found for one in self._lists if (found := one.match(name[:_MAX_MATCHED]))), None)
+        given = self.values.get("layers_pattern") or [r"[^.]*"]
+        lists = map(_of_list, [given] if isinstance(given, str) else given)
+        match = next((found for one in lists if (found := self._matcher.find("match", one, name[:_MAX_MATCHED]))), None)
         return match is not None and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
 
     @cached_property
-    def _lists(self) -> list[re.Pattern[str]]:
-        given = self.values.get("layers_pattern") or [r"[^.]*"]
-        return [re.compile(_of_list(pattern)) for pattern in ([given] if isinstance(given, str) else given)]
-
-    @cached_property
-    def _sizes(self) -> list[tuple[re.Pattern[str], int]]:
-        return [(re.compile(_of_layer(key)), size) for key, size in _size_pattern(self.values).items()]
+    def _matcher(self) -> _Matcher:
+        return _Matcher(self.path)
 
     def tuner(self, adapted: list[str]) -> TunerSection:
         """The tuner settings that this stands for, with its layers by name.
@@ -173,10 +199,6 @@ def adapter_part(name: str) -> tuple[str, str] | None:
     """The layer in the base model and the part of its adapter that a tensor is, e.g. ``lora_A``; None of any other."""
     match = _TENSOR.fullmatch(name)
     return (match[1].removeprefix(ADAPTER_PREFIX), match[2]) if match else None
-
-
-def _fullmatch(pattern: str, name: str) -> bool:
-    return len(name) <= _MAX_MATCHED and re.fullmatch(pattern, name) is not None
 
 
 def _ends_in(name: str, ends: frozenset[str]) -> bool:
@@ -220,7 +242,11 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
     faults = list(_faults(values))
     if faults:
         raise ModelError(f"{path}: {faults[0]}")
-    return AdapterConfig(path, values)
+    config = AdapterConfig(path, values)
+    for name in _EXAMPLES:  # a regex that takes too long is a fault of the file
+        config.adapts(name)
+        config.size_of(name)
+    return config
 
 
 def _faults(values: dict[str, Any]) -> Iterator[str]:
@@ -262,5 +288,3 @@ def _pattern_faults(key: str, pattern: str) -> Iterator[str]:
             re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         yield f"{key} is no regular expression: {error}"
-    if _REPEATED_REPEAT.search(pattern):
-        yield f"{key} repeats a repetition, which could take for ever to match"

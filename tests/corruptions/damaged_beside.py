@@ -61,7 +61,10 @@ BESIDE: dict[str, Damage] = {
     ),
     "adapter-config-broken-regex": Damage("lora", _adapter(target_modules="("), ("adapter-config-malformed",)),
     "adapter-config-endless-regex": Damage(
-        "lora", _adapter(target_modules=r"([\w.]+)+!"), ("adapter-config-malformed",)
+        "lora",
+        _adapter(target_modules=r"([\w.]|[\w.][\w.])*0\."),
+        ("adapter-config-malformed",),
+        message="PATH/adapter_config.json: a regular expression of it takes too long to match",
     ),
     "adapter-config-targets-a-number": Damage("lora", _adapter(target_modules=7), ("adapter-config-malformed",)),
     "adapter-config-saved-a-number": Damage("saved", _adapter(modules_to_save=[1]), ("adapter-config-malformed",)),
