@@ -77,7 +77,7 @@ class Run:
     def config(self, model: Path, data: Path, out: Path) -> dict[str, Any]:
         operations = AUGMENTATIONS[self.augmentation]
         return {
-            "model": str(model),
+            "model": {"path": str(model), "dtype": "float32"},  # bfloat16 takes many times longer on a CPU
             "data": {"train": str(data / f"{self.rows}.jsonl")},
             "tuner": tuner_of(self.method),
             "training": {
