@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_modules(demo: Path) -> Modules:
     """The demo model's modules, from its weight files' headers."""
     return read_modules(load_config([demo / "config.yaml"]))
+
+
+@pytest.fixture(scope="session")
+def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The demo's template, and three encoded rows of different lengths."""
+    from swift_template import template_of
+    from swiftalign.training.rows import JsonlRows
+
+    template = template_of(demo / "model")
+    rows = JsonlRows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)
+    encoded = [template.encode(rows[index], return_length=True) for index in range(3)]
+    assert len({len(row["input_ids"]) for row in encoded}) > 1
+    return template, encoded
 
 
 @pytest.fixture

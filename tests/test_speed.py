@@ -1,4 +1,4 @@
-"""Speed: the fast paths train the same, and the predictions follow from the plan."""
+"""Speed: choices and predictions follow from the plan, the rows and the card."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from swift_template import template_of
 from swiftalign.cli import main
 from swiftalign.config import Config
 from swiftalign.config_files import load_config
@@ -19,10 +17,10 @@ from swiftalign.errors import SwiftalignError
 from swiftalign.modules import Modules, read_modules
 from swiftalign.plan import resolve_plan
 from swiftalign.speed.cards import GIB, named_card
-from swiftalign.speed.choices import Choices, Outlook, choose, fitting_batch
+from swiftalign.speed.choices import Outlook, choose, fitting_batch
 from swiftalign.speed.memory import How, predict
-from swiftalign.speed.rows import ASSUMED, rows_of
-from swiftalign.speed.work import Row, Sizes, Trained, count, padded
+from swiftalign.speed.rows import rows_of
+from swiftalign.speed.work import ASSUMED, Row, Sizes, Trained, count, padded
 from swiftalign.training.loading import plan_loading
 
 MERGERS = "modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]"
@@ -53,213 +51,6 @@ def outlook_of(size: str, card: str = "H100", tuner: str = ALIGNER, training: st
     outlook = Outlook.of(modules, plan, named_card(card), [ASSUMED])
     assert outlook is not None
     return config, plan, outlook
-
-
-# The same training
-
-
-@pytest.fixture(scope="module")
-def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
-    """The demo's template, and three encoded rows of different lengths."""
-    from swiftalign.training.rows import JsonlRows
-
-    template = template_of(demo / "model")
-    rows = JsonlRows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)
-    encoded = [template.encode(rows[index], return_length=True) for index in range(3)]
-    assert len({len(row["input_ids"]) for row in encoded}) > 1
-    return template, encoded
-
-
-def gradients(
-    demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_free: bool, ready: bool = False
-) -> dict[str, Any]:
-    """The aligner's gradients of one batch, in float32."""
-    import torch
-    from transformers import Qwen3VLForConditionalGeneration
-
-    from swiftalign.training.attention import use_padding_free_attention
-    from swiftalign.training.ready import ReadyModel, collator_of
-
-    model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
-    model.requires_grad_(False)
-    for name, weight in model.named_parameters():
-        weight.requires_grad_("merger" in name)
-    if padding_free:
-        use_padding_free_attention(model)
-    template.model, template.padding_free = model, padding_free
-    collate = collator_of(model, template.data_collator, keep_answers=True) if ready else template.data_collator
-    if ready:
-        ReadyModel(model)
-    try:
-        batch = collate([dict(row) for row in rows])
-    finally:
-        template.padding_free = False
-    batch.pop("text_position_ids", None)
-    if ready:  # nothing is left for the model to work out from them
-        batch["image_grid_thw"] = batch["image_grid_thw"] * 0
-    assert batch["input_ids"].shape[0] == (1 if padding_free else len(rows))
-    if padding_free and not ready:  # the trainer's own shift: no row is to predict the next one's first token
-        starts = batch["cu_seq_lens_q"][:-1].long()
-        batch["labels"][0, starts] = -100
-    model.train()
-    model(**batch, use_cache=False).loss.backward()
-    return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-@pytest.mark.parametrize("ready", [False, True])
-def test_rows_in_a_line_give_the_gradients_of_padded_rows(demo: Path, batch_rows: Any, ready: bool) -> None:
-    import torch
-
-    template, rows = batch_rows
-    plain = gradients(demo, template, rows, padding_free=False)
-    fast = gradients(demo, template, rows, padding_free=True, ready=ready)
-    assert len(plain) == 24
-    for name, gradient in plain.items():
-        assert torch.linalg.norm(fast[name] - gradient) <= 1e-5 * torch.linalg.norm(gradient), name
-
-
-def test_attention_without_row_starts_is_transformers_own() -> None:
-    import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    from swiftalign.training.attention import attention
-
-    query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
-    module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=False)
-    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None].expand(2, 1, 9, 9)
-    ours, _ = attention(module, query, key, value, mask, scaling=0.3)
-    theirs, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
-    assert torch.equal(ours, theirs)
-
-
-def test_a_run_without_padding_has_the_losses_of_a_padded_one(demo: Path, tmp_path: Path) -> None:
-    losses, accuracies, evaluated = [], [], []
-    validation = tmp_path / "validation.yaml"
-    validation.write_text(
-        f"data: {{val: {demo / 'data/val.jsonl'}}}\ntraining: {{eval_strategy: steps, eval_steps: 3, save_steps: 3}}\n"
-    )
-    for padding_free in ("true", "false"):
-        run = tmp_path / padding_free
-        sets = ("max_steps=3", "logging_steps=1", f"padding_free={padding_free}", f"output_dir={run}")
-        words = [word for each in sets for word in ("--set", f"training.{each}")]
-        assert main(["train", str(demo / "config.yaml"), str(validation), *words]) == 0
-        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-        losses.append([event["loss"] for event in events if event["kind"] == "log" and "loss" in event])
-        evaluated += [(e["eval_loss"], e["eval_token_acc"]) for e in events if "eval_loss" in e]
-        accuracies.append([event["token_acc"] for event in events if "token_acc" in event])
-        assert json.loads((run / "speed.json").read_text())["padding_free"] is (padding_free == "true")
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-6)
-    assert len(accuracies[0]) == 3
-    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-5)
-    assert len(evaluated) == 2
-
-
-def test_a_run_groups_its_rows_by_length(demo: Path, tmp_path: Path) -> None:
-    extra = tmp_path / "extra.yaml"
-    extra.write_text("swift: {group_by_length: true}\n")
-    words = [word for each in ("max_steps=2", f"output_dir={tmp_path}/run") for word in ("--set", f"training.{each}")]
-    assert main(["train", str(demo / "config.yaml"), str(extra), *words]) == 0
-
-
-@pytest.mark.parametrize("trains", ["merger", "visual"])
-def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_gradients(
-    demo: Path, batch_rows: Any, trains: str
-) -> None:
-    import torch
-    from transformers import Qwen3VLForConditionalGeneration
-
-    from swiftalign.training.fast import speed_up_model
-
-    template, rows = batch_rows
-    model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(trains in name)
-    visual = model.model.visual
-    visual.patch_embed.register_forward_hook(lambda part, args, out: out.requires_grad_(True))  # as ms-swift does
-    speed_up_model(model, Choices())
-    tracked = []
-    visual.blocks[-1].register_forward_hook(lambda part, args, out: tracked.append(out.requires_grad))
-    batch = template.data_collator([dict(row) for row in rows])
-    batch.pop("text_position_ids", None)
-    model(**batch, use_cache=False).loss.backward()
-    assert tracked == [trains == "visual"]
-    assert visual.merger.linear_fc1.weight.grad.abs().sum() > 0
-
-
-# FP8
-
-
-class _Gated:
-    """Builds a small gated layer of frozen matrices."""
-
-    @staticmethod
-    def build() -> Any:
-        import torch
-        from torch import nn
-
-        class Gated(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.gate = nn.Linear(64, 32, bias=False)
-                self.up = nn.Linear(64, 32, bias=False)
-                self.down = nn.Linear(32, 64, bias=False)
-                self.odd = nn.Linear(64, 10, bias=False)
-                self.biased = nn.Linear(64, 32)
-
-            def forward(self, x: Any) -> Any:
-                return x + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
-
-        torch.manual_seed(0)
-        return Gated().to(torch.bfloat16).requires_grad_(False)
-
-
-def test_fp8_products_are_near_those_in_bfloat16_and_compile() -> None:
-    import torch
-
-    from swiftalign.training.fp8 import Fp8Linear, freeze_in_fp8
-
-    layer = _Gated.build()
-    x = torch.randn(2, 20, 64, dtype=torch.bfloat16, requires_grad=True)
-
-    def run() -> tuple[Any, Any]:
-        x.grad = None
-        out = layer(x)
-        out.square().sum().backward()
-        return (out - x).detach().float(), x.grad.float()
-
-    exact = run()
-    assert freeze_in_fp8([layer]) == 3  # not the one with an odd side, nor the one with a bias
-    assert isinstance(layer.gate, Fp8Linear)
-    near = run()
-    for ours, theirs in zip(near, exact, strict=True):
-        difference = torch.linalg.norm(ours - theirs) / torch.linalg.norm(theirs)
-        assert 0 < difference < 0.1
-    layer.compile(dynamic=True, backend="aot_eager")
-    for compiled, eager in zip(run(), near, strict=True):
-        assert torch.linalg.norm(compiled - eager) <= 0.01 * torch.linalg.norm(eager)
-
-
-def test_a_matrix_that_trains_is_not_put_in_fp8() -> None:
-    from swiftalign.training.fp8 import freeze_in_fp8
-
-    layer = _Gated.build().requires_grad_(True)
-    assert freeze_in_fp8([layer]) == 0
-
-
-def test_only_frozen_layers_are_compiled(demo: Path) -> None:
-    import torch
-    from transformers import Qwen3VLForConditionalGeneration
-
-    from swiftalign.training.fast import speed_up_trainer
-
-    model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32).requires_grad_(False)
-    model.model.visual.blocks[0].requires_grad_(True)
-    trainer = SimpleNamespace(model=model, evaluate=lambda: "evaluated")
-    speed_up_trainer(trainer, Choices(kernels="compiled"))
-    assert all(layer._compiled_call_impl for layer in model.model.language_model.layers)
-    assert not any(block._compiled_call_impl for block in model.model.visual.blocks)
-    assert trainer.evaluate() == "evaluated"
 
 
 # Choices

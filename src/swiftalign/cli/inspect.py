@@ -96,10 +96,10 @@ def _card(text: str) -> Card:
 def _what_fits(config: Config, modules: Modules, plan: TuningPlan, card: Card) -> WhatFits:
     from swiftalign.speed.choices import settle
     from swiftalign.speed.report import WhatFits
-    from swiftalign.speed.rows import ASSUMED, rows_of
+    from swiftalign.speed.rows import rows_of
 
     rows = rows_of(config) if config.data.train else []
-    settled = settle(config, modules, plan, card, rows or [ASSUMED])
+    settled = settle(config, modules, plan, card, rows)
     if settled.outlook is None:
         raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
     return WhatFits.of(settled.outlook, settled.plan, settled.choices, assumed=not rows)

@@ -18,7 +18,7 @@ from swiftalign.schedule import LeftOut
 from swiftalign.speed.cards import Card
 from swiftalign.speed.memory import CONTEXT, SAFETY, How, Kernels, predict
 from swiftalign.speed.timing import batch_seconds, pays_back
-from swiftalign.speed.work import COUNTED_TYPES, Row, Sizes, Trained
+from swiftalign.speed.work import ASSUMED, COUNTED_TYPES, Row, Sizes, Trained
 
 LARGEST_BATCH = 256
 BATCHES_TIMED = 64
@@ -148,7 +148,7 @@ def settle(
 
     Args:
         card: the one that each process trains on.
-        rows: that are trained on, or assumed.
+        rows: that are trained on; where there are none that can be counted, a usual one is assumed.
         left_out: rows that the plan has counted so far, and that are not trained on.
 
     Raises:
@@ -156,7 +156,7 @@ def settle(
     """
     processes = plan.schedule.processes
     shards = processes if _shares_weights(config) else 1
-    outlook = Outlook.of(modules, plan, card, rows, shards=shards) if card else None
+    outlook = Outlook.of(modules, plan, card, rows or [ASSUMED], shards=shards) if card else None
     auto = outlook is not None and config.training.per_device_train_batch_size == "auto"
     fitting = fitting_batch(config, plan, outlook) if outlook and auto else 1
     if left_out or fitting > 1:  # other rows, or batches, are other steps

@@ -31,9 +31,6 @@ from swiftalign.speed.work import Row
 LOOKED_AT = 2000
 MERGE = 4  # patches of a visual token
 
-# Assumed where there are no data: a 1024x768 image, and a few boxes.
-ASSUMED = Row(1115, (3072,), 150)
-
 _BYTES_OF_TOKEN = 3.0  # of text with coordinates, where there is no tokenizer
 
 

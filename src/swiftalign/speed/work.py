@@ -30,6 +30,10 @@ class Row:
     labels: int
 
 
+# Where there are no data: a 1024x768 image, and a few boxes.
+ASSUMED = Row(1115, (3072,), 150)
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The sides of a Qwen3-VL that cost time and memory.
