@@ -1,8 +1,8 @@
 """What runs in each training process: ms-swift's own pipeline, told by the plan and held to it.
 
 ``python -m swiftalign.training.worker RUN_FOLDER``, by itself or under torchrun, reads there what to train and from
-where. Everything hooks into `SwiftSft`'s extension points. ms-swift, peft and transformers are not patched; a few methods
-of the live model and trainer are replaced where speed asks for it, in `ready.py` and `attention.py`.
+where. Everything hooks into `SwiftSft`'s extension points. ms-swift, peft and transformers are not patched; a few
+methods of the live model and trainer are replaced where speed asks for it, in `ready.py`.
 """
 
 from __future__ import annotations
