@@ -24,6 +24,7 @@ from swiftalign.augment.settings import AugmentationSection
 from swiftalign.demo.model import build_model
 from swiftalign.training.loading import plan_loading, seconds_a_row
 from swiftalign.training.rows import AugmentedRows, JsonlRows
+from swiftalign.training.template import use_own_tokens
 from train_gpu import build_data
 
 ROWS, ROUNDS = 16, 5
@@ -50,7 +51,7 @@ def main() -> None:
         build_model(folder / "model")
         template = get_template(get_processor(str(folder / "model"), model_type="qwen3_vl"))
         template.set_mode("train")
-        template.image_token_id = template.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        use_own_tokens(template, json.loads((folder / "model/config.json").read_text()))
         pipeline = Pipeline(AugmentationSection(enabled=True, preset="progressive-3"))
         for kind in ("equal", "mixed"):
             build_data(folder / kind, kind, ROWS)

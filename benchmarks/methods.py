@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -25,13 +24,13 @@ from typing import Any
 import torch
 import yaml
 
+from startup import SWIFTALIGN
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.score import score_model
 from swiftalign.recipes import RECIPES
 
 HERE = Path(__file__).resolve().parent
 LOG = HERE / "methods.jsonl"
-SWIFTALIGN = [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())"]
 
 STEPS, BATCH = 300, 8
 ROWS = {"small": 64, "large": 2048}

@@ -103,7 +103,9 @@ def draw(lines: Lines, base: dict[str, Any]) -> None:
 
 def main() -> None:
     every = logged()
-    base = next(line for line in every if line.get("base"))
+    base = next((line for line in every if line.get("base")), None)
+    if base is None:
+        raise SystemExit("no run is logged yet: python benchmarks/methods.py --model FOLDER")
     lines = [line for line in every if line.get("seed", TUNING_SEED) != TUNING_SEED]
     text = PAGE.read_text(encoding="utf-8")
     for marker, made in (

@@ -26,10 +26,10 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
 from swiftalign.demo.data import draw_row, prompt_for, row_size, write_dataset
-from swiftalign.demo.model import byte_tokenizer, generation_config, save_processors, token_ids
+from swiftalign.demo.model import byte_tokenizer, model_config, write_model
 from swiftalign.demo.score import score_model
 from swiftalign.grounding.records import to_record
 from swiftalign.grounding.text import answer
@@ -98,13 +98,7 @@ def _answer(objects: list[dict[str, Any]], size: tuple[int, int]) -> str:
 
 
 def new_model(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
-    ids = token_ids(tokenizer)
-    text = TEXT | {"vocab_size": ids.pop("vocab_size"), "initializer_range": INITIALIZER_RANGE}
-    vision = VISION | {"initializer_range": INITIALIZER_RANGE}
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config = generation_config(tokenizer)
-    return model
+    return Qwen3VLForConditionalGeneration(model_config(tokenizer, TEXT, VISION, INITIALIZER_RANGE, tied=True))
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -278,14 +272,11 @@ def main() -> None:
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
     images = train(model.to(device), Encoder(tokenizer), options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(options.output)
-    save_processors(options.output)
     # Of the model as it is written: the hooks and the attention were for training.
     for part in model.modules():
         if hasattr(part, "config"):
             part.config._attn_implementation_internal = "sdpa"
-    model.to(torch.bfloat16).save_pretrained(options.output)
+    write_model(options.output, model.to(torch.bfloat16), tokenizer)
     held_out = options.output / "held-out"
     write_dataset(held_out / "rows.jsonl", rows=EVALUATED, seed=10_000)
     metrics = score_model(options.output, held_out / "rows.jsonl", device=device, batch=128).metrics()

@@ -26,6 +26,7 @@ import torch
 import yaml
 from PIL import Image
 
+from startup import SWIFTALIGN
 from step_times import PROFILED, WARM_UP
 from swiftalign.architectures import known_config
 from swiftalign.demo.model import SPECIAL_TOKENS, generation_config, save_processors
@@ -194,7 +195,7 @@ def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, sett
     config["training"].setdefault("torch_compile", torch.cuda.is_available())
     file = out.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config))
-    return [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())", "train", str(file)]
+    return [*SWIFTALIGN, "train", str(file)]
 
 
 def run(name: str, command: list[str], out: Path) -> dict[str, Any]:

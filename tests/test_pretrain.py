@@ -21,14 +21,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     import pretrain
-    from swiftalign.demo.model import save_processors
+    from swiftalign.demo.model import write_model
 
     folder = tmp_path_factory.mktemp("small")
     tokenizer = pretrain.learn_tokenizer()
-    tokenizer.save_pretrained(folder)
-    save_processors(folder)
     torch.manual_seed(0)
-    pretrain.new_model(tokenizer).to(torch.bfloat16).save_pretrained(folder)
+    write_model(folder, pretrain.new_model(tokenizer).to(torch.bfloat16), tokenizer)
     return folder
 
 

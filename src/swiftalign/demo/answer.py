@@ -6,29 +6,14 @@ import sys
 import warnings
 from pathlib import Path
 
-from swiftalign.grounding.records import read_rows
+from swiftalign.demo.score import Writer, read_sized
 
 
 def answer_first(model_folder: Path, rows: Path, *, max_new_tokens: int = 24) -> tuple[str, str]:
     """The prompt of the first row, and what the model writes for its image."""
-    import torch
-    from PIL import Image
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    _, row = next(read_rows(rows))
-    model = AutoModelForImageTextToText.from_pretrained(model_folder, dtype="auto").eval()
-    processor = AutoProcessor.from_pretrained(model_folder)
-    content = [{"type": "image"}, {"type": "text", "text": row["prompt"]}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    image = Image.open(rows.parent / row["images"][0]).convert("RGB")
-    inputs = processor(text=[text], images=[image], return_tensors="pt")
-    with torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    written = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-    return row["prompt"], written
+    first = next(read_sized(rows))
+    [written] = Writer.of(model_folder)([first], max_new_tokens)
+    return first[0].prompt or "", written
 
 
 def main() -> None:

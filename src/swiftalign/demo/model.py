@@ -105,11 +105,16 @@ def build_model(folder: Path, *, seed: int = 0, dtype: str = "float32", tied: bo
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known", f"choose one of {', '.join(DTYPES)}")
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer()
+    config = model_config(tokenizer, TEXT, VISION, INITIALIZER_RANGE, tied=tied, moe=moe)
+    write_model(folder, _random_model(config, seed, dtype), tokenizer)
+
+
+def write_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write a model folder whole: config, weights, tokenizer and processor files."""
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     save_processors(folder)
-    model = _random_model(_config(token_ids(tokenizer), tied=tied, moe=moe), seed, dtype)
     model.generation_config = generation_config(tokenizer)
     with _without_progress_bars():
         model.save_pretrained(folder)
@@ -137,7 +142,7 @@ def byte_tokenizer(words: Sequence[str] = (), merges: Sequence[tuple[str, str]] 
     )
 
 
-def token_ids(tokenizer: Any) -> dict[str, int]:
+def _token_ids(tokenizer: Any) -> dict[str, int]:
     """The entries of config.json that depend on the vocabulary."""
     number = tokenizer.convert_tokens_to_ids
     return {
@@ -149,13 +154,22 @@ def token_ids(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def _config(token_ids: dict[str, int], *, tied: bool, moe: bool) -> Any:
+def model_config(
+    tokenizer: Any,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    initializer_range: float,
+    *,
+    tied: bool,
+    moe: bool = False,
+) -> Any:
+    """The config of a Qwen3-VL of these sizes, for the vocabulary of a tokenizer."""
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-    ids = dict(token_ids)
-    own = {"vocab_size": ids.pop("vocab_size"), "initializer_range": INITIALIZER_RANGE, "tie_word_embeddings": tied}
-    text = {**TEXT, **own, **(EXPERTS if moe else {})}
-    vision = {**VISION, "initializer_range": INITIALIZER_RANGE}
+    ids = _token_ids(tokenizer)
+    own = {"vocab_size": ids.pop("vocab_size"), "initializer_range": initializer_range, "tie_word_embeddings": tied}
+    text = {**text, **own, **(EXPERTS if moe else {})}
+    vision = {**vision, "initializer_range": initializer_range}
     config_class = Qwen3VLMoeConfig if moe else Qwen3VLConfig
     return config_class(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,10 @@ _MORE = 16  # tokens, beyond the longest true answer of a batch
 
 def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = BATCH) -> Scores:
     """Accuracies of a model's answers to all rows of a file, each with one image."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval().to(device)
-    processor = AutoProcessor.from_pretrained(folder)
-    scores = Scores()
-    for records in _batches(_records(rows), batch):
-        for (record, width, height), text in zip(records, _write(model, processor, records), strict=True):
+    write, scores = Writer.of(folder, dtype="float32", device=device), Scores()
+    for records in _batches(read_sized(rows), batch):
+        longest = max(write.tokens(answer(record.targets, width, height)) for record, width, height in records)
+        for (record, width, height), text in zip(records, write(records, longest + _MORE), strict=True):
             truth = parse_answer(answer(record.targets, width, height)).targets
             scores.add(parse_answer(text), truth, width, height)
     return scores
@@ -42,7 +36,7 @@ def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = B
 Sized = tuple[Record, int, int]
 
 
-def _records(rows: Path) -> Iterator[Sized]:
+def read_sized(rows: Path) -> Iterator[Sized]:
     """Records in pixels, with the sizes of their images."""
     for _, row in read_rows(rows):
         record = to_record(row, rows.parent)
@@ -57,25 +51,44 @@ def _batches(records: Iterator[Sized], size: int) -> Iterator[list[Sized]]:
         yield ordered[first : first + size]
 
 
-def _write(model: Any, processor: Any, records: list[Sized]) -> list[str]:
-    import torch
-    from PIL import Image
+@dataclass(frozen=True)
+class Writer:
+    """A model folder that writes answers, greedily."""
 
-    prompts, images, longest = [], [], 0
-    for record, width, height in records:
-        asked, told = to_messages(record, width, height)
-        text = asked["content"].removeprefix("<image>")
-        content = [{"type": "image"}, {"type": "text", "text": text}]
-        prompts.append(
-            processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        )
-        images.append([Image.fromarray(open_image(record.images[0]))])
-        longest = max(longest, len(processor.tokenizer.encode(told["content"])))
-    inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
-    with torch.no_grad():
-        output = model.generate(**inputs.to(model.device), max_new_tokens=longest + _MORE, do_sample=False)
-    written: list[str] = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return written
+    model: Any
+    processor: Any
+
+    @classmethod
+    def of(cls, folder: Path, *, dtype: str = "auto", device: str = "cpu") -> Writer:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval().to(device)
+        return cls(model, AutoProcessor.from_pretrained(folder))
+
+    def tokens(self, text: str) -> int:
+        return len(self.processor.tokenizer.encode(text))
+
+    def __call__(self, records: list[Sized], max_new_tokens: int) -> list[str]:
+        """What it writes for each record's first image and prompt."""
+        import torch
+        from PIL import Image
+
+        prompts, images = [], []
+        for record, width, height in records:
+            asked = to_messages(record, width, height)[0]["content"].removeprefix("<image>")
+            content = [{"type": "image"}, {"type": "text", "text": asked}]
+            messages = [{"role": "user", "content": content}]
+            prompts.append(self.processor.apply_chat_template(messages, add_generation_prompt=True))
+            images.append([Image.fromarray(open_image(record.images[0]))])
+        inputs = self.processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
+        with torch.no_grad():
+            output = self.model.generate(**inputs.to(self.model.device), max_new_tokens=max_new_tokens, do_sample=False)
+        written = output[:, inputs["input_ids"].shape[1] :]
+        found: list[str] = self.processor.batch_decode(written, skip_special_tokens=True)
+        return found
 
 
 def main() -> None:

@@ -166,8 +166,9 @@ def settle(
 
 def _shares_weights(config: Config) -> bool:
     """Whether the GPUs of a run share the weights (ZeRO-3)."""
+    setting = config.training.deepspeed
     try:
-        return bool(config.training.deepspeed) and zero_section(config.training.deepspeed or "").get("stage") == 3
+        return bool(setting and zero_section(setting).get("stage") == 3)
     except (ModelError, ValueError):
         return False  # a finding of its own
 
