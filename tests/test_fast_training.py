@@ -118,7 +118,7 @@ def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_g
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
     for name, weight in model.named_parameters():
         weight.requires_grad_(trains in name)
-    visual = model.model.visual
+    template.model, visual = model, model.model.visual
     visual.patch_embed.register_forward_hook(lambda part, args, out: out.requires_grad_(True))  # as ms-swift does
     speed_up_model(model, Choices())
     tracked = []

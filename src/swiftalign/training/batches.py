@@ -21,7 +21,7 @@ from swift.dataset import LazyLLMDataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import seed_worker
 
-_UNLEARNED = -100  # label of the tokens that are not to be learned
+UNLEARNED = -100  # label of the tokens that are not to be learned
 
 
 class GlobalBatches:
@@ -69,7 +69,7 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
         if isinstance(index, str) or index >= 0:
             return super().__getitem__(index)
         row = super().__getitem__(~index)
-        return {**row, "labels": [_UNLEARNED] * len(row["labels"])}
+        return {**row, "labels": [UNLEARNED] * len(row["labels"])}
 
 
 def replaces_dataloader(args: Any) -> bool:

@@ -23,9 +23,10 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
+from swiftalign.training.batches import UNLEARNED
+
 READY_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 _KEY = "ready"  # of a batch, beside ms-swift's own
-_UNLEARNED = -100
 
 Collate = Callable[[list[Any]], dict[str, Any]]
 
@@ -97,10 +98,10 @@ def collator_of(model: nn.Module, collate: Collate, *, keep_answers: bool) -> Re
 
 def _keep_answers(batch: dict[str, Any]) -> None:
     """What ms-swift's ``prepare_logits_to_keep`` makes of one line, with numbers of positions for its mask."""
-    learned = batch["labels"][0] != _UNLEARNED
+    learned = batch["labels"][0] != UNLEARNED
     kept = nn.functional.pad(learned[1:], (0, 1), value=True)
     batch["logits_to_keep"] = kept.nonzero().flatten()
-    batch["labels"] = nn.functional.pad(batch["labels"][:, learned], (1, 0), value=_UNLEARNED)
+    batch["labels"] = nn.functional.pad(batch["labels"][:, learned], (1, 0), value=UNLEARNED)
 
 
 class ReadyLoader(DataLoaderShard):  # type: ignore[misc]  # ms-swift ships no types
@@ -205,6 +206,6 @@ def _counts_later(trainer: Any) -> Callable[..., None]:
             return
         trainer.custom_metrics["train"]["token_acc"] = mean
         answers = labels[..., 1:]
-        mean.add(outputs.logits.argmax(-1)[..., :-1] == answers, answers != _UNLEARNED)
+        mean.add(outputs.logits.argmax(-1)[..., :-1] == answers, answers != UNLEARNED)
 
     return count
