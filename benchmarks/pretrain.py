@@ -69,9 +69,9 @@ IMAGE = "<|image_pad|>"
 # Share of the time at which a stage begins, objects at most, and shapes.
 STAGES: tuple[tuple[float, int, tuple[str, ...] | None], ...] = (
     (0.0, 1, ("box", "disc")),
-    (0.1, 1, None),
-    (0.2, 2, None),
-    (0.35, 4, None),
+    (0.04, 1, None),
+    (0.08, 2, None),
+    (0.16, 4, None),
 )
 WARM_UP = 0.02  # share of the time
 EVALUATED = 512
@@ -256,8 +256,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seconds", type=float, default=480, help="of training")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="that draw rows; by default one a core but one")
     parser.add_argument("--every", type=float, default=10, help="seconds between lines")
