@@ -90,14 +90,17 @@ class Outlook:
         half = plan.dtype in ("bfloat16", "float16")
         return cls(sizes, Trained.by(plan, modules), card, rows, plan.total_parameters, half, shards)
 
-    def longest(self, batch: int) -> list[Row]:
-        """The batch that takes most: the longest rows together."""
-        ordered = sorted(self.rows, key=lambda row: row.tokens, reverse=True)[:batch]
-        return ordered + [ordered[0]] * (batch - len(ordered))
+    def largest(self, batch: int, *, padding_free: bool = True) -> list[Row]:
+        """The batch that takes most: the longest rows together, and with padding the one that asks shortest."""
+        found = sorted(self.rows, key=lambda row: row.tokens, reverse=True)[:batch]
+        found += found[:1] * (batch - len(found))
+        if not padding_free and batch > 1:
+            found[-1] = min(self.rows, key=lambda row: row.asked)
+        return found
 
     def peak(self, batch: int, how: How) -> int:
         """Bytes that the largest batch takes at most."""
-        rows = self.longest(batch)
+        rows = self.largest(batch, padding_free=how.padding_free)
         return predict(self.sizes, self.trained, self.parameters, rows, how, half=self.half, shards=self.shards).peak
 
     def fits(self, batch: int, how: How) -> bool:

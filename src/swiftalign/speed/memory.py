@@ -92,12 +92,12 @@ def predict(
     if trained.vit:
         kept += patches * sizes.vit_layers * (10 * sizes.vit_width + 3 * sizes.vit_inner) * element
     kept += _kept_of_method(trained, element)
-    working: float = (
-        labels * sizes.vocabulary * (element + 2 * _FLOAT)
-    )  # logits, in float32 for the loss, and its gradient
-    working += tokens * (3 * sizes.inner + 4 * sizes.width) * element
-    if how.checkpointing:  # one layer's activations, computed again
-        working += tokens * _kept_of_layer(sizes, trained, how) * element
+    # Logits, and in float32 the loss's softmax, its gradient, and that of what went into it.
+    layer: float = tokens * (3 * sizes.inner + 4 * sizes.width) * element
+    if how.checkpointing:  # its activations, computed again
+        layer += tokens * _kept_of_layer(sizes, trained, how) * element
+    # Logits, and in float32 the loss's softmax, its gradient, and that of what went into it: gone when layers begin.
+    working = max(layer, labels * sizes.vocabulary * (element + 3 * _FLOAT))
     # The ViT keeps nothing, and is over when the LLM begins; it counts only where it takes more.
     vit = patches * (6 * sizes.vit_width + sizes.vit_inner) * _FLOAT
     return Memory(

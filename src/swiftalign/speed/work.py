@@ -29,6 +29,11 @@ class Row:
     patches: tuple[int, ...]
     labels: int
 
+    @property
+    def asked(self) -> int:
+        """Tokens before the answer."""
+        return self.tokens - self.labels
+
 
 # Where there are no data: a 1024x768 image, and a few boxes.
 ASSUMED = Row(1115, (3072,), 150)
@@ -187,7 +192,10 @@ def count(sizes: Sizes, trained: Trained, rows: Sequence[Row], *, checkpointing:
 
 
 def padded(rows: Iterable[Row]) -> list[Row]:
-    """The rows of a batch as they are with padding: each as long as the longest."""
+    """The rows of a batch as they are with padding: each as long as the longest.
+
+    ms-swift makes logits of every position from the first answer's beginning on, whichever row that answer is in.
+    """
     rows = list(rows)
-    longest, labels = max(row.tokens for row in rows), max(row.labels for row in rows)
-    return [Row(longest, row.patches, labels) for row in rows]
+    longest, first = max(row.tokens for row in rows), min(row.asked for row in rows)
+    return [Row(longest, row.patches, longest - first) for row in rows]
