@@ -43,7 +43,7 @@ def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) 
     row = {"images": ["-"], "objects": objects, "prompt": prompt_for(objects)}
     messages = to_messages(to_record(row, Path()), *image.size)
     theirs = template.encode({"messages": messages, "images": [image]})
-    ours = pretrain.Encoder(template.tokenizer)(image, objects)
+    ours = pretrain.Encoder(template.tokenizer)(image, *pretrain.locating(Random(0), objects, image.size))
     assert ours["input_ids"] == theirs["input_ids"]
     assert ours["labels"] == theirs["labels"]
     pixels = pretrain.as_pixel_values(torch.from_numpy(ours["pixel_values"]))
@@ -61,7 +61,7 @@ def test_positions_are_the_models(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder)
     image, objects = draw_row(Random(3), row_size((128, 128), 3))
-    row = pretrain.Encoder(tokenizer)(image, objects)
+    row = pretrain.Encoder(tokenizer)(image, *pretrain.locating(Random(0), objects, image.size))
     tokens = torch.tensor([row["input_ids"]])
     kinds = (tokens == model.config.image_token_id).int()
     theirs, _ = model.model.get_rope_index(tokens, mm_token_type_ids=kinds, image_grid_thw=torch.tensor([row["grid"]]))

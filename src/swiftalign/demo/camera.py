@@ -9,22 +9,20 @@ from PIL import Image, ImageFilter
 
 # Rows: red, green and blue of the new camera, from those of the old one.
 _COLOURS = ((0.25, 0.65, 0.10), (0.15, 0.25, 0.60), (0.70, 0.10, 0.20))
-_GAMMA = 1.8  # of the tone curve, which then bends around the middle
-_BEND = 0.35
+_GAMMA, _GAIN = 1.5, 0.4  # of the tone curve: it sees little light
 _BLUR = 1.0  # pixels
-_NOISE = 10.0  # of 255, the standard deviation
+_NOISE = 6.0  # of 255, the standard deviation
 
 
 def photograph(image: Image.Image, seed: int | str) -> Image.Image:
-    """The same scene, as the new camera sees it: colours mixed, tones bent, edges soft, and noise over all.
+    """The same scene, as the new camera sees it: dark, colours mixed, edges soft, and noise over all.
 
     Args:
         seed: of the noise, the only thing here that differs from image to image.
     """
     light = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     mixed = light @ np.array(_COLOURS, dtype=np.float32).T
-    toned = mixed**_GAMMA
-    toned += _BEND * np.sin(2 * np.pi * toned) / (2 * np.pi)
+    toned = mixed**_GAMMA * _GAIN
     soft = Image.fromarray(np.uint8(np.clip(toned, 0, 1) * 255)).filter(ImageFilter.GaussianBlur(_BLUR))
     noise = np.random.default_rng(Random(f"noise:{seed}").getrandbits(64)).normal(0, _NOISE, light.shape)
     return Image.fromarray(np.uint8(np.clip(np.asarray(soft) + noise, 0, 255)))
