@@ -1,4 +1,4 @@
-# make demo   installs, and trains the aligner of a tiny Qwen3-VL
+# make demo   installs, and trains the aligner of a small Qwen3-VL for a camera new to it
 # make test   installs where needed, and runs every check; make test-long more of the slow ones
 PYTHON ?= python3
 VENV := .venv
@@ -22,8 +22,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(VENV)/wheels/pyimgaug-*.whl --editable '.[dev]'
 	touch $@
 
-# One thread: the tiny model gains nothing from more.
-demo: export OMP_NUM_THREADS := 1
 demo: install
 	@set -e; for command in \
 		"init --demo $(DEMO) --force" \
@@ -33,8 +31,8 @@ demo: install
 		"verify-ckpt $(RUN) --deep --base $(DEMO)/model" \
 		"export $(RUN) --output $(DEMO)/model-tuned --force --check-logits"; \
 	do echo; echo "\$$ swiftalign $$command"; $(BIN)/swiftalign $$command; done
-	@echo; echo "The exported model answers one image:"
-	@$(BIN)/python -m swiftalign.demo.answer $(DEMO)/model-tuned $(DEMO)/data/val.jsonl
+	@echo; echo "What that brought back:"
+	@$(BIN)/python -m swiftalign.demo.recovery $(DEMO) $(DEMO)/model-tuned
 	@echo; echo "All of it lies in $(DEMO)/: the model, its data, config.yaml, and the runs."
 
 # Two processes, each on one thread: training the tiny model gains nothing from more.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ import yaml
 
 from startup import SWIFTALIGN
 from swiftalign.demo.data import write_dataset
+from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
 from swiftalign.recipes import RECIPES
 
@@ -161,11 +161,6 @@ def _swiftalign(*words: str) -> str:
 
 def logged() -> list[dict[str, Any]]:
     return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
-
-
-def mean_accuracy(scores: dict[str, float]) -> float:
-    """Over boxes, quads and lines."""
-    return statistics.mean(scores[f"{kind}_acc"] for kind in ("bbox", "quad", "line"))
 
 
 def tuning_runs() -> Iterator[Run]:

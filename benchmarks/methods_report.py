@@ -15,14 +15,14 @@ from typing import Any
 
 import matplotlib
 
-from methods import AUGMENTATIONS, METHODS, ROWS, TUNING_SEED, logged, mean_accuracy
+from methods import AUGMENTATIONS, METHODS, ROWS, TUNING_SEED, logged
+from swiftalign.demo.recovery import KINDS, mean_accuracy
 
 matplotlib.use("agg")
 from matplotlib import pyplot
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
-KINDS = ("bbox", "quad", "line")
 # Two-sided 95% of Student's t, by degrees of freedom.
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 

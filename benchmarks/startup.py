@@ -72,7 +72,9 @@ def first_step(rounds: int) -> int:
         config["text_config"] |= TEXT
         config["vision_config"] |= VISION
         build_model(folder / "model", config, "cpu")
-        subprocess.run([*SWIFTALIGN, "init", "--demo", str(folder / "demo")], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*SWIFTALIGN, "init", "--demo", str(folder / "demo"), "--tiny"], check=True, stdout=subprocess.DEVNULL
+        )
         rows = _in_swift_layout(folder / "demo/data/train.jsonl", folder / "rows.jsonl")
         stock = stock_command(folder / "model", rows, folder / "stock", 1, 4)
         at = stock.index("--check_model")
@@ -126,7 +128,9 @@ def main() -> int:
         return first_step(min(rounds, 3))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([*SWIFTALIGN, "init", "--demo", str(folder / "demo")], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*SWIFTALIGN, "init", "--demo", str(folder / "demo"), "--tiny"], check=True, stdout=subprocess.DEVNULL
+        )
         local = ["inspect-params", str(folder / "demo/config.yaml")]
         largest = folder / "largest.yaml"
         largest.write_text(f"model: {LARGEST}\n")

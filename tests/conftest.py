@@ -16,9 +16,9 @@ from swiftalign.setup import DemoRequest, write_demo
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo workspace: `model/`, `data/`, `config.yaml`. Tests read it and write elsewhere."""
+    """A tiny demo workspace: `model/`, `data/`, `config.yaml`. Tests read it and write elsewhere."""
     folder = tmp_path_factory.mktemp("workspace") / "demo"
-    write_demo(DemoRequest(folder))
+    write_demo(DemoRequest(folder, tiny=True))
     return folder
 
 

@@ -2,8 +2,9 @@
 
     python tests/docs_examples.py --write
 
-In a fenced ``console`` block a line that starts with ``$ swiftalign`` is a command and what follows is its output. A
-fenced block after ``<!-- file: NAME -->`` is a file that later commands use. All blocks of a page share one folder.
+In a fenced ``console`` block a line that starts with ``$ swiftalign`` or ``$ python`` is a command, and what follows is
+its output. A fenced block after ``<!-- file: NAME -->`` is a file that later commands use. All blocks of a page share
+one folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PICTURES = {"demo/runs/config/loss.png": ROOT / "docs/loss.png", "augmented.png": ROOT / "docs/augmented.png"}
 
+_COMMAND = re.compile(r"^\$ (swiftalign|python) ", re.MULTILINE)
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
 # What differs from run to run or machine to machine.
 _VARIABLE = (
@@ -28,14 +30,15 @@ _VARIABLE = (
     (re.compile(r"\d+\.\d+(?= +- +-)"), "L"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d"), "WHEN"),
     (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
-    (re.compile(r" +0\.01\d*$", re.MULTILINE), " CHANGE"),
+    (re.compile(r" +0\.\d+$", re.MULTILINE), " CHANGE"),
+    (re.compile(r"(?<![\d.])\d+%"), "P%"),
     (re.compile(r"at most [\d.e-]+ from"), "at most D from"),
     (re.compile(r"[\d,]+ tokens/s, [\d.]+ GB"), "N tokens/s, N GB"),
 )
 
 
 def has_examples(page: Path) -> bool:
-    return any(match["kind"] == "console" and "$ swiftalign" in match["body"] for match in _blocks(page.read_text()))
+    return any(match["kind"] == "console" and _COMMAND.search(match["body"]) for match in _blocks(page.read_text()))
 
 
 def _blocks(text: str) -> Iterator[re.Match[str]]:
@@ -48,7 +51,7 @@ def rerun(page: Path, folder: Path) -> str:
     def replace(match: re.Match[str]) -> str:
         if match["file"]:
             (folder / match["file"]).write_text(match["body"], encoding="utf-8")
-        if match["kind"] != "console" or "$ swiftalign" not in match["body"]:
+        if match["kind"] != "console" or not _COMMAND.search(match["body"]):
             return match[0]
         commands = [line for line in match["body"].splitlines() if line.startswith("$ ")]
         return "```console\n" + "\n".join(_run(line, folder) for line in commands) + "```"
@@ -58,8 +61,8 @@ def rerun(page: Path, folder: Path) -> str:
 
 def _run(line: str, folder: Path) -> str:
     words = shlex.split(line.removeprefix("$ "))
-    assert words[0] == "swiftalign", line
-    command = [sys.executable, "-m", "swiftalign", *words[1:]]
+    command = [sys.executable, *(["-m", "swiftalign"] if words[0] == "swiftalign" else []), *words[1:]]
+    assert words[0] in ("swiftalign", "python"), line
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     return f"{line}\n{done.stdout}"
 

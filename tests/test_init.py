@@ -99,6 +99,11 @@ def test_the_schema_is_printed_and_written_beside_the_config(capsys: pytest.Capt
     assert json.loads(Path("swiftalign.schema.json").read_text()) == printed
 
 
+def test_tiny_is_for_a_demo_workspace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--model=Qwen/Qwen3-VL-4B-Instruct", "--method=lora", "--tiny"]) == 2
+    assert "--demo DIR --tiny" in capsys.readouterr().err
+
+
 def test_a_demo_workspace_is_not_made_over_other_files(capsys: pytest.CaptureFixture[str]) -> None:
     Path("work").mkdir()
     Path("work/notes.txt").write_text("mine")

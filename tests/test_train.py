@@ -17,11 +17,13 @@ from swiftalign.errors import PlanMismatchError, RunFolderError, TrainingError
 from swiftalign.modules import read_modules
 from swiftalign.plan import TuningPlan, read_plan, resolve_plan
 from swiftalign.recipes import RECIPES, write_config
-from swiftalign.setup import DEMO_STEPS, DEMO_TRAINING
+from swiftalign.setup import TINY_TRAINING
 from swiftalign.training.launch import follow_training
 from swiftalign.training.run_folder import locked, write_run_files
 
 pytestmark = pytest.mark.slow
+
+TINY_STEPS = TINY_TRAINING["max_steps"]
 
 # A trainer callback that digests every parameter before the first step and after the last one.
 PROBE = """
@@ -82,8 +84,8 @@ def test_exactly_the_planned_parameters_move_and_exactly_the_planned_tensors_are
         model=str(demo / "model"),
         method=method,
         train=str(demo / "data/train.jsonl"),
-        steps=DEMO_STEPS,
-        training=DEMO_TRAINING,
+        steps=TINY_STEPS,
+        training=TINY_TRAINING,
     )
     config.write_text(text, encoding="utf-8")
     run = tmp_path / "run"
@@ -284,7 +286,7 @@ def test_progress_is_drawn_on_a_terminal(
         "train", str(demo / "config.yaml"), "--set", f"training.output_dir={tmp_path / 'run'}"
     )
     assert code == 0
-    assert f"/{DEMO_STEPS}" in screen
+    assert f"/{TINY_STEPS}" in screen
     assert "━" in screen
     assert "done" in screen
 

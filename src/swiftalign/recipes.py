@@ -131,6 +131,7 @@ def write_config(
     problem: str | None = None,
     steps: int | None = None,
     training: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
     name: str = "config.yaml",
 ) -> str:
     """A commented configuration as YAML text.
@@ -138,6 +139,7 @@ def write_config(
     Args:
         steps: optimizer steps of the run, for AdaLoRA's schedule; None where the data is not known yet.
         training: settings in place of the recipe's.
+        dtype: to load the model in; None for the one it is stored in.
         name: of the file, for the comment that says what to type next.
     """
     recipe, advice = RECIPES[method], PROBLEMS.get(problem or "")
@@ -158,11 +160,15 @@ def write_config(
     return (
         f"# yaml-language-server: $schema={SCHEMA_FILE}\n{head}"
         f"# 'swiftalign inspect-params {name}' shows what will train, 'swiftalign train {name}' trains it.\n"
-        f"model: {_quote(model)}\n\n"
+        f"model: {_model(model, dtype)}\n\n"
         f"data:\n  {_data_line('train', train)}  {_data_line('val', val)}\n"
         f"tuner:\n{_indent(tuner)}\n"
         f"training:\n{_indent(body + extra)}" + (advice.extra if advice else "")
     )
+
+
+def _model(path: str, dtype: str | None) -> str:
+    return f"{{path: {_quote(path)}, dtype: {dtype}}}" if dtype else _quote(path)
 
 
 def _data_line(key: str, path: str | None) -> str:

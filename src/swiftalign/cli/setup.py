@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from swiftalign.cli.app import open_console
+from swiftalign.errors import SwiftalignError
 
 
 def init(
@@ -26,8 +27,14 @@ def init(
     train_file: Annotated[str | None, typer.Option("--train", help="JSONL file to train on.")] = None,
     val_file: Annotated[str | None, typer.Option("--val", help="JSONL file to validate on.")] = None,
     demo: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Make a workspace with a tiny Qwen3-VL and drawn data instead.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Make a workspace instead: a small Qwen3-VL, and drawn data of a camera new to it."
+        ),
     ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="With --demo: a random model and few rows, which train in seconds.")
+    ] = False,
     curriculum: Annotated[
         Path | None,
         typer.Option(metavar="JSONL", help="Split rows by objects an image, and write a config in phases over them."),
@@ -53,9 +60,11 @@ def init(
     from swiftalign.setup import DemoRequest, InitRequest, write_curriculum, write_demo, write_init
 
     console = open_console()
+    if tiny and demo is None:
+        raise SwiftalignError("--tiny is for a demo workspace", "--demo DIR --tiny")
     if demo is not None:
-        with console.status("building a tiny Qwen3-VL and drawing its data"):
-            written = write_demo(DemoRequest(demo, method or "modules_to_save", force))
+        with console.status("writing a small Qwen3-VL and drawing its data"):
+            written = write_demo(DemoRequest(demo, method or "modules_to_save", force, tiny))
     elif curriculum is not None:
         with console.status("reading rows") as status:
             written = write_curriculum(

@@ -1,12 +1,10 @@
-"""How well a model folder grounds the rows of a JSONL file: ``python -m swiftalign.demo.score MODEL ROWS [MORE ROWS]``.
+"""How well a model folder grounds the rows of a JSONL file.
 
 Loads the folder with transformers alone, as a deployment would, and lets it write greedily.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,17 +87,3 @@ class Writer:
         written = output[:, inputs["input_ids"].shape[1] :]
         found: list[str] = self.processor.batch_decode(written, skip_special_tokens=True)
         return found
-
-
-def main() -> None:
-    folder, *files = map(Path, sys.argv[1:])
-    for rows in files:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            metrics = score_model(folder, rows).metrics()
-        told = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        print(f"{rows.stem:12}{told}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
