@@ -32,7 +32,7 @@ demo: install
 		"export $(RUN) --output $(DEMO)/model-tuned --force --check-logits"; \
 	do echo; echo "\$$ swiftalign $$command"; $(BIN)/swiftalign $$command; done
 	@echo; echo "What that brought back:"
-	@$(BIN)/python -m swiftalign.demo.recovery $(DEMO) $(DEMO)/model-tuned
+	@$(BIN)/python -m swiftalign.demo.recovery $(DEMO) $(DEMO)/model-tuned --picture $(DEMO)/recovery.jpg
 	@echo; echo "All of it lies in $(DEMO)/: the model, its data, config.yaml, and the runs."
 
 # Two processes, each on one thread: training the tiny model gains nothing from more.

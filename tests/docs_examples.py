@@ -20,7 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PICTURES = {"demo/runs/config/loss.png": ROOT / "docs/loss.png", "augmented.png": ROOT / "docs/augmented.png"}
+PICTURES = {
+    "demo/runs/config/loss.png": ROOT / "docs/loss.png",
+    "augmented.png": ROOT / "docs/augmented.png",
+    "recovery.jpg": ROOT / "docs/recovery.jpg",
+}
 
 _COMMAND = re.compile(r"^\$ (swiftalign|python) ", re.MULTILINE)
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from swiftalign.cli import main
 from swiftalign.demo.recovery import mean_accuracy
@@ -33,8 +34,11 @@ def test_training_the_aligner_brings_back_what_a_new_camera_costs(tmp_path: Path
     assert main(["train", str(tmp_path / "config.yaml"), "--set", f"training.output_dir={run}"]) == 0
     assert main(["export", str(run), "--output", str(exported)]) == 0
     command = [sys.executable, "-m", "swiftalign.demo.recovery", str(tmp_path), str(exported), "--json"]
+    command += ["--picture", str(tmp_path / "recovery.jpg")]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     known, before, after = (mean_accuracy(found[name]) for name in ("known_before", "new_before", "new_after"))
     assert before < known / 2
     assert after > before + RECOVERED * (known - before)
+    with Image.open(tmp_path / "recovery.jpg") as picture:
+        assert picture.format == "JPEG"
     assert found["recovered"] == pytest.approx((after - before) / (known - before))

@@ -39,16 +39,19 @@ Box = tuple[float, float, float, float]
 Pixel = tuple[float, float]
 
 
-def render_sheet(strips: Sequence[Strip], heading: str) -> Image.Image:
+def render_sheet(
+    strips: Sequence[Strip], heading: str, *, title: str = "Augmentation preview", fates: bool = True
+) -> Image.Image:
     """Strips below one another, with a legend.
 
     Args:
         heading: what is shown, in one line.
+        fates: whether the legend explains clipped and dropped targets.
     """
     columns = min(max(len(strip.panels) for strip in strips), MOST_COLUMNS)
     width = max(2 * MARGIN + columns * CELL + (columns - 1) * GAP, 640)
     rendered = [_strip(strip, columns, width) for strip in strips]
-    head = _head(heading, width)
+    head = _head(title, heading, _LEGEND if fates else _LEGEND[:3], width)
     height = sum(part.height for part in (head, *rendered)) + MARGIN * SCALE
     sheet = Image.new("RGB", (width * SCALE, height), PAPER)
     top = 0
@@ -65,13 +68,13 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _head(heading: str, width: int) -> Image.Image:
+def _head(title: str, heading: str, legend: Iterable[tuple[Shape, str]], width: int) -> Image.Image:
     page = _page(width, 104)
     draw = ImageDraw.Draw(page)
-    _write(draw, (MARGIN, 24), "Augmentation preview", 21, INK, bold=True)
+    _write(draw, (MARGIN, 24), title, 21, INK, bold=True)
     _write(draw, (MARGIN, 54), heading, 13, DIM)
     left: float = MARGIN
-    for shape, text in _LEGEND:
+    for shape, text in legend:
         swatch = Image.new("RGB", (30 * SCALE, 16 * SCALE), PAPER)
         _Overlay(swatch).strokes([shape])
         page.paste(swatch, (round(left * SCALE), 80 * SCALE))

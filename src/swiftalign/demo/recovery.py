@@ -1,4 +1,6 @@
-"""What training the aligner brought back: ``python -m swiftalign.demo.recovery WORKSPACE EXPORTED``.
+"""What training the aligner brought back.
+
+    python -m swiftalign.demo.recovery WORKSPACE EXPORTED [--json] [--picture FILE]
 
 Scores the demo's model and the exported one, on scenes as the camera that the model knows sees them, and on the same
 scenes as the new camera sees them.
@@ -6,19 +8,31 @@ scenes as the new camera sees them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from swiftalign.demo.score import score_model
+from swiftalign.demo.score import Writer, read_sized, score_model
+from swiftalign.grounding.answers import parse_answer
+from swiftalign.grounding.images import open_image
+from swiftalign.grounding.records import Target
+from swiftalign.grounding.text import answer
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from swiftalign.augment.preview import Shape
+
+DRAWN = (0, 4)  # rows
+MOST_TOKENS = 250
 KINDS = {"bbox": "boxes", "quad": "quads", "line": "lines"}
 
 Accuracies = Mapping[str, float]  # the metrics of `Scores`
@@ -53,12 +67,51 @@ def measure(workspace: Path, exported: Path) -> Recovery:
     return Recovery(*(score_model(folder, rows).metrics() for folder, rows in pairs))
 
 
+def draw(workspace: Path, exported: Path) -> Image.Image:
+    """A few scenes: as they are, and where each model sees the objects through the new camera."""
+    from swiftalign.augment.preview import Panel, Strip
+    from swiftalign.augment.sheet import render_sheet
+
+    scenes = [[*read_sized(workspace / f"data/{name}.jsonl")] for name in ("original", "val")]
+    (known, new) = ([rows[index] for index in DRAWN] for rows in scenes)
+    written = [Writer.of(folder, dtype="float32")(new, MOST_TOKENS) for folder in (workspace / "model", exported)]
+    strips = []
+    for number, index in enumerate(DRAWN):
+        truth, width, height = known[number]
+        texts = answer(truth.targets, width, height), written[0][number], written[1][number]
+        images = truth.images[0], *[new[number][0].images[0]] * 2
+        panels = [
+            Panel(title, open_image(image), (width, height), tuple(map(_shape, parse_answer(text).targets)))
+            for title, image, text in zip(("as it is", "before", "after"), images, texts, strict=True)
+        ]
+        strips.append(Strip(index, images[1], tuple(panels)))
+    heading = "through a new camera, before and after training the aligner"
+    return render_sheet(strips, heading, title="Where the objects are", fates=False)
+
+
+def _shape(target: Target) -> Shape:
+    from swiftalign.augment.preview import Shape
+
+    return Shape(target.kind, target.label, tuple((x / 1000, y / 1000) for x, y in target.points))
+
+
 def main() -> None:
-    workspace, exported = map(Path, sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", type=Path, help="that swiftalign init --demo wrote")
+    parser.add_argument("exported", type=Path, help="the model that swiftalign export wrote")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--picture", type=Path, help="of a few scenes, by its ending PNG or JPEG")
+    options = parser.parse_args()
+    workspace, exported = options.workspace, options.exported
+    for needed in (workspace / "data/original.jsonl", exported / "config.json"):
+        if not needed.exists():
+            parser.error(f"{needed} is missing")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = measure(workspace, exported)
-    if "--json" in sys.argv:
+        if options.picture:
+            draw(workspace, exported).save(options.picture)
+    if options.json:
         print(json.dumps({**asdict(found), "recovered": found.share}))
         return
     table = Table("images of", "model", box=None, pad_edge=False)
@@ -74,6 +127,8 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"recovered: {found.share:.0%} of the accuracy that the new camera cost")
+    if options.picture:
+        console.print(f"picture: {options.picture}")
 
 
 if __name__ == "__main__":
