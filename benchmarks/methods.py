@@ -38,7 +38,7 @@ STEPS, BATCH = 300, 8
 ROWS = {"small": 64, "large": 2048}
 SEEDS = range(5)
 # Of these a method takes the one that serves it best on rows that nothing else sees, with another seed.
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 TUNING_SEED = 100
 SCORED = 256  # rows of each set
 LLM_LORA = {
