@@ -34,7 +34,7 @@ _VARIABLE = (
     (re.compile(r"\d+\.\d+(?= +- +-)"), "L"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d"), "WHEN"),
     (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
-    (re.compile(r" +0\.0\d+$", re.MULTILINE), " CHANGE"),
+    (re.compile(r"^(model\S+(?: +\d+){3}) +0\.0\d+$", re.MULTILINE), r"\1 CHANGE"),
     (re.compile(r"^(recovered:|the \w+ camera .*?) +\d+%.*$", re.MULTILINE), r"\1 ACCURACIES"),
     (re.compile(r"at most [\d.e-]+ from"), "at most D from"),
     (re.compile(r"[\d,]+ tokens/s, [\d.]+ GB"), "N tokens/s, N GB"),
