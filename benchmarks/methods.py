@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,8 @@ def best_rates() -> dict[str, float]:
 def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> None:
     done = {tuple(line[name] for name in Run.__dataclass_fields__) for line in logged() if "method" in line}
     wanted = [run for run in runs if tuple(asdict(run).values()) not in done]
-    with ProcessPoolExecutor(jobs) as pool, LOG.open("a") as log:
+    # A forked process could not use the GPU that its parent has used.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool, LOG.open("a") as log:
         pending = {pool.submit(carry_out, run, model, data): run for run in wanted}
         for number, future in enumerate(as_completed(pending), 1):
             run = pending[future]
@@ -209,7 +211,7 @@ def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", choices=("tuning", "compared"), help="a part of the runs")
     options = parser.parse_args()

@@ -3,7 +3,8 @@
     python benchmarks/pretrain.py OUTPUT --seconds 480
 
 Makes the model that the package ships, on a GPU, or slowly without one. Rows are drawn as the demo draws them, never
-twice, by worker processes; they become harder as the time passes: boxes, all kinds, several objects. Writes a model
+twice, by worker processes; they become harder as the time passes: boxes, all kinds, several objects, objects that only
+their colours tell apart. Writes a model
 folder in bfloat16, and its accuracies on rows of another seed. Prints a line every few seconds.
 """
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3VLForConditionalGeneration
 
-from swiftalign.demo.data import PAINTERS, draw_row, prompt_for, row_size, write_dataset
+from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
 from swiftalign.demo.score import score_model
 from swiftalign.grounding.records import to_record
@@ -77,16 +78,26 @@ class Stage:
     alike: float = 0.0  # share of rows whose objects all have one shape: only their colours tell them apart
     alone: float = 0.0  # share of rows that ask for one of their objects
     named: float = 0.0  # share of rows that ask for a name
+    pointed: float = 0.0  # share of rows that list colours, each with its place
+    colours: tuple[str, ...] = tuple(COLOURS)  # to choose from
 
 
-# Shapes alone tell most objects apart: asked for all objects of each image, the model took one of two discs by chance
-# even after 2.8 million images. What it learnt colours by is the fourth stage, from about its 100,000th image on.
+COLOURED = 0.35  # of the time, when colours begin
+BASIC = ("red", "cyan", "green", "yellow", "black", "purple", "orange", "blue")  # from the most to the least distinct
+# Shapes alone tell most objects apart: asked for all objects of each image, or for one of several alike, the model took
+# one of two discs by chance even after two million images. It binds a colour to a place when there are two colours
+# first and the place stands right behind the word; those that join later follow within some ten thousand images.
 STAGES = (
     Stage(0.0, 1, ("box", "disc")),
     Stage(0.04, 1),
     Stage(0.08, 4),
-    Stage(0.2, 4, alike=1.0, alone=0.8, named=0.2),
-    Stage(0.65, 4, alike=0.3, alone=0.2),
+    Stage(COLOURED, 2, alike=1.0, alone=0.4, named=0.1, pointed=0.5, colours=BASIC[:2]),
+    Stage(0.42, 3, alike=1.0, alone=0.4, named=0.1, pointed=0.5, colours=BASIC[:3]),
+    Stage(0.47, 3, alike=1.0, alone=0.5, named=0.1, pointed=0.4, colours=BASIC[:4]),
+    Stage(0.53, 4, alike=1.0, alone=0.5, named=0.1, pointed=0.4, colours=BASIC[:6]),
+    Stage(0.59, 4, alike=1.0, alone=0.5, named=0.1, pointed=0.4),
+    Stage(0.68, 4, alike=0.5, alone=0.3, named=0.03, pointed=0.1),
+    Stage(0.84, 4, alike=0.3, alone=0.1),
 )
 WARM_UP = 0.02  # share of the time
 EVALUATED = 512
@@ -122,12 +133,22 @@ def singling_out(random: Random, objects: list[dict[str, Any]], size: tuple[int,
     return locating(random, [random.choice(objects)], size)
 
 
+def pointing(random: Random, objects: list[dict[str, Any]], size: tuple[int, int]) -> tuple[str, str]:
+    """Each object's colour, and its centre right behind it, in any order."""
+    listed = random.sample(objects, len(objects))
+    return "Point.", "".join(f" {item['label'].split()[0]}{_centre(item, size)}" for item in listed)
+
+
 def naming(random: Random, objects: list[dict[str, Any]], size: tuple[int, int]) -> tuple[str, str]:
     """The other way around: what lies at a place."""
     wanted = random.choice(objects)
-    numbers = next(value for name, value in wanted.items() if name != "label")
-    places = [sum(numbers[axis::2]) * 2 / len(numbers) / size[axis] for axis in (0, 1)]
-    return f"What is at {round(1000 * places[0])}, {round(1000 * places[1])}?", wanted["label"]
+    return f"What is at {_centre(wanted, size)}?", wanted["label"]
+
+
+def _centre(item: dict[str, Any], size: tuple[int, int]) -> str:
+    numbers = next(value for name, value in item.items() if name != "label")
+    x, y = (sum(numbers[axis::2]) * 2 / len(numbers) / size[axis] for axis in (0, 1))
+    return f"{round(1000 * x)}, {round(1000 * y)}"
 
 
 def new_model(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
@@ -226,10 +247,12 @@ class Drawn(IterableDataset):
             for index in range(self.batch):
                 random = Random(f"pretraining:{self.seed}:{worker}:{number}:{index}")
                 shapes = (random.choice(stage.shapes),) if random.random() < stage.alike else stage.shapes
-                image, objects = draw_row(random, row_size(SIZE, random.randrange(8)), most=stage.most, shapes=shapes)
-                dice = random.random()
-                ask = naming if dice < stage.named else singling_out if dice < stage.named + stage.alone else locating
-                rows.append(self.encoder(image, *ask(random, objects, image.size)))
+                size = row_size(SIZE, random.randrange(8))
+                image, objects = draw_row(random, size, most=stage.most, shapes=shapes, colours=stage.colours)
+                asks = (naming, singling_out, pointing, locating)
+                shares = stage.named, stage.alone, stage.pointed
+                (ask,) = random.choices(asks, (*shares, 1 - sum(shares)))
+                rows.append(self.encoder(image, *ask(random, objects, size)))
             number += 1
             yield rows
 
@@ -244,7 +267,7 @@ def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
     use_padding_free_attention(model)
     collate = replace(collator_of(model, in_a_line, keep_answers=True), dtype=torch.uint8)  # pixels travel as bytes
     begin = time.time()
-    first = STAGES[-1].begin if options.start else 0.0
+    first = COLOURED if options.start else 0.0
     drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds, first)
     workers = options.workers or max(len(os.sched_getaffinity(0)) - 1, 1)
     loader = DataLoader(drawn, None, num_workers=workers, collate_fn=collate, pin_memory=device.type == "cuda")
@@ -292,12 +315,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seconds", type=float, default=480, help="of training")
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="that draw rows; by default one a core but one")
     parser.add_argument("--every", type=float, default=10, help="seconds between lines")
-    parser.add_argument("--start", type=Path, help="a model folder to go on from, with all kinds of rows at once")
+    parser.add_argument("--start", type=Path, help="a model folder that places shapes, to go on from with colours")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"

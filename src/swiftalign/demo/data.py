@@ -94,7 +94,12 @@ def row_size(size: Size, index: int) -> Size:
 
 
 def draw_row(
-    random: Random, size: Size, *, most: int = 4, shapes: Iterable[str] | None = None
+    random: Random,
+    size: Size,
+    *,
+    most: int = 4,
+    shapes: Iterable[str] | None = None,
+    colours: Iterable[str] | None = None,
 ) -> tuple[Image.Image, list[dict[str, object]]]:
     """An image, and its objects.
 
@@ -102,14 +107,15 @@ def draw_row(
         size: width and height, in pixels.
         most: objects at most; there is one at least.
         shapes: of `PAINTERS`, to choose from.
+        colours: of `COLOURS`, to choose from; no two objects share one.
     """
     image = _background(random, size)
     draw = ImageDraw.Draw(image)
     count = random.randint(1, most)
     quarters = random.sample(_quarters(size), count)
-    colours = random.sample(sorted(COLOURS), count)
+    chosen = random.sample(sorted(COLOURS if colours is None else colours), count)
     objects: list[dict[str, object]] = []
-    for quarter, colour in zip(quarters, colours, strict=True):
+    for quarter, colour in zip(quarters, chosen, strict=True):
         shape = random.choice(sorted(PAINTERS if shapes is None else shapes))
         kind, numbers = PAINTERS[shape](draw, quarter, COLOURS[colour], random)
         objects.append({"label": f"{colour} {shape}", kind: numbers})
