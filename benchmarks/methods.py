@@ -1,16 +1,18 @@
 """The tuning methods compared: each adapts the small pretrained Qwen3-VL to a camera that it has not seen.
 
-    python benchmarks/methods.py --model FOLDER --jobs 8
+    python benchmarks/methods.py --jobs 2
 
 Trains with ``swiftalign train``, exports with ``swiftalign export``, and scores what was exported, on images of the new
-camera and of the old one (what was forgotten). Each run adds a line to ``methods.jsonl`` beside this file; those that
-stand there are not repeated.
+camera and of the known one (what was forgotten). Each run adds a line to ``methods.jsonl`` beside this file; those that
+stand there, of the same model and kind of device, are not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -29,19 +31,22 @@ from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
 from swiftalign.recipes import RECIPES
+from swiftalign.setup import PRETRAINED
 
 HERE = Path(__file__).resolve().parent
 LOG = HERE / "methods.jsonl"
 
 # bfloat16 takes many times longer on a CPU, and padding-free attention takes nothing else on a GPU.
 DTYPE = "bfloat16" if torch.cuda.is_available() else "float32"
-STEPS, BATCH = 300, 8
+STEPS, BATCH = 150, 8
 ROWS = {"small": 64, "large": 2048}
 SEEDS = range(5)
-# Of these a method takes the one that serves it best on rows that nothing else sees, with another seed.
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+# A method takes the rate that serves it best on rows that nothing else sees, with another seed. The search begins at
+# these rates and goes on to a neighbour until both neighbours of the best are worse, or there is none.
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+FIRST_RATES = (3e-3, 1e-2)
 TUNING_SEED = 100
-SCORED = 256  # rows of each set
+SCORED = {"tuning": 128, "shifted": 256, "original": 128}  # rows
 LLM_LORA = {
     "train_type": "lora",
     "target_regex": r"^model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj$",
@@ -88,6 +93,8 @@ class Run:
                 "max_steps": STEPS,
                 "per_device_train_batch_size": BATCH,
                 "gradient_accumulation_steps": 1,
+                "padding_free": True,
+                "gradient_checkpointing": False,
                 "logging_steps": 10,
                 "save_steps": STEPS,
                 "save_only_model": True,
@@ -111,14 +118,20 @@ def tuner_of(method: str) -> dict[str, Any]:
 def make_data(folder: Path) -> None:
     for name, rows in ROWS.items():
         write_dataset(folder / f"{name}.jsonl", rows=rows, seed=1, new_camera=True)
-    write_dataset(folder / "tuning.jsonl", rows=SCORED, seed=2, new_camera=True)
-    write_dataset(folder / "shifted.jsonl", rows=SCORED, seed=3, new_camera=True)
-    write_dataset(folder / "original.jsonl", rows=SCORED, seed=3)
+    for name, seed, new_camera in (("tuning", 2, True), ("shifted", 3, True), ("original", 3, False)):
+        write_dataset(folder / f"{name}.jsonl", rows=SCORED[name], seed=seed, new_camera=new_camera)
 
 
 def scores_of(folder: Path, data: Path, sets: Iterable[str]) -> dict[str, dict[str, float]]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {name: score_model(folder, data / f"{name}.jsonl", device=device, batch=128).metrics() for name in sets}
+    device, batch = ("cuda", 128) if torch.cuda.is_available() else ("cpu", 32)
+    return {name: score_model(folder, data / f"{name}.jsonl", device=device, batch=batch).metrics() for name in sets}
+
+
+def origin_of(model: Path, data: Path) -> dict[str, str]:
+    """What runs must share to be compared: the model, what the new camera makes of a scene, and the device."""
+    found = {"model": model / "model.safetensors", "camera": data / "images/shifted/00000.png"}
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in found.items()}
+    return {**digests, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
 
 
 def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
             "parameters": sum(_numel(item) for item in plan["trainables"]),
             "seconds": round(seconds, 1),
             "loss": json.loads(trained)["loss"],
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+            **origin_of(model, data),
             "date": time.strftime("%Y-%m-%d"),
         }
 
@@ -160,39 +173,46 @@ def _swiftalign(*words: str) -> str:
     return done.stdout
 
 
-def logged() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+def logged(origin: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Lines of one origin, by default that of the newest run; the first is of the model before training."""
+    lines = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+    if origin is None:
+        origin = {name: lines[-1][name] for name in ("model", "camera", "device")} if lines else {}
+    return [line for line in lines if all(line[name] == value for name, value in origin.items())]
 
 
-def tuning_runs() -> Iterator[Run]:
+def search_of_rates(lines: list[dict[str, Any]]) -> Iterator[Run]:
+    """The runs that the search for each method's rate wants next; none where it is over."""
     for method in METHODS:
-        for rate in RATES:
-            yield Run(method, "large", "none", rate, TUNING_SEED)
+        tried = _tried(lines, method)
+        best = RATES.index(max(tried, key=lambda rate: tried[rate])) if tried else 0
+        wanted = RATES[max(best - 1, 0) : best + 2] if tried else FIRST_RATES
+        yield from (Run(method, "large", "none", rate, TUNING_SEED) for rate in wanted if rate not in tried)
 
 
-def compared_runs() -> Iterator[Run]:
-    """With each method's best rate."""
-    best = best_rates()
+def _tried(lines: list[dict[str, Any]], method: str) -> dict[float, float]:
+    runs = [line for line in lines if line.get("seed") == TUNING_SEED and line["method"] == method]
+    return {line["rate"]: mean_accuracy(line["scores"]["tuning"]) for line in runs}
+
+
+def compared_runs(lines: list[dict[str, Any]]) -> Iterator[Run]:
+    """With each method's best rate; all methods of a seed, then its augmentations."""
+    tried = {method: _tried(lines, method) for method in METHODS}
+    best = {method: max(rates, key=lambda rate: rates[rate]) for method, rates in tried.items()}
     for seed in SEEDS:
         for rows in ROWS:
-            for method in METHODS:
-                yield Run(method, rows, "none", best[method], seed)
+            yield from (Run(method, rows, "none", best[method], seed) for method in METHODS)
+        for rows in ROWS:
             for augmentation in AUGMENTATIONS:
                 if augmentation != "none":
                     yield Run("modules_to_save", rows, augmentation, best["modules_to_save"], seed)
 
 
-def best_rates() -> dict[str, float]:
-    found: dict[str, dict[float, float]] = {}
-    for line in logged():
-        if line.get("seed") == TUNING_SEED:
-            found.setdefault(line["method"], {})[line["rate"]] = mean_accuracy(line["scores"]["tuning"])
-    return {method: max(rates, key=lambda rate: rates[rate]) for method, rates in found.items()}
-
-
-def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> None:
-    done = {tuple(line[name] for name in Run.__dataclass_fields__) for line in logged() if "method" in line}
-    wanted = [run for run in runs if tuple(asdict(run).values()) not in done]
+def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> int:
+    """Returns how many runs were logged; one that fails is told and left out."""
+    done = [Run(**{name: line[name] for name in Run.__dataclass_fields__}) for line in _runs_of(model, data)]
+    wanted = [run for run in runs if run not in done]
+    count = 0
     # A forked process could not use the GPU that its parent has used.
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool, LOG.open("a") as log:
         pending = {pool.submit(carry_out, run, model, data): run for run in wanted}
@@ -205,27 +225,41 @@ def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> No
                 continue
             log.write(json.dumps(line) + "\n")
             log.flush()
+            count += 1
             told = {name: round(mean_accuracy(scores), 3) for name, scores in line["scores"].items()}
             print(f"{number}/{len(wanted)} {run} {told} {line['seconds']} s", flush=True)
+    return count
+
+
+def _runs_of(model: Path, data: Path) -> list[dict[str, Any]]:
+    return [line for line in logged(origin_of(model, data)) if "method" in line]
+
+
+def score_before(model: Path, data: Path) -> None:
+    """Log the scores of the model before training, once."""
+    origin = origin_of(model, data)
+    if not logged(origin):
+        line = {**origin, "scores": scores_of(model, data, SCORED)}
+        with LOG.open("a") as log:
+            log.write(json.dumps(line) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument(
+        "--model", type=lambda text: Path(text).resolve(), default=PRETRAINED, help="default: the demo's"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--only", choices=("tuning", "compared"), help="a part of the runs")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // options.jobs, 1))  # of each run
+    model, jobs = options.model.resolve(), options.jobs
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         make_data(data)
-        if not any(line.get("base") for line in logged()):
-            with LOG.open("a") as log:
-                scores = scores_of(options.model, data, ("tuning", "shifted", "original"))
-                log.write(json.dumps({"base": str(options.model.name), "scores": scores}) + "\n")
-        if options.only != "compared":
-            carry_out_all(tuning_runs(), options.model, data, options.jobs)
-        if options.only != "tuning":
-            carry_out_all(compared_runs(), options.model, data, options.jobs)
+        score_before(model, data)
+        while carry_out_all(search_of_rates(_runs_of(model, data)), model, data, jobs):
+            pass
+        carry_out_all(compared_runs(_runs_of(model, data)), model, data, jobs)
 
 
 if __name__ == "__main__":

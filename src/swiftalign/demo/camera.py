@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 # Rows: red, green and blue of the new camera, from those of the old one.
-_COLOURS = ((0.25, 0.65, 0.10), (0.15, 0.25, 0.60), (0.70, 0.10, 0.20))
+_COLOURS = ((0.60, 0.35, 0.05), (0.10, 0.60, 0.30), (0.35, 0.05, 0.60))
 _GAMMA, _GAIN = 1.3, 0.55  # of the tone curve: it sees little light
 _BLUR = 1.0  # pixels
 _NOISE = 6.0  # of 255, the standard deviation
