@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -27,6 +28,7 @@ import torch
 import yaml
 
 from startup import SWIFTALIGN
+from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
@@ -127,10 +129,10 @@ def scores_of(folder: Path, data: Path, sets: Iterable[str]) -> dict[str, dict[s
     return {name: score_model(folder, data / f"{name}.jsonl", device=device, batch=batch).metrics() for name in sets}
 
 
-def origin_of(model: Path, data: Path) -> dict[str, str]:
-    """What runs must share to be compared: the model, what the new camera makes of a scene, and the device."""
-    found = {"model": model / "model.safetensors", "camera": data / "images/shifted/00000.png"}
-    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in found.items()}
+def origin_of(model: Path) -> dict[str, str]:
+    """What runs must share to be compared: the model, the new camera, and the device."""
+    found = {"model": (model / "model.safetensors").read_bytes(), "camera": repr(NEW_CAMERA).encode()}
+    digests = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in found.items()}
     return {**digests, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
 
 
@@ -140,9 +142,9 @@ def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
         out = Path(name) / "run"
         file = Path(name) / "config.yaml"
         file.write_text(yaml.safe_dump(run.config(model, data, out)))
-        begin = time.time()
+        begin, used = time.time(), _cpu_seconds()
         trained = _swiftalign("train", str(file), "--json", "--allow", "aligner-incomplete")
-        seconds = time.time() - begin
+        seconds, cpu_seconds = time.time() - begin, _cpu_seconds() - used
         _swiftalign("export", str(out), "--output", str(Path(name) / "exported"))
         sets = ("tuning",) if run.seed == TUNING_SEED else ("shifted", "original")
         events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
@@ -153,10 +155,17 @@ def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
             "losses": [event["loss"] for event in events if event["kind"] == "log" and "loss" in event],
             "parameters": sum(_numel(item) for item in plan["trainables"]),
             "seconds": round(seconds, 1),
+            "cpu_seconds": round(cpu_seconds, 1),
             "loss": json.loads(trained)["loss"],
-            **origin_of(model, data),
+            **origin_of(model),
             "date": time.strftime("%Y-%m-%d"),
         }
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that this one has waited for: what other work on the machine leaves alone."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _numel(item: dict[str, Any]) -> int:
@@ -184,20 +193,21 @@ def logged(origin: dict[str, str] | None = None) -> list[dict[str, Any]]:
 def search_of_rates(lines: list[dict[str, Any]]) -> Iterator[Run]:
     """The runs that the search for each method's rate wants next; none where it is over."""
     for method in METHODS:
-        tried = _tried(lines, method)
+        tried = rates_tried(lines, method)
         best = RATES.index(max(tried, key=lambda rate: tried[rate])) if tried else 0
         wanted = RATES[max(best - 1, 0) : best + 2] if tried else FIRST_RATES
         yield from (Run(method, "large", "none", rate, TUNING_SEED) for rate in wanted if rate not in tried)
 
 
-def _tried(lines: list[dict[str, Any]], method: str) -> dict[float, float]:
+def rates_tried(lines: list[dict[str, Any]], method: str) -> dict[float, float]:
+    """Of the search: the mean accuracy of each rate."""
     runs = [line for line in lines if line.get("seed") == TUNING_SEED and line["method"] == method]
     return {line["rate"]: mean_accuracy(line["scores"]["tuning"]) for line in runs}
 
 
 def compared_runs(lines: list[dict[str, Any]]) -> Iterator[Run]:
     """With each method's best rate; all methods of a seed, then its augmentations."""
-    tried = {method: _tried(lines, method) for method in METHODS}
+    tried = {method: rates_tried(lines, method) for method in METHODS}
     best = {method: max(rates, key=lambda rate: rates[rate]) for method, rates in tried.items()}
     for seed in SEEDS:
         for rows in ROWS:
@@ -210,7 +220,7 @@ def compared_runs(lines: list[dict[str, Any]]) -> Iterator[Run]:
 
 def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> int:
     """Returns how many runs were logged; one that fails is told and left out."""
-    done = [Run(**{name: line[name] for name in Run.__dataclass_fields__}) for line in _runs_of(model, data)]
+    done = [Run(**{name: line[name] for name in Run.__dataclass_fields__}) for line in _runs_of(model)]
     wanted = [run for run in runs if run not in done]
     count = 0
     # A forked process could not use the GPU that its parent has used.
@@ -231,13 +241,13 @@ def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> in
     return count
 
 
-def _runs_of(model: Path, data: Path) -> list[dict[str, Any]]:
-    return [line for line in logged(origin_of(model, data)) if "method" in line]
+def _runs_of(model: Path) -> list[dict[str, Any]]:
+    return [line for line in logged(origin_of(model)) if "method" in line]
 
 
 def score_before(model: Path, data: Path) -> None:
     """Log the scores of the model before training, once."""
-    origin = origin_of(model, data)
+    origin = origin_of(model)
     if not logged(origin):
         line = {**origin, "scores": scores_of(model, data, SCORED)}
         with LOG.open("a") as log:
@@ -257,9 +267,9 @@ def main() -> None:
         data = Path(name)
         make_data(data)
         score_before(model, data)
-        while carry_out_all(search_of_rates(_runs_of(model, data)), model, data, jobs):
+        while carry_out_all(search_of_rates(_runs_of(model)), model, data, jobs):
             pass
-        carry_out_all(compared_runs(_runs_of(model, data)), model, data, jobs)
+        carry_out_all(compared_runs(_runs_of(model)), model, data, jobs)
 
 
 if __name__ == "__main__":

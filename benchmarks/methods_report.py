@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib
 
-from methods import AUGMENTATIONS, METHODS, ROWS, TUNING_SEED, logged
+from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, logged, rates_tried
 from swiftalign.demo.recovery import KINDS, mean_accuracy
 
 matplotlib.use("agg")
@@ -26,7 +26,9 @@ PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
 # Two-sided 95% of Student's t, by degrees of freedom.
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
-Lines = list[dict[str, Any]]
+Line = dict[str, Any]
+Lines = list[Line]
+Finder = Callable[[Lines, str, str], Lines]
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
@@ -47,38 +49,59 @@ def select(lines: Lines, **wanted: Any) -> Lines:
     return [line for line in lines if all(line[name] == value for name, value in wanted.items())]
 
 
-def table(lines: Lines, base: dict[str, Any], names: Iterable[str], column: str) -> Iterator[str]:
+def by_method(lines: Lines, method: str, rows: str) -> Lines:
+    return select(lines, method=method, rows=rows, augmentation="none")
+
+
+def by_augmentation(lines: Lines, augmentation: str, rows: str) -> Lines:
+    return select(lines, method="modules_to_save", rows=rows, augmentation=augmentation)
+
+
+def table(lines: Lines, base: Line, title: str, names: Iterable[str], find: Finder) -> Iterator[str]:
     """A row for each method or augmentation, and for each size of the training set."""
-    yield f"| {column} | rows | boxes | quads | lines | original images | parameters | rate | s |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    shifted, original = base["scores"]["shifted"], base["scores"]["original"]
-    before = " | ".join(f"{100 * shifted[f'{kind}_acc']:.1f}" for kind in KINDS)
-    yield f"| before | 0 | {before} | {100 * mean_accuracy(original):.1f} | 0 | | |"
+    yield f"| {title} | rows | boxes | quads | lines | mean | known camera | parameters | rate | CPU s | seeds |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    before = accuracies([base])
+    yield f"| before training | | {' | '.join(before)} | | | | |"
     for rows, count in ROWS.items():
         for name in names:
-            found = select(lines, rows=rows, **{column: name})
-            if column == "augmentation":
-                found = select(found, method="modules_to_save")
-            else:
-                found = select(found, augmentation="none")
-            if not found:
-                continue
-            by_kind = " | ".join(told(line["scores"]["shifted"][f"{kind}_acc"] for line in found) for kind in KINDS)
-            kept = told(mean_accuracy(line["scores"]["original"]) for line in found)
-            seconds = statistics.median(line["seconds"] for line in found)
-            yield (
-                f"| {name} | {count} | {by_kind} | {kept} | {found[0]['parameters']:,} | {found[0]['rate']:g} "
-                f"| {seconds:.0f} |"
-            )
+            found = find(lines, name, rows)
+            if found:
+                first, seconds = found[0], statistics.median(line["cpu_seconds"] for line in found)
+                trained = f"{first['parameters']:,} | {first['rate']:g} | {seconds:.0f} | {len(found)}"
+                yield f"| {name} | {count:,} | {' | '.join(accuracies(found))} | {trained} |"
 
 
-def draw(lines: Lines, base: dict[str, Any]) -> None:
+def accuracies(lines: Lines) -> Iterator[str]:
+    """Of boxes, quads, lines and their mean with the new camera, and the mean with the known one."""
+    shifted = [line["scores"]["shifted"] for line in lines]
+    for kind in KINDS:
+        yield told(scores[f"{kind}_acc"] for scores in shifted)
+    yield told(map(mean_accuracy, shifted))
+    yield told(mean_accuracy(line["scores"]["original"]) for line in lines)
+
+
+def table_of_rates(lines: Lines) -> Iterator[str]:
+    """The search for each method's rate: mean accuracies of one run each."""
+    yield f"| method | {' | '.join(f'{rate:g}' for rate in RATES)} |"
+    yield "|---|" + "--:|" * len(RATES)
+    for method in METHODS:
+        tried = rates_tried(lines, method)
+        cells = (f"{100 * tried[rate]:.1f}" if rate in tried else "" for rate in RATES)
+        marked = (
+            f"**{cell}**" if tried.get(rate) == max(tried.values()) else cell
+            for rate, cell in zip(RATES, cells, strict=True)
+        )
+        yield f"| {method} | {' | '.join(marked)} |"
+
+
+def draw(lines: Lines, base: Line) -> None:
     """Accuracies of every run as dots, their means as bars, by method; before training as a dashed line."""
-    panels: list[tuple[str, Callable[[dict[str, Any]], float], float]] = [
+    panels: list[tuple[str, Callable[[Line], float], float]] = [
         (f"{title} images", lambda line, name=name: mean_accuracy(line["scores"][name]), mean_accuracy(before))
         for title, name, before in (
             ("new camera's", "shifted", base["scores"]["shifted"]),
-            ("original", "original", base["scores"]["original"]),
+            ("known camera's", "original", base["scores"]["original"]),
         )
     ]
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
@@ -86,7 +109,7 @@ def draw(lines: Lines, base: dict[str, Any]) -> None:
     for axis, (title, value, before) in zip(axes, panels, strict=True):
         for place, method in enumerate(methods):
             for offset, (rows, colour) in zip((-0.18, 0.18), zip(ROWS, ("C0", "C1"), strict=True), strict=True):
-                values = [value(line) for line in select(lines, method=method, rows=rows, augmentation="none")]
+                values = [value(line) for line in by_method(lines, method, rows)]
                 if values:
                     axis.barh(place + offset, statistics.mean(values), 0.34, color=colour, alpha=0.4)
                     axis.plot(values, [place + offset] * len(values), ".", color=colour, markersize=4)
@@ -95,26 +118,38 @@ def draw(lines: Lines, base: dict[str, Any]) -> None:
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour, alpha=0.4) for colour in ("C0", "C1")]
-    axes[1].legend(handles, [f"{count} rows" for count in ROWS.values()], loc="lower right")
+    figure.legend(handles, [f"{count:,} rows" for count in ROWS.values()], loc="outside lower center", ncols=2)
     pyplot.rcParams["svg.hashsalt"] = "methods"
     figure.savefig(FIGURE, metadata={"Date": None})
     pyplot.close(figure)
 
 
+def filled(text: str, every: Lines) -> str:
+    """The page, with its tables made anew from the log."""
+    base, lines = split(every)
+    made = {
+        "methods": table(lines, base, "method", METHODS, by_method),
+        "augmentation": table(lines, base, "augmentation", AUGMENTATIONS, by_augmentation),
+        "rates": table_of_rates(every),
+    }
+    for marker, rows in made.items():
+        pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda found, rows=rows: f"{found[1]}{chr(10).join(rows)}\n{found[2]}", text, flags=re.S)
+    return text
+
+
+def split(every: Lines) -> tuple[Line, Lines]:
+    """The model before training, and the runs that are compared."""
+    base, *runs = every
+    return base, [line for line in runs if line["seed"] != TUNING_SEED]
+
+
 def main() -> None:
     every = logged()
-    base = next((line for line in every if line.get("base")), None)
-    if base is None:
-        raise SystemExit("no run is logged yet: python benchmarks/methods.py --model FOLDER")
-    lines = [line for line in every if line.get("seed", TUNING_SEED) != TUNING_SEED]
-    text = PAGE.read_text(encoding="utf-8")
-    for marker, made in (
-        ("methods", table(lines, base, METHODS, "method")),
-        ("augmentation", table(lines, base, AUGMENTATIONS, "augmentation")),
-    ):
-        pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda found, made=made: f"{found[1]}{chr(10).join(made)}\n{found[2]}", text, flags=re.S)
-    PAGE.write_text(text, encoding="utf-8")
+    if len(every) < 2:
+        raise SystemExit("no run is logged yet: python benchmarks/methods.py")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), every), encoding="utf-8")
+    base, lines = split(every)
     draw(lines, base)
 
 

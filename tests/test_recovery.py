@@ -15,7 +15,7 @@ from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.setup import PRETRAINED, DemoRequest, write_demo
 
 BYTES = 12_000_000
-RECOVERED = 0.5  # the README shows more; kernels of other processors round otherwise
+RECOVERED = 0.6  # the README shows over 0.7; kernels of other processors round otherwise
 
 
 def test_the_shipped_model_is_small_and_has_the_real_models_parts() -> None:

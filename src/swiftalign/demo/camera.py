@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-# Rows: red, green and blue of the new camera, from those of the old one.
-_COLOURS = ((0.60, 0.35, 0.05), (0.10, 0.60, 0.30), (0.35, 0.05, 0.60))
-_GAMMA, _GAIN = 1.3, 0.55  # of the tone curve: it sees little light
-_BLUR = 1.0  # pixels
-_NOISE = 6.0  # of 255, the standard deviation
+
+@dataclass(frozen=True)
+class Camera:
+    """What becomes of a scene's light.
+
+    Attributes:
+        colours: red, green and blue of this camera in rows, from those of the scene.
+        gamma, gain: of the tone curve, ``gain * light ** gamma``; a gain below 1 sees little light.
+        blur: radius, in pixels.
+        noise: standard deviation, of 255.
+    """
+
+    colours: tuple[tuple[float, float, float], ...]
+    gamma: float
+    gain: float
+    blur: float
+    noise: float
 
 
-def photograph(image: Image.Image, seed: int | str) -> Image.Image:
-    """The same scene, as the new camera sees it: dark, colours mixed, edges soft, and noise over all.
+NEW_CAMERA = Camera(
+    colours=((0.60, 0.35, 0.05), (0.10, 0.60, 0.30), (0.35, 0.05, 0.60)), gamma=1.3, gain=0.55, blur=1.0, noise=6.0
+)
+
+
+def photograph(image: Image.Image, seed: int | str, camera: Camera = NEW_CAMERA) -> Image.Image:
+    """The same scene, as the new camera sees it: dark, with a colour cast, edges soft, and noise over all.
 
     Args:
         seed: of the noise, the only thing here that differs from image to image.
     """
     light = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    mixed = light @ np.array(_COLOURS, dtype=np.float32).T
-    toned = mixed**_GAMMA * _GAIN
-    soft = Image.fromarray(np.uint8(np.clip(toned, 0, 1) * 255)).filter(ImageFilter.GaussianBlur(_BLUR))
-    noise = np.random.default_rng(Random(f"noise:{seed}").getrandbits(64)).normal(0, _NOISE, light.shape)
+    mixed = light @ np.array(camera.colours, dtype=np.float32).T
+    toned = mixed**camera.gamma * camera.gain
+    soft = Image.fromarray(np.uint8(np.clip(toned, 0, 1) * 255)).filter(ImageFilter.GaussianBlur(camera.blur))
+    noise = np.random.default_rng(Random(f"noise:{seed}").getrandbits(64)).normal(0, camera.noise, light.shape)
     return Image.fromarray(np.uint8(np.clip(np.asarray(soft) + noise, 0, 255)))
