@@ -32,7 +32,7 @@ from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
-from swiftalign.recipes import RECIPES
+from swiftalign.recipes import RECIPES, tuner_lines
 from swiftalign.setup import PRETRAINED
 
 HERE = Path(__file__).resolve().parent
@@ -45,7 +45,7 @@ ROWS = {"small": 64, "large": 2048}
 SEEDS = range(5)
 # A method takes the rate that serves it best on rows that nothing else sees, with another seed. The search begins at
 # these rates and goes on to a neighbour until both neighbours of the best are worse, or there is none.
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 FIRST_RATES = (3e-3, 1e-2)
 TUNING_SEED = 100
 SCORED = {"tuning": 128, "shifted": 256, "original": 128}  # rows
@@ -56,6 +56,7 @@ LLM_LORA = {
     "lora_alpha": 32,
 }
 MERGER_ONLY = {"train_type": "lora", "target_regex": "^$", "modules_to_save": ["model.visual.merger"]}
+ORIGIN = ("model", "camera", "device", "steps")  # what a line shares with those that it is compared with
 METHODS = (*RECIPES, "lora-llm", "merger-only")
 _APPEARANCE = [
     {"color_jitter": {"brightness": [0.6, 1.4], "contrast": [0.6, 1.4], "saturation": [0.6, 1.4], "prob": 0.8}},
@@ -63,7 +64,7 @@ _APPEARANCE = [
     {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
 ]
 # The guide's three rotations, one far beyond them, and its operations on colours alone.
-AUGMENTATIONS: dict[str, list[dict[str, Any]]] = {
+AUGMENTATIONS: dict[str, Lines] = {
     "none": [],
     "appearance": _APPEARANCE,
     "rotate 5": [{"rotate": {"max_deg": 5.0, "prob": 0.15}}],
@@ -71,6 +72,9 @@ AUGMENTATIONS: dict[str, list[dict[str, Any]]] = {
     "rotate 12": [{"rotate": {"max_deg": 12.0, "prob": 0.3}}],
     "rotate 45": [{"rotate": {"max_deg": 45.0, "prob": 1.0}}],
 }
+
+
+Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Run:
         operations = AUGMENTATIONS[self.augmentation]
         return {
             "model": {"path": str(model), "dtype": DTYPE},
-            "data": {"train": str(data / f"{self.rows}.jsonl")},
+            "data": {"train": str(data / f"{self.rows}-{self.seed}.jsonl")},
             "tuner": tuner_of(self.method),
             "training": {
                 "output_dir": str(out),
@@ -112,14 +116,16 @@ def tuner_of(method: str) -> dict[str, Any]:
         return LLM_LORA
     if method == "merger-only":
         return MERGER_ONLY
-    text = RECIPES[method].tuner.format(tinit=STEPS // 10, tfinal=STEPS * 3 // 10, delta=STEPS // 20)
-    found: dict[str, Any] = yaml.safe_load(text)
+    found: dict[str, Any] = yaml.safe_load(tuner_lines(method, STEPS))
     return found
 
 
 def make_data(folder: Path) -> None:
-    for name, rows in ROWS.items():
-        write_dataset(folder / f"{name}.jsonl", rows=rows, seed=1, new_camera=True)
+    """Rows to train on, others for each seed of a run, and rows to score."""
+    for run_seed in (TUNING_SEED, *SEEDS):
+        for name, rows in ROWS.items():
+            seed = 1 if run_seed == TUNING_SEED else 10 + run_seed
+            write_dataset(folder / f"{name}-{run_seed}.jsonl", rows=rows, seed=seed, new_camera=True)
     for name, seed, new_camera in (("tuning", 2, True), ("shifted", 3, True), ("original", 3, False)):
         write_dataset(folder / f"{name}.jsonl", rows=SCORED[name], seed=seed, new_camera=new_camera)
 
@@ -130,10 +136,11 @@ def scores_of(folder: Path, data: Path, sets: Iterable[str]) -> dict[str, dict[s
 
 
 def origin_of(model: Path) -> dict[str, str]:
-    """What runs must share to be compared: the model, the new camera, and the device."""
+    """What runs must share to be compared."""
     found = {"model": (model / "model.safetensors").read_bytes(), "camera": repr(NEW_CAMERA).encode()}
     digests = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in found.items()}
-    return {**digests, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {**digests, "device": device, "steps": f"{STEPS} x {BATCH} rows"}
 
 
 def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
@@ -151,6 +158,7 @@ def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
         plan = json.loads((out / "plan.json").read_text())
         return {
             **asdict(run),
+            "tuner": tuner_of(run.method),
             "scores": scores_of(Path(name) / "exported", data, sets),
             "losses": [event["loss"] for event in events if event["kind"] == "log" and "loss" in event],
             "parameters": sum(_numel(item) for item in plan["trainables"]),
@@ -182,15 +190,15 @@ def _swiftalign(*words: str) -> str:
     return done.stdout
 
 
-def logged(origin: dict[str, str] | None = None) -> list[dict[str, Any]]:
+def logged(origin: dict[str, str] | None = None) -> Lines:
     """Lines of one origin, by default that of the newest run; the first is of the model before training."""
     lines = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
     if origin is None:
-        origin = {name: lines[-1][name] for name in ("model", "camera", "device")} if lines else {}
+        origin = {name: lines[-1][name] for name in ORIGIN} if lines else {}
     return [line for line in lines if all(line[name] == value for name, value in origin.items())]
 
 
-def search_of_rates(lines: list[dict[str, Any]]) -> Iterator[Run]:
+def search_of_rates(lines: Lines) -> Iterator[Run]:
     """The runs that the search for each method's rate wants next; none where it is over."""
     for method in METHODS:
         tried = rates_tried(lines, method)
@@ -199,19 +207,24 @@ def search_of_rates(lines: list[dict[str, Any]]) -> Iterator[Run]:
         yield from (Run(method, "large", "none", rate, TUNING_SEED) for rate in wanted if rate not in tried)
 
 
-def rates_tried(lines: list[dict[str, Any]], method: str) -> dict[float, float]:
+def rates_tried(lines: Lines, method: str) -> dict[float, float]:
     """Of the search: the mean accuracy of each rate."""
     runs = [line for line in lines if line.get("seed") == TUNING_SEED and line["method"] == method]
     return {line["rate"]: mean_accuracy(line["scores"]["tuning"]) for line in runs}
 
 
-def compared_runs(lines: list[dict[str, Any]]) -> Iterator[Run]:
-    """With each method's best rate; all methods of a seed, then its augmentations."""
+def best_rates(lines: Lines) -> dict[str, float]:
+    """Of the methods for which the search has found any."""
     tried = {method: rates_tried(lines, method) for method in METHODS}
-    best = {method: max(rates, key=lambda rate: rates[rate]) for method, rates in tried.items()}
+    return {method: max(rates, key=lambda rate: rates[rate]) for method, rates in tried.items() if rates}
+
+
+def compared_runs(lines: Lines) -> Iterator[Run]:
+    """With each method's best rate; all methods of a seed, then its augmentations."""
+    best = best_rates(lines)
     for seed in SEEDS:
         for rows in ROWS:
-            yield from (Run(method, rows, "none", best[method], seed) for method in METHODS)
+            yield from (Run(method, rows, "none", best[method], seed) for method in best)
         for rows in ROWS:
             for augmentation in AUGMENTATIONS:
                 if augmentation != "none":
@@ -230,8 +243,8 @@ def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> in
             run = pending[future]
             try:
                 line = future.result()
-            except RuntimeError as error:
-                print(f"{run}: {error}", flush=True)
+            except Exception as error:  # hours of other runs wait behind it
+                print(f"{run}: {error!r}", flush=True)
                 continue
             log.write(json.dumps(line) + "\n")
             log.flush()
@@ -241,7 +254,7 @@ def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> in
     return count
 
 
-def _runs_of(model: Path) -> list[dict[str, Any]]:
+def _runs_of(model: Path) -> Lines:
     return [line for line in logged(origin_of(model)) if "method" in line]
 
 
@@ -261,6 +274,8 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error("--jobs: one run at a time is the least")
     os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // options.jobs, 1))  # of each run
     model, jobs = options.model.resolve(), options.jobs
     with tempfile.TemporaryDirectory() as name:

@@ -7,7 +7,6 @@ Replaces what stands between the page's markers; the prose around them stays.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import matplotlib
 
-from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, logged, rates_tried
+from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, best_rates, logged, rates_tried
 from swiftalign.demo.recovery import KINDS, mean_accuracy
 
 matplotlib.use("agg")
@@ -133,15 +132,19 @@ def filled(text: str, every: Lines) -> str:
         "rates": table_of_rates(every),
     }
     for marker, rows in made.items():
-        pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda found, rows=rows: f"{found[1]}{chr(10).join(rows)}\n{found[2]}", text, flags=re.S)
+        before, opening, rest = text.partition(f"<!-- {marker} -->\n")
+        _, closing, after = rest.partition("<!-- end -->")
+        if not closing:
+            raise SystemExit(f"{PAGE} has no place for a table: <!-- {marker} --> ... <!-- end -->")
+        text = "".join([before, opening, *(f"{row}\n" for row in rows), closing, after])
     return text
 
 
 def split(every: Lines) -> tuple[Line, Lines]:
-    """The model before training, and the runs that are compared."""
+    """The model before training, and the runs that are compared: each method at the rate that the search found."""
     base, *runs = every
-    return base, [line for line in runs if line["seed"] != TUNING_SEED]
+    best = best_rates(runs)
+    return base, [line for line in runs if line["seed"] != TUNING_SEED and line["rate"] == best[line["method"]]]
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
     python benchmarks/pretrain.py OUTPUT --seconds 480
 
-Makes the model that the package ships, on a GPU, or slowly without one. Rows are drawn as the demo draws them, never
-twice, by worker processes; they become harder as the time passes: boxes, all kinds, several objects, objects that only
-their colours tell apart. Writes a model
-folder in bfloat16, and its accuracies on rows of another seed. Prints a line every few seconds.
+Makes the model that the package ships, on a GPU, or slowly without one. Rows are drawn as the demo draws them, none
+twice in a run, by worker processes; they become harder as the time passes: boxes, all kinds, several objects, objects
+that only their colours tell apart. Writes a model folder in bfloat16, and its accuracies on rows of another seed.
+Prints a line every few seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
@@ -115,7 +115,8 @@ def learn_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + WORDS, initial_alphabet=alphabet, show_progress=False)
     learner.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    return byte_tokenizer([left + right for left, right in merges], merges)
+    longest = TEXT["max_position_embeddings"]
+    return byte_tokenizer([left + right for left, right in merges], merges, max_length=longest)
 
 
 def _answer(objects: list[dict[str, Any]], size: tuple[int, int]) -> str:
@@ -298,7 +299,7 @@ def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
             print(f"{told_after:5.0f} s  step {step}  loss {mean:.4f}  {rate:.0f} images/s", flush=True)
             total.zero_()
             told, last = time.time(), step
-    return step * options.batch
+    return (step - 1) * options.batch  # the last one was drawn, not learnt from
 
 
 def _schedule(passed: float) -> float:
@@ -324,10 +325,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = learn_tokenizer()
-    model = new_model(tokenizer)
     if options.start:
+        tokenizer = AutoTokenizer.from_pretrained(options.start)
         model = Qwen3VLForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+    else:
+        tokenizer = learn_tokenizer()
+        model = new_model(tokenizer)
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
     images = train(model.to(device), Encoder(tokenizer), options)

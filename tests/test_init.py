@@ -33,6 +33,13 @@ def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_mod
     assert plan.method == method
 
 
+def test_a_problem_comes_with_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--model=Qwen/Qwen3-VL-4B-Instruct", "--problem=coordinate-space"]) == 0
+    measured = PROBLEMS["coordinate-space"].measured
+    assert f"measured (docs/methods.md): {measured}" in capsys.readouterr().out
+    assert f"# Measured (docs/methods.md): {measured}.\n" in Path("config.yaml").read_text()
+
+
 def test_the_schedule_of_adalora_fits_the_data(demo: Path, demo_modules: Modules) -> None:
     main(["init", f"--model={demo / 'model'}", "--method=adalora", f"--train={demo / 'data/train.jsonl'}"])
     plan = resolve_plan(load_config([Path("config.yaml")]), demo_modules)
@@ -65,12 +72,22 @@ def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[st
         (["--model=x", "--method=doora"], "--method doora: not one of", "did you mean dora?"),
         (["--model=x", "--problem=overfit"], "--problem overfit: not one of", "did you mean overfitting?"),
         (
+            ["--model=x", "--method=lora", "--problem=capacity"],
+            "--method and --problem both choose",
+            "keep one of the two",
+        ),
+        (
+            ["--demo=x", "--model=y", "--val=z"],
+            "--demo brings a model and data of its own, beside --model, --val",
+            "keep one of them",
+        ),
+        (
             ["--model=x"],
             "no method is named",
             "--method modules_to_save|lora|dora|",
         ),
     ],
-    ids=["no model", "method typo", "problem typo", "no method"],
+    ids=["no model", "method typo", "problem typo", "two methods", "demo of a model", "no method"],
 )
 def test_what_is_missing_or_mistyped_is_said(
     argv: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]

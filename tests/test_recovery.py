@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from swiftalign.cli import main
-from swiftalign.demo.recovery import mean_accuracy
+from swiftalign.demo import recovery
+from swiftalign.demo.recovery import Recovery, mean_accuracy
 from swiftalign.setup import PRETRAINED, DemoRequest, write_demo
 
 BYTES = 12_000_000
@@ -37,8 +39,45 @@ def test_training_the_aligner_brings_back_what_a_new_camera_costs(tmp_path: Path
     command += ["--picture", str(tmp_path / "recovery.jpg")]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     known, before, after = (mean_accuracy(found[name]) for name in ("known_before", "new_before", "new_after"))
+    assert found["known_before"]["bbox_acc"] >= 0.9
+    assert min(found["known_before"][f"{kind}_acc"] for kind in ("quad", "line")) >= 0.8
     assert before < known / 2
     assert after > before + RECOVERED * (known - before)
     with Image.open(tmp_path / "recovery.jpg") as picture:
         assert picture.format == "JPEG"
     assert found["recovered"] == pytest.approx((after - before) / (known - before))
+
+
+def test_nothing_is_recovered_where_nothing_was_lost() -> None:
+    same = {"bbox_acc": 0.5, "quad_acc": 0.5, "line_acc": 0.5}
+    assert math.isnan(Recovery(same, same, same, same).share)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "model"], "nowhere is no workspace of the small model; 'swiftalign init --demo DIR' makes one"),
+        (["space", "nowhere"], "nowhere is no model folder; 'swiftalign export RUN --output DIR' makes one"),
+        (
+            ["space", "model", "--picture", "a.gif"],
+            "--picture a.gif: name a file in a folder that exists, ending in .png",
+        ),
+        (["space", "model", "--picture", "no/a.png"], "--picture no/a.png: name a file in a folder that exists"),
+    ],
+    ids=["no workspace", "no model", "no picture", "no folder"],
+)
+def test_what_is_missing_is_said_before_anything_is_scored(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for needed in ("space/data/original.jsonl", "model/config.json"):
+        (tmp_path / needed).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / needed).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["recovery", *words])
+    with pytest.raises(SystemExit, match="2"):
+        recovery.main()
+    assert message in capsys.readouterr().err

@@ -12,6 +12,7 @@ from swiftalign.findings import Finding
 from swiftalign.methods import boft_fault, suggest_block_size
 from swiftalign.modules import Modules
 from swiftalign.peft_config import ADALORA_STATE
+from swiftalign.schedule import adalora_schedule
 from swiftalign.targets import aligner_regex
 
 if TYPE_CHECKING:
@@ -52,9 +53,8 @@ def adalora(config: Config, modules: Modules, plan: TuningPlan) -> Iterable[Find
 
 
 def _adalora_schedule(config: Config, total: int) -> Finding:
-    """peft counts tfinal as the last steps of the run, not as the step at which pruning ends."""
     tuner = config.tuner
-    tinit, tfinal = total // 10, total * 3 // 10
+    tinit, tfinal, gap = adalora_schedule(total)
     message = (
         f"AdaLoRA prunes from step adalora_tinit ({tuner.adalora_tinit}) until adalora_tfinal ({tuner.adalora_tfinal}) "
         f"steps before the end: a run of {total} leaves no step for it"
@@ -63,7 +63,7 @@ def _adalora_schedule(config: Config, total: int) -> Finding:
         "tuner": {
             "adalora_tinit": tinit,
             "adalora_tfinal": tfinal,
-            "adalora_deltaT": max(1, min(tuner.adalora_deltaT, (total - tinit - tfinal) // 10)),
+            "adalora_deltaT": min(tuner.adalora_deltaT, gap),
         }
     }
     where = where_given(config, "tuner", "adalora_tinit", "adalora_tfinal")

@@ -63,6 +63,7 @@ def init(
     if tiny and demo is None:
         raise SwiftalignError("--tiny is for a demo workspace", "--demo DIR --tiny")
     if demo is not None:
+        _refuse_beside_demo(model=model, problem=problem, train=train_file, val=val_file, curriculum=curriculum)
         with console.status("writing a small Qwen3-VL and drawing its data"):
             written = write_demo(DemoRequest(demo, method or "modules_to_save", force, tiny))
     elif curriculum is not None:
@@ -75,6 +76,14 @@ def init(
         written = write_init(_ask_for_missing(request) if sys.stdin.isatty() else request)
     for line in written:
         console.print(line, soft_wrap=True)
+
+
+def _refuse_beside_demo(**options: object) -> None:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise SwiftalignError(
+            f"--demo brings a model and data of its own, beside {', '.join(given)}", "keep one of them"
+        )
 
 
 def _ask_for_missing(request: Any) -> Any:

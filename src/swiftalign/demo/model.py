@@ -33,7 +33,7 @@ SPECIAL_TOKENS = (
 )
 
 # Fewer text layers than DeepStack mergers would leave the last mergers without a gradient.
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 4,
@@ -120,11 +120,17 @@ def write_model(folder: Path, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(folder)
 
 
-def byte_tokenizer(words: Sequence[str] = (), merges: Sequence[tuple[str, str]] = ()) -> Any:
+def byte_tokenizer(
+    words: Sequence[str] = (),
+    merges: Sequence[tuple[str, str]] = (),
+    *,
+    max_length: int = TEXT["max_position_embeddings"],
+) -> Any:
     """Byte-level BPE: one token per byte of UTF-8, those that merges make, then the special tokens.
 
     Args:
         words: what the merges make, in their order.
+        max_length: tokens of the longest text.
     """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
@@ -137,7 +143,7 @@ def byte_tokenizer(words: Sequence[str] = (), merges: Sequence[tuple[str, str]] 
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=list(SPECIAL_TOKENS),
-        model_max_length=TEXT["max_position_embeddings"],
+        model_max_length=max_length,
         chat_template=CHAT_TEMPLATE,
     )
 

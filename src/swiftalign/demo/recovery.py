@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 DRAWN = (0, 4)  # rows
 MOST_TOKENS = 250
+PICTURES = (".png", ".jpg", ".jpeg")
 KINDS = {"bbox": "boxes", "quad": "quads", "line": "lines"}
 
 Accuracies = Mapping[str, float]  # the metrics of `Scores`
@@ -49,9 +51,9 @@ class Recovery:
 
     @property
     def share(self) -> float:
-        """Of the mean accuracy that the new camera cost, how much came back."""
+        """Of the mean accuracy that the new camera cost, how much came back; nan where it cost none."""
         known, before, after = map(mean_accuracy, (self.known_before, self.new_before, self.new_after))
-        return (after - before) / (known - before)
+        return (after - before) / (known - before) if before < known else math.nan
 
 
 def mean_accuracy(metrics: Accuracies) -> float:
@@ -59,12 +61,19 @@ def mean_accuracy(metrics: Accuracies) -> float:
     return statistics.mean(metrics[f"{kind}_acc"] for kind in KINDS)
 
 
-def measure(workspace: Path, exported: Path) -> Recovery:
-    """Score both models on both cameras' images; a minute on two cores."""
+def measure(workspace: Path, exported: Path, progress: Callable[[str], None] = lambda text: None) -> Recovery:
+    """Score both models on both cameras' images; a minute on two cores.
+
+    Args:
+        progress: is told what is being scored.
+    """
     known, new = workspace / "data/original.jsonl", workspace / "data/val.jsonl"
     model = workspace / "model"
-    pairs = ((model, known), (model, new), (exported, new), (exported, known))
-    return Recovery(*(score_model(folder, rows).metrics() for folder, rows in pairs))
+    found = []
+    for folder, rows in ((model, known), (model, new), (exported, new), (exported, known)):
+        progress(f"scoring {folder} on {rows}")
+        found.append(score_model(folder, rows).metrics())
+    return Recovery(*found)
 
 
 def draw(workspace: Path, exported: Path) -> Image.Image:
@@ -102,15 +111,19 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--picture", type=Path, help="of a few scenes, by its ending PNG or JPEG")
     options = parser.parse_args()
-    workspace, exported = options.workspace, options.exported
-    for needed in (workspace / "data/original.jsonl", exported / "config.json"):
-        if not needed.exists():
-            parser.error(f"{needed} is missing")
-    with warnings.catch_warnings():
+    workspace, exported, picture = options.workspace, options.exported, options.picture
+    if not (workspace / "data/original.jsonl").exists():
+        parser.error(f"{workspace} is no workspace of the small model; 'swiftalign init --demo DIR' makes one")
+    if not (exported / "config.json").exists():
+        parser.error(f"{exported} is no model folder; 'swiftalign export RUN --output DIR' makes one")
+    if picture and (picture.suffix.lower() not in PICTURES or not picture.parent.is_dir()):
+        parser.error(f"--picture {picture}: name a file in a folder that exists, ending in {', '.join(PICTURES)}")
+    with warnings.catch_warnings(), Console(stderr=True).status("loading") as status:
         warnings.simplefilter("ignore")
-        found = measure(workspace, exported)
-        if options.picture:
-            draw(workspace, exported).save(options.picture)
+        found = measure(workspace, exported, status.update)
+        if picture:
+            status.update("drawing")
+            draw(workspace, exported).save(picture)
     if options.json:
         print(json.dumps({**asdict(found), "recovered": found.share}))
         return
@@ -127,8 +140,8 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"recovered: {found.share:.0%} of the accuracy that the new camera cost")
-    if options.picture:
-        console.print(f"picture: {options.picture}")
+    if picture:
+        console.print(f"picture: {picture}")
 
 
 if __name__ == "__main__":
