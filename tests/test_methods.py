@@ -1,0 +1,122 @@
+"""The comparison of methods: its page is what its log says, and `init --problem` says no more than that."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import methods
+import methods_report
+from swiftalign.recipes import PROBLEMS, RECIPES
+from swiftalign.setup import DEMO_RATES
+
+LINES = methods.logged()
+BEFORE, RUNS = methods_report.split(LINES)
+ALIGNER = tuple(RECIPES)
+
+
+def accuracy(method: str, rows: str, kinds: Sequence[str] = ("bbox", "quad", "line"), camera: str = "shifted") -> float:
+    """Mean over the seeds, in percent."""
+    found = methods_report.by_method(RUNS, method, rows)
+    return 100 * statistics.mean(line["scores"][camera][f"{kind}_acc"] for line in found for kind in kinds)
+
+
+def forgotten(method: str, rows: str) -> float:
+    """Of the accuracy with the known camera, in points."""
+    before = 100 * statistics.mean(BEFORE["scores"]["original"][f"{kind}_acc"] for kind in ("bbox", "quad", "line"))
+    return before - accuracy(method, rows, camera="original")
+
+
+def augmented(name: str, rows: str, kinds: Sequence[str] = ("bbox", "quad", "line")) -> float:
+    """What an augmentation costs, in points of accuracy; of the seeds that it was run with."""
+    found = methods_report.by_augmentation(RUNS, name, rows)
+    seeds = {line["seed"] for line in found}
+    plain = [line for line in methods_report.by_augmentation(RUNS, "none", rows) if line["seed"] in seeds]
+    with_it, without = (
+        statistics.mean(line["scores"]["shifted"][f"{kind}_acc"] for line in lines for kind in kinds)
+        for lines in (found, plain)
+    )
+    return 100 * (without - with_it)
+
+
+def test_what_init_says_was_measured_is_what_the_runs_show() -> None:
+    assert accuracy("lora", "small") > accuracy("modules_to_save", "small") - 1.5
+    assert forgotten("lora", "small") < forgotten("modules_to_save", "small") + 1.5
+    assert min(ALIGNER, key=lambda method: forgotten(method, "large")) == "adalora"
+    assert accuracy("adalora", "large") < min(accuracy(method, "large") for method in ("modules_to_save", "dora")) - 2
+    assert accuracy("dora", "large") > accuracy("modules_to_save", "large") - 1.5
+    assert accuracy("dora", "large") > accuracy("lora", "large") + 2
+    assert forgotten("dora", "large") < forgotten("modules_to_save", "large") - 2
+    assert forgotten("dora", "large") < forgotten("boft", "large") - 2
+    assert accuracy("dora", "large", ("quad", "line")) > accuracy("boft", "large", ("quad", "line")) + 1
+    assert accuracy("fourierft", "large") < accuracy("dora", "large") - 2
+
+
+@pytest.mark.parametrize("rows", methods.ROWS)
+def test_rotation_costs_more_the_further_it_turns_and_lines_most(rows: str) -> None:
+    turns = ("appearance", "rotate 5", "rotate 8", "rotate 12", "rotate 45")
+    costs = [augmented(name, rows) for name in turns]
+    assert costs == sorted(costs)
+    assert augmented("rotate 12", rows, ["line"]) > augmented("rotate 12", rows, ["bbox"])
+
+
+def test_every_problem_names_a_recipe_and_says_what_was_measured() -> None:
+    assert all(advice.method in RECIPES and advice.measured for advice in PROBLEMS.values())
+
+
+def test_the_page_is_made_from_the_log() -> None:
+    page = methods_report.PAGE.read_text()
+    assert methods_report.filled(page, LINES) == page
+
+
+def test_every_method_has_runs_of_several_seeds_and_both_sizes() -> None:
+    for rows in methods.ROWS:
+        for method in methods.METHODS:
+            assert len({line["seed"] for line in methods_report.by_method(RUNS, method, rows)}) >= 3, (method, rows)
+
+
+def test_the_model_that_was_compared_is_the_one_that_ships() -> None:
+    origin = methods.origin_of(methods.PRETRAINED)
+    assert (BEFORE["model"], BEFORE["camera"]) == (origin["model"], origin["camera"])
+
+
+def test_the_demo_trains_each_method_at_about_the_rate_that_the_search_found() -> None:
+    for method in RECIPES:
+        rate = DEMO_RATES[method]
+        tried = methods.rates_tried(LINES, method)
+        best = max(tried, key=lambda each: tried[each])
+        assert best / 2 < float(rate) < best * 2, method
+
+
+def _line(rate: float, accuracy: float) -> dict[str, Any]:
+    scores = {f"{kind}_acc": accuracy for kind in ("bbox", "quad", "line")}
+    return {"method": "lora", "rate": rate, "seed": methods.TUNING_SEED, "scores": {"tuning": scores}}
+
+
+@pytest.mark.parametrize(
+    ("tried", "wanted"),
+    [
+        ({}, {3e-3, 1e-2}),
+        ({3e-3: 0.5, 1e-2: 0.6}, {3e-2}),
+        ({3e-3: 0.6, 1e-2: 0.5}, {1e-3}),
+        ({3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.4}, set()),
+        ({3e-1: 0.5, 1.0: 0.6}, set()),
+    ],
+    ids=["none", "up", "down", "bracketed", "at the end"],
+)
+def test_the_search_of_a_rate_ends_when_its_neighbours_are_worse(tried: dict[float, float], wanted: set[float]) -> None:
+    runs = methods.search_of_rates([_line(rate, accuracy) for rate, accuracy in tried.items()])
+    assert {run.rate for run in runs if run.method == "lora"} == wanted
+
+
+def test_intervals_are_students_t() -> None:
+    mean, half = methods_report.interval([0.5, 0.6, 0.7])
+    assert mean == pytest.approx(0.6)
+    assert half == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
