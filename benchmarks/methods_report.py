@@ -23,7 +23,7 @@ from matplotlib import pyplot
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
 # Two-sided 95% of Student's t, by degrees of freedom.
-T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+T95 = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
 Line = dict[str, Any]
 Lines = list[Line]
@@ -31,10 +31,10 @@ Finder = Callable[[Lines, str, str], Lines]
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% interval; nan of a single value."""
+    """Mean, and half the width of its 95% interval; nan of one or two values, for which it says nothing."""
     found = list(values)
-    if len(found) < 2:
-        return found[0], float("nan")
+    if len(found) < 3:
+        return statistics.mean(found), float("nan")
     return statistics.mean(found), T95[len(found) - 1] * statistics.stdev(found) / len(found) ** 0.5
 
 
@@ -54,6 +54,13 @@ def by_method(lines: Lines, method: str, rows: str) -> Lines:
 
 def by_augmentation(lines: Lines, augmentation: str, rows: str) -> Lines:
     return select(lines, method="modules_to_save", rows=rows, augmentation=augmentation)
+
+
+def paired(lines: Lines) -> Lines:
+    """Those of the seeds that have been run with every augmentation, so that the same ones are compared."""
+    runs = (by_augmentation(lines, name, rows) for name in AUGMENTATIONS for rows in ROWS)
+    seeds = set.intersection(*({line["seed"] for line in found} for found in runs))
+    return [line for line in lines if line["seed"] in seeds]
 
 
 def table(lines: Lines, base: Line, title: str, names: Iterable[str], find: Finder) -> Iterator[str]:
@@ -128,7 +135,7 @@ def filled(text: str, every: Lines) -> str:
     base, lines = split(every)
     made = {
         "methods": table(lines, base, "method", METHODS, by_method),
-        "augmentation": table(lines, base, "augmentation", AUGMENTATIONS, by_augmentation),
+        "augmentation": table(paired(lines), base, "augmentation", AUGMENTATIONS, by_augmentation),
         "rates": table_of_rates(every),
     }
     for marker, rows in made.items():

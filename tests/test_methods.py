@@ -35,13 +35,15 @@ def forgotten(method: str, rows: str) -> float:
 
 
 def augmented(name: str, rows: str, kinds: Sequence[str] = ("bbox", "quad", "line")) -> float:
-    """What an augmentation costs, in points of accuracy; of the seeds that it was run with."""
-    found = methods_report.by_augmentation(RUNS, name, rows)
-    seeds = {line["seed"] for line in found}
-    plain = [line for line in methods_report.by_augmentation(RUNS, "none", rows) if line["seed"] in seeds]
+    """What an augmentation costs, in points of accuracy."""
+    runs = methods_report.paired(RUNS)
     with_it, without = (
-        statistics.mean(line["scores"]["shifted"][f"{kind}_acc"] for line in lines for kind in kinds)
-        for lines in (found, plain)
+        statistics.mean(
+            line["scores"]["shifted"][f"{kind}_acc"]
+            for line in methods_report.by_augmentation(runs, each, rows)
+            for kind in kinds
+        )
+        for each in (name, "none")
     )
     return 100 * (without - with_it)
 
@@ -61,9 +63,9 @@ def test_what_init_says_was_measured_is_what_the_runs_show() -> None:
 
 @pytest.mark.parametrize("rows", methods.ROWS)
 def test_rotation_costs_more_the_further_it_turns_and_lines_most(rows: str) -> None:
-    turns = ("appearance", "rotate 5", "rotate 8", "rotate 12", "rotate 45")
-    costs = [augmented(name, rows) for name in turns]
+    costs = [augmented(f"rotate {degrees}", rows) for degrees in (5, 8, 12, 45)]
     assert costs == sorted(costs)
+    assert augmented("appearance", rows) < costs[0] + 1
     assert augmented("rotate 12", rows, ["line"]) > augmented("rotate 12", rows, ["bbox"])
 
 
@@ -120,3 +122,4 @@ def test_intervals_are_students_t() -> None:
     mean, half = methods_report.interval([0.5, 0.6, 0.7])
     assert mean == pytest.approx(0.6)
     assert half == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert methods_report.told([0.5, 0.6]) == "55.0"

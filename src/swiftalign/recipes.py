@@ -109,7 +109,7 @@ PROBLEMS: dict[str, Advice] = {
     "grounding-drift": Advice(
         "modules_to_save",
         "quads and lines drift under strong geometric augmentation",
-        "rotation cost accuracy, more the further it turned, lines most; changed colours cost less than any rotation",
+        "rotation cost accuracy, more the further it turned, lines most; changed colours cost as the gentlest at most",
         extra=_CONSERVATIVE,
     ),
     "capacity": Advice(
