@@ -4,7 +4,7 @@
 
 Trains with ``swiftalign train``, exports with ``swiftalign export``, and scores what was exported, on images of the new
 camera and of the known one (what was forgotten). Each run adds a line to ``methods.jsonl`` beside this file; those that
-stand there, of the same model and kind of device, are not repeated.
+stand there, of the same model, camera, device and steps, are not repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import resource
 import subprocess
@@ -64,7 +65,7 @@ _APPEARANCE = [
     {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
 ]
 # The guide's three rotations, one far beyond them, and its operations on colours alone.
-AUGMENTATIONS: dict[str, Lines] = {
+AUGMENTATIONS: dict[str, list[dict[str, Any]]] = {
     "none": [],
     "appearance": _APPEARANCE,
     "rotate 5": [{"rotate": {"max_deg": 5.0, "prob": 0.15}}],
@@ -161,7 +162,7 @@ def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
             "tuner": tuner_of(run.method),
             "scores": scores_of(Path(name) / "exported", data, sets),
             "losses": [event["loss"] for event in events if event["kind"] == "log" and "loss" in event],
-            "parameters": sum(_numel(item) for item in plan["trainables"]),
+            "parameters": sum(math.prod(item["shape"]) for item in plan["trainables"]),
             "seconds": round(seconds, 1),
             "cpu_seconds": round(cpu_seconds, 1),
             "loss": json.loads(trained)["loss"],
@@ -174,13 +175,6 @@ def _cpu_seconds() -> float:
     """Of all processes that this one has waited for: what other work on the machine leaves alone."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _numel(item: dict[str, Any]) -> int:
-    count = 1
-    for side in item["shape"]:
-        count *= side
-    return count
 
 
 def _swiftalign(*words: str) -> str:
@@ -202,8 +196,10 @@ def search_of_rates(lines: Lines) -> Iterator[Run]:
     """The runs that the search for each method's rate wants next; none where it is over."""
     for method in METHODS:
         tried = rates_tried(lines, method)
-        best = RATES.index(max(tried, key=lambda rate: tried[rate])) if tried else 0
-        wanted = RATES[max(best - 1, 0) : best + 2] if tried else FIRST_RATES
+        wanted = FIRST_RATES
+        if tried:
+            best = RATES.index(best_of(tried))
+            wanted = RATES[max(best - 1, 0) : best + 2]
         yield from (Run(method, "large", "none", rate, TUNING_SEED) for rate in wanted if rate not in tried)
 
 
@@ -213,10 +209,14 @@ def rates_tried(lines: Lines, method: str) -> dict[float, float]:
     return {line["rate"]: mean_accuracy(line["scores"]["tuning"]) for line in runs}
 
 
+def best_of(tried: dict[float, float]) -> float:
+    return max(tried, key=lambda rate: tried[rate])
+
+
 def best_rates(lines: Lines) -> dict[str, float]:
     """Of the methods for which the search has found any."""
     tried = {method: rates_tried(lines, method) for method in METHODS}
-    return {method: max(rates, key=lambda rate: rates[rate]) for method, rates in tried.items() if rates}
+    return {method: best_of(rates) for method, rates in tried.items() if rates}
 
 
 def compared_runs(lines: Lines) -> Iterator[Run]:
@@ -269,9 +269,7 @@ def score_before(model: Path, data: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", type=lambda text: Path(text).resolve(), default=PRETRAINED, help="default: the demo's"
-    )
+    parser.add_argument("--model", type=Path, default=PRETRAINED, help="a model folder; by default the demo's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options = parser.parse_args()
     if options.jobs < 1:
