@@ -4,7 +4,7 @@
 
 Trains with ``swiftalign train``, exports with ``swiftalign export``, and scores what was exported, on images of the new
 camera and of the known one (what was forgotten). Each run adds a line to ``methods.jsonl`` beside this file; those that
-stand there, of the same model, camera, device and steps, are not repeated.
+stand there, of the same model, camera, dtype and steps, are not repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,23 +33,31 @@ from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
-from swiftalign.recipes import RECIPES, tuner_lines
+from swiftalign.recipes import tuner_lines
 from swiftalign.setup import PRETRAINED
 
 HERE = Path(__file__).resolve().parent
 LOG = HERE / "methods.jsonl"
 
-# bfloat16 takes many times longer on a CPU, and padding-free attention takes nothing else on a GPU.
-DTYPE = "bfloat16" if torch.cuda.is_available() else "float32"
-STEPS, BATCH = 150, 8
+DTYPE = "bfloat16"  # on a CPU too, where it takes a third longer than float32: runs of both are compared
+STEPS, BATCH = 160, 16  # as the demo
 ROWS = {"small": 64, "large": 2048}
 SEEDS = range(5)
-# A method takes the rate that serves it best on rows that nothing else sees, with another seed. The search begins at
-# these rates and goes on to a neighbour until both neighbours of the best are worse, or there is none.
+# A method takes the rate that serves it best on rows that nothing else sees, with another seed. The search begins at a
+# first guess and its neighbours, and goes on until both neighbours of the best are worse, or there is none.
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-FIRST_RATES = (3e-3, 1e-2)
+FIRST_RATES = {
+    "modules_to_save": 3e-3,
+    "lora": 1e-2,
+    "dora": 3e-3,
+    "adalora": 3e-2,
+    "boft": 3e-2,
+    "fourierft": 3e-1,
+    "lora-llm": 3e-3,
+    "merger-only": 1e-2,
+}
 TUNING_SEED = 100
-SCORED = {"tuning": 128, "shifted": 256, "original": 128}  # rows
+SCORED = {"tuning": 256, "shifted": 256, "original": 128}  # rows
 LLM_LORA = {
     "train_type": "lora",
     "target_regex": r"^model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj$",
@@ -57,8 +65,8 @@ LLM_LORA = {
     "lora_alpha": 32,
 }
 MERGER_ONLY = {"train_type": "lora", "target_regex": "^$", "modules_to_save": ["model.visual.merger"]}
-ORIGIN = ("model", "camera", "device", "steps")  # what a line shares with those that it is compared with
-METHODS = (*RECIPES, "lora-llm", "merger-only")
+ORIGIN = ("model", "camera", "dtype", "steps")  # what a line shares with those that it is compared with
+METHODS = tuple(FIRST_RATES)
 _APPEARANCE = [
     {"color_jitter": {"brightness": [0.6, 1.4], "contrast": [0.6, 1.4], "saturation": [0.6, 1.4], "prob": 0.8}},
     {"gamma": {"gamma": [0.6, 1.5], "prob": 0.5}},
@@ -140,8 +148,11 @@ def origin_of(model: Path) -> dict[str, str]:
     """What runs must share to be compared."""
     found = {"model": (model / "model.safetensors").read_bytes(), "camera": repr(NEW_CAMERA).encode()}
     digests = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in found.items()}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return {**digests, "device": device, "steps": f"{STEPS} x {BATCH} rows"}
+    return {**digests, "dtype": DTYPE, "steps": f"{STEPS} x {BATCH} rows"}
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
@@ -167,6 +178,7 @@ def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
             "cpu_seconds": round(cpu_seconds, 1),
             "loss": json.loads(trained)["loss"],
             **origin_of(model),
+            "device": _device(),
             "date": time.strftime("%Y-%m-%d"),
         }
 
@@ -178,7 +190,8 @@ def _cpu_seconds() -> float:
 
 
 def _swiftalign(*words: str) -> str:
-    done = subprocess.run([*SWIFTALIGN, *words], capture_output=True, text=True)
+    gpu = {"CUDA_VISIBLE_DEVICES": str(torch.cuda.current_device())} if torch.cuda.is_available() else {}
+    done = subprocess.run([*SWIFTALIGN, *words], capture_output=True, text=True, env={**os.environ, **gpu})
     if done.returncode:
         raise RuntimeError(f"swiftalign {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
@@ -192,15 +205,27 @@ def logged(origin: dict[str, str] | None = None) -> Lines:
     return [line for line in lines if all(line[name] == value for name, value in origin.items())]
 
 
+def wanted_runs(lines: Lines) -> Iterator[Run]:
+    """What the log lacks: the search of each method's rate, and of those whose search is over the comparison."""
+    searched = [*search_of_rates(lines)]
+    yield from searched
+    open_ = {run.method for run in searched}
+    done = {run_of(line) for line in lines}
+    yield from (run for run in compared_runs(lines) if run.method not in open_ and run not in done)
+
+
+def run_of(line: dict[str, Any]) -> Run:
+    return Run(**{name: line[name] for name in Run.__dataclass_fields__})
+
+
 def search_of_rates(lines: Lines) -> Iterator[Run]:
     """The runs that the search for each method's rate wants next; none where it is over."""
     for method in METHODS:
         tried = rates_tried(lines, method)
-        wanted = FIRST_RATES
-        if tried:
-            best = RATES.index(best_of(tried))
-            wanted = RATES[max(best - 1, 0) : best + 2]
-        yield from (Run(method, "large", "none", rate, TUNING_SEED) for rate in wanted if rate not in tried)
+        best = RATES.index(best_of(tried) if tried else FIRST_RATES[method])
+        for rate in RATES[max(best - 1, 0) : best + 2]:
+            if rate not in tried:
+                yield Run(method, "large", "none", rate, TUNING_SEED)
 
 
 def rates_tried(lines: Lines, method: str) -> dict[float, float]:
@@ -220,38 +245,53 @@ def best_rates(lines: Lines) -> dict[str, float]:
 
 
 def compared_runs(lines: Lines) -> Iterator[Run]:
-    """With each method's best rate; all methods of a seed, then its augmentations."""
+    """With each method's best rate: the methods seed by seed, then the augmentations."""
     best = best_rates(lines)
     for seed in SEEDS:
         for rows in ROWS:
             yield from (Run(method, rows, "none", best[method], seed) for method in best)
-        for rows in ROWS:
-            for augmentation in AUGMENTATIONS:
-                if augmentation != "none":
-                    yield Run("modules_to_save", rows, augmentation, best["modules_to_save"], seed)
+    augmented = "modules_to_save"
+    if augmented in best:
+        for seed in SEEDS:
+            for rows in ROWS:
+                yield from (
+                    Run(augmented, rows, name, best[augmented], seed) for name in AUGMENTATIONS if name != "none"
+                )
 
 
-def carry_out_all(runs: Iterable[Run], model: Path, data: Path, jobs: int) -> int:
-    """Returns how many runs were logged; one that fails is told and left out."""
-    done = [Run(**{name: line[name] for name in Run.__dataclass_fields__}) for line in _runs_of(model)]
-    wanted = [run for run in runs if run not in done]
-    count = 0
-    # A forked process could not use the GPU that its parent has used.
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool, LOG.open("a") as log:
-        pending = {pool.submit(carry_out, run, model, data): run for run in wanted}
-        for number, future in enumerate(as_completed(pending), 1):
-            run = pending[future]
-            try:
-                line = future.result()
-            except Exception as error:  # hours of other runs wait behind it
-                print(f"{run}: {error!r}", flush=True)
-                continue
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            count += 1
-            told = {name: round(mean_accuracy(scores), 3) for name, scores in line["scores"].items()}
-            print(f"{number}/{len(wanted)} {run} {told} {line['seconds']} s", flush=True)
-    return count
+def carry_out_all(model: Path, data: Path, jobs: int) -> None:
+    """Log what the log lacks; a run that fails is told and left out."""
+    context = get_context("spawn")  # a forked process could not use the GPU that its parent has used
+    numbers = context.Queue()
+    for number in range(jobs):
+        numbers.put(number)
+    pending: dict[Future[dict[str, Any]], Run] = {}
+    begun: set[Run] = set()
+    with ProcessPoolExecutor(jobs, context, _take_gpu, (numbers,)) as pool, LOG.open("a") as log:
+        while True:
+            for run in wanted_runs(_runs_of(model)):
+                if run not in begun and len(pending) < jobs:
+                    begun.add(run)
+                    pending[pool.submit(carry_out, run, model, data)] = run
+            if not pending:
+                break
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                run = pending.pop(future)
+                try:
+                    line = future.result()
+                except Exception as error:  # hours of other runs wait behind it
+                    print(f"{run}: {error!r}", flush=True)
+                    continue
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                told = {name: round(mean_accuracy(scores), 3) for name, scores in line["scores"].items()}
+                print(f"{len(begun) - len(pending)}: {run} {told} {line['seconds']} s", flush=True)
+
+
+def _take_gpu(numbers: Any) -> None:
+    """Spread processes over the GPUs of the machine."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
 
 
 def _runs_of(model: Path) -> Lines:
@@ -262,7 +302,7 @@ def score_before(model: Path, data: Path) -> None:
     """Log the scores of the model before training, once."""
     origin = origin_of(model)
     if not logged(origin):
-        line = {**origin, "scores": scores_of(model, data, SCORED)}
+        line = {**origin, "device": _device(), "scores": scores_of(model, data, SCORED)}
         with LOG.open("a") as log:
             log.write(json.dumps(line) + "\n")
 
@@ -280,9 +320,7 @@ def main() -> None:
         data = Path(name)
         make_data(data)
         score_before(model, data)
-        while carry_out_all(search_of_rates(_runs_of(model)), model, data, jobs):
-            pass
-        carry_out_all(compared_runs(_runs_of(model)), model, data, jobs)
+        carry_out_all(model, data, jobs)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ TINY_TRAINING: dict[str, Any] = {
     "logging_steps": 5,
 }
 DEMO_TRAINING: dict[str, Any] = {
-    "max_steps": 180,
+    "max_steps": 160,
     "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
     "padding_free": "true",  # a third less time
