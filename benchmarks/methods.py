@@ -250,13 +250,11 @@ def compared_runs(lines: Lines) -> Iterator[Run]:
     for seed in SEEDS:
         for rows in ROWS:
             yield from (Run(method, rows, "none", best[method], seed) for method in best)
-    augmented = "modules_to_save"
-    if augmented in best:
+    if "modules_to_save" in best:
+        augmentations = [name for name in AUGMENTATIONS if name != "none"]
         for seed in SEEDS:
             for rows in ROWS:
-                yield from (
-                    Run(augmented, rows, name, best[augmented], seed) for name in AUGMENTATIONS if name != "none"
-                )
+                yield from (Run("modules_to_save", rows, name, best["modules_to_save"], seed) for name in augmentations)
 
 
 def carry_out_all(model: Path, data: Path, jobs: int) -> None:

@@ -73,8 +73,9 @@ def table(lines: Lines, base: Line, title: str, names: Iterable[str], find: Find
         for name in names:
             found = find(lines, name, rows)
             if found:
-                first, seconds = found[0], statistics.median(line["cpu_seconds"] for line in found)
-                trained = f"{first['parameters']:,} | {first['rate']:g} | {seconds:.0f} | {len(found)}"
+                first, seeds = found[0], len(found)
+                seconds = statistics.median(line["cpu_seconds"] for line in select(found, device=base["device"]))
+                trained = f"{first['parameters']:,} | {first['rate']:g} | {seconds:.0f} | {seeds}"
                 yield f"| {name} | {count:,} | {' | '.join(accuracies(found))} | {trained} |"
 
 

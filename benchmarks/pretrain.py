@@ -1,6 +1,6 @@
 """Teach a Qwen3-VL of five million parameters to ground coloured shapes, from random weights.
 
-    python benchmarks/pretrain.py OUTPUT --seconds 480
+    python benchmarks/pretrain.py OUTPUT
 
 Makes the model that the package ships, on a GPU, or slowly without one. Rows are drawn as the demo draws them, none
 twice in a run, by worker processes; they become harder as the time passes: boxes, all kinds, several objects, objects
@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
 from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
@@ -82,7 +82,6 @@ class Stage:
     colours: tuple[str, ...] = tuple(COLOURS)  # to choose from
 
 
-COLOURED = 0.35  # of the time, when colours begin
 BASIC = ("red", "cyan", "green", "yellow", "black", "purple", "orange", "blue")  # from the most to the least distinct
 # Shapes alone tell most objects apart: asked for all objects of each image, or for one of several alike, the model took
 # one of two discs by chance even after two million images. It binds a colour to a place when there are two colours
@@ -91,7 +90,7 @@ STAGES = (
     Stage(0.0, 1, ("box", "disc")),
     Stage(0.04, 1),
     Stage(0.08, 4),
-    Stage(COLOURED, 2, alike=1.0, alone=0.4, named=0.1, pointed=0.5, colours=BASIC[:2]),
+    Stage(0.35, 2, alike=1.0, alone=0.4, named=0.1, pointed=0.5, colours=BASIC[:2]),
     Stage(0.42, 3, alike=1.0, alone=0.4, named=0.1, pointed=0.5, colours=BASIC[:3]),
     Stage(0.47, 3, alike=1.0, alone=0.5, named=0.1, pointed=0.4, colours=BASIC[:4]),
     Stage(0.53, 4, alike=1.0, alone=0.5, named=0.1, pointed=0.4, colours=BASIC[:6]),
@@ -233,16 +232,16 @@ def in_a_line(rows: list[dict[str, Any]]) -> dict[str, Any]:
 class Drawn(IterableDataset):
     """Batches of rows that are drawn when they are asked for, harder as the time passes."""
 
-    def __init__(self, encoder: Encoder, batch: int, seed: int, begin: float, seconds: float, first: float) -> None:
+    def __init__(self, encoder: Encoder, batch: int, seed: int, begin: float, seconds: float) -> None:
         self.encoder, self.batch, self.seed = encoder, batch, seed
-        self.begin, self.seconds, self.first = begin, seconds, first
+        self.begin, self.seconds = begin, seconds
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         info = torch.utils.data.get_worker_info()
         worker, number = (info.id if info else 0), 0
         torch.set_num_threads(1)
         while True:
-            passed = self.first + (1 - self.first) * (time.time() - self.begin) / self.seconds
+            passed = (time.time() - self.begin) / self.seconds
             stage = [stage for stage in STAGES if stage.begin <= passed][-1]
             rows = []
             for index in range(self.batch):
@@ -268,8 +267,7 @@ def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
     use_padding_free_attention(model)
     collate = replace(collator_of(model, in_a_line, keep_answers=True), dtype=torch.uint8)  # pixels travel as bytes
     begin = time.time()
-    first = COLOURED if options.start else 0.0
-    drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds, first)
+    drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds)
     workers = options.workers or max(len(os.sched_getaffinity(0)) - 1, 1)
     loader = DataLoader(drawn, None, num_workers=workers, collate_fn=collate, pin_memory=device.type == "cuda")
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
@@ -315,22 +313,17 @@ def _to(value: Any, device: torch.device) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--seconds", type=float, default=480, help="of training")
+    parser.add_argument("--seconds", type=float, default=1000, help="of training")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="that draw rows; by default one a core but one")
     parser.add_argument("--every", type=float, default=10, help="seconds between lines")
-    parser.add_argument("--start", type=Path, help="a model folder that places shapes, to go on from with colours")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.start:
-        tokenizer = AutoTokenizer.from_pretrained(options.start)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
-    else:
-        tokenizer = learn_tokenizer()
-        model = new_model(tokenizer)
+    tokenizer = learn_tokenizer()
+    model = new_model(tokenizer)
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
     images = train(model.to(device), Encoder(tokenizer), options)

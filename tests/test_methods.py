@@ -49,24 +49,41 @@ def augmented(name: str, rows: str, kinds: Sequence[str] = ("bbox", "quad", "lin
 
 
 def test_what_init_says_was_measured_is_what_the_runs_show() -> None:
-    assert accuracy("lora", "small") > accuracy("modules_to_save", "small") - 1.5
-    assert forgotten("lora", "small") < forgotten("modules_to_save", "small") + 1.5
-    assert min(ALIGNER, key=lambda method: forgotten(method, "large")) == "adalora"
-    assert accuracy("adalora", "large") < min(accuracy(method, "large") for method in ("modules_to_save", "dora")) - 2
-    assert accuracy("dora", "large") > accuracy("modules_to_save", "large") - 1.5
-    assert accuracy("dora", "large") > accuracy("lora", "large") + 2
-    assert forgotten("dora", "large") < forgotten("modules_to_save", "large") - 2
-    assert forgotten("dora", "large") < forgotten("boft", "large") - 2
-    assert accuracy("dora", "large", ("quad", "line")) > accuracy("boft", "large", ("quad", "line")) + 1
-    assert accuracy("fourierft", "large") < accuracy("dora", "large") - 2
+    def best(kind: str, rows: str) -> set[str]:
+        """The method that is ahead of the five others, with those that are within a point of it."""
+        found = {method: -forgotten(method, rows) if kind == "kept" else accuracy(method, rows) for method in ALIGNER}
+        return {method for method in ALIGNER if found[method] > max(found.values()) - 1}
+
+    # overfitting
+    assert "modules_to_save" in best("recovered", "small")
+    assert {m for m in ALIGNER if forgotten(m, "small") < forgotten("modules_to_save", "small")} == {"adalora"}
+    # capacity
+    assert best("kept", "small") == best("kept", "large") == {"adalora"}
+    assert all(accuracy("adalora", rows) < accuracy("modules_to_save", rows) - 3 for rows in methods.ROWS)
+    # optimization
+    assert all(abs(accuracy("dora", rows) - accuracy("lora", rows)) < 3 for rows in methods.ROWS)
+    assert max(accuracy(method, "large") for method in ("lora", "dora")) < accuracy("modules_to_save", "large") - 3
+    # coordinate-space
+    adapters = [method for method in ALIGNER if method != "modules_to_save"]
+    assert max(adapters, key=lambda method: accuracy(method, "large")) == "boft"
+    assert accuracy("boft", "large", ["line"]) > accuracy("modules_to_save", "large", ["line"]) - 2
+    assert max(ALIGNER, key=lambda method: forgotten(method, "large")) == "boft"
+    assert max(ALIGNER, key=lambda method: forgotten(method, "small")) == "boft"
+    # spatial-patterns
+    assert min(ALIGNER, key=lambda method: accuracy(method, "large")) == "fourierft"
+    assert min(ALIGNER, key=lambda method: accuracy(method, "small")) == "fourierft"
 
 
 @pytest.mark.parametrize("rows", methods.ROWS)
 def test_rotation_costs_more_the_further_it_turns_and_lines_most(rows: str) -> None:
     costs = [augmented(f"rotate {degrees}", rows) for degrees in (5, 8, 12, 45)]
     assert costs == sorted(costs)
-    assert augmented("appearance", rows) < costs[0] + 1
+    assert costs[0] > 0
     assert augmented("rotate 12", rows, ["line"]) > augmented("rotate 12", rows, ["bbox"])
+
+
+def test_changed_colours_cost_something_where_rows_are_many() -> None:
+    assert augmented("appearance", "small") < 2 < augmented("appearance", "large")
 
 
 def test_every_problem_names_a_recipe_and_says_what_was_measured() -> None:
@@ -89,11 +106,11 @@ def test_the_model_that_was_compared_is_the_one_that_ships() -> None:
     assert (BEFORE["model"], BEFORE["camera"]) == (origin["model"], origin["camera"])
 
 
-def test_the_demo_trains_each_method_at_about_the_rate_that_the_search_found() -> None:
+def test_the_demo_trains_each_method_at_the_rate_that_the_search_found() -> None:
     for method in RECIPES:
         rate = DEMO_RATES[method]
         best = methods.best_of(methods.rates_tried(LINES, method))
-        assert best / 2 < float(rate) < best * 2, method
+        assert float(rate) == best, method
 
 
 def _line(rate: float, accuracy: float) -> dict[str, Any]:
@@ -104,7 +121,7 @@ def _line(rate: float, accuracy: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tried", "wanted"),
     [
-        ({}, {3e-3, 1e-2}),
+        ({}, {3e-3, 1e-2, 3e-2}),
         ({3e-3: 0.5, 1e-2: 0.6}, {3e-2}),
         ({3e-3: 0.6, 1e-2: 0.5}, {1e-3}),
         ({3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.4}, set()),

@@ -17,7 +17,7 @@ from swiftalign.demo.recovery import Recovery, mean_accuracy
 from swiftalign.setup import PRETRAINED, DemoRequest, write_demo
 
 BYTES = 12_000_000
-RECOVERED = 0.6  # the README shows over 0.7; kernels of other processors round otherwise
+RECOVERED = 0.7  # the README shows over 0.8; kernels of other processors round otherwise
 
 
 def test_the_shipped_model_is_small_and_has_the_real_models_parts() -> None:
@@ -39,8 +39,7 @@ def test_training_the_aligner_brings_back_what_a_new_camera_costs(tmp_path: Path
     command += ["--picture", str(tmp_path / "recovery.jpg")]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     known, before, after = (mean_accuracy(found[name]) for name in ("known_before", "new_before", "new_after"))
-    assert found["known_before"]["bbox_acc"] >= 0.9
-    assert min(found["known_before"][f"{kind}_acc"] for kind in ("quad", "line")) >= 0.8
+    assert min(found["known_before"][f"{kind}_acc"] for kind in ("bbox", "quad", "line")) >= 0.98
     assert before < known / 2
     assert after > before + RECOVERED * (known - before)
     with Image.open(tmp_path / "recovery.jpg") as picture:
