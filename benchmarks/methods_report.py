@@ -121,7 +121,7 @@ def draw(lines: Lines, base: Line) -> None:
                     axis.barh(place + offset, statistics.mean(values), 0.34, color=colour, alpha=0.4)
                     axis.plot(values, [place + offset] * len(values), ".", color=colour, markersize=4)
         axis.axvline(before, color="grey", linestyle="--")
-        axis.set(title=title, xlim=(0, 1), xlabel="mean accuracy of boxes, quads and lines")
+        axis.set(title=title, xlim=(0, 1.03), xlabel="mean accuracy of boxes, quads and lines")
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour, alpha=0.4) for colour in ("C0", "C1")]

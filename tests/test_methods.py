@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ def test_the_demo_trains_each_method_at_the_rate_that_the_search_found() -> None
 
 def _line(rate: float, accuracy: float) -> dict[str, Any]:
     scores = {f"{kind}_acc": accuracy for kind in ("bbox", "quad", "line")}
-    return {"method": "lora", "rate": rate, "seed": methods.TUNING_SEED, "scores": {"tuning": scores}}
+    run = methods.Run("lora", "large", "none", rate, methods.TUNING_SEED)
+    return {**asdict(run), "scores": {"tuning": scores}}
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,19 @@ def _line(rate: float, accuracy: float) -> dict[str, Any]:
 def test_the_search_of_a_rate_ends_when_its_neighbours_are_worse(tried: dict[float, float], wanted: set[float]) -> None:
     runs = methods.search_of_rates([_line(rate, accuracy) for rate, accuracy in tried.items()])
     assert {run.rate for run in runs if run.method == "lora"} == wanted
+
+
+def test_a_method_is_compared_at_its_best_rate_once_its_search_is_over() -> None:
+    lines = [_line(rate, accuracy) for rate, accuracy in ((3e-3, 0.5), (1e-2, 0.6), (3e-2, 0.4))]
+    done = methods.Run("lora", "small", "none", 1e-2, 0)
+    lines.append({**asdict(done), "scores": {}})
+    wanted = [*methods.wanted_runs(lines)]
+    searched = [run for run in wanted if run.seed == methods.TUNING_SEED]
+    compared = wanted[len(searched) :]
+    assert {run.method for run in searched} == set(methods.METHODS) - {"lora"}
+    assert {(run.method, run.rate) for run in compared} == {("lora", 1e-2)}
+    assert len(compared) == len(methods.SEEDS) * len(methods.ROWS) - 1
+    assert done not in compared
 
 
 def test_intervals_are_students_t() -> None:
