@@ -18,7 +18,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -34,13 +34,13 @@ from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
 from swiftalign.recipes import tuner_lines
-from swiftalign.setup import PRETRAINED
+from swiftalign.setup import DEMO_TRAINING, PRETRAINED
 
 HERE = Path(__file__).resolve().parent
 LOG = HERE / "methods.jsonl"
 
 DTYPE = "bfloat16"  # on a CPU too, where it takes a third longer than float32: runs of both are compared
-STEPS, BATCH = 160, 16  # as the demo
+STEPS, BATCH = DEMO_TRAINING["max_steps"], DEMO_TRAINING["per_device_train_batch_size"]
 ROWS = {"small": 64, "large": 2048}
 SEEDS = range(5)
 # A method takes the rate that serves it best on rows that nothing else sees, with another seed. The search begins at a
@@ -131,10 +131,10 @@ def tuner_of(method: str) -> dict[str, Any]:
 
 def make_data(folder: Path) -> None:
     """Rows to train on, others for each seed of a run, and rows to score."""
-    for run_seed in (TUNING_SEED, *SEEDS):
+    write_dataset(folder / f"large-{TUNING_SEED}.jsonl", rows=ROWS["large"], seed=1, new_camera=True)
+    for run_seed in SEEDS:
         for name, rows in ROWS.items():
-            seed = 1 if run_seed == TUNING_SEED else 10 + run_seed
-            write_dataset(folder / f"{name}-{run_seed}.jsonl", rows=rows, seed=seed, new_camera=True)
+            write_dataset(folder / f"{name}-{run_seed}.jsonl", rows=rows, seed=10 + run_seed, new_camera=True)
     for name, seed, new_camera in (("tuning", 2, True), ("shifted", 3, True), ("original", 3, False)):
         write_dataset(folder / f"{name}.jsonl", rows=SCORED[name], seed=seed, new_camera=new_camera)
 
@@ -190,8 +190,11 @@ def _cpu_seconds() -> float:
 
 
 def _swiftalign(*words: str) -> str:
-    gpu = {"CUDA_VISIBLE_DEVICES": str(torch.cuda.current_device())} if torch.cuda.is_available() else {}
-    done = subprocess.run([*SWIFTALIGN, *words], capture_output=True, text=True, env={**os.environ, **gpu})
+    environment = dict(os.environ)
+    if torch.cuda.is_available():
+        visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device()]
+    done = subprocess.run([*SWIFTALIGN, *words], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"swiftalign {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
@@ -205,12 +208,16 @@ def logged(origin: dict[str, str] | None = None) -> Lines:
     return [line for line in lines if all(line[name] == value for name, value in origin.items())]
 
 
-def wanted_runs(lines: Lines) -> Iterator[Run]:
-    """What the log lacks: the search of each method's rate, and of those whose search is over the comparison."""
-    searched = [*search_of_rates(lines)]
+def wanted_runs(lines: Lines, failed: Collection[Run] = ()) -> Iterator[Run]:
+    """What the log lacks: the search of each method's rate, and of those whose search is over the comparison.
+
+    Args:
+        failed: runs that are not wanted again; a rate with which training fails is as good as a worse one.
+    """
+    searched = [run for run in search_of_rates(lines) if run not in failed]
     yield from searched
     open_ = {run.method for run in searched}
-    done = {run_of(line) for line in lines}
+    done = {*failed, *map(run_of, lines)}
     yield from (run for run in compared_runs(lines) if run.method not in open_ and run not in done)
 
 
@@ -264,26 +271,28 @@ def carry_out_all(model: Path, data: Path, jobs: int) -> None:
     for number in range(jobs):
         numbers.put(number)
     pending: dict[Future[dict[str, Any]], Run] = {}
-    begun: set[Run] = set()
+    failed: set[Run] = set()
+    count = 0
     with ProcessPoolExecutor(jobs, context, _take_gpu, (numbers,)) as pool, LOG.open("a") as log:
         while True:
-            for run in wanted_runs(_runs_of(model)):
-                if run not in begun and len(pending) < jobs:
-                    begun.add(run)
+            for run in wanted_runs(_runs_of(model), failed):
+                if run not in pending.values() and len(pending) < jobs:
                     pending[pool.submit(carry_out, run, model, data)] = run
             if not pending:
                 break
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 run = pending.pop(future)
+                count += 1
                 try:
                     line = future.result()
                 except Exception as error:  # hours of other runs wait behind it
-                    print(f"{run}: {error!r}", flush=True)
+                    failed.add(run)
+                    print(f"{count}: {run}: {error!r}", flush=True)
                     continue
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 told = {name: round(mean_accuracy(scores), 3) for name, scores in line["scores"].items()}
-                print(f"{len(begun) - len(pending)}: {run} {told} {line['seconds']} s", flush=True)
+                print(f"{count}: {run} {told} {line['seconds']} s", flush=True)
 
 
 def _take_gpu(numbers: Any) -> None:

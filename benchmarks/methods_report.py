@@ -25,6 +25,8 @@ PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
 # Two-sided 95% of Student's t, by degrees of freedom.
 T95 = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
+COLUMNS = (*KINDS.values(), "mean", "known camera")
+
 Line = dict[str, Any]
 Lines = list[Line]
 Finder = Callable[[Lines, str, str], Lines]
@@ -38,10 +40,10 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     return statistics.mean(found), T95[len(found) - 1] * statistics.stdev(found) / len(found) ** 0.5
 
 
-def told(values: Iterable[float]) -> str:
+def told(values: Iterable[float], sign: str = "") -> str:
     """In percent, as ``87.1 ± 1.2``."""
     mean, half = interval(values)
-    return f"{100 * mean:.1f}" if half != half else f"{100 * mean:.1f} ± {100 * half:.1f}"
+    return f"{100 * mean:{sign}.1f}" if half != half else f"{100 * mean:{sign}.1f} ± {100 * half:.1f}"
 
 
 def select(lines: Lines, **wanted: Any) -> Lines:
@@ -56,36 +58,52 @@ def by_augmentation(lines: Lines, augmentation: str, rows: str) -> Lines:
     return select(lines, method="modules_to_save", rows=rows, augmentation=augmentation)
 
 
-def paired(lines: Lines) -> Lines:
-    """Those of the seeds that have been run with every augmentation, so that the same ones are compared."""
-    runs = (by_augmentation(lines, name, rows) for name in AUGMENTATIONS for rows in ROWS)
-    seeds = set.intersection(*({line["seed"] for line in found} for found in runs))
-    return [line for line in lines if line["seed"] in seeds]
+def accuracies_of(line: Line) -> list[float]:
+    """Of boxes, quads, lines and their mean with the new camera, and the mean with the known one."""
+    shifted, original = line["scores"]["shifted"], line["scores"]["original"]
+    return [*(shifted[f"{kind}_acc"] for kind in KINDS), mean_accuracy(shifted), mean_accuracy(original)]
 
 
-def table(lines: Lines, base: Line, title: str, names: Iterable[str], find: Finder) -> Iterator[str]:
-    """A row for each method or augmentation, and for each size of the training set."""
-    yield f"| {title} | rows | boxes | quads | lines | mean | known camera | parameters | rate | CPU s | seeds |"
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
-    before = accuracies([base])
-    yield f"| before training | | {' | '.join(before)} | | | | |"
+def table(lines: Lines, base: Line) -> Iterator[str]:
+    """A row for each method, and for each size of the training set."""
+    yield f"| method | rows | {' | '.join(COLUMNS)} | parameters | rate | CPU s | seeds |"
+    yield "|---|--:|" + "--:|" * (len(COLUMNS) + 4)
+    yield f"| before training | | {' | '.join(told([value]) for value in accuracies_of(base))} | | | | |"
     for rows, count in ROWS.items():
-        for name in names:
-            found = find(lines, name, rows)
+        for method in METHODS:
+            found = by_method(lines, method, rows)
             if found:
                 first, seeds = found[0], len(found)
-                seconds = statistics.median(line["cpu_seconds"] for line in select(found, device=base["device"]))
-                trained = f"{first['parameters']:,} | {first['rate']:g} | {seconds:.0f} | {seeds}"
-                yield f"| {name} | {count:,} | {' | '.join(accuracies(found))} | {trained} |"
+                used = [line["cpu_seconds"] for line in select(found, device=base["device"])]  # others take other times
+                seconds = f"{statistics.median(used):.0f}" if used else ""
+                columns = zip(*map(accuracies_of, found), strict=True)
+                trained = f"{first['parameters']:,} | {first['rate']:g} | {seconds} | {seeds}"
+                yield f"| {method} | {count:,} | {' | '.join(map(told, columns))} | {trained} |"
 
 
-def accuracies(lines: Lines) -> Iterator[str]:
-    """Of boxes, quads, lines and their mean with the new camera, and the mean with the known one."""
-    shifted = [line["scores"]["shifted"] for line in lines]
-    for kind in KINDS:
-        yield told(scores[f"{kind}_acc"] for scores in shifted)
-    yield told(map(mean_accuracy, shifted))
-    yield told(mean_accuracy(line["scores"]["original"]) for line in lines)
+def differences(runs: Lines, others: Lines) -> list[list[float]]:
+    """Of the columns' accuracies, one for each seed that both have."""
+    mine, theirs = ({line["seed"]: accuracies_of(line) for line in lines} for lines in (runs, others))
+    pairs = [zip(mine[seed], theirs[seed], strict=True) for seed in sorted(mine.keys() & theirs.keys())]
+    return [list(column) for column in zip(*([one - other for one, other in pair] for pair in pairs), strict=True)]
+
+
+def is_sure(values: Iterable[float]) -> bool:
+    """Whether their mean's interval is on one side of zero."""
+    mean, half = interval(values)
+    return abs(mean) > half
+
+
+def table_of_differences(lines: Lines, title: str, names: Iterable[str], reference: str, find: Finder) -> Iterator[str]:
+    """Of each run from the reference's with the same rows and seed; in bold what is sure."""
+    yield f"| {title} | rows | {' | '.join(COLUMNS)} | seeds |"
+    yield "|---|--:|" + "--:|" * (len(COLUMNS) + 1)
+    for rows, count in ROWS.items():
+        for name in names:
+            found = differences(find(lines, name, rows), find(lines, reference, rows)) if name != reference else []
+            if found:
+                cells = (f"**{told(values, '+')}**" if is_sure(values) else told(values, "+") for values in found)
+                yield f"| {name} | {count:,} | {' | '.join(cells)} | {len(found[0])} |"
 
 
 def table_of_rates(lines: Lines) -> Iterator[str]:
@@ -135,8 +153,9 @@ def filled(text: str, every: Lines) -> str:
     """The page, with its tables made anew from the log."""
     base, lines = split(every)
     made = {
-        "methods": table(lines, base, "method", METHODS, by_method),
-        "augmentation": table(paired(lines), base, "augmentation", AUGMENTATIONS, by_augmentation),
+        "methods": table(lines, base),
+        "differences": table_of_differences(lines, "method", METHODS, "modules_to_save", by_method),
+        "augmentation": table_of_differences(lines, "augmentation", AUGMENTATIONS, "none", by_augmentation),
         "rates": table_of_rates(every),
     }
     for marker, rows in made.items():

@@ -102,35 +102,35 @@ PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
         "modules_to_save",
         "a lower rate, more weight decay and a longer warm-up hold full-parameter training back",
-        "with few rows no method recovered more, and only adalora forgot less; weight decay was not compared",
+        "with few rows no method surely recovered or kept more; lower rates and weight decay were not compared",
         "1.0e-4",
         "weight_decay: 0.2\nwarmup_ratio: 0.3\n",
     ),
     "grounding-drift": Advice(
         "modules_to_save",
         "quads and lines drift under strong geometric augmentation",
-        "rotation cost accuracy, more the further it turned, lines most; with many rows changed colours cost some too",
+        "rotation cost accuracy, quads and lines most; with many rows changed colours cost some too",
         extra=_CONSERVATIVE,
     ),
     "capacity": Advice(
         "adalora",
         "AdaLoRA finds out which layers need more rank",
-        "adalora forgot least; it recovered less than modules_to_save",
+        "adalora forgot least on average; it recovered less than modules_to_save",
     ),
     "optimization": Advice(
         "dora",
         "DoRA trains magnitude and direction apart",
-        "dora and lora can't be told apart; with many rows modules_to_save recovered more than either",
+        "dora and lora can't be told apart; with many rows modules_to_save recovered more than dora",
     ),
     "coordinate-space": Advice(
         "boft",
         "rotations keep the geometry of the features",
-        "with many rows no adapter recovered more, and lines as well as modules_to_save; of the six boft forgot most",
+        "no adapter surely recovered more, only fourierft is smaller; it forgot more than modules_to_save",
     ),
     "spatial-patterns": Advice(
         "fourierft",
         "FourierFT learns in the frequency domain",
-        "nothing on spatial patterns; in a shift of colours fourierft recovered least of the six",
+        "nothing on spatial patterns; fourierft recovered less than modules_to_save",
     ),
 }
 
