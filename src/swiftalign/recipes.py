@@ -101,7 +101,7 @@ custom:
 PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
         "modules_to_save",
-        "a lower rate, more weight decay and a longer warm-up hold full-parameter training back",
+        "a low rate, more weight decay and a longer warm-up hold full-parameter training back",
         "with few rows no method surely recovered or kept more; lower rates and weight decay were not compared",
         "1.0e-4",
         "weight_decay: 0.2\nwarmup_ratio: 0.3\n",
@@ -125,7 +125,7 @@ PROBLEMS: dict[str, Advice] = {
     "coordinate-space": Advice(
         "boft",
         "rotations keep the geometry of the features",
-        "no adapter surely recovered more, only fourierft is smaller; it forgot more than modules_to_save",
+        "no adapter surely recovered more; with few rows it forgot more than modules_to_save",
     ),
     "spatial-patterns": Advice(
         "fourierft",
