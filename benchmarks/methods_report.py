@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from scipy.stats import t as student
 
 from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, best_rates, logged, rates_tried
 from swiftalign.demo.recovery import KINDS, mean_accuracy
@@ -22,8 +23,6 @@ from matplotlib import pyplot
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
-# Two-sided 95% of Student's t, by degrees of freedom.
-T95 = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
 COLUMNS = (*KINDS.values(), "mean", "known camera")
 
@@ -37,7 +36,8 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     found = list(values)
     if len(found) < 3:
         return statistics.mean(found), float("nan")
-    return statistics.mean(found), T95[len(found) - 1] * statistics.stdev(found) / len(found) ** 0.5
+    width = float(student.ppf(0.975, len(found) - 1))
+    return statistics.mean(found), width * statistics.stdev(found) / len(found) ** 0.5
 
 
 def told(values: Iterable[float], sign: str = "") -> str:

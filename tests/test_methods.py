@@ -20,8 +20,6 @@ from swiftalign.setup import DEMO_RATES
 LINES = methods.logged()
 BEFORE, RUNS = methods_report.split(LINES)
 ALIGNER = tuple(RECIPES)
-
-
 MEAN, KNOWN = "mean", "known camera"
 
 
@@ -157,3 +155,17 @@ def test_intervals_are_students_t() -> None:
     assert mean == pytest.approx(0.6)
     assert half == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
     assert methods_report.told([0.5, 0.6]) == "55.0"
+
+
+def test_differences_are_of_the_seeds_that_both_have_and_sure_beyond_their_interval() -> None:
+    def line(seed: int, accuracy: float) -> dict[str, Any]:
+        scores = {f"{kind}_acc": accuracy for kind in ("bbox", "quad", "line")}
+        return {"seed": seed, "scores": {"shifted": scores, "original": scores}}
+
+    found = methods_report.differences(
+        [line(0, 0.5), line(1, 0.7), line(2, 0.6)], [line(3, 0.1), line(2, 0.4), line(1, 0.6)]
+    )
+    assert found == [[pytest.approx(0.1), pytest.approx(0.2)]] * len(methods_report.COLUMNS)
+    assert not methods_report.is_sure([0.1, 0.2])
+    assert methods_report.is_sure([0.1, 0.12, 0.11])
+    assert not methods_report.is_sure([-0.1, 0.2, 0.1])
