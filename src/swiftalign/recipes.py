@@ -102,7 +102,7 @@ PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
         "modules_to_save",
         "a low rate, more weight decay and a longer warm-up hold full-parameter training back",
-        "with few rows no method surely recovered or kept more; lower rates and weight decay were not compared",
+        "with few rows no other surely recovered or kept more; lower rates and weight decay were not compared",
         "1.0e-4",
         "weight_decay: 0.2\nwarmup_ratio: 0.3\n",
     ),
@@ -118,14 +118,14 @@ PROBLEMS: dict[str, Advice] = {
         "adalora forgot least on average; it recovered less than modules_to_save",
     ),
     "optimization": Advice(
-        "dora",
-        "DoRA trains magnitude and direction apart",
-        "dora and lora can't be told apart; with many rows modules_to_save recovered more than dora",
+        "modules_to_save",
+        "full-parameter training has no rank to limit it",
+        "with many rows it recovered more than dora, which can't be told apart from lora",
     ),
     "coordinate-space": Advice(
         "boft",
         "rotations keep the geometry of the features",
-        "no adapter surely recovered more; with few rows it forgot more than modules_to_save",
+        "no other adapter surely recovered more; with few rows boft forgot more than modules_to_save",
     ),
     "spatial-patterns": Advice(
         "fourierft",
