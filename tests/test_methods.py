@@ -96,11 +96,14 @@ def test_the_page_is_made_from_the_log() -> None:
     assert methods_report.filled(page, LINES) == page
 
 
-def test_every_method_has_runs_of_all_seeds_and_both_sizes() -> None:
+def test_every_method_and_augmentation_has_runs_of_all_seeds_and_both_sizes() -> None:
     for rows in methods.ROWS:
         for method in methods.METHODS:
             seeds = {line["seed"] for line in methods_report.by_method(RUNS, method, rows)}
             assert seeds == set(methods.SEEDS), (method, rows)
+        for name in methods.AUGMENTATIONS:
+            seeds = {line["seed"] for line in methods_report.by_augmentation(RUNS, name, rows)}
+            assert seeds == set(methods.SEEDS), (name, rows)
 
 
 def test_what_was_compared_is_what_ships_and_what_the_script_would_run() -> None:
