@@ -271,11 +271,11 @@ def carry_out_all(model: Path, data: Path, jobs: int) -> None:
     for number in range(jobs):
         numbers.put(number)
     pending: dict[Future[dict[str, Any]], Run] = {}
-    failed: set[Run] = set()
+    lines, failed = _runs_of(model), set[Run]()
     count = 0
     with ProcessPoolExecutor(jobs, context, _take_gpu, (numbers,)) as pool, LOG.open("a") as log:
         while True:
-            for run in wanted_runs(_runs_of(model), failed):
+            for run in wanted_runs(lines, failed):
                 if run not in pending.values() and len(pending) < jobs:
                     pending[pool.submit(carry_out, run, model, data)] = run
             if not pending:
@@ -291,6 +291,7 @@ def carry_out_all(model: Path, data: Path, jobs: int) -> None:
                     continue
                 log.write(json.dumps(line) + "\n")
                 log.flush()
+                lines.append(line)
                 told = {name: round(mean_accuracy(scores), 3) for name, scores in line["scores"].items()}
                 print(f"{count}: {run} {told} {line['seconds']} s", flush=True)
 

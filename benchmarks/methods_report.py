@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 from scipy.stats import t as student
 
-from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, best_rates, logged, rates_tried
+from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, Lines, best_rates, logged, rates_tried
 from swiftalign.demo.recovery import KINDS, mean_accuracy
 
 matplotlib.use("agg")
@@ -27,7 +27,6 @@ PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
 COLUMNS = (*KINDS.values(), "mean", "known camera")
 
 Line = dict[str, Any]
-Lines = list[Line]
 Finder = Callable[[Lines, str, str], Lines]
 
 

@@ -25,18 +25,20 @@ MEAN, KNOWN = "mean", "known camera"
 
 def surely(method: str, other: str, rows: str, column: str) -> int:
     """1 or -1 where the paired difference's interval is on that side of zero, else 0."""
-    runs = (methods_report.by_method(RUNS, name, rows) for name in (method, other))
-    return _sign(methods_report.differences(*runs), column)
+    return _sign(_differences(methods_report.by_method, method, other, rows, column))
 
 
-def surely_changed(augmentation: str, rows: str, column: str = MEAN) -> int:
-    """The same of an augmentation, from none."""
-    runs = (methods_report.by_augmentation(RUNS, name, rows) for name in (augmentation, "none"))
-    return _sign(methods_report.differences(*runs), column)
+def changes(augmentation: str, rows: str, column: str = MEAN) -> list[float]:
+    """What an augmentation changes, seed by seed."""
+    return _differences(methods_report.by_augmentation, augmentation, "none", rows, column)
 
 
-def _sign(found: list[list[float]], column: str) -> int:
-    values = found[methods_report.COLUMNS.index(column)]
+def _differences(find: methods_report.Finder, name: str, reference: str, rows: str, column: str) -> list[float]:
+    found = methods_report.differences(find(RUNS, name, rows), find(RUNS, reference, rows))
+    return found[methods_report.COLUMNS.index(column)]
+
+
+def _sign(values: list[float]) -> int:
     return (1 if statistics.mean(values) > 0 else -1) if methods_report.is_sure(values) else 0
 
 
@@ -72,19 +74,18 @@ def test_what_init_says_was_measured_is_what_the_runs_show(rows: str) -> None:
 @pytest.mark.parametrize("rows", methods.ROWS)
 def test_rotation_costs_quads_and_lines_most(rows: str) -> None:
     def cost(name: str, column: str) -> float:
-        none, with_it = (methods_report.by_augmentation(RUNS, each, rows) for each in ("none", name))
-        return -statistics.mean(methods_report.differences(with_it, none)[methods_report.COLUMNS.index(column)])
+        return -statistics.mean(changes(name, rows, column))
 
-    assert surely_changed("rotate 12", rows) < 0
-    assert surely_changed("rotate 45", rows) < 0
+    assert _sign(changes("rotate 12", rows)) < 0
+    assert _sign(changes("rotate 45", rows)) < 0
     costs = [cost(f"rotate {degrees}", MEAN) for degrees in (5, 8, 12, 45)]
     assert costs == sorted(costs)
     assert cost("rotate 45", "boxes") < min(cost("rotate 45", "quads"), cost("rotate 45", "lines"))
 
 
 def test_changed_colours_cost_something_where_rows_are_many() -> None:
-    assert surely_changed("appearance", "small") == 0
-    assert surely_changed("appearance", "large") < 0
+    assert _sign(changes("appearance", "small")) == 0
+    assert _sign(changes("appearance", "large")) < 0
 
 
 def test_every_problem_names_a_recipe_and_says_what_was_measured() -> None:
