@@ -33,8 +33,8 @@ from imgaug.augmentables import (
 
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.settings import AugmentationSection, preset_operations
-from swiftalign.grounding.records import Record, Target
+from swiftalign.config.augmentation import AugmentationSection, preset_operations
+from swiftalign.data.records import Record, Target
 
 SIZES = ((1024, 768), (2048, 1536))
 # How many times faster than each peer the pipeline is to be.

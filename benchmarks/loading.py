@@ -20,11 +20,12 @@ from swift.model import get_processor
 from swift.template import get_template
 
 from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.settings import AugmentationSection
+from swiftalign.augment.rows import AugmentedRows
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.rows import JsonlRows
 from swiftalign.demo.model import build_model
-from swiftalign.training.loading import plan_loading, seconds_a_row
-from swiftalign.training.rows import AugmentedRows, JsonlRows
-from swiftalign.training.template import use_own_tokens
+from swiftalign.model.template import use_own_tokens
+from swiftalign.worker.workers import plan_loading, seconds_a_row
 from train_gpu import build_data
 
 ROWS, ROUNDS = 16, 5

@@ -33,8 +33,8 @@ from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
-from swiftalign.recipes import tuner_lines
-from swiftalign.setup import DEMO_TRAINING, PRETRAINED
+from swiftalign.demo.workspace import DEMO_TRAINING, PRETRAINED
+from swiftalign.init.recipes import tuner_lines
 
 HERE = Path(__file__).resolve().parent
 LOG = HERE / "methods.jsonl"

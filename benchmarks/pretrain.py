@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3VLForConditionalGeneration
 
+from swiftalign.data.records import to_record
+from swiftalign.data.text import answer
 from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
 from swiftalign.demo.score import score_model
-from swiftalign.grounding.records import to_record
-from swiftalign.grounding.text import answer
-from swiftalign.training.attention import use_padding_free_attention
-from swiftalign.training.ready import ReadyModel, collator_of
+from swiftalign.worker.attention import use_padding_free_attention
+from swiftalign.worker.sync_free import ReadyModel, collator_of
 
 TEXT = {
     "hidden_size": 192,

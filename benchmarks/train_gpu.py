@@ -28,11 +28,10 @@ from PIL import Image
 
 from startup import SWIFTALIGN
 from step_times import PROFILED, WARM_UP
-from swiftalign.architectures import known_config
 from swiftalign.demo.model import SPECIAL_TOKENS, generation_config, save_processors
-from swiftalign.qwen3_vl import tensors_of_config
+from swiftalign.model.qwen3_vl import known_config, tensors_of_config
+from swiftalign.runs.lowering import to_argv
 from swiftalign.speed.work import Row, Sizes, Trained, count
-from swiftalign.training.lowering import to_argv
 
 HERE = Path(__file__).resolve().parent
 LOGGED = 4  # steps between two lines of the log

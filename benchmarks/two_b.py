@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftalign.architectures import known_config
-from swiftalign.checkpoint import TensorInfo
-from swiftalign.config import Config
+from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.export.convert import header
-from swiftalign.modules import read_modules
-from swiftalign.plan import resolve_plan
-from swiftalign.qwen3_vl import tensors_of_config
-from swiftalign.training.run_folder import write_run_files
+from swiftalign.model.qwen3_vl import known_config, tensors_of_config
+from swiftalign.model.read import read_model
+from swiftalign.model.safetensors import TensorInfo
+from swiftalign.plan.resolve import resolve
+from swiftalign.runs.folder import write_run_files
 
 SHARD_BYTES = 2_000_000_000
 LINEAR = r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
@@ -91,7 +90,7 @@ def build_checkpoint(base: Path, method: str, run: Path) -> Path:
 
     tuner = {"train_type": "lora", "trainable_dtype": "base", **TUNERS[method]}
     config = Config.model_validate({"model": {"path": str(base)}, "tuner": tuner})
-    plan = resolve_plan(config, read_modules(config))
+    plan = resolve(config, read_model(config))
     checkpoint = run / "checkpoint-100"
     checkpoint.mkdir(parents=True)
     write_run_files(run, config, plan)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from swiftalign.config import Config
-from swiftalign.config_files import load_config
-from swiftalign.modules import Modules, read_modules
-from swiftalign.setup import DemoRequest, write_demo
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
+from swiftalign.demo.workspace import DemoRequest, write_demo
+from swiftalign.model.read import read_model
+from swiftalign.model.tree import Model
 
 
 @pytest.fixture(scope="session")
@@ -23,16 +24,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_modules(demo: Path) -> Modules:
+def demo_modules(demo: Path) -> Model:
     """The demo model's modules, from its weight files' headers."""
-    return read_modules(load_config([demo / "config.yaml"]))
+    return read_model(load_config([demo / "config.yaml"]))
 
 
 @pytest.fixture(scope="session")
 def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
     """The demo's template, and three encoded rows of different lengths."""
     from swift_template import template_of
-    from swiftalign.training.rows import JsonlRows
+    from swiftalign.data.rows import JsonlRows
 
     template = template_of(demo / "model")
     rows = JsonlRows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)

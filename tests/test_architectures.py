@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from swift.model import MODEL_ARCH_MAPPING
 from transformers import AutoModelForImageTextToText
 
-from swiftalign.architectures import NAME_TABLES, Kind, known_config, known_ids
-from swiftalign.checkpoint import TensorInfo
-from swiftalign.config import Config
+from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.errors import ModelError
-from swiftalign.meta_model import build_on_meta
-from swiftalign.modules import Modules, modules_of, read_modules
-from swiftalign.qwen3_vl import tensors_of_config
+from swiftalign.model.meta import build_on_meta, modules_of
+from swiftalign.model.qwen3_vl import NAME_TABLES, known_config, known_ids, tensors_of_config
+from swiftalign.model.read import read_model
+from swiftalign.model.safetensors import TensorInfo
+from swiftalign.model.tree import Kind, Model
+from swiftalign.problems import ModelError
 
 MODELS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -51,21 +51,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in MODELS}
 
 
-def modules_at(path: Path | str, **model: Any) -> Modules:
-    return read_modules(Config.model_validate({"model": {"path": str(path), **model}}))
+def modules_at(path: Path | str, **model: Any) -> Model:
+    return read_model(Config.model_validate({"model": {"path": str(path), **model}}))
 
 
-def built(model: Any, modules: Modules) -> Modules:
+def built(model: Any, modules: Model) -> Model:
     """The modules of a model that transformers has built, in the architecture of those that are held against it."""
     return modules_of(model, modules.architecture, source=modules.source, config=modules.config)
 
 
-def comparable(modules: Modules) -> dict[str, tuple[Kind, set[TensorInfo]]]:
+def comparable(modules: Model) -> dict[str, tuple[Kind, set[TensorInfo]]]:
     """Kind and weights by name; files list the weights of a module in another order than the class does."""
     return {module.name: (module.kind, set(module.weights)) for module in modules}
 
 
-def assert_same(modules: Modules, real: Modules) -> None:
+def assert_same(modules: Model, real: Model) -> None:
     assert comparable(modules) == comparable(real)
     assert modules.tied == real.tied
     assert modules.totals == real.totals
@@ -295,13 +295,13 @@ def test_a_model_without_a_known_aligner_is_an_error(config: dict[str, Any], mes
 
 LEAN = """
 import sys
-from swiftalign.config import Config
-from swiftalign.modules import read_modules
-from swiftalign.plan import resolve_plan
+from swiftalign.config.sections import Config
+from swiftalign.model.read import read_model
+from swiftalign.plan.resolve import resolve
 
 tuner = {"target_regex": "^$", "modules_to_save": ["model.visual.merger", "model.visual.deepstack_merger_list"]}
 config = Config.model_validate({"model": {"path": sys.argv[1]}, "tuner": tuner})
-plan = resolve_plan(config, read_modules(config))
+plan = resolve(config, read_model(config))
 print(len(plan.trainables), *sorted({"torch", "transformers", "swift", "peft"} & set(sys.modules)))
 """
 

@@ -13,7 +13,7 @@ import pytest
 from imgaug import augmenters as iaa
 from PIL import Image, ImageEnhance, ImageOps
 
-from swiftalign.augment.appearance import OPERATIONS, apply_appearance
+from swiftalign.augment.colours import OPERATIONS, apply_appearance
 
 Array = npt.NDArray[np.uint8]
 Step = tuple[str, dict[str, Any]]

@@ -10,8 +10,8 @@ import shapely
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from swiftalign.augment import clip
-from swiftalign.augment.clip import Floats
+from swiftalign.augment import polygons as clip
+from swiftalign.augment.polygons import Floats
 
 WIDTH, HEIGHT = 100.0, 60.0
 CANVAS = shapely.box(0, 0, WIDTH, HEIGHT)

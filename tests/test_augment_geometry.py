@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from transformers.models.qwen2_vl import image_processing_qwen2_vl
 
 from swiftalign.augment import geometry
-from swiftalign.augment.geometry import Affine, Floats, Image
-from swiftalign.errors import DataError
+from swiftalign.augment.geometry import Affine, Floats
+from swiftalign.data.images import Pixels
+from swiftalign.problems import DataError
 
 os.environ.setdefault("FORCE_QWENVL_VIDEO_READER", "torchvision")
 from qwen_vl_utils import vision_process
@@ -65,18 +66,18 @@ def compose(size: tuple[int, int], chain: list[Operation]) -> Affine:
     return affine
 
 
-def noise(width: int, height: int, seed: int = 0) -> Image:
+def noise(width: int, height: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def smooth(width: int, height: int) -> Image:
+def smooth(width: int, height: int) -> Pixels:
     """Gentle colour waves, which interpolation follows to a grey level or two."""
     y, x = np.mgrid[:height, :width] / 25
     waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=-1)
     return (127 + 100 * waves).astype(np.uint8)
 
 
-def spots(width: int, height: int, centres: Floats, sigma: float = 4.0) -> Image:
+def spots(width: int, height: int, centres: Floats, sigma: float = 4.0) -> Pixels:
     """Coloured Gaussian markers at sub-pixel centres 24 pixels or more inside the image, in the corner convention."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     colours = np.array([(255, 128, 0), (0, 255, 128), (128, 0, 255)])
@@ -89,7 +90,7 @@ def spots(width: int, height: int, centres: Floats, sigma: float = 4.0) -> Image
     return image
 
 
-def found_spots(image: Image) -> Floats:
+def found_spots(image: Pixels) -> Floats:
     """Centroids of the markers that lie wholly inside the image."""
     light = cv2.transform(image, np.ones((1, 3)) / 3)
     # What is fainter belongs to a marker's rim: grow the components over it.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from swiftalign.augment.imgaug_ops import apply, build, is_geometric, public_augmenters
-from swiftalign.errors import ConfigError
+from swiftalign.problems import ConfigError
 
 # imgaug calls functions that imageio and scikit-image have deprecated.
 pytestmark = [

@@ -17,13 +17,14 @@ from qwen_vl_utils import fetch_image
 from torch.utils.data import DataLoader
 
 from swiftalign.augment.draws import draw
+from swiftalign.augment.mirror_text import mirror_words
 from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
-from swiftalign.augment.settings import AugmentationSection
-from swiftalign.augment.words import mirror_words
+from swiftalign.augment.rows import AugmentedRows
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.records import Record, Target
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.tokens import PixelLimits, model_size
 from swiftalign.demo.data import write_dataset
-from swiftalign.grounding.records import Record, Target
-from swiftalign.grounding.tokens import PixelLimits, model_size
-from swiftalign.training.rows import AugmentedRows, JsonlRows
 
 GUIDE = AugmentationSection(preset="conservative")
 BOX = Target("bbox", "cup", ((40.0, 30.0), (90.0, 70.0)))

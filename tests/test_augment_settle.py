@@ -10,10 +10,11 @@ import shapely
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from swiftalign.augment import clip, geometry
+from swiftalign.augment import geometry
+from swiftalign.augment import polygons as clip
 from swiftalign.augment.geometry import Affine, Floats
-from swiftalign.augment.settle import Outcome, Rules, inflation_cost, settle
-from swiftalign.grounding.records import Kind, Point, Target
+from swiftalign.augment.targets import Outcome, Rules, inflation_cost, settle
+from swiftalign.data.records import Kind, Point, Target
 
 WIDTH, HEIGHT = 200, 120
 ALL = Rules(min_visible=0.0, min_side=0.0)

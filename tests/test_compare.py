@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn, optim
 
-from swiftalign.config import Config
-from swiftalign.errors import PlanMismatchError
-from swiftalign.modules import Modules
-from swiftalign.optimizer import OptimizerGroup
-from swiftalign.plan import Trainable, TuningPlan, resolve_plan
-from swiftalign.training.compare import compare_model, compare_optimizer
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import OptimizerGroup, Trainable, TuningPlan
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import PlanMismatchError
+from swiftalign.worker.compare import compare_model, compare_optimizer
 
 
 @pytest.fixture
-def plan(make_config: Callable[[str], Config], demo_modules: Modules) -> TuningPlan:
+def plan(make_config: Callable[[str], Config], demo_modules: Model) -> TuningPlan:
     """The merger's weight and bias train, at 1e-4 and with decay for the weight."""
     trainables = tuple(
         Trainable(name, name, "merger", "aligner", "whole", shape, "float32", decays)
@@ -28,7 +28,7 @@ def plan(make_config: Callable[[str], Config], demo_modules: Modules) -> TuningP
         OptimizerGroup("aligner", 1e-4, 0.0, ("merger.bias",)),
         OptimizerGroup("aligner", 1e-4, 0.1, ("merger.weight",)),
     )
-    return replace(resolve_plan(make_config(""), demo_modules), trainables=trainables, groups=groups)
+    return replace(resolve(make_config(""), demo_modules), trainables=trainables, groups=groups)
 
 
 @pytest.fixture

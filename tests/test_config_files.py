@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from swiftalign.config import Config, section_fields
-from swiftalign.config_faults import OWNED_BY_CONFIG, OWNED_BY_PLAN
-from swiftalign.config_files import load_config
-from swiftalign.document import dump_yaml
-from swiftalign.errors import ConfigError, SwiftalignError
-from swiftalign.swift_arguments import megatron_arguments, swift_arguments
+from swiftalign.config.faults import OWNED_BY_CONFIG, OWNED_BY_PLAN
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config, section_fields
+from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
+from swiftalign.problems import ConfigError, SwiftalignError
+from swiftalign.yaml12 import dump_yaml
 
 GUIDE = sorted((Path(__file__).parent / "guide").glob("*.yaml"))
 
@@ -378,7 +378,7 @@ def test_argument_table_is_that_of_ms_swift() -> None:
 def test_loading_imports_nothing_heavy(write: Write) -> None:
     [path] = write(BASE + "swift: {seed: 1}\n")
     code = (
-        "import sys; from pathlib import Path; from swiftalign.config_files import load_config\n"
+        "import sys; from pathlib import Path; from swiftalign.config.load import load_config\n"
         f"load_config([Path({str(path)!r})])\n"
         "print([name for name in ('torch', 'transformers', 'swift', 'peft') if name in sys.modules])"
     )

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from swiftalign.config import Config
-from swiftalign.config_files import load_config
+from swiftalign.config.load import load_config
+from swiftalign.config.schema import config_schema
+from swiftalign.config.sections import Config
 from swiftalign.demo.data import write_dataset
-from swiftalign.findings import blocking
-from swiftalign.modules import Modules, read_modules
-from swiftalign.plan import resolve_plan
-from swiftalign.recipes import RECIPES
-from swiftalign.schema import config_schema
+from swiftalign.init.recipes import RECIPES
+from swiftalign.model.read import read_model
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import blocking
+from swiftalign.runs.lowering import lower, to_argv
 from swiftalign.speed.choices import Choices
-from swiftalign.training.lowering import lower, to_argv
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -32,8 +33,8 @@ WITHOUT_DATA = ["data.train=[]", "data.val=[]", "training.max_steps=3000"]
 
 
 @cache
-def qwen3_vl_4b() -> Modules:
-    return read_modules(load_config([CONFIGS / "methods/lora.yaml"]))
+def qwen3_vl_4b() -> Model:
+    return read_model(load_config([CONFIGS / "methods/lora.yaml"]))
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def layers(path: Path) -> list[Path]:
 @pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
 def test_a_worked_config_plans_without_errors_or_warnings(path: Path, load: Callable[[Path], Config]) -> None:
     for run in load(path).runs:
-        plan = resolve_plan(run, qwen3_vl_4b())
+        plan = resolve(run, qwen3_vl_4b())
         assert not blocking(plan.findings)
         assert not [finding for finding in plan.findings if finding.severity == "warning"]
 
@@ -74,7 +75,7 @@ def test_a_worked_config_lowers_to_its_golden_arguments(
     for run in load(path).runs:
         text += f"# {run.phase}\n" if run.phase else ""
         arguments = lower(
-            run, (plan := resolve_plan(run, qwen3_vl_4b())), Path("runs/example"), Choices(plan.schedule.batch)
+            run, (plan := resolve(run, qwen3_vl_4b())), Path("runs/example"), Choices(plan.schedule.batch)
         )
         text += "".join(" ".join(to_argv({name: value})) + "\n" for name, value in arguments.items())
     text = text.replace(str(tmp_path), "FOLDER")

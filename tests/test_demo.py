@@ -15,7 +15,7 @@ from PIL import Image
 
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import SPECIAL_TOKENS, build_model
-from swiftalign.errors import DataError, ModelError
+from swiftalign.problems import DataError, ModelError
 
 
 @pytest.fixture(scope="module")

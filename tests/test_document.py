@@ -13,8 +13,9 @@ import yaml.reader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from swiftalign.document import MAX_BYTES, MAX_INTEGER, Document, dump_yaml, parse_document, read_document
-from swiftalign.errors import ConfigError, SwiftalignError
+from swiftalign.config.yaml import MAX_BYTES, MAX_INTEGER, Document, parse_document, read_document
+from swiftalign.problems import ConfigError, SwiftalignError
+from swiftalign.yaml12 import dump_yaml
 
 VALUES = {
     "1e-4": 1e-4,

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swiftalign.augment.drift import TIMED_ROWS, DriftReport, Toll, measure_drift
 from swiftalign.augment.pipeline import Pipeline, blank
-from swiftalign.augment.settings import AugmentationSection
 from swiftalign.cli import main
-from swiftalign.errors import DataError
-from swiftalign.grounding.records import Record, Target, read_rows, to_record
-from swiftalign.grounding.tokens import DEFAULT_LIMITS
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.records import Record, Target, read_rows, to_record
+from swiftalign.data.tokens import DEFAULT_LIMITS
+from swiftalign.preview.drift import TIMED_ROWS, DriftReport, Toll, measure_drift
+from swiftalign.problems import DataError
 
 SIZE = (128, 128)
 MIDDLE = Target("bbox", "cup", ((48, 48), (80, 80)))

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from swiftalign.training.endings import explain
+from swiftalign.worker.endings import explain
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,15 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
+from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.errors import ExportError
-from swiftalign.export import export
-from swiftalign.modules import read_modules
-from swiftalign.plan import resolve_plan
-from swiftalign.training.run_folder import write_run_files
-from swiftalign.verify import verify
+from swiftalign.export.export import export
+from swiftalign.model.read import read_model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import ExportError
+from swiftalign.runs.folder import write_run_files
 from test_export_against_peft import make_adapter, tensors_of
 
 
@@ -54,7 +54,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuner = "{target_regex: '^$', modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]}"
     config_file.write_text(f"model: {base}\ntuner: {tuner}\n")
     config = load_config([config_file])
-    write_run_files(folder, config, resolve_plan(config, read_modules(config)))
+    write_run_files(folder, config, resolve(config, read_model(config)))
     return folder
 
 
@@ -282,7 +282,7 @@ def test_exit_codes(
 
 def test_a_whole_module_checkpoint_needs_no_torch(run: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from swiftalign.export import export\n"
+        "import sys; from pathlib import Path; from swiftalign.export.export import export\n"
         "export(Path(sys.argv[1]), Path(sys.argv[2]))\nsys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "out")], check=True)

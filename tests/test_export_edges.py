@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
+from swiftalign.config.load import load_config
 from swiftalign.demo import model as demo_model
 from swiftalign.demo.model import build_model
-from swiftalign.errors import ExportError
-from swiftalign.export import export, folder, merge
-from swiftalign.modules import read_modules
-from swiftalign.plan import resolve_plan
-from swiftalign.training.run_folder import write_run_files
+from swiftalign.export.export import export, folder, merge
+from swiftalign.model.read import read_model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import ExportError
+from swiftalign.runs.folder import write_run_files
 from test_export_against_peft import LINEAR, LLM, METHODS, make_adapter, merge_by_peft, tensors_of
 
 
@@ -115,7 +115,7 @@ def test_fourierft_on_a_base_of_another_size_is_refused(
     tuner = f"{{train_type: fourierft, target_regex: '{LINEAR}', fourier_n_frequency: 200}}"
     config_file.write_text(f"model: {demo / 'model'}\ntuner: {tuner}\n")
     config = load_config([config_file])
-    write_run_files(run, config, resolve_plan(config, read_modules(config)))
+    write_run_files(run, config, resolve(config, read_model(config)))
     monkeypatch.setitem(demo_model.VISION, "hidden_size", 64)
     build_model(tmp_path / "wider")
     assert main(["export", str(run), "-o", str(tmp_path / "out"), "--base", str(tmp_path / "wider")]) == 1

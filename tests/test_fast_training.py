@@ -20,8 +20,8 @@ def gradients(
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    from swiftalign.training.attention import use_padding_free_attention
-    from swiftalign.training.ready import ReadyModel, collator_of
+    from swiftalign.worker.attention import use_padding_free_attention
+    from swiftalign.worker.sync_free import ReadyModel, collator_of
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
     model.requires_grad_(False)
@@ -65,7 +65,7 @@ def test_attention_without_row_starts_is_transformers_own() -> None:
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from swiftalign.training.attention import attention
+    from swiftalign.worker.attention import attention
 
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
     module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=False)
@@ -112,7 +112,7 @@ def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_g
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    from swiftalign.training.fast import speed_up_model
+    from swiftalign.worker.apply_choices import speed_up_model
 
     template, rows = batch_rows
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
@@ -160,7 +160,7 @@ class _Gated:
 def test_fp8_products_are_near_those_in_bfloat16_and_compile() -> None:
     import torch
 
-    from swiftalign.training.fp8 import Fp8Linear, freeze_in_fp8
+    from swiftalign.worker.fp8 import Fp8Linear, freeze_in_fp8
 
     layer = _Gated.build()
     x = torch.randn(2, 20, 64, dtype=torch.bfloat16, requires_grad=True)
@@ -184,7 +184,7 @@ def test_fp8_products_are_near_those_in_bfloat16_and_compile() -> None:
 
 
 def test_a_matrix_that_trains_is_not_put_in_fp8() -> None:
-    from swiftalign.training.fp8 import freeze_in_fp8
+    from swiftalign.worker.fp8 import freeze_in_fp8
 
     layer = _Gated.build().requires_grad_(True)
     assert freeze_in_fp8([layer]) == 0
@@ -194,7 +194,7 @@ def test_only_frozen_layers_are_compiled(demo: Path) -> None:
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    from swiftalign.training.fast import speed_up_trainer
+    from swiftalign.worker.apply_choices import speed_up_trainer
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32).requires_grad_(False)
     model.model.visual.blocks[0].requires_grad_(True)

@@ -14,17 +14,18 @@ import pytest
 
 from finding_cases import TRAINED, WHOLE, Case
 from finding_cases_run import RUN
-from swiftalign.checks import check
-from swiftalign.checks.rates import SWIFT_OPTIMIZERS
-from swiftalign.checks.run import TESTED_VERSIONS
-from swiftalign.checks.trained import expect_aligner
-from swiftalign.config import Config
-from swiftalign.config_files import load_config
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.document import dump_yaml
-from swiftalign.findings import CODES, Finding, blocking
-from swiftalign.modules import Modules, read_modules
-from swiftalign.plan import resolve_plan
+from swiftalign.model.read import read_model
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.preflight.check import check
+from swiftalign.preflight.rates import SWIFT_OPTIMIZERS
+from swiftalign.preflight.trained import expect_aligner
+from swiftalign.problems import CODES, Problem, blocking
+from swiftalign.versions import TESTED_VERSIONS
+from swiftalign.yaml12 import dump_yaml
 
 DOCS = Path(__file__).parents[1] / "docs" / "findings.md"
 
@@ -69,22 +70,22 @@ FIELD_FAILURES: dict[int, set[str]] = {
 
 
 @pytest.fixture(scope="module")
-def models(demo: Path, demo_modules: Modules, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Modules]:
+def models(demo: Path, demo_modules: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     folder = tmp_path_factory.mktemp("models")
     build_model(folder / "tied", tied=True)
     build_model(folder / "moe", moe=True)
     (folder / "bf16.yaml").write_text(f"model: {{path: {demo / 'model'}, dtype: bfloat16}}", encoding="utf-8")
     found = {"demo": demo_modules, "unbuilt": replace(demo_modules, unbuilt=("mtp.fc.weight",))}
     found["incomplete"] = replace(demo_modules, missing=("model.visual.merger.norm.bias",))
-    found["bf16"] = read_modules(load_config([folder / "bf16.yaml"]))
+    found["bf16"] = read_model(load_config([folder / "bf16.yaml"]))
     for name in ("tied", "moe"):
         (folder / f"{name}.yaml").write_text(f"model: ./{name}", encoding="utf-8")
-        found[name] = read_modules(load_config([folder / f"{name}.yaml"]))
+        found[name] = read_model(load_config([folder / f"{name}.yaml"]))
     return found
 
 
 @pytest.fixture(scope="module")
-def checkpoint(demo_modules: Modules, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(demo_modules: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of modules_to_save, at step 30."""
     folder = tmp_path_factory.mktemp("run") / "checkpoint-30"
     folder.mkdir()
@@ -115,9 +116,9 @@ def write(demo: Path, checkpoint: Path, tmp_path: Path) -> Write:
     return write
 
 
-def find(paths: list[Path], case: Case, models: dict[str, Modules]) -> tuple[Finding, ...]:
+def find(paths: list[Path], case: Case, models: dict[str, Model]) -> tuple[Problem, ...]:
     modules = models[case.model]
-    plan = resolve_plan(load_config(paths), modules)
+    plan = resolve(load_config(paths), modules)
     expected = expect_aligner(plan, modules) if case.code == "outside-expected" else ()
     return (*plan.findings, *expected)
 
@@ -129,7 +130,7 @@ each_case = pytest.mark.parametrize(
 
 @each_case
 def test_finding_fires_with_its_message_at_the_setting(
-    case: Case, models: dict[str, Modules], write: Write, checkpoint: Path
+    case: Case, models: dict[str, Model], write: Write, checkpoint: Path
 ) -> None:
     path = write(case.text)
     found = [finding for finding in find([path], case, models) if finding.code == case.code]
@@ -142,13 +143,13 @@ def test_finding_fires_with_its_message_at_the_setting(
 
 
 @each_case
-def test_finding_is_silent_beside_its_fault(case: Case, models: dict[str, Modules], write: Write) -> None:
+def test_finding_is_silent_beside_its_fault(case: Case, models: dict[str, Model], write: Write) -> None:
     near = replace(case, model="demo") if case.model in ("unbuilt", "incomplete") else case
     assert case.code not in {finding.code for finding in find([write(case.clean)], near, models)}
 
 
 @each_case
-def test_fix_cures_its_finding_and_brings_no_new_error(case: Case, models: dict[str, Modules], write: Write) -> None:
+def test_fix_cures_its_finding_and_brings_no_new_error(case: Case, models: dict[str, Model], write: Write) -> None:
     base = write(case.text)
     before = find([base], case, models)
     fixes = [finding.fix for finding in before if finding.code == case.code and finding.fix]
@@ -178,10 +179,10 @@ def test_docs_list_exactly_the_codes() -> None:
 
 
 def test_parameter_without_group_fires_for_one_left_out_and_for_one_in_two(
-    make_config: Callable[[str], Config], demo_modules: Modules
+    make_config: Callable[[str], Config], demo_modules: Model
 ) -> None:
     config = make_config(WHOLE)
-    plan = resolve_plan(config, demo_modules)
+    plan = resolve(config, demo_modules)
     first, *rest = plan.groups
     short = replace(plan, groups=(replace(first, parameters=first.parameters[1:]), *rest))
     double = replace(plan, groups=(*plan.groups, replace(first, parameters=first.parameters[:1])))
@@ -193,7 +194,7 @@ def test_parameter_without_group_fires_for_one_left_out_and_for_one_in_two(
 
 
 def test_other_releases_are_named(
-    monkeypatch: pytest.MonkeyPatch, make_config: Callable[[str], Config], demo_modules: Modules
+    monkeypatch: pytest.MonkeyPatch, make_config: Callable[[str], Config], demo_modules: Model
 ) -> None:
     def installed(name: str) -> str:
         if name == "peft":
@@ -201,7 +202,7 @@ def test_other_releases_are_named(
         return {"ms-swift": "4.7.0", "torch": f"{TESTED_VERSIONS['torch']}+cu130"}.get(name, TESTED_VERSIONS[name])
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    findings = resolve_plan(make_config(WHOLE), demo_modules).findings
+    findings = resolve(make_config(WHOLE), demo_modules).findings
     [finding] = [finding for finding in findings if finding.code == "versions-untested"]
     assert finding.message == "ms-swift 4.7.0 (tested: 4.6.0), peft unknown (tested: 0.20.0)"
 

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
-from swiftalign.config import Config
-from swiftalign.findings import Finding
-from swiftalign.modules import Modules
-from swiftalign.plan import resolve_plan
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import Problem
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
-Find = Callable[[str], list[Finding]]
+Find = Callable[[str], list[Problem]]
 
 
 @pytest.fixture
-def find(make_config: Callable[[str], Config], demo_modules: Modules) -> Find:
-    def find(text: str) -> list[Finding]:
-        return list(resolve_plan(make_config(text), demo_modules).findings)
+def find(make_config: Callable[[str], Config], demo_modules: Model) -> Find:
+    def find(text: str) -> list[Problem]:
+        return list(resolve(make_config(text), demo_modules).findings)
 
     return find
 
@@ -82,7 +82,7 @@ LORA_16 = f"tuner: {{target_regex: {ALIGNER}, lora_rank: 16}}\n"
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, demo_modules: Modules) -> Callable[..., Path]:
+def checkpoint(tmp_path: Path, demo_modules: Model) -> Callable[..., Path]:
     """A checkpoint folder at step 10, of LoRA at rank 16 on the aligner unless told otherwise."""
 
     def write(**changes: Any) -> Path:
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     difference: str,
     checkpoint: Callable[..., Path],
     find: Find,
-    demo_modules: Modules,
+    demo_modules: Model,
 ) -> None:
     folder = checkpoint(**changes)
     findings = find(f"{text}training: {{resume_from_checkpoint: {folder}}}\n")

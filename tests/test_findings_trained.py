@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
-from swiftalign.config import Config
-from swiftalign.config_files import load_config
-from swiftalign.findings import Finding
-from swiftalign.modules import Modules
-from swiftalign.plan import resolve_plan
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import Problem
 
 GUIDE = Path(__file__).parent / "guide"
 FLAGS = "freeze-flags-ignored"
 
-Find = Callable[[str], tuple[Finding, ...]]
+Find = Callable[[str], tuple[Problem, ...]]
 
 
 @pytest.fixture
-def find(make_config: Callable[[str], Config], demo_modules: Modules) -> Find:
-    return lambda text: resolve_plan(make_config(text), demo_modules).findings
+def find(make_config: Callable[[str], Config], demo_modules: Model) -> Find:
+    return lambda text: resolve(make_config(text), demo_modules).findings
 
 
-def codes(findings: tuple[Finding, ...]) -> list[str]:
+def codes(findings: tuple[Problem, ...]) -> list[str]:
     return [finding.code for finding in findings]
 
 
@@ -46,10 +46,10 @@ def codes(findings: tuple[Finding, ...]) -> list[str]:
     ],
 )
 def test_a_block_of_the_guide_gives_these_findings_and_no_other(
-    blocks: list[str], expected: list[str], demo: Path, demo_modules: Modules
+    blocks: list[str], expected: list[str], demo: Path, demo_modules: Model
 ) -> None:
     config = load_config([demo / "config.yaml", *(GUIDE / f"{name}.yaml" for name in blocks)])
-    findings = resolve_plan(config, demo_modules).findings
+    findings = resolve(config, demo_modules).findings
     assert codes(findings) == expected
 
 

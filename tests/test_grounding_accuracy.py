@@ -13,10 +13,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftalign.grounding.accuracy import Scores, box_costs, line_costs, quad_costs
-from swiftalign.grounding.answers import Answer
-from swiftalign.grounding.metrics import LOWER_IS_BETTER, METRICS
-from swiftalign.grounding.records import Kind, Point, Target
+from swiftalign.data.accuracy import Scores, box_costs, line_costs, quad_costs
+from swiftalign.data.answers import Answer
+from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
+from swiftalign.data.records import Kind, Point, Target
 
 WIDTH, HEIGHT = 640, 480
 

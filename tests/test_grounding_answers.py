@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftalign.config import GroundingTextSection
-from swiftalign.grounding.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
-from swiftalign.grounding.records import Kind, Target
-from swiftalign.grounding.text import answer, relative
+from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
+from swiftalign.data.records import Kind, Target
+from swiftalign.data.text import answer, relative
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "label": "cup"}
 CUP = Target("bbox", "cup", ((10, 20), (30, 40)))

@@ -15,13 +15,15 @@ from PIL import Image
 from rich.console import Console
 
 from swiftalign.cli import main
+from swiftalign.cli.progress import RunProgress
+from swiftalign.data.accuracy import Scores
+from swiftalign.data.answers import Answer
+from swiftalign.data.rows import JsonlRows
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import build_model
-from swiftalign.errors import DataError
-from swiftalign.grounding.accuracy import Scores
-from swiftalign.grounding.answers import Answer
-from swiftalign.training.events import Event
-from swiftalign.training.grounding_eval import (
+from swiftalign.problems import DataError
+from swiftalign.runs.events import Event
+from swiftalign.worker.grounding_eval import (
     _of_all,
     _random_kept,
     add_answers,
@@ -31,8 +33,6 @@ from swiftalign.training.grounding_eval import (
     share,
     to_question,
 )
-from swiftalign.training.progress import RunProgress
-from swiftalign.training.rows import JsonlRows
 
 # Registers the evaluation, and a probe that writes down in which state it leaves model and template.
 PLUGIN = """
@@ -42,7 +42,7 @@ from functools import partial
 from pathlib import Path
 from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
-from swiftalign.training.grounding_eval import GroundingEval
+from swiftalign.worker.grounding_eval import GroundingEval
 
 ROWS = 3
 EVERY = 1

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from swiftalign.errors import DataError
-from swiftalign.grounding.images import MAX_PIXELS, NoSuchImageError, image_size, open_image
+from swiftalign.data.images import MAX_PIXELS, NoSuchImageError, image_size, open_image
+from swiftalign.problems import DataError
 
 # Four corners of four colours: no turn or mirroring maps the picture onto itself.
 RED, GREEN, BLUE, WHITE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (255, 255, 255)

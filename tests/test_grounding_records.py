@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from swiftalign.errors import DataError
-from swiftalign.grounding import records
-from swiftalign.grounding.records import Record, Target, layout_fault, read_rows, row_fault, to_record
+from swiftalign.data import records
+from swiftalign.data.records import Record, Target, layout_fault, read_rows, row_fault, to_record
+from swiftalign.problems import DataError
 
 OBJECTS = [{"label": "box", "bbox_2d": [1, 2, 3, 4]}]
 ROW = {"images": ["a.png"], "objects": OBJECTS}

@@ -14,14 +14,13 @@ import pytest
 
 from scan_cases import BOX, CASES, HEIGHT, RELATIVE, WIDTH, box, draw_images, own, quad, swift
 from swift_template import template_of
-from swiftalign.config import GroundingTextSection
+from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data import scan_report
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.scan import ScanReport, scan
+from swiftalign.data.tokens import PixelLimits
 from swiftalign.demo.data import write_dataset
-from swiftalign.errors import DataError
-from swiftalign.findings import DATA_CODES
-from swiftalign.grounding import scan_report
-from swiftalign.grounding.scan import ScanReport, scan
-from swiftalign.grounding.tokens import PixelLimits
-from swiftalign.training.rows import JsonlRows
+from swiftalign.problems import DATA_CODES, DataError
 
 Write = Callable[..., Path]
 
@@ -231,7 +230,7 @@ def test_progress_tells_the_rows_done(write: Write) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from swiftalign.grounding.scan import scan
+from swiftalign.data.scan import scan
 
 def peak():
     status = Path("/proc/self/status").read_text()
@@ -255,7 +254,7 @@ def test_memory_does_not_grow_with_the_rows(write: Write) -> None:
 
 def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
     code = (
-        "import sys; from pathlib import Path; from swiftalign.grounding.scan import scan;"
+        "import sys; from pathlib import Path; from swiftalign.data.scan import scan;"
         f"scan([Path({str(write(own(BOX), swift()))!r})]);"
         "print([name for name in ('torch', 'transformers', 'swift', 'cv2', 'tokenizers') if name in sys.modules])"
     )

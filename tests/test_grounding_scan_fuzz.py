@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from scan_cases import BOX, RELATIVE, box, boxes, draw_images, line, own
 from swift_template import template_of
-from swiftalign.config import GroundingTextSection
-from swiftalign.grounding.scan import scan
-from swiftalign.training.rows import JsonlRows
+from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.scan import scan
 
 
 @pytest.fixture(scope="module")

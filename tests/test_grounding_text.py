@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from swift_template import template_of
-from swiftalign.config import GroundingTextSection
-from swiftalign.grounding.records import Record, Target
-from swiftalign.grounding.text import answer, relative, to_messages
-from swiftalign.training.rows import JsonlRows
+from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.records import Record, Target
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.text import answer, relative, to_messages
 
 BOX = Target("bbox", "red box", ((8, 16), (64, 96)))
 QUAD = Target("quad", "slab", ((10, 10), (50, 12), (49, 30), (9, 28)))

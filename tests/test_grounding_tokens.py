@@ -12,12 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from swift_template import template_of
-from swiftalign.config import GroundingTextSection
-from swiftalign.demo.data import write_dataset
-from swiftalign.errors import DataError, ModelError
-from swiftalign.grounding.images import image_size
-from swiftalign.grounding.records import layout_fault, to_record
-from swiftalign.grounding.tokens import (
+from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.images import image_size
+from swiftalign.data.records import layout_fault, to_record
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.tokens import (
     Conversation,
     PixelLimits,
     RowLength,
@@ -26,7 +25,8 @@ from swiftalign.grounding.tokens import (
     pixel_limits,
     visual_tokens,
 )
-from swiftalign.training.rows import JsonlRows
+from swiftalign.demo.data import write_dataset
+from swiftalign.problems import DataError, ModelError
 
 ROWS = 200
 TEXTS = [
@@ -276,7 +276,7 @@ def test_counting_loads_neither_torch_nor_transformers(demo: Path) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from swiftalign.grounding.tokens import Conversation, RowLength;"
+        "import sys; from pathlib import Path; from swiftalign.data.tokens import Conversation, RowLength;"
         f"print(RowLength(Path({str(demo / 'model/tokenizer.json')!r})).count([Conversation(('ab',), 3)]),"
         "[name for name in ('torch', 'transformers', 'swift', 'PIL') if name in sys.modules])"
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from swiftalign.checkpoint import read_header
 from swiftalign.cli import main
-from swiftalign.plan import read_plan
+from swiftalign.model.safetensors import read_header
+from swiftalign.plan.plan import read_plan
 
 GUIDE = Path(__file__).parent / "guide"
 

@@ -10,23 +10,23 @@ import pytest
 from PIL import Image
 
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
-from swiftalign.modules import Modules
-from swiftalign.plan import resolve_plan
-from swiftalign.training.events import Event
-from swiftalign.training.history import RunState, find_runs, run_state
-from swiftalign.training.picture import draw_run
-from swiftalign.training.run_folder import locked, phase_folder, write_config, write_run_files
+from swiftalign.config.load import load_config
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.runs.events import Event
+from swiftalign.runs.folder import locked, phase_folder, write_config, write_run_files
+from swiftalign.runs.history import RunState, find_runs, run_state
+from swiftalign.runs.picture import draw_run
 
 START = {"kind": "start", "steps": 30, "step": 0}
 LOG = {"kind": "log", "step": 20, "loss": 1.5, "rate_aligner": 1e-3}
 SCORES = {"kind": "log", "step": 20, "eval_quad_acc": 0.25, "eval_token_acc": 0.9}
 
 
-def write_run(folder: Path, demo: Path, modules: Modules, *events: dict[str, Any]) -> Path:
+def write_run(folder: Path, demo: Path, modules: Model, *events: dict[str, Any]) -> Path:
     config = load_config([demo / "config.yaml"])
     folder.mkdir(parents=True)
-    write_run_files(folder, config, resolve_plan(config, modules))
+    write_run_files(folder, config, resolve(config, modules))
     lines = [json.dumps({"time": 1000.0 + number, **event}) for number, event in enumerate(events)]
     (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
@@ -44,13 +44,13 @@ def write_run(folder: Path, demo: Path, modules: Modules, *events: dict[str, Any
     ],
 )
 def test_the_last_event_says_how_a_run_stands(
-    events: list[dict[str, Any]], status: str, step: int, demo: Path, demo_modules: Modules, tmp_path: Path
+    events: list[dict[str, Any]], status: str, step: int, demo: Path, demo_modules: Model, tmp_path: Path
 ) -> None:
     run = run_state(write_run(tmp_path / "run", demo, demo_modules, *events))
     assert (run.status, run.step, run.steps, run.method) == (status, step, 30, "modules_to_save")
 
 
-def test_a_run_that_is_held_is_running(demo: Path, demo_modules: Modules, tmp_path: Path) -> None:
+def test_a_run_that_is_held_is_running(demo: Path, demo_modules: Model, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", demo, demo_modules, START, LOG, SCORES)
     with locked(run, used=True):
         assert run_state(run).status == "running"
@@ -58,7 +58,7 @@ def test_a_run_that_is_held_is_running(demo: Path, demo_modules: Modules, tmp_pa
     assert (state.loss, state.accuracies) == (1.5, {"quad_acc": 0.25, "token_acc": 0.9})
 
 
-def test_a_run_in_phases_is_one_run(demo: Path, demo_modules: Modules, tmp_path: Path) -> None:
+def test_a_run_in_phases_is_one_run(demo: Path, demo_modules: Model, tmp_path: Path) -> None:
     done = {"kind": "done", "step": 30}
     overlay = tmp_path / "phases.yaml"
     overlay.write_text("phases: [{name: a}, {name: b}]\n")
@@ -71,7 +71,7 @@ def test_a_run_in_phases_is_one_run(demo: Path, demo_modules: Modules, tmp_path:
 
 
 def test_runs_are_listed_the_newest_first(
-    demo: Path, demo_modules: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo: Path, demo_modules: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = write_run(tmp_path / "a/old", demo, demo_modules, START)
     new = write_run(tmp_path / "b/runs/new", demo, demo_modules, START, LOG, SCORES)
@@ -83,7 +83,7 @@ def test_runs_are_listed_the_newest_first(
     assert "20/30" in out[1]
 
 
-def test_damaged_files_are_no_traceback(demo: Path, demo_modules: Modules, tmp_path: Path) -> None:
+def test_damaged_files_are_no_traceback(demo: Path, demo_modules: Model, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", demo, demo_modules, START)
     (run / "events.jsonl").write_bytes(b'{"kind": "log", "step": [], "loss": "x"}\n[]\n\xff\n{"kind": 3}\n{"step": 1')
     for plan in ("{", "[]", '{"schedule": 3}', '{"schedule": {"steps": "many"}}'):

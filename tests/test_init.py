@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
-from swiftalign.findings import blocking
-from swiftalign.modules import Modules
-from swiftalign.plan import resolve_plan
-from swiftalign.recipes import PROBLEMS, RECIPES
+from swiftalign.config.load import load_config
+from swiftalign.init.recipes import PROBLEMS, RECIPES
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import blocking
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +22,12 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("choice", [f"--method={m}" for m in RECIPES] + [f"--problem={p}" for p in PROBLEMS])
-def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_modules: Modules) -> None:
+def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_modules: Model) -> None:
     train = demo / "data/train.jsonl"
     assert main(["init", f"--model={demo / 'model'}", choice, f"--train={train}"]) == 0
     config = load_config([Path("config.yaml")])
     assert config.data.train == [str(train)]
-    plan = resolve_plan(config, demo_modules)
+    plan = resolve(config, demo_modules)
     assert not [finding for finding in plan.findings if finding.severity in ("error", "warning")]
     method = choice.removeprefix("--method=") if "method" in choice else PROBLEMS[choice.split("=")[1]].method
     assert plan.method == method
@@ -40,9 +40,9 @@ def test_a_problem_comes_with_what_was_measured(capsys: pytest.CaptureFixture[st
     assert f"# Measured (docs/methods.md): {measured}.\n" in Path("config.yaml").read_text()
 
 
-def test_the_schedule_of_adalora_fits_the_data(demo: Path, demo_modules: Modules) -> None:
+def test_the_schedule_of_adalora_fits_the_data(demo: Path, demo_modules: Model) -> None:
     main(["init", f"--model={demo / 'model'}", "--method=adalora", f"--train={demo / 'data/train.jsonl'}"])
-    plan = resolve_plan(load_config([Path("config.yaml")]), demo_modules)
+    plan = resolve(load_config([Path("config.yaml")]), demo_modules)
     assert plan.schedule.steps == 12
     assert not blocking(plan.findings)
 

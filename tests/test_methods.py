@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import methods
 import methods_report
-from swiftalign.recipes import PROBLEMS, RECIPES
-from swiftalign.setup import DEMO_RATES
+from swiftalign.demo.workspace import DEMO_RATES
+from swiftalign.init.recipes import PROBLEMS, RECIPES
 
 LINES = methods.logged()
 BEFORE, RUNS = methods_report.split(LINES)

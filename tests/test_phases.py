@@ -13,17 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint import read_header
+from swiftalign.checkpoint.verify import checkpoints_of
 from swiftalign.cli import main
-from swiftalign.config import Config
-from swiftalign.config_files import load_config
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
+from swiftalign.data.records import read_rows
 from swiftalign.demo.model import build_model
-from swiftalign.errors import ConfigError, PlanMismatchError, SwiftalignError
-from swiftalign.grounding.records import read_rows
-from swiftalign.modules import read_modules
-from swiftalign.plan import resolve_plan
-from swiftalign.training.carry import carry_weights
-from swiftalign.verify import checkpoints_of
+from swiftalign.model.read import read_model
+from swiftalign.model.safetensors import read_header
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
+from swiftalign.worker.carry import carry_weights
 
 PHASES = """
 data: {dataset_shuffle: false}
@@ -123,7 +123,7 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
 )
 def test_phases_that_leave_nothing_to_begin_with_are_refused(text: str, message: str, workspace: Path) -> None:
     config = load(workspace, text)
-    first = resolve_plan(config.runs[0], read_modules(config))
+    first = resolve(config.runs[0], read_model(config))
     assert [finding.message for finding in first.findings if finding.code == "phases-uncarried"] == [message]
 
 
@@ -175,7 +175,7 @@ def test_a_curriculum_overwrites_nothing_unasked(workspace: Path, capsys: pytest
     [("{", "rows.jsonl:1"), ('{"images": ["a.png"], "objects": []}', "no row for the simple phase")],
 )
 def test_a_source_without_a_curriculum_leaves_no_file(line: str, message: str, tmp_path: Path) -> None:
-    from swiftalign.curriculum import split
+    from swiftalign.init.curriculum import split
 
     (tmp_path / "rows.jsonl").write_text(line + "\n")
     with pytest.raises(SwiftalignError, match=message):
@@ -297,7 +297,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_not_carried(demo: Path, tmp_path: P
     from safetensors.torch import save_file
 
     config = load_config([demo / "config.yaml"])
-    plan = resolve_plan(config, read_modules(config))
+    plan = resolve(config, read_model(config))
     model = torch.nn.Module()
     save_file({plan.trainables[0].key: torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     model.named_parameters = lambda: [(item.parameter, torch.zeros(item.shape)) for item in plan.trainables]  # type: ignore[method-assign,assign,return-value]

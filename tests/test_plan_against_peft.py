@@ -34,16 +34,18 @@ from swift.trainers import TrainingArguments
 from swift.utils import get_multimodal_target_regex
 from transformers import AutoModelForImageTextToText, Trainer
 
-from swiftalign.architectures import Architecture, known_config
-from swiftalign.checkpoint import TensorInfo, read_header
-from swiftalign.config import Config, TunerSection
+from swiftalign.config.sections import Config, TunerSection
 from swiftalign.demo.model import build_model
-from swiftalign.meta_model import build_on_meta
 from swiftalign.methods import boft_fault
-from swiftalign.modules import Modules, read_modules
-from swiftalign.plan import TuningPlan, resolve_plan
+from swiftalign.model.meta import build_on_meta
+from swiftalign.model.qwen3_vl import known_config
+from swiftalign.model.read import read_model
+from swiftalign.model.safetensors import TensorInfo, read_header
+from swiftalign.model.tree import Architecture, Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.resolve import resolve as resolve_plan
+from swiftalign.runs.lowering import lower
 from swiftalign.speed.choices import Choices
-from swiftalign.training.lowering import lower
 
 MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
 ALIGNER = r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
@@ -124,8 +126,8 @@ def resolve(models: dict[str, Path]) -> Plans:
 
 
 @cache
-def modules_in(folder: Path) -> Modules:
-    return read_modules(Config.model_validate({"model": {"path": str(folder)}}))
+def modules_in(folder: Path) -> Model:
+    return read_model(Config.model_validate({"model": {"path": str(folder)}}))
 
 
 @cache
@@ -135,7 +137,7 @@ def meta_model(folder: Path) -> Any:
     return model
 
 
-def swift_meta(modules: Modules) -> Any:
+def swift_meta(modules: Model) -> Any:
     """ms-swift's entry of a model with this architecture."""
     metas = (meta for meta in MODEL_MAPPING.values() if meta.model_arch)
     return next(meta for meta in metas if meta.model_arch.arch_name == modules.architecture.name)
@@ -503,7 +505,7 @@ def test_all_linear_outweighs_the_names_beside_it_and_says_so(resolve: Plans) ->
 
 def test_a_public_size_trains_what_was_planned() -> None:
     config = Config.model_validate({"model": {"path": "Qwen/Qwen3-VL-235B-A22B-Instruct"}, "tuner": lora(".*_proj")})
-    plan = resolve_plan(config, read_modules(config))
+    plan = resolve(config, read_model(config))
     model = build_on_meta(known_config(config.model.path) or {})
     model.model_meta = MODEL_MAPPING[plan.model_type]
     args = swift_arguments(config, plan, model.model_meta)

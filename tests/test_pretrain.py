@@ -35,8 +35,8 @@ def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) 
     import torch
 
     import pretrain
-    from swiftalign.grounding.records import to_record
-    from swiftalign.grounding.text import to_messages
+    from swiftalign.data.records import to_record
+    from swiftalign.data.text import to_messages
 
     template: Any = template_of(folder)
     image, objects = draw_row(Random(index), row_size((128, 128), index))

@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swiftalign.augment.encoded import (
+from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.rows import AugmentedRows
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config, GroundingTextSection
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.text import to_messages
+from swiftalign.preview.encoded import (
     Encoded,
     NotHereError,
     TemplateEncoder,
@@ -22,18 +29,8 @@ from swiftalign.augment.encoded import (
     from_patches,
     training_encoder,
 )
-from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.preview import (
-    Panel,
-    Previewer,
-    Shape,
-)
-from swiftalign.augment.settings import AugmentationSection
-from swiftalign.config import Config, GroundingTextSection
-from swiftalign.config_files import load_config
-from swiftalign.errors import ModelError
-from swiftalign.grounding.text import to_messages
-from swiftalign.training.rows import AugmentedRows, JsonlRows
+from swiftalign.preview.strips import Panel, Previewer, Shape
+from swiftalign.problems import ModelError
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"
 

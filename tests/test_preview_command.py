@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from swiftalign.augment.sheet import SCALE
 from swiftalign.cli import main
+from swiftalign.preview.contact_sheet import SCALE
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"
 

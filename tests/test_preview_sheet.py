@@ -12,7 +12,10 @@ from PIL import Image
 
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.preview import (
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.records import Record
+from swiftalign.preview.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
+from swiftalign.preview.strips import (
     THUMBNAIL,
     Panel,
     Shape,
@@ -23,10 +26,7 @@ from swiftalign.augment.preview import (
     thumbnail,
     write_file,
 )
-from swiftalign.augment.settings import AugmentationSection
-from swiftalign.augment.sheet import COLOURS, SCALE, TROUBLE, render_sheet
-from swiftalign.errors import DataError
-from swiftalign.grounding.records import Record
+from swiftalign.problems import DataError
 
 CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))
 

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from swiftalign.checkpoint.verify import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
-from swiftalign.training.batches import GlobalBatches
-from swiftalign.verify import checkpoints_of
+from swiftalign.worker.batches import GlobalBatches
 
 ROWS = 33  # 9 batches of 4, of which the last has one row: one of two processes goes without
 
@@ -146,7 +146,7 @@ def test_the_torchrun_line_is_shown(
 ) -> None:
     assert main(["train", str(config), *words(tmp_path / "run"), *options, "--dry-run"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == f"# torchrun {line} -m swiftalign.training.worker {tmp_path / 'run'}"
+    assert first == f"# torchrun {line} -m swiftalign.worker {tmp_path / 'run'}"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 from swiftalign.cli import main
 from swiftalign.demo import recovery
 from swiftalign.demo.recovery import Recovery, mean_accuracy
-from swiftalign.setup import PRETRAINED, DemoRequest, write_demo
+from swiftalign.demo.workspace import PRETRAINED, DemoRequest, write_demo
 
 BYTES = 12_000_000
 RECOVERED = 0.7  # the README shows over 0.8; kernels of other processors round otherwise

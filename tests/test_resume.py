@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from swiftalign.checkpoint.verify import checkpoints_of
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
-from swiftalign.recipes import RECIPES, write_config
-from swiftalign.training.run_folder import latest_run
-from swiftalign.verify import checkpoints_of
+from swiftalign.config.load import load_config
+from swiftalign.init.recipes import RECIPES, write_config
+from swiftalign.runs.folder import latest_run
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from swiftalign.cli import main
-from swiftalign.config import Config, section_fields
-from swiftalign.config_faults import ALIASES, OWNED_BY_CONFIG, OWNED_BY_PLAN
-from swiftalign.document import parse_document, read_document
-from swiftalign.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
-from swiftalign.schema import config_schema
+from swiftalign.config.faults import ALIASES, OWNED_BY_CONFIG, OWNED_BY_PLAN
+from swiftalign.config.schema import config_schema
+from swiftalign.config.sections import Config, section_fields
+from swiftalign.config.yaml import parse_document, read_document
+from swiftalign.init.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
 
 GUIDE = sorted((Path(__file__).parent / "guide").glob("*.yaml"))
 SECTIONS = ("data", "tuner", "training")

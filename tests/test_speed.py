@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from swiftalign.cli import main
-from swiftalign.config import Config
-from swiftalign.config_files import load_config
-from swiftalign.errors import SwiftalignError
-from swiftalign.modules import Modules, read_modules
-from swiftalign.plan import resolve_plan
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
+from swiftalign.model.read import read_model
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import SwiftalignError
 from swiftalign.speed.cards import GIB, named_card
 from swiftalign.speed.choices import Outlook, choose, fitting_batch
 from swiftalign.speed.memory import How, predict
 from swiftalign.speed.rows import rows_of
 from swiftalign.speed.work import ASSUMED, Row, Sizes, Trained, count, padded
-from swiftalign.training.loading import plan_loading
+from swiftalign.worker.workers import plan_loading
 
 MERGERS = "modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]"
 ALIGNER = f"tuner: {{train_type: lora, target_regex: '^$', {MERGERS}}}"
@@ -36,18 +37,18 @@ METHODS = (
 )
 
 
-def published(size: str, tuner: str = ALIGNER, training: str = "") -> tuple[Config, Modules]:
+def published(size: str, tuner: str = ALIGNER, training: str = "") -> tuple[Config, Model]:
     text = f"model: Qwen/Qwen3-VL-{size}-Instruct\n{tuner}\ntraining: {{max_steps: 2000{training}}}\n"
     with TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(text)
         config = load_config([file])
-    return config, read_modules(config)
+    return config, read_model(config)
 
 
 def outlook_of(size: str, card: str = "H100", tuner: str = ALIGNER, training: str = "") -> tuple[Config, Any, Outlook]:
     config, modules = published(size, tuner, training)
-    plan = resolve_plan(config, modules)
+    plan = resolve(config, modules)
     outlook = Outlook.of(modules, plan, named_card(card), [ASSUMED])
     assert outlook is not None
     return config, plan, outlook
@@ -108,7 +109,7 @@ def test_auto_keeps_the_rows_of_a_step() -> None:
     _, modules = published("8B")
     for card in ("80GiB", "24GiB", "40GiB"):
         there = replace(outlook, card=named_card(card))
-        final = resolve_plan(config, modules, fitting=fitting_batch(config, plan, there)).schedule
+        final = resolve(config, modules, fitting=fitting_batch(config, plan, there)).schedule
         assert final.batch * final.accumulation == final.global_batch == 16
         if card == "80GiB":
             assert final.batch > 1
@@ -195,7 +196,7 @@ def test_every_method_and_size_has_a_prediction(size: str, tuner: str) -> None:
     assert (outlook.seconds(4, off) or 0) < (outlook.seconds(4, on) or 0)
 
 
-def test_counted_operations_are_those_of_a_real_model(demo: Path, demo_modules: Modules, batch_rows: Any) -> None:
+def test_counted_operations_are_those_of_a_real_model(demo: Path, demo_modules: Model, batch_rows: Any) -> None:
     """torch's own counter on the forward pass of the demo model; it counts causal attention whole."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from swiftalign.checkpoint import read_header
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
+from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.errors import PlanMismatchError, RunFolderError, TrainingError
-from swiftalign.modules import read_modules
-from swiftalign.plan import TuningPlan, read_plan, resolve_plan
-from swiftalign.recipes import RECIPES, write_config
-from swiftalign.setup import TINY_TRAINING
-from swiftalign.training.launch import follow_training
-from swiftalign.training.run_folder import locked, write_run_files
+from swiftalign.demo.workspace import TINY_TRAINING
+from swiftalign.init.recipes import RECIPES, write_config
+from swiftalign.model.read import read_model
+from swiftalign.model.safetensors import read_header
+from swiftalign.plan.plan import TuningPlan, read_plan
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import PlanMismatchError, RunFolderError, TrainingError
+from swiftalign.runs.folder import locked, write_run_files
+from swiftalign.runs.launch import follow_training
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +204,7 @@ def test_a_local_model_makes_no_network_call(demo: Path, tmp_path: Path, monkeyp
 
 def test_a_model_that_differs_from_the_plan_is_refused_before_the_first_step(demo: Path, tmp_path: Path) -> None:
     config = load_config([demo / "config.yaml"])
-    plan = resolve_plan(config, read_modules(config))
+    plan = resolve(config, read_model(config))
     run = tmp_path / "run"
     run.mkdir()
     write_run_files(run, config, plan)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from swiftalign.cli import main
+from swiftalign.data.records import read_rows
 from swiftalign.demo.data import write_dataset
-from swiftalign.grounding.records import read_rows
-from swiftalign.plan import read_plan
+from swiftalign.plan.plan import read_plan
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from swift_template import template_of
 from swiftalign.augment.pipeline import run_pipeline
-from swiftalign.config_files import load_config
-from swiftalign.grounding.length_limit import length_limit
-from swiftalign.grounding.tokens import DEFAULT_LIMITS
-from swiftalign.training.rows import AugmentedRows, JsonlRows
+from swiftalign.augment.rows import AugmentedRows
+from swiftalign.config.load import load_config
+from swiftalign.data.length_limit import length_limit
+from swiftalign.data.rows import JsonlRows
+from swiftalign.data.tokens import DEFAULT_LIMITS
 
 TALK = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "Here."}]
 TURNED, DEEP = (40, 90), (64, 32)  # as they are shown

@@ -13,11 +13,11 @@ import pytest
 from corruptions import DAMAGED, FOREIGN, PLANTED, SOUND, Damage, Sound, build_all
 from corruptions.files import Harm, read_tensors, write_tensors
 from corruptions.sound import BASES
+from swiftalign.checkpoint.names import canonical
+from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
-from swiftalign.config_files import load_config
-from swiftalign.findings import CHECKPOINT_CODES
-from swiftalign.verify import verify
-from swiftalign.verify.names import canonical
+from swiftalign.config.load import load_config
+from swiftalign.problems import CHECKPOINT_CODES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*embedding layers|.*CUDA extension|.*butterfly:UserWarning")
 

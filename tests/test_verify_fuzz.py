@@ -22,10 +22,10 @@ from corruptions import PLANTED
 from corruptions.damaged_files import INDEX, Planted
 from corruptions.files import WEIGHTS, write_parts
 from corruptions.sound import build_run, merge
+from swiftalign.checkpoint.verify import verify
+from swiftalign.cli.show import print_verification
 from swiftalign.demo.model import build_model
-from swiftalign.errors import ModelError, SwiftalignError
-from swiftalign.report import print_verification
-from swiftalign.verify import verify
+from swiftalign.problems import ModelError, SwiftalignError
 
 SECONDS = 2.0
 MEGABYTES = 200
@@ -48,7 +48,7 @@ def without_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model_id: str, revision: str | None, hub: str) -> Any:
         raise ModelError(f"{model_id}: not asked for")
 
-    monkeypatch.setattr("swiftalign.hub.fetch_config", refuse)
+    monkeypatch.setattr("swiftalign.model.hub.fetch_config", refuse)
 
 
 def look(path: Path, *, deep: bool) -> None:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from swiftalign.checkpoint import read_stored
-from swiftalign.verify.values import BLOCK_BYTES, digest, is_finite, largest_change, look_deeply
+from swiftalign.checkpoint.values import look_deeply
+from swiftalign.model.bytes import BLOCK_BYTES, digest, is_finite, largest_change
+from swiftalign.model.safetensors import read_stored
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*embedding layers|.*CUDA extension|.*butterfly:UserWarning")
 
@@ -89,7 +90,7 @@ def test_reading_every_byte_takes_bounded_memory(tmp_path: Path) -> None:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
     code = (
-        "import re, sys; from pathlib import Path; from swiftalign.verify import verify\n"
+        "import re, sys; from pathlib import Path; from swiftalign.checkpoint.verify import verify\n"
         "assert verify(Path(sys.argv[1]), deep=True).values['x'].zero\n"
         # Not ru_maxrss: that counts from what the parent held when it forked.
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"

@@ -15,13 +15,14 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from corruptions.foreign import ALIGNER, FOREIGN, build_foreign
-from swiftalign.config_files import load_config
+from swiftalign.checkpoint.values import INITIAL_FILE
+from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.document import dump_yaml
-from swiftalign.modules import read_modules
-from swiftalign.plan import TuningPlan, resolve_plan
-from swiftalign.training.run_folder import write_run_files
-from swiftalign.verify.values import INITIAL_FILE
+from swiftalign.model.read import read_model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.resolve import resolve
+from swiftalign.runs.folder import write_run_files
+from swiftalign.yaml12 import dump_yaml
 
 STEP = 30
 MERGERS = ["model.visual.merger", "model.visual.deepstack_merger_list"]
@@ -84,7 +85,7 @@ def build_run(name: str, base: Path, folder: Path) -> Path:
     text = dump_yaml({"model": str(base), "tuner": run.tuner, "training": {"max_steps": STEP}})
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     config = load_config([folder / "config.yaml"])
-    plan = resolve_plan(config, read_modules(config))
+    plan = resolve(config, read_model(config))
     write_run_files(folder, config, plan)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=getattr(torch, plan.dtype))
     if plan.train_type != "full":

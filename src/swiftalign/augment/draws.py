@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from swiftalign.augment.settings import (
+from swiftalign.config.augmentation import (
     IMGAUG,
     Clahe,
     ColorJitter,

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftalign.errors import DataError
-from swiftalign.grounding.tokens import MAX_RATIO, rounded_size
+from swiftalign.data.images import Pixels
+from swiftalign.data.tokens import MAX_RATIO, rounded_size
+from swiftalign.problems import DataError
 
 Size: TypeAlias = tuple[int, int]  # width, height in pixels
 Colour: TypeAlias = tuple[int, int, int]
 Floats: TypeAlias = NDArray[np.float64]
-Image: TypeAlias = NDArray[np.uint8]
 
 # Shrinking further than this by two-by-two interpolation skips pixels: their mean is taken instead.
 AREA_FROM = 1.5
@@ -152,7 +152,7 @@ def transform(points: Floats, matrix: Floats) -> Floats:
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-def warp(image: Image, affine: Affine, fill: Colour = (0, 0, 0)) -> Image:
+def warp(image: Pixels, affine: Affine, fill: Colour = (0, 0, 0)) -> Pixels:
     """The image on the output canvas, resampled at most once after a shrink.
 
     Flips and padding are exact to the bit, and the identity returns ``image`` itself.
@@ -195,7 +195,7 @@ def _to_multiple(side: float, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
 
 
-def _place(image: Image, affine: Affine, fill: Colour) -> Image | None:
+def _place(image: Pixels, affine: Affine, fill: Colour) -> Pixels | None:
     """The image resized, mirrored and padded by array operations; None where that takes part-pixels or a cut."""
     height, width = image.shape[:2]
     (x_scale, _, x_offset), (_, y_scale, y_offset) = affine.matrix[:2].tolist()
@@ -216,7 +216,7 @@ def _place(image: Image, affine: Affine, fill: Colour) -> Image | None:
     return image
 
 
-def _resized(image: Image, size: Size) -> Image:
+def _resized(image: Pixels, size: Size) -> Pixels:
     """Each axis by the mean of pixels where it shrinks much, else by interpolation; cv2 would not mix them."""
     height, width = image.shape[:2]
     shrunk = (size[0] if width > AREA_FROM * size[0] else width, size[1] if height > AREA_FROM * size[1] else height)
@@ -227,7 +227,7 @@ def _resized(image: Image, size: Size) -> Image:
     return image
 
 
-def _shrink_first(image: Image, matrix: Floats) -> tuple[Image, Floats]:
+def _shrink_first(image: Pixels, matrix: Floats) -> tuple[Pixels, Floats]:
     """The image shrunk by the mean of pixels as far as the matrix shrinks it, and the matrix that is left to do."""
     height, width = image.shape[:2]
     x_factor, y_factor = np.hypot(matrix[0, :2], matrix[1, :2]).tolist()
@@ -242,6 +242,6 @@ def _shrunk_side(side: int, factor: float) -> int:
     return max(1, round(side * factor)) if factor * AREA_FROM < 1 else side
 
 
-def _image(array: cv2.typing.MatLike) -> Image:
+def _image(array: cv2.typing.MatLike) -> Pixels:
     """Tell the type checker that cv2 keeps bytes bytes."""
     return array  # type: ignore[return-value]

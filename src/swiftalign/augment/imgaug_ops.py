@@ -12,9 +12,10 @@ import imgaug
 import numpy as np
 from imgaug import augmenters
 
-from swiftalign.augment.geometry import Floats, Image
-from swiftalign.augment.settings import IMGAUG
-from swiftalign.errors import ConfigError, Problem
+from swiftalign.augment.geometry import Floats
+from swiftalign.config.augmentation import IMGAUG
+from swiftalign.data.images import Pixels
+from swiftalign.problems import ConfigError, config_problem
 
 GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric", "size")}
 
@@ -93,7 +94,7 @@ def is_geometric(augmenter: Any) -> bool:
     return type(augmenter).__module__ in GEOMETRIC_MODULES
 
 
-def apply(augmenter: Any, image: Image, points: Floats, seed: int) -> tuple[Image, Floats]:
+def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pixels, Floats]:
     """Augment an image and the points on it; equal arguments give equal results, whatever was drawn before.
 
     Not for two threads with the same augmenter.
@@ -173,4 +174,4 @@ def _said(error: Exception) -> str:
 
 
 def _fault(where: str, message: str, hint: str | None = None) -> ConfigError:
-    return ConfigError([Problem(where, message, hint)])
+    return ConfigError([config_problem(where, message, hint)])

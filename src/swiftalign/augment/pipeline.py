@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from swiftalign.augment import geometry
-from swiftalign.augment.appearance import apply_appearance
-from swiftalign.augment.clip import Floats
+from swiftalign.augment.colours import apply_appearance
 from swiftalign.augment.draws import Step, draw, is_imgaug
-from swiftalign.augment.geometry import Affine, Image, Size
-from swiftalign.augment.settings import GEOMETRIC, AugmentationSection
-from swiftalign.augment.settle import Outcome, Rules, inflation_cost, settle
-from swiftalign.augment.words import mirror_record, names_sides
-from swiftalign.config import Config
-from swiftalign.grounding.length_limit import length_limit
-from swiftalign.grounding.records import Record
-from swiftalign.grounding.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits, pixel_limits
+from swiftalign.augment.geometry import Affine, Size
+from swiftalign.augment.mirror_text import mirror_record, names_sides
+from swiftalign.augment.polygons import Floats
+from swiftalign.augment.targets import Outcome, Rules, inflation_cost, settle
+from swiftalign.config.augmentation import GEOMETRIC, AugmentationSection
+from swiftalign.config.sections import Config
+from swiftalign.data.images import Pixels
+from swiftalign.data.length_limit import length_limit
+from swiftalign.data.records import Record
+from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits, pixel_limits
 
 _FIT = "fit"  # the last step of every geometry: the size that the processor leaves alone
 
@@ -66,7 +67,7 @@ class Sample:
         replay: what was done.
     """
 
-    image: Image
+    image: Pixels
     record: Record
     outcomes: tuple[Outcome, ...]
     replay: Replay
@@ -76,7 +77,7 @@ class Sample:
 class _Moved:
     """Geometry that is decided, and not yet applied to the pixels: ``affine`` is to be applied to ``image``."""
 
-    image: Image
+    image: Pixels
     affine: Affine
     inner: Affine  # without the padding at its end
     points: tuple[Floats, ...]
@@ -126,15 +127,15 @@ class Pipeline:
     limits: PixelLimits = field(default=DEFAULT_LIMITS)
     fits: Fits | None = None
 
-    def __call__(self, image: Image, record: Record, *, epoch: int, row: int) -> Sample:
+    def __call__(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Sample:
         """Augment a row as this epoch has it; arguments and errors are those of `place`."""
         return self._render(self.place(image, record, epoch=epoch, row=row))
 
-    def replay(self, image: Image, record: Record, replay: Replay) -> Sample:
+    def replay(self, image: Pixels, record: Record, replay: Replay) -> Sample:
         """Do again what was done to a row."""
         return self._render(self.place_again(image, record, replay))
 
-    def place(self, image: Image, record: Record, *, epoch: int, row: int) -> Placement:
+    def place(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Placement:
         """Decide what happens to a row in an epoch.
 
         Args:
@@ -170,18 +171,18 @@ class Pipeline:
         replay = Replay((*moved.steps, *colours), as_quads, tuple(left_out))
         return Placement(record, outcomes, replay, moved)
 
-    def place_again(self, image: Image, record: Record, replay: Replay) -> Placement:
+    def place_again(self, image: Pixels, record: Record, replay: Replay) -> Placement:
         """Where the targets were when this was done to a row."""
         moved = self._move(image, record, [step for step in replay.steps if is_geometric(step)], fitted=True)
         return Placement(record, self._settle(record, moved, replay.boxes_as_quads), replay, moved)
 
-    def colours_only(self, images: Sequence[Image], *, epoch: int, row: int) -> list[Image]:
+    def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
         """Images of a row whose text says where things are in words of its own: nothing moves."""
         steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
         colours = [step for step in steps if not is_geometric(step)]
         return [_coloured(image, colours) for image in images]
 
-    def _move(self, image: Image, record: Record, steps: Sequence[Step], *, fitted: bool = False) -> _Moved:
+    def _move(self, image: Pixels, record: Record, steps: Sequence[Step], *, fitted: bool = False) -> _Moved:
         size = image.shape[1], image.shape[0]
         points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in record.targets]
         points.append(_canvas_corners(size))  # what mirrors the canvas mirrors everything
@@ -202,8 +203,8 @@ class Pipeline:
         return _Moved(image, affine, inner, tuple(points), _turns_left(corners), tuple(steps))
 
     def _by_imgaug(
-        self, step: Step, image: Image, points: list[Floats], affine: Affine
-    ) -> tuple[Image, list[Floats], Affine]:
+        self, step: Step, image: Pixels, points: list[Floats], affine: Affine
+    ) -> tuple[Pixels, list[Floats], Affine]:
         """imgaug moves pixels by itself: what is pending is applied before it, and another matrix begins after it."""
         from swiftalign.augment.imgaug_ops import apply
 
@@ -241,7 +242,7 @@ def run_pipeline(config: Config) -> Pipeline:
     return Pipeline(settings, pixel_limits(config.handed_through.get("max_pixels")), limit.fits if limit else None)
 
 
-def blank(size: Size) -> Image:
+def blank(size: Size) -> Pixels:
     """A black image of this size, width and height in pixels, that takes no memory."""
     return np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
 
@@ -296,7 +297,7 @@ def _then(affine: Affine, step: Step) -> Affine:
     return geometry.resize(affine, (width, height))
 
 
-def _coloured(image: Image, steps: Sequence[Step]) -> Image:
+def _coloured(image: Pixels, steps: Sequence[Step]) -> Pixels:
     run: list[tuple[str, dict[str, Any]]] = []
     for step in steps:
         if not is_imgaug(step.name):

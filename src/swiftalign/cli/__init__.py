@@ -6,12 +6,12 @@ import sys
 
 from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
+from swiftalign.cli.init import init
 from swiftalign.cli.inspect import inspect_params
 from swiftalign.cli.preview import preview_aug
 from swiftalign.cli.runs import runs
-from swiftalign.cli.setup import init
 from swiftalign.cli.train import train
-from swiftalign.errors import ConfigError, SwiftalignError
+from swiftalign.problems import ConfigError, SwiftalignError
 
 __all__ = ["main"]
 

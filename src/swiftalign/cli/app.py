@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swiftalign.errors import SwiftalignError
+from swiftalign.problems import SwiftalignError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swiftalign.config import Config
-    from swiftalign.modules import Modules
-    from swiftalign.plan import TuningPlan
+    from swiftalign.config.sections import Config
+    from swiftalign.model.tree import Model
+    from swiftalign.plan.plan import TuningPlan
 
 app = typer.Typer(
     name="swiftalign",
@@ -62,18 +62,18 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def resolve(
+def read_plans(
     configs: list[Path], overrides: list[str] | None, *, processes: int = 1
-) -> tuple[Config, Modules, list[TuningPlan]]:
+) -> tuple[Config, Model, list[TuningPlan]]:
     """The configuration, its model, and the plan of each of its phases, or of the one run that it is."""
-    from swiftalign.config_files import load_config
-    from swiftalign.modules import read_modules
-    from swiftalign.plan import resolve_plan
+    from swiftalign.config.load import load_config
+    from swiftalign.model.read import read_model
+    from swiftalign.plan.resolve import resolve
 
     config = load_config(configs, overrides or [])
     with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
-        modules = read_modules(config)
-    return config, modules, [resolve_plan(part, modules, processes=processes) for part in config.runs]
+        modules = read_model(config)
+    return config, modules, [resolve(part, modules, processes=processes) for part in config.runs]
 
 
 def require_training_data(config: Config) -> None:
@@ -84,7 +84,7 @@ def require_training_data(config: Config) -> None:
 
 
 def check_allowed(allowed: list[str] | None) -> list[str]:
-    from swiftalign.findings import CODES, DATA_CODES
+    from swiftalign.problems import CODES, DATA_CODES
 
     known = {**CODES, **DATA_CODES}
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from swiftalign.cli.app import AsJson, open_console
-from swiftalign.errors import SwiftalignError
+from swiftalign.problems import SwiftalignError
 
 
 def verify_ckpt(
@@ -37,11 +37,11 @@ def verify_ckpt(
 
       swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
     """
-    from swiftalign.verify import checkpoints_of, verify
+    from swiftalign.checkpoint.verify import checkpoints_of, verify
 
     config = None
     if configs:
-        from swiftalign.config_files import load_config
+        from swiftalign.config.load import load_config
 
         config = load_config(configs)
     paths = (checkpoints_of(path) if every else []) or [path]
@@ -51,7 +51,7 @@ def verify_ckpt(
         values = [result.to_json() for result in results]
         print(json.dumps(values if every else values[0], indent=2))
     else:
-        from swiftalign.report import print_verification
+        from swiftalign.cli.show import print_verification
 
         for result in results:
             print_verification(result, open_console(), keys=table)
@@ -86,8 +86,8 @@ def export(
         raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
     if adapter_only and aligner_only:
         raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
-    from swiftalign.export import export as write_export
-    from swiftalign.report import print_export
+    from swiftalign.cli.show import print_export
+    from swiftalign.export.export import export as write_export
 
     with open_console(stderr=True).status("merging"):
         report = write_export(

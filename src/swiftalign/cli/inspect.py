@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console, resolve
-from swiftalign.errors import SwiftalignError
+from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console, read_plans
+from swiftalign.problems import SwiftalignError
 
 if TYPE_CHECKING:
-    from swiftalign.config import Config
-    from swiftalign.modules import Modules
-    from swiftalign.plan import TuningPlan
+    from swiftalign.config.sections import Config
+    from swiftalign.model.tree import Model
+    from swiftalign.plan.plan import TuningPlan
     from swiftalign.speed.cards import Card
-    from swiftalign.speed.report import WhatFits
+    from swiftalign.speed.what_fits import WhatFits
 
 
 def inspect_params(
@@ -48,13 +48,12 @@ def inspect_params(
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
     allowed = check_allowed(allowed)
     card = _card(gpu) if gpu else None
-    config, modules, plans = resolve(configs, overrides)
+    config, modules, plans = read_plans(configs, overrides)
     from dataclasses import asdict, replace
 
-    from swiftalign.checks.trained import expect_aligner
-    from swiftalign.findings import blocking
-    from swiftalign.report import plan_json, print_findings, print_phases, print_plan
-    from swiftalign.speed.report import print_what_fits
+    from swiftalign.cli.show import plan_json, print_findings, print_phases, print_plan, print_what_fits
+    from swiftalign.preflight.trained import expect_aligner
+    from swiftalign.problems import blocking
 
     found = [finding for each in plans for finding in each.findings]
     once = tuple(finding for index, finding in enumerate(found) if finding not in found[:index])
@@ -93,10 +92,10 @@ def _card(text: str) -> Card:
     return card
 
 
-def _what_fits(config: Config, modules: Modules, plan: TuningPlan, card: Card) -> WhatFits:
+def _what_fits(config: Config, modules: Model, plan: TuningPlan, card: Card) -> WhatFits:
     from swiftalign.speed.choices import settle
-    from swiftalign.speed.report import WhatFits
     from swiftalign.speed.rows import rows_of
+    from swiftalign.speed.what_fits import WhatFits
 
     rows = rows_of(config) if config.data.train else []
     settled = settle(config, modules, plan, card, rows)

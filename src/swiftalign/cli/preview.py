@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swiftalign.cli.app import AsJson, Configs, Overrides, open_console, require_training_data
-from swiftalign.errors import SwiftalignError
+from swiftalign.problems import SwiftalignError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swiftalign.augment.drift import DriftReport, Toll
-    from swiftalign.augment.encoded import Encode
     from swiftalign.augment.pipeline import Pipeline
-    from swiftalign.augment.preview import Strip
-    from swiftalign.config import Config
-    from swiftalign.grounding.records import Record
+    from swiftalign.config.sections import Config
+    from swiftalign.data.records import Record
+    from swiftalign.preview.drift import DriftReport, Toll
+    from swiftalign.preview.encoded import Encode
+    from swiftalign.preview.strips import Strip
 
 SHOWN_ROWS, REPORTED_ROWS = 6, 200  # without --num and --rows
 SHEET = "preview.png"
@@ -41,7 +41,7 @@ class _Request:
 
     def chosen(self, total: int, default: int) -> list[int]:
         """Row numbers."""
-        from swiftalign.augment.preview import parse_numbers
+        from swiftalign.preview.strips import parse_numbers
 
         if self.rows is not None:
             return parse_numbers(self.rows, "--rows")
@@ -85,7 +85,7 @@ def preview_aug(
 
       swiftalign preview-aug stage4.yaml --report --max-drift 0.05
     """
-    from swiftalign.config_files import load_config
+    from swiftalign.config.load import load_config
 
     report = report or max_drift is not None
     sheet = output or (None if report else Path(SHEET))
@@ -137,7 +137,7 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline:
 
 def _count_rows(config: Config) -> int:
     require_training_data(config)
-    from swiftalign.schedule import count_rows, read_schedule
+    from swiftalign.plan.schedule import count_rows, read_schedule
 
     read_schedule(config)  # says what is wrong with the files
     return sum(count_rows(Path(name)) for name in config.data.train)
@@ -149,7 +149,7 @@ def _files(config: Config) -> list[Path]:
 
 def _records(config: Config, rows: Sequence[int]) -> dict[int, Record]:
     """Rows with an image on this machine; others are named on stderr."""
-    from swiftalign.augment.preview import read_records
+    from swiftalign.preview.strips import read_records
 
     records = read_records(_files(config), rows)
     without = [str(row) for row, record in records.items() if not record.images]
@@ -162,9 +162,9 @@ def _records(config: Config, rows: Sequence[int]) -> dict[int, Record]:
 
 def _show(config: Config, pipeline: Pipeline, request: _Request, total: int, heading: str) -> dict[str, Any]:
     """Draw rows, write the files, and say so; what was drawn is given back for JSON."""
-    from swiftalign.augment.page import render_page
-    from swiftalign.augment.preview import write_file
-    from swiftalign.augment.sheet import png, render_sheet
+    from swiftalign.preview.contact_sheet import png, render_sheet
+    from swiftalign.preview.html import render_page
+    from swiftalign.preview.strips import write_file
 
     rows = list(_records(config, request.chosen(total, SHOWN_ROWS)))
     _check_count(pipeline, request, len(rows))
@@ -187,7 +187,7 @@ def _show(config: Config, pipeline: Pipeline, request: _Request, total: int, hea
 
 
 def _check_count(pipeline: Pipeline, request: _Request, rows: int) -> None:
-    from swiftalign.augment.preview import MOST_PANELS
+    from swiftalign.preview.strips import MOST_PANELS
 
     each = 1 + (len(pipeline.settings.operations) if request.steps else len(request.epochs))
     if rows * each > MOST_PANELS:
@@ -200,7 +200,7 @@ def _check_count(pipeline: Pipeline, request: _Request, rows: int) -> None:
 
 def _encoder(config: Config) -> tuple[Encode, str | None]:
     """What reads samples back, and why that can't be done as in training."""
-    from swiftalign.augment.encoded import NotHereError, as_written, training_encoder
+    from swiftalign.preview.encoded import NotHereError, as_written, training_encoder
 
     with open_console(stderr=True).status("loading ms-swift and the model's tokenizer"):
         try:
@@ -210,8 +210,8 @@ def _encoder(config: Config) -> tuple[Encode, str | None]:
 
 
 def _strips(config: Config, pipeline: Pipeline, encode: Encode, request: _Request, rows: list[int]) -> list[Strip]:
-    from swiftalign.augment.preview import Previewer
-    from swiftalign.training.rows import JsonlRows
+    from swiftalign.data.rows import JsonlRows
+    from swiftalign.preview.strips import Previewer
 
     previewer = Previewer(JsonlRows(_files(config), text=config.data.text), pipeline, encode)
     strips = []
@@ -226,7 +226,7 @@ def _strips(config: Config, pipeline: Pipeline, encode: Encode, request: _Reques
 
 
 def _measure(config: Config, pipeline: Pipeline, request: _Request, total: int) -> DriftReport:
-    from swiftalign.augment.drift import measure_drift
+    from swiftalign.preview.drift import measure_drift
 
     records = _records(config, request.chosen(total, REPORTED_ROWS))
     with open_console(stderr=True).status("measuring") as status:
@@ -238,7 +238,7 @@ def _measure(config: Config, pipeline: Pipeline, request: _Request, total: int) 
 
 
 def _print_written(*paths: Path | None) -> None:
-    from swiftalign.report import short_path
+    from swiftalign.cli.show import short_path
 
     for path in paths:
         if path:
@@ -249,7 +249,7 @@ def _print_report(report: DriftReport | None, console: Console) -> None:
     """Operations by kind of target where they took something."""
     from rich.table import Table
 
-    from swiftalign.findings import counted
+    from swiftalign.problems import counted
 
     if report is None:
         return

@@ -17,22 +17,22 @@ from swiftalign.cli.app import (
     Overrides,
     check_allowed,
     open_console,
+    read_plans,
     require_training_data,
-    resolve,
 )
-from swiftalign.errors import SwiftalignError
+from swiftalign.problems import SwiftalignError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swiftalign.config import Config
-    from swiftalign.findings import Finding
-    from swiftalign.modules import Modules
-    from swiftalign.plan import TuningPlan
-    from swiftalign.schedule import LeftOut
+    from swiftalign.config.sections import Config
+    from swiftalign.model.tree import Model
+    from swiftalign.plan.plan import TuningPlan
+    from swiftalign.plan.schedule import LeftOut
+    from swiftalign.problems import Problem
+    from swiftalign.runs.processes import Processes
     from swiftalign.speed.cards import Card
     from swiftalign.speed.choices import Choices
-    from swiftalign.training.processes import Processes
 
 
 def train(
@@ -67,17 +67,17 @@ def train(
       swiftalign train stage4.yaml --dry-run
     """
     allowed = check_allowed(allowed)
-    from swiftalign.training.processes import choose_processes
+    from swiftalign.runs.processes import choose_processes
 
     processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
-    config, modules, plans = resolve(configs, overrides, processes=processes.total)
+    config, modules, plans = read_plans(configs, overrides, processes=processes.total)
     if processes.nodes > 1 and not config.training.output_dir:
         raise SwiftalignError("several machines need a run folder that all of them see", _FOLDER)
     from swiftalign.speed.cards import present_card
 
     card = present_card()
     parts = [_preflight(part, modules, plan, allowed, card) for part, plan in zip(config.runs, plans, strict=True)]
-    from swiftalign.training.run_folder import choose_run_folder, latest_run, locked
+    from swiftalign.runs.folder import choose_run_folder, latest_run, locked
 
     folder = latest_run(config, configs[0]) if go_on else choose_run_folder(config, configs[0])
     if dry_run:
@@ -109,7 +109,7 @@ class _Part:
     choices: Choices
 
 
-def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list[str], card: Card | None) -> _Part:
+def _preflight(config: Config, modules: Model, plan: TuningPlan, allowed: list[str], card: Card | None) -> _Part:
     from swiftalign.speed.choices import settle
     from swiftalign.speed.rows import rows_of
 
@@ -120,9 +120,9 @@ def _preflight(config: Config, modules: Modules, plan: TuningPlan, allowed: list
     return _Part(config, settled.plan, left_out, settled.choices)
 
 
-def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:
-    from swiftalign.findings import blocking
-    from swiftalign.report import print_findings
+def _stop_at_errors(findings: Sequence[Problem], allowed: list[str]) -> None:
+    from swiftalign.cli.show import print_findings
+    from swiftalign.problems import blocking
 
     print_findings(findings, open_console(stderr=True), allowed=allowed)
     if blocking(findings, allowed):
@@ -131,9 +131,9 @@ def _stop_at_errors(findings: Sequence[Finding], allowed: list[str]) -> None:
 
 def _join(config: Config, parts: list[_Part], folder: Path, processes: Processes, console: Console) -> None:
     """Train as one of several machines; the first one writes the run folder and shows progress."""
-    from swiftalign.report import short_path
-    from swiftalign.training.launch import follow_training
-    from swiftalign.training.run_folder import phase_folder
+    from swiftalign.cli.show import short_path
+    from swiftalign.runs.folder import phase_folder
+    from swiftalign.runs.launch import follow_training
 
     console.print(f"machine     {processes.node + 1} of {processes.nodes}, training in {short_path(folder)}")
     for number in range(1, len(parts) + 1):
@@ -147,9 +147,9 @@ def _run_phases(
     config: Config, parts: list[_Part], folder: Path, processes: Processes, console: Console, *, go_on: bool
 ) -> dict[str, Any]:
     """Train phase after phase: weights are carried on, optimizer and schedule begin afresh."""
-    from swiftalign.report import phase_line
-    from swiftalign.training.resume import require_same_config
-    from swiftalign.training.run_folder import holds_run, phase_folder, write_config
+    from swiftalign.cli.show import phase_line
+    from swiftalign.runs.folder import holds_run, phase_folder, write_config
+    from swiftalign.runs.resume import require_same_config
 
     if go_on and holds_run(folder):
         require_same_config(folder, config)
@@ -174,13 +174,12 @@ def _run(
     part: _Part, folder: Path, processes: Processes, console: Console, *, go_on: bool, weights: Path | None = None
 ) -> dict[str, Any]:
     """Train in a run folder, and tell what came of it."""
-    from swiftalign.report import short_path
-    from swiftalign.speed.report import choice_lines
-    from swiftalign.training.events import outcome
-    from swiftalign.training.launch import follow_training
-    from swiftalign.training.progress import RunProgress
-    from swiftalign.training.resume import data_digests
-    from swiftalign.training.run_folder import Start, write_run_files, write_start
+    from swiftalign.cli.progress import RunProgress
+    from swiftalign.cli.show import choice_lines, short_path
+    from swiftalign.runs.events import outcome
+    from swiftalign.runs.folder import Start, write_run_files, write_start
+    from swiftalign.runs.launch import follow_training
+    from swiftalign.runs.resume import data_digests
 
     config, plan = part.config, part.plan
     if go_on and (ended := outcome(folder)) and ended.kind == "done":
@@ -211,9 +210,9 @@ def _run(
 
 def _resume(folder: Path, config: Config, plan: TuningPlan, console: Console) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins."""
-    from swiftalign.report import short_path
-    from swiftalign.training.resume import newest_sound, require_same_run, set_aside
-    from swiftalign.training.run_folder import holds_run, versions_changed
+    from swiftalign.cli.show import short_path
+    from swiftalign.runs.folder import holds_run, versions_changed
+    from swiftalign.runs.resume import newest_sound, require_same_run, set_aside
 
     if not holds_run(folder):
         console.print(f"resume      no run in {short_path(folder)}: it begins now", soft_wrap=True)
@@ -234,10 +233,10 @@ def _resume(folder: Path, config: Config, plan: TuningPlan, console: Console) ->
 def _check_data(config: Config, allowed: list[str]) -> LeftOut:
     """Look at every row before anything trains; returns those that are too long, where they are to be dropped."""
     require_training_data(config)
-    from swiftalign.checks.data import scored_kind
-    from swiftalign.grounding.length_limit import length_limit
-    from swiftalign.grounding.scan import scan
-    from swiftalign.grounding.tokens import pixel_limits
+    from swiftalign.data.length_limit import length_limit
+    from swiftalign.data.scan import scan
+    from swiftalign.data.tokens import pixel_limits
+    from swiftalign.preflight.data import scored_kind
 
     data, other, console = config.data, config.handed_through, open_console(stderr=True)
     files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
@@ -257,8 +256,8 @@ def _check_data(config: Config, allowed: list[str]) -> LeftOut:
 
 
 def _print_arguments(parts: list[_Part], folder: Path, processes: Processes, *, as_json: bool) -> None:
-    from swiftalign.training.lowering import lower, to_argv
-    from swiftalign.training.run_folder import phase_folder
+    from swiftalign.runs.folder import phase_folder
+    from swiftalign.runs.lowering import lower, to_argv
 
     lowered = []
     for number, part in enumerate(parts, 1):

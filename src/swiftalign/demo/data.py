@@ -12,7 +12,7 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from swiftalign.demo.camera import photograph
-from swiftalign.errors import DataError
+from swiftalign.problems import DataError
 
 GRID = 32  # pixels; image sides are multiples of it: a patch of 16 times a merge of 2
 SMALLEST_SIDE = 2 * GRID  # four objects lie in four quarters, and need room there

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from swiftalign.errors import ModelError
+from swiftalign.problems import ModelError
 
 DTYPES = ("float32", "bfloat16", "float16")
 

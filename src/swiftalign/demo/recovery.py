@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from swiftalign.data.answers import parse_answer
+from swiftalign.data.images import open_image
+from swiftalign.data.records import Target
+from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
-from swiftalign.grounding.answers import parse_answer
-from swiftalign.grounding.images import open_image
-from swiftalign.grounding.records import Target
-from swiftalign.grounding.text import answer
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from swiftalign.augment.preview import Shape
+    from swiftalign.preview.strips import Shape
 
 DRAWN = (0, 4)  # rows
 MOST_TOKENS = 250
@@ -78,8 +78,8 @@ def measure(workspace: Path, exported: Path, progress: Callable[[str], None] = l
 
 def draw(workspace: Path, exported: Path) -> Image.Image:
     """A few scenes: as they are, and where each model sees the objects through the new camera."""
-    from swiftalign.augment.preview import Panel, Strip
-    from swiftalign.augment.sheet import render_sheet
+    from swiftalign.preview.contact_sheet import render_sheet
+    from swiftalign.preview.strips import Panel, Strip
 
     scenes = [[*read_sized(workspace / f"data/{name}.jsonl")] for name in ("original", "val")]
     (known, new) = ([rows[index] for index in DRAWN] for rows in scenes)
@@ -99,7 +99,7 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
 
 
 def _shape(target: Target) -> Shape:
-    from swiftalign.augment.preview import Shape
+    from swiftalign.preview.strips import Shape
 
     return Shape(target.kind, target.label, tuple((x / 1000, y / 1000) for x, y in target.points))
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.grounding.accuracy import Scores
-from swiftalign.grounding.answers import parse_answer
-from swiftalign.grounding.images import open_image
-from swiftalign.grounding.records import Record, read_rows, to_record
-from swiftalign.grounding.text import answer, to_messages
+from swiftalign.data.accuracy import Scores
+from swiftalign.data.answers import parse_answer
+from swiftalign.data.images import open_image
+from swiftalign.data.records import Record, read_rows, to_record
+from swiftalign.data.text import answer, to_messages
 
 BATCH = 32
 _MORE = 16  # tokens, beyond the longest true answer of a batch

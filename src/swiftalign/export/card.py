@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from swiftalign.export.source import Source
 
 if TYPE_CHECKING:
-    from swiftalign.export import ExportReport
+    from swiftalign.export.export import ExportReport
 
 
 def model_card(report: ExportReport, source: Source) -> str:

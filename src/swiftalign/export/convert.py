@@ -7,10 +7,10 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from swiftalign.checkpoint import ITEM_SIZES, StoredTensor, TensorInfo, read_json, read_stored, weight_files
-from swiftalign.errors import ExportError
 from swiftalign.export.merge import cast
-from swiftalign.verify.values import blocks, is_finite
+from swiftalign.model.bytes import blocks, is_finite
+from swiftalign.model.safetensors import ITEM_SIZES, StoredTensor, TensorInfo, read_json, read_stored, weight_files
+from swiftalign.problems import ExportError
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 

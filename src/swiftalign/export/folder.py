@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from swiftalign.errors import ExportError
+from swiftalign.problems import ExportError
 
 _FICLONE = 0x40049409  # Linux: share a file's blocks, where the file system can
 _CHUNK = 64 << 20

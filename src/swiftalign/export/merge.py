@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from swiftalign.checkpoint import StoredTensor
-from swiftalign.errors import ExportError
 from swiftalign.export.source import Source
-from swiftalign.peft_config import ADAPTER_PREFIX
-from swiftalign.verify.values import to_float
+from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.model.bytes import to_float
+from swiftalign.model.safetensors import StoredTensor
+from swiftalign.problems import ExportError
 
 if TYPE_CHECKING:
     import torch

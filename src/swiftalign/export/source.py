@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.architectures import NAME_TABLES
-from swiftalign.checkpoint import StoredTensor, read_json, stored_tensors
-from swiftalign.config import Config
-from swiftalign.errors import ExportError, ModelError
-from swiftalign.findings import counted
-from swiftalign.hub import cached_folder
-from swiftalign.modules import modules_from_tensors
-from swiftalign.peft_config import ADAPTER_PREFIX
-from swiftalign.plan import TuningPlan
-from swiftalign.verify import Verification, checkpoints_of, verify
-from swiftalign.verify.expected import plan_beside
+from swiftalign.checkpoint.expected import plan_beside
+from swiftalign.checkpoint.verify import Verification, checkpoints_of, verify
+from swiftalign.config.sections import Config
+from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.model.hub import cached_folder
+from swiftalign.model.qwen3_vl import NAME_TABLES
+from swiftalign.model.read import modules_from_tensors
+from swiftalign.model.safetensors import StoredTensor, read_json, stored_tensors
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import ExportError, ModelError, counted
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -140,7 +139,7 @@ def _refuse(checkpoint: Path, checked: Verification) -> None:
 
 
 def _stored(checkpoint: Path, adapter: dict[str, Any]) -> list[StoredTensor]:
-    from swiftalign.checkpoint import read_stored
+    from swiftalign.model.safetensors import read_stored
 
     if not adapter:
         return list(stored_tensors(checkpoint).values())

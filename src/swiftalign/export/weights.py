@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.checkpoint import StoredTensor, read_stored, weight_files
-from swiftalign.errors import ExportError
 from swiftalign.export.convert import convert_file
 from swiftalign.export.folder import copy_file, sync
 from swiftalign.export.merge import merged_values, read_bytes
 from swiftalign.export.source import Source
-from swiftalign.verify.values import is_finite
+from swiftalign.model.bytes import is_finite
+from swiftalign.model.safetensors import StoredTensor, read_stored, weight_files
+from swiftalign.problems import ExportError
 
 _BLOCK_BYTES = 16 << 20  # fewer, larger reads: each one waits for the interpreter, which may be importing torch
 

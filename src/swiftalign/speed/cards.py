@@ -6,7 +6,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from swiftalign.errors import SwiftalignError
+from swiftalign.problems import SwiftalignError
 
 GIB = 2**30
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from swiftalign.checks.run import zero_section
-from swiftalign.config import Config
-from swiftalign.errors import ModelError, SwiftalignError
-from swiftalign.modules import Modules
-from swiftalign.plan import TuningPlan, resolve_plan
-from swiftalign.schedule import LeftOut
+from swiftalign.config.deepspeed import zero_section
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.resolve import resolve
+from swiftalign.plan.schedule import LeftOut
+from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
 from swiftalign.speed.memory import CONTEXT, SAFETY, How, Kernels, predict
 from swiftalign.speed.timing import batch_seconds, pays_back
@@ -78,7 +79,7 @@ class Outlook:
 
     @classmethod
     def of(
-        cls, modules: Modules, plan: TuningPlan, card: Card, rows: Sequence[Row], *, shards: int = 1
+        cls, modules: Model, plan: TuningPlan, card: Card, rows: Sequence[Row], *, shards: int = 1
     ) -> Outlook | None:
         """None for a model whose work is not counted here, or whose config leaves sizes to defaults."""
         if plan.model_type not in COUNTED_TYPES:
@@ -140,7 +141,7 @@ class Settled:
 
 def settle(
     config: Config,
-    modules: Modules,
+    modules: Model,
     plan: TuningPlan,
     card: Card | None,
     rows: Sequence[Row],
@@ -163,7 +164,7 @@ def settle(
     auto = outlook is not None and config.training.per_device_train_batch_size == "auto"
     fitting = fitting_batch(config, plan, outlook) if outlook and auto else 1
     if left_out or fitting > 1:  # other rows, or batches, are other steps
-        plan = resolve_plan(config, modules, processes=processes, left_out=left_out, fitting=fitting)
+        plan = resolve(config, modules, processes=processes, left_out=left_out, fitting=fitting)
     return Settled(plan, outlook, choose(config, plan, outlook))
 
 

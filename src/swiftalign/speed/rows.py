@@ -9,22 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config import Config
-from swiftalign.errors import DataError
-from swiftalign.grounding.images import image_size
-from swiftalign.grounding.length_limit import tokenizer_of
-from swiftalign.grounding.records import parse_row, read_lines, to_record
-from swiftalign.grounding.text import to_messages
-from swiftalign.grounding.tokens import (
-    Conversation,
-    PixelLimits,
-    RowLength,
-    Size,
-    conversation,
-    pixel_limits,
-    visual_tokens,
-)
-from swiftalign.schedule import LeftOut, count_rows
+from swiftalign.config.sections import Config
+from swiftalign.data.images import image_size
+from swiftalign.data.length_limit import tokenizer_of
+from swiftalign.data.records import parse_row, read_lines, to_record
+from swiftalign.data.text import to_messages
+from swiftalign.data.tokens import Conversation, PixelLimits, RowLength, Size, conversation, pixel_limits, visual_tokens
+from swiftalign.plan.schedule import LeftOut, count_rows
+from swiftalign.problems import DataError
 from swiftalign.speed.work import Row
 
 # Rows to look at: evenly spread over the data.

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swiftalign.qwen3_vl import expert_count, is_sparse
+from swiftalign.model.qwen3_vl import expert_count, is_sparse
 
 if TYPE_CHECKING:
-    from swiftalign.modules import Modules
-    from swiftalign.plan import TuningPlan
+    from swiftalign.model.tree import Model
+    from swiftalign.plan.plan import TuningPlan
 
 COUNTED_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 
@@ -123,7 +123,7 @@ class Trained:
     method: str
 
     @classmethod
-    def by(cls, plan: TuningPlan, modules: Modules) -> Trained:
+    def by(cls, plan: TuningPlan, modules: Model) -> Trained:
         parts = {item.component for item in plan.trainables}
         adapted = set(plan.adapted)
         return cls(

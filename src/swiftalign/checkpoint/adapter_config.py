@@ -1,0 +1,284 @@
+"""peft's adapter_config.json, read without trusting it: which layers it adapts, at which rank, and what else it saves.
+
+The rules are those of peft 0.20; sound checkpoints made by peft itself hold them in `tests/corruptions`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from swiftalign.model.safetensors import read_json
+from swiftalign.problems import ModelError
+
+if TYPE_CHECKING:
+    from swiftalign.config.sections import TunerSection
+
+METHODS = ("lora", "adalora", "boft", "fourierft")
+# Settings with tensors or layer names of their own, which no plan foresees.
+_UNPLANNED = (
+    "target_parameters",
+    "layer_replication",
+    "megatron_config",
+    "monteclora_config",
+    "use_qalora",
+    "use_bdlora",
+)
+_MAX_ENTRIES = 20_000
+_MAX_PATTERN = 100_000
+_MAX_MATCHED = 255  # no longer name is matched by a regex from a file
+_REPEATS = re.compile(r"[*+?{]")
+_EXAMPLES = ("model.visual.deepstack_merger_list.0.linear_fc1", "model.language_model.layers.35.self_attn.q_proj")
+_PATIENCE = 1.0  # seconds, for all matching by the regexes of a file
+
+
+class _Matcher:
+    """Matches names by the regexes of a file, some of which would take for ever, like ``(a|a)*b``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, _PATIENCE
+
+    def find(self, how: Literal["match", "fullmatch"], pattern: str, name: str) -> re.Match[str] | None:
+        """What `re` would find; nothing in a name that is longer than any of a model.
+
+        Raises:
+            ModelError: the file's regexes have taken too long altogether.
+        """
+        if len(name) > _MAX_MATCHED:
+            return None
+        if not _REPEATS.search(pattern):  # as the plan's own lists of names: quick, and without another import
+            return re.match(pattern, name) if how == "match" else re.fullmatch(pattern, name)
+        import regex  # unlike `re`, it can be given up
+
+        begin = time.monotonic()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on what its own syntax would read otherwise
+                found: re.Match[str] | None = getattr(regex, how)(pattern, name, timeout=max(self.left, 0.001))
+        except TimeoutError:
+            raise ModelError(f"{self.path}: a regular expression of it takes too long to match") from None
+        except regex.error as error:
+            raise ModelError(f"{self.path}: no regular expression: {error}") from None
+        self.left -= time.monotonic() - begin
+        return found
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A checked adapter_config.json."""
+
+    path: Path
+    values: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.values["peft_type"]).lower()
+
+    @property
+    def base(self) -> str | None:
+        """Hub id or folder of the base model, as it was called in training."""
+        value = self.values.get("base_model_name_or_path")
+        return value if isinstance(value, str) and value else None
+
+    @property
+    def saved(self) -> list[str]:
+        return self.values.get("modules_to_save") or []
+
+    @property
+    def saves_biases(self) -> bool:
+        """Whether every bias of the base is saved too; peft saves none for ``lora_only``."""
+        return self.values.get("bias") == "all" and self.kind != "fourierft"
+
+    @property
+    def unplanned(self) -> list[str]:
+        return [name for name in _UNPLANNED if self.values.get(name)]
+
+    @property
+    def tokens(self) -> dict[str, list[int]]:
+        """Rows of embeddings that train alone, by the end of the embedding's name."""
+        value = self.values.get("trainable_token_indices") or {}
+        return {"embed_tokens": value} if isinstance(value, list) else value
+
+    @property
+    def rank(self) -> int | None:
+        value = self.values.get("init_r" if self.kind == "adalora" else "r")
+        return value if isinstance(value, int) else None
+
+    def adapts(self, name: str) -> bool:
+        """Whether a layer of this name gets an adapter.
+
+        References:
+            peft `tuners/tuners_utils.py`, `check_target_module_exists`.
+        """
+        if self._excludes(name) or any(f".{entry}." in f".{name}." for entry in self.saved):
+            return False
+        targets = self.values.get("target_modules")
+        if isinstance(targets, str):
+            return bool(self._matcher.find("fullmatch", targets, name))
+        return name in self._targets or (_ends_in(name, self._targets) and self._in_layers(name))
+
+    def reaches(self, merger: str) -> bool:
+        """Whether anything of a merger is adapted or saved."""
+        layers = (f"{merger}.linear_fc1", f"{merger}.linear_fc2")
+        return any(self.adapts(layer) for layer in layers) or any(f"{e}." in f"{merger}." for e in self.saved)
+
+    def size_of(self, layer: str) -> int | None:
+        """A layer's rank, or the number of its frequencies: by the first pattern that matches, else that of all.
+
+        References:
+            peft `utils/other.py`, `get_pattern_key`.
+        """
+        general = self.values.get("n_frequency") if self.kind == "fourierft" else self.rank
+        sizes = _size_pattern(self.values).items()
+        return next((size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer)), general)
+
+    @cached_property
+    def _targets(self) -> frozenset[str]:
+        return frozenset(self.values.get("target_modules") or ())
+
+    @cached_property
+    def _excluded(self) -> frozenset[str]:
+        return frozenset(self.values.get("exclude_modules") or ())
+
+    def _excludes(self, name: str) -> bool:
+        excluded = self.values.get("exclude_modules")
+        if isinstance(excluded, str):
+            return bool(excluded) and bool(self._matcher.find("fullmatch", excluded, name))
+        return name in self._excluded or _ends_in(name, self._excluded)
+
+    def _in_layers(self, name: str) -> bool:
+        """Whether the number in the name is one of ``layers_to_transform``, where that is given."""
+        layers = self.values.get("layers_to_transform")
+        if layers is None or layers == []:
+            return True
+        given = self.values.get("layers_pattern") or [r"[^.]*"]
+        lists = map(_of_list, [given] if isinstance(given, str) else given)
+        match = next((found for one in lists if (found := self._matcher.find("match", one, name[:_MAX_MATCHED]))), None)
+        return match is not None and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+
+    @cached_property
+    def _matcher(self) -> _Matcher:
+        return _Matcher(self.path)
+
+    def tuner(self, adapted: list[str]) -> TunerSection:
+        """The tuner settings that this stands for, with its layers by name.
+
+        Raises:
+            ValueError: it is of a method that this toolkit does not know, or malformed (as pydantic says it).
+        """
+        from swiftalign.config.sections import NO_TARGETS, TunerSection
+
+        values: dict[str, Any] = {
+            "train_type": self.kind,
+            "modules_to_save": list(self.saved),
+            "target_regex": "|".join(re.escape(name) for name in adapted) or NO_TARGETS[0],
+        }
+        names = {
+            "r": "lora_rank",
+            "lora_alpha": "lora_alpha",
+            "use_dora": "use_dora",
+            "use_rslora": "use_rslora",
+            "init_r": "adalora_init_r",
+            "target_r": "adalora_target_r",
+            "boft_block_size": "boft_block_size",
+            "boft_block_num": "boft_block_num",
+            "boft_n_butterfly_factor": "boft_n_butterfly_factor",
+            "n_frequency": "fourier_n_frequency",
+        }
+        given = {ours: self.values[theirs] for theirs, ours in names.items() if self.values.get(theirs) is not None}
+        return TunerSection(**values, **given)
+
+
+def _ends_in(name: str, ends: frozenset[str]) -> bool:
+    """Whether what follows one of the name's dots is an entry."""
+    return any(name[place + 1 :] in ends for place, sign in enumerate(name) if sign == ".")
+
+
+def _of_list(pattern: str) -> str:
+    """What peft makes of an entry of ``layers_pattern``."""
+    return rf".*?\.{pattern}\.(\d{{1,9}})\."
+
+
+def _of_layer(pattern: str) -> str:
+    """What peft makes of a key of ``rank_pattern``."""
+    return rf"(.*\.)?({pattern})$"
+
+
+def _size_pattern(values: dict[str, Any]) -> dict[str, int]:
+    """Sizes by regex of a layer's name; AdaLoRA keeps masks under the same key."""
+    key = {"lora": "rank_pattern", "fourierft": "n_frequency_pattern"}.get(str(values["peft_type"]).lower(), "")
+    return values.get(key) or {}
+
+
+def read_adapter_config(path: Path) -> AdapterConfig:
+    """peft's own config, with what is read from it of the right types.
+
+    Raises:
+        ModelError: it can't be read, or is none of peft's.
+    """
+    return checked_adapter_config(path, read_json(path))
+
+
+def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
+    """The same of a file that has been read.
+
+    Raises:
+        ModelError: it is none of peft's.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
+        raise ModelError(f"{path}: names no peft_type")
+    faults = list(_faults(values))
+    if faults:
+        raise ModelError(f"{path}: {faults[0]}")
+    config = AdapterConfig(path, values)
+    for name in _EXAMPLES:  # a regex that takes too long is a fault of the file
+        config.adapts(name)
+        config.size_of(name)
+    return config
+
+
+def _faults(values: dict[str, Any]) -> Iterator[str]:
+    regex_or_names = ("target_modules", "exclude_modules", "layers_pattern")
+    for key in (*regex_or_names, "modules_to_save"):
+        value = values.get(key)
+        if isinstance(value, str) and key in regex_or_names:
+            yield from _pattern_faults(key, _of_list(value) if key == "layers_pattern" else value)
+        elif value is not None and not _is_list(value, str):
+            yield f"{key} is no list of names"
+        elif key == "layers_pattern":
+            for pattern in value or ():
+                yield from _pattern_faults(key, _of_list(pattern))
+    layers = values.get("layers_to_transform")
+    if layers is not None and type(layers) is not int and not _is_list(layers, int):
+        yield "layers_to_transform is no list of numbers"
+    tokens = values.get("trainable_token_indices") or []
+    if not all(_is_list(rows, int) for rows in (tokens.values() if isinstance(tokens, dict) else [tokens])):
+        yield "trainable_token_indices is no list of numbers"
+    sizes = _size_pattern(values)
+    if not isinstance(sizes, dict) or not _is_list(list(sizes.values()), int):
+        yield "its pattern of ranks or frequencies is no mapping of numbers"
+    else:
+        for pattern in sizes:
+            yield from _pattern_faults(f"the pattern {pattern[:50]!r}", _of_layer(pattern))
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and len(value) <= _MAX_ENTRIES and all(type(item) is kind for item in value)
+
+
+def _pattern_faults(key: str, pattern: str) -> Iterator[str]:
+    if len(pattern) > _MAX_PATTERN:
+        yield f"{key} is a regular expression of {len(pattern)} characters"
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what a later Python may read otherwise
+            re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        yield f"{key} is no regular expression: {error}"

@@ -1,0 +1,320 @@
+"""Plans and findings as tables for people, and as JSON for scripts."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import Problem, counted
+from swiftalign.speed.cards import GIB
+from swiftalign.speed.choices import Choices
+from swiftalign.speed.what_fits import WhatFits
+
+if TYPE_CHECKING:
+    from swiftalign.checkpoint.verify import Verification
+    from swiftalign.config.sections import Config
+    from swiftalign.export.export import ExportReport
+    from swiftalign.model.tree import Model
+    from swiftalign.plan.plan import TuningPlan
+    from swiftalign.runs.history import RunState
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_NAMES = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "all": "all"}
+_NUMERIC = (
+    *("rows", "steps", "epochs", "step", "loss", "best"),
+    *("expected", "found", "moved", "max change"),
+    *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
+    *("peak GiB", "largest batch", "s a step", "epoch"),
+)
+# Layers of a stack are shown as one row.
+_NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
+
+
+def plan_json(plan: TuningPlan) -> dict[str, Any]:
+    """What ``inspect-params --json`` prints."""
+    return {
+        "model": plan.model,
+        "model_type": plan.model_type,
+        "method": plan.method,
+        "dtype": plan.dtype,
+        "total_parameters": plan.total_parameters,
+        "trainable_parameters": plan.trainable_parameters,
+        "components": {name: asdict(count) for name, count in plan.components.items()},
+        "adapted": list(plan.adapted),
+        "modules_to_save": list(plan.saved),
+        "optimizer_groups": [
+            {**asdict(group), "parameters": len(group.parameters)} | {"numel": _numel(plan, group.parameters)}
+            for group in plan.groups
+        ],
+        "schedule": asdict(plan.schedule),
+        "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors],
+        "ranks_may_shrink": plan.ranks_may_shrink,
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "findings": [finding.to_json() for finding in plan.findings],
+    }
+
+
+def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
+    wanted = set(names)
+    return sum(item.numel for item in plan.trainables if item.parameter in wanted)
+
+
+def short_path(path: str | Path) -> str:
+    """A path as one would type it here: without the current folder's name."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
+    """Components, modules, optimizer groups and what a checkpoint holds."""
+    console.print(Text.assemble(("model   ", "dim"), f"{short_path(plan.model)}  ({plan.model_type}, {plan.dtype})"))
+    console.print(Text.assemble(("method  ", "dim"), plan.method))
+    for title, table in (
+        ("Components", _components(plan)),
+        ("Model", _modules(plan, modules)),
+        ("Optimizer groups", _groups(plan)),
+    ):
+        console.print(f"\n[bold]{title}[/bold]")
+        print_table(table, console)
+    console.print(_footer(plan))
+
+
+def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) -> None:
+    """A row for each phase: its data, length, rates and augmentation."""
+    table = new_table("phase", "rows", "steps", "epochs", "rates", "augmentation")
+    for config, plan in runs:
+        steps, epochs = plan.schedule.steps, plan.schedule.epochs
+        rows = "-" if plan.schedule.train_rows is None else f"{plan.schedule.train_rows:,}"
+        told = ("-" if steps is None else f"{steps:,}", "-" if epochs is None else f"{epochs:.4g}")
+        table.add_row(config.phase, rows, *told, _rates(plan), _augmentation(config))
+    console.print("\n[bold]Phases[/bold]")
+    print_table(table, console)
+
+
+def phase_line(config: Config, plan: TuningPlan) -> str:
+    """A phase's data, length, rates and augmentation in a line."""
+    schedule, names = plan.schedule, ", ".join(Path(name).name for name in config.data.train)
+    return (
+        f"{config.phase}: {schedule.train_rows:,} rows of {names}, {schedule.steps:,} steps, "
+        f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {_augmentation(config)}"
+    )
+
+
+def print_runs(runs: Iterable[RunState], console: Console) -> None:
+    """A row for each run."""
+    table = new_table("run", "method", "status", "step", "loss", "best", "accuracies", "when")
+    for run in runs:
+        step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
+        place = f"{short_path(run.folder)} (phase {run.phase})" if run.phase else short_path(run.folder)
+        numbers = ["-" if value is None else f"{value:.4f}" for value in (run.loss, run.best)]
+        accuracies = ", ".join(f"{name} {value:.3f}" for name, value in run.accuracies.items()) or "-"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
+        table.add_row(place, run.method, run.status, step, *numbers, accuracies, when)
+    print_table(table, console)
+
+
+def _rates(plan: TuningPlan) -> str:
+    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.rates.items()) or "the optimizer's own"
+
+
+def _augmentation(config: Config) -> str:
+    settings = config.custom.augmentation
+    if settings is None or not settings.enabled or not settings.operations:
+        return "off"
+    return settings.preset or counted(len(settings.operations), "operation")
+
+
+def print_table(table: Table, console: Console) -> None:
+    """A table without blanks at the ends of its lines, where it goes to a file."""
+    with console.capture() as capture:
+        console.print(table)
+    # rich fills every line up to the table's width; a file or a pipe is better off without.
+    lines = (line if console.is_terminal else line.rstrip() for line in capture.get().splitlines())
+    console.out("\n".join(lines), highlight=False)
+
+
+def new_table(*columns: str) -> Table:
+    """A table without lines; numbers are set to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        numeric = column in _NUMERIC
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _components(plan: TuningPlan) -> Table:
+    table = new_table("component", "total", "trainable", "share")
+    for name, count in plan.components.items():
+        table.add_row(_NAMES[name], f"{count.total:,}", f"{count.trainable:,}", _share(count.trainable, count.total))
+    table.add_section()
+    total, trainable = plan.total_parameters, plan.trainable_parameters
+    table.add_row("all", f"{total:,}", f"{trainable:,}", _share(trainable, total), style="bold")
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f}%" if whole else "-"
+
+
+def _modules(plan: TuningPlan, modules: Model) -> Table:
+    """A row per module that trains, stacks of layers as one row, then what of each component stays frozen."""
+    table = new_table("module", "kind", "total", "trainable", "share", "dtype", "rate")
+    rates = {name: group.learning_rate for group in plan.groups for name in group.parameters}
+    rows: dict[str, dict[str, Any]] = {}
+    for item in plan.trainables:
+        row = rows.setdefault(
+            _NUMBERED.sub(r"\1.*", item.module),
+            {"kind": item.how, "modules": {}, "trainable": 0, "dtype": item.dtype, "rate": rates.get(item.parameter)},
+        )
+        row["modules"][item.module] = True
+        row["trainable"] += item.numel
+    for name, row in rows.items():
+        total = sum(w.numel for module in row["modules"] for w in modules.by_name[module].weights)
+        count = len(row["modules"])
+        label = f"{name}  ({count} layers)" if count > 1 else name
+        rate = "-" if row["rate"] is None else f"{row['rate']:g}"
+        share = _share(row["trainable"], total)
+        table.add_row(label, row["kind"], f"{total:,}", f"{row['trainable']:,}", share, row["dtype"], rate)
+    trained = {item.module for item in plan.trainables if item.how == "whole"}
+    for component, numbers in plan.components.items():
+        frozen = numbers.total - sum(
+            w.numel for m in modules for w in m.weights if m.name in trained and modules.component(m.name) == component
+        )
+        if frozen:
+            rest = f"rest of the {_NAMES[component]}"
+            table.add_row(rest, "frozen", f"{frozen:,}", "0", "0.00%", plan.dtype, "-", style="dim")
+    return table
+
+
+def _groups(plan: TuningPlan) -> Table:
+    table = new_table("component", "tensors", "parameters", "rate", "weight decay")
+    for group in plan.groups:
+        numel = f"{_numel(plan, group.parameters):,}"
+        tensors = str(len(group.parameters))
+        table.add_row(_NAMES[group.component], tensors, numel, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
+    return table
+
+
+def _footer(plan: TuningPlan) -> RenderableType:
+    most = "at most " if plan.ranks_may_shrink else ""
+    size = f"{most}{_bytes(plan.checkpoint_bytes)}, besides optimizer state"
+    lines = [Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}")]
+    schedule = plan.schedule
+    if schedule.steps is None:
+        run = "steps are known once data.train is named"
+    else:
+        rows = f"{schedule.train_rows:,} rows, " if schedule.train_rows is not None else ""
+        epochs = f" ({schedule.epochs:.3g} epochs)" if schedule.epochs is not None else ""
+        run = f"{rows}{schedule.global_batch} a step: {schedule.steps:,} steps{epochs}"
+    lines.append(Text.assemble(("run         ", "dim"), run))
+    return Group(*lines)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
+    """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
+    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.path)), soft_wrap=True)
+    console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
+    if keys:
+        table = new_table("key", "shape", "dtype")
+        for info in result.tensors.values():
+            if "merger" in info.name:
+                table.add_row(info.name, str(list(info.shape)), info.dtype)
+    else:
+        table = _verified_modules(result)
+    if table.rows:
+        print_table(table, console)
+    print_findings(result.findings, console)
+    verdict = "sound" if result.ok else "not sound"
+    console.print(Text(f"{verdict}: {len(result.tensors)} tensors", style="bold green" if result.ok else "bold red"))
+
+
+def _verified_modules(result: Verification) -> Table:
+    """A row per module that trains; of a whole model only what differs from the expected, or has moved."""
+    table = new_table("module", "expected", "found", "moved", "max change")
+    rows = result.modules
+    if result.kind == "model":
+        rows = tuple(row for row in rows if row.expected != row.found or row.max_change)
+    for row in rows:
+        moved = "-" if row.moved is None else str(row.moved)
+        change = "-" if row.max_change is None else f"{row.max_change:.3g}"
+        table.add_row(row.module, "-" if row.expected is None else str(row.expected), str(row.found), moved, change)
+    return table
+
+
+def print_export(report: ExportReport, console: Console) -> None:
+    """What an export wrote, and where."""
+    lines = {
+        "wrote": f"{short_path(report.output)}  ({_bytes(report.total_bytes)} in {report.seconds:.0f} s)",
+        "changed": f"{len(report.changed)} tensors by {report.method}, {report.copied} are the base's own",
+    }
+    if report.rounded:
+        lines["rounded"] = f"{len(report.rounded)} trained tensors equal the base: the change was rounded away"
+    if report.linked:
+        lines["linked"] = ", ".join(report.linked)
+    if report.max_logit_difference is not None:
+        lines["logits"] = f"differ by at most {report.max_logit_difference:.3g} from base with adapter, in float32"
+    for name, text in lines.items():
+        console.print(Text.assemble((f"{name:12}", "dim"), text), soft_wrap=True)
+
+
+def print_findings(findings: Iterable[Problem], console: Console, *, allowed: Iterable[str] = ()) -> None:
+    """Findings, the worst first, each with its hint."""
+    order = ("error", "warning", "note")
+    for finding in sorted(findings, key=lambda item: order.index(item.severity)):
+        let_through = finding.severity == "error" and finding.code in set(allowed)
+        label = "allowed" if let_through else finding.severity
+        where = f"{finding.where}: " if finding.where else ""
+        head = Text.assemble((f"{label} [{finding.code}] ", _STYLES.get(label, "yellow")), where + finding.message)
+        console.print(head, soft_wrap=True)
+        if finding.advice.strip():
+            console.print(Text(textwrap.indent(finding.advice.strip("\n"), "  "), style="dim"), soft_wrap=True)
+
+
+def choice_lines(choices: Choices) -> Iterator[str]:
+    """Every choice, with its reason."""
+    for name, reason in choices.reasons.items():
+        value = getattr(choices, name)
+        yield f"{name}: {str(value).lower() if isinstance(value, bool) else value} ({reason})"
+    if choices.peak is not None:
+        seconds = f", {choices.seconds:.2f} s a batch" if choices.seconds else ""
+        yield f"predicted: {choices.peak / GIB:.1f} GiB at most{seconds}"
+
+
+def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = None) -> None:
+    """A row for each setting; the one that a run takes is marked."""
+    title = escape(f"What fits: {phase}" if phase else "What fits")
+    card = f"{found.card.name}, {found.card.memory / GIB:.0f} GiB"
+    console.print(f"\n[bold]{title}[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens a row")
+    table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s a step", "epoch", "")
+    for each in found.settings:
+        step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"
+        epoch = "-" if each.epoch_seconds is None else str(timedelta(seconds=round(each.epoch_seconds)))
+        mark = "chosen" if each.chosen else ""
+        peak, most = f"{each.peak / GIB:.1f}", str(each.largest_batch or "none")
+        table.add_row(each.kernels, "yes" if each.gradient_checkpointing else "no", peak, most, step, epoch, mark)
+    print_table(table, console)
+    for estimate in found.estimates:
+        console.print(f"note  {estimate}", style="dim", soft_wrap=True)

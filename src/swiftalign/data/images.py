@@ -1,0 +1,134 @@
+"""Opening images as they are shown."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from swiftalign.problems import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+"""An RGB image [h, w, 3]."""
+
+# Tried in this order. Pillow's other formats are left out: some run programs (EPS), some take any bytes for theirs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# Pillow itself refuses to decode more than this, unless another library has lifted its limit.
+MAX_PIXELS = 178_956_970
+
+_ORIENTATION = 0x0112  # the EXIF tag
+# EXIF orientation -> the name in PIL.Image.Transpose of what turns the stored pixels upright.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, as the image is shown: EXIF orientation applied. Reads the header only.
+
+    Raises:
+        DataError: it is no readable image.
+    """
+    with _opened(path) as image:
+        return (image.height, image.width) if _orientation(image) >= 5 else image.size
+
+
+def open_image(path: Path) -> Pixels:
+    """An image as it is shown, on white where it is transparent; of an animation, the first frame.
+
+    Returns:
+        [h, w, 3], RGB, of the size that `image_size` tells.
+
+    Raises:
+        DataError: it is no readable image, or has 32 bits a channel.
+
+    References:
+        Transparency as in qwen_vl_utils' ``to_rgb``.
+    """
+    from PIL import Image
+
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        shown = _to_rgb(image, path)
+        if orientation in _TURNS:
+            shown = shown.transpose(Image.Transpose[_TURNS[orientation]])
+        return np.array(shown)
+
+
+class NoSuchImageError(DataError):
+    """An image that is not there."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header has been read; what goes wrong until the end of the block is a DataError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"image {path}: not a file")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path)
+            yield image
+    except DataError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoSuchImageError(f"image {path}: no such file") from None
+    except UnidentifiedImageError:
+        message = f"image {path}: not an image, or of a format that is not read"
+        raise DataError(message, f"save it as one of {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged files
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"image {path}: {reason}", "copy the file again, or remove the row") from None
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(f"image {path}: more than {MAX_PIXELS // 1_000_000} megapixels", "make it smaller")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, of an image that is not decoded yet."""
+    from PIL import Image
+
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself: the size is already that of the shown image
+    try:
+        # A PNG's own getexif would decode the image, to look for EXIF data behind the pixels.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        return value if value in _TURNS else 1
+    except Exception:  # damaged EXIF data; viewers then show the pixels as they are stored
+        return 1
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        # Pillow's convert would clip: everything above 255 would be white.
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(f"image {path}: 32 bits a channel, so that white is unknown", "save it with 8 or 16 bits")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    shown = Image.new("RGB", image.size, "white")
+    shown.paste(layer, mask=layer.getchannel("A"))
+    return shown

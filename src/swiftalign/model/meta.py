@@ -1,0 +1,125 @@
+"""A model built from its config on torch's meta device: shapes without memory. Loads torch and transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from swiftalign.config.sections import Config
+from swiftalign.model.qwen3_vl import NAME_TABLES
+from swiftalign.model.safetensors import TensorInfo
+from swiftalign.model.tree import Architecture, Kind, Module
+from swiftalign.problems import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+import warnings
+
+from swiftalign.model.tree import Model
+
+
+def modules_from_config(model_config: dict[str, Any], config: Config) -> Model:
+    """Model of the class that a config names.
+
+    Raises:
+        ModelError: transformers or ms-swift do not know the model type, or the config is malformed.
+    """
+    table = NAME_TABLES.get(str(model_config["model_type"]))
+    architectures = [table.architecture] if table else _architectures_of_swift(model_config, config)
+    if architectures:
+        model = build_on_meta(model_config, trust_remote_code=config.model.trust_remote_code, dtype=config.model.dtype)
+        names = {name for name, _ in model.named_modules()}
+        for architecture in architectures:
+            if not names.isdisjoint(architecture.aligner):  # a model may lack an optional part, e.g. for audio
+                return modules_of(model, architecture, source=config.model.path, config=model_config)
+    raise ModelError(
+        f"{config.model.path}: ms-swift knows no aligner in a {model_config['model_type']!r} model",
+        "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
+    )
+
+
+def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = False, dtype: str | None = None) -> Any:
+    """A transformers model on the meta device, its tied weights tied, in its config's dtype or the given one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    values = {key: value for key, value in model_config.items() if key != "model_type"}
+    try:
+        hf_config = AutoConfig.for_model(str(model_config["model_type"]), **values)
+        name = dtype or hf_config.dtype or "float32"
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(
+                hf_config,
+                trust_remote_code=trust_remote_code,
+                dtype=getattr(torch, str(name).removeprefix("torch.")),
+            )
+    except Exception as error:  # whatever a malformed config makes of transformers' classes
+        raise ModelError(
+            f"transformers can't build a {model_config['model_type']!r} model from its config: {error}",
+            "check config.json, and that the installed transformers knows this model",
+        ) from error
+    model.tie_weights()
+    return model
+
+
+def _architectures_of_swift(model_config: dict[str, Any], config: Config) -> list[Architecture]:
+    """ms-swift's own maps of a model family into LLM, ViT and aligner; several of its types may share a class."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from swift.model import MODEL_MAPPING, MultiModelKeys
+        from swift.model.model_meta import get_matched_model_types
+
+    model_type, classes = str(model_config["model_type"]), model_config.get("architectures")
+    # Without a class ms-swift would match every type of its own that names none.
+    matched = get_matched_model_types(classes) if classes else []
+    types = [config.model.type] if config.model.type else list(dict.fromkeys([model_type, *matched]))
+    keys = [meta.model_arch for name in types if (meta := MODEL_MAPPING.get(name))]
+    return [
+        Architecture(key.arch_name, tuple(key.language_model), tuple(key.vision_tower), tuple(key.aligner))
+        for key in keys
+        if isinstance(key, MultiModelKeys) and key.aligner
+    ]
+
+
+def modules_of(model: nn.Module, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:
+    """Model of a model that torch has built, on any device, the meta device included."""
+    from torch import nn
+
+    kinds = ((nn.Linear, Kind.LINEAR), (nn.Embedding, Kind.EMBEDDING), (nn.LayerNorm, Kind.LAYER_NORM))
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    seen: dict[int, str] = {}
+    tied: set[str] = set()
+    by_name: dict[str, Module] = {}
+    for name, module in model.named_modules():
+        if not name:
+            continue
+        own = []
+        for weight_name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+            full = f"{name}.{weight_name}"
+            own.append(TensorInfo(full, tuple(weight.shape), str(weight.dtype).removeprefix("torch.")))
+            if seen.setdefault(id(weight), full) != full:
+                tied.add(full)
+        kind = next((kind for cls, kind in kinds if isinstance(module, cls)), None)
+        if kind is None:
+            if isinstance(module, convolutions):
+                kind = Kind.CONV
+            elif isinstance(module, nn.ModuleList):
+                kind = Kind.MODULE_LIST
+            elif own:
+                kind = Kind.NORM if "norm" in type(module).__name__.lower() else Kind.PARAMETERS
+            else:
+                kind = Kind.CONTAINER if next(module.children(), None) is not None else Kind.PLAIN
+        by_name[name] = Module(name, kind, tuple(own))
+    dtype = next((w.dtype for m in by_name.values() for w in m.weights), "float32")
+    return Model(
+        source=source,
+        model_type=str(config.get("model_type", "")),
+        architecture=architecture,
+        by_name=by_name,
+        dtype=dtype,
+        tied=frozenset(tied),
+        config=config,
+    )

@@ -1,0 +1,153 @@
+"""The run around the plan: validation, resuming, distributed training, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from swiftalign.config.sections import Config, TrainingSection, best_metric_given
+from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.schedule import evaluates
+from swiftalign.problems import Problem
+
+# -- the best model ----------------------------------------------------------------------------------------------------
+
+
+def best_model(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+    training = config.training
+    if not training.load_best_model_at_end and training.save_strategy != "best":
+        return
+    key = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy"
+    asker = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy: best"
+    where = config.where("training", key)
+    if config.data.train and not plan.schedule.val_rows:
+        message = f"{asker} needs validation data to tell the best model by"
+        fix = {"data": _validation(config)}
+        yield Problem("best-model-without-validation", message, "validate on rows of their own:", fix, where)
+    fault = _strategies_fault(training)
+    if fault:
+        message, values = fault
+        yield Problem("best-model-strategies", f"{asker}: {message}", "for example:", {"training": values}, where)
+
+
+_EVALUATION: dict[str, Any] = {"training": {"eval_strategy": "epoch"}}
+
+
+def grounding_eval(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Accuracies by kind: whether they are measured when they are needed, and read the right way round."""
+    settings, metric, where = config.custom.grounding_eval, best_metric(config), metric_place(config)
+    if settings and config.data.train and not (evaluates(config) and plan.schedule.val_rows):
+        message, fix = "grounding_eval answers rows at each evaluation, and nothing is evaluated", _EVALUATION
+        if evaluates(config):
+            message, fix = "grounding_eval answers validation rows, and there are none", {"data": _validation(config)}
+        place = config.where("custom", "grounding_eval")
+        yield Problem("grounding-eval-without-validation", message, "for example:", fix, place)
+    if metric not in METRICS:
+        return
+    if settings is None:
+        message = f"metric_for_best_model: {metric} is not measured without custom.grounding_eval"
+        fix = {"custom": {"grounding_eval": {"rows": 64}}}
+        yield Problem("best-model-metric-unscored", message, "answer validation rows:", fix, where)
+    elif settings.every > 1:
+        message = f"{metric} is measured at each {settings.every}. evaluation only, and the best model is told at each"
+        fix = {"custom": {"grounding_eval": {"every": 1}}}
+        place = config.where("custom", "grounding_eval", "every")
+        yield Problem("best-model-metric-unscored", message, "answer rows at each:", fix, place)
+    less, told = metric in LOWER_IS_BETTER, config.handed_through.get("greater_is_better")
+    if told is not None and bool(told) == less:
+        message = (
+            f"greater_is_better: {str(bool(told)).lower()}, but of {metric} {'less' if less else 'more'} is better"
+        )
+        fix = {"training": {"greater_is_better": not less}}
+        yield Problem("best-model-direction", message, "leave it out, or:", fix, where)
+
+
+def early_stopping(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+    settings = config.training.early_stopping
+    if settings is None:
+        return
+    named, where = config.handed_through.get("metric_for_best_model"), config.where("training", "early_stopping")
+    if settings.metric and named and settings.metric.removeprefix("eval_") != named.removeprefix("eval_"):
+        message = f"early_stopping watches {settings.metric}, and the best model is told by {named}"
+        fix: dict[str, Any] = {"training": {"early_stopping": {"metric": named}}}
+        yield Problem("early-stopping", message, "watch the same:", fix, where)
+    if config.data.train and not evaluates(config):
+        message = "early_stopping watches evaluations, and nothing is evaluated"
+        yield Problem("early-stopping", message, "for example:", _EVALUATION, where)
+    elif config.data.train and not plan.schedule.val_rows:
+        message = "early_stopping needs validation data to watch"
+        yield Problem("early-stopping", message, "validate on rows of their own:", {"data": _validation(config)}, where)
+
+
+def best_metric(config: Config) -> str:
+    """What the best model is told by, without transformers' prefix."""
+    return (best_metric_given(config) or "loss").removeprefix("eval_")
+
+
+def metric_place(config: Config) -> str:
+    stopping = config.training.early_stopping
+    if stopping and stopping.metric:
+        return config.where("training", "early_stopping", "metric")
+    section = "swift" if "metric_for_best_model" in config.swift else "training"
+    return config.where(section, "metric_for_best_model")
+
+
+def _validation(config: Config) -> dict[str, Any]:
+    """The val.jsonl beside the training data, where there is one."""
+    neighbours = (Path(name).with_name("val.jsonl") for name in config.data.train)
+    found = next((path for path in neighbours if path.is_file()), None)
+    return {"val": [str(found)]} if found else {"split_dataset_ratio": 0.1}
+
+
+def _strategies_fault(training: TrainingSection) -> tuple[str, dict[str, Any]] | None:
+    """Why evaluation and saving give no best model, and settings that do.
+
+    References:
+        transformers `TrainingArguments._validate_args`; ms-swift `SftArguments._init_eval_strategy`.
+    """
+    saving, evaluation = training.save_strategy, training.eval_strategy or training.save_strategy
+    save_steps, eval_steps = training.save_steps, training.eval_steps or training.save_steps
+    together = saving == "epoch" or _is_multiple(save_steps, eval_steps)
+    if saving == "no":
+        return "nothing is saved (save_strategy: no)", {"save_strategy": "epoch", "eval_strategy": "epoch"}
+    if evaluation == "best":  # ms-swift hands save_strategy on, and transformers does not know it as eval_strategy
+        return "eval_strategy is not given", {"eval_strategy": "epoch"}
+    if evaluation == "no":
+        message = "nothing is evaluated (eval_strategy: no)"
+    elif saving == "best" or (saving == evaluation and together):
+        return None
+    else:
+        apart = f"saving {_rhythm(saving, save_steps)} and evaluation {_rhythm(evaluation, eval_steps)}"
+        message = f"{apart} do not fall together"
+    fix: dict[str, Any] = {"eval_strategy": "epoch" if saving == "best" else saving}
+    if not together and saving == "steps":
+        fix["eval_steps"] = int(save_steps) if save_steps == int(save_steps) else save_steps
+    return message, fix
+
+
+def _is_multiple(save_steps: float, eval_steps: float) -> bool:
+    """As transformers tells it: below 1, steps are a share of the run."""
+    if save_steps < 1 and eval_steps < 1:
+        return (save_steps * 1_000_000) % (eval_steps * 1_000_000) == 0
+    return save_steps % eval_steps == 0
+
+
+def _rhythm(strategy: str, steps: float) -> str:
+    if strategy == "epoch":
+        return "after each epoch"
+    return f"every {steps:g} steps" if steps >= 1 else f"every {steps:.4g} of the run"
+
+
+# -- phases ------------------------------------------------------------------------------------------------------------
+
+
+# -- order and distribution --------------------------------------------------------------------------------------------
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+# -- this release, and others ------------------------------------------------------------------------------------------

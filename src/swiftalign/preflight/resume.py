@@ -1,0 +1,100 @@
+"""Whether the checkpoint to resume from fits the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
+from swiftalign.config.sections import Config, TunerSection
+from swiftalign.methods import ADAPTABLE
+from swiftalign.model.safetensors import read_json
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.selection import names
+from swiftalign.problems import ModelError, Problem, counted
+
+
+def resume(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+    checkpoint = config.training.resume_from_checkpoint
+    if checkpoint is None:
+        return
+    where = config.where("training", "resume_from_checkpoint")
+    try:
+        adapter = None if plan.train_type == "full" else _read_adapter(checkpoint)
+        state = _read_mapping(checkpoint, "trainer_state.json")
+    except ModelError as error:
+        yield Problem("resume-mismatch", error.message, "name a checkpoint-N folder of a run", where=where)
+        return
+    differences = _differences(adapter, config, modules, plan) if adapter else []
+    if differences:
+        message = f"{checkpoint} differs from this config: {'; '.join(differences)}"
+        yield Problem("resume-mismatch", message, "resume with the run's own config", where=where)
+    step, total = state.get("global_step"), plan.schedule.steps
+    if isinstance(step, int) and total is not None and step >= total:
+        message = f"{checkpoint} is at step {step}, and the run ends at step {total}: nothing is left to train"
+        yield Problem("resume-finished", message, "raise num_train_epochs or max_steps", where=where)
+
+
+def _read_adapter(checkpoint: str) -> AdapterConfig:
+    name = "adapter_config.json"
+    return checked_adapter_config(Path(checkpoint) / name, _read_mapping(checkpoint, name))
+
+
+def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
+    path = Path(checkpoint) / name
+    if not Path(checkpoint).is_dir():
+        raise ModelError(f"{checkpoint}: no such folder")
+    if not path.is_file():
+        raise ModelError(f"{checkpoint} is no checkpoint of such a run: it has no {name}")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: not a mapping")
+    return values
+
+
+def _differences(adapter: AdapterConfig, config: Config, modules: Model, plan: TuningPlan) -> list[str]:
+    method = "dora" if adapter.kind == "lora" and adapter.values.get("use_dora") else adapter.kind
+    expected = plan.method if plan.method != "modules_to_save" else plan.train_type
+    if method != expected:
+        return [f"method {method}, here {plan.method}"]
+    differences = []
+    saved = [module.name for module in modules if module.name.endswith(tuple(adapter.saved))]
+    if set(saved) != set(plan.saved):
+        differences.append(f"modules_to_save {names(saved) or 'none'}, here {names(plan.saved) or 'none'}")
+    layers = _targeted(adapter, saved, modules, plan)
+    if set(layers) != set(plan.adapted):
+        differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
+    elif layers:
+        differences += _setting_differences(adapter.values, config.tuner)
+    if adapter.base and Path(adapter.base).name != Path(plan.model).name:
+        differences.append(f"base {adapter.base}, here {plan.model}")
+    return differences
+
+
+def _targeted(adapter: AdapterConfig, saved: list[str], modules: Model, plan: TuningPlan) -> list[str]:
+    """The layers that a checkpoint's adapter is on."""
+    matched = [m.name for m in modules if m.kind in ADAPTABLE[plan.train_type] and adapter.adapts(m.name)]
+    return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
+
+
+# What a checkpoint brings along, by the names of peft and of the config: the config's value would not count.
+_CHECKPOINT_SETTINGS = {
+    "lora": {"r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora"},
+    "boft": {name: name for name in ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout")},
+    "fourierft": {"n_frequency": "fourier_n_frequency", "scaling": "fourier_scaling"},
+}
+
+
+def _setting_differences(adapter: dict[str, Any], tuner: TunerSection) -> list[str]:
+    return [
+        f"{ours} {_spelled(adapter[theirs])}, here {_spelled(getattr(tuner, ours))}"
+        for theirs, ours in _CHECKPOINT_SETTINGS.get(tuner.train_type, {}).items()
+        if theirs in adapter and adapter[theirs] != getattr(tuner, ours)
+    ]
+
+
+def _spelled(value: object) -> str:
+    """As YAML has it: true, and 32 for 32.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()

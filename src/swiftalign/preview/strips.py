@@ -1,0 +1,356 @@
+"""What training will see of chosen rows: each original beside its variants, with what becomes of every target."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from swiftalign.augment.draws import Step, is_imgaug
+from swiftalign.augment.geometry import Size
+from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
+from swiftalign.data.answers import parse_answer
+from swiftalign.data.images import Pixels, image_size, open_image
+from swiftalign.data.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
+from swiftalign.data.text import relative
+from swiftalign.files import write_whole
+from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written, explain
+from swiftalign.problems import DataError
+
+if TYPE_CHECKING:
+    from swiftalign.data.rows import JsonlRows
+
+THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
+MOST_PANELS = 240  # that are held in memory at once
+
+Fate = Literal["kept", "clipped", "dropped"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One target as it is drawn.
+
+    Attributes:
+        points: in shares of the image's width and height; of a box the top left and the bottom right corner, or all
+            four where it was dropped.
+        fate: whether part or all of it is gone.
+        note: what is gone, e.g. "dropped: 18% visible".
+    """
+
+    kind: Kind
+    label: str
+    points: tuple[Point, ...]
+    fate: Fate = "kept"
+    note: str = ""
+
+    @property
+    def corners(self) -> tuple[Point, ...]:
+        """The points of its outline, or of the line."""
+        return Target(self.kind, self.label, self.points).corners if len(self.points) == 2 else self.points
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One image with its targets.
+
+    Attributes:
+        title: "original", "epoch 0" or, op by op, "step 1".
+        image: RGB [h, w, 3], reduced to a thumbnail.
+        size: of the whole image, width and height in pixels.
+        operations: what was done, in short.
+        left_out: operations that were drawn and not applied, with the reasons.
+        faults: what is wrong: what was encoded is not what the augmentation made.
+        replay: what was done, enough to do it again.
+    """
+
+    title: str
+    image: Pixels
+    size: Size
+    shapes: tuple[Shape, ...]
+    operations: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    replay: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the pixels; points are in thousandths."""
+        shapes = [
+            {"kind": s.kind, "label": s.label, "points": _thousandths(s.points), "fate": s.fate, "note": s.note}
+            for s in self.shapes
+        ]
+        width, height = self.size
+        words = {"operations": list(self.operations), "left_out": list(self.left_out), "faults": list(self.faults)}
+        return {
+            "title": self.title,
+            "width": width,
+            "height": height,
+            "targets": shapes,
+            **words,
+            "replay": self.replay,
+        }
+
+
+def _thousandths(points: Sequence[Point]) -> list[list[float]]:
+    return [[round(1000 * value, 3) for value in point] for point in points]
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """A row of the training data: its original and its variants."""
+
+    row: int
+    path: Path
+    panels: tuple[Panel, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"row": self.row, "image": str(self.path), "panels": [panel.to_json() for panel in self.panels]}
+
+
+@dataclass(frozen=True)
+class Previewer:
+    """Makes strips of training rows.
+
+    Args:
+        rows: in the order of the files.
+        encode: reads back what training gets of a row.
+    """
+
+    rows: JsonlRows
+    pipeline: Pipeline
+    encode: Encode
+
+    def variants(self, row: int, epochs: Sequence[int]) -> Strip:
+        """A row's original, and the row in each epoch, as the trainer's own data set gives it.
+
+        Raises:
+            DataError: the image can't be read.
+        """
+        from swiftalign.augment.rows import AugmentedRows
+
+        augmented = AugmentedRows(self.rows, self.pipeline)
+        record, original = self._original(row)
+        panels = [original]
+        for epoch in epochs:
+            augmented.set_epoch(epoch)
+            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
+            panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
+        return Strip(row, record.images[0], tuple(panels))
+
+    def steps(self, row: int, epoch: int) -> Strip:
+        """A row's original, and the operations of an epoch added one at a time.
+
+        Raises:
+            DataError: the image can't be read.
+        """
+        record, original = self._original(row)
+        if record.swift_row is not None:
+            return self.variants(row, [epoch])
+        image, panels = open_image(record.images[0]), [original]
+        whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
+        for count, step in enumerate(whole.steps, 1):
+            left_out = whole.left_out if count == len(whole.steps) else ()
+            part = replace(whole, steps=whole.steps[:count], left_out=left_out)
+            panel = self._step(f"step {count}", image, record, part)
+            panels.append(replace(panel, operations=(describe(step),)))
+        return Strip(row, record.images[0], tuple(panels))
+
+    def _step(self, title: str, image: Pixels, record: Record, replay: Replay) -> Panel:
+        from swiftalign.data.rows import to_row
+
+        sample = self.pipeline.replay(image, record, replay)
+        row = to_row(sample.record, sample.image, self.rows.text)
+        return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
+
+    def _original(self, row: int) -> tuple[Record, Panel]:
+        """A row's record in pixels, and its image and targets as the file has them."""
+        record = self.rows.record(row)
+        size = image_size(record.images[0])
+        record = record.in_pixels(*size)
+        shapes = tuple(Shape(t.kind, t.label, _shares(t.points, size)) for t in record.targets)
+        if record.swift_row is not None:
+            shapes = tuple(_shape(target, "kept", "") for target in parse_answer(answer_text(record.swift_row)).targets)
+        return record, Panel("original", thumbnail(open_image(record.images[0])), size, shapes)
+
+    def _panel(self, title: str, row: dict[str, Any], record: Record, placed: Placement) -> Panel:
+        """An augmented row, with its targets as they were encoded, and where the dropped ones would lie."""
+        shown, faults = self._read_back(row)
+        if record.swift_row is None:
+            faults += answer_faults(shown, placed)
+            shapes = (*_kept(shown, placed), *_dropped(record, placed))
+            done, left_out = placed.replay, placed.replay.left_out
+        else:
+            shapes = tuple(_shape(target, "kept", "") for target in shown.answer.targets)
+            colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
+            done, left_out = Replay(colours), ()
+        size = (shown.image.shape[1], shown.image.shape[0])
+        operations = tuple(describe(step) for step in done.steps)
+        image = thumbnail(shown.image)
+        return Panel(title, image, size, shapes, operations, left_out, tuple(faults), done.to_json())
+
+    def _read_back(self, row: dict[str, Any]) -> tuple[Encoded, list[str]]:
+        written = as_written(row)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                encoded = self.encode(row)
+        except Exception as error:  # ms-swift raises errors of many types
+            return written, [explain(error)]
+        return encoded, image_faults(encoded.image, written.image)
+
+
+def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
+    """Whether an image was encoded as it is; one that is resized on the way can't be compared."""
+    if encoded.shape != augmented.shape:
+        return []
+    difference = float(np.abs(encoded.astype(np.int16) - augmented).mean())
+    return [f"the encoded image differs by {difference:.1f} of 255 from the augmented one"] if difference > 0.5 else []
+
+
+def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
+    """Whether the answer holds the targets that were kept, each to a thousandth of the image's sides."""
+    kept = [outcome.target for outcome in placed.outcomes if outcome.target]
+    read = shown.answer.targets
+    if [target.kind for target in read] != [target.kind for target in kept] or not shown.answer.sound:
+        return [f"the encoded answer has {len(read)} readable targets, of {len(kept)} that were kept"]
+    pairs = [
+        (number, wanted)
+        for target, true in zip(read, kept, strict=True)
+        for number, wanted in zip(np.ravel(target.points), relative(true.points, *placed.size), strict=False)
+    ]
+    apart = max((abs(number - wanted) for number, wanted in pairs), default=0)
+    return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
+
+
+def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
+    """The targets of the answer, as they were read back; one that was clipped says how much of it is left."""
+    kept = [outcome for outcome in placed.outcomes if outcome.target]
+    matches = len(kept) == len(shown.answer.targets)
+    for index, target in enumerate(shown.answer.targets):
+        clipped = matches and kept[index].clipped
+        note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
+        yield _shape(target, "clipped" if clipped else "kept", note)
+
+
+def _shape(target: Target, fate: Fate, note: str) -> Shape:
+    return Shape(target.kind, target.label, _shares(target.points, (1000, 1000)), fate, note)
+
+
+def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
+    """The targets that were dropped, where they would lie."""
+    for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
+        if outcome.target is None:
+            corners = tuple((x, y) for x, y in points.tolist())
+            note = f"dropped: {outcome.reason}"
+            yield Shape(target.kind, target.label, _shares(corners, placed.size), "dropped", note)
+
+
+def _shares(points: Sequence[Point], size: Size) -> tuple[Point, ...]:
+    return tuple((x / size[0], y / size[1]) for x, y in points)
+
+
+def thumbnail(image: Pixels) -> Pixels:
+    """The image, reduced where its longer side has more than `THUMBNAIL` pixels."""
+    from PIL import Image as PilImage
+
+    if max(image.shape[:2]) <= THUMBNAIL:
+        return image
+    reduced = PilImage.fromarray(image)
+    reduced.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
+    return np.array(reduced)
+
+
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "rotate": lambda v: f"rotate {v['degrees']:.1f}°",
+    "scale": lambda v: f"scale ×{v['factor']:.2f}",  # noqa: RUF001  # the multiplication sign is meant
+    "resize_by_scale": lambda v: f"resize ×{v['factor']:.2f}",  # noqa: RUF001
+    "fit": lambda v: f"fit {v['size'][0]}×{v['size'][1]}",  # noqa: RUF001
+    "pad_to_multiple": lambda v: f"pad to {v['multiple']}",
+    "color_jitter": lambda v: f"color b{v['brightness']:.1f} c{v['contrast']:.1f} s{v['saturation']:.1f}",
+    "gamma": lambda v: f"gamma {v['gamma']:.2f}",
+    "hsv": lambda v: f"hsv h{v['hue_deg']:+.0f}° s{v['sat']:.1f} v{v['val']:.1f}",
+    "clahe": lambda v: f"clahe {v['clip_limit']:g}",
+    "sharpness": lambda v: f"sharpness {v['factor']:.1f}",
+    "solarize": lambda v: f"solarize {v['threshold']}",
+    "posterize": lambda v: f"posterize {v['bits']}",
+}
+
+
+def describe(step: Step) -> str:
+    """An operation and its values, in short.
+
+    >>> describe(Step("rotate", {"degrees": -3.21}))
+    'rotate -3.2°'
+    """
+    if is_imgaug(step.name):
+        arguments = " ".join(f"{name}={value}" for name, value in step.values["arguments"].items())
+        return f"{step.name.rpartition('.')[2]} {arguments}".strip()
+    return _WORDS[step.name](step.values) if step.name in _WORDS else step.name
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """``0,5,9-12`` as numbers, each once.
+
+    >>> parse_numbers("0,5,9-12,5", "--rows")
+    [0, 5, 9, 10, 11, 12]
+
+    Raises:
+        DataError: it is not of this form.
+    """
+    numbers: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise DataError(f"{option} {text}: not row numbers", f"e.g. {option} 0,5,9-12")
+        begin, end = int(first), int(last or first)
+        if end < begin or end - begin >= _MOST_NUMBERS:
+            raise DataError(f"{option} {text}: {part.strip()} is no range of at most {_MOST_NUMBERS:,} rows")
+        numbers |= dict.fromkeys(range(begin, end + 1))
+    return list(numbers)
+
+
+_MOST_NUMBERS = 1_000_000
+
+
+def read_records(files: Sequence[Path], wanted: Sequence[int]) -> dict[int, Record]:
+    """Rows by their number over all files, held against the layout; blank lines do not count.
+
+    Raises:
+        DataError: a row is malformed, names a missing image, or is not there.
+    """
+    records: dict[int, Record] = {}
+    left, row = set(wanted), -1
+    for path in files:
+        with path.open("rb") as file:
+            for number, line in read_lines(file):
+                row += 1
+                if row in left:
+                    records[row] = _record(line, path, number)
+                    left.discard(row)
+                if not left:
+                    return {row: records[row] for row in wanted}
+    raise DataError(f"row {min(left)}: the training files have {row + 1:,} rows, counted from 0")
+
+
+def _record(line: bytes, path: Path, number: int) -> Record:
+    row = parse_row(line, path, number)
+    if fault := row_fault(row, path.parent):
+        raise DataError(f"{path}:{number}: {fault}", "mend or remove this row")
+    return to_record(row, path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: it can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise DataError(f"{path}: can't write it: {error.strerror or error}") from None

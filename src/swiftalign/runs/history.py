@@ -1,0 +1,150 @@
+"""What run folders tell: how each run stands, and how far it came."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from swiftalign.config.load import load_config
+from swiftalign.model.safetensors import read_json
+from swiftalign.problems import ModelError, SwiftalignError
+from swiftalign.runs.events import Event, read_events
+from swiftalign.runs.folder import CONFIG_FILE, LOCK_FILE, PLAN_FILE, holds_run, phase_folder
+
+Status = Literal["running", "done", "stopped", "failed", "cut off"]
+_DEPTH = 3  # folders below the one that is searched
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How a run stands.
+
+    Attributes:
+        status: cut off is a run that ended without a word, as by SIGKILL.
+        step: the last that it has told; of a run in phases, of the phase that it is in.
+        steps: of the plan; None where unknown.
+        loss: of training, the last that was logged.
+        best: the best value of the metric that the best model is told by.
+        accuracies: of the last evaluation that measured them, by name.
+        updated: seconds since 1970.
+    """
+
+    folder: Path
+    method: str
+    status: Status
+    step: int
+    steps: int | None
+    loss: float | None
+    best: float | None
+    accuracies: dict[str, float]
+    updated: float
+    phase: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def find_runs(folder: Path) -> list[RunState]:
+    """The runs in a folder and below it, the newest first.
+
+    Raises:
+        SwiftalignError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise SwiftalignError(f"{folder}: no such folder", "name a folder with runs, e.g. runs/")
+    return sorted((run_state(run) for run in _run_folders(folder, _DEPTH)), key=lambda run: -run.updated)
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    if holds_run(folder):
+        yield folder
+    elif depth:
+        for child in sorted(folder.iterdir()):
+            if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+                yield from _run_folders(child, depth - 1)
+
+
+def run_state(folder: Path) -> RunState:
+    """Read from plan and events; what is damaged there is left out."""
+    inner, phase = _last_phase(folder)
+    plan = _plan(inner)
+    step, loss, best, updated, ended = 0, None, None, 0.0, None
+    accuracies: dict[str, float] = {}
+    for event in read_events(inner):
+        values = event.values
+        updated = _number(values.get("time")) or updated
+        step = int(_number(values.get("step")) or step)
+        loss = _number(values.get("loss")) if "loss" in values else loss
+        best = _number(values.get("best_metric")) if "best_metric" in values else best
+        found = {name.removeprefix("eval_"): value for name, value in values.items() if _is_accuracy(name, value)}
+        accuracies = found or accuracies
+        ended = None if event.kind in ("stage", "start") else event if event.kind in _ENDS else ended
+    schedule = plan.get("schedule")
+    planned = _number(schedule.get("steps")) if isinstance(schedule, dict) else None
+    steps = None if planned is None else int(planned)
+    status = _status(folder, ended, last=not phase or int(phase) == _phases(folder))
+    updated = updated or (inner / PLAN_FILE).stat().st_mtime
+    method = str(plan.get("method", "?"))
+    return RunState(folder, method, status, step, steps, loss, best, accuracies, updated, phase)
+
+
+_ENDS: dict[str, Status] = {"done": "done", "stopped": "stopped", "error": "failed"}
+
+
+def _status(folder: Path, ended: Event | None, *, last: bool) -> Status:
+    """A run in phases that has done one of them, and has not begun the next, was cut off between the two."""
+    if _locked(folder):
+        return "running"
+    return _ENDS[ended.kind] if ended and (last or ended.kind != "done") else "cut off"
+
+
+def _phases(folder: Path) -> int:
+    try:
+        return len(load_config([folder / CONFIG_FILE]).phases)
+    except SwiftalignError:
+        return 0
+
+
+def _last_phase(folder: Path) -> tuple[Path, str]:
+    """The run folder that counts: of a run in phases, the last that has begun."""
+    if (folder / PLAN_FILE).exists():
+        return folder, ""
+    number = 1
+    while (phase_folder(folder, number + 1) / PLAN_FILE).exists():
+        number += 1
+    return phase_folder(folder, number), str(number)
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    try:
+        values = read_json(folder / PLAN_FILE)
+    except ModelError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _is_accuracy(name: str, value: Any) -> bool:
+    return name.startswith("eval_") and name.endswith("_acc") and isinstance(value, (int, float))
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a living run holds its folder."""
+    try:
+        lock = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False

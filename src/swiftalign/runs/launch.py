@@ -1,0 +1,153 @@
+"""Starting the training process and following it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from swiftalign.problems import TrainingError
+from swiftalign.runs.events import Event, EventReader
+from swiftalign.runs.folder import STOP_FILE
+from swiftalign.runs.guard import LAUNCHER
+from swiftalign.runs.processes import Processes
+
+LOG_FILE = "train.log"
+ONE = Processes()
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 20.0
+
+
+def follow_training(run_folder: Path, *, local_model: bool, processes: Processes = ONE) -> Iterator[Event]:
+    """Train in a child process, which writes its output to the run folder's log, and yield its events.
+
+    SIGTERM and the first Ctrl-C let it end its step and save; before the first step, and the second time, it is
+    stopped at once.
+
+    Args:
+        run_folder: prepared by `write_run_files`.
+        local_model: whether the model is a folder; then the child makes no network call.
+        processes: how many train, and where.
+
+    Raises:
+        TrainingError: the child ended before its last step.
+        SystemExit: after a signal, with the exit code that it stands for.
+    """
+    events = EventReader(run_folder)
+    failure: Event | None = None
+    finished = False
+    stop = _Stop(run_folder)
+    log_file = run_folder / (LOG_FILE if processes.node == 0 else f"train-{processes.node}.log")
+    with log_file.open("ab") as log, stop:
+        child = subprocess.Popen(
+            processes.command(str(run_folder)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(local_model=local_model) | processes.environment(),
+            start_new_session=True,  # so that Ctrl-C reaches it through us alone, with its own children
+        )
+        try:
+            while True:
+                ended = child.poll() is not None
+                if stop.news():
+                    yield Event("stopping")
+                for event in events.poll():
+                    stop.can_wait = stop.can_wait or event.kind == "start"
+                    failure = event if event.kind == "error" else failure
+                    finished = finished or event.kind in ("done", "stopped")
+                    yield event
+                if ended:
+                    break
+                time.sleep(_POLL_SECONDS)
+        finally:
+            _stop(child)
+    if child.returncode != 0 or not finished:
+        raise _failure(log_file, child.returncode, failure)
+    if stop.number:
+        raise SystemExit(128 + stop.number)
+
+
+class _Stop:
+    """Turns signals into the run folder's stop file, which the training process looks for after each step."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.can_wait = False  # whether there is a step to end and something to save
+        self.number = 0
+        self._file = run_folder / STOP_FILE
+        self._told = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        self._file.unlink(missing_ok=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._file.unlink(missing_ok=True)
+
+    def _asked(self, number: int, frame: object) -> None:
+        again, self.number = bool(self.number), self.number or number
+        if again or not self.can_wait:
+            raise SystemExit(128 + number)  # unwinds, and so stops the child
+        self._file.touch()
+
+    def news(self) -> bool:
+        """Whether a stop was asked for since the last look."""
+        told, self._told = self._told, bool(self.number)
+        return self._told and not told
+
+
+def _environment(*, local_model: bool) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment[LAUNCHER] = str(os.getpid())
+    if local_model:
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return environment
+
+
+def _stop(child: subprocess.Popen[Any]) -> None:
+    """End the child and everything that it started."""
+    if child.poll() is None:
+        _signal_group(child, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_STOP_SECONDS)
+    _signal_group(child, signal.SIGKILL)  # data-loader workers may outlive their parent
+    child.wait()
+
+
+def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
+def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
+    if event is not None:
+        error = TrainingError(event.values["message"], event.values.get("hint") or f"the whole story is in {log}")
+        error.exit_code = event.values.get("exit_code", 1)
+        return error
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "the system may have run out of memory" if name == "SIGKILL" else f"see {log}"
+        return TrainingError(f"the training process was ended by {name}", hint)
+    killed = re.findall(rb"exitcode +: -(\d+)", _end_of(log))  # torchrun's report on its processes
+    if killed:
+        name = signal.Signals(int(killed[-1])).name
+        return TrainingError(f"one of the training processes was ended by {name}", f"see the end of {log}")
+    return TrainingError(f"the training process ended with code {code}", f"see the end of {log}")
+
+
+def _end_of(log: Path, most: int = 20_000) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - most, 0))
+        return file.read()

@@ -1,0 +1,72 @@
+"""How many processes train, and the command that starts them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from swiftalign.problems import SwiftalignError
+
+_WORKER = ("-m", "swiftalign.worker")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Where training runs.
+
+    Attributes:
+        per_node: processes on each machine.
+        nodes: machines.
+        node: number of this one, from 0; the run folder is written by the first.
+        rendezvous: HOST:PORT of the first machine, where there are several.
+        gpus: numbers of the GPUs to use here; empty for all.
+    """
+
+    per_node: int = 1
+    nodes: int = 1
+    node: int = 0
+    rendezvous: str = ""
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        return self.per_node * self.nodes
+
+    def command(self, run_folder: str) -> list[str]:
+        """What to run on this machine: the worker itself, or torchrun with it."""
+        if self.total == 1:
+            return [sys.executable, *_WORKER, run_folder]
+        where = ["--standalone"]
+        if self.nodes > 1:
+            where = [f"--nnodes={self.nodes}", f"--node-rank={self.node}", f"--rdzv-endpoint={self.rendezvous}"]
+            where += ["--rdzv-backend=c10d", "--rdzv-id=swiftalign"]
+        torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={self.per_node}", *where]
+        return [sys.executable, *torchrun, *_WORKER, run_folder]
+
+    def environment(self) -> dict[str, str]:
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {}
+
+
+def choose_processes(
+    nproc: int | None, gpus: str | None, nodes: int, node: int | None, rendezvous: str | None
+) -> Processes:
+    """The processes that options of ``train`` ask for.
+
+    Raises:
+        SwiftalignError: the options contradict each other, or one is missing.
+    """
+    numbers = tuple(part.strip() for part in (gpus or "").split(",") if part.strip())
+    if gpus is not None and (not numbers or not all(number.isdigit() for number in numbers)):
+        raise SwiftalignError(f"--gpus {gpus}: not a list of numbers", "e.g. --gpus 0,1")
+    if len(set(numbers)) < len(numbers):
+        raise SwiftalignError(f"--gpus {gpus}: a number is given twice")
+    if nproc and numbers and nproc != len(numbers):
+        raise SwiftalignError(f"--nproc {nproc}, but --gpus names {len(numbers)}", "leave out --nproc")
+    if nodes > 1 and (node is None or not rendezvous):
+        hint = "e.g. --nnodes 2 --node-rank 0 --rdzv-endpoint node0:29500, and the same with --node-rank 1 on the other"
+        raise SwiftalignError("several machines need --node-rank and --rdzv-endpoint", hint)
+    if nodes == 1 and (node or rendezvous):
+        raise SwiftalignError("--node-rank and --rdzv-endpoint are for several machines", "e.g. --nnodes 2")
+    if node is not None and node >= nodes:
+        raise SwiftalignError(f"--node-rank {node}: with {nodes} machines it is at most {nodes - 1}")
+    return Processes(nproc or len(numbers) or 1, nodes, node or 0, rendezvous or "", numbers)

@@ -1,0 +1,161 @@
+"""Going on with a run: which one, whether it still is the same, and from which checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint.verify import checkpoints_of, verify
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
+from swiftalign.methods.keys import ADALORA_STATE
+from swiftalign.plan.plan import TuningPlan, read_plan
+from swiftalign.problems import RunFolderError, SwiftalignError
+from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
+
+# What a resumed run may do otherwise without becoming another one, by the last part of the key.
+MAY_CHANGE = frozenset(
+    {
+        "output_dir",
+        "resume_from_checkpoint",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "report_to",
+        "run_name",
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "dataloader_pin_memory",
+        "per_device_eval_batch_size",
+    }
+)
+# A checkpoint of the first steps, at a rate that still warms up, is sound although nothing has moved.
+_HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed"})
+_NEEDED = frozenset({"state-missing", "optimizer-missing"})  # warnings elsewhere
+_DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: None to begin anew, where no sound one is there.
+        damaged: checkpoints that were passed over, each with the reason.
+    """
+
+    checkpoint: Path | None
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+
+def require_same_config(folder: Path, config: Config) -> None:
+    """Compare a configuration with that which a run began with.
+
+    Raises:
+        RunFolderError: naming what may not change and has.
+    """
+    try:
+        began = load_config([folder / CONFIG_FILE])
+    except SwiftalignError as error:
+        raise RunFolderError(f"{folder}: its config can't be read: {error}", _ANEW) from None
+    changed = list(_changes(began.model_dump(mode="json"), config.model_dump(mode="json")))
+    if changed:
+        lines = [f"  {name}: {_short(old)}, now {_short(new)}" for name, old, new in changed[:8]]
+        rest = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
+        raise RunFolderError("\n".join([f"{folder}: the run began with another config:", *lines, *rest]), _ANEW)
+
+
+def require_same_run(folder: Path, config: Config, plan: TuningPlan) -> None:
+    """Compare a configuration, its plan and its data with those that a run began with.
+
+    Raises:
+        RunFolderError: the folder holds no run, or another one.
+    """
+    require_same_config(folder, config)
+    try:
+        planned = read_plan(folder / PLAN_FILE)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder}: its plan can't be read: {error}", _ANEW) from None
+    if _essence(plan) != _essence(planned):
+        raise RunFolderError(f"{folder}: the model, or the number of rows or processes, is not what it was", _ANEW)
+    _require_same_data(folder, config)
+
+
+_ANEW = "set it back, or start a run of its own: --set training.output_dir=runs/NAME"
+
+
+def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings that differ and matter."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys((*old, *new)):
+            if name not in MAY_CHANGE:
+                yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif old != new:
+        yield key, old, new
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _essence(plan: TuningPlan) -> tuple[Any, ...]:
+    return plan.trainables, plan.tensors, plan.dtype, plan.schedule
+
+
+def data_digests(config: Config) -> dict[str, str]:
+    """SHA-256 of the files that rows come from, by path."""
+    digests = {}
+    for name in dict.fromkeys((*config.data.train, *config.data.val)):
+        with Path(name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _require_same_data(folder: Path, config: Config) -> None:
+    try:
+        began = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
+    for name, digest in data_digests(config).items():
+        if began.get(name) != digest:
+            raise RunFolderError(f"{name} is not what it was when the run began", _ANEW)
+
+
+def newest_sound(folder: Path, plan: TuningPlan) -> Resumption:
+    """The newest checkpoint of a run that verify-ckpt passes, with all that a resumed run needs."""
+    damaged: list[tuple[Path, str]] = []
+    for checkpoint in reversed(checkpoints_of(folder)):
+        fault = checkpoint_fault(checkpoint, plan)
+        if fault is None:
+            return Resumption(checkpoint, tuple(damaged))
+        damaged.append((checkpoint, fault))
+    return Resumption(None, tuple(damaged))
+
+
+def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
+    """Why a run can't be resumed from a checkpoint, in a line."""
+    try:
+        findings = verify(checkpoint, deep=True).findings
+    except SwiftalignError as error:
+        return error.message
+    for finding in findings:
+        if finding.code in _NEEDED or (finding.severity == "error" and finding.code not in _HARMLESS):
+            return f"{finding.message} [{finding.code}]"
+    if plan.ranks_may_shrink and not (checkpoint / ADALORA_STATE).is_file():
+        return f"it has no {ADALORA_STATE}, which is written last"
+    return None
+
+
+def set_aside(resumption: Resumption) -> None:
+    """Rename damaged checkpoints, so that the save limit does not count them."""
+    for checkpoint, _ in resumption.damaged:
+        aside = checkpoint.with_name(f"{_DAMAGED}{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)

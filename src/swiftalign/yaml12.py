@@ -1,0 +1,51 @@
+"""YAML 1.2's core schema for PyYAML, which reads YAML 1.1."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+
+class CoreSchemaLoader(yaml.SafeLoader):
+    """PyYAML's composer with the YAML 1.2 core schema instead of YAML 1.1."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # a class variable in PyYAML, untyped as one
+
+
+TAG = "tag:yaml.org,2002:"
+for _name, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    CoreSchemaLoader.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+class CoreSchemaDumper(yaml.SafeDumper):
+    """Quotes every word that YAML 1.1 or 1.2 would read as something else."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # U+0085 ends a line in YAML 1.1 and is read back as "\n" unless it is escaped, which double quotes do.
+    return dumper.represent_scalar(TAG + "str", text, style='"' if "\x85" in text else None)
+
+
+for _first, _resolvers in CoreSchemaLoader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        CoreSchemaDumper.add_implicit_resolver(_tag, _regexp, [_first])
+
+
+CoreSchemaDumper.add_representer(str, _represent_text)
+
+
+def dump_yaml(values: Any) -> str:
+    """Plain values as YAML text that `parse_document` reads back."""
+    text: str = yaml.dump(values, Dumper=CoreSchemaDumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
