@@ -13,6 +13,7 @@ from finding_cases import ALIGNER, MERGERS, WHOLE
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
+from swiftalign.preflight.check import preflight
 from swiftalign.problems import Problem
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
@@ -23,7 +24,8 @@ Find = Callable[[str], list[Problem]]
 @pytest.fixture
 def find(make_config: Callable[[str], Config], demo_modules: Model) -> Find:
     def find(text: str) -> list[Problem]:
-        return list(resolve(make_config(text), demo_modules).findings)
+        config = make_config(text)
+        return preflight(config, demo_modules, resolve(config, demo_modules))
 
     return find
 

@@ -22,6 +22,7 @@ from swiftalign.demo.model import build_model
 from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.resolve import resolve
+from swiftalign.preflight.check import preflight
 from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
 from swiftalign.worker.carry import carry_weights
 
@@ -123,8 +124,9 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
 )
 def test_phases_that_leave_nothing_to_begin_with_are_refused(text: str, message: str, workspace: Path) -> None:
     config = load(workspace, text)
-    first = resolve(config.runs[0], read_model(config))
-    assert [finding.message for finding in first.findings if finding.code == "phases-uncarried"] == [message]
+    model = read_model(config)
+    problems = preflight(config.runs[0], model, resolve(config.runs[0], model))
+    assert [finding.message for finding in problems if finding.code == "phases-uncarried"] == [message]
 
 
 def test_inspect_params_shows_the_phases_with_their_steps(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

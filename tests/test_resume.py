@@ -191,12 +191,12 @@ def test_other_rows_are_another_run(
 def test_the_last_of_the_configs_runs_is_the_one_to_resume(config: Path, tmp_path: Path) -> None:
     loaded = load_config([config])
     path = tmp_path / "stage[4].yaml"
-    assert latest_run(loaded, path) == tmp_path / "runs/stage[4]"
+    assert latest_run(loaded) == tmp_path / "runs/stage[4]"
     for name in ("stage[4]", "stage[4]-2", "stage[4]-10", "stage[4]-x", "other-11"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "plan.json").touch()
     (tmp_path / "runs/stage[4]-12").mkdir()  # holds no run
-    assert latest_run(loaded, path) == tmp_path / "runs/stage[4]-10"
+    assert latest_run(loaded) == tmp_path / "runs/stage[4]-10"
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -239,6 +239,20 @@ class ConfigError(SwiftalignError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems), problems[0].hint)
         self.problems = problems
+
+
+class PreflightError(SwiftalignError):
+    """Pre-flight found problems that are errors.
+
+    Args:
+        problems: the errors that were not allowed by name.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(f"{problem} [{problem.code}]" for problem in problems), problems[0].hint or None)
+        self.problems = tuple(problems)
 
 
 class ModelError(SwiftalignError):

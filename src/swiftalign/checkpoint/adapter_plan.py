@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.config.sections import Config, ModelSection
@@ -14,6 +15,7 @@ from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import Trainable, TuningPlan
 from swiftalign.plan.resolve import resolve
+from swiftalign.plan.schedule import UNKNOWN
 from swiftalign.problems import ModelError
 
 # The side of a factor that is its rank, or all that a spectrum has.
@@ -32,7 +34,7 @@ def plan_of_adapter(adapter: AdapterConfig, base: Path | None) -> tuple[TuningPl
     config = Config(model=ModelSection(path=_model(adapter, base)))
     modules = read_model(config)
     adapted = [module.name for module in modules if adapter.adapts(module.name)]
-    plan = resolve(config.model_copy(update={"tuner": adapter.tuner(adapted)}), modules)
+    plan = resolve(config.model_copy(update={"tuner": adapter.tuner(adapted)}), modules, rows=UNKNOWN)
     trainables = (
         *(_resized(item, adapter) for item in plan.trainables),
         *_own_biases(adapter, modules, plan),
@@ -61,7 +63,9 @@ def _resized(item: Trainable, adapter: AdapterConfig) -> Trainable:
     return replace(item, shape=tuple(shape))
 
 
-def _extra(key: str, module: str, how: str, shape: tuple[int, ...], modules: Model) -> Trainable:
+def _extra(
+    key: str, module: str, how: Literal["adapter", "whole"], shape: tuple[int, ...], modules: Model
+) -> Trainable:
     """What a plan does not hold by itself; nothing in a checkpoint depends on its dtype or decay."""
     return Trainable(
         f"{ADAPTER_PREFIX}{key}",

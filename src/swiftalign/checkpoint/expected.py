@@ -81,8 +81,9 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
     if config is not None:
         from swiftalign.model.read import read_model
         from swiftalign.plan.resolve import resolve
+        from swiftalign.plan.schedule import UNKNOWN
 
-        return _of_plan(resolve(_without_data(config), read_model(config)), "the config", kind)
+        return _of_plan(resolve(config, read_model(config), rows=UNKNOWN), "the config", kind)
     if kind == "adapter":
         return _of_adapter(folder, base)
     return _of_model(folder, base) if kind == "model" else Expectation("nothing: no plan, and no config is given")
@@ -122,11 +123,6 @@ def _read_plan(path: Path) -> TuningPlan:
         raise ModelError(
             f"{path}: not a plan of this release ({error})", "give the run's config with --config"
         ) from None
-
-
-def _without_data(config: Config) -> Config:
-    """Steps do not matter to a checkpoint's contents, and the data may be elsewhere by now."""
-    return config.model_copy(update={"data": config.data.model_copy(update={"train": [], "val": []})})
 
 
 def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:

@@ -12,9 +12,6 @@ from swiftalign.problems import SwiftalignError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swiftalign.config.sections import Config
-    from swiftalign.model.tree import Model
-    from swiftalign.plan.plan import TuningPlan
 
 app = typer.Typer(
     name="swiftalign",
@@ -60,27 +57,6 @@ def open_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console = Console(stderr=stderr, highlight=False, width=160)
     return console
-
-
-def read_plans(
-    configs: list[Path], overrides: list[str] | None, *, processes: int = 1
-) -> tuple[Config, Model, list[TuningPlan]]:
-    """The configuration, its model, and the plan of each of its phases, or of the one run that it is."""
-    from swiftalign.config.load import load_config
-    from swiftalign.model.read import read_model
-    from swiftalign.plan.resolve import resolve
-
-    config = load_config(configs, overrides or [])
-    with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
-        modules = read_model(config)
-    return config, modules, [resolve(part, modules, processes=processes) for part in config.runs]
-
-
-def require_training_data(config: Config) -> None:
-    if not config.data.train:
-        file = config.where().rpartition(":")[0] or config.where()
-        file = f"{file}: {config.phase}" if config.phase else file
-        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
 
 
 def check_allowed(allowed: list[str] | None) -> list[str]:

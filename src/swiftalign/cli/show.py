@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from swiftalign.files import short_path
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted
 from swiftalign.speed.cards import GIB
@@ -42,7 +43,7 @@ _NUMERIC = (
 _NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
 
 
-def plan_json(plan: TuningPlan) -> dict[str, Any]:
+def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
     """What ``inspect-params --json`` prints."""
     return {
         "model": plan.model,
@@ -62,21 +63,13 @@ def plan_json(plan: TuningPlan) -> dict[str, Any]:
         "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors],
         "ranks_may_shrink": plan.ranks_may_shrink,
         "checkpoint_bytes": plan.checkpoint_bytes,
-        "findings": [finding.to_json() for finding in plan.findings],
+        "findings": [finding.to_json() for finding in problems],
     }
 
 
 def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
     wanted = set(names)
     return sum(item.numel for item in plan.trainables if item.parameter in wanted)
-
-
-def short_path(path: str | Path) -> str:
-    """A path as one would type it here: without the current folder's name."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
@@ -128,7 +121,7 @@ def print_runs(runs: Iterable[RunState], console: Console) -> None:
 
 
 def _rates(plan: TuningPlan) -> str:
-    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.rates.items()) or "the optimizer's own"
+    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
 
 
 def _augmentation(config: Config) -> str:

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.yaml import Document
+from swiftalign.model.tree import Component
 
-COMPONENTS = ("llm", "vit", "aligner")
 TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
@@ -143,6 +143,11 @@ class TunerSection(PassThroughSection):
     fourier_n_frequency: PositiveInt = 2000
     fourier_scaling: Annotated[float, Field(gt=0)] = 300.0
 
+    @property
+    def frozen(self) -> dict[Component, bool]:
+        """The freeze flag of each component."""
+        return {"llm": self.freeze_llm, "vit": self.freeze_vit, "aligner": self.freeze_aligner}
+
     @field_validator("train_type", mode="before")
     @classmethod
     def _refuse_with_reason(cls, value: Any) -> Any:
@@ -250,6 +255,10 @@ class Config(Section):
     def where(self, *key: str | int) -> str:
         """``file:line`` of a key, for messages; empty where the config was not read from a file."""
         return self._document.where(key)
+
+    def where_given(self, section: str, *keys: str) -> str:
+        """``file:line`` of the first of these keys that the file names; of the section where it names none."""
+        return self.where(section, next((key for key in keys if getattr(self, section).given(key)), keys[0]))
 
     @property
     def handed_through(self) -> dict[str, Any]:

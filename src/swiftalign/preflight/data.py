@@ -30,7 +30,7 @@ def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Pr
         yield Problem("data-metric-absent", message, hint, where=metric_place(config))
 
 
-def imgaug_operations(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def imgaug_operations(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Build each augmenter of imgaug, which tries it on a small image."""
     section = config.custom.augmentation
     for index, operation in enumerate(section.operations if section else []):

@@ -11,7 +11,7 @@ from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ModelError, Problem
 
 
-def deepspeed(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def deepspeed(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     setting, where = config.training.deepspeed, config.where("training", "deepspeed")
     if not setting:
         return
@@ -27,7 +27,7 @@ def deepspeed(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Prob
         fix = {"training": {"deepspeed": {"zero_optimization": {_GATHER: True}}}} if isinstance(setting, dict) else None
         hint = "gather them:" if fix else f"set it to true in {setting}"
         yield Problem("zero3-without-gather", f"ZeRO-3 without {_GATHER} saves empty tensors", hint, fix, where)
-    if any(module.name.endswith(".experts") for module in modules):
+    if any(module.name.endswith(".experts") for module in model):
         message = "a mixture-of-experts model can hang under ZeRO-3, when processes route to different experts"
         hint = "the aligner's optimizer state is small:"
         yield Problem("zero3-moe", message, hint, {"training": {"deepspeed": "zero2"}}, where)

@@ -11,13 +11,13 @@ from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem
 
 
-def phases(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def phases(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Whether a phase leaves weights that the next one can begin with."""
     if config.phase is None:
         return
     if plan.ranks_may_shrink:
         message = "AdaLoRA prunes once, to the end of its run: another phase would begin with pruned ranks"
-        fix: dict[str, Any] = {"tuner": {"train_type": "lora", "target_regex": plan.target_regex}}
+        fix: dict[str, Any] = {"tuner": {"train_type": "lora", "target_regex": plan.adapted_pattern}}
         place = config.where("tuner", "train_type")
         yield Problem("phases-uncarried", message, "train one run, or phases with LoRA:", fix, place)
     if config.training.save_strategy == "no":
@@ -27,7 +27,7 @@ def phases(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem
         yield Problem("phases-uncarried", message, "for example:", fix, place)
 
 
-def curriculum(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def curriculum(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     flags = {
         ("data", "dataset_shuffle"): config.data.dataset_shuffle,
         ("training", "train_dataloader_shuffle"): config.training.train_dataloader_shuffle,

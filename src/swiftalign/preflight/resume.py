@@ -12,11 +12,10 @@ from swiftalign.methods import ADAPTABLE
 from swiftalign.model.safetensors import read_json
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.plan.selection import names
-from swiftalign.problems import ModelError, Problem, counted
+from swiftalign.problems import ModelError, Problem, counted, names
 
 
-def resume(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def resume(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     checkpoint = config.training.resume_from_checkpoint
     if checkpoint is None:
         return
@@ -27,7 +26,7 @@ def resume(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem
     except ModelError as error:
         yield Problem("resume-mismatch", error.message, "name a checkpoint-N folder of a run", where=where)
         return
-    differences = _differences(adapter, config, modules, plan) if adapter else []
+    differences = _differences(adapter, config, model, plan) if adapter else []
     if differences:
         message = f"{checkpoint} differs from this config: {'; '.join(differences)}"
         yield Problem("resume-mismatch", message, "resume with the run's own config", where=where)
@@ -54,16 +53,16 @@ def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _differences(adapter: AdapterConfig, config: Config, modules: Model, plan: TuningPlan) -> list[str]:
+def _differences(adapter: AdapterConfig, config: Config, model: Model, plan: TuningPlan) -> list[str]:
     method = "dora" if adapter.kind == "lora" and adapter.values.get("use_dora") else adapter.kind
     expected = plan.method if plan.method != "modules_to_save" else plan.train_type
     if method != expected:
         return [f"method {method}, here {plan.method}"]
     differences = []
-    saved = [module.name for module in modules if module.name.endswith(tuple(adapter.saved))]
+    saved = [module.name for module in model if module.name.endswith(tuple(adapter.saved))]
     if set(saved) != set(plan.saved):
         differences.append(f"modules_to_save {names(saved) or 'none'}, here {names(plan.saved) or 'none'}")
-    layers = _targeted(adapter, saved, modules, plan)
+    layers = _targeted(adapter, saved, model, plan)
     if set(layers) != set(plan.adapted):
         differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
     elif layers:
@@ -73,9 +72,9 @@ def _differences(adapter: AdapterConfig, config: Config, modules: Model, plan: T
     return differences
 
 
-def _targeted(adapter: AdapterConfig, saved: list[str], modules: Model, plan: TuningPlan) -> list[str]:
+def _targeted(adapter: AdapterConfig, saved: list[str], model: Model, plan: TuningPlan) -> list[str]:
     """The layers that a checkpoint's adapter is on."""
-    matched = [m.name for m in modules if m.kind in ADAPTABLE[plan.train_type] and adapter.adapts(m.name)]
+    matched = [m.name for m in model if m.kind in ADAPTABLE[plan.train_type] and adapter.adapts(m.name)]
     return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
 
 

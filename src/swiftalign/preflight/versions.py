@@ -11,7 +11,7 @@ from swiftalign.problems import Problem
 from swiftalign.versions import TESTED_VERSIONS, installed
 
 
-def versions(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def versions(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     here = {name: installed(name) for name in TESTED_VERSIONS}
     other = [
         f"{name} {here[name]} (tested: {tested})"

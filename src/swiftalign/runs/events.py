@@ -18,7 +18,9 @@ class Event:
     """One message of the worker.
 
     Attributes:
-        kind: stage, note, start, step, log, saved, stopping, stopped, done or error.
+        kind: from the training processes stage, note, finding, start, step, log, saved, stopped, done or error; from
+            the process that follows them stopping and signal; from `swiftalign.runs.train` progress, problems, phase,
+            resume, begin, join, finished-before and finished.
         values: what it says, by name.
     """
 

@@ -21,31 +21,36 @@ from swiftalign.versions import versions
 from swiftalign.yaml12 import dump_yaml
 
 CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "data.json", "left_out.json"
-VERSIONS_FILE, CHOICES_FILE = "versions.json", "speed.json"
+VERSIONS_FILE, CHOICES_FILE, PICTURE_FILE = "versions.json", "speed.json", "loss.png"
 LOCK_FILE = ".lock"
 START_FILE = ".start"
 STOP_FILE = ".stop"  # asks a run to save and end
-_OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", "loss.png", "train.log", "events.jsonl")
+_OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
 
 
-def choose_run_folder(config: Config, config_path: Path) -> Path:
+def choose_run_folder(config: Config) -> Path:
     """Where a run goes: ``training.output_dir``, or the next free ``runs/NAME`` beside the config file."""
     if config.training.output_dir:
         return Path(config.training.output_dir)
-    runs = config_path.absolute().parent / "runs"
-    number = 1
-    while True:
-        folder = runs / (config_path.stem if number == 1 else f"{config_path.stem}-{number}")
-        if not folder.exists():
-            return folder
+    first = _first_folder(config)
+    folder, number = first, 1
+    while folder.exists():
         number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
 
 
-def latest_run(config: Config, config_path: Path) -> Path:
+def _first_folder(config: Config) -> Path:
+    """``runs/NAME`` beside the config file, whose name it takes; ``runs/run`` here for a config without a file."""
+    file = Path(config.where() or "run.yaml").absolute()
+    return file.parent / "runs" / file.stem
+
+
+def latest_run(config: Config) -> Path:
     """The run to resume: ``training.output_dir``, or the last of ``runs/NAME`` beside the config file."""
     if config.training.output_dir:
         return Path(config.training.output_dir)
-    first = config_path.absolute().parent / "runs" / config_path.stem
+    first = _first_folder(config)
     found = {1: first}
     for folder in first.parent.glob(f"{glob.escape(first.name)}-*"):
         number = folder.name.removeprefix(f"{first.name}-")

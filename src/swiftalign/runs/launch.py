@@ -37,7 +37,7 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
 
     Raises:
         TrainingError: the child ended before its last step.
-        SystemExit: after a signal, with the exit code that it stands for.
+        SystemExit: after a signal before the first step, or a second one, with the exit code that it stands for.
     """
     events = EventReader(run_folder)
     failure: Event | None = None
@@ -71,7 +71,7 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
     if child.returncode != 0 or not finished:
         raise _failure(log_file, child.returncode, failure)
     if stop.number:
-        raise SystemExit(128 + stop.number)
+        yield Event("signal", {"number": stop.number})
 
 
 class _Stop:

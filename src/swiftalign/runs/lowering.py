@@ -1,4 +1,4 @@
-"""The plan as arguments of ``swift sft``. Nothing is decided here: what the plan says is spelled out."""
+"""The plan as arguments of ``swift sft``: what the plan says is spelled out, and nothing is decided here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from swiftalign.config.sections import Config, best_metric_given
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
-from swiftalign.plan.optimizer import learning_rates, optimizer_name
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.choices import Choices
 
@@ -54,7 +53,7 @@ _TRAINING_SETTINGS = (
 )
 
 
-def lower(config: Config, plan: TuningPlan, run_folder: Path, choices: Choices) -> dict[str, Any]:
+def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) -> dict[str, Any]:
     """ms-swift's arguments by name, in the order in which they are shown.
 
     Args:
@@ -105,24 +104,23 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
 
 def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:
     tuner = config.tuner
-    settings = {name: getattr(tuner, name) for name in _METHOD_SETTINGS[tuner.train_type]}
-    if tuner.train_type == "full":
+    settings = {name: getattr(tuner, name) for name in _METHOD_SETTINGS[plan.train_type]}
+    if plan.train_type == "full":
         return {"tuner_type": "full", **settings}
     return {
-        "tuner_type": tuner.train_type,
-        "target_regex": plan.target_regex,
+        "tuner_type": plan.train_type,
+        "target_regex": plan.adapted_pattern,
         "modules_to_save": list(plan.saved),
         **settings,
     }
 
 
 def _training(config: Config, plan: TuningPlan, choices: Choices) -> dict[str, Any]:
-    rates = learning_rates(config)
-    own_rates = {"vit_lr": rates["vit"], "aligner_lr": rates["aligner"]}
+    own_rates = {"vit_lr": plan.rates["vit"], "aligner_lr": plan.rates["aligner"]}
     return {
-        "optimizer": optimizer_name(config),
-        "learning_rate": rates["llm"],
-        **(own_rates if optimizer_name(config) == "multimodal" else {}),
+        "optimizer": plan.optimizer,
+        "learning_rate": plan.rates["llm"],
+        **(own_rates if plan.optimizer == "multimodal" else {}),
         "per_device_train_batch_size": plan.schedule.batch,
         "gradient_accumulation_steps": plan.schedule.accumulation,
         "gradient_checkpointing": choices.gradient_checkpointing,

@@ -285,7 +285,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     start = read_start(run_folder)
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
     choices = read_choices(run_folder / CHOICES_FILE)
-    arguments = lower(config, plan, run_folder, choices)
+    arguments = lower(plan, config, run_folder, choices)
     if start.checkpoint is not None:
         arguments["resume_from_checkpoint"] = str(start.checkpoint)
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
