@@ -511,7 +511,7 @@ def test_all_linear_outweighs_the_names_beside_it_and_says_so(resolve: Plans) ->
 
 def test_a_public_size_trains_what_was_planned() -> None:
     config = Config.model_validate({"model": {"path": "Qwen/Qwen3-VL-235B-A22B-Instruct"}, "tuner": lora(".*_proj")})
-    plan = resolve(config, read_model(config))
+    plan = resolve_plan(config, read_model(config))
     model = build_on_meta(known_config(config.model.path) or {})
     model.model_meta = MODEL_MAPPING[plan.model_type]
     args = swift_arguments(config, plan, model.model_meta)

@@ -189,8 +189,9 @@ def test_other_rows_are_another_run(
 
 
 def test_the_last_of_the_configs_runs_is_the_one_to_resume(config: Path, tmp_path: Path) -> None:
-    loaded = load_config([config])
     path = tmp_path / "stage[4].yaml"
+    path.write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
+    loaded = load_config([path])
     assert latest_run(loaded) == tmp_path / "runs/stage[4]"
     for name in ("stage[4]", "stage[4]-2", "stage[4]-10", "stage[4]-x", "other-11"):
         (tmp_path / "runs" / name).mkdir(parents=True)
