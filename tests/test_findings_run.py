@@ -159,7 +159,7 @@ def test_a_folder_that_lacks_a_file_is_no_checkpoint(name: str, checkpoint: Call
     [finding] = find(f"{LORA_16}training: {{resume_from_checkpoint: {folder}}}\n")
     assert (finding.code, finding.message) == (
         "resume-mismatch",
-        f"{folder} is no checkpoint of such a run: it has no {name}",
+        f"{folder} is not a checkpoint of such a run: it has no {name}",
     )
 
 

@@ -12,14 +12,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/swiftalign"
-HEAVY = ("torch", "swift", "transformers", "peft", "accelerate", "trl", "datasets", "modelscope", "imgaug", "matplotlib")
+HEAVY = (
+    "torch",
+    "swift",
+    "transformers",
+    "peft",
+    "accelerate",
+    "trl",
+    "datasets",
+    "modelscope",
+    "imgaug",
+    "matplotlib",
+)
 
 
 def listed_rooms() -> list[str]:
     """The rooms of the table in docs/how-it-works.md, from top to bottom."""
     text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
     table = text.partition("## The rooms")[2].partition("\n## ")[0]
-    return [name for row in re.findall(r"^\| (`[^|]+) \|", table, re.M) for name in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+    return [
+        name for row in re.findall(r"^\| (`[^|]+) \|", table, re.M) for name in re.findall(r"`(\w+)(?:/|\.py)`", row)
+    ]
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -70,7 +83,7 @@ def test_no_import_runs_up_the_list() -> None:
     assert up == []
 
 
-@pytest.mark.parametrize("folder, root", [(PACKAGE, PACKAGE.parent), (ROOT / "benchmarks", ROOT / "benchmarks")])
+@pytest.mark.parametrize(("folder", "root"), [(PACKAGE, PACKAGE.parent), (ROOT / "benchmarks", ROOT / "benchmarks")])
 def test_no_modules_import_each_other_in_a_circle(folder: Path, root: Path) -> None:
     try:
         TopologicalSorter(graph(folder, root)).prepare()

@@ -114,7 +114,7 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
     [
         (
             "tuner: {train_type: adalora}\nphases: [{name: a}, {name: b}]\n",
-            "AdaLoRA prunes once, to the end of its run: another phase would begin with pruned ranks",
+            "AdaLoRA prunes ranks until the end of its run: the next phase would begin with pruned ranks",
         ),
         (
             "phases: [{name: a, training: {save_strategy: 'no'}}, {name: b}]\n",

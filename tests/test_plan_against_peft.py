@@ -505,7 +505,7 @@ def test_all_linear_outweighs_the_names_beside_it_and_says_so(resolve: Plans) ->
     assert plan.adapted == alone.adapted
     assert "q_proj" not in get_target_modules(args, base_model(plan))
     assert [problem.message for problem in problems(config, plan) if problem.code == "setting-unused"] == [
-        "target_modules: q_proj: no effect beside all-linear, which the freeze flags steer"
+        "target_modules: q_proj: no effect beside all-linear, for which the freeze flags decide"
     ]
 
 

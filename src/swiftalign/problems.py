@@ -203,6 +203,16 @@ def names(items: Iterable[str], limit: int = 4) -> str:
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def ordinal(number: int) -> str:
+    """A number of a sequence.
+
+    >>> [ordinal(number) for number in (1, 2, 3, 4, 11, 22)]
+    ['1st', '2nd', '3rd', '4th', '11th', '22nd']
+    """
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 

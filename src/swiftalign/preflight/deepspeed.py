@@ -25,9 +25,9 @@ def deepspeed(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
         return
     if not values.get(_GATHER):
         fix = {"training": {"deepspeed": {"zero_optimization": {_GATHER: True}}}} if isinstance(setting, dict) else None
-        hint = "gather them:" if fix else f"set it to true in {setting}"
+        hint = "gather the weights when saving:" if fix else f"set it to true in {setting}"
         yield Problem("zero3-without-gather", f"ZeRO-3 without {_GATHER} saves empty tensors", hint, fix, where)
     if any(module.name.endswith(".experts") for module in model):
-        message = "a mixture-of-experts model can hang under ZeRO-3, when processes route to different experts"
-        hint = "the aligner's optimizer state is small:"
+        message = "a mixture-of-experts model can hang under ZeRO-3 when processes route tokens to different experts"
+        hint = "use ZeRO-2; the aligner's optimizer state is small:"
         yield Problem("zero3-moe", message, hint, {"training": {"deepspeed": "zero2"}}, where)

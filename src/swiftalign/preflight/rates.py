@@ -20,11 +20,23 @@ def optimizer(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
     if name not in SWIFT_OPTIMIZERS and not config.swift.get("external_plugins"):
         message = f"ms-swift has no optimizer {name!r}, only {', '.join(SWIFT_OPTIMIZERS)}"
         yield Problem(
-            "optimizer-unknown", message, "for AdamW and the like set optim; the groups come from:", fix, where
+            "optimizer-unknown",
+            message,
+            "set training.optim to choose AdamW or the like, and take the parameter groups of:",
+            fix,
+            where,
         )
     elif name not in ("multimodal", "default"):
-        message = f"optimizer {name} makes its own groups: the plan can't say which rate a parameter gets"
-        yield Problem("optimizer-unplanned", message, "multimodal gives each component its rate:", fix, where)
+        message = (
+            f"optimizer {name} makes its own parameter groups: the plan can't say which learning rate a parameter gets"
+        )
+        yield Problem(
+            "optimizer-unplanned",
+            message,
+            "use the optimizer that gives each component its own learning rate:",
+            fix,
+            where,
+        )
 
 
 def rates(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -34,13 +46,19 @@ def rates(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
         message = f"{' and '.join(ignored)} {_verb(ignored, 'has', 'have')} no effect with optimizer {name}"
         fix = {"training": {"optimizer": "multimodal"}}
         where = config.where("training", ignored[0])
-        yield Problem("rate-needs-multimodal", message, "multimodal gives each component its rate:", fix, where)
+        yield Problem(
+            "rate-needs-multimodal",
+            message,
+            "use the optimizer that gives each component its own learning rate:",
+            fix,
+            where,
+        )
     yield from _unused_rates(config, plan)
     for part, rate in plan.rates.items():
         if plan.components[part].trainable and rate == 0:
             own = f"{part}_lr" if part != "llm" and name == "multimodal" else "learning_rate"
             where = config.where_given("training", own, "learning_rate")
-            message = f"the {SPOKEN[part]} trains at rate 0, so nothing in it moves"
+            message = f"the {SPOKEN[part]} trains at learning rate 0, so nothing in it changes"
             yield Problem("zero-learning-rate", message, f"raise {own}", where=where)
 
 
@@ -82,7 +100,7 @@ def every_parameter_has_a_group(config: Config, model: Model, plan: TuningPlan) 
     for faulty, what in ((missing, "in no optimizer group"), (twice, "in two optimizer groups")):
         if faulty:
             message = f"{counted(len(faulty), 'trainable parameter')} would be {what}: {names(faulty, 2)}"
-            yield Problem("parameter-without-group", message, "please report this with your config")
+            yield Problem("parameter-without-group", message, "report this as a bug, with your config")
 
 
 def precision(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -90,9 +108,13 @@ def precision(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
     if not low:
         return
     rate = min(plan.rates[item.component] for item in low)
-    message = (
-        f"{counted(len(low), 'tensor')} would train in {low[0].dtype} at rate {rate:g}: small updates are rounded away"
-    )
+    what = f"{counted(len(low), 'tensor')} would train in {low[0].dtype} at learning rate {rate:g}"
     fix = {"tuner": {"trainable_dtype": "float32"}}
     where = config.where("tuner", "trainable_dtype")
-    yield Problem("low-precision-trainables", message, "train float32 copies under autocast:", fix, where)
+    yield Problem(
+        "low-precision-trainables",
+        f"{what}: small updates are rounded away",
+        "train float32 copies under autocast:",
+        fix,
+        where,
+    )

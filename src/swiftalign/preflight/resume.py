@@ -24,7 +24,9 @@ def resume(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
         adapter = None if plan.train_type == "full" else _read_adapter(checkpoint)
         state = _read_mapping(checkpoint, "trainer_state.json")
     except ModelError as error:
-        yield Problem("resume-mismatch", error.message, "name a checkpoint-N folder of a run", where=where)
+        yield Problem(
+            "resume-mismatch", error.message, "name a checkpoint-N folder of a run of this method", where=where
+        )
         return
     differences = _differences(adapter, config, model, plan) if adapter else []
     if differences:
@@ -32,7 +34,7 @@ def resume(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
         yield Problem("resume-mismatch", message, "resume with the run's own config", where=where)
     step, total = state.get("global_step"), plan.schedule.steps
     if isinstance(step, int) and total is not None and step >= total:
-        message = f"{checkpoint} is at step {step}, and the run ends at step {total}: nothing is left to train"
+        message = f"{checkpoint} is at step {step}, and the run ends at step {total}: no steps are left to train"
         yield Problem("resume-finished", message, "raise num_train_epochs or max_steps", where=where)
 
 
@@ -46,7 +48,7 @@ def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
     if not Path(checkpoint).is_dir():
         raise ModelError(f"{checkpoint}: no such folder")
     if not path.is_file():
-        raise ModelError(f"{checkpoint} is no checkpoint of such a run: it has no {name}")
+        raise ModelError(f"{checkpoint} is not a checkpoint of such a run: it has no {name}")
     values = read_json(path)
     if not isinstance(values, dict):
         raise ModelError(f"{path}: not a mapping")

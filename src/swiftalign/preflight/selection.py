@@ -61,21 +61,23 @@ def targets(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
         keep_saved = plan.train_type == "lora" and not tuner.use_dora and len(overlap) == len(adaptable)
         change: dict[str, Any] = {"target_regex": "^$"} if keep_saved else {"modules_to_save": []}
         fix = {"tuner": {**settings, **change}}
-        message = f"{counted(len(overlap), 'layer')} both adapted and in modules_to_save: {names(overlap)}"
-        hint = "to train them whole:" if keep_saved else "to train them with adapters only:"
+        message = f"modules_to_save also holds {counted(len(overlap), 'adapted layer')}: {names(overlap)}"
+        hint = "train them whole:" if keep_saved else "train them with adapters only:"
         yield Problem("target-saved-overlap", message, hint, fix, config.where("tuner", "modules_to_save"))
     others = [f"{name} ({model.by_name[name].kind})" for name in matched if name not in adaptable]
     if others and adaptable:
         count = counted(len(others), "module")
         message = f"the target also matches {count} that {plan.train_type} can't adapt: {names(others)}"
-        hint = "they are left as they are; peft itself would stop at them"
+        hint = "these modules stay frozen; peft itself would raise an error"
         yield Problem("passed-over", message, hint, where=config.where(*plan.decided_at))
     if plan.decided_by == "freeze_flags":
         ignored = sorted({*(tuner.target_modules or ())} - {"all-linear", "all-embedding"})
         if ignored:
-            message = f"target_modules: {names(ignored)}: no effect beside all-linear, which the freeze flags steer"
+            message = (
+                f"target_modules: {names(ignored)}: no effect beside all-linear, for which the freeze flags decide"
+            )
             where = config.where("tuner", "target_modules")
-            yield Problem("setting-unused", message, "leave out all-linear, or these", where=where)
+            yield Problem("setting-unused", message, "remove all-linear, or these entries", where=where)
 
 
 def _matches(plan: TuningPlan, key: str) -> list[Match]:
@@ -88,7 +90,7 @@ def _saved_nothing(entry: str, where: str, config: Config, model: Model) -> Prob
     if near:
         return Problem("saved-matches-nothing", message, f"did you mean {near[0]}?", where=where)
     if config.tuner.use_dora:  # nothing is saved whole with DoRA; its own finding gives the whole correction
-        return Problem("saved-matches-nothing", message, "remove it: DoRA trains adapter layers", where=where)
+        return Problem("saved-matches-nothing", message, "remove it: DoRA trains adapter layers only", where=where)
     others = [name for name in config.tuner.modules_to_save if name != entry and name in model]
     fix = {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *model.mergers]))}}
     return Problem("saved-matches-nothing", message, "to train the aligner whole:", fix, where)
@@ -98,9 +100,9 @@ def _target_nothing(match: Match, config: Config, model: Model) -> Problem:
     what, hint = str(match.key[1]), "to adapt the aligner:"
     if match.modules:
         reason = f"it matches only {names(f'{name} ({model.by_name[name].kind})' for name in match.modules)}"
-        hint = "name the layers inside:"
+        hint = "name the layers inside it:"
     elif what == "target_regex" and any(re.search(match.entry, module.name) for module in model):
-        reason = "it matches parts of names, and must match a whole one"
+        reason = "it matches parts of names, but it must match a whole name"
     else:
         reason = "no name matches it"
     fix: dict[str, Any] = {"tuner": {"target_regex": aligner_regex(model)}}

@@ -18,7 +18,7 @@ def something_trains(config: Config, model: Model, plan: TuningPlan) -> Iterable
         return
     fix = {"tuner": _something_to_train(tuner, model, plan)}
     where = config.where(*plan.decided_at)
-    yield Problem("nothing-trains", "no parameter would train", "to train the aligner:", fix, where)
+    yield Problem("nothing-trains", "no parameter would train", "train the aligner:", fix, where)
 
 
 def _something_to_train(tuner: TunerSection, model: Model, plan: TuningPlan) -> dict[str, Any]:
@@ -41,12 +41,17 @@ def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
         yield Problem(
             "aligner-incomplete",
             f"{names(missing)} would stay frozen: {percent}% of the aligner",
-            "the deepstack mergers feed the LLM beside visual.merger; to train all of it:",
+            "the deepstack mergers feed the LLM beside visual.merger; train all of the aligner:",
             {"tuner": _the_rest_too(config, model, plan, missing)},
             where,
         )
     elif not trained and plan.trainables:
-        yield Problem("aligner-untouched", "nothing in the aligner would train", "is this what you want?", where=where)
+        yield Problem(
+            "aligner-untouched",
+            "nothing in the aligner would train",
+            "train the aligner, or ignore this if you mean to train other parts only",
+            where=where,
+        )
 
 
 def _the_rest_too(config: Config, model: Model, plan: TuningPlan, missing: list[str]) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def vit_by_suffix(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
         yield Problem(
             "vit-by-suffix",
             f"{plan.decided_at[1]} also adapts {counted(len(adapted), 'ViT layer')}: {names(adapted)}",
-            "if you mean the ViT too, set freeze_vit: false; for the aligner alone:",
+            "set freeze_vit: false if you mean the ViT too; to train the aligner alone:",
             {"tuner": _aligner_alone(tuner, model, plan)},
             config.where(*plan.decided_at),
         )
@@ -86,14 +91,14 @@ def vit_by_suffix(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
         yield Problem(
             "vit-by-suffix",
             f"modules_to_save also trains {counted(len(saved), 'ViT module')} whole: {names(saved)}",
-            "if you mean the ViT too, set freeze_vit: false; for the aligner alone:",
+            "set freeze_vit: false if you mean the ViT too; to train the aligner alone:",
             {"tuner": {"modules_to_save": [*kept, *model.mergers]}},
             config.where("tuner", "modules_to_save"),
         )
 
 
 def _unnamed_vit(chosen: Iterable[str], settings: list[str], model: Model) -> list[str]:
-    """ViT model that no setting names by their part of the ViT, e.g. "blocks", nor by ms-swift's all-norm."""
+    """ViT modules that no setting names by their part of the ViT, e.g. "blocks", nor by ms-swift's all-norm."""
     hit = [name for name in chosen if model.component(name) == "vit" and name not in settings]
     named = " ".join(settings)
     if "all-norm" in settings or "all-embedding" in settings:
@@ -128,9 +133,9 @@ def head_and_embeddings(config: Config, model: Model, plan: TuningPlan) -> Itera
         if last not in named and "all-embedding" not in named:
             code = "lm-head-trained" if last == "lm_head" else "embeddings-trained"
             message = f"{name} would train, and no setting names it"
-            yield Problem(code, message, "narrow the target to the layers you mean", where=where)
+            yield Problem(code, message, "narrow the target to the layers that you mean", where=where)
         if model.tied:
-            message = f"{name} would train, but this model ties lm_head to the embedding: both would change, or neither"
+            message = f"{name} would train, but this model ties lm_head to the embedding: both would change"
             yield Problem("tied-embeddings", message, "leave lm_head and embed_tokens frozen", where=where)
 
 
@@ -143,7 +148,7 @@ def freeze_flags(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pro
     key = plan.decided_at[1]
     if wrong:
         where = config.where("tuner", f"freeze_{next(iter(wrong))}")
-        hint = f"{key} decides: correct it, or drop the flag"
+        hint = f"{key} decides what gets adapters: correct it, or remove the flag"
         yield Problem("freeze-flags-contradicted", "; ".join(wrong.values()), hint, where=where)
     else:
         flags = ", ".join(f"freeze_{part}" for part in given)
@@ -198,8 +203,8 @@ def weights_missing(config: Config, model: Model, plan: TuningPlan) -> Iterable[
     """transformers gives missing weights random values, with a warning at most."""
     if model.missing:
         count = counted(len(model.missing), "tensor")
-        message = f"the weight files lack {count} of what config.json describes: {names(model.missing)}"
-        yield Problem("weights-missing", message, "fetch the model again, or mend its config.json")
+        message = f"the weight files lack {count} that config.json describes: {names(model.missing)}"
+        yield Problem("weights-missing", message, "download the model again, or correct its config.json")
 
 
 def unbuilt(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

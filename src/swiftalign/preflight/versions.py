@@ -19,5 +19,5 @@ def versions(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem
         if here[name].partition("+")[0] != tested
     ]
     if other:
-        hint = "the worker still compares plan and model before it trains"
+        hint = "training still compares the running model with the plan before the first step"
         yield Problem("versions-untested", ", ".join(other), hint)
