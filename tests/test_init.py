@@ -81,8 +81,8 @@ def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[st
         ),
         (
             ["--demo=x", "--model=y", "--val=z"],
-            "--demo brings a model and data of its own, beside --model, --val",
-            "keep one of them",
+            "--demo has its own model and data, so it can't be combined with --model, --val",
+            "remove one of them",
         ),
         (
             ["--model=x"],

@@ -1,4 +1,4 @@
-"""The application, and what its commands share."""
+"""The Typer application, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -23,21 +23,29 @@ app = typer.Typer(
 )
 
 Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG", help="YAML files; later ones are laid over earlier ones.")
+    list[Path],
+    typer.Argument(metavar="CONFIG", help="YAML files. Settings in later files replace those in earlier ones."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting, e.g. --set tuner.lora_rank=32."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Set one value, e.g. --set tuner.lora_rank=32. It replaces what the files say.",
+    ),
 ]
 Allowed = Annotated[
-    list[str] | None, typer.Option("--allow", metavar="CODE", help="Let an error finding through by its code.")
+    list[str] | None,
+    typer.Option(
+        "--allow", metavar="CODE", help="Continue although this problem is an error. Codes are in docs/findings.md."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for scripts.")]
 
 
 @app.callback(
     invoke_without_command=True,
-    epilog="New here? 'swiftalign init --demo demo' makes a small workspace to try everything in.",
+    epilog="New here? 'swiftalign init --demo demo' writes a small workspace in which to try every command.",
 )
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,

@@ -23,20 +23,21 @@ def inspect_params(
     overrides: Overrides = None,
     allowed: Allowed = None,
     expect: Annotated[
-        str | None, typer.Option(metavar="aligner", help="Fail unless all of the aligner trains, and nothing else.")
+        str | None,
+        typer.Option(metavar="aligner", help="Exit with 1 unless all of the aligner trains, and nothing else."),
     ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
-            "--gpu", metavar="80GiB", help="Predict memory and time on a card: its memory, its name, or here."
+            "--gpu", metavar="80GiB", help="Predict memory and time on a GPU: give its memory, its name, or 'here'."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a configuration would train.
 
-    Reads names, shapes and dtypes only; the model is not loaded.
-    Exit code 0, or 1 with error findings, or 2 where there is no answer. Examples:
+    Only names, shapes and dtypes are read; the model is not loaded.
+    Exit code: 0; 1 if a problem is an error; 2 if the config or the model can't be read. Examples:
 
       swiftalign inspect-params stage4.yaml
 
@@ -96,7 +97,7 @@ def _card(text: str) -> Card:
 
     card = present_card() if text == "here" else named_card(text)
     if card is None:
-        raise SwiftalignError("--gpu here: this machine has no NVIDIA GPU that answers", "name one, as --gpu H100")
+        raise SwiftalignError("--gpu here: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
     return card
 
 

@@ -1,4 +1,4 @@
-"""Plans and findings as tables for people, and as JSON for scripts."""
+"""Plans, problems, runs, checkpoints and exports as tables for people, and plans as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -44,26 +44,17 @@ _NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\
 
 
 def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
-    """What ``inspect-params --json`` prints."""
+    """What ``inspect-params --json`` prints: the plan, its optimizer groups in short, and the problems."""
+    groups = [
+        {**asdict(group), "parameters": len(group.parameters), "numel": _numel(plan, group.parameters)}
+        for group in plan.groups
+    ]
     return {
-        "model": plan.model,
-        "model_type": plan.model_type,
-        "method": plan.method,
-        "dtype": plan.dtype,
-        "total_parameters": plan.total_parameters,
-        "trainable_parameters": plan.trainable_parameters,
-        "components": {name: asdict(count) for name, count in plan.components.items()},
-        "adapted": list(plan.adapted),
+        **{name: value for name, value in plan.to_json().items() if name not in ("groups", "saved", "trainables")},
         "modules_to_save": list(plan.saved),
-        "optimizer_groups": [
-            {**asdict(group), "parameters": len(group.parameters)} | {"numel": _numel(plan, group.parameters)}
-            for group in plan.groups
-        ],
-        "schedule": asdict(plan.schedule),
-        "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors],
-        "ranks_may_shrink": plan.ranks_may_shrink,
+        "optimizer_groups": groups,
         "checkpoint_bytes": plan.checkpoint_bytes,
-        "findings": [finding.to_json() for finding in problems],
+        "findings": [problem.to_json() for problem in problems],
     }
 
 

@@ -20,20 +20,22 @@ def train(
     overrides: Overrides = None,
     allowed: Allowed = None,
     go_on: Annotated[
-        bool, typer.Option("--resume", help="Go on with the config's last run, from its newest sound checkpoint.")
+        bool, typer.Option("--resume", help="Continue the config's last run from its newest sound checkpoint.")
     ] = False,
-    nproc: Annotated[int | None, typer.Option(min=1, help="Processes on this machine, one a GPU.")] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs to train on, a process each.")] = None,
-    nnodes: Annotated[int, typer.Option(min=1, help="Machines; the same command runs on each.")] = 1,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Number of processes on this machine, one per GPU.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="Numbers of the GPUs to train on, one process per GPU.")
+    ] = None,
+    nnodes: Annotated[int, typer.Option(min=1, help="Number of machines; run the same command on each.")] = 1,
     node_rank: Annotated[int | None, typer.Option(min=0, help="Number of this machine, from 0.")] = None,
-    rdzv_endpoint: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Of the first machine.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and stop.")] = False,
+    rdzv_endpoint: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a configuration, then train it with ms-swift.
 
-    SIGTERM and the first Ctrl-C save a checkpoint after the running step; --resume goes on from there.
-    Exit code 0, or 1 where pre-flight finds an error or training fails, or 2 where the configuration can't be read.
+    SIGTERM and the first Ctrl-C save a checkpoint after the current step; --resume continues from it.
+    Exit code: 0; 1 if a problem is an error or training fails; 2 if the configuration can't be read.
     Examples:
 
       swiftalign train stage4.yaml
