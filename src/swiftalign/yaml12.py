@@ -15,17 +15,18 @@ class CoreSchemaLoader(yaml.SafeLoader):
 
 
 TAG = "tag:yaml.org,2002:"
-for _name, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
+# What a plain scalar of each kind looks like.
+PATTERNS = {
+    "bool": re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
+    "int": re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    "float": re.compile(
+        r"^(?:[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
-):
-    CoreSchemaLoader.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first))
+}
+_FIRST = {"bool": "tTfF", "null": ["~", "n", "N", ""], "int": "-+0123456789", "float": "-+.0123456789"}
+for _kind, _pattern in PATTERNS.items():
+    CoreSchemaLoader.add_implicit_resolver(TAG + _kind, _pattern, list(_FIRST[_kind]))
 
 
 class CoreSchemaDumper(yaml.SafeDumper):
@@ -43,6 +44,9 @@ for _first, _resolvers in CoreSchemaLoader.yaml_implicit_resolvers.items():
 
 
 CoreSchemaDumper.add_representer(str, _represent_text)
+# Mappings and lists that remember their places are dumped as plain ones.
+CoreSchemaDumper.add_multi_representer(dict, CoreSchemaDumper.represent_dict)
+CoreSchemaDumper.add_multi_representer(list, CoreSchemaDumper.represent_list)
 
 
 def dump_yaml(values: Any) -> str:

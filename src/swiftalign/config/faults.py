@@ -18,7 +18,7 @@ from swiftalign.config.sections import (
     section_fields,
 )
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
-from swiftalign.config.yaml import Document, Key, holds, lookup
+from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
 from swiftalign.problems import Problem, config_problem
 
 PASS_THROUGH = ("data", "tuner", "training", "swift")
@@ -69,7 +69,7 @@ OWNED_BY_CONFIG = {
 }
 OPERATIONS: Key = ("custom", "augmentation", "ops")
 # The guide's, and ms-swift 4's, names for the same.
-ALIASES: dict[Key, Key] = {
+ALIASES: dict[tuple[str, str], tuple[str, str]] = {
     ("custom", "train_jsonl"): ("data", "train"),
     ("custom", "val_jsonl"): ("data", "val"),
     ("tuner", "tuner_type"): ("tuner", "train_type"),
@@ -85,10 +85,10 @@ def _passed_through(values: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
             yield from ((section, name, value) for name, value in given.items() if name not in declared)
 
 
-def name_faults(document: Document) -> list[Problem]:
+def name_faults(values: Mapping) -> list[Problem]:
     """Keys to hand through that are unknown, the plan's, or another section's."""
-    names = [(section, name) for section, name, _ in _passed_through(document.value)]
-    return [_wrong_name(document, key) for key in names if not is_argument(*key)]
+    names = [(section, name) for section, name, _ in _passed_through(values)]
+    return [_wrong_name(values, key) for key in names if not is_argument(*key)]
 
 
 def is_argument(section: str, name: str) -> bool:
@@ -119,12 +119,12 @@ def argument_faults(values: dict[str, Any]) -> list[Any]:
     return details
 
 
-def value_faults(document: Document, details: Iterable[Any]) -> list[Problem]:
+def value_faults(values: Mapping, details: Iterable[Any]) -> list[Problem]:
     """Pydantic's errors in the words of the file: one a key, whose branches of a union are errors of their own."""
     by_key: dict[Key, list[Any]] = {}
     for detail in details:
-        by_key.setdefault(_key_of(document.value, detail), []).append(detail)
-    return [_value_fault(document, key, same) for key, same in by_key.items()]
+        by_key.setdefault(_key_of(values, detail), []).append(detail)
+    return [_value_fault(values, key, same) for key, same in by_key.items()]
 
 
 def _key_of(values: Any, detail: Any) -> Key:
@@ -136,29 +136,29 @@ def _key_of(values: Any, detail: Any) -> Key:
     return (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
 
 
-def _value_fault(document: Document, key: Key, details: list[Any]) -> Problem:
-    name, where, first = document.name(key), document.where(key), details[0]
+def _value_fault(values: Mapping, key: Key, details: list[Any]) -> Problem:
+    name, where, first = values.name(*key), values.where(*key), details[0]
     match first["type"]:
         case "missing" if key[:3] == OPERATIONS:
-            operation = lookup(document.value, (*key[:4], "name"))
+            operation = lookup(values, (*key[:4], "name"))
             return config_problem(
-                document.where(key[:4]), f"{operation} needs {key[-1]}", f"for example {_example(operation)}"
+                values.where(*key[:4]), f"{operation} needs {key[-1]}", f"for example {_example(operation)}"
             )
         case "missing" if isinstance(key[-1], int):
-            return config_problem(document.where(key[:-1]), f"{document.name(key[:-1])} is too short")
+            return config_problem(values.where(*key[:-1]), f"{values.name(*key[:-1])} is too short")
         case "union_tag_invalid":
-            return _no_operation(document, key)
+            return _no_operation(values, key)
         case "missing":
             return config_problem(
                 where, "no model is named", "add a line 'model: Qwen/Qwen3-VL-4B-Instruct', or a folder"
             )
         case "extra_forbidden":
-            return _wrong_name(document, key)
+            return _wrong_name(values, key)
         case "value_error":
             message, _, hint = str(first["ctx"]["error"]).partition("; ")
             return config_problem(where, f"{name}: {message}", hint or None)
     kinds = dict.fromkeys(_EXPECTED_AT.get(key) or _expected(detail) for detail in details)
-    value = lookup(document.value, key)
+    value = lookup(values, key)
     return config_problem(
         where, f"{name} must be {' or '.join(kinds)}, not {_show(value)}", _how_to_write(value, details)
     )
@@ -173,15 +173,15 @@ def _plain(value: Any) -> str:
     return f"[{', '.join(map(_plain, value))}]" if isinstance(value, (list, tuple)) else f"{value:g}"
 
 
-def _no_operation(document: Document, key: Key) -> Problem:
-    value = lookup(document.value, key)
+def _no_operation(values: Mapping, key: Key) -> Problem:
+    value = lookup(values, key)
     name = value.get("name") if isinstance(value, dict) else value
-    where = document.where(key)
+    where = values.where(*key)
     if not isinstance(name, str):
         hint = "an operation is written '- rotate: {max_deg: 8}', or as name and params"
-        return config_problem(where, f"{document.name(key)} must be an operation, not {_show(value)}", hint)
+        return config_problem(where, f"{values.name(*key)} must be an operation, not {_show(value)}", hint)
     hint = _near(name, list(PARAMETERS)) or f"there are {', '.join(PARAMETERS)}, and imgaug's as imgaug.NAME"
-    return config_problem(where, f"{document.name(key)}: no operation {name!r}", hint)
+    return config_problem(where, f"{values.name(*key)}: no operation {name!r}", hint)
 
 
 _EXPECTED = {
@@ -256,17 +256,13 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def dotted(key: Key) -> str:
-    return ".".join(map(str, key))
-
-
-def _wrong_name(document: Document, key: Key) -> Problem:
+def _wrong_name(values: Mapping, key: Key) -> Problem:
     """A key that its section does not take: where it belongs, or what it may be meant to be."""
     section, name = dotted(key[:-1]), str(key[-1])
-    where, label = document.where(key), document.name(key)
+    where, label = values.where(*key), values.name(*key)
     home = _home(name)
     if key[:3] == OPERATIONS:
-        operation = lookup(document.value, (*key[:4], "name"))
+        operation = lookup(values, (*key[:4], "name"))
         names = list(PARAMETERS[operation].model_fields) if operation in PARAMETERS else ["name", "params"]
         hint = _near(name, names) or f"it takes {', '.join(names)}"
         return config_problem(where, f"{operation}: no parameter {name!r}", hint)
@@ -301,7 +297,7 @@ def _names_in(section: str) -> list[str]:
         return list(_NESTED[section].model_fields)
     declared = section_fields(section)
     arguments = [name for name in swift_arguments() if is_argument(section, name)]
-    return [*declared, *arguments, *(str(alias[1]) for alias in ALIASES if alias[0] == section)]
+    return [*declared, *arguments, *(alias[1] for alias in ALIASES if alias[0] == section)]
 
 
 def _what_there_is(section: str) -> str:

@@ -32,8 +32,7 @@ def config_schema() -> dict[str, Any]:
         sections["DataSection"]["properties"][name] = _or_text(sections["DataSection"]["properties"][name])
     schema["properties"]["swift"] |= {"properties": _arguments("swift"), "additionalProperties": False}
     schema["properties"]["model"] = _or_text(schema["properties"]["model"])
-    for alias, key in ALIASES.items():
-        (old_section, old_name), (new_section, new_name) = map(str, alias), map(str, key)
+    for (old_section, old_name), (new_section, new_name) in ALIASES.items():
         source = sections[f"{new_section.title()}Section"]["properties"][new_name]
         sections[f"{old_section.title()}Section"]["properties"][old_name] = source
     own = {name: schema["properties"][name] for name in ("data", "training", "custom", "swift")}

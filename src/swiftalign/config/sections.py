@@ -7,12 +7,13 @@ name is checked against the arguments of the installed releases and handed throu
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.config.yaml import Document
+from swiftalign.config.yaml import Mapping
 
 COMPONENTS = ("llm", "vit", "aligner")
 TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
@@ -233,14 +234,27 @@ class Config(Section):
         default_factory=list, description="runs in sequence: each a name, and sections laid over the others"
     )
 
-    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
-    _phases: tuple[Config, ...] = PrivateAttr(())
+    _values: Mapping = PrivateAttr(default_factory=Mapping)
+    _runs: tuple[Config, ...] = PrivateAttr(())
     _phase: str | None = PrivateAttr(None)
+
+    @classmethod
+    def from_values(cls, values: Mapping, phase: str | None = None, phases: Sequence[Config] = ()) -> Config:
+        """A configuration that knows where its values stand.
+
+        Args:
+            values: merged values of the files.
+            phase: name of the phase, if this configuration is that of a phase.
+            phases: configuration of each phase.
+        """
+        config = cls.model_validate(values)
+        config._values, config._phase, config._runs = values, phase, tuple(phases)
+        return config
 
     @property
     def runs(self) -> tuple[Config, ...]:
         """The configuration of each phase; this one alone, where there are none."""
-        return self._phases or (self,)
+        return self._runs or (self,)
 
     @property
     def phase(self) -> str | None:
@@ -249,7 +263,7 @@ class Config(Section):
 
     def where(self, *key: str | int) -> str:
         """``file:line`` of a key, for messages; empty where the config was not read from a file."""
-        return self._document.where(key)
+        return self._values.where(*key)
 
     @property
     def handed_through(self) -> dict[str, Any]:
@@ -261,7 +275,7 @@ class Config(Section):
     @property
     def values(self) -> dict[str, Any]:
         """The merged values as the files spell them, with paths made absolute."""
-        return dict(self._document.value or {})
+        return dict(self._values)
 
 
 def best_metric_given(config: Config) -> str | None:
