@@ -13,7 +13,7 @@ import pytest
 
 from swiftalign.config.faults import OWNED_BY_CONFIG, OWNED_BY_PLAN
 from swiftalign.config.load import load_config
-from swiftalign.config.sections import Config, section_fields
+from swiftalign.config.sections import Config, ModelSection, section_fields
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.problems import ConfigError, SwiftalignError
 from swiftalign.yaml12 import dump_yaml
@@ -306,6 +306,7 @@ def test_other_arguments_are_handed_through(write: Write) -> None:
         ("training: {max_grad_norm: '1'}", "training.max_grad_norm must be a number, not '1'"),
         ("training: {max_grad_norm: .inf}", "training.max_grad_norm must be a finite number, not inf"),
         ("training: {gradient_checkpointing: 1}", "training.gradient_checkpointing must be true or false, not 1"),
+        ("swift: {max_length: long}", "swift.max_length must be a whole number, not 'long'"),
         ("swift: {max_grad_norm: a}", "swift.max_grad_norm must be a number, not 'a'"),
         ("swift: {quant_method: bnp}", "swift.quant_method must be one of bnb, hqq, eetq, quanto, fp8, not 'bnp'"),
     ],
@@ -333,6 +334,44 @@ def test_every_argument_is_faulted_in_plain_words(value: Any, write: Write) -> N
 
 def test_argument_of_a_section_is_taken_under_swift_too(write: Write) -> None:
     assert load(write, "swift: {max_grad_norm: 0.5}").swift == {"max_grad_norm": 0.5}
+
+
+DECLARED: dict[str, dict[str, Any]] = {
+    "data": {
+        "max_length": 512,
+        "truncation_strategy": "left",
+        "max_pixels": 65536,
+        "system": "Answer in JSON.",
+        "sequence_parallel_size": 2,
+    },
+    "training": {"metric_for_best_model": "eval_bbox_acc", "greater_is_better": True, "fsdp": "full_shard"},
+}
+
+
+@pytest.mark.parametrize("section", ["swift", *DECLARED])
+def test_declared_arguments_are_typed_and_handed_through(section: str, write: Write) -> None:
+    arguments = {**DECLARED["data"], **DECLARED["training"]}
+    config = load(write, dump_yaml({"swift": arguments} if section == "swift" else DECLARED))
+    assert config.data.model_dump(include=set(DECLARED["data"])) == DECLARED["data"]
+    assert config.training.model_dump(include=set(DECLARED["training"])) == DECLARED["training"]
+    assert config.handed_through == arguments
+
+
+def test_declared_argument_under_swift_goes_before_that_of_its_section(write: Write) -> None:
+    config = load(write, "data: {max_length: 1}\nswift: {max_length: 2}\n", "data: {max_length: 3}")
+    assert (config.data.max_length, config.handed_through["max_length"]) == (2, 2)
+
+
+def test_declared_argument_under_swift_is_typed_without_a_file() -> None:
+    config = Config(model=ModelSection(path="a/b"), swift={"max_length": 2})
+    assert (config.data.max_length, config.handed_through) == (2, {"max_length": 2})
+    assert Config(model=ModelSection(path="a/b")).data.max_length is None
+
+
+@pytest.mark.parametrize("section", ["data", "swift"])
+def test_declared_argument_that_is_empty_is_handed_through_as_such(section: str, write: Write) -> None:
+    config = load(write, f"{section}: {{max_length: }}")
+    assert (config.data.max_length, config.handed_through) == (None, {"max_length": None})
 
 
 @pytest.mark.parametrize("name", sorted(OWNED_BY_PLAN))

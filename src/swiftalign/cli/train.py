@@ -238,17 +238,17 @@ def _check_data(config: Config, allowed: list[str]) -> LeftOut:
     from swiftalign.data.tokens import pixel_limits
     from swiftalign.preflight.data import scored_kind
 
-    data, other, console = config.data, config.handed_through, open_console(stderr=True)
+    data, console = config.data, open_console(stderr=True)
     files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
     with console.status("reading the data") as status:
         report = scan(
             files,
             max_length=limit.most if limit else None,
             too_long=data.too_long,
-            limits=pixel_limits(other.get("max_pixels")),
+            limits=pixel_limits(data.max_pixels),
             tokenizer=limit.tokenizer if limit else None,
             text=data.text,
-            system=other.get("system"),
+            system=data.system,
             progress=lambda rows: status.update(f"reading the data: {rows:,} rows"),
         )
     _stop_at_errors([*report.findings, *scored_kind(config, report.kinds)], allowed)

@@ -8,13 +8,13 @@ from typing import Any
 
 from swiftalign.model.safetensors import read_json
 
-_GATHER = "stage3_gather_16bit_weights_on_model_save"
+GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 
 # ms-swift's presets; its ZeRO-3 gathers.
-_PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("zero0", "zero1", "zero2", "zero2_offload")},
-    **{name: {"stage": 3, _GATHER: True} for name in ("zero3", "zero3_offload")},
+    **{name: {"stage": 3, GATHER: True} for name in ("zero3", "zero3_offload")},
 }
 
 
@@ -26,8 +26,8 @@ def zero_section(setting: str | dict[str, Any]) -> dict[str, Any]:
         ValueError: the text is no JSON, or the value is no mapping.
     """
     if isinstance(setting, str):
-        if setting in _PRESETS:
-            return _PRESETS[setting]
+        if setting in PRESETS:
+            return PRESETS[setting]
         setting = json.loads(setting) if setting.startswith("{") else read_json(Path(setting))
     if not isinstance(setting, dict) or not isinstance(setting.get("zero_optimization", {}), dict):
         raise ValueError("not a mapping")

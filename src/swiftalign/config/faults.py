@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from swiftalign.config.augmentation import PARAMETERS, AugmentationSection, preset_operations
 from swiftalign.config.sections import (
+    ARGUMENT,
     Config,
     EarlyStoppingSection,
     GroundingEvalSection,
@@ -96,7 +97,10 @@ def is_argument(section: str, name: str) -> bool:
     if name not in swift_arguments() or name in OWNED_BY_PLAN or name in OWNED_BY_CONFIG:
         return False
     home = str(_home(name))
-    return section in (home, "swift") and name not in section_fields(home)
+    field = section_fields(home).get(name)
+    if section == home:
+        return field is None
+    return section == "swift" and (field is None or ARGUMENT in field.metadata)
 
 
 def _home(name: str) -> str | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.yaml import Mapping
@@ -62,14 +62,26 @@ class Section(BaseModel):
         return name in self.model_fields_set
 
 
+T = TypeVar("T")
+ARGUMENT = "argument of ms-swift"
+# A declared key that is handed through like the others, and may stand under ``swift`` as well.
+HandedThrough = Annotated[T | None, ARGUMENT]
+
+
 class PassThroughSection(Section):
     """A section that also takes ms-swift's and transformers' other arguments of its kind, by their own names."""
 
     model_config = ConfigDict(extra="allow")
 
+    @classmethod
+    def declared_arguments(cls) -> list[str]:
+        """The declared keys that are arguments of ms-swift."""
+        return [name for name, field in cls.model_fields.items() if ARGUMENT in field.metadata]
+
     @property
     def passed_through(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        declared = {name: getattr(self, name) for name in self.declared_arguments() if self.given(name)}
+        return {**(self.model_extra or {}), **declared}
 
 
 class ModelSection(Section):
@@ -105,6 +117,13 @@ class DataSection(PassThroughSection):
     too_long: Literal["refuse", "drop"] = Field(
         "refuse", description="rows longer than max_length: refuse to train, or leave them out"
     )
+    max_length: HandedThrough[int] = Field(None, description="most tokens per row")
+    truncation_strategy: HandedThrough[Literal["delete", "left", "right", "split"]] = Field(
+        None, description="rows longer than max_length: delete, which too_long decides, or cut"
+    )
+    max_pixels: HandedThrough[int] = Field(None, description="most pixels per image; larger images are scaled down")
+    system: HandedThrough[str] = Field(None, description="system message for rows without their own")
+    sequence_parallel_size: HandedThrough[int] = Field(None, description="number of GPUs that share each row")
 
 
 class TunerSection(PassThroughSection):
@@ -180,6 +199,8 @@ class TrainingSection(PassThroughSection):
     )
     load_best_model_at_end: bool = False
     early_stopping: EarlyStoppingSection | None = None
+    metric_for_best_model: HandedThrough[str] = Field(None, description="by default the loss")
+    greater_is_better: HandedThrough[bool] = Field(None, description="by default what the metric's name says")
     save_total_limit: PositiveInt | None = None
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
     save_steps: Steps = Field(500, description="a number of steps; below 1, a share of the run")
@@ -203,6 +224,7 @@ class TrainingSection(PassThroughSection):
         None, description="processes that read rows; by default as many as keep the GPU busy"
     )
     deepspeed: str | dict[str, Any] | None = None
+    fsdp: HandedThrough[str] = None
     resume_from_checkpoint: Location | None = None
 
 
@@ -251,6 +273,15 @@ class Config(Section):
         config._values, config._phase, config._runs = values, phase, tuple(phases)
         return config
 
+    @model_validator(mode="after")
+    def _read_arguments_under_swift(self) -> Self:
+        """A declared argument may stand under ``swift``: its section then has the value, too."""
+        for name in ("data", "tuner", "training"):
+            section: PassThroughSection = getattr(self, name)
+            given = {key: self.swift[key] for key in section.declared_arguments() if key in self.swift}
+            object.__setattr__(self, name, section.model_copy(update=given))
+        return self
+
     @property
     def runs(self) -> tuple[Config, ...]:
         """The configuration of each phase; this one alone, where there are none."""
@@ -280,8 +311,8 @@ class Config(Section):
 
 def best_metric_given(config: Config) -> str | None:
     """The metric that the best model and early stopping are told by, where one is named."""
-    stopping, named = config.training.early_stopping, config.handed_through.get("metric_for_best_model")
-    return str(named) if named else stopping.metric if stopping else None
+    stopping = config.training.early_stopping
+    return config.training.metric_for_best_model or (stopping.metric if stopping else None)
 
 
 def section_fields(section: str) -> dict[str, Any]:

@@ -56,11 +56,9 @@ def grounding_eval(config: Config, modules: Model, plan: TuningPlan) -> Iterable
         fix = {"custom": {"grounding_eval": {"every": 1}}}
         place = config.where("custom", "grounding_eval", "every")
         yield Problem("best-model-metric-unscored", message, "answer rows at each:", fix, place)
-    less, told = metric in LOWER_IS_BETTER, config.handed_through.get("greater_is_better")
-    if told is not None and bool(told) == less:
-        message = (
-            f"greater_is_better: {str(bool(told)).lower()}, but of {metric} {'less' if less else 'more'} is better"
-        )
+    less = metric in LOWER_IS_BETTER
+    if config.training.greater_is_better == less:
+        message = f"greater_is_better: {str(less).lower()}, but of {metric} {'less' if less else 'more'} is better"
         fix = {"training": {"greater_is_better": not less}}
         yield Problem("best-model-direction", message, "leave it out, or:", fix, where)
 
@@ -69,7 +67,7 @@ def early_stopping(config: Config, modules: Model, plan: TuningPlan) -> Iterable
     settings = config.training.early_stopping
     if settings is None:
         return
-    named, where = config.handed_through.get("metric_for_best_model"), config.where("training", "early_stopping")
+    named, where = config.training.metric_for_best_model, config.where("training", "early_stopping")
     if settings.metric and named and settings.metric.removeprefix("eval_") != named.removeprefix("eval_"):
         message = f"early_stopping watches {settings.metric}, and the best model is told by {named}"
         fix: dict[str, Any] = {"training": {"early_stopping": {"metric": named}}}
