@@ -102,6 +102,18 @@ def test_each_value_remembers_its_file(write: Write, tmp_path: Path) -> None:
     assert config.where("model", "path") == f"{tmp_path}/0.yaml:1"
 
 
+def test_item_of_a_replaced_list_stands_where_the_new_list_does(write: Write, tmp_path: Path) -> None:
+    config = load(write, "data: {train: [a.jsonl, b.jsonl]}", "data:\n  train:\n    - c.jsonl\n    - d.jsonl\n")
+    assert config.where("data", "train", 1) == f"{tmp_path}/2.yaml:4"
+    config = load(write, "data: {train: [a.jsonl, b.jsonl]}", overrides=["data.train=[c.jsonl, d.jsonl]"])
+    assert config.where("data", "train", 1) == "--set data.train=[c.jsonl, d.jsonl]"
+
+
+def test_phase_knows_where_its_own_keys_stand(write: Write, tmp_path: Path) -> None:
+    config = load(write, "training: {vit_lr: 1e-5}\nphases:\n  - name: a\n  - training:\n      vit_lr: 2e-5\n")
+    assert [run.where("training", "vit_lr") for run in config.runs] == [f"{tmp_path}/1.yaml:1", f"{tmp_path}/1.yaml:5"]
+
+
 def test_faults_come_in_the_order_of_the_files(write: Write) -> None:
     [base, layer] = write("model: a/b\ntuner: {x: 1}\n", "training: {lora_rank: 1}\ntuner: {lora_rank: a}\n")
     with pytest.raises(ConfigError) as caught:

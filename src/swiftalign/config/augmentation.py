@@ -20,12 +20,13 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic.alias_generators import to_snake
 
 Range = tuple[float, float]
 
 
 def _as_range(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if _is_number(value):
         return (value, value)
     if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(_is_number(item) for item in value):
         raise ValueError("must be a range [lo, hi], or one number")
@@ -61,10 +62,14 @@ Tiles = Annotated[int, Field(ge=1, le=64)]
 Zoom = Annotated[float, Field(gt=0.05, le=20)]
 
 
-class Parameters(BaseModel):
-    """What every operation takes."""
+class Strict(BaseModel):
+    """Values of a configuration: unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Parameters(Strict):
+    """What every operation takes."""
 
     prob: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of the samples that it is applied to")
 
@@ -155,20 +160,10 @@ class Posterize(Parameters):
     bits: Annotated[int, Field(ge=1, le=8)] = 4
 
 
-PARAMETERS: dict[str, type[Parameters]] = {
-    "hflip": Hflip,
-    "rotate": Rotate,
-    "scale": Scale,
-    "resize_by_scale": ResizeByScale,
-    "color_jitter": ColorJitter,
-    "gamma": Gamma,
-    "hsv": Hsv,
-    "clahe": Clahe,
-    "sharpness": Sharpness,
-    "solarize": Solarize,
-    "posterize": Posterize,
-    "pad_to_multiple": PadToMultiple,
-}
+_GEOMETRY = (Hflip, Rotate, Scale, ResizeByScale)
+_COLOURS = (ColorJitter, Gamma, Hsv, Clahe, Sharpness, Solarize, Posterize)
+# Operation -> its parameters; an operation is named as its class is, in snake_case.
+PARAMETERS = {to_snake(kind.__name__): kind for kind in (*_GEOMETRY, *_COLOURS, PadToMultiple)}
 GEOMETRIC = ("hflip", "rotate", "scale", "resize_by_scale", "pad_to_multiple")
 IMGAUG = "imgaug."  # prefix of any other augmenter, under its imgaug name
 
@@ -179,10 +174,8 @@ class ImgaugParameters(Parameters):
     model_config = ConfigDict(extra="allow")
 
 
-class Operation(BaseModel):
+class Operation(Strict):
     """One operation of the pipeline."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str
     params: Parameters
@@ -227,10 +220,8 @@ else:
 Preset = Literal["conservative", "progressive-1", "progressive-2", "progressive-3"]
 
 
-class AugmentationSection(BaseModel):
+class AugmentationSection(Strict):
     """The augmentation of training rows: operations in order, and the rules for their targets."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     enabled: bool = True
     preset: Preset | None = Field(None, description="a ready-made list of operations, in place of ops")
@@ -268,9 +259,9 @@ class AugmentationSection(BaseModel):
 
 
 # The guide's conservative geometry; its progressive phases change rotate and scale.
-_CONSERVATIVE: dict[str, dict[str, Any]] = {
+CONSERVATIVE: dict[str, dict[str, Any]] = {
     "hflip": {"prob": 0.5},
-    "rotate": {"max_deg": 8.0, "prob": 0.25},
+    "rotate": {"max_deg": 8, "prob": 0.25},
     "scale": {"lo": 1.02, "hi": 1.15, "prob": 0.2},
     "resize_by_scale": {"lo": 0.9, "hi": 1.1, "align_multiple": 32, "prob": 0.5},
     "color_jitter": {"brightness": [0.6, 1.4], "contrast": [0.6, 1.4], "saturation": [0.6, 1.4], "prob": 0.8},
@@ -288,10 +279,7 @@ _PHASES: dict[str, dict[str, dict[str, Any]]] = {
         "rotate": {"max_deg": 5.0, "prob": 0.15},
         "scale": {"lo": 1.01, "hi": 1.08, "prob": 0.1},
     },
-    "progressive-2": {
-        "rotate": {"max_deg": 8.0, "prob": 0.25},
-        "scale": {"lo": 1.02, "hi": 1.15, "prob": 0.2},
-    },
+    "progressive-2": {},
     "progressive-3": {
         "rotate": {"max_deg": 12.0, "prob": 0.3},
         "scale": {"lo": 1.03, "hi": 1.2, "prob": 0.25},
@@ -301,5 +289,5 @@ _PHASES: dict[str, dict[str, dict[str, Any]]] = {
 
 def preset_operations(preset: str) -> list[Operation]:
     """A preset's operations."""
-    listed = {**_CONSERVATIVE, **_PHASES[preset]}
+    listed = {**CONSERVATIVE, **_PHASES[preset]}
     return [_KINDS[name].model_validate({"name": name, "params": params}) for name, params in listed.items()]

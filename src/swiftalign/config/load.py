@@ -11,22 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from swiftalign.config.augmentation import spelled_out
-from swiftalign.config.faults import ALIASES, OPERATIONS, argument_faults, name_faults, value_faults
+from swiftalign.config.faults import ALIASES, OPERATIONS, argument_faults, value_faults
 from swiftalign.config.sections import Config
-from swiftalign.config.yaml import (
-    OVERRIDE,
-    Items,
-    Key,
-    Mapping,
-    Place,
-    dotted,
-    holds,
-    lookup,
-    nested,
-    parse_document,
-    read_document,
-)
-from swiftalign.problems import ConfigError, Problem, SwiftalignError, config_problem
+from swiftalign.config.yaml import Items, Mapping, Place, dotted, holds, lookup, nested, read_document, read_override
+from swiftalign.problems import ConfigError, Problem, config_problem
 
 # What a phase may hold. Every phase trains the same weights of the same model.
 _PHASE_KEYS = ("name", "data", "training", "custom", "swift")
@@ -43,7 +31,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         SwiftalignError: a file can't be read.
         ConfigError: a file holds faults; all of them are listed.
     """
-    names = [*map(str, paths), *(OVERRIDE + text for text in overrides)]
+    names = [*map(str, paths), *(f"--set {text}" for text in overrides)]
     merged, problems = Mapping(file=str(paths[0]) if paths else "--set"), list[Problem]()
     for path in paths:
         layer = _normalised(read_document(path), str(path), path.parent.absolute(), problems)
@@ -51,7 +39,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
             merged.pop("tuner", None)
         merged.merge(layer)
     for text in overrides:
-        merged.merge(_normalised(_read_override(text), OVERRIDE + text, Path.cwd(), problems))
+        merged.merge(_normalised(read_override(text), f"--set {text}", Path.cwd(), problems))
     config = _validated(merged, names, problems)
     phases = [_phase(merged, index, names) for index in range(len(config.phases))]
     return Config.from_values(merged, phases=phases) if phases else config
@@ -62,7 +50,7 @@ def _phase(merged: Mapping, index: int, names: list[str]) -> Config:
     base = copy.deepcopy(merged)
     layer: Mapping = base.pop("phases")[index]
     name, problems = layer.pop("name", None), []
-    others: list[Key] = [(key,) for key in layer if key not in _PHASE_KEYS]
+    others = [(key,) for key in layer if key not in _PHASE_KEYS]
     for key in [*others, *(key for key in _RUN_KEYS if holds(layer, key))]:
         hint = f"it may have {', '.join(_PHASE_KEYS)}; move {dotted(key)} out of phases"
         problems.append(config_problem(layer.where(*key), f"a phase can't have {dotted(key)} of its own", hint))
@@ -72,16 +60,6 @@ def _phase(merged: Mapping, index: int, names: list[str]) -> Config:
         raise ConfigError(problems)
     base.merge(layer)
     return _validated(base, names, problems, name or f"phase {index + 1}")
-
-
-def _read_override(text: str) -> Any:
-    """``tuner.lora_rank=32`` as nested mappings of one value, which is read as YAML."""
-    name, equals, value = text.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise SwiftalignError(f"--set {text}: not of the form section.key=value", "e.g. --set tuner.lora_rank=32")
-    file = OVERRIDE + text
-    return nested(keys, parse_document(value, file), Place(file))
 
 
 def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -> Mapping:
@@ -162,7 +140,7 @@ def _validated(values: Mapping, names: list[str], problems: list[Problem], phase
         config = Config.from_values(values, phase)
     except ValidationError as error:
         details += error.errors()
-    problems = [*problems, *name_faults(values), *value_faults(values, details)]
+    problems = [*problems, *value_faults(values, details)]
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: _position(problem.where, names)))
     return config

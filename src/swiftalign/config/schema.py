@@ -17,11 +17,8 @@ def config_schema() -> dict[str, Any]:
     """What a configuration file may hold, in the spellings that the loader accepts."""
     schema = Config.model_json_schema()
     schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "swiftalign configuration"}
+    schema |= {"type": ["object", "array"], "items": {"type": "object"}}  # a bare list is augmentation operations
     schema.pop("required", None)  # a file may be a fragment, to be laid over another
-    schema |= {
-        "type": ["object", "array"],
-        "items": {"type": "object"},
-    }  # a bare list is augmentation operations
     sections = schema["$defs"]
     _allow_short_operations(sections)
     for section in ("data", "tuner", "training"):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.augmentation import AugmentationSection, Strict
 from swiftalign.config.yaml import Mapping
 
 COMPONENTS = ("llm", "vit", "aligner")
@@ -52,10 +52,8 @@ def _fit_for_a_file_system(path: str) -> str:
 Location = Annotated[str, Field(min_length=1), AfterValidator(_fit_for_a_file_system)]
 
 
-class Section(BaseModel):
-    """A mapping of the file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+class Section(Strict):
+    """A mapping of the file."""
 
     def given(self, name: str) -> bool:
         """Whether the file names this key."""
@@ -316,8 +314,10 @@ def best_metric_given(config: Config) -> str | None:
 
 
 def section_fields(section: str) -> dict[str, Any]:
-    """The declared keys of a section, with their pydantic fields."""
-    annotation = Config.model_fields[section].annotation
-    candidates = [annotation, *get_args(annotation)]
-    kind = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return dict(kind.model_fields) if kind else {}
+    """The declared keys of a section, e.g. ``training.early_stopping``, with their pydantic fields."""
+    fields = Config.model_fields
+    for name in section.split("."):
+        annotation = fields[name].annotation
+        candidates = [annotation, *get_args(annotation)]
+        fields = next((c.model_fields for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), {})
+    return fields

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +52,7 @@ class Place(NamedTuple):
 class Items(list[Any]):
     """A list that remembers the place of each item."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: dict[int, Place] = {}
+    places: Sequence[Place] = ()
 
 
 class Mapping(dict[str, Any]):
@@ -94,34 +93,31 @@ class Mapping(dict[str, Any]):
 
 
 def _place(values: Any, key: Key) -> Place | None:
-    places: dict[str | int, Place] = getattr(lookup(values, key[:-1]), "places", {})
-    return places.get(key[-1])
+    place: Place | None = lookup(getattr(lookup(values, key[:-1]), "places", None), key[-1:])
+    return place
 
 
-def nested(keys: Sequence[str], value: Any, place: Place) -> Any:
+def nested(keys: Sequence[str], value: Any, place: Place) -> Mapping:
     """A value under a path of keys that all stand at one place."""
-    for key in reversed(keys):
-        value = Mapping({key: value}, {key: place}, place.file)
-    return value
+    inner = nested(keys[1:], value, place) if keys[1:] else value
+    return Mapping({keys[0]: inner}, {keys[0]: place})
 
 
 def dotted(key: Sequence[str | int]) -> str:
     return ".".join(map(str, key))
 
 
+def lookup(values: Any, key: Key, default: Any = None) -> Any:
+    """The value under a path of keys in nested mappings and lists."""
+    try:
+        return reduce(getitem, key, values)
+    except (KeyError, IndexError, TypeError):
+        return default
+
+
 def holds(values: Any, key: Key) -> bool:
-    """Whether nested mappings and lists have a value under this path of keys."""
-    for part in key:
-        try:
-            values = values[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return True
-
-
-def lookup(values: Any, key: Key) -> Any:
-    """The value under a path of keys; None where there is none."""
-    return reduce(lambda value, part: value[part], key, values) if holds(values, key) else None
+    """Whether there is a value under a path of keys."""
+    return lookup(values, key, default=holds) is not holds
 
 
 def read_document(path: Path) -> Any:
@@ -149,6 +145,20 @@ def read_document(path: Path) -> Any:
     except UnicodeDecodeError as error:
         where = f"{path}:{data.count(10, 0, error.start) + 1}"
         raise ConfigError([config_problem(where, "not UTF-8 text", "save the file as UTF-8")]) from None
+
+
+def read_override(text: str) -> Mapping:
+    """Read ``section.key=value``, whose value is YAML; keys and values stand at ``--set section.key=value``.
+
+    Raises:
+        SwiftalignError: the text is not of this form.
+        ConfigError: the value is not valid YAML.
+    """
+    name, equals, value = text.partition("=")
+    keys, place = name.strip().split("."), Place(OVERRIDE + text)
+    if not equals or not all(keys):
+        raise SwiftalignError(f"{place}: not of the form section.key=value", "e.g. --set tuner.lora_rank=32")
+    return nested(keys, parse_document(value, place.file), place)
 
 
 def parse_document(text: str, file: str) -> Any:
@@ -283,9 +293,9 @@ class _Builder:
         if node.tag != TAG + "seq":
             self.refuse_tag(node)
         items = Items()
+        items.places = [self.place(item) for item in node.value]
         for index, item in enumerate(node.value):
-            items.places[index] = self.place(item)
-            items.append(self.value(item, (*key, index), top if key else self.place(item)))
+            items.append(self.value(item, (*key, index), top if key else items.places[index]))
         return items
 
     def scalar(self, node: yaml.Node) -> Any:
@@ -300,9 +310,6 @@ class _Builder:
             return None
         if kind in ("null", "bool"):
             return text.lower() == "true" if kind == "bool" else None
-        return self.number(node, text, kind)
-
-    def number(self, node: yaml.Node, text: str, kind: str) -> int | float:
         if text.lower().endswith((".inf", ".nan")):
             return float(text.replace(".", ""))
         value, most = math.inf, sys.float_info.max if kind == "float" else MAX_INTEGER
