@@ -168,7 +168,7 @@ def test_override_of_the_model_keeps_its_settings(write: Write) -> None:
 
 @pytest.mark.parametrize("override", ["tuner.lora_rank", "=1", "tuner.=1", ".lora_rank=1", "", "tuner..x=1"])
 def test_malformed_override_is_refused(override: str, write: Write) -> None:
-    with pytest.raises(SwiftalignError, match=r"not of the form section\.key=value"):
+    with pytest.raises(SwiftalignError, match=r"expected section\.key=value"):
         load(write, overrides=[override])
 
 
@@ -200,7 +200,7 @@ def test_alias_works_beside_an_empty_section(write: Write, tmp_path: Path) -> No
         ("model: ''", "1.yaml:1: model must be a hub id or a folder, not ''"),
     ],
 )
-def test_fault_is_told_in_the_files_own_spelling(text: str, fault: str, write: Write) -> None:
+def test_fault_names_the_key_as_the_file_spells_it(text: str, fault: str, write: Write) -> None:
     assert faults(write, text) == [fault]
 
 
@@ -393,8 +393,8 @@ def test_what_the_plan_decides_is_refused(section: str, name: str, write: Write)
 
 
 @pytest.mark.parametrize("name", sorted(OWNED_BY_CONFIG))
-def test_what_another_key_says_is_refused(name: str, write: Write) -> None:
-    assert faults(write, f"swift: {{{name}: x}}") == [f"1.yaml:1: swift.{name}: another key says this"]
+def test_what_another_key_sets_is_refused(name: str, write: Write) -> None:
+    assert faults(write, f"swift: {{{name}: x}}") == [f"1.yaml:1: swift.{name}: another key sets this argument"]
 
 
 def test_owned_names_are_arguments_or_keys_of_today() -> None:
@@ -405,7 +405,7 @@ def test_owned_names_are_arguments_or_keys_of_today() -> None:
 @pytest.mark.parametrize("name", ["context_parallel_size", "moe_grouped_gemm", "recompute_granularity"])
 def test_argument_of_megatron_alone_is_refused(name: str, write: Write) -> None:
     assert name in megatron_arguments()
-    expected = f"1.yaml:1: swift.{name} is an argument of Megatron training only"
+    expected = f"1.yaml:1: swift.{name} is an argument for Megatron training only"
     assert faults(write, f"swift: {{{name}: 1}}") == [expected]
 
 

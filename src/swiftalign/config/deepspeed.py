@@ -1,4 +1,4 @@
-"""The section zero_optimization of what training.deepspeed names."""
+"""The zero_optimization section of the DeepSpeed settings that training.deepspeed gives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swiftalign.model.safetensors import read_json
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 
-# ms-swift's presets; its ZeRO-3 gathers.
+# ms-swift's presets; those of ZeRO-3 gather the weights.
 PRESETS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("zero0", "zero1", "zero2", "zero2_offload")},
     **{name: {"stage": 3, GATHER: True} for name in ("zero3", "zero3_offload")},
@@ -22,8 +22,8 @@ def zero_section(setting: str | dict[str, Any]) -> dict[str, Any]:
     """The zero_optimization section of a preset, a JSON text, a JSON file or a mapping.
 
     Raises:
-        ModelError: there is no such file, or it is no JSON.
-        ValueError: the text is no JSON, or the value is no mapping.
+        ModelError: the file does not exist or is not JSON.
+        ValueError: the text is not JSON, or the value is not a mapping.
     """
     if isinstance(setting, str):
         if setting in PRESETS:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration's keys and values, in the words of its file."""
+"""Problems of a configuration's keys and values, named as the file spells them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from swiftalign.yaml12 import PATTERNS
 
 PASS_THROUGH = ("data", "tuner", "training", "swift")
 
-# What the plan decides -> the key that says it here, where one does. Handing any of these to ms-swift beside the plan
-# would make the plan untrue.
+# Arguments that the plan sets -> our key for it, if there is one. Handing any of them to ms-swift as well would
+# contradict the plan.
 OWNED_BY_PLAN = {
     "tuner_type": "tuner.train_type",
     "train_type": "tuner.train_type",
@@ -34,7 +34,7 @@ OWNED_BY_PLAN = {
     **dict.fromkeys(("trainable_parameters", "trainable_parameters_regex", "target_parameters"), ""),
     **dict.fromkeys(("init_weights", "lora_bias", "lora_dtype", "use_swift_lora", "tuner_backend", "adapters"), ""),
 }
-# What other keys of the config say already.
+# Arguments of ms-swift -> our key that sets it.
 OWNED_BY_CONFIG = {
     "model": "model",
     "model_revision": "model.revision",
@@ -49,7 +49,7 @@ OWNED_BY_CONFIG = {
     "add_version": "training.output_dir",
 }
 OPERATIONS: Key = ("custom", "augmentation", "ops")
-# The guide's, and ms-swift 4's, names for the same.
+# Names that the guide and ms-swift 4 use -> our key.
 ALIASES: dict[tuple[str, str], tuple[str, str]] = {
     ("custom", "train_jsonl"): ("data", "train"),
     ("custom", "val_jsonl"): ("data", "val"),
@@ -58,7 +58,7 @@ ALIASES: dict[tuple[str, str], tuple[str, str]] = {
 
 
 def is_argument(section: str, name: str) -> bool:
-    """Whether a section hands a key through, as an argument of ms-swift."""
+    """Whether a section takes a key and hands it through to ms-swift."""
     if name not in swift_arguments() or name in OWNED_BY_PLAN or name in OWNED_BY_CONFIG:
         return False
     home = str(_home(name))
@@ -76,7 +76,7 @@ def _home(name: str) -> str | None:
 
 
 def argument_faults(values: Mapping) -> list[Any]:
-    """Keys that are no arguments of ms-swift, or have values of another type, as pydantic's error details."""
+    """Unknown keys, and values of another type than ms-swift's argument has, as error details like pydantic's."""
     details: list[Any] = []
     for section in PASS_THROUGH:
         given = values.get(section)
@@ -95,7 +95,7 @@ def argument_faults(values: Mapping) -> list[Any]:
 
 
 def value_faults(values: Mapping, details: Iterable[Any]) -> list[Problem]:
-    """Pydantic's errors in the words of the file: one a key, whose branches of a union are errors of their own."""
+    """One problem per key; pydantic reports one error per branch of a union."""
     by_key: dict[Key, list[Any]] = {}
     for detail in details:
         by_key.setdefault(_key_of(values, detail), []).append(detail)
@@ -103,7 +103,7 @@ def value_faults(values: Mapping, details: Iterable[Any]) -> list[Problem]:
 
 
 def _key_of(values: Any, detail: Any) -> Key:
-    """The place of an error in the file: pydantic's path without the names of a union's branches."""
+    """The key of an error in the file: pydantic's path without the names of a union's branches."""
     key: Key = ()
     for part in detail["loc"]:
         if holds(values, (*key, part)):
@@ -118,16 +118,16 @@ def _value_fault(values: Mapping, key: Key, details: list[Any]) -> Problem:
     match first["type"]:
         case "missing" if operation:
             message, example = f"{operation} needs {key[-1]}", str(CONSERVATIVE[operation]).replace("'", "")
-            key, hint = key[:4], f"for example - {operation}: {example}"
+            key, hint = key[:4], f"write for example - {operation}: {example}"
         case "missing" if isinstance(key[-1], int):
             key = key[:-1]
             message = f"{values.name(*key)} is too short"
         case "missing":
-            message, hint = "no model is named", "add a line 'model: Qwen/Qwen3-VL-4B-Instruct', or a folder"
+            message, hint = "no model is given", "add 'model: Qwen/Qwen3-VL-4B-Instruct', or the name of a folder"
         case "union_tag_invalid" if isinstance(operation, str):
-            message = f"{values.name(*key)}: no operation {operation!r}"
+            message = f"{values.name(*key)}: there is no operation {operation!r}"
             hint = _near(operation, list(PARAMETERS))
-            hint = hint or f"there are {', '.join(PARAMETERS)}, and imgaug's as imgaug.NAME"
+            hint = hint or f"use {', '.join(PARAMETERS)}, or an augmenter of imgaug as imgaug.NAME"
         case "extra_forbidden":
             return _wrong_name(values, key)
         case "value_error":
@@ -182,15 +182,15 @@ def _choices(detail: Any) -> list[str]:
 def _how_to_write(value: Any, details: list[Any]) -> str | None:
     kinds = {detail["type"] for detail in details}
     if value is None:
-        return "remove the key to have its default"
+        return "remove the key to use its default"
     if "literal_error" in kinds:
         return _near(value, [choice for detail in details for choice in _choices(detail)])
     if "bool_type" in kinds and value in ("yes", "on", "no", "off"):
         return f"write {'true' if value in ('yes', 'on') else 'false'}"
     if "list_type" in kinds:
-        return f"write [{value}]" if isinstance(value, str) else "a list is written [a, b], or a dash before each item"
+        return f"write [{value}]" if isinstance(value, str) else "write [a, b], or a dash before each item"
     if "union_tag_invalid" in kinds:
-        return "an operation is written '- rotate: {max_deg: 8}', or as name and params"
+        return "write '- rotate: {max_deg: 8}', or name and params"
     if kinds & {"dict_type", "model_type"}:
         return "write 'key: value' lines under it"
     if "int_type" in kinds and isinstance(value, float) and value.is_integer():
@@ -208,29 +208,29 @@ def _show(value: Any) -> str:
 
 
 def _wrong_name(values: Mapping, key: Key) -> Problem:
-    """A key that its section does not take: where it belongs, or what it may be meant to be."""
+    """The problem of a key that its section does not take; the hint names the right section or a similar key."""
     section, name, label = dotted(key[:-1]), str(key[-1]), values.name(*key)
     home = _home(name)
     if key[:3] == OPERATIONS:
         operation = lookup(values, (*key[:4], "name"))
         names = list(PARAMETERS[operation].model_fields) if operation in PARAMETERS else ["name", "params"]
-        message, hint = f"{operation}: no parameter {name!r}", _near(name, names) or f"it takes {', '.join(names)}"
+        message, hint = f"{operation}: there is no parameter {name!r}", _near(name, names) or f"use {', '.join(names)}"
     elif name in OWNED_BY_PLAN:
         place = OWNED_BY_PLAN[name]
         message = f"{label}: the plan decides this argument"
-        hint = f"write it as {place}" if place else "remove it: the plan sets it from the tuner section"
+        hint = f"set {place} instead" if place else "remove it: the plan sets it from the tuner section"
     elif name in OWNED_BY_CONFIG:
-        message, hint = f"{label}: another key says this", f"write it as {OWNED_BY_CONFIG[name]}"
+        message, hint = f"{label}: another key sets this argument", f"set {OWNED_BY_CONFIG[name]} instead"
     elif home not in (None, section):
         message, hint = f"{label}: not a key of {section or 'the top level'}", f"move it under '{home}:'"
     elif name in megatron_arguments():
-        message, hint = f"{label} is an argument of Megatron training only", "remove it: it would do nothing"
+        message, hint = f"{label} is an argument for Megatron training only", "remove it: it has no effect here"
     elif section:
         message = f"{label}: unknown key"
-        hint = _near(name, _names_in(section)) or "'swiftalign init --schema' lists the keys"
+        hint = _near(name, _names_in(section)) or "run 'swiftalign init --schema' to list the keys"
     else:
         message, sections = f"{label}: unknown section", list(Config.model_fields)
-        hint = _near(name, sections) or f"the sections are {', '.join(sections)}"
+        hint = _near(name, sections) or f"use one of the sections {', '.join(sections)}"
     return config_problem(values.where(*key), message, hint)
 
 

@@ -1,4 +1,4 @@
-"""Reading configuration files: several laid one over another, checked, with every fault named by file and line."""
+"""Read configuration files, lay them over one another, and check them; each problem has its file and line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from swiftalign.config.sections import Config
 from swiftalign.config.yaml import Items, Mapping, Place, dotted, holds, lookup, nested, read_document, read_override
 from swiftalign.problems import ConfigError, Problem, config_problem
 
-# What a phase may hold. Every phase trains the same weights of the same model.
+# Keys that a phase may set. Every phase trains the same weights of the same model.
 _PHASE_KEYS = ("name", "data", "training", "custom", "swift")
-_RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # of the whole run
+_RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # the same in all phases
 
 
 def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
-    """Read configuration files, later ones laid over earlier, and ``section.key=value`` overrides over all.
+    """Read configuration files; later files replace values of earlier ones, and ``section.key=value`` overrides all.
 
-    Mappings are merged key by key and lists replaced, with one exception: a file that names ``tuner.train_type``
-    chooses a method, and its ``tuner`` section replaces the one below it whole.
+    Mappings are merged key by key and lists are replaced, with one exception: a file with ``tuner.train_type``
+    chooses a method, and its ``tuner`` section replaces the whole earlier section.
 
     Raises:
         SwiftalignError: a file can't be read.
-        ConfigError: a file holds faults; all of them are listed.
+        ConfigError: the files have problems; the error lists all of them.
     """
     names = [*map(str, paths), *(f"--set {text}" for text in overrides)]
     merged, problems = Mapping(file=str(paths[0]) if paths else "--set"), list[Problem]()
@@ -46,16 +46,16 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
 
 
 def _phase(merged: Mapping, index: int, names: list[str]) -> Config:
-    """The configuration of a phase: its own keys, laid over those outside ``phases``."""
+    """The configuration of a phase: its own keys replace those outside ``phases``."""
     base = copy.deepcopy(merged)
     layer: Mapping = base.pop("phases")[index]
     name, problems = layer.pop("name", None), []
     others = [(key,) for key in layer if key not in _PHASE_KEYS]
     for key in [*others, *(key for key in _RUN_KEYS if holds(layer, key))]:
-        hint = f"it may have {', '.join(_PHASE_KEYS)}; move {dotted(key)} out of phases"
-        problems.append(config_problem(layer.where(*key), f"a phase can't have {dotted(key)} of its own", hint))
+        hint = f"move {dotted(key)} out of phases; a phase may set {', '.join(_PHASE_KEYS)}"
+        problems.append(config_problem(layer.where(*key), f"a phase can't set {dotted(key)}", hint))
     if not isinstance(name, str | None):
-        problems.append(config_problem(layer.where("name"), "a phase's name must be text", "put it in quotes"))
+        problems.append(config_problem(layer.where("name"), "a phase's name must be text", "put the name in quotes"))
     if problems:
         raise ConfigError(problems)
     base.merge(layer)
@@ -63,15 +63,15 @@ def _phase(merged: Mapping, index: int, names: list[str]) -> Config:
 
 
 def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -> Mapping:
-    """The values of a file in the canonical form: keys under their own names, files as lists, absolute paths."""
+    """The values of a file in one form: no aliases for keys, files as lists, absolute paths."""
     if isinstance(values, Items) and all(isinstance(item, dict) for item in values):
-        values = nested(("custom", "augmentation", "ops"), values, Place(file, 1))  # the guide writes a bare list
+        values = nested(("custom", "augmentation", "ops"), values, Place(file, 1))  # a bare list, as in the guide
     values = Mapping() if values is None else values
     if not isinstance(values, Mapping):
-        hint = "'swiftalign init' writes a config to start from"
-        raise ConfigError([config_problem(file, "not a config: it holds no 'section: ...' lines", hint)])
+        hint = "run 'swiftalign init' to write a config"
+        raise ConfigError([config_problem(file, "not a config: the file has no 'section: ...' lines", hint)])
     for name in [name for name, value in values.items() if value is None]:
-        del values[name]  # an empty section ("tuner:" with nothing under it) says nothing
+        del values[name]  # an empty section, e.g. "tuner:" with nothing under it
     if isinstance(values.get("model"), str):
         values["model"] = nested(("path",), values["model"], values.places["model"]._replace(name="model"))
     _rename_aliases(values, problems)
@@ -93,12 +93,12 @@ def _rename_aliases(values: Mapping, problems: list[Problem]) -> None:
         if holds(values, key):
             message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
             problems.append(config_problem(str(place), message, "keep one of the two"))
-        elif isinstance(target, Mapping):  # else the section itself is at fault, and is reported as such
+        elif isinstance(target, Mapping):  # otherwise the section itself is reported
             target.put(key[1], value, place._replace(name=f"{section}.{alias}"))
 
 
 def _spell_out_operations(operations: Any) -> None:
-    """``- rotate: {max_deg: 8}`` as ``{name: rotate, params: {max_deg: 8}}``."""
+    """Turn ``- rotate: {max_deg: 8}`` into ``{name: rotate, params: {max_deg: 8}}``."""
     for index, item in enumerate(operations if isinstance(operations, list) else ()):
         operations[index] = full = spelled_out(item)
         if isinstance(item, Mapping):
@@ -107,7 +107,7 @@ def _spell_out_operations(operations: Any) -> None:
 
 
 def _make_paths_absolute(values: Mapping, folder: Path) -> None:
-    """Paths count from the folder of their file; what is no path is left for the checks."""
+    """Make paths relative to the file's folder absolute; values that are not text are left for the checks."""
     for name in ("train", "val"):
         files = lookup(values, ("data", name))
         if isinstance(files, str):
@@ -121,20 +121,20 @@ def _make_paths_absolute(values: Mapping, folder: Path) -> None:
 
 
 def _is_path(name: str, value: str, folder: Path) -> bool:
-    if name == "deepspeed":  # or a preset's name, or JSON itself
+    if name == "deepspeed":  # otherwise a preset's name or JSON text
         return value.endswith(".json")
-    # A model is a folder where it looks like one or is one; otherwise it is a hub id.
+    # A model is a hub id unless it looks like a folder or is one.
     looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
-    return name != "path" or looks_like_one or os.path.isdir(folder / value)  # noqa: PTH112  # a name too long for a file system is no error
+    return name != "path" or looks_like_one or os.path.isdir(folder / value)  # noqa: PTH112  # False for a name that is too long for the file system
 
 
 def _absolute(path: str, folder: Path) -> str:
-    """Links stay as they are named: a linked JSONL file counts its images from the link's own folder."""
+    """Make a path absolute; links are not resolved, as image paths are relative to the folder that holds the link."""
     return os.path.abspath(folder / os.path.expanduser(path)) if path else path  # noqa: PTH100, PTH111  # keeps links
 
 
 def _validated(values: Mapping, names: list[str], problems: list[Problem], phase: str | None = None) -> Config:
-    """Hold the merged values against the schema; ``names`` are the files and overrides, in their order."""
+    """Check the merged values; problems are sorted by file or override (in the order of ``names``) and line."""
     details = argument_faults(values)
     try:
         config = Config.from_values(values, phase)

@@ -1,6 +1,6 @@
 """YAML as plain values that remember their file and line.
 
-Values follow the YAML 1.2 core schema where PyYAML's YAML 1.1 surprises: ``1e-4`` is a number, ``no`` is a word.
+Values follow the YAML 1.2 core schema, not PyYAML's YAML 1.1: ``1e-4`` is a number, ``no`` is a word.
 Tags that build objects, duplicate keys and alias bombs are errors.
 """
 
@@ -23,7 +23,7 @@ from swiftalign.yaml12 import PATTERNS, TAG, CoreSchemaLoader
 
 Key = tuple[str | int, ...]
 
-# Room for any real configuration; a "billion laughs" file passes it within a millisecond.
+# More than any real configuration needs; a "billion laughs" file exceeds it within a millisecond.
 MAX_VALUES = 50_000
 MAX_BYTES = 2_000_000
 MAX_DEPTH = 60
@@ -36,9 +36,9 @@ class Place(NamedTuple):
     """Where a key or a list item stands.
 
     Attributes:
-        file: path of the file, or an override with its ``--set``.
+        file: path of the file, or ``--set section.key=value``.
         line: line of the file, counted from 1; 0 stands for the whole file.
-        name: the key as the file spells it, if the configuration has another name for it.
+        name: the key as the file spells it, if the configuration uses another name.
     """
 
     file: str = ""
@@ -72,7 +72,7 @@ class Mapping(dict[str, Any]):
         self[key], self.places[key] = value, place
 
     def merge(self, layer: Mapping) -> None:
-        """Lay another mapping over this one: mappings are merged key by key, any other value is replaced."""
+        """Lay another mapping over this one: mappings are merged key by key, other values are replaced."""
         self.places |= layer.places
         for key, value in layer.items():
             held = self.get(key)
@@ -82,12 +82,12 @@ class Mapping(dict[str, Any]):
                 self[key] = value
 
     def where(self, *key: str | int) -> str:
-        """``file:line`` of a path of keys, or of the nearest key that holds it."""
+        """``file:line`` of a path of keys, or of the nearest key above it."""
         found = (_place(self, key[:end]) for end in range(len(key), 0, -1))
         return str(next(filter(None, found), self.file))
 
     def name(self, *key: str | int) -> str:
-        """A path of keys as messages name it: dotted, and as the file spells it."""
+        """The name of a path of keys in messages: dotted, and as the file spells it."""
         place = _place(self, key)
         return place.name if place and place.name else dotted(key)
 
@@ -97,10 +97,11 @@ def _place(values: Any, key: Key) -> Place | None:
     return place
 
 
-def nested(keys: Sequence[str], value: Any, place: Place) -> Mapping:
-    """A value under a path of keys that all stand at one place."""
-    inner = nested(keys[1:], value, place) if keys[1:] else value
-    return Mapping({keys[0]: inner}, {keys[0]: place})
+def nested(keys: Sequence[str], value: Any, place: Place) -> Any:
+    """Put a value under a path of keys that all have one place."""
+    for key in reversed(keys):
+        value = Mapping({key: value}, {key: place})
+    return value
 
 
 def dotted(key: Sequence[str | int]) -> str:
@@ -125,30 +126,30 @@ def read_document(path: Path) -> Any:
 
     Raises:
         SwiftalignError: the file is missing, unreadable or too large.
-        ConfigError: it is no YAML, or holds a tag, a duplicate key or an alias bomb.
+        ConfigError: the file is not YAML, or it contains a tag, a duplicate key or an alias bomb.
     """
     if path.is_dir():
         raise SwiftalignError(
-            f"{path} is a folder, not a config file", f"name a YAML file, e.g. {path / 'config.yaml'}"
+            f"{path} is a folder, not a config file", f"give a YAML file, e.g. {path / 'config.yaml'}"
         )
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SwiftalignError(f"{path}: no such file", "'swiftalign init' writes a config to start from") from None
+        raise SwiftalignError(f"{path}: no such file", "run 'swiftalign init' to write a config") from None
     except OSError as error:
         raise SwiftalignError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
-        raise SwiftalignError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, which no config is")
+        raise SwiftalignError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, the limit for a config file")
     try:
         return parse_document(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
         where = f"{path}:{data.count(10, 0, error.start) + 1}"
-        raise ConfigError([config_problem(where, "not UTF-8 text", "save the file as UTF-8")]) from None
+        raise ConfigError([config_problem(where, "the file is not UTF-8 text", "save the file as UTF-8")]) from None
 
 
-def read_override(text: str) -> Mapping:
-    """Read ``section.key=value``, whose value is YAML; keys and values stand at ``--set section.key=value``.
+def read_override(text: str) -> Any:
+    """Read ``section.key=value``, whose value is YAML; messages name ``--set section.key=value`` as the place.
 
     Raises:
         SwiftalignError: the text is not of this form.
@@ -157,15 +158,15 @@ def read_override(text: str) -> Mapping:
     name, equals, value = text.partition("=")
     keys, place = name.strip().split("."), Place(OVERRIDE + text)
     if not equals or not all(keys):
-        raise SwiftalignError(f"{place}: not of the form section.key=value", "e.g. --set tuner.lora_rank=32")
+        raise SwiftalignError(f"{place}: expected section.key=value", "write it like --set tuner.lora_rank=32")
     return nested(keys, parse_document(value, place.file), place)
 
 
 def parse_document(text: str, file: str) -> Any:
-    """Parse YAML text; mappings and lists remember the places of what they hold.
+    """Parse YAML text into mappings and lists that remember places.
 
     Args:
-        file: name of the text in messages.
+        file: name of the file in messages.
     """
     try:
         node = yaml.compose(text, Loader=CoreSchemaLoader)
@@ -173,7 +174,7 @@ def parse_document(text: str, file: str) -> Any:
         raise ConfigError([_syntax_problem(error, file)]) from None
     except yaml.reader.ReaderError as error:
         place = Place(file, text.count("\n", 0, error.position) + 1)
-        raise ConfigError([config_problem(str(place), "not valid YAML: a control character")]) from None
+        raise ConfigError([config_problem(str(place), "not valid YAML: it contains a control character")]) from None
     except RecursionError:
         raise ConfigError([config_problem(file, _TOO_DEEP)]) from None
     builder = _Builder(file)
@@ -183,45 +184,45 @@ def parse_document(text: str, file: str) -> Any:
     return value
 
 
-_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+_TOO_DEEP = f"values are nested more than {MAX_DEPTH} levels deep"
 
 
 class _Syntax(NamedTuple):
-    """PyYAML's words for a fault, and plainer ones."""
+    """What PyYAML says about a fault, and a plainer message."""
 
     pattern: str
     message: str
     hint: str
-    at_start: bool = False  # report where the unfinished thing begins, not where PyYAML gave up
+    at_start: bool = False  # name the line where the unfinished value begins, not where PyYAML stopped
 
 
 _SYNTAX = (
     _Syntax(
         "mapping values are not allowed",
-        "a ':' in the wrong place",
-        "is a ':' missing in the line above, a line indented differently, or a text with ': ' not in quotes?",
+        "a ':' is in the wrong place",
+        "look for a missing ':' above, wrong indentation, or a text with ': ' without quotes",
     ),
-    _Syntax(r"found character '\\t'", "a tab", "indent with spaces"),
-    _Syntax(r"found character '(.)'", r"a text can't begin with '\1'", "put it in quotes"),
+    _Syntax(r"found character '\\t'", "a tab is not allowed here", "indent with spaces"),
+    _Syntax(r"found character '(.)'", r"a text can't begin with '\1'", "put the text in quotes"),
     _Syntax(
         "found undefined alias '(.*)'", r"there is no anchor &\1 for the alias *\1", "put a text with '*' in quotes"
     ),
-    _Syntax("expected alphabetic or numeric", "'*' or '&' without a name", "put a text with '*' or '&' in quotes"),
-    _Syntax("found unexpected end of stream", "a quote opens here and does not close", "add the quote", at_start=True),
+    _Syntax("expected alphabetic or numeric", "'*' or '&' has no name", "put a text with '*' or '&' in quotes"),
+    _Syntax("found unexpected end of stream", "this quote is not closed", "add the closing quote", at_start=True),
     _Syntax(
         r"expected ',' or '(.)'",
-        r"a list or mapping opens here and does not close",
+        r"this list or mapping is not closed",
         r"add the '\1', or put a text with brackets in quotes",
         at_start=True,
     ),
-    _Syntax("expected <block end>", "this can't stand here", "compare its indentation and quotes with the lines above"),
-    _Syntax("could not find expected ':'", "a key without its ':'", "write 'key: value'", at_start=True),
+    _Syntax("expected <block end>", "this line does not fit the lines above", "compare the indentation and the quotes"),
+    _Syntax("could not find expected ':'", "a key is not followed by ':'", "write 'key: value'", at_start=True),
     _Syntax(
         "unknown escape character|expected escape sequence",
-        "a backslash in double quotes begins an escape",
+        "an unknown escape sequence in double quotes",
         "put a regular expression in single quotes",
     ),
-    _Syntax("another document", "a second document begins here", "write it as a file of its own"),
+    _Syntax("another document", "a second document begins here", "move it to its own file"),
 )
 
 
@@ -239,7 +240,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
 
 
 class _Builder:
-    """Makes values of PyYAML's nodes, and gathers what is wrong with them."""
+    """Makes values from PyYAML's nodes, and gathers the problems."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -260,11 +261,11 @@ class _Builder:
             top: place of the first of these keys.
         """
         self.count += 1
-        # Raised at once: going on is what an alias bomb wants.
+        # Raised at once, because an alias bomb has billions of further values.
         if self.count > MAX_VALUES:
-            raise ConfigError([config_problem(str(top), f"more than {MAX_VALUES:,} values, with aliases expanded")])
+            raise ConfigError([config_problem(str(top), f"more than {MAX_VALUES:,} values after aliases are expanded")])
         if len(key) > MAX_DEPTH:
-            hint = "does an alias stand inside what it names?"
+            hint = "use fewer levels, and no alias inside the value that it names"
             raise ConfigError([config_problem(str(self.place(node)), _TOO_DEEP, hint)])
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, key, top)
@@ -278,11 +279,11 @@ class _Builder:
         result = Mapping(file=self.file)
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self.fail(key_node, "a key must be a word, not a list or mapping")
+                self.fail(key_node, "a key must be text, not a list or mapping")
                 continue
             name, place = self.text(key_node), self.place(key_node)
             if name == "<<":
-                self.fail(key_node, "a merge key (<<) is not read", "write the keys out, or lay a file over another")
+                self.fail(key_node, "merge keys (<<) are not supported", "write the keys out, or use a second file")
             elif name in result:
                 self.fail(key_node, f"{dotted((*key, name))} is given twice", "keep one of the two")
             else:
@@ -304,8 +305,8 @@ class _Builder:
             if kind != "str":
                 self.refuse_tag(node)
             return text
-        if not PATTERNS[kind].fullmatch(text):  # an explicit tag on another text: `!!bool yes`
-            meaning = {"null": "not null", "bool": "not true or false"}.get(kind, "no number")
+        if not PATTERNS[kind].fullmatch(text):  # an explicit tag on unsuitable text, e.g. `!!bool yes`
+            meaning = {"null": "not null", "bool": "not true or false"}.get(kind, "not a number")
             self.fail(node, f"{text[:40]!r} is {meaning}")
             return None
         if kind in ("null", "bool"):
@@ -316,14 +317,14 @@ class _Builder:
         with suppress(ValueError):  # an integer of thousands of digits
             value = float(text) if kind == "float" else int(text, 0 if text[:2] in ("0o", "0x") else 10)
         if abs(value) > most:
-            self.fail(node, f"{text[:40]} is too large a number")
+            self.fail(node, f"the number {text[:40]} is too large")
         return value
 
     def text(self, node: yaml.Node) -> str:
         if yaml.reader.Reader.NON_PRINTABLE.search(node.value):  # an escape such as "\0" in double quotes
-            self.fail(node, "a text with a control character", "put a regular expression in single quotes")
+            self.fail(node, "the text contains a control character", "put a regular expression in single quotes")
         return str(node.value)
 
     def refuse_tag(self, node: yaml.Node) -> None:
         tag = node.tag.replace(TAG, "!!")
-        self.fail(node, f"the tag {tag} is not allowed", "write plain values only")
+        self.fail(node, f"the tag {tag} is not allowed", "remove the tag")
