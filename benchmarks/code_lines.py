@@ -1,7 +1,7 @@
 """How many lines of code the package has: lines with code on them, without blank lines, comments and docstrings.
 
-    python benchmarks/code_lines.py            # each room of src/swiftalign, and the sum
-    python benchmarks/code_lines.py FOLDER
+python benchmarks/code_lines.py            # each room of src/swiftalign, and the sum
+python benchmarks/code_lines.py FOLDER
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ def code_lines(source: str) -> int:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 lines -= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return len(lines)
 

@@ -91,9 +91,9 @@ def test_a_run_without_phases_is_its_own_and_only_one(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "line", "message"),
     [
-        ("{tuner: {lora_rank: 4}}", 2, "a phase can't have tuner of its own"),
-        ("{model: other}", 2, "a phase can't have model of its own"),
-        ("{training: {output_dir: x}}", 2, "a phase can't have training.output_dir of its own"),
+        ("{tuner: {lora_rank: 4}}", 2, "a phase can't set tuner"),
+        ("{model: other}", 2, "a phase can't set model"),
+        ("{training: {output_dir: x}}", 2, "a phase can't set training.output_dir"),
         ("{name: 3}", 2, "a phase's name must be text"),
         ("{training: {aligner_lrr: 1}}", 2, "training.aligner_lrr: unknown key"),
         ("{training: {num_train_epochs: many}}", 2, "training.num_train_epochs"),

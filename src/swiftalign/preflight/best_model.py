@@ -56,11 +56,9 @@ def grounding_eval(config: Config, model: Model, plan: TuningPlan) -> Iterable[P
         fix = {"custom": {"grounding_eval": {"every": 1}}}
         place = config.where("custom", "grounding_eval", "every")
         yield Problem("best-model-metric-unscored", message, "measure it at every evaluation:", fix, place)
-    lower, given = metric in LOWER_IS_BETTER, config.handed_through.get("greater_is_better")
-    if given is not None and bool(given) == lower:
-        message = (
-            f"greater_is_better: {str(bool(given)).lower()}, but a {'lower' if lower else 'higher'} {metric} is better"
-        )
+    lower = metric in LOWER_IS_BETTER
+    if config.training.greater_is_better == lower:
+        message = f"greater_is_better: {str(lower).lower()}, but a {'lower' if lower else 'higher'} {metric} is better"
         fix = {"training": {"greater_is_better": not lower}}
         yield Problem("best-model-direction", message, "remove greater_is_better, or correct it:", fix, where)
 
@@ -69,7 +67,7 @@ def early_stopping(config: Config, model: Model, plan: TuningPlan) -> Iterable[P
     settings = config.training.early_stopping
     if settings is None:
         return
-    named, where = config.handed_through.get("metric_for_best_model"), config.where("training", "early_stopping")
+    named, where = config.training.metric_for_best_model, config.where("training", "early_stopping")
     if settings.metric and named and settings.metric.removeprefix("eval_") != named.removeprefix("eval_"):
         message = f"early_stopping watches {settings.metric}, but the best model is chosen by {named}"
         fix: dict[str, Any] = {"training": {"early_stopping": {"metric": named}}}

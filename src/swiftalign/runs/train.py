@@ -166,17 +166,17 @@ def _check_data(config: Config, stop_at_errors: Callable[[list[Problem]], None],
     from swiftalign.data.scan import scan  # numpy
     from swiftalign.preflight.data import scored_kind
 
-    data, other = config.data, config.handed_through
+    data = config.data
     files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
     count_rows_of(config)
     report = scan(
         files,
         max_length=limit.most if limit else None,
         too_long=data.too_long,
-        limits=pixel_limits(other.get("max_pixels")),
+        limits=pixel_limits(data.max_pixels),
         tokenizer=limit.tokenizer if limit else None,
         text=data.text,
-        system=other.get("system"),
+        system=data.system,
         progress=lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})),
     )
     stop_at_errors([*report.findings, *scored_kind(config, report.kinds)])

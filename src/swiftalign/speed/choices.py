@@ -256,7 +256,7 @@ _PLAIN_ATTENTION = (None, "sdpa")
 
 def _padding_free(config: Config, reasons: dict[str, str]) -> bool:
     asked = config.training.padding_free
-    other = config.model.attention not in _PLAIN_ATTENTION or config.handed_through.get("sequence_parallel_size", 1) > 1
+    other = config.model.attention not in _PLAIN_ATTENTION or (config.data.sequence_parallel_size or 1) > 1
     reasons["padding_free"] = (
         _ASKED if asked is not None else "model.attention is another" if other else "torch has attention for it"
     )
@@ -302,7 +302,7 @@ def _cannot_compile(config: Config, plan: TuningPlan, outlook: Outlook, has: Cal
         return "compiling was not measured for this model"
     if outlook.trained.llm:
         return "the LLM's layers train"
-    if config.training.deepspeed or config.handed_through.get("fsdp"):
+    if config.training.deepspeed or config.training.fsdp:
         return "compiling was not measured with DeepSpeed or FSDP"
     if not has("triton") or not (has("cc") or has("gcc")):
         return "compiling needs triton and a C compiler"

@@ -134,7 +134,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         ready = self.choices.padding_free and self.plan.model_type in READY_TYPES
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             loader = ReadyLoader if ready else DataLoaderShard
-            limits = pixel_limits(self.config.handed_through.get("max_pixels"))
+            limits = pixel_limits(self.config.data.max_pixels)
             lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if ready:
