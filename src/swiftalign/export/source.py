@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +56,13 @@ class Source:
         return [*self.whole, *self.merged]
 
     @property
-    def homes(self) -> set[Path]:
-        """The base's files that hold a tensor which changes."""
+    def files(self) -> list[Path]:
+        """The base's weight files."""
+        return sorted({tensor.file for tensor in self.base_tensors.values()})
+
+    @property
+    def changed_files(self) -> set[Path]:
+        """The base's weight files that hold a tensor which changes."""
         return {self.base_tensors[name].file for name in self.changed}
 
     @property
@@ -180,12 +184,3 @@ def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: Tun
         theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
         hint = "name the run's own base with --base"
         raise ExportError(f"{folder}: a {model_type} of {total:,} parameters; {theirs}", hint)
-
-
-def plan_digest(source: Source) -> str | None:
-    """SHA-256 of the run's plan, as export.json records it."""
-    import hashlib
-
-    if source.plan is None:
-        return None
-    return hashlib.sha256(json.dumps(source.plan.to_json(), sort_keys=True).encode()).hexdigest()
