@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -32,7 +33,7 @@ COLOURS = {
 
 Size = tuple[int, int]
 Colour = tuple[int, int, int]
-Target = tuple[str, list[float]]
+Drawn = tuple[str, list[float]]  # the key of a target in a row, and its numbers
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Quarter:
         return self.right - self.left, self.bottom - self.top
 
 
-Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Target]
+Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Drawn]
 
 
 def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), new_camera: bool = False) -> None:
@@ -111,8 +112,14 @@ def draw_row(
     """
     image = _background(random, size)
     draw = ImageDraw.Draw(image)
+    half_width, half_height = size[0] // 2, size[1] // 2
+    quarters = [
+        Quarter(left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
+        for left in (0, half_width)
+        for top in (0, half_height)
+    ]
     count = random.randint(1, most)
-    quarters = random.sample(_quarters(size), count)
+    quarters = random.sample(quarters, count)
     chosen = random.sample(sorted(COLOURS if colours is None else colours), count)
     objects: list[dict[str, object]] = []
     for quarter, colour in zip(quarters, chosen, strict=True):
@@ -139,37 +146,17 @@ def _background(random: Random, size: Size) -> Image.Image:
     return blotches.resize(size, Image.Resampling.BILINEAR).convert("RGB")
 
 
-def _quarters(size: Size) -> list[Quarter]:
-    half_width, half_height = size[0] // 2, size[1] // 2
-    return [
-        Quarter(left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
-        for left in (0, half_width)
-        for top in (0, half_height)
-    ]
-
-
-def _random_box(quarter: Quarter, random: Random) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom edge of a box that takes at least 40% of each side of the quarter."""
+def _paint_extent(shape: str, draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
+    """A rectangle or an ellipse that takes at least 40% of each side of the quarter."""
     width, height = (random.randint(math.ceil(0.4 * side), side) for side in quarter.sides)
     left = random.randint(quarter.left, quarter.right - width)
     top = random.randint(quarter.top, quarter.bottom - height)
-    return left, top, left + width, top + height
+    # Pillow includes the last column and row; the target names the edge behind them.
+    getattr(draw, shape)((left, top, left + width - 1, top + height - 1), fill=colour)
+    return "bbox_2d", [left, top, left + width, top + height]
 
 
-def _paint_box(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
-    left, top, right, bottom = _random_box(quarter, random)
-    # Pillow counts the last column and row in; the box names the edge behind them.
-    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-    return "bbox_2d", [left, top, right, bottom]
-
-
-def _paint_disc(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
-    left, top, right, bottom = _random_box(quarter, random)
-    draw.ellipse((left, top, right - 1, bottom - 1), fill=colour)
-    return "bbox_2d", [left, top, right, bottom]
-
-
-def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
+def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
     """A rectangle turned by 10 to 35 degrees either way, so that its first corner stays the top left one."""
     diagonal = min(quarter.sides) * random.uniform(0.75, 1.0)
     slant = math.radians(random.uniform(20, 40))
@@ -185,7 +172,7 @@ def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, ran
     return "quad", numbers
 
 
-def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
+def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
     """A line from the left to the right of the quarter, with up to two bends at even distances."""
     steps = random.randint(1, 3)
     width, _ = quarter.sides
@@ -196,4 +183,9 @@ def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, ran
     return "line", numbers
 
 
-PAINTERS: dict[str, Painter] = {"box": _paint_box, "disc": _paint_disc, "slab": _paint_slab, "wire": _paint_wire}
+PAINTERS: dict[str, Painter] = {
+    "box": partial(_paint_extent, "rectangle"),
+    "disc": partial(_paint_extent, "ellipse"),
+    "slab": _paint_slab,
+    "wire": _paint_wire,
+}

@@ -6,8 +6,7 @@ byte-level vocabulary of its own, so that token ids differ from those of the pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +104,27 @@ def build_model(folder: Path, *, seed: int = 0, dtype: str = "float32", tied: bo
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known", f"choose one of {', '.join(DTYPES)}")
+    import torch
+    from transformers import AutoModelForImageTextToText
+
     tokenizer = byte_tokenizer()
     config = model_config(tokenizer, TEXT, VISION, INITIALIZER_RANGE, tied=tied, moe=moe)
-    write_model(folder, _random_model(config, seed, dtype), tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    write_model(folder, model.to(getattr(torch, dtype)), tokenizer)
 
 
 def write_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write a model folder whole: config, weights, tokenizer and processor files."""
+    """Write a complete model folder: config, weights, tokenizer and processor files."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     save_processors(folder)
     model.generation_config = generation_config(tokenizer)
-    with _without_progress_bars():
-        model.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def byte_tokenizer(
@@ -148,18 +155,6 @@ def byte_tokenizer(
     )
 
 
-def _token_ids(tokenizer: Any) -> dict[str, int]:
-    """The entries of config.json that depend on the vocabulary."""
-    number = tokenizer.convert_tokens_to_ids
-    return {
-        "vocab_size": len(tokenizer),
-        "image_token_id": number("<|image_pad|>"),
-        "video_token_id": number("<|video_pad|>"),
-        "vision_start_token_id": number("<|vision_start|>"),
-        "vision_end_token_id": number("<|vision_end|>"),
-    }
-
-
 def model_config(
     tokenizer: Any,
     text: dict[str, Any],
@@ -172,22 +167,18 @@ def model_config(
     """The config of a Qwen3-VL of these sizes, for the vocabulary of a tokenizer."""
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-    ids = _token_ids(tokenizer)
-    own = {"vocab_size": ids.pop("vocab_size"), "initializer_range": initializer_range, "tie_word_embeddings": tied}
-    text = {**text, **own, **(EXPERTS if moe else {})}
-    vision = {**vision, "initializer_range": initializer_range}
+    own = {"vocab_size": len(tokenizer), "initializer_range": initializer_range, "tie_word_embeddings": tied}
+    number = tokenizer.convert_tokens_to_ids
     config_class = Qwen3VLMoeConfig if moe else Qwen3VLConfig
-    return config_class(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)
-
-
-def _random_model(config: Any, seed: int, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    return model.to(getattr(torch, dtype))
+    return config_class(
+        text_config={**text, **own, **(EXPERTS if moe else {})},
+        vision_config={**vision, "initializer_range": initializer_range},
+        tie_word_embeddings=tied,
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
 
 
 def generation_config(tokenizer: Any) -> Any:
@@ -205,16 +196,3 @@ def save_processors(folder: Path) -> None:
     geometry = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "size": IMAGE_SIZE}
     Qwen2VLImageProcessor(**geometry, **PIXEL_SCALING).save_pretrained(folder)
     Qwen3VLVideoProcessor(**geometry, **PIXEL_SCALING).save_pretrained(folder)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

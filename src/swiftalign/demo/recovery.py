@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -26,11 +26,8 @@ from swiftalign.data.images import open_image
 from swiftalign.data.records import Target
 from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from swiftalign.preview.strips import Shape
+from swiftalign.preview.contact_sheet import render_sheet
+from swiftalign.preview.strips import Panel, Shape, Strip
 
 DRAWN = (0, 4)  # rows
 MOST_TOKENS = 250
@@ -78,9 +75,6 @@ def measure(workspace: Path, exported: Path, progress: Callable[[str], None] = l
 
 def draw(workspace: Path, exported: Path) -> Image.Image:
     """A few scenes: as they are, and where each model sees the objects through the new camera."""
-    from swiftalign.preview.contact_sheet import render_sheet
-    from swiftalign.preview.strips import Panel, Strip
-
     scenes = [[*read_sized(workspace / f"data/{name}.jsonl")] for name in ("original", "val")]
     (known, new) = ([rows[index] for index in DRAWN] for rows in scenes)
     written = [Writer.of(folder, dtype="float32")(new, MOST_TOKENS) for folder in (workspace / "model", exported)]
@@ -99,8 +93,6 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
 
 
 def _shape(target: Target) -> Shape:
-    from swiftalign.preview.strips import Shape
-
     return Shape(target.kind, target.label, tuple((x / 1000, y / 1000) for x, y in target.points))
 
 
