@@ -55,8 +55,8 @@ def test_nothing_is_recovered_where_nothing_was_lost() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere", "model"], "nowhere is no workspace of the small model; 'swiftalign init --demo DIR' makes one"),
-        (["space", "nowhere"], "nowhere is no model folder; 'swiftalign export RUN --output DIR' makes one"),
+        (["nowhere", "model"], "nowhere is not a workspace of the small model; 'swiftalign init --demo DIR' makes one"),
+        (["space", "nowhere"], "nowhere is not a model folder; 'swiftalign export RUN --output DIR' makes one"),
         (
             ["space", "model", "--picture", "a.gif"],
             "--picture a.gif: name a file in a folder that exists, ending in .png",

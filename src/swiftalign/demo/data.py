@@ -1,4 +1,4 @@
-"""Draw synthetic grounding data: coloured shapes, with the boxes, quads and lines that locate them."""
+"""Draw synthetic grounding data: coloured shapes, and the boxes, quads and lines that locate them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from swiftalign.demo.camera import photograph
 from swiftalign.problems import DataError
 
-GRID = 32  # pixels; image sides are multiples of it: a patch of 16 times a merge of 2
-SMALLEST_SIDE = 2 * GRID  # four objects lie in four quarters, and need room there
-MARGIN = 3  # pixels that a shape keeps from the edges of its quarter
+GRID = 32  # pixels; image sides are multiples of it: patches of 16 pixels, merged 2 by 2
+SMALLEST_SIDE = 2 * GRID  # pixels; up to four objects lie in the four quarters of an image
+MARGIN = 3  # pixels between a shape and the edges of its quarter
 WIRE_WIDTH = 3  # pixels
 
 COLOURS = {
@@ -38,7 +38,7 @@ Drawn = tuple[str, list[float]]  # the key of a target in a row, and its numbers
 
 @dataclass(frozen=True)
 class Quarter:
-    """The part of an image that one object may cover; all four edges in pixels."""
+    """The part of an image that one object may cover; its four edges in pixels."""
 
     left: int
     top: int
@@ -59,20 +59,23 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
     A row holds ``images`` (paths relative to the file's folder), ``prompt`` and ``objects``; each of its 1 to 4 objects
     has a ``label`` and one target in pixels, measured at pixel edges:
 
-    - ``bbox_2d``: [x1, y1, x2, y2], of a box or a disc;
-    - ``quad``: four corners, 8 numbers, clockwise from the top left one, of a rotated slab;
-    - ``line``: 2 to 4 points, 4 to 8 numbers, of a wire.
+    - ``bbox_2d``: [x1, y1, x2, y2] of a box or a disc;
+    - ``quad``: the four corners of a rotated slab, 8 numbers, clockwise from the top left corner;
+    - ``line``: the 2 to 4 points of a wire, 4 to 8 numbers.
 
     Args:
-        seed: row i depends on the seed, i and `size` alone, so a longer file starts like a shorter one.
+        rows: number of rows.
+        seed: row i depends only on the seed, i and `size`, so a longer file starts like a shorter one.
         size: width and height of most images, in pixels; every fourth image has another shape.
         new_camera: take the images with the camera of `swiftalign.demo.camera`; the objects stay where they are.
 
     Raises:
-        DataError: `size` is not made of multiples of 32, from 64 on.
+        DataError: a side in `size` is not a multiple of 32, or is below 64.
     """
     if any(side < SMALLEST_SIDE or side % GRID for side in size):
-        raise DataError(f"image size {size[0]}x{size[1]} does not fit", "sides are multiples of 32, from 64 on")
+        raise DataError(
+            f"image size {size[0]}x{size[1]} does not fit", "choose sides that are multiples of 32, and at least 64"
+        )
     folder = path.parent / "images" / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -87,7 +90,7 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
 
 
 def row_size(size: Size, index: int) -> Size:
-    """`size`, or for every fourth row a wider and a taller image by turns."""
+    """`size`; for every fourth row a wider or a taller image, alternately."""
     width, height = size
     if index % 4 != 3:
         return size
@@ -102,13 +105,13 @@ def draw_row(
     shapes: Iterable[str] | None = None,
     colours: Iterable[str] | None = None,
 ) -> tuple[Image.Image, list[dict[str, object]]]:
-    """An image, and its objects.
+    """Draw an image; returns it with its objects, as a row holds them.
 
     Args:
-        size: width and height, in pixels.
-        most: objects at most; there is one at least.
-        shapes: of `PAINTERS`, to choose from.
-        colours: of `COLOURS`, to choose from; no two objects share one.
+        size: width and height of the image, in pixels.
+        most: maximum number of objects; the minimum is 1.
+        shapes: names from `PAINTERS` to choose from; None for all.
+        colours: names from `COLOURS` to choose from, None for all; no two objects have the same colour.
     """
     image = _background(random, size)
     draw = ImageDraw.Draw(image)
@@ -130,14 +133,14 @@ def draw_row(
 
 
 def prompt_for(objects: list[dict[str, object]]) -> str:
-    """The request for these objects, each by its label and its kind."""
+    """A request to locate these objects, each named by its label and the kind of its target."""
     wanted = [f"the {item['label']} ({kind})" for item in objects for kind in item if kind != "label"]
     listed = " and ".join([", ".join(wanted[:-1]), wanted[-1]] if len(wanted) > 1 else wanted)
     return f"Locate {listed}. Answer in JSON."
 
 
 def _background(random: Random, size: Size) -> Image.Image:
-    """A light grey, plain in half of the images and faintly blotched in the others."""
+    """A light grey, uniform in half of the images and slightly blotched in the others."""
     base = random.randint(215, 240)
     if random.random() < 0.5:
         return Image.new("RGB", size, (base, base, base))
@@ -157,7 +160,7 @@ def _paint_extent(shape: str, draw: ImageDraw.ImageDraw, quarter: Quarter, colou
 
 
 def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
-    """A rectangle turned by 10 to 35 degrees either way, so that its first corner stays the top left one."""
+    """A rectangle rotated by 10 to 35 degrees in either direction, so that its first corner stays the top left one."""
     diagonal = min(quarter.sides) * random.uniform(0.75, 1.0)
     slant = math.radians(random.uniform(20, 40))
     half_width, half_height = diagonal / 2 * math.cos(slant), diagonal / 2 * math.sin(slant)
@@ -173,7 +176,7 @@ def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, ran
 
 
 def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
-    """A line from the left to the right of the quarter, with up to two bends at even distances."""
+    """A line from the left to the right of the quarter, with up to two evenly spaced bends."""
     steps = random.randint(1, 3)
     width, _ = quarter.sides
     numbers: list[float] = []

@@ -1,7 +1,7 @@
 """Write a tiny random Qwen3-VL model folder that transformers and ms-swift load offline.
 
-It has the real model's parts under the real names (three DeepStack mergers, M-RoPE, the special tokens), and a
-byte-level vocabulary of its own, so that token ids differ from those of the published models.
+The model has the same parts and names as the published ones (three DeepStack mergers, M-RoPE, the special tokens), and
+its own byte-level vocabulary, so its token ids differ from theirs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# Fewer text layers than DeepStack mergers would leave the last mergers without a gradient.
+# At least as many text layers as DeepStack mergers: otherwise the last mergers would get no gradient.
 TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -57,10 +57,10 @@ VISION = {
     "num_position_embeddings": 256,
     "deepstack_visual_indexes": [0, 1, 2],
 }
-# About 1/sqrt(hidden size): with the usual 0.02, training the aligner hardly lowers the loss of so narrow a model.
+# About 1/sqrt(hidden size): with the usual 0.02, training the aligner hardly lowers the loss of such a narrow model.
 INITIALIZER_RANGE = 0.1
 
-# In pixels. The lower limit of the published processor would enlarge small images; these two are qwen-vl-utils' own.
+# Smallest and largest number of pixels: qwen-vl-utils' limits; the published processor would enlarge small images.
 IMAGE_SIZE = {"shortest_edge": 64 * 64, "longest_edge": 4096 * 4096}
 PIXEL_SCALING = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
@@ -93,14 +93,14 @@ def build_model(folder: Path, *, seed: int = 0, dtype: str = "float32", tied: bo
     """Write config, weights, tokenizer and processor files into `folder`; the same arguments give the same bytes.
 
     Args:
-        folder: created where missing; files of the same names are replaced.
-        seed: of the random weights.
-        dtype: of the stored weights, one of `DTYPES`.
-        tied: whether the output layer shares the word embeddings.
-        moe: whether the text layers have 4 experts, of which each token takes 2, in place of one MLP.
+        folder: folder to write; it is created where it is missing, and files of the same names are replaced.
+        seed: seed of the random weights.
+        dtype: dtype of the stored weights, one of `DTYPES`.
+        tied: whether the output layer shares its weight with the word embeddings.
+        moe: whether each text layer has 4 experts, 2 of them active per token, instead of one MLP.
 
     Raises:
-        ModelError: `dtype` is none of `DTYPES`.
+        ModelError: `dtype` is not one of `DTYPES`.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known", f"choose one of {', '.join(DTYPES)}")
@@ -133,16 +133,17 @@ def byte_tokenizer(
     *,
     max_length: int = TEXT["max_position_embeddings"],
 ) -> Any:
-    """Byte-level BPE: one token per byte of UTF-8, those that merges make, then the special tokens.
+    """Byte-level BPE: one token per byte of UTF-8, the tokens that merges make, then the special tokens.
 
     Args:
-        words: what the merges make, in their order.
-        max_length: tokens of the longest text.
+        words: the tokens that the merges make, in the order of the merges.
+        merges: the pairs of tokens that are merged, most frequent first.
+        max_length: maximum number of tokens in a text.
     """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
-    # alphabet() comes in another order in each process.
+    # The order of alphabet() differs between processes.
     tokens = (*sorted(ByteLevel.alphabet()), *words, *SPECIAL_TOKENS)
     return Qwen2Tokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
@@ -164,7 +165,7 @@ def model_config(
     tied: bool,
     moe: bool = False,
 ) -> Any:
-    """The config of a Qwen3-VL of these sizes, for the vocabulary of a tokenizer."""
+    """The config of a Qwen3-VL of these sizes, for the vocabulary of this tokenizer."""
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
     own = {"vocab_size": len(tokenizer), "initializer_range": initializer_range, "tie_word_embeddings": tied}
@@ -182,7 +183,7 @@ def model_config(
 
 
 def generation_config(tokenizer: Any) -> Any:
-    """Greedy, so that the answer of a trained model can be repeated."""
+    """Greedy generation, so that a trained model gives the same answer every time."""
     from transformers import GenerationConfig
 
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
@@ -190,7 +191,7 @@ def generation_config(tokenizer: Any) -> Any:
 
 
 def save_processors(folder: Path) -> None:
-    """One file each, as in the published models; the processor's own save would put both into one."""
+    """Write one file per processor, as published models have; the combined processor would save both in one file."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLVideoProcessor
 
     geometry = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "size": IMAGE_SIZE}

@@ -23,8 +23,8 @@ DEMO_TRAINING: dict[str, Any] = {
     "max_steps": 160,
     "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
-    "padding_free": "true",  # a third less time
-    "gradient_checkpointing": "false",  # and a fifth less again; memory does not matter for a model this small
+    "padding_free": "true",  # saves a third of the time
+    "gradient_checkpointing": "false",  # saves a further fifth; such a small model needs little memory
     "logging_steps": 10,
 }
 
@@ -42,8 +42,8 @@ DEMO_RATES = {
 def write_demo(folder: Path, *, method: str = "modules_to_save", force: bool = False, tiny: bool = False) -> list[str]:
     """Make a workspace: a small Qwen3-VL, drawn grounding data, and a configuration that trains it in two minutes.
 
-    The model has learnt to ground, and the data is of a camera that it has not seen; ``data/original.jsonl`` holds the
-    validation scenes as the camera that it knows sees them.
+    The model has learnt to ground, and the training and validation images are of a camera that it has not seen;
+    ``data/original.jsonl`` holds the validation scenes as seen by the camera that it knows.
 
     Args:
         method: the tuning method of the configuration.

@@ -1,7 +1,7 @@
-"""Merging a checkpoint into its base: a model folder in which nothing else has changed, to the byte.
+"""Merge a checkpoint into its base: a model folder in which nothing else has changed, to the byte.
 
-The model is never loaded. Weight files are copied as they are, and the merged values written into their place: same
-dtype and shape, so header and index stay. Then the result is compared with the base, tensor by tensor.
+The model is never loaded. Weight files are copied as they are, and the merged values are written into their places: the
+dtype and shape are the same, so header and index stay. Then the result is compared with the base, tensor by tensor.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ def export(
 
     Args:
         checkpoint: a checkpoint folder, or a run folder (its newest checkpoint).
-        output: the folder to make.
-        base: folder of the base model, where the checkpoint does not name it.
-        config: the run's configuration, where the checkpoint lies apart from its run folder.
-        dtype: convert all weights to float32, bfloat16 or float16, and merge in it: peft's result on a base that was
-            loaded in this dtype.
+        output: the folder to write.
+        base: folder of the base model; needed where the checkpoint does not name it.
+        config: the run's configuration; needed where the checkpoint is no longer in its run folder.
+        dtype: float32, bfloat16 or float16: convert all weights to this dtype and merge in it, as peft does with a base
+            that was loaded in this dtype.
         link: hard-link the weight files in which nothing changes.
-        force: replace the output folder, if there is one.
-        aligner_only: write just the merged aligner tensors, as one file.
-        adapter_only: write just the adapter, without training state.
-        check_logits: load both forms in transformers and compare what they compute.
+        force: replace the output folder if it exists.
+        aligner_only: write only the merged aligner tensors, as one file.
+        adapter_only: write only the adapter, without training state.
+        check_logits: load both forms in transformers and compare their logits.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -84,16 +84,17 @@ def export(
     began = time.monotonic()
     source = read_source(checkpoint, base=base, config=config)
     output, difference = output.absolute(), None
+    part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
     with output_folder(output, force=force, apart_from=(source.base, source.checkpoint)) as folder:
-        if adapter_only:
+        if part == "adapter":
             written = write_adapter(source, folder)
-        elif aligner_only:
+        elif part == "aligner":
             written = write_aligner(source, folder)
         else:
             written = write_model(source, folder, dtype=dtype, link=link)
             difference = largest_difference(source, folder) if check_logits else None
         plan = source.plan.to_json() if source.plan else None
-        if plan and not (adapter_only or aligner_only):
+        if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         record = {
             "format": 1,
@@ -106,7 +107,7 @@ def export(
             "versions": versions(),
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(model_card(source, written, output), encoding="utf-8")
+        (folder / CARD).write_text(model_card(source, written, output, part), encoding="utf-8")
     return ExportReport(
         output=output,
         base=source.base,

@@ -30,7 +30,7 @@ class Written:
 
     Attributes:
         changed: names of the tensors that differ from the base.
-        rounded: names of the tensors that were trained, and equal the base after rounding to its dtype.
+        rounded: names of the tensors that were trained, but equal the base after rounding to its dtype.
         copied: number of tensors that are the base's own.
         linked: names of the files that are hard links to the base's.
         digests: SHA-256 of the bytes of each merged tensor, as it was written.
@@ -58,7 +58,7 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
     placed = write_weights(source, folder, shared=shared, dtype=dtype)
     changed = [name for name, item in placed.items() if not item.same]
     if not changed:
-        hint = "the updates were smaller than the base's dtype can hold: train longer, or at a higher rate"
+        hint = "train longer, or at a higher learning rate: the updates are smaller than the base's dtype can hold"
         raise ExportError("the merged model equals the base: nothing changed", hint)
     if dtype is not None:
         declare_dtype(folder, dtype)
@@ -92,7 +92,7 @@ def write_aligner(source: Source, folder: Path) -> Written:
 
 
 def write_adapter(source: Source, folder: Path) -> Written:
-    """peft's two files, with the base under the name that it has here."""
+    """peft's two files; adapter_config.json names the base's folder on this machine."""
     if not source.adapter:
         raise ExportError(f"{source.checkpoint}: full training has no adapter", "leave out --adapter-only")
     copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
