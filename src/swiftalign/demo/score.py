@@ -23,7 +23,10 @@ _MORE = 16  # tokens that a model may write beyond the longest true answer of a 
 def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = BATCH) -> Scores:
     """Accuracies of a model's answers to all rows of a file; each row has one image."""
     write, scores = Writer.of(folder, dtype="float32", device=device), Scores()
-    for records in _batches(read_sized(rows), batch):
+    # Rows whose answers have similar lengths: their generation ends at about the same time.
+    ordered = sorted(read_sized(rows), key=lambda each: len(answer(each[0].targets, each[1], each[2])))
+    for first in range(0, len(ordered), batch):
+        records = ordered[first : first + batch]
         longest = max(write.tokens(answer(record.targets, width, height)) for record, width, height in records)
         for (record, width, height), text in zip(records, write(records, longest + _MORE), strict=True):
             truth = parse_answer(answer(record.targets, width, height)).targets
@@ -40,13 +43,6 @@ def read_sized(rows: Path) -> Iterator[Sized]:
         record = to_record(row, rows.parent)
         height, width = open_image(record.images[0]).shape[:2]
         yield record.in_pixels(width, height), width, height
-
-
-def _batches(records: Iterator[Sized], size: int) -> Iterator[list[Sized]]:
-    """Batches of rows whose answers have similar lengths, so that generation ends at about the same time."""
-    ordered = sorted(records, key=lambda each: len(answer(each[0].targets, each[1], each[2])))
-    for first in range(0, len(ordered), size):
-        yield ordered[first : first + size]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from swiftalign.export.source import ADAPTER_FILE, Source
 from swiftalign.export.weights import write_weights
 from swiftalign.model.bytes import read_bytes
 from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.safetensors import ITEM_SIZES
 from swiftalign.problems import ExportError
 
 CARD, BASE_CARD = "README.md", "README.base.md"
@@ -61,7 +62,8 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
         hint = "train longer, or at a higher learning rate: the updates are smaller than the base's dtype can hold"
         raise ExportError("the merged model equals the base: nothing changed", hint)
     if dtype is not None:
-        declare_dtype(folder, dtype)
+        parameters = sum(tensor.info.numel for tensor in source.base_tensors.values())
+        declare_dtype(folder, dtype, parameters * ITEM_SIZES[dtype])
     return Written(
         changed=changed,
         rounded=[name for name, item in placed.items() if item.same],
