@@ -112,26 +112,26 @@ def main() -> None:
         parser.error(f"--picture {picture}: name a file in a folder that exists, ending in {', '.join(PICTURES)}")
     with warnings.catch_warnings(), Console(stderr=True).status("loading") as status:
         warnings.simplefilter("ignore")
-        found = measure(workspace, exported, status.update)
+        result = measure(workspace, exported, status.update)
         if picture:
             status.update("drawing")
             draw(workspace, exported).save(picture)
     if options.json:
-        print(json.dumps({**asdict(found), "recovered": found.share}))
+        print(json.dumps({**asdict(result), "recovered": result.share}))
         return
     table = Table("images of", "model", box=None, pad_edge=False)
     for title in KINDS.values():
         table.add_column(title, justify="right")
     for camera, folder, metrics in (
-        ("the known camera", workspace / "model", found.known_before),
-        ("the new camera", workspace / "model", found.new_before),
-        ("the new camera", exported, found.new_after),
-        ("the known camera", exported, found.known_after),
+        ("the known camera", workspace / "model", result.known_before),
+        ("the new camera", workspace / "model", result.new_before),
+        ("the new camera", exported, result.new_after),
+        ("the known camera", exported, result.known_after),
     ):
         table.add_row(camera, str(folder), *(f"{metrics[f'{kind}_acc']:.0%}" for kind in KINDS))
     console = Console()
     console.print(table)
-    console.print(f"recovered: {found.share:.0%} of the accuracy that the new camera cost")
+    console.print(f"recovered: {result.share:.0%} of the accuracy that the new camera cost")
     if picture:
         console.print(f"picture: {picture}")
 
