@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint.expected import plan_beside
-from swiftalign.checkpoint.verify import Verification, checkpoints_of, verify
+from swiftalign.checkpoint.read import read_checkpoint
+from swiftalign.checkpoint.verify import Verification, verify
 from swiftalign.config.sections import Config
-from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.methods.keys import PeftKey
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.qwen3_vl import NAME_TABLES
 from swiftalign.model.read import modules_from_tensors
@@ -47,9 +46,8 @@ class Source:
     def merged(self) -> list[str]:
         """Names of the base tensors that the adapters change: weights, and biases where they were trained too."""
         layers = set(self.adapted)
-        biases = (name for name in self.tensors if name.endswith(".bias"))
-        bare = (re.sub(r"\.(?:base_layer|lora_B)\.bias$", "", name.removeprefix(ADAPTER_PREFIX)) for name in biases)
-        return [f"{layer}.weight" for layer in self.adapted] + [f"{name}.bias" for name in bare if name in layers]
+        keys = (PeftKey.parse(name) for name in self.tensors)
+        return list(dict.fromkeys(key.base for key in keys if key.layer in layers))
 
     @property
     def changed(self) -> list[str]:
@@ -76,30 +74,32 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
         ModelError: there is no checkpoint here, or its base is no folder.
         ExportError: the checkpoint is damaged, incomplete, or of another base.
     """
-    checkpoints = checkpoints_of(path)
-    checkpoint = checkpoints[-1] if checkpoints else path
-    if not checkpoint.is_dir():
+    read = read_checkpoint(path)
+    checkpoint, plan = read.path, read.plan
+    if read.weights.kind == "file":
         raise ModelError(f"{checkpoint}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")
-    beside = plan_beside(checkpoint)
-    plan = beside[1] if beside else None
-    adapter = _adapter_of(checkpoint)
-    if not adapter and (plan is None or plan.train_type != "full"):
+    if read.weights.kind != "adapter" and (plan is None or plan.train_type != "full"):
         raise ModelError(f"{checkpoint}: has no adapter_config.json, and its run trained no whole model")
+    if read.adapter_problem:
+        raise ExportError(f"{checkpoint} is not sound:\n{read.adapter_problem.message}", read.adapter_problem.hint)
+    adapter = read.adapter.values if read.adapter else {}
     if adapter.get("bias") == "lora_only":
         hint = "train with bias: none or bias: all"
         raise ExportError(f"{checkpoint}: bias: lora_only trains biases that peft does not save", hint)
     folder = _base_folder(base, plan, adapter)
     # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
     against = folder if plan is None and config is None else None
-    checked = verify(checkpoint, base=against, config=config, deep=True, resumable=False)
+    checked = verify(read, base=against, config=config, deep=True, resumable=False)
     _refuse(checkpoint, checked)
-    base_tensors = stored_tensors(folder)
-    found = {tensor.info.name: tensor for tensor in _stored(checkpoint, adapter)}
+    base_tensors = checked.base_tensors or stored_tensors(folder)
+    found = read.weights.stored
+    if not found:
+        raise ExportError(f"{checkpoint}: has no {ADAPTER_FILE}", "only safetensors adapters are merged: save it again")
     if adapter:
-        adapted = _adapted_layers(found)
-        inside = tuple(f"{layer}." for layer in adapted)
-        bare = {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in found.items()}
-        whole = {name: tensor for name, tensor in bare.items() if not name.startswith(inside) or not inside}
+        keys = {name: PeftKey.parse(name) for name in found}
+        adapted = tuple(dict.fromkeys(key.layer for key in keys.values() if key.factor))
+        layers = set(adapted)
+        whole = {key.base: found[name] for name, key in keys.items() if key.layer not in layers}
     else:
         assert plan is not None
         trained = {item.key for item in plan.trainables}
@@ -107,16 +107,6 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     _fit(whole, adapted, base_tensors)
     _refuse_other_base(folder, base_tensors, plan)
     return Source(checkpoint, folder, base_tensors, checked, adapter, plan, found, whole, adapted)
-
-
-def _adapter_of(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / "adapter_config.json"
-    if not path.exists():
-        return {}
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ExportError(f"{path}: not a config of peft", "take another checkpoint")
-    return values
 
 
 def _base_folder(given: Path | None, plan: TuningPlan | None, adapter: dict[str, Any]) -> Path:
@@ -136,23 +126,6 @@ def _refuse(checkpoint: Path, checked: Verification) -> None:
     if errors:
         lines = "\n".join(f"{finding.message} [{finding.code}]" for finding in errors)
         raise ExportError(f"{checkpoint} is not sound:\n{lines}", errors[0].hint or None)
-
-
-def _stored(checkpoint: Path, adapter: dict[str, Any]) -> list[StoredTensor]:
-    from swiftalign.model.safetensors import read_stored
-
-    if not adapter:
-        return list(stored_tensors(checkpoint).values())
-    path = checkpoint / ADAPTER_FILE
-    if not path.exists():
-        raise ExportError(f"{checkpoint}: has no {ADAPTER_FILE}", "only safetensors adapters are merged: save it again")
-    return read_stored(path)
-
-
-def _adapted_layers(found: dict[str, StoredTensor]) -> tuple[str, ...]:
-    marks = (".lora_", ".boft_", ".fourierft_")
-    layers = [name[: name.index(mark)] for name in found for mark in marks if mark in name]
-    return tuple(dict.fromkeys(layer.removeprefix(ADAPTER_PREFIX) for layer in layers))
 
 
 def _fit(whole: dict[str, StoredTensor], adapted: tuple[str, ...], base: dict[str, StoredTensor]) -> None:
