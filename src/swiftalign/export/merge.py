@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from swiftalign.export.source import Source
-from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.model.bytes import cast, load, read_bytes
+from swiftalign.model.tree import is_inside
 from swiftalign.problems import ExportError
 
 if TYPE_CHECKING:
@@ -66,13 +66,12 @@ def _merge_layers(source: Source, layers: list[str], dtype: str | None) -> Itera
     config.modules_to_save = None  # merged by `cast`
     config.inference_mode = True
     # The layers that the checkpoint holds, by name: the skeleton has no others, whatever the setting was.
-    config.target_modules = "|".join(re.escape(layer) for layer in layers)
+    config.target_modules = exactly(layers)
     for setting in ("exclude_modules", "layers_to_transform", "layers_pattern"):
         if hasattr(config, setting):
             setattr(config, setting, None)
     if source.adapter.get("peft_type") == "ADALORA" and config.rank_pattern:
-        inside = tuple(f"{layer}." for layer in layers)
-        config.rank_pattern = {k: kept for k, kept in config.rank_pattern.items() if k.startswith(inside)}
+        config.rank_pattern = {k: v for k, v in config.rank_pattern.items() if is_inside(k, layers)}
     try:
         with _quiet(), torch.no_grad(), mock.patch.object(DoraLinearLayer, "update_layer", _room_for_magnitude):
             # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
@@ -140,7 +139,7 @@ def _layer(name: str, source: Source, dtype: str | None) -> nn.Module:
 
     weight = load(source.base_tensors[f"{name}.weight"], dtype)
     bias = source.base_tensors.get(f"{name}.bias")
-    embeds = any(f"{name}.lora_embedding_A" in key for key in source.verification.tensors)
+    embeds = any(f"{name}.lora_embedding_A" in key for key in source.tensors)
     with torch.device("meta"):
         if embeds:
             module: nn.Module = nn.Embedding(*weight.shape)
@@ -168,7 +167,7 @@ def _merge_fourierft(source: Source, dtype: str | None) -> Iterator[tuple[str, b
     permutation = torch.empty(0)
     for name in sorted(source.adapted, key=lambda name: source.base_tensors[f"{name}.weight"].info.numel):
         weight = load(source.base_tensors[f"{name}.weight"], dtype)
-        spectrum = load(source.tensors[f"{ADAPTER_PREFIX}{name}.fourierft_spectrum"]).float()
+        spectrum = load(source.tensors[str(PeftKey(name, "fourierft_spectrum"))]).float()
         if len(permutation) != weight.numel():
             generator = torch.Generator().manual_seed(seed)
             permutation = torch.randperm(weight.numel(), generator=generator)
@@ -195,8 +194,8 @@ def _merge_boft(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]
 
     batched: dict[tuple[int, ...], bool] = {}
     for name in source.adapted:
-        rotation = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_R"]).float()
-        scale = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_s"]).float()
+        rotation = load(source.tensors[str(PeftKey(name, "boft_R"))]).float()
+        scale = load(source.tensors[str(PeftKey(name, "boft_s"))]).float()
         factors, blocks, size, _ = rotation.shape
         if factors != 1:
             raise ExportError(f"{name}: a butterfly factor of {factors} can't be merged here", "use peft itself")

@@ -7,7 +7,7 @@ description against the real classes of transformers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -30,6 +30,15 @@ class Kind(StrEnum):
     PLAIN = "plain"  # neither weights nor children, e.g. an activation
 
 
+def is_inside(name: str, parents: Iterable[str]) -> bool:
+    """Whether a dotted name is one of the parents, or the name of a descendant of one.
+
+    >>> is_inside("model.visual.merger.norm", ["model.visual.merger"]), is_inside("model.visual2", ["model.visual"])
+    (True, False)
+    """
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Which name prefixes make up each component; the aligner may lie inside the ViT's prefix.
@@ -46,14 +55,13 @@ class Architecture:
     def component(self, name: str) -> str:
         """``aligner``, ``vit`` or ``llm``; like ms-swift, what lies outside all prefixes counts with the LLM."""
         for component, prefixes in (("aligner", self.aligner), ("vit", self.vit)):
-            if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
+            if is_inside(name, prefixes):
                 return component
         return "llm"
 
     def covers(self, name: str) -> bool:
         """Whether a name lies in one of the prefixes: ms-swift's freeze flags reach no other."""
-        prefixes = (*self.llm, *self.vit, *self.aligner)
-        return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+        return is_inside(name, (*self.llm, *self.vit, *self.aligner))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class Model:
     def under(self, name: str) -> Iterator[TensorInfo]:
         """The parameters of a module and all its descendants."""
         for module in self:
-            if module.name == name or module.name.startswith(name + "."):
+            if is_inside(module.name, [name]):
                 yield from module.weights
 
     def component(self, name: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import NO_TARGETS
+from swiftalign.methods.keys import exactly
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem
 
@@ -97,7 +97,7 @@ class TuningPlan:
         """A regex that matches exactly the adapted layers; peft's word for none where there is none."""
         if not self.adapted:
             return NO_TARGETS[1]
-        return "|".join(re.escape(name) for name in self.adapted)
+        return exactly(self.adapted)
 
     @property
     def ranks_may_shrink(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from swiftalign.config.sections import COMPONENTS, Config, TunerSection
 from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.optimizer import optimizer_groups
@@ -65,10 +66,10 @@ def _trainables(tuner: TunerSection, modules: Model, selection: Selection) -> It
         whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
     for layer in selection.adapted:
         for tensor in adapter_tensors(layer, tuner):
-            name = f"base_model.model.{layer.name}.{tensor.parameter}"
+            name = str(PeftKey(layer.name, tensor.parameter))
             yield Trainable(
                 parameter=name,
-                key=f"base_model.model.{layer.name}.{tensor.key}",
+                key=str(PeftKey(layer.name, tensor.key)),
                 module=layer.name,
                 component=modules.component(layer.name),
                 how="adapter",
@@ -79,11 +80,11 @@ def _trainables(tuner: TunerSection, modules: Model, selection: Selection) -> It
     for saved in selection.saved:
         for weight in modules.under(saved):
             inner = weight.name.removeprefix(saved)
-            name = f"base_model.model.{saved}.modules_to_save.default{inner}"
-            module = weight.name.rpartition(".")[0]
+            name = str(PeftKey(saved, f"modules_to_save.default{inner}"))
+            module, _, last = weight.name.rpartition(".")
             yield Trainable(
                 parameter=name,
-                key=f"base_model.model.{weight.name}",
+                key=str(PeftKey(module, last)),
                 module=module,
                 component=modules.component(module),
                 how="whole",
@@ -120,7 +121,7 @@ def _checkpoint_tensors(
     for layer in selection.adapted:
         extra = extra_checkpoint_tensor(layer)
         if extra:
-            yield TensorInfo(f"base_model.model.{extra.name}", extra.shape, extra.dtype)
+            yield TensorInfo(f"{ADAPTER_PREFIX}{extra.name}", extra.shape, extra.dtype)
 
 
 def _count(modules: Model, trainables: tuple[Trainable, ...]) -> dict[str, Count]:

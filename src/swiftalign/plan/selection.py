@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swiftalign.config.sections import NO_TARGETS, Config
 from swiftalign.methods import ADAPTABLE
-from swiftalign.model.tree import Kind, Model, Module
+from swiftalign.methods.keys import exactly
+from swiftalign.model.tree import Kind, Model, Module, is_inside
 from swiftalign.problems import Problem, counted
 from swiftalign.problems import names as names
 
@@ -43,11 +44,7 @@ def aligner_regex(modules: Model) -> str:
     if modules.architecture.name == "qwen3_vl":
         return r"^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$"
     layers = [m.name for m in modules if m.kind is Kind.LINEAR and modules.component(m.name) == "aligner"]
-    return "^(" + "|".join(re.escape(name) for name in layers) + ")$"
-
-
-def _inside(name: str, parents: Iterable[str]) -> bool:
-    return any(name == parent or name.startswith(parent + ".") for parent in parents)
+    return f"^({exactly(layers)})$"
 
 
 # -- modules_to_save ---------------------------------------------------------------------------------------------------
@@ -61,10 +58,10 @@ def _select_saved(config: Config, modules: Model, selection: Selection) -> None:
         for name in _matches(index, entry, config, modules, selection):
             if name not in selection.saved:
                 selection.saved.append(name)
-    outermost = [name for name in selection.saved if not _inside(name, set(selection.saved) - {name})]
+    outermost = [name for name in selection.saved if not is_inside(name, set(selection.saved) - {name})]
     nested = [name for name in selection.saved if name not in outermost]
     if nested:
-        outer = next(other for other in outermost if _inside(nested[0], [other]))
+        outer = next(other for other in outermost if is_inside(nested[0], [other]))
         selection.findings.append(
             Problem(
                 "saved-nested",
@@ -133,7 +130,7 @@ def _select_adapted(config: Config, modules: Model, selection: Selection) -> Non
     able = ADAPTABLE[tuner.train_type]
     adaptable = [module for module in matched if module.kind in able]
     selection.passed_over = [module for module in matched if module.kind not in able]
-    overlap = [module.name for module in adaptable if _inside(module.name, selection.saved)]
+    overlap = [module.name for module in adaptable if is_inside(module.name, selection.saved)]
     if overlap:
         selection.findings.append(_overlap(config, overlap, adaptable))
     # peft leaves layers of saved modules without an adapter.
@@ -227,7 +224,7 @@ def _by_flags(config: Config, modules: Model, selection: Selection) -> list[Modu
         and modules.architecture.covers(module.name)
         and not frozen[modules.component(module.name)]
         and module.name.rpartition(".")[2] != "lm_head"
-        and not _inside(module.name, selection.saved)
+        and not is_inside(module.name, selection.saved)
     ]
 
 

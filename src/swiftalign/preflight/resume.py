@@ -10,7 +10,7 @@ from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_
 from swiftalign.config.sections import Config, TunerSection
 from swiftalign.methods import ADAPTABLE
 from swiftalign.model.safetensors import read_json
-from swiftalign.model.tree import Model
+from swiftalign.model.tree import Model, is_inside
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.selection import names
 from swiftalign.problems import ModelError, Problem, counted
@@ -76,7 +76,7 @@ def _differences(adapter: AdapterConfig, config: Config, modules: Model, plan: T
 def _targeted(adapter: AdapterConfig, saved: list[str], modules: Model, plan: TuningPlan) -> list[str]:
     """The layers that a checkpoint's adapter is on."""
     matched = [m.name for m in modules if m.kind in ADAPTABLE[plan.train_type] and adapter.adapts(m.name)]
-    return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
+    return [name for name in matched if not is_inside(name, saved)]
 
 
 # What a checkpoint brings along, by the names of peft and of the config: the config's value would not count.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from swiftalign.config.sections import COMPONENTS, Config, TunerSection
-from swiftalign.model.tree import Kind, Model
+from swiftalign.model.tree import Kind, Model, is_inside
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.selection import aligner_regex, names
 from swiftalign.preflight.settings import names_targets, target_key, wants_adapters
@@ -33,7 +33,7 @@ def _something_to_train(tuner: TunerSection, modules: Model) -> dict[str, Any]:
 def whole_aligner(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
     if config.tuner.use_dora and not plan.adapted:
         return  # DoRA's own finding gives the whole correction
-    trained = [part for part in modules.mergers if any(_within(item.module, part) for item in plan.trainables)]
+    trained = [part for part in modules.mergers if any(is_inside(item.module, [part]) for item in plan.trainables)]
     missing = [part for part in modules.mergers if part not in trained]
     key = "modules_to_save" if _saves_aligner(modules, plan) else target_key(config.tuner)
     where = config.where("tuner", key)
@@ -60,16 +60,12 @@ def _the_rest_too(config: Config, modules: Model, plan: TuningPlan, missing: lis
         return {"target_regex": aligner_regex(modules)}
     if tuner.target_regex is not None:
         return {"target_regex": f"{tuner.target_regex}|{aligner_regex(modules)}"}
-    layers = [m.name for m in modules if m.kind is Kind.LINEAR and any(_within(m.name, part) for part in missing)]
+    layers = [m.name for m in modules if m.kind is Kind.LINEAR and is_inside(m.name, missing)]
     return {"target_modules": [*(tuner.target_modules or []), *layers]}
 
 
 def _saves_aligner(modules: Model, plan: TuningPlan) -> bool:
     return any(modules.component(name) == "aligner" for name in plan.saved)
-
-
-def _within(name: str, parent: str) -> bool:
-    return name == parent or name.startswith(parent + ".")
 
 
 def vit_by_suffix(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -221,6 +217,6 @@ def expect_aligner(plan: TuningPlan, modules: Model) -> Iterable[Problem]:
     if outside:
         message = f"{counted(len(outside), 'tensor')} outside the aligner would train: {names(outside, 2)}"
         yield Problem("outside-expected", message)
-    idle = [part for part in modules.mergers if not any(_within(item.module, part) for item in plan.trainables)]
+    idle = [part for part in modules.mergers if not any(is_inside(item.module, [part]) for item in plan.trainables)]
     if idle:
         yield Problem("outside-expected", f"nothing would train in {names(idle)}")
