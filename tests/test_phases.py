@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.verify import checkpoints_of
+from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config

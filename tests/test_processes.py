@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.verify import checkpoints_of
+from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
 from swiftalign.worker.batches import GlobalBatches

@@ -117,6 +117,7 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     "index-shard-missing": ("error", "the shard index names a file that is missing"),
     "index-tensor-missing": ("error", "the shard index places a tensor in a file that lacks it"),
     "index-tensor-unlisted": ("error", "a shard holds a tensor that the index does not list"),
+    "tensor-duplicated": ("error", "two weight files hold a tensor of the same name"),
     "index-shard-unlisted": ("warning", "a weight file lies beside the index and is not in it"),
     "index-total-size": ("error", "the index's total_size is not the size of its tensors"),
     "pickle-refused": ("error", "a pickle holds more than tensors, or is damaged; nothing in it was executed"),

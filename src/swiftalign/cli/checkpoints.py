@@ -43,7 +43,8 @@ def verify_ckpt(
 
       swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
     """
-    from swiftalign.checkpoint.verify import checkpoints_of, verify
+    from swiftalign.checkpoint.read import checkpoints_of
+    from swiftalign.checkpoint.verify import verify
 
     config = None
     if configs:

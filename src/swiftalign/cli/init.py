@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -61,8 +61,8 @@ def init(
 
         print(json.dumps(config_schema(), indent=2))
         return
-    from swiftalign.demo.workspace import DemoRequest, write_demo
-    from swiftalign.init.write import InitRequest, write_curriculum, write_init
+    from swiftalign.demo.workspace import write_demo
+    from swiftalign.init.write import write_curriculum, write_init
 
     console = open_console()
     if tiny and demo is None:
@@ -70,15 +70,17 @@ def init(
     if demo is not None:
         _refuse_beside_demo(model=model, problem=problem, train=train_file, val=val_file, curriculum=curriculum)
         with console.status("writing a small Qwen3-VL and drawing its data"):
-            written = write_demo(DemoRequest(demo, method or "modules_to_save", force, tiny))
+            written = write_demo(demo, method=method or "modules_to_save", force=force, tiny=tiny)
     elif curriculum is not None:
         with console.status("reading rows") as status:
             written = write_curriculum(
                 path, curriculum, force=force, progress=lambda rows: status.update(f"reading rows: {rows:,}")
             )
     else:
-        request = InitRequest(path, model, method, problem, train_file, val_file, force)
-        written = write_init(_ask_for_missing(request) if sys.stdin.isatty() else request)
+        options = {"model": model, "method": method, "problem": problem, "train": train_file, "val": val_file}
+        if sys.stdin.isatty():
+            _ask_for_missing(options)
+        written = write_init(path, force=force, **options)
     for line in written:
         console.print(line, soft_wrap=True)
 
@@ -91,17 +93,14 @@ def _refuse_beside_demo(**options: object) -> None:
         )
 
 
-def _ask_for_missing(request: Any) -> Any:
-    from dataclasses import replace
-
+def _ask_for_missing(options: dict[str, str | None]) -> None:
     from swiftalign.init.recipes import RECIPES
 
-    if request.model is None:
-        request = replace(request, model=typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct"))
-    if request.method is None and request.problem is None:
+    if options["model"] is None:
+        options["model"] = typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct")
+    if options["method"] is None and options["problem"] is None:
         for name, recipe in RECIPES.items():
             print(f"  {name:16} {recipe.summary}")
-        request = replace(request, method=typer.prompt("Method", default="modules_to_save"))
-    if request.train is None:
-        request = replace(request, train=typer.prompt("Training data (JSONL)", default="data/train.jsonl"))
-    return request
+        options["method"] = typer.prompt("Method", default="modules_to_save")
+    if options["train"] is None:
+        options["train"] = typer.prompt("Training data (JSONL)", default="data/train.jsonl")

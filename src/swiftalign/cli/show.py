@@ -219,11 +219,11 @@ def _bytes(count: int) -> str:
 
 def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
-    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.path)), soft_wrap=True)
+    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.checkpoint.path)), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
-        for info in result.tensors.values():
+        for info in result.checkpoint.weights.infos.values():
             if "merger" in info.name:
                 table.add_row(info.name, str(list(info.shape)), info.dtype)
     else:
@@ -232,14 +232,15 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
         print_table(table, console)
     print_findings(result.findings, console)
     verdict = "sound" if result.ok else "not sound"
-    console.print(Text(f"{verdict}: {len(result.tensors)} tensors", style="bold green" if result.ok else "bold red"))
+    count = len(result.checkpoint.weights.infos)
+    console.print(Text(f"{verdict}: {count} tensors", style="bold green" if result.ok else "bold red"))
 
 
 def _verified_modules(result: Verification) -> Table:
     """A row per module that trains; of a whole model only what differs from the expected, or has moved."""
     table = new_table("module", "expected", "found", "moved", "max change")
     rows = result.modules
-    if result.kind == "model":
+    if result.checkpoint.weights.kind == "model":
         rows = tuple(row for row in rows if row.expected != row.found or row.max_change)
     for row in rows:
         moved = "-" if row.moved is None else str(row.moved)

@@ -34,7 +34,11 @@ class Kind(StrEnum):
 
 
 def is_inside(name: str, parents: Iterable[str]) -> bool:
-    """Whether a dotted name is one of the parents, or lies below one of them."""
+    """Whether a dotted name is one of the parents, or the name of a descendant of one.
+
+    >>> is_inside("model.visual.merger.norm", ["model.visual.merger"]), is_inside("model.visual2", ["model.visual"])
+    (True, False)
+    """
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 
@@ -109,7 +113,7 @@ class Model:
     def under(self, name: str) -> Iterator[TensorInfo]:
         """The parameters of a module and all its descendants."""
         for module in self:
-            if is_inside(module.name, (name,)):
+            if is_inside(module.name, [name]):
                 yield from module.weights
 
     def component(self, name: str) -> Component:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import json
 import math
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from swiftalign.config.sections import NO_TARGETS
 from swiftalign.config.yaml import Key
+from swiftalign.methods.keys import exactly
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import COMPONENTS, Component
 
@@ -178,7 +178,7 @@ class TuningPlan:
     @property
     def adapted_pattern(self) -> str:
         """A regex that matches exactly the adapted layers, or peft's word for no layer."""
-        return "|".join(re.escape(name) for name in self.adapted) or NO_TARGETS[1]
+        return exactly(self.adapted) or NO_TARGETS[1]
 
     @property
     def ranks_may_shrink(self) -> bool:

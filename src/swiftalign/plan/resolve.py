@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from swiftalign.config.sections import Config, TunerSection
 from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
-from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import COMPONENTS, Component, Kind, Model
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
@@ -69,10 +69,10 @@ def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iter
         whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
     for layer in selection.adapted:
         for tensor in adapter_tensors(layer, tuner):
-            name = f"{ADAPTER_PREFIX}{layer.name}.{tensor.parameter}"
+            name = str(PeftKey(layer.name, tensor.parameter))
             yield Trainable(
                 parameter=name,
-                key=f"{ADAPTER_PREFIX}{layer.name}.{tensor.key}",
+                key=str(PeftKey(layer.name, tensor.key)),
                 module=layer.name,
                 component=model.component(layer.name),
                 how="adapter",
@@ -83,11 +83,11 @@ def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iter
     for saved in selection.saved:
         for weight in model.under(saved):
             inner = weight.name.removeprefix(saved)
-            name = f"{ADAPTER_PREFIX}{saved}.modules_to_save.default{inner}"
-            module = weight.name.rpartition(".")[0]
+            name = str(PeftKey(saved, f"modules_to_save.default{inner}"))
+            module, _, last = weight.name.rpartition(".")
             yield Trainable(
                 parameter=name,
-                key=f"{ADAPTER_PREFIX}{weight.name}",
+                key=str(PeftKey(module, last)),
                 module=module,
                 component=model.component(module),
                 how="whole",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from swiftalign.config.sections import NO_TARGETS, Config, TunerSection
 from swiftalign.config.yaml import Key
 from swiftalign.methods import ADAPTABLE
+from swiftalign.methods.keys import exactly
 from swiftalign.model.tree import COMPONENTS, Kind, Model, Module, is_inside
 from swiftalign.plan.plan import Decision, Match
 
@@ -107,7 +108,7 @@ def aligner_regex(model: Model) -> str:
     if model.architecture.name == "qwen3_vl":
         return r"^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$"
     layers = [m.name for m in model if m.kind is Kind.LINEAR and model.component(m.name) == "aligner"]
-    return "^(" + "|".join(re.escape(name) for name in layers) + ")$"
+    return f"^({exactly(layers)})$"
 
 
 def _by_flags(tuner: TunerSection, model: Model, saved: tuple[str, ...]) -> tuple[Module, ...]:

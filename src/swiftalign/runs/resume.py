@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint.verify import checkpoints_of, verify
+from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import ADALORA_STATE
