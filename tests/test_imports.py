@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/swiftalign"
-HEAVY = (
+HEAVY = ("torch", "swift", "transformers", "peft", "accelerate")
     "torch",
     "swift",
     "transformers",
