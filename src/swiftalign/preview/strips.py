@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from swiftalign.augment.draws import Step, is_imgaug
-from swiftalign.augment.geometry import Size
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.images import Pixels, image_size, open_image
 from swiftalign.data.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
 from swiftalign.data.text import relative
+from swiftalign.data.tokens import Size
 from swiftalign.files import write_whole
 from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written, explain
 from swiftalign.problems import DataError
