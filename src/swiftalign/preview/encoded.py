@@ -163,8 +163,3 @@ def _model_folder(config: Config) -> Path:
         lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
         raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
     return folder
-
-
-def explain(error: Exception) -> str:
-    """Why ms-swift did not encode a row, in one line."""
-    return f"ms-swift can't encode it: {' '.join(str(error).split())[:160] or type(error).__name__}"

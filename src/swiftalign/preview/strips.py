@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,20 +15,17 @@ from swiftalign.augment.draws import Step, is_imgaug
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
+from swiftalign.data.records import Kind, Point, Record, Target
 from swiftalign.data.text import relative
 from swiftalign.data.tokens import Size
-from swiftalign.files import write_whole
-from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written, explain
-from swiftalign.problems import DataError
+from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written
 
 if TYPE_CHECKING:
     from swiftalign.data.rows import JsonlRows
 
 THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
-MOST_PANELS = 240  # that are held in memory at once
 
-Fate = Literal["kept", "clipped", "dropped"]
+Status = Literal["kept", "clipped", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,14 @@ class Shape:
     Attributes:
         points: in shares of the image's width and height; of a box the top left and the bottom right corner, or all
             four where it was dropped.
-        fate: whether part or all of it is gone.
+        status: whether part or all of it is gone.
         note: what is gone, e.g. "dropped: 18% visible".
     """
 
     kind: Kind
     label: str
     points: tuple[Point, ...]
-    fate: Fate = "kept"
+    status: Status = "kept"
     note: str = ""
 
     @property
@@ -80,23 +77,12 @@ class Panel:
     def to_json(self) -> dict[str, Any]:
         """All but the pixels; points are in thousandths."""
         shapes = [
-            {"kind": s.kind, "label": s.label, "points": _thousandths(s.points), "fate": s.fate, "note": s.note}
-            for s in self.shapes
+            asdict(shape) | {"points": [[round(1000 * value, 3) for value in point] for point in shape.points]}
+            for shape in self.shapes
         ]
-        width, height = self.size
+        size = {"title": self.title, "width": self.size[0], "height": self.size[1], "targets": shapes}
         words = {"operations": list(self.operations), "left_out": list(self.left_out), "faults": list(self.faults)}
-        return {
-            "title": self.title,
-            "width": width,
-            "height": height,
-            "targets": shapes,
-            **words,
-            "replay": self.replay,
-        }
-
-
-def _thousandths(points: Sequence[Point]) -> list[list[float]]:
-    return [[round(1000 * value, 3) for value in point] for point in points]
+        return {**size, **words, "replay": self.replay}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +133,8 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
+        from swiftalign.data.rows import to_row
+
         record, original = self._original(row)
         if record.swift_row is not None:
             return self.variants(row, [epoch])
@@ -155,16 +143,11 @@ class Previewer:
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
-            panel = self._step(f"step {count}", image, record, part)
+            sample = self.pipeline.replay(image, record, part)
+            placed = self.pipeline.place_again(image, record, part)
+            panel = self._panel(f"step {count}", to_row(sample.record, sample.image, self.rows.text), record, placed)
             panels.append(replace(panel, operations=(describe(step),)))
         return Strip(row, record.images[0], tuple(panels))
-
-    def _step(self, title: str, image: Pixels, record: Record, replay: Replay) -> Panel:
-        from swiftalign.data.rows import to_row
-
-        sample = self.pipeline.replay(image, record, replay)
-        row = to_row(sample.record, sample.image, self.rows.text)
-        return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
 
     def _original(self, row: int) -> tuple[Record, Panel]:
         """A row's record in pixels, and its image and targets as the file has them."""
@@ -199,7 +182,8 @@ class Previewer:
                 warnings.simplefilter("ignore")
                 encoded = self.encode(row)
         except Exception as error:  # ms-swift raises errors of many types
-            return written, [explain(error)]
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            return written, [f"ms-swift can't encode it: {reason}"]
         return encoded, image_faults(encoded.image, written.image)
 
 
@@ -236,8 +220,8 @@ def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
         yield _shape(target, "clipped" if clipped else "kept", note)
 
 
-def _shape(target: Target, fate: Fate, note: str) -> Shape:
-    return Shape(target.kind, target.label, _shares(target.points, (1000, 1000)), fate, note)
+def _shape(target: Target, status: Status, note: str) -> Shape:
+    return Shape(target.kind, target.label, _shares(target.points, (1000, 1000)), status, note)
 
 
 def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
@@ -290,67 +274,3 @@ def describe(step: Step) -> str:
         arguments = " ".join(f"{name}={value}" for name, value in step.values["arguments"].items())
         return f"{step.name.rpartition('.')[2]} {arguments}".strip()
     return _WORDS[step.name](step.values) if step.name in _WORDS else step.name
-
-
-def parse_numbers(text: str, option: str) -> list[int]:
-    """``0,5,9-12`` as numbers, each once.
-
-    >>> parse_numbers("0,5,9-12,5", "--rows")
-    [0, 5, 9, 10, 11, 12]
-
-    Raises:
-        DataError: it is not of this form.
-    """
-    numbers: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise DataError(f"{option} {text}: not row numbers", f"e.g. {option} 0,5,9-12")
-        begin, end = int(first), int(last or first)
-        if end < begin or end - begin >= _MOST_NUMBERS:
-            raise DataError(f"{option} {text}: {part.strip()} is no range of at most {_MOST_NUMBERS:,} rows")
-        numbers |= dict.fromkeys(range(begin, end + 1))
-    return list(numbers)
-
-
-_MOST_NUMBERS = 1_000_000
-
-
-def read_records(files: Sequence[Path], wanted: Sequence[int]) -> dict[int, Record]:
-    """Rows by their number over all files, held against the layout; blank lines do not count.
-
-    Raises:
-        DataError: a row is malformed, names a missing image, or is not there.
-    """
-    records: dict[int, Record] = {}
-    left, row = set(wanted), -1
-    for path in files:
-        with path.open("rb") as file:
-            for number, line in read_lines(file):
-                row += 1
-                if row in left:
-                    records[row] = _record(line, path, number)
-                    left.discard(row)
-                if not left:
-                    return {row: records[row] for row in wanted}
-    raise DataError(f"row {min(left)}: the training files have {row + 1:,} rows, counted from 0")
-
-
-def _record(line: bytes, path: Path, number: int) -> Record:
-    row = parse_row(line, path, number)
-    if fault := row_fault(row, path.parent):
-        raise DataError(f"{path}:{number}: {fault}", "mend or remove this row")
-    return to_record(row, path.parent)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DataError: it can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise DataError(f"{path}: can't write it: {error.strerror or error}") from None
