@@ -24,10 +24,10 @@ from swiftalign.augment.polygons import Floats
 from swiftalign.augment.targets import Outcome, Rules, inflation_cost, settle
 from swiftalign.config.augmentation import GEOMETRIC, AugmentationSection
 from swiftalign.config.sections import Config
+from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.length_limit import length_limit
 from swiftalign.data.records import Record
-from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits, pixel_limits
+from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits
 
 _FIT = "fit"  # the last step of every geometry: the size that the processor leaves alone
 
@@ -238,8 +238,8 @@ def run_pipeline(config: Config) -> Pipeline:
     """The pipeline of a configuration that augments."""
     settings = config.custom.augmentation
     assert settings is not None
-    limit = length_limit(config)
-    return Pipeline(settings, pixel_limits(config.handed_through.get("max_pixels")), limit.fits if limit else None)
+    encoding = encoding_of(config)
+    return Pipeline(settings, encoding.limits, encoding.fits if encoding.max_length else None)
 
 
 def blank(size: Size) -> Pixels:

@@ -13,7 +13,7 @@ import numpy as np
 
 from swiftalign.augment import polygons as clip
 from swiftalign.augment.polygons import Floats
-from swiftalign.data.records import Point, Target
+from swiftalign.data.records import PixelTarget, Point
 
 # Mirrored outlines run the other way round; in this order a quad is clockwise again, from its top left.
 MIRRORED = [1, 0, 3, 2]
@@ -47,7 +47,7 @@ class Outcome:
         inflation: of a kept box, its area over that of the moved outline before clipping; 1.0 otherwise.
     """
 
-    target: Target | None
+    target: PixelTarget | None
     reason: str | None = None
     clipped: bool = False
     visible: float = 1.0
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def settle(
-    targets: Sequence[Target],
+    targets: Sequence[PixelTarget],
     moved: Sequence[Floats],
     size: tuple[int, int],
     rules: Rules,
@@ -82,7 +82,7 @@ def settle(
     ]
 
 
-def inflation_cost(targets: Sequence[Target], moved: Sequence[Floats]) -> float:
+def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> float:
     """The least IoU of a tilted box with the upright box that will wrap it, over boxes without outline; 1.0 if none.
 
     Args:
@@ -93,7 +93,7 @@ def inflation_cost(targets: Sequence[Target], moved: Sequence[Floats]) -> float:
 
 
 def _settled(
-    target: Target, points: Floats, size: tuple[int, int], rules: Rules, flipped: bool, boxes_as_quads: bool
+    target: PixelTarget, points: Floats, size: tuple[int, int], rules: Rules, flipped: bool, boxes_as_quads: bool
 ) -> Outcome:
     if np.array_equal(points, np.array(target.corners)):
         return Outcome(target)
@@ -102,7 +102,7 @@ def _settled(
     if visible == 0 or visible < rules.min_visible:
         return Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
     if boxes_as_quads and _loose(target) and _wrap_iou(points) < 1 - UPRIGHT:
-        target = Target("quad", target.label, target.corners)
+        target = PixelTarget("quad", target.label, target.corners)
     settled = _rebuilt(target, points, part, flipped, clipped)
     side, measure = _extent(settled)
     if side < rules.min_side and side < _extent(target)[0] - clip.ON_EDGE:
@@ -110,7 +110,7 @@ def _settled(
     return Outcome(settled, None, clipped, visible, _inflation(settled, points))
 
 
-def _visible_part(target: Target, points: Floats, size: tuple[int, int]) -> tuple[float, Floats]:
+def _visible_part(target: PixelTarget, points: Floats, size: tuple[int, int]) -> tuple[float, Floats]:
     """Share of a target on the canvas, and its part there [m, 2]: by area, or by length where it has no area."""
     part = (clip.clip_line if target.kind == "line" else clip.clip_polygon)(points, *size)
     if clip.inside(points, *size):
@@ -121,7 +121,7 @@ def _visible_part(target: Target, points: Floats, size: tuple[int, int]) -> tupl
     return (min(clip.length(part) / whole, 1.0) if whole else 0.0), part
 
 
-def _rebuilt(target: Target, points: Floats, part: Floats, flipped: bool, clipped: bool) -> Target:
+def _rebuilt(target: PixelTarget, points: Floats, part: Floats, flipped: bool, clipped: bool) -> PixelTarget:
     """The target from its part on the canvas [m, 2]."""
     if target.kind == "line":
         return replace(target, points=_pairs(part))
@@ -141,7 +141,7 @@ def _four_corners(points: Floats, part: Floats, flipped: bool, clipped: bool) ->
     return clip.ordered_like(quad, points[MIRRORED] if flipped else points)
 
 
-def _extent(target: Target) -> tuple[float, str]:
+def _extent(target: PixelTarget) -> tuple[float, str]:
     """Shorter side of a box or a quad, or length of a line, in pixels, and what to call it."""
     points = np.array(target.points, dtype=np.float64)
     if target.kind == "line":
@@ -152,7 +152,7 @@ def _extent(target: Target) -> tuple[float, str]:
     return min((right - left, "wide"), (bottom - top, "high"))
 
 
-def _loose(target: Target) -> bool:
+def _loose(target: PixelTarget) -> bool:
     """Whether it is a box of whose object no more is known."""
     return target.kind == "bbox" and not target.outline
 
@@ -163,7 +163,7 @@ def _wrap_iou(points: Floats) -> float:
     return clip.area(points) / box if box else 1.0
 
 
-def _inflation(settled: Target, points: Floats) -> float:
+def _inflation(settled: PixelTarget, points: Floats) -> float:
     """Of a box, its area over that of the moved outline [4, 2]; 1.0 otherwise."""
     if settled.kind != "bbox":
         return 1.0

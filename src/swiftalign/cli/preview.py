@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from swiftalign.augment.pipeline import Pipeline
     from swiftalign.config.sections import Config
-    from swiftalign.data.records import Record
+    from swiftalign.data.records import Row
+    from swiftalign.data.rows import Rows
     from swiftalign.preview.drift import DriftReport, Toll
     from swiftalign.preview.encoded import Encode
     from swiftalign.preview.strips import Strip
@@ -93,10 +94,10 @@ def preview_aug(
     config = load_config(configs, overrides or [])
     pipeline = _pipeline(config, seed)
     request = _Request(num, rows, tuple(range(epoch, epoch + variants)), steps, sheet, html)
-    total = _count_rows(config)
+    read = _read_rows(config)
     heading = f"{' + '.join(path.name for path in configs)} · seed {pipeline.settings.seed}"
-    shown = _show(config, pipeline, request, total, heading) if sheet or html else {}
-    numbers = _measure(config, pipeline, request, total) if report else None
+    shown = _show(config, pipeline, request, read, heading) if sheet or html else {}
+    numbers = _measure(pipeline, request, read) if report else None
     if as_json:
         values = {"seed": pipeline.settings.seed, "epochs": list(request.epochs), **shown}
         print(json.dumps(values | ({"report": numbers.to_json()} if numbers else {}), indent=2))
@@ -135,43 +136,39 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline:
     return pipeline if seed is None else replace(pipeline, settings=settings.model_copy(update={"seed": seed}))
 
 
-def _count_rows(config: Config) -> int:
+def _read_rows(config: Config) -> Rows:
     require_training_data(config)
-    from swiftalign.plan.schedule import count_rows, read_schedule
+    from swiftalign.data.files import data_files
+    from swiftalign.data.rows import Rows
 
-    read_schedule(config)  # says what is wrong with the files
-    return sum(count_rows(Path(name)) for name in config.data.train)
-
-
-def _files(config: Config) -> list[Path]:
-    return [Path(name) for name in config.data.train]
+    return Rows(data_files(config, "train"), text=config.data.text)
 
 
-def _records(config: Config, rows: Sequence[int]) -> dict[int, Record]:
+def _chosen(read: Rows, numbers: Sequence[int]) -> dict[int, Row]:
     """Rows with an image on this machine; others are named on stderr."""
-    from swiftalign.preview.strips import read_records
+    from swiftalign.preview.strips import read_chosen
 
-    records = read_records(_files(config), rows)
-    without = [str(row) for row, record in records.items() if not record.images]
-    if len(without) == len(records):
+    rows = read_chosen(read, numbers)
+    without = [str(number) for number, row in rows.items() if not any(row.images)]
+    if len(without) == len(rows):
         raise SwiftalignError("none of the rows has an image file", "choose others with --rows")
     if without:
         print(f"note: passed over, without an image file: row {', '.join(without)}", file=sys.stderr)
-    return {row: record for row, record in records.items() if record.images}
+    return {number: row for number, row in rows.items() if any(row.images)}
 
 
-def _show(config: Config, pipeline: Pipeline, request: _Request, total: int, heading: str) -> dict[str, Any]:
+def _show(config: Config, pipeline: Pipeline, request: _Request, read: Rows, heading: str) -> dict[str, Any]:
     """Draw rows, write the files, and say so; what was drawn is given back for JSON."""
     from swiftalign.preview.contact_sheet import png, render_sheet
     from swiftalign.preview.html import render_page
     from swiftalign.preview.strips import write_file
 
-    rows = list(_records(config, request.chosen(total, SHOWN_ROWS)))
+    rows = list(_chosen(read, request.chosen(len(read), SHOWN_ROWS)))
     _check_count(pipeline, request, len(rows))
     encode, note = _encoder(config)
     if note:
         print(f"note: {note}; shown are the rows' own words and images, not what is encoded", file=sys.stderr)
-    strips = _strips(config, pipeline, encode, request, rows)
+    strips = _strips(read, pipeline, encode, request, rows)
     heading = f"{heading} · {'as written, not encoded' if note else 'read back from encoded samples'}"
     with open_console(stderr=True).status("drawing"):
         if request.sheet:
@@ -209,11 +206,10 @@ def _encoder(config: Config) -> tuple[Encode, str | None]:
             return as_written, error.message
 
 
-def _strips(config: Config, pipeline: Pipeline, encode: Encode, request: _Request, rows: list[int]) -> list[Strip]:
-    from swiftalign.data.rows import JsonlRows
+def _strips(read: Rows, pipeline: Pipeline, encode: Encode, request: _Request, rows: list[int]) -> list[Strip]:
     from swiftalign.preview.strips import Previewer
 
-    previewer = Previewer(JsonlRows(_files(config), text=config.data.text), pipeline, encode)
+    previewer = Previewer(read, pipeline, encode)
     strips = []
     with open_console(stderr=True).status("augmenting") as status:
         for count, row in enumerate(rows, 1):
@@ -225,16 +221,16 @@ def _strips(config: Config, pipeline: Pipeline, encode: Encode, request: _Reques
     return strips
 
 
-def _measure(config: Config, pipeline: Pipeline, request: _Request, total: int) -> DriftReport:
+def _measure(pipeline: Pipeline, request: _Request, read: Rows) -> DriftReport:
     from swiftalign.preview.drift import measure_drift
 
-    records = _records(config, request.chosen(total, REPORTED_ROWS))
+    rows = _chosen(read, request.chosen(len(read), REPORTED_ROWS))
     with open_console(stderr=True).status("measuring") as status:
 
         def show(done: int) -> None:
-            status.update(f"measuring row {done:,} of {len(records):,}")
+            status.update(f"measuring row {done:,} of {len(rows):,}")
 
-        return measure_drift(records.items(), pipeline.settings, pipeline.limits, request.epochs, progress=show)
+        return measure_drift(rows.items(), pipeline.settings, pipeline.limits, request.epochs, progress=show)
 
 
 def _print_written(*paths: Path | None) -> None:

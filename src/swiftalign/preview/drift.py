@@ -17,8 +17,9 @@ from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
 from swiftalign.augment.targets import Outcome
 from swiftalign.config.augmentation import AugmentationSection, Operation
+from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import image_size, open_image
-from swiftalign.data.records import KINDS, Kind, Record
+from swiftalign.data.records import KINDS, Kind, Record, Row
 from swiftalign.data.tokens import PixelLimits
 
 TIMED_ROWS = 8  # whose images are really augmented, to tell the seconds
@@ -90,7 +91,7 @@ class DriftReport:
 
 
 def measure_drift(
-    rows: Iterable[tuple[int, Record]],
+    rows: Iterable[tuple[int, Row]],
     settings: AugmentationSection,
     limits: PixelLimits,
     epochs: Sequence[int],
@@ -110,18 +111,18 @@ def measure_drift(
     together, tallies = Pipeline(settings, limits), _Tallies()
     timed: list[float] = []
     count = passed_over = 0
-    for count, (row, record) in enumerate(rows, 1):
-        if record.swift_row is not None:
-            passed_over += 1
-        else:
-            size = image_size(record.images[0])
-            record, image = record.in_pixels(*size), blank(size)
+    for count, (number, row) in enumerate(rows, 1):
+        if isinstance(row, GroundingRow):
+            size = image_size(row.images[0])
+            record, image = row.record(*size), blank(size)
             for epoch in epochs:
-                tallies.add("all", together.place(image, record, epoch=epoch, row=row))
+                tallies.add("all", together.place(image, record, epoch=epoch, row=number))
                 for name, alone in single.items():
-                    tallies.add(name, alone.place(image, record, epoch=epoch, row=row))
+                    tallies.add(name, alone.place(image, record, epoch=epoch, row=number))
             if len(timed) < TIMED_ROWS:
-                timed.append(_seconds(together, record, epochs[0], row))
+                timed.append(_seconds(together, record, epochs[0], number))
+        else:
+            passed_over += 1
         progress(count)
     names = (*single, "all")
     seconds = statistics.median(timed) if timed else None

@@ -14,16 +14,16 @@ import numpy as np
 from swiftalign.augment.draws import Step, is_imgaug
 from swiftalign.augment.geometry import Size
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
-from swiftalign.data.answers import parse_answer
+from swiftalign.data.formats.own import GroundingRow
+from swiftalign.data.formats.swift import SwiftRow
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
-from swiftalign.data.text import relative
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, Row, ShareTarget
 from swiftalign.files import write_whole
-from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written, explain
+from swiftalign.preview.encoded import Encode, Encoded, as_written, explain
 from swiftalign.problems import DataError
 
 if TYPE_CHECKING:
-    from swiftalign.data.rows import JsonlRows
+    from swiftalign.data.rows import Rows
 
 THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
 MOST_PANELS = 240  # that are held in memory at once
@@ -51,7 +51,7 @@ class Shape:
     @property
     def corners(self) -> tuple[Point, ...]:
         """The points of its outline, or of the line."""
-        return Target(self.kind, self.label, self.points).corners if len(self.points) == 2 else self.points
+        return ShareTarget(self.kind, self.label, self.points).corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Previewer:
         encode: reads back what training gets of a row.
     """
 
-    rows: JsonlRows
+    rows: Rows
     pipeline: Pipeline
     encode: Encode
 
@@ -133,13 +133,13 @@ class Previewer:
         from swiftalign.augment.rows import AugmentedRows
 
         augmented = AugmentedRows(self.rows, self.pipeline)
-        record, original = self._original(row)
-        panels = [original]
+        path, record, original = self._original(row)
+        panels, still = [original], Record((path,))
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
+            placed = self.pipeline.place(blank(original.size), record or still, epoch=epoch, row=row)
             panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
-        return Strip(row, record.images[0], tuple(panels))
+        return Strip(row, path, tuple(panels))
 
     def steps(self, row: int, epoch: int) -> Strip:
         """A row's original, and the operations of an epoch added one at a time.
@@ -147,17 +147,17 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
-        record, original = self._original(row)
-        if record.swift_row is not None:
+        path, record, original = self._original(row)
+        if record is None:
             return self.variants(row, [epoch])
-        image, panels = open_image(record.images[0]), [original]
+        image, panels = open_image(path), [original]
         whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
             panel = self._step(f"step {count}", image, record, part)
             panels.append(replace(panel, operations=(describe(step),)))
-        return Strip(row, record.images[0], tuple(panels))
+        return Strip(row, path, tuple(panels))
 
     def _step(self, title: str, image: Pixels, record: Record, replay: Replay) -> Panel:
         from swiftalign.data.rows import to_row
@@ -166,25 +166,27 @@ class Previewer:
         row = to_row(sample.record, sample.image, self.rows.text)
         return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
 
-    def _original(self, row: int) -> tuple[Record, Panel]:
-        """A row's record in pixels, and its image and targets as the file has them."""
-        record = self.rows.record(row)
-        size = image_size(record.images[0])
-        record = record.in_pixels(*size)
-        shapes = tuple(Shape(t.kind, t.label, _shares(t.points, size)) for t in record.targets)
-        if record.swift_row is not None:
-            shapes = tuple(_shape(target, "kept", "") for target in parse_answer(answer_text(record.swift_row)).targets)
-        return record, Panel("original", thumbnail(open_image(record.images[0])), size, shapes)
+    def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
+        """A row's image, its record where targets move with the image, and its image and targets as in the file."""
+        row = self.rows.row(number)
+        path = next(image for image in row.images if image)
+        size = image_size(path)
+        record = row.record(*size) if isinstance(row, GroundingRow) else None
+        targets = [target.in_shares(*size) for target in record.targets] if record else []
+        if isinstance(row, SwiftRow):
+            targets = [target.in_shares() for target in row.targets]
+        shapes = tuple(_shape(target, "kept", "") for target in targets)
+        return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
 
-    def _panel(self, title: str, row: dict[str, Any], record: Record, placed: Placement) -> Panel:
+    def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
         """An augmented row, with its targets as they were encoded, and where the dropped ones would lie."""
         shown, faults = self._read_back(row)
-        if record.swift_row is None:
+        if record:
             faults += answer_faults(shown, placed)
             shapes = (*_kept(shown, placed), *_dropped(record, placed))
             done, left_out = placed.replay, placed.replay.left_out
         else:
-            shapes = tuple(_shape(target, "kept", "") for target in shown.answer.targets)
+            shapes = tuple(_shape(target.in_shares(), "kept", "") for target in shown.answer.targets)
             colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
             done, left_out = Replay(colours), ()
         size = (shown.image.shape[1], shown.image.shape[0])
@@ -220,7 +222,7 @@ def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
     pairs = [
         (number, wanted)
         for target, true in zip(read, kept, strict=True)
-        for number, wanted in zip(np.ravel(target.points), relative(true.points, *placed.size), strict=False)
+        for number, wanted in zip(np.ravel(target.points), np.ravel(true.in_text(*placed.size).points), strict=False)
     ]
     apart = max((abs(number - wanted) for number, wanted in pairs), default=0)
     return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
@@ -233,11 +235,11 @@ def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
     for index, target in enumerate(shown.answer.targets):
         clipped = matches and kept[index].clipped
         note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
-        yield _shape(target, "clipped" if clipped else "kept", note)
+        yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
 
 
-def _shape(target: Target, fate: Fate, note: str) -> Shape:
-    return Shape(target.kind, target.label, _shares(target.points, (1000, 1000)), fate, note)
+def _shape(target: ShareTarget, fate: Fate, note: str) -> Shape:
+    return Shape(target.kind, target.label, target.points, fate, note)
 
 
 def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
@@ -246,11 +248,7 @@ def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
         if outcome.target is None:
             corners = tuple((x, y) for x, y in points.tolist())
             note = f"dropped: {outcome.reason}"
-            yield Shape(target.kind, target.label, _shares(corners, placed.size), "dropped", note)
-
-
-def _shares(points: Sequence[Point], size: Size) -> tuple[Point, ...]:
-    return tuple((x / size[0], y / size[1]) for x, y in points)
+            yield _shape(PixelTarget(target.kind, target.label, corners).in_shares(*placed.size), "dropped", note)
 
 
 def thumbnail(image: Pixels) -> Pixels:
@@ -316,31 +314,16 @@ def parse_numbers(text: str, option: str) -> list[int]:
 _MOST_NUMBERS = 1_000_000
 
 
-def read_records(files: Sequence[Path], wanted: Sequence[int]) -> dict[int, Record]:
-    """Rows by their number over all files, held against the layout; blank lines do not count.
+def read_chosen(rows: Rows, wanted: Sequence[int]) -> dict[int, Row]:
+    """Rows by their number over all files.
 
     Raises:
         DataError: a row is malformed, names a missing image, or is not there.
     """
-    records: dict[int, Record] = {}
-    left, row = set(wanted), -1
-    for path in files:
-        with path.open("rb") as file:
-            for number, line in read_lines(file):
-                row += 1
-                if row in left:
-                    records[row] = _record(line, path, number)
-                    left.discard(row)
-                if not left:
-                    return {row: records[row] for row in wanted}
-    raise DataError(f"row {min(left)}: the training files have {row + 1:,} rows, counted from 0")
-
-
-def _record(line: bytes, path: Path, number: int) -> Record:
-    row = parse_row(line, path, number)
-    if fault := row_fault(row, path.parent):
-        raise DataError(f"{path}:{number}: {fault}", "mend or remove this row")
-    return to_record(row, path.parent)
+    beyond = [number for number in wanted if number >= len(rows)]
+    if beyond:
+        raise DataError(f"row {min(beyond)}: the training files have {len(rows):,} rows, counted from 0")
+    return {number: rows.row(number) for number in wanted}
 
 
 def write_file(path: Path, content: bytes) -> None:
