@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from transformers.models.qwen2_vl import image_processing_qwen2_vl
 
 from swiftalign.augment import geometry
-from swiftalign.augment.geometry import Affine, Floats
+from swiftalign.augment.geometry import Affine
 from swiftalign.data.images import Pixels
+from swiftalign.data.polygons import Floats
 from swiftalign.problems import DataError
 
 os.environ.setdefault("FORCE_QWENVL_VIDEO_READER", "torchvision")

@@ -6,20 +6,20 @@ Points are measured at pixel edges: the middle of the first pixel is (0.5, 0.5),
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from swiftalign.data.images import Pixels
+from swiftalign.data.polygons import Floats
+from swiftalign.data.records import Size
 from swiftalign.data.tokens import MAX_RATIO, rounded_size
 from swiftalign.problems import DataError
 
-Size: TypeAlias = tuple[int, int]  # width, height in pixels
-Colour: TypeAlias = tuple[int, int, int]
-Floats: TypeAlias = NDArray[np.float64]
+Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0..255
 
 # Shrinking further than this by two-by-two interpolation skips pixels: their mean is taken instead.
 AREA_FROM = 1.5
@@ -81,18 +81,17 @@ def scale(a: Affine, factor: float) -> Affine:
     return a if factor == 1 else _about_centre(a, factor, 0, 0, factor)
 
 
-def resize(a: Affine, size: Size) -> Affine:
-    """Stretch the whole canvas to another size, each axis by its own factor."""
-    if size == a.size:
+def resize(a: Affine, size: Sequence[int]) -> Affine:
+    """Stretch the whole canvas to another width and height, each axis by its own factor."""
+    width, height = size
+    if (width, height) == a.size:
         return a
-    return _then(a, [[size[0] / a.size[0], 0, 0], [0, size[1] / a.size[1], 0]], size)
+    return _then(a, [[width / a.size[0], 0, 0], [0, height / a.size[1], 0]], (width, height))
 
 
 def resize_by_scale(a: Affine, factor: float, align_multiple: int) -> Affine:
     """Resize by a factor, each side rounded to the nearest multiple of ``align_multiple``, and at least one."""
-    return resize(
-        a, (_to_multiple(a.size[0] * factor, align_multiple), _to_multiple(a.size[1] * factor, align_multiple))
-    )
+    return resize(a, [max(align_multiple, round(side * factor / align_multiple) * align_multiple) for side in a.size])
 
 
 def pad_to_multiple(a: Affine, multiple: int) -> Affine:
@@ -102,6 +101,18 @@ def pad_to_multiple(a: Affine, multiple: int) -> Affine:
     """
     width, height = (math.ceil(side / multiple) * multiple for side in a.size)
     return Affine(a.matrix, (width, height))
+
+
+FIT = "fit"  # the pipeline's own last operation: to the size that the image processor leaves alone
+# An operation's name in a draw -> its function, whose further arguments are the values drawn for it.
+OPERATIONS: dict[str, Callable[..., Affine]] = {
+    "hflip": hflip,
+    "rotate": rotate,
+    "scale": scale,
+    "resize_by_scale": resize_by_scale,
+    "pad_to_multiple": pad_to_multiple,
+    FIT: resize,
+}
 
 
 def fit(a: Affine, factor: int, min_pixels: int, max_pixels: int) -> Affine:
@@ -189,10 +200,6 @@ def _then(a: Affine, rows: list[list[float]], size: Size | None = None) -> Affin
 def _about_centre(a: Affine, xx: float, xy: float, yx: float, yy: float) -> Affine:
     x, y = a.size[0] / 2, a.size[1] / 2
     return _then(a, [[xx, xy, x - xx * x - xy * y], [yx, yy, y - yx * x - yy * y]])
-
-
-def _to_multiple(side: float, multiple: int) -> int:
-    return max(multiple, round(side / multiple) * multiple)
 
 
 def _place(image: Pixels, affine: Affine, fill: Colour) -> Pixels | None:

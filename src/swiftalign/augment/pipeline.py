@@ -7,10 +7,9 @@ sees it.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,16 @@ import numpy as np
 from swiftalign.augment import geometry
 from swiftalign.augment.colours import apply_appearance
 from swiftalign.augment.draws import Step, draw, is_imgaug
-from swiftalign.augment.geometry import Affine, Size
+from swiftalign.augment.geometry import Affine
 from swiftalign.augment.mirror_text import mirror_record, names_sides
-from swiftalign.augment.polygons import Floats
-from swiftalign.augment.targets import Outcome, Rules, inflation_cost, settle
-from swiftalign.config.augmentation import GEOMETRIC, AugmentationSection
+from swiftalign.augment.targets import Outcome, Rules, fit_targets, inflation_cost
+from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.records import Record
+from swiftalign.data.polygons import Floats, signed_area
+from swiftalign.data.records import Record, Size
 from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits
-
-_FIT = "fit"  # the last step of every geometry: the size that the processor leaves alone
 
 
 @dataclass(frozen=True)
@@ -140,84 +137,90 @@ class Pipeline:
 
         Args:
             image: RGB [h, w, 3]; `blank` will do where only the points are wanted.
-            record: with its targets in pixels of this image.
+            record: the row, with its targets in pixels of this image.
             row: its number in the training data: draws depend on it, the epoch and the seed alone.
 
         Raises:
             DataError: the image's sides are more than 200 to 1.
         """
-        steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
-        colours = [step for step in steps if not is_geometric(step)]
-        moves = [step for step in steps if is_geometric(step)]
+        moves, colours = self._draw(epoch, row)
         left_out: list[str] = []
+
+        def leave_out(names: tuple[str, ...], reason: str) -> None:
+            left_out.extend(f"{step.name}: {reason}" for step in moves if step.name.startswith(names))
+            moves[:] = [step for step in moves if not step.name.startswith(names)]
+
         if self.settings.left_right == "refuse" and names_sides(record):
-            moves, left_out = _without(moves, ("hflip",), "the row says left or right", left_out)
-        moved = self._move(image, record, moves)
-        as_quads = False
+            leave_out(("hflip",), "the row says left or right")
+        moved, as_quads = self._move(image, record, moves), False
         if inflation_cost(record.targets, moved.points) < self.settings.min_overlap:
             as_quads = self.settings.rotated_boxes == "quad"
             if self.settings.rotated_boxes == "skip":
-                moves, left_out = _without(moves, _TURNING, "a box would grow too much", left_out)
+                leave_out(_TURNING, "a box would grow too much")
                 moved = self._move(image, record, moves)
-        outcomes = self._settle(record, moved, as_quads)
+        outcomes = self._outcomes(record, moved, as_quads)
         if record.targets and not any(outcome.target for outcome in outcomes):
-            moves, left_out = _without(moves, _MOVING, "every target would be lost", left_out)
+            leave_out(_MOVING, "every target would be lost")
             moved, as_quads = self._move(image, record, moves), False
-            outcomes = self._settle(record, moved, as_quads)
+            outcomes = self._outcomes(record, moved, as_quads)
         if self.fits and not self.fits(self._record(record, moved, outcomes), moved.affine.size):
-            moves, left_out = _without(moves, _GROWING, "the row would be longer than max_length", left_out)
+            leave_out(_GROWING, "the row would be longer than max_length")
             moved, as_quads = self._move(image, record, moves), False
-            outcomes = self._settle(record, moved, as_quads)
-        replay = Replay((*moved.steps, *colours), as_quads, tuple(left_out))
-        return Placement(record, outcomes, replay, moved)
+            outcomes = self._outcomes(record, moved, as_quads)
+        return Placement(record, outcomes, Replay((*moved.steps, *colours), as_quads, tuple(left_out)), moved)
 
     def place_again(self, image: Pixels, record: Record, replay: Replay) -> Placement:
         """Where the targets were when this was done to a row."""
         moved = self._move(image, record, [step for step in replay.steps if is_geometric(step)], fitted=True)
-        return Placement(record, self._settle(record, moved, replay.boxes_as_quads), replay, moved)
+        return Placement(record, self._outcomes(record, moved, replay.boxes_as_quads), replay, moved)
 
     def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
-        """Images of a row whose text says where things are in words of its own: nothing moves."""
-        steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
-        colours = [step for step in steps if not is_geometric(step)]
+        """Images of a row whose text says in its own words where things are: nothing moves."""
+        _, colours = self._draw(epoch, row)
         return [_coloured(image, colours) for image in images]
+
+    def _draw(self, epoch: int, row: int) -> tuple[list[Step], list[Step]]:
+        """A row's drawn operations: those that move points, and the others."""
+        steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
+        return [step for step in steps if is_geometric(step)], [step for step in steps if not is_geometric(step)]
 
     def _move(self, image: Pixels, record: Record, steps: Sequence[Step], *, fitted: bool = False) -> _Moved:
         size = image.shape[1], image.shape[0]
         points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in record.targets]
-        points.append(_canvas_corners(size))  # what mirrors the canvas mirrors everything
+        canvas = [(0, 0), (size[0], 0), size, (0, size[1])]  # what mirrors the canvas mirrors everything
+        points.append(np.array(canvas, dtype=np.float64))
         affine = inner = geometry.start(size)
         for step in steps:
             if is_imgaug(step.name):
                 image, points, affine = self._by_imgaug(step, image, points, affine)
                 inner = affine
             else:
-                affine = _then(affine, step)
+                affine = geometry.OPERATIONS[step.name](affine, **step.values)
                 inner = inner if step.name == "pad_to_multiple" else affine
         if not fitted:
             fit = geometry.fit(affine, FACTOR, self.limits.least, self.limits.most_unreduced)
             if fit.size != affine.size:
                 affine = inner = fit
-                steps = [*steps, Step(_FIT, {"size": list(fit.size)})]
+                steps = [*steps, Step(geometry.FIT, {"size": list(fit.size)})]
         *points, corners = [geometry.transform(each, affine.matrix) for each in points]
-        return _Moved(image, affine, inner, tuple(points), _turns_left(corners), tuple(steps))
+        return _Moved(image, affine, inner, tuple(points), signed_area(corners) < 0, tuple(steps))
 
     def _by_imgaug(
         self, step: Step, image: Pixels, points: list[Floats], affine: Affine
     ) -> tuple[Pixels, list[Floats], Affine]:
         """imgaug moves pixels by itself: what is pending is applied before it, and another matrix begins after it."""
-        from swiftalign.augment.imgaug_ops import apply
+        from swiftalign.augment import imgaug_ops
 
         image = geometry.warp(image, affine, self.settings.fill)
         moved = geometry.transform(np.concatenate(points), affine.matrix)
-        image, moved = apply(_augmenter(step), image, moved, step.values["seed"])
+        image, moved = imgaug_ops.apply(imgaug_ops.augmenter(step), image, moved, step.values["seed"])
         ends = np.cumsum([len(each) for each in points])[:-1]
         return image, np.split(moved, ends), geometry.start((image.shape[1], image.shape[0]))
 
-    def _settle(self, record: Record, moved: _Moved, as_quads: bool) -> tuple[Outcome, ...]:
+    def _outcomes(self, record: Record, moved: _Moved, as_quads: bool) -> tuple[Outcome, ...]:
         rules = Rules(self.settings.min_visible, self.settings.min_side)
         flipped, size = moved.flipped, moved.affine.size
-        return tuple(settle(record.targets, moved.points, size, rules, flipped=flipped, boxes_as_quads=as_quads))
+        return tuple(fit_targets(record.targets, moved.points, size, rules, flipped=flipped, boxes_as_quads=as_quads))
 
     def _render(self, placed: Placement) -> Sample:
         moved = placed.geometry
@@ -255,68 +258,19 @@ _TURNING = ("rotate", "imgaug.")
 def is_geometric(step: Step) -> bool:
     """Whether a step moves points."""
     if is_imgaug(step.name):
-        from swiftalign.augment.imgaug_ops import is_geometric as moves
+        from swiftalign.augment import imgaug_ops
 
-        return moves(_augmenter(step))
-    return step.name in GEOMETRIC or step.name == _FIT
-
-
-def _augmenter(step: Step) -> Any:
-    return _built(step.name, json.dumps(step.values["arguments"], sort_keys=True))
-
-
-@functools.lru_cache(maxsize=64)
-def _built(name: str, arguments: str) -> Any:
-    from swiftalign.augment.imgaug_ops import build
-
-    return build(name, json.loads(arguments))
-
-
-def _without(
-    steps: Sequence[Step], names: tuple[str, ...], reason: str, left_out: list[str]
-) -> tuple[list[Step], list[str]]:
-    kept = [step for step in steps if not step.name.startswith(names)]
-    gone = [step.name for step in steps if step.name.startswith(names)]
-    return kept, [*left_out, *(f"{name}: {reason}" for name in gone)]
-
-
-def _then(affine: Affine, step: Step) -> Affine:
-    values = step.values
-    match step.name:
-        case "hflip":
-            return geometry.hflip(affine)
-        case "rotate":
-            return geometry.rotate(affine, values["degrees"])
-        case "scale":
-            return geometry.scale(affine, values["factor"])
-        case "resize_by_scale":
-            return geometry.resize_by_scale(affine, values["factor"], values["align_multiple"])
-        case "pad_to_multiple":
-            return geometry.pad_to_multiple(affine, values["multiple"])
-    width, height = values["size"]
-    return geometry.resize(affine, (width, height))
+        return imgaug_ops.is_geometric(imgaug_ops.augmenter(step))
+    return step.name in geometry.OPERATIONS
 
 
 def _coloured(image: Pixels, steps: Sequence[Step]) -> Pixels:
-    run: list[tuple[str, dict[str, Any]]] = []
-    for step in steps:
-        if not is_imgaug(step.name):
-            run.append((step.name, step.values))
-            continue
-        from swiftalign.augment.imgaug_ops import apply
+    for by_imgaug, run in groupby(steps, key=lambda step: is_imgaug(step.name)):
+        if by_imgaug:
+            from swiftalign.augment import imgaug_ops
 
-        image = apply_appearance(image, run) if run else image
-        run = []
-        image, _ = apply(_augmenter(step), image, np.zeros((0, 2)), step.values["seed"])
-    return apply_appearance(image, run) if run else image
-
-
-def _canvas_corners(size: Size) -> Floats:
-    width, height = size
-    return np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)
-
-
-def _turns_left(corners: Floats) -> bool:
-    """Whether corners that were clockwise on the screen no longer are."""
-    x, y = corners.T
-    return bool((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() < 0)
+            for step in run:
+                image, _ = imgaug_ops.apply(imgaug_ops.augmenter(step), image, np.zeros((0, 2)), step.values["seed"])
+        else:
+            image = apply_appearance(image, [(step.name, step.values) for step in run])
+    return image

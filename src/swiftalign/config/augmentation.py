@@ -169,7 +169,6 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "posterize": Posterize,
     "pad_to_multiple": PadToMultiple,
 }
-GEOMETRIC = ("hflip", "rotate", "scale", "resize_by_scale", "pad_to_multiple")
 IMGAUG = "imgaug."  # prefix of any other augmenter, under its imgaug name
 
 

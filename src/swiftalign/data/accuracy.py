@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from swiftalign.data.answers import Answer
-from swiftalign.data.records import KINDS, Kind, Target, TextTarget
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from swiftalign.data.polygons import Floats, box_gaps, box_iou, distances_to, evenly_along, quad_iou, segment_lengths
+from swiftalign.data.records import KINDS, Kind, TextTarget
 
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length.
 HITS: dict[Kind, tuple[float, ...]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05,)}
@@ -136,21 +134,19 @@ def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], wid
     score = KindScore(len(truth), len(predicted), (0,) * len(HITS[kind]), float(len(truth)))
     if not truth or not predicted:
         return score
+    true, written = ([np.array(t.points, dtype=np.float64) for t in side] for side in (truth, predicted))
     if kind == "line":
-        costs = line_costs(*([_xy(t.in_pixels(width, height)) for t in side] for side in (truth, predicted)))
+        true, written = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (truth, predicted))
+        costs = line_costs(true, written)
     else:
         measure = box_costs if kind == "bbox" else quad_costs
-        costs = measure(np.stack([_xy(t) for t in truth]), np.stack([_xy(t) for t in predicted]))
+        costs = measure(np.stack(true), np.stack(written))
     matched = _matched(costs, HITS[kind])
     hits = tuple(int((matched <= most).sum()) for most in HITS[kind])
     return replace(score, hits=hits, cost=len(truth) - len(matched) + float(matched.sum()))
 
 
-def _xy(target: Target) -> Array:
-    return np.array(target.points, dtype=np.float64)
-
-
-def _matched(costs: Array, limits: tuple[float, ...]) -> Array:
+def _matched(costs: Floats, limits: tuple[float, ...]) -> Floats:
     """Costs of the pairs of the best assignment.
 
     Each limit, from the strictest to the loosest, outweighs all that was before: the most hits at the loosest come
@@ -167,97 +163,36 @@ def _matched(costs: Array, limits: tuple[float, ...]) -> Array:
     return np.asarray(costs[linear_sum_assignment(weights)])
 
 
-def box_costs(truth: Array, predicted: Array) -> Array:
+def box_costs(truth: Floats, predicted: Floats) -> Floats:
     """1 - IoU of boxes: (t, 2, 2) and (p, 2, 2) corners -> (t, p)."""
-    a, b = truth[:, None], predicted[None]
-    sides = np.minimum(a[..., 1, :], b[..., 1, :]) - np.maximum(a[..., 0, :], b[..., 0, :])
-    overlap = np.clip(sides, 0, None).prod(-1)
-    return _from_areas(overlap, _area(a), _area(b), _same(truth, predicted))
+    return _overlap_costs(box_iou(truth[:, None], predicted[None]), truth, predicted)
 
 
-def _area(boxes: Array) -> Array:
-    return np.asarray((boxes[..., 1, :] - boxes[..., 0, :]).prod(-1))
+def quad_costs(truth: Floats, predicted: Floats) -> Floats:
+    """1 - IoU of quads: (t, 4, 2) and (p, 4, 2) corners -> (t, p)."""
+    return _overlap_costs(quad_iou(truth, predicted), truth, predicted)
 
 
-def quad_costs(truth: Array, predicted: Array) -> Array:
-    """1 - IoU of quads: (t, 4, 2) and (p, 4, 2) corners -> (t, p); one that crosses itself counts with both lobes."""
-    import shapely
-
-    a, b = (
-        shapely.make_valid(shapely.polygons(corners), method="structure", keep_collapsed=False)
-        for corners in (truth, predicted)
-    )
-    rows, columns = np.nonzero(_gaps(truth, predicted) == 0)
-    overlap = np.zeros((len(truth), len(predicted)))
-    overlap[rows, columns] = shapely.area(shapely.intersection(a[rows], b[columns]))
-    return _from_areas(overlap, shapely.area(a)[:, None], shapely.area(b)[None], _same(truth, predicted))
-
-
-def _from_areas(overlap: Array, truth: Array, predicted: Array, same: Array) -> Array:
-    union = truth + predicted - overlap
-    iou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+def _overlap_costs(iou: Floats, truth: Floats, predicted: Floats) -> Floats:
+    """1 - IoU, and 0 where all coordinates are equal: the same object even where it has no area."""
+    same = (truth[:, None] == predicted[None]).all((-1, -2))
     return np.asarray(np.where(same, 0.0, np.clip(1 - iou, 0, 1)))
 
 
-def _same(truth: Array, predicted: Array) -> Array:
-    """Whether all coordinates are equal: the same object even where it has no area."""
-    return np.asarray((truth[:, None] == predicted[None]).all((-1, -2)))
-
-
-def _gaps(truth: Iterable[Array], predicted: Iterable[Array]) -> Array:
-    """Distances between bounding boxes, (t, p); 0 where they touch or overlap."""
-    (low_a, high_a), (low_b, high_b) = (
-        (np.stack([points.min(0) for points in side]), np.stack([points.max(0) for points in side]))
-        for side in (truth, predicted)
-    )
-    apart = np.maximum(low_b[None] - high_a[:, None], low_a[:, None] - high_b[None])
-    return np.asarray(np.linalg.norm(np.clip(apart, 0, None), axis=-1))
-
-
-def line_costs(truth: Sequence[Array], predicted: Sequence[Array]) -> Array:
+def line_costs(truth: Sequence[Floats], predicted: Sequence[Floats]) -> Floats:
     """Distances of polylines relative to the true one's length, at most 1: arrays of (n, 2) points in pixels -> (t, p).
 
     The distance of two lines is the mean of two means: of the points of either, taken evenly along it, to the nearest
     point of the other. So neither the direction of a line nor how many points draw it counts.
     """
-    near = _gaps(truth, predicted)
-    costs = np.ones((len(truth), len(predicted)))
-    samples = np.stack([_samples(line) for line in predicted])
+    gaps, costs = box_gaps(truth, predicted), np.ones((len(truth), len(predicted)))
+    samples = np.stack([evenly_along(line, _SAMPLES) for line in predicted])
     for row, line in enumerate(truth):
-        length = _lengths(line).sum()
-        columns = np.nonzero(near[row] <= length)[0]
-        if len(columns):
-            there = _to_line(samples[columns].reshape(-1, 2), [line]).reshape(len(columns), -1).mean(1)
-            back = _to_line(_samples(line), [predicted[column] for column in columns.tolist()]).mean(0)
-            costs[row, columns] = _relative((there + back) / 2, length)
+        length = segment_lengths(line).sum()
+        near = np.nonzero(gaps[row] <= length)[0]
+        if len(near) and length:
+            there = distances_to(samples[near].reshape(-1, 2), [line]).reshape(len(near), -1).mean(1)
+            back = distances_to(evenly_along(line, _SAMPLES), [predicted[column] for column in near.tolist()]).mean(0)
+            costs[row, near] = np.minimum((there + back) / 2 / length, 1)
         costs[row, [np.array_equal(line, other) for other in predicted]] = 0
     return costs
-
-
-def _relative(distances: Array, length: float) -> Array:
-    """A line without length is met by nothing but itself."""
-    return np.minimum(distances / length, 1) if length else np.ones_like(distances)
-
-
-def _lengths(line: Array) -> Array:
-    """Of the parts between a line's points."""
-    return np.asarray(np.linalg.norm(np.diff(line, axis=0), axis=1))
-
-
-def _samples(line: Array) -> Array:
-    """The middles of equal parts of a line: (n, 2) -> (_SAMPLES, 2)."""
-    along = np.concatenate([[0], np.cumsum(_lengths(line))])
-    at = (np.arange(_SAMPLES) + 0.5) / _SAMPLES * along[-1]
-    return np.stack([np.interp(at, along, line[:, axis]) for axis in (0, 1)], axis=1)
-
-
-def _to_line(points: Array, lines: Sequence[Array]) -> Array:
-    """From each point the distance to the nearest point of each line: (m, 2) and k lines -> (m, k)."""
-    starts = np.concatenate([line[:-1] for line in lines])
-    x, y = (np.concatenate([line[1:] for line in lines]) - starts).T
-    from_x, from_y = points[:, None, 0] - starts[:, 0], points[:, None, 1] - starts[:, 1]
-    squares = x * x + y * y
-    along = np.clip((from_x * x + from_y * y) / np.where(squares > 0, squares, 1), 0, 1)
-    distances = (from_x - along * x) ** 2 + (from_y - along * y) ** 2
-    firsts = np.cumsum([0, *(len(line) - 1 for line in lines[:-1])])
-    return np.asarray(np.sqrt(np.minimum.reduceat(distances, firsts, axis=1)))

@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from swiftalign.data.polygons import area, box_iou, crosses_itself, envelope
 from swiftalign.data.records import PixelTarget, Point
 from swiftalign.problems import Problem
 
@@ -50,14 +53,17 @@ def target_problems(target: PixelTarget, width: int, height: int) -> Iterator[Pr
         if right == left or bottom == top:
             yield Problem("data-box-degenerate", f"{name}: it has no area", box_hint)
             return
-    if quad and _crossed(quad):
+    if quad and crosses_itself(np.array(quad)):
         hint = "give its corners in order around the object"
         yield Problem("data-quad-crossed", f"{name}: two sides of the quad cross", hint)
-    elif quad and not _area(quad):
+    elif quad and not area(np.array(quad)):
         yield Problem("data-box-degenerate", f"{name}: the quad has no area", box_hint)
-    elif target.outline and (overlap := _overlap(target.points, _bounds(target.outline))) < LEAST_OVERLAP:
-        message = f"{name} overlaps the box around its own quad by {overlap:.2f}"
-        yield Problem("data-outline-apart", message, "augmentation builds the box from the quad")
+    elif target.outline:
+        box, around = np.array([target.points, envelope(np.array(target.outline))], dtype=np.float64)
+        overlap = float(box_iou(box, around))
+        if overlap < LEAST_OVERLAP:
+            message = f"{name} overlaps the box around its own quad by {overlap:.2f}"
+            yield Problem("data-outline-apart", message, "augmentation builds the box from the quad")
 
 
 def outside_problems(points: Sequence[Point], width: int, height: int, name: str) -> Iterator[Problem]:
@@ -84,42 +90,6 @@ _OUTSIDE_HINT = (
     'check that they are pixels of this very image, or 0..1000 with "coordinates": "relative1000"; '
     "if you allow them, they are cut at its edge"
 )
-
-
-def _crossed(quad: Sequence[Point]) -> bool:
-    """Whether two opposite sides of a quad cross between their ends."""
-    a, b, c, d = quad
-    return _cross(a, b, c, d) or _cross(b, c, d, a)
-
-
-def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    return _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
-
-
-def _side(a: Point, b: Point, c: Point) -> int:
-    """On which side of the line through a and b the point c lies: -1, 0 or 1."""
-    turn = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-    return (turn > 0) - (turn < 0)
-
-
-def _area(quad: Sequence[Point]) -> float:
-    """The shoelace formula, in square pixels."""
-    following = (*quad[1:], quad[0])
-    return abs(sum(x * v - u * y for (x, y), (u, v) in zip(quad, following, strict=True))) / 2
-
-
-def _bounds(points: Sequence[Point]) -> tuple[Point, Point]:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    return (min(xs), min(ys)), (max(xs), max(ys))
-
-
-def _overlap(one: Sequence[Point], other: Sequence[Point]) -> float:
-    """Intersection over union of two boxes with an area, each as two corners."""
-    width = min(one[1][0], other[1][0]) - max(one[0][0], other[0][0])
-    height = min(one[1][1], other[1][1]) - max(one[0][1], other[0][1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(right - left) * (bottom - top) for (left, top), (right, bottom) in (one, other)]
-    return shared / (sum(areas) - shared)
 
 
 class PixelSpread:

@@ -11,6 +11,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
+from swiftalign.data.records import Size
 from swiftalign.demo.camera import photograph
 from swiftalign.problems import DataError
 
@@ -30,7 +31,6 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 
-Size = tuple[int, int]
 Colour = tuple[int, int, int]
 Target = tuple[str, list[float]]
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from swiftalign.augment.draws import Step, is_imgaug
-from swiftalign.augment.geometry import Size
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.formats.swift import SwiftRow
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, PixelTarget, Point, Record, Row, ShareTarget
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, Row, ShareTarget, Size
 from swiftalign.files import write_whole
 from swiftalign.preview.encoded import Encode, Encoded, as_written, explain
 from swiftalign.problems import DataError

@@ -11,9 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from swiftalign.augment import geometry
-from swiftalign.augment import polygons as clip
-from swiftalign.augment.geometry import Affine, Floats
-from swiftalign.augment.targets import Outcome, Rules, inflation_cost, settle
+from swiftalign.augment.geometry import Affine
+from swiftalign.augment.targets import Outcome, Rules, fit_targets, inflation_cost
+from swiftalign.data import polygons
+from swiftalign.data.polygons import Floats
 from swiftalign.data.records import Kind, PixelTarget, Point
 
 WIDTH, HEIGHT = 200, 120
@@ -38,7 +39,7 @@ def corners(target: PixelTarget) -> Floats:
 
 def move(targets: list[PixelTarget], affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> list[Outcome]:
     moved = [geometry.transform(corners(target), affine.matrix) for target in targets]
-    return settle(targets, moved, affine.size, rules, flipped=affine.flipped, boxes_as_quads=boxes_as_quads)
+    return fit_targets(targets, moved, affine.size, rules, flipped=affine.flipped, boxes_as_quads=boxes_as_quads)
 
 
 def kept(target: PixelTarget, affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> PixelTarget:
@@ -88,8 +89,7 @@ def convex_quads(draw: st.DrawFn, inside: bool = False) -> PixelTarget:
 
 def with_box(target: PixelTarget) -> PixelTarget:
     """The box of a quad, with the quad as its outline."""
-    left, top, right, bottom = clip.envelope(corners(target))
-    return box(left, top, right, bottom, target.points)
+    return PixelTarget("bbox", "box", polygons.envelope(corners(target)), target.points)
 
 
 lines = st.lists(points, min_size=2, max_size=6).map(lambda chain: line(*chain))
@@ -160,7 +160,7 @@ def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: 
 @given(convex_quads(inside=True), affines())
 def test_uncut_quads_keep_their_corners(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
-    assume(clip.inside(moved, *affine.size))
+    assume(polygons.inside(moved, *affine.size))
     expected = moved[[1, 0, 3, 2]] if affine.flipped else moved
     np.testing.assert_allclose(kept(target, affine).points, expected, atol=1e-6)
 
@@ -178,12 +178,14 @@ def test_flipping_twice_gives_the_same_quad(target: PixelTarget, boxed: bool) ->
 @given(lines, affines())
 def test_lines_keep_their_longest_piece_and_direction(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
-    part = clip.clip_line(moved, *affine.size)
+    part = polygons.clip_line(moved, *affine.size)
     assume(not affine.unmoved and len(part))
     outcome = move([target], affine)[0]
     assert outcome.target is not None
     assert outcome.target.points == tuple(map(tuple, part.tolist()))
-    assert outcome.visible == pytest.approx(clip.length(part) / clip.length(moved) if clip.length(moved) else 1.0)
+    assert outcome.visible == pytest.approx(
+        polygons.length(part) / polygons.length(moved) if polygons.length(moved) else 1.0
+    )
 
 
 def test_a_flip_by_hand() -> None:
@@ -231,7 +233,7 @@ def test_inflation_costs_what_the_worst_box_without_outline_pays() -> None:
     turned = geometry.rotate(plain(), 20)
     moved = [geometry.transform(corners(target), turned.matrix) for target in EVERY_KIND]
     assert inflation_cost(EVERY_KIND, moved) == pytest.approx(
-        clip.area(moved[0]) / shapely.box(*shapely.Polygon(moved[0]).bounds).area
+        polygons.area(moved[0]) / shapely.box(*shapely.Polygon(moved[0]).bounds).area
     )
     assert inflation_cost(EVERY_KIND[1:], moved[1:]) == 1.0
     assert inflation_cost([], []) == 1.0
@@ -344,4 +346,4 @@ def test_targets_that_hang_over_the_edge_are_cut_only_when_they_move() -> None:
 
 def test_every_target_needs_its_points() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        settle(EVERY_KIND, [], (WIDTH, HEIGHT), Rules(), flipped=False)
+        fit_targets(EVERY_KIND, [], (WIDTH, HEIGHT), Rules(), flipped=False)
