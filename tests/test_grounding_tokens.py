@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.images import image_size
-from swiftalign.data.records import layout_fault, to_record
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import (
     Conversation,
     PixelLimits,
@@ -49,7 +49,7 @@ def merging(demo: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from transformers import AutoTokenizer
 
     folder = shutil.copytree(demo / "model", tmp_path_factory.mktemp("merging") / "model")
-    texts = [message["content"] for row in JsonlRows([data]) for message in row["messages"]]
+    texts = [message["content"] for row in Rows([data]) for message in row["messages"]]
     AutoTokenizer.from_pretrained(folder).train_new_from_iterator(texts, vocab_size=900).save_pretrained(folder)
     return folder
 
@@ -66,9 +66,9 @@ def both_lengths(template: Any, tokenizer: Path, rows: list[dict[str, Any]]) -> 
     return encoded, RowLength(tokenizer).count([row for row in known if row is not None])
 
 
-def in_layout(rows: JsonlRows, index: int) -> dict[str, Any]:
+def in_layout(rows: Rows, index: int) -> dict[str, Any]:
     """A row with the paths of its images, however the trainer hands them over."""
-    return {**rows[index], "images": [str(path) for path in rows.record(index).images]}
+    return {**rows[index], "images": [str(path) for path in rows.row(index).images]}
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def in_layout(rows: JsonlRows, index: int) -> dict[str, Any]:
 def test_the_demo_s_rows_are_as_long_as_ms_swift_makes_them(
     text: GroundingTextSection, template: Any, demo: Path, data: Path
 ) -> None:
-    rows = JsonlRows([data], text=text)
+    rows = Rows([data], text=text)
     encoded, counted = both_lengths(
         template, demo / "model/tokenizer.json", [in_layout(rows, index) for index in range(ROWS)]
     )
@@ -86,7 +86,7 @@ def test_the_demo_s_rows_are_as_long_as_ms_swift_makes_them(
 
 @pytest.mark.slow
 def test_lengths_agree_where_bytes_merge_into_tokens(merging: Path, demo: Path, data: Path) -> None:
-    rows = JsonlRows([data], text=TEXTS[1])
+    rows = Rows([data], text=TEXTS[1])
     listed = [in_layout(rows, index) for index in range(60)]
     encoded, counted = both_lengths(template_of(merging), merging / "tokenizer.json", listed)
     _, of_bytes = both_lengths(template_of(merging), demo / "model/tokenizer.json", listed)
@@ -160,10 +160,8 @@ def filled(row: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
         row["messages"][0]["content"][0]["image"] = named[0]
     else:
         row["images"] = named
-    assert layout_fault(row) is None
-    read = to_record(row, paths[0].parent).swift_row
-    assert read is not None
-    return read
+    assert not list(SWIFT.problems(row))
+    return SWIFT.read(row, paths[0].parent).to_swift([], GroundingTextSection())
 
 
 @pytest.mark.slow
@@ -171,8 +169,8 @@ def filled(row: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
 def test_rows_of_ms_swift_s_layout_are_as_long_as_it_makes_them(
     name: str, template: Any, demo: Path, data: Path
 ) -> None:
-    rows = JsonlRows([data])
-    row = filled(SWIFT_ROWS[name], [rows.record(index).images[0] for index in (3, 7)])
+    rows = Rows([data])
+    row = filled(SWIFT_ROWS[name], [rows.row(index).images[0] for index in (3, 7)])
     encoded, counted = both_lengths(template, demo / "model/tokenizer.json", [row])
     assert counted == encoded
 

@@ -14,8 +14,9 @@ from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
+from swiftalign.data.rows import Rows
 from swiftalign.preview.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
-from swiftalign.preview.preview import read_records
+from swiftalign.preview.preview import read_chosen
 from swiftalign.preview.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
 
@@ -52,17 +53,17 @@ def test_rows_count_over_all_files_without_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_text("\n" + lines[0] + "\n\n" + lines[1] + "\n", encoding="utf-8")
     (tmp_path / "2.jsonl").write_text("\n".join(lines[2:]), encoding="utf-8")
     files = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
-    records = read_records(files, [3, 0, 4])
-    assert [(row, record.prompt) for row, record in records.items()] == [(3, "3"), (0, "0"), (4, "4")]
+    rows = read_chosen(Rows(files), [3, 0, 4])
+    assert [(number, row.prompt) for number, row in rows.items()] == [(3, "3"), (0, "0"), (4, "4")]
     with pytest.raises(DataError, match="row 7: the training files have 5 rows, counted from 0"):
-        read_records(files, [1, 7])
+        read_chosen(Rows(files), [1, 7])
 
 
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('\n{"images": ["a.png"]}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl:2: needs 'images' and 'objects'"):
-        read_records([path], [0])
+        read_chosen(Rows([path]), [0])
 
 
 # -- the sheet ------------------------------

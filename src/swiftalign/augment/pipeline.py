@@ -22,11 +22,11 @@ from swiftalign.augment.mirror_text import mirror_record, names_sides
 from swiftalign.augment.targets import Outcome, Rules, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import Config
+from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.length_limit import length_limit
 from swiftalign.data.polygons import Floats, signed_area
-from swiftalign.data.records import Record
-from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits, Size, pixel_limits
+from swiftalign.data.records import Record, Size
+from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ def run_pipeline(config: Config) -> Pipeline:
     """The pipeline of a configuration that augments."""
     settings = config.custom.augmentation
     assert settings is not None
-    limit = length_limit(config)
-    return Pipeline(settings, pixel_limits(config.handed_through.get("max_pixels")), limit.fits if limit else None)
+    encoding = encoding_of(config)
+    return Pipeline(settings, encoding.limits, encoding.fits if encoding.max_length else None)
 
 
 def blank(size: Size) -> Pixels:

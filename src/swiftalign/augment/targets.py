@@ -13,8 +13,7 @@ import numpy as np
 
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
-from swiftalign.data.records import Point, Target
-from swiftalign.data.tokens import Size
+from swiftalign.data.records import PixelTarget, Point, Size
 
 # Mirrored outlines run the other way round; in this order a quad is clockwise again, from its top left.
 MIRRORED = [1, 0, 3, 2]
@@ -48,7 +47,7 @@ class Outcome:
         inflation: area of a kept box over the area of the moved outline before clipping; 1.0 for all other targets.
     """
 
-    target: Target | None
+    target: PixelTarget | None
     reason: str | None = None
     clipped: bool = False
     visible: float = 1.0
@@ -56,7 +55,7 @@ class Outcome:
 
 
 def fit_targets(
-    targets: Sequence[Target],
+    targets: Sequence[PixelTarget],
     moved: Sequence[Floats],
     size: Size,
     rules: Rules,
@@ -83,7 +82,7 @@ def fit_targets(
     ]
 
 
-def inflation_cost(targets: Sequence[Target], moved: Sequence[Floats]) -> float:
+def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> float:
     """The least IoU of a tilted box with the upright box that will wrap it, over boxes without outline; 1.0 if none.
 
     Args:
@@ -93,7 +92,9 @@ def inflation_cost(targets: Sequence[Target], moved: Sequence[Floats]) -> float:
     return min((_wrap_iou(points) for target, points in pairs if _is_bare_box(target)), default=1.0)
 
 
-def _fitted(target: Target, points: Floats, size: Size, rules: Rules, flipped: bool, boxes_as_quads: bool) -> Outcome:
+def _fitted(
+    target: PixelTarget, points: Floats, size: Size, rules: Rules, flipped: bool, boxes_as_quads: bool
+) -> Outcome:
     if np.array_equal(points, np.array(target.corners)):
         return Outcome(target)
     clipped = not polygons.inside(points, *size)
@@ -101,7 +102,7 @@ def _fitted(target: Target, points: Floats, size: Size, rules: Rules, flipped: b
     if visible == 0 or visible < rules.min_visible:
         return Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
     if boxes_as_quads and _is_bare_box(target) and _wrap_iou(points) < 1 - UPRIGHT:
-        target = Target("quad", target.label, target.corners)
+        target = PixelTarget("quad", target.label, target.corners)
     quad: tuple[Point, ...] = ()
     if target.kind == "quad" or (target.outline and len(part) == 4):
         quad = _pairs(_four_corners(points, part, flipped, clipped))
@@ -117,7 +118,7 @@ def _fitted(target: Target, points: Floats, size: Size, rules: Rules, flipped: b
     return Outcome(fitted, None, clipped, visible, inflation)
 
 
-def _visible_part(target: Target, points: Floats, size: Size, clipped: bool) -> tuple[float, Floats]:
+def _visible_part(target: PixelTarget, points: Floats, size: Size, clipped: bool) -> tuple[float, Floats]:
     """Share of a target on the canvas, and its part there [m, 2]: by area, or by length where it has no area."""
     part = (polygons.clip_line if target.kind == "line" else polygons.clip_polygon)(points, *size)
     if not clipped:
@@ -136,7 +137,7 @@ def _four_corners(points: Floats, part: Floats, flipped: bool, clipped: bool) ->
     return polygons.ordered_like(quad, points[MIRRORED] if flipped else points)
 
 
-def _extent(target: Target) -> tuple[float, str]:
+def _extent(target: PixelTarget) -> tuple[float, str]:
     """Shorter side of a box or a quad, or length of a line, in pixels, and the word for it in a reason."""
     points = np.array(target.points, dtype=np.float64)
     if target.kind == "line":
@@ -147,7 +148,7 @@ def _extent(target: Target) -> tuple[float, str]:
     return min((right - left, "wide"), (bottom - top, "high"))
 
 
-def _is_bare_box(target: Target) -> bool:
+def _is_bare_box(target: PixelTarget) -> bool:
     """Whether it is a box without outline."""
     return target.kind == "bbox" and not target.outline
 

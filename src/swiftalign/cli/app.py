@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swiftalign.config.sections import Config
+    from swiftalign.data.files import RowCounts
     from swiftalign.model.tree import Model
     from swiftalign.plan.plan import TuningPlan
 
@@ -63,9 +64,14 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def read_plans(
-    configs: list[Path], overrides: list[str] | None, *, processes: int = 1
+    configs: list[Path], overrides: list[str] | None, *, rows: RowCounts | None = None, processes: int = 1
 ) -> tuple[Config, Model, list[TuningPlan]]:
-    """The configuration, its model, and the plan of each of its phases, or of the one run that it is."""
+    """The configuration, its model, and the plan of each of its phases, or of the one run that it is.
+
+    Args:
+        rows: numbers of rows that are used; None to count them.
+        processes: number of processes that train.
+    """
     from swiftalign.config.load import load_config
     from swiftalign.model.read import read_model
     from swiftalign.plan.resolve import resolve
@@ -73,7 +79,7 @@ def read_plans(
     config = load_config(configs, overrides or [])
     with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
         modules = read_model(config)
-    return config, modules, [resolve(part, modules, processes=processes) for part in config.runs]
+    return config, modules, [resolve(part, modules, rows=rows, processes=processes) for part in config.runs]
 
 
 def require_training_data(config: Config) -> None:

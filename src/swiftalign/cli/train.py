@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swiftalign.config.sections import Config
+    from swiftalign.data.scan import DataReport
     from swiftalign.model.tree import Model
     from swiftalign.plan.plan import TuningPlan
-    from swiftalign.plan.schedule import LeftOut
     from swiftalign.problems import Problem
     from swiftalign.runs.processes import Processes
     from swiftalign.speed.cards import Card
@@ -67,10 +67,11 @@ def train(
       swiftalign train stage4.yaml --dry-run
     """
     allowed = check_allowed(allowed)
+    from swiftalign.data.files import UNKNOWN
     from swiftalign.runs.processes import choose_processes
 
     processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
-    config, modules, plans = read_plans(configs, overrides, processes=processes.total)
+    config, modules, plans = read_plans(configs, overrides, rows=UNKNOWN, processes=processes.total)
     if processes.nodes > 1 and not config.training.output_dir:
         raise SwiftalignError("several machines need a run folder that all of them see", _FOLDER)
     from swiftalign.speed.cards import present_card
@@ -105,19 +106,27 @@ class _Part:
 
     config: Config
     plan: TuningPlan
-    left_out: LeftOut
+    data: DataReport
     choices: Choices
 
 
 def _preflight(config: Config, modules: Model, plan: TuningPlan, allowed: list[str], card: Card | None) -> _Part:
+    from swiftalign.data.encoding import encoding_of
+    from swiftalign.data.rows import Rows
+    from swiftalign.plan.resolve import resolve
     from swiftalign.speed.choices import settle
     from swiftalign.speed.rows import rows_of
 
     _stop_at_errors(plan.findings, allowed)
-    left_out = _check_data(config, allowed)
-    settled = settle(config, modules, plan, card, rows_of(config, left_out) if card else [], left_out=left_out)
+    report = _check_data(config, allowed)
+    counted = resolve(config, modules, rows=report.rows, processes=plan.schedule.processes)
+    files = [Path(name) for name in config.data.train]
+    rows = Rows(files, report.left_out, config.data.text, report.index)
+    settled = settle(
+        config, modules, counted, card, rows_of(rows, encoding_of(config)) if card else [], counts=report.rows
+    )
     _stop_at_errors([finding for finding in settled.plan.findings if finding not in plan.findings], allowed)
-    return _Part(config, settled.plan, left_out, settled.choices)
+    return _Part(config, settled.plan, report, settled.choices)
 
 
 def _stop_at_errors(findings: Sequence[Problem], allowed: list[str]) -> None:
@@ -179,14 +188,13 @@ def _run(
     from swiftalign.runs.events import outcome
     from swiftalign.runs.folder import Start, write_run_files, write_start
     from swiftalign.runs.launch import follow_training
-    from swiftalign.runs.resume import data_digests
 
     config, plan = part.config, part.plan
     if go_on and (ended := outcome(folder)) and ended.kind == "done":
         console.print(f"resume      {short_path(folder)} has finished already, at step {ended.values['step']}")
         return {"run_folder": str(folder), **ended.values}
-    checkpoint = _resume(folder, config, plan, console) if go_on else None
-    write_run_files(folder, config, plan, part.left_out, data_digests(config), part.choices)
+    checkpoint = _resume(folder, part, console) if go_on else None
+    write_run_files(folder, config, plan, part.data, part.choices)
     write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
     console.print(f"run folder  {short_path(folder)}", soft_wrap=True)
     console.print(
@@ -208,7 +216,7 @@ def _run(
     return progress.finish(folder, plan)
 
 
-def _resume(folder: Path, config: Config, plan: TuningPlan, console: Console) -> Path | None:
+def _resume(folder: Path, part: _Part, console: Console) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins."""
     from swiftalign.cli.show import short_path
     from swiftalign.runs.folder import holds_run, versions_changed
@@ -217,11 +225,11 @@ def _resume(folder: Path, config: Config, plan: TuningPlan, console: Console) ->
     if not holds_run(folder):
         console.print(f"resume      no run in {short_path(folder)}: it begins now", soft_wrap=True)
         return None
-    require_same_run(folder, config, plan)
+    require_same_run(folder, part.config, part.plan, part.data.digests)
     for change in versions_changed(folder):
         console.print(f"resume      {change}: the result may differ", soft_wrap=True)
     with console.status("checking checkpoints"):
-        resumption = newest_sound(folder, plan)
+        resumption = newest_sound(folder, part.plan)
     for damaged, fault in resumption.damaged:
         console.print(f"resume      passing over {damaged.name}: {fault}", soft_wrap=True, markup=False)
     set_aside(resumption)
@@ -230,29 +238,16 @@ def _resume(folder: Path, config: Config, plan: TuningPlan, console: Console) ->
     return resumption.checkpoint
 
 
-def _check_data(config: Config, allowed: list[str]) -> LeftOut:
-    """Look at every row before anything trains; returns those that are too long, where they are to be dropped."""
+def _check_data(config: Config, allowed: list[str]) -> DataReport:
+    """Read the data once: every row is checked before anything trains."""
     require_training_data(config)
-    from swiftalign.data.length_limit import length_limit
-    from swiftalign.data.scan import scan
-    from swiftalign.data.tokens import pixel_limits
+    from swiftalign.data.scan import read_data
     from swiftalign.preflight.data import scored_kind
 
-    data, other, console = config.data, config.handed_through, open_console(stderr=True)
-    files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
-    with console.status("reading the data") as status:
-        report = scan(
-            files,
-            max_length=limit.most if limit else None,
-            too_long=data.too_long,
-            limits=pixel_limits(other.get("max_pixels")),
-            tokenizer=limit.tokenizer if limit else None,
-            text=data.text,
-            system=other.get("system"),
-            progress=lambda rows: status.update(f"reading the data: {rows:,} rows"),
-        )
+    with open_console(stderr=True).status("reading the data") as status:
+        report = read_data(config, lambda rows: status.update(f"reading the data: {rows:,} rows"))
     _stop_at_errors([*report.findings, *scored_kind(config, report.kinds)], allowed)
-    return report.left_out(files)
+    return report
 
 
 def _print_arguments(parts: list[_Part], folder: Path, processes: Processes, *, as_json: bool) -> None:

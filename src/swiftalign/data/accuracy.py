@@ -19,7 +19,7 @@ import numpy as np
 
 from swiftalign.data.answers import Answer
 from swiftalign.data.polygons import Floats, box_gaps, box_iou, distances_to, evenly_along, quad_iou, segment_lengths
-from swiftalign.data.records import KINDS, Kind, Target
+from swiftalign.data.records import KINDS, Kind, TextTarget
 
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length.
 HITS: dict[Kind, tuple[float, ...]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05,)}
@@ -74,13 +74,14 @@ class Scores:
     rows: int = 0
     malformed: int = 0  # answers that were broken or held malformed items
 
-    def add(self, predicted: Answer, truth: Sequence[Target], width: int, height: int) -> None:
+    def add(self, predicted: Answer, truth: Sequence[TextTarget], width: int, height: int) -> None:
         """Count one row.
 
         Args:
             predicted: what the model wrote.
-            truth: with coordinates 0..1000 of the image's sides, as the model writes them.
-            width: of the image, in pixels; lines are measured in them.  height: likewise.
+            truth: what it should have written.
+            width: width of the image in pixels, the unit that lines are measured in.
+            height: height of the image, in pixels.
         """
         self.rows += 1
         self.malformed += not predicted.sound
@@ -118,10 +119,10 @@ class Scores:
         return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
 
 
-Group = tuple[list[Target], list[Target]]
+Group = tuple[list[TextTarget], list[TextTarget]]
 
 
-def _by_label(truth: Iterable[Target], predicted: Iterable[Target]) -> dict[tuple[Kind, str], Group]:
+def _by_label(truth: Iterable[TextTarget], predicted: Iterable[TextTarget]) -> dict[tuple[Kind, str], Group]:
     groups: dict[tuple[Kind, str], Group] = defaultdict(lambda: ([], []))
     for side, targets in enumerate((truth, predicted)):
         for target in targets:
@@ -129,14 +130,14 @@ def _by_label(truth: Iterable[Target], predicted: Iterable[Target]) -> dict[tupl
     return groups
 
 
-def _score(kind: Kind, truth: list[Target], predicted: list[Target], width: int, height: int) -> KindScore:
+def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], width: int, height: int) -> KindScore:
     score = KindScore(len(truth), len(predicted), (0,) * len(HITS[kind]), float(len(truth)))
     if not truth or not predicted:
         return score
     true, written = ([np.array(t.points, dtype=np.float64) for t in side] for side in (truth, predicted))
     if kind == "line":
-        scale = np.array([width, height]) / 1000
-        costs = line_costs([line * scale for line in true], [line * scale for line in written])
+        true, written = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (truth, predicted))
+        costs = line_costs(true, written)
     else:
         measure = box_costs if kind == "bbox" else quad_costs
         costs = measure(np.stack(true), np.stack(written))

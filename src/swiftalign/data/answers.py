@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from swiftalign.data.records import Kind, Point, Target
-from swiftalign.data.text import TEXT_KEYS
+from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
 # Beyond these, an answer is cut off: no model that works writes so much, and scoring costs objects squared.
 MAX_CHARACTERS = 400_000
@@ -19,7 +18,7 @@ _START = re.compile(r"\[\s*(?=\{)|(?=\{)")
 _NOTHING = re.compile(r"\[\s*\]")
 # A comma too many or too few between complete items is forgiven.
 _BETWEEN = re.compile(r"[\s,]*")
-_KINDS: dict[str, Kind] = {key: kind for kind, key in TEXT_KEYS.items()}
+_KINDS: dict[str, Kind] = {spelling.text_key: kind for kind, spelling in SPELLINGS.items()}
 _DECODER = json.JSONDecoder()
 
 
@@ -28,12 +27,12 @@ class Answer:
     """What was read of a model's answer.
 
     Attributes:
-        targets: the well-formed objects, in the answer's order, with coordinates 0..1000 of the image's sides.
-        malformed: an entry for each other item: the kind that its only coordinate key tells, or None.
+        targets: the well-formed objects, in the answer's order.
+        malformed: an entry for each other item: the kind of its only coordinate key, or None.
         complete: whether the JSON was there and ended; a broken or cut-off answer keeps the items before the break.
     """
 
-    targets: tuple[Target, ...] = ()
+    targets: tuple[TextTarget, ...] = ()
     malformed: tuple[Kind | None, ...] = ()
     complete: bool = True
 
@@ -51,14 +50,14 @@ def parse_answer(text: str) -> Answer:
     or above its first make the item malformed. Never raises.
 
     >>> parse_answer('```json\\n[{"bbox_2d": [1, 2, 30, 40], "label": "cup"}]\\n```').targets
-    (Target(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
+    (TextTarget(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
     """
     text = text[:MAX_CHARACTERS]
     start = _START.search(text)
     if start is None:
         return Answer(complete=_NOTHING.search(text) is not None)
     items, complete = _items(text, start.end(), listed=start.group() != "")
-    targets: list[Target] = []
+    targets: list[TextTarget] = []
     malformed: list[Kind | None] = []
     for item in items:
         target = _target(item)
@@ -93,25 +92,11 @@ def _kind(item: Any) -> Kind | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
-def _target(item: Any) -> Target | None:
+def _target(item: Any) -> TextTarget | None:
     kind = _kind(item)
     if kind is None or not isinstance(item.get("label"), str):
         return None
-    points = _points(item[TEXT_KEYS[kind]])
-    right = {"bbox": len(points) == 2, "quad": len(points) == 4, "line": len(points) >= 2}[kind]
-    if not right or (kind == "bbox" and not _in_order(points)):
+    points = to_points(kind, item[SPELLINGS[kind].text_key], 0, 1000)
+    if not points or (kind == "bbox" and (points[0][0] > points[1][0] or points[0][1] > points[1][1])):
         return None
-    return Target(kind, item["label"], points)
-
-
-def _points(numbers: Any) -> tuple[Point, ...]:
-    """Numbers as points; none where they are no coordinates."""
-    sound = isinstance(numbers, list) and len(numbers) % 2 == 0
-    if not sound or not all(type(n) in (int, float) and 0 <= n <= 1000 for n in numbers):
-        return ()
-    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _in_order(points: tuple[Point, ...]) -> bool:
-    (left, top), (right, bottom) = points
-    return left <= right and top <= bottom
+    return TextTarget(kind, item["label"], points)

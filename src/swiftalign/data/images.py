@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         return (image.height, image.width) if _orientation(image) >= 5 else image.size
+
+
+def remembered_sizes() -> Callable[[Path], tuple[int, int]]:
+    """`image_size`, which remembers the last few thousand images: several rows may share one."""
+    return lru_cache(4096)(image_size)
 
 
 def open_image(path: Path) -> Pixels:

@@ -1,82 +1,58 @@
-"""What a scan has seen, as findings."""
+"""What is wrong with the rows of the data, as findings: one for each code."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swiftalign.data.tokens import PixelLimits, Size
-from swiftalign.problems import Problem, counted
+from swiftalign.data.records import Size
+from swiftalign.data.tokens import PixelLimits
+from swiftalign.problems import DATA_CODES, Problem, counted
 
-NAMED_ROWS = 4  # that a finding names; the others it counts
-
-# Code -> the finding in words, and what to do about it.
-_WORDS: dict[str, tuple[str, str]] = {
-    "data-empty": ("no rows", "name a file with rows"),
-    "data-row-malformed": ("row malformed", "mend or remove these rows"),
-    "data-image-missing": ("no such image", "image paths count from the JSONL file's folder"),
-    "data-image-unreadable": ("image unreadable", "replace these images, or remove their rows"),
-    "data-outside-image": (
-        "coordinates outside the image",
-        'check that they are pixels of this very image, or 0..1000 with "coordinates": "relative1000"; '
-        "let through, they are cut at its edge",
-    ),
-    "data-outside-slightly": ("coordinates just outside the image", "they are cut at its edge"),
-    "data-coordinates-pixel-like": (
-        "relative coordinates above 1000",
-        'if they are pixels, leave "coordinates" out of the rows',
-    ),
-    "data-coordinates-relative-like": (
-        "pixel coordinates that look relative",
-        'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows',
-    ),
-    "data-box-degenerate": ("box without area", "a box is [x1, y1, x2, y2], not [x, y, width, height]"),
-    "data-quad-crossed": ("quad crosses itself", "give its corners in order around the object"),
-    "data-line-degenerate": ("line without length", "remove it, or give its ends"),
-    "data-outline-apart": ("box and quad of one object lie apart", "augmentation builds the box from the quad"),
-    "data-special-text": (
-        "text holds what is read as a token or a placeholder",
-        "remove it; the image's place is put in by itself",
-    ),
-    "data-placeholders": ("placeholders do not fit", "write <image> and <bbox> once for each image and box"),
-    "data-too-long": ("longer than max_length", "raise data.max_length, or leave them out: data.too_long: drop"),
-    "data-too-long-dropped": ("left out, longer than max_length", ""),
-    "data-no-objects": ("no objects", "the model learns to answer [] there"),
-    "data-unchecked": ("not checked whole", ""),
-}
+NAMED_ROWS = 4  # that a finding names; the others are counted
 
 
-class SeenFaults:
-    """Faults by code: the first ones in words, the others as numbers."""
+class RowProblems:
+    """Problems of rows by code: the first ones in full, the others as a number."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._first: dict[str, list[tuple[str, str]]] = {}
+        self._first: dict[str, list[Problem]] = {}
 
-    def add(self, code: str, where: str, detail: str = "") -> None:
-        """A fault of a row, or of what else `where` names."""
-        self.counts[code] += 1
-        first = self._first.setdefault(code, [])
+    def add(self, problem: Problem, where: str) -> None:
+        """Take a problem into account.
+
+        Args:
+            where: ``FILE:LINE`` of the row, or what else has the problem.
+        """
+        self.counts[problem.code] += 1
+        first = self._first.setdefault(problem.code, [])
         if len(first) < NAMED_ROWS:
-            first.append((where, _brief(detail)))
+            first.append(replace(problem, message=_brief(problem.message), where=where))
 
     def findings(self) -> Iterator[Problem]:
-        """One for each code."""
-        for code, (title, hint) in _WORDS.items():
+        for code, (_, title) in DATA_CODES.items():
             if code in self._first:
-                (where, detail), *others = self._first[code]
-                lines = [f"{title}: {detail}" if detail else title]
-                lines += [f"    {place}: {more}" if more else f"    {place}" for place, more in others]
+                first, *others = self._first[code]
+                lines = [f"{title}: {first.message}" if first.message else title]
+                lines += [f"    {other.where}: {other.message}".removesuffix(": ") for other in others]
                 rest = self.counts[code] - len(self._first[code])
                 lines += [f"    and {counted(rest, 'more row')}"] if rest else []
-                yield Problem(code, "\n".join(lines), hint, where=where)
+                yield replace(first, message="\n".join(lines))
 
 
 @dataclass
 class SeenSizes:
-    """What happens to the images' sizes on their way into the model."""
+    """What happens to the images' sizes on their way into the model.
+
+    Attributes:
+        images: number of images.
+        changed: number of images that reach the model at another size.
+        reduced: number of images with more pixels than the model gets.
+        largest: the largest image: its pixels, path, size, and size in the model.
+    """
 
     images: int = 0
     changed: int = 0

@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from swiftalign.data.swift_rows import flat_text
+from swiftalign.data.formats.swift import flat_text
+from swiftalign.data.records import Size
 from swiftalign.problems import DataError, ModelError
 
 FACTOR = 32  # pixels of a side of a visual token: a patch of 16 times a merge of 2
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftalign.data.files import count_lines
 from swiftalign.init.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
-from swiftalign.plan.schedule import ROWS_PER_STEP, count_rows
+from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import SwiftalignError, counted
 
 
@@ -128,7 +129,7 @@ def _steps(train: str | None) -> int | None:
     """Steps of the recipe's three epochs, where the data is there."""
     if train is None or not Path(train).expanduser().is_file():
         return None
-    return 3 * max(1, -(-count_rows(Path(train).expanduser()) // ROWS_PER_STEP))
+    return 3 * max(1, -(-count_lines(Path(train).expanduser()) // ROWS_PER_STEP))
 
 
 def write_schema(folder: Path) -> None:

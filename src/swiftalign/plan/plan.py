@@ -154,7 +154,7 @@ class Schedule:
 
     Attributes:
         train_rows: None where no training data is named.
-        val_rows: 0 without validation data.
+        val_rows: number of validation rows; 0 without validation data, None before the data was read.
         accumulation: batches per step and process.
         global_batch: rows per optimizer step, over all processes.
         steps: optimizer steps; None where neither data nor max_steps tells.
@@ -163,7 +163,7 @@ class Schedule:
     """
 
     train_rows: int | None
-    val_rows: int
+    val_rows: int | None
     accumulation: int
     global_batch: int
     steps: int | None

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftalign.config.sections import COMPONENTS, Config, TunerSection
+from swiftalign.data.files import RowCounts, count_rows
 from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.optimizer import optimizer_groups
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
-from swiftalign.plan.schedule import LeftOut, read_schedule
+from swiftalign.plan.schedule import read_schedule
 from swiftalign.plan.selection import Selection, select
 from swiftalign.preflight.check import check
 
@@ -22,15 +23,15 @@ _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\
 
 
 def resolve(
-    config: Config, modules: Model, *, processes: int = 1, left_out: LeftOut | None = None, fitting: int = 1
+    config: Config, modules: Model, *, rows: RowCounts | None = None, processes: int = 1, fitting: int = 1
 ) -> TuningPlan:
     """Turn a configuration and a model into the plan.
 
     Faults do not raise: they become findings, and the plan shows what would train in spite of them.
 
     Args:
+        rows: numbers of rows that are used; None to count them.
         processes: how many processes train, for the number of steps.
-        left_out: rows of the data that are not used.
         fitting: rows of a batch that the GPU's memory holds.
 
     Raises:
@@ -38,7 +39,7 @@ def resolve(
     """
     selection = select(config, modules)
     trainables = tuple(_trainables(config.tuner, modules, selection))
-    schedule = read_schedule(config, processes=processes, left_out=left_out, fitting=fitting)
+    schedule = read_schedule(config, rows or count_rows(config), processes=processes, fitting=fitting)
     plan = TuningPlan(
         method=method_of(config.tuner, has_layers=bool(selection.adapted)),
         train_type=config.tuner.train_type,

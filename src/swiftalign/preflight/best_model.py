@@ -23,7 +23,7 @@ def best_model(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Pro
     key = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy"
     asker = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy: best"
     where = config.where("training", key)
-    if config.data.train and not plan.schedule.val_rows:
+    if config.data.train and plan.schedule.val_rows == 0:
         message = f"{asker} needs validation data to tell the best model by"
         fix = {"data": _validation(config)}
         yield Problem("best-model-without-validation", message, "validate on rows of their own:", fix, where)
@@ -39,7 +39,7 @@ _EVALUATION: dict[str, Any] = {"training": {"eval_strategy": "epoch"}}
 def grounding_eval(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Accuracies by kind: whether they are measured when they are needed, and read the right way round."""
     settings, metric, where = config.custom.grounding_eval, best_metric(config), metric_place(config)
-    if settings and config.data.train and not (evaluates(config) and plan.schedule.val_rows):
+    if settings and config.data.train and (not evaluates(config) or plan.schedule.val_rows == 0):
         message, fix = "grounding_eval answers rows at each evaluation, and nothing is evaluated", _EVALUATION
         if evaluates(config):
             message, fix = "grounding_eval answers validation rows, and there are none", {"data": _validation(config)}
@@ -77,7 +77,7 @@ def early_stopping(config: Config, modules: Model, plan: TuningPlan) -> Iterable
     if config.data.train and not evaluates(config):
         message = "early_stopping watches evaluations, and nothing is evaluated"
         yield Problem("early-stopping", message, "for example:", _EVALUATION, where)
-    elif config.data.train and not plan.schedule.val_rows:
+    elif config.data.train and plan.schedule.val_rows == 0:
         message = "early_stopping needs validation data to watch"
         yield Problem("early-stopping", message, "validate on rows of their own:", {"data": _validation(config)}, where)
 

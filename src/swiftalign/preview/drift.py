@@ -16,8 +16,9 @@ from typing import Any
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
 from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import image_size, open_image
-from swiftalign.data.records import KINDS, Record
+from swiftalign.data.records import KINDS, Row
 from swiftalign.data.tokens import PixelLimits
 
 TIMED_ROWS = 8  # rows whose images are really augmented, to measure the time
@@ -122,7 +123,7 @@ _Tallies = dict[tuple[str, str], _Tally]  # by operation and kind
 
 
 def measure_drift(
-    rows: Iterable[tuple[int, Record]],
+    rows: Iterable[tuple[int, Row]],
     settings: AugmentationSection,
     limits: PixelLimits,
     epochs: Sequence[int],
@@ -133,7 +134,7 @@ def measure_drift(
 
     Args:
         rows: rows with their numbers, on which their draws depend.
-        progress: called with the number of rows done.
+        progress: called with the number of each row, counted from 1.
 
     Raises:
         DataError: an image can't be read.
@@ -144,16 +145,16 @@ def measure_drift(
     left_out: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: list[float] = []
     count = passed_over = 0
-    for count, (row, record) in enumerate(rows, 1):
-        if record.swift_row is not None:
+    for count, (number, row) in enumerate(rows, 1):
+        progress(count)
+        if not isinstance(row, GroundingRow):
             passed_over += 1
-            progress(count)
             continue
-        size = image_size(record.images[0])
-        record = record.in_pixels(*size)
+        size = image_size(row.images[0])
+        record = row.record(*size)
         for epoch in epochs:
             for name, pipeline in pipelines.items():
-                placement = pipeline.place(blank(size), record, epoch=epoch, row=row)
+                placement = pipeline.place(blank(size), record, epoch=epoch, row=number)
                 if name == ALL or any(step.name == name.partition(" ")[0] for step in placement.replay.steps):
                     _count(tallies, name, placement)
             for entry in placement.replay.left_out:  # of all operations together
@@ -161,9 +162,8 @@ def measure_drift(
                 left_out[operation][reason] += 1
         if len(seconds) < TIMED_ROWS:
             begin = time.perf_counter()
-            together(open_image(record.images[0]), record, epoch=epochs[0], row=row)
+            together(open_image(row.images[0]), record, epoch=epochs[0], row=number)
             seconds.append(time.perf_counter() - begin)
-        progress(count)
     effects = tuple(
         tallies[name, kind].effect(name, kind, tallies[ALL, kind].targets)
         for name in pipelines

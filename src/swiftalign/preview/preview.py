@@ -9,10 +9,10 @@ from typing import Any
 
 from swiftalign.augment.pipeline import Pipeline, run_pipeline
 from swiftalign.config.sections import Config
-from swiftalign.data.records import Record, parse_row, read_lines, row_fault, to_record
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.files import data_files
+from swiftalign.data.records import Row
+from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
-from swiftalign.plan.schedule import read_schedule
 from swiftalign.preview.contact_sheet import png, render_sheet
 from swiftalign.preview.drift import DriftReport, measure_drift
 from swiftalign.preview.encoded import NotHereError, as_written, training_encoder
@@ -100,20 +100,19 @@ def preview(
     pipeline = _pipeline(config, seed)
     if not config.data.train:
         raise SwiftalignError("no training data is named", "add a line 'data: {train: data/train.jsonl}'")
-    read_schedule(config)  # raises what is wrong with the files
-    reader = JsonlRows([Path(name) for name in config.data.train], text=config.data.text)
+    reader = Rows(data_files(config, "train"), text=config.data.text)
     notes: list[str] = []
     strips, encoded, measured = None, False, None
 
-    def chosen(default: int) -> dict[int, Record]:
+    def chosen(default: int) -> dict[int, Row]:
         """The rows that have an image file on this machine."""
-        records = read_records(reader.files, range(min(num or default, len(reader))) if rows is None else rows)
-        without = [str(row) for row, record in records.items() if not record.images]
-        if len(without) == len(records):
+        wanted = read_chosen(reader, range(min(num or default, len(reader))) if rows is None else rows)
+        without = [str(number) for number, row in wanted.items() if not any(row.images)]
+        if len(without) == len(wanted):
             raise SwiftalignError("none of the rows has an image file", "choose others with --rows")
         if without:
             notes.append(f"passed over, without an image file: row {', '.join(without)}")
-        return {row: record for row, record in records.items() if record.images}
+        return {number: row for number, row in wanted.items() if any(row.images)}
 
     if sheet or html or not report:
         shown = list(chosen(SHOWN_ROWS))
@@ -142,13 +141,13 @@ def preview(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, content)
     if report:
-        records = chosen(REPORTED_ROWS)
+        counted = chosen(REPORTED_ROWS)
         measured = measure_drift(
-            records.items(),
+            counted.items(),
             pipeline.settings,
             pipeline.limits,
             epochs,
-            progress=lambda done: progress(f"measuring row {done:,} of {len(records):,}"),
+            progress=lambda count: progress(f"measuring row {count:,} of {len(counted):,}"),
         )
     notes = list(dict.fromkeys(notes))
     return PreviewResult(pipeline.settings.seed, list(epochs), strips, encoded, sheet, html, measured, notes)
@@ -169,24 +168,12 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline:
     return pipeline if seed is None else replace(pipeline, settings=settings.model_copy(update={"seed": seed}))
 
 
-def read_records(files: Sequence[Path], wanted: Sequence[int]) -> dict[int, Record]:
-    """Rows by their number over all files, held against the layout; blank lines do not count.
+def read_chosen(rows: Rows, numbers: Sequence[int]) -> dict[int, Row]:
+    """Rows by their number over all files.
 
     Raises:
-        DataError: a row is malformed, names a missing image, or is not there.
+        DataError: a row is malformed, or does not exist.
     """
-    records: dict[int, Record] = {}
-    left, row = set(wanted), -1
-    for path in files:
-        with path.open("rb") as file:
-            for number, line in read_lines(file):
-                row += 1
-                if row in left:
-                    value = parse_row(line, path, number)
-                    if fault := row_fault(value, path.parent):
-                        raise DataError(f"{path}:{number}: {fault}", "mend or remove this row")
-                    records[row] = to_record(value, path.parent)
-                    left.discard(row)
-                if not left:
-                    return {row: records[row] for row in wanted}
-    raise DataError(f"row {min(left)}: the training files have {row + 1:,} rows, counted from 0")
+    if beyond := [number for number in numbers if number >= len(rows)]:
+        raise DataError(f"row {min(beyond)}: the training files have {len(rows):,} rows, counted from 0")
+    return {number: rows.row(number) for number in numbers}

@@ -13,15 +13,13 @@ import numpy as np
 
 from swiftalign.augment.draws import Step, is_imgaug
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
-from swiftalign.data.answers import parse_answer
+from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, Point, Record, Target
-from swiftalign.data.text import relative
-from swiftalign.data.tokens import Size
-from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
+from swiftalign.preview.encoded import Encode, Encoded, as_written
 
 if TYPE_CHECKING:
-    from swiftalign.data.rows import JsonlRows
+    from swiftalign.data.rows import Rows
 
 THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
 
@@ -48,7 +46,7 @@ class Shape:
     @property
     def corners(self) -> tuple[Point, ...]:
         """The points of its outline, or of the line."""
-        return Target(self.kind, self.label, self.points).corners if len(self.points) == 2 else self.points
+        return ShareTarget(self.kind, self.label, self.points).corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +104,7 @@ class Previewer:
         encode: reads back what training gets of a row.
     """
 
-    rows: JsonlRows
+    rows: Rows
     pipeline: Pipeline
     encode: Encode
 
@@ -119,13 +117,13 @@ class Previewer:
         from swiftalign.augment.rows import AugmentedRows
 
         augmented = AugmentedRows(self.rows, self.pipeline)
-        record, original = self._original(row)
+        path, record, original = self._original(row)
         panels = [original]
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
+            placed = self.pipeline.place(blank(original.size), record or Record((path,)), epoch=epoch, row=row)
             panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
-        return Strip(row, record.images[0], tuple(panels))
+        return Strip(row, path, tuple(panels))
 
     def steps(self, row: int, epoch: int) -> Strip:
         """A row's original, and the operations of an epoch added one at a time.
@@ -135,10 +133,10 @@ class Previewer:
         """
         from swiftalign.data.rows import to_row
 
-        record, original = self._original(row)
-        if record.swift_row is not None:
+        path, record, original = self._original(row)
+        if record is None:
             return self.variants(row, [epoch])
-        image, panels = open_image(record.images[0]), [original]
+        image, panels = open_image(path), [original]
         whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
@@ -147,27 +145,29 @@ class Previewer:
             placed = self.pipeline.place_again(image, record, part)
             panel = self._panel(f"step {count}", to_row(sample.record, sample.image, self.rows.text), record, placed)
             panels.append(replace(panel, operations=(describe(step),)))
-        return Strip(row, record.images[0], tuple(panels))
+        return Strip(row, path, tuple(panels))
 
-    def _original(self, row: int) -> tuple[Record, Panel]:
-        """A row's record in pixels, and its image and targets as the file has them."""
-        record = self.rows.record(row)
-        size = image_size(record.images[0])
-        record = record.in_pixels(*size)
-        shapes = tuple(Shape(t.kind, t.label, _shares(t.points, size)) for t in record.targets)
-        if record.swift_row is not None:
-            shapes = tuple(_shape(target, "kept", "") for target in parse_answer(answer_text(record.swift_row)).targets)
-        return record, Panel("original", thumbnail(open_image(record.images[0])), size, shapes)
+    def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
+        """A row's image, its record where targets move with the image, and its image and targets as in the file."""
+        row = self.rows.row(number)
+        path = next(image for image in row.images if image)
+        size = image_size(path)
+        record = row.record(*size) if isinstance(row, GroundingRow) else None
+        shapes = tuple(
+            _shape(target.in_shares() if isinstance(target, TextTarget) else target.in_shares(*size))
+            for target in row.targets
+        )
+        return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
 
-    def _panel(self, title: str, row: dict[str, Any], record: Record, placed: Placement) -> Panel:
+    def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
         """An augmented row, with its targets as they were encoded, and where the dropped ones would lie."""
         shown, faults = self._read_back(row)
-        if record.swift_row is None:
+        if record:
             faults += answer_faults(shown, placed)
             shapes = (*_kept(shown, placed), *_dropped(record, placed))
             done, left_out = placed.replay, placed.replay.left_out
         else:
-            shapes = tuple(_shape(target, "kept", "") for target in shown.answer.targets)
+            shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
             colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
             done, left_out = Replay(colours), ()
         size = (shown.image.shape[1], shown.image.shape[0])
@@ -204,7 +204,7 @@ def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
     pairs = [
         (number, wanted)
         for target, true in zip(read, kept, strict=True)
-        for number, wanted in zip(np.ravel(target.points), relative(true.points, *placed.size), strict=False)
+        for number, wanted in zip(np.ravel(target.points), np.ravel(true.in_text(*placed.size).points), strict=False)
     ]
     apart = max((abs(number - wanted) for number, wanted in pairs), default=0)
     return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
@@ -217,11 +217,11 @@ def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
     for index, target in enumerate(shown.answer.targets):
         clipped = matches and kept[index].clipped
         note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
-        yield _shape(target, "clipped" if clipped else "kept", note)
+        yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
 
 
-def _shape(target: Target, status: Status, note: str) -> Shape:
-    return Shape(target.kind, target.label, _shares(target.points, (1000, 1000)), status, note)
+def _shape(target: ShareTarget, status: Status = "kept", note: str = "") -> Shape:
+    return Shape(target.kind, target.label, target.points, status, note)
 
 
 def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
@@ -229,12 +229,8 @@ def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
     for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
         if outcome.target is None:
             corners = tuple((x, y) for x, y in points.tolist())
-            note = f"dropped: {outcome.reason}"
-            yield Shape(target.kind, target.label, _shares(corners, placed.size), "dropped", note)
-
-
-def _shares(points: Sequence[Point], size: Size) -> tuple[Point, ...]:
-    return tuple((x / size[0], y / size[1]) for x, y in points)
+            lost = PixelTarget(target.kind, target.label, corners).in_shares(*placed.size)
+            yield _shape(lost, "dropped", f"dropped: {outcome.reason}")
 
 
 def thumbnail(image: Pixels) -> Pixels:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from swiftalign.config.deepspeed import zero_section
 from swiftalign.config.sections import Config
+from swiftalign.data.files import RowCounts
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
-from swiftalign.plan.schedule import LeftOut
 from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
 from swiftalign.speed.memory import CONTEXT, SAFETY, How, Kernels, predict
@@ -146,14 +146,14 @@ def settle(
     card: Card | None,
     rows: Sequence[Row],
     *,
-    left_out: LeftOut | None = None,
+    counts: RowCounts | None = None,
 ) -> Settled:
     """Work out what fits, the plan that follows from it, and the choices.
 
     Args:
         card: the one that each process trains on.
         rows: that are trained on; where there are none that can be counted, a usual one is assumed.
-        left_out: rows that the plan has counted so far, and that are not trained on.
+        counts: numbers of rows that are used; None to count them.
 
     Raises:
         SwiftalignError: the config asks for what this run can't have.
@@ -163,8 +163,8 @@ def settle(
     outlook = Outlook.of(modules, plan, card, rows or [ASSUMED], shards=shards) if card else None
     auto = outlook is not None and config.training.per_device_train_batch_size == "auto"
     fitting = fitting_batch(config, plan, outlook) if outlook and auto else 1
-    if left_out or fitting > 1:  # other rows, or batches, are other steps
-        plan = resolve(config, modules, processes=processes, left_out=left_out, fitting=fitting)
+    if fitting > 1:  # other batches are other steps
+        plan = resolve(config, modules, rows=counts, processes=processes, fitting=fitting)
     return Settled(plan, outlook, choose(config, plan, outlook))
 
 

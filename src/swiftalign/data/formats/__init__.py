@@ -1,0 +1,35 @@
+"""The layouts of rows. A new one is a file beside these, and an entry here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swiftalign.data.files import parse_json
+from swiftalign.data.formats.own import OWN
+from swiftalign.data.formats.swift import SWIFT
+from swiftalign.data.records import Row, malformed
+from swiftalign.problems import DataError
+
+# Tried in this order. The last one is held to account for what is of no layout.
+FORMATS = (SWIFT, OWN)
+
+
+def read_row(content: bytes, path: Path, line: int) -> Row:
+    """A row from what a file holds of it.
+
+    Args:
+        path: the file; the row's image paths count from its folder.
+        line: number of the row's line, from 1, for messages.
+
+    Raises:
+        DataError: it is not JSON, or its layout has a problem.
+    """
+    value = parse_json(content, path, line)
+    if isinstance(value, dict):
+        layout = next((each for each in FORMATS if each.recognise(value)), FORMATS[-1])
+        problem = next(layout.problems(value), None)
+        if problem is None:
+            return layout.read(value, path.parent)
+    else:
+        problem = malformed("not a JSON object")
+    raise DataError(f"{path}:{line}: {problem.message}", problem.hint)
