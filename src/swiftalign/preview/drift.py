@@ -33,27 +33,27 @@ class OperationEffect:
     Attributes:
         operation: name of the operation; ``all`` for all together.
         kind: kind of the targets; ``all`` for every kind.
+        mean_inflation: mean, over the boxes not cut, of their area over that of the outline that they wrap; None
+            without boxes.
+        max_inflation: maximum over the same boxes; None without boxes.
+        drift: see the module; over the targets of all samples, so that operations can be compared.
         samples: number of samples in which the operation was applied.
         targets: number of targets in those samples.
         clipped: number of targets that were kept, though a part lies outside the image.
         dropped: number of targets that were dropped because too little of them stayed.
         inflated: number of boxes that are larger than what they hold.
-        mean_inflation: mean, over the boxes not cut, of their area over that of the outline that they wrap; None
-            without boxes.
-        max_inflation: maximum over the same boxes; None without boxes.
-        drift: see the module; over the targets of all samples, so that operations can be compared.
     """
 
     operation: str
     kind: str
-    samples: int
-    targets: int
-    clipped: int
-    dropped: int
-    inflated: int
     mean_inflation: float | None
     max_inflation: float | None
     drift: float
+    samples: int = 0
+    targets: int = 0
+    clipped: int = 0
+    dropped: int = 0
+    inflated: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,29 +94,17 @@ class DriftReport:
 
 @dataclass
 class _Tally:
-    """Counts of one operation and one kind; ``lost`` is the sum of the shares outside the image."""
+    """Sums over the targets of one operation and one kind.
 
-    samples: int = 0
-    targets: int = 0
-    clipped: int = 0
-    dropped: int = 0
+    Attributes:
+        counts: numbers of samples and targets, under their names in `OperationEffect`.
+        lost: sum of the shares outside the image.
+        inflations: inflation of each box that was not cut.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
     lost: float = 0.0
     inflations: list[float] = field(default_factory=list)
-
-    def effect(self, operation: str, kind: str, targets: int) -> OperationEffect:
-        """The effect, with the drift over this number of targets."""
-        return OperationEffect(
-            operation=operation,
-            kind=kind,
-            samples=self.samples,
-            targets=self.targets,
-            clipped=self.clipped,
-            dropped=self.dropped,
-            inflated=sum(value > INFLATED for value in self.inflations),
-            mean_inflation=statistics.fmean(self.inflations) if self.inflations else None,
-            max_inflation=max(self.inflations, default=None),
-            drift=self.lost / targets if self.targets else 0.0,
-        )
 
 
 _Tallies = dict[tuple[str, str], _Tally]  # by operation and kind
@@ -165,7 +153,7 @@ def measure_drift(
             together(open_image(row.images[0]), record, epoch=epochs[0], row=number)
             seconds.append(time.perf_counter() - begin)
     effects = tuple(
-        tallies[name, kind].effect(name, kind, tallies[ALL, kind].targets)
+        _effect(name, kind, tallies[name, kind], tallies[ALL, kind].counts["targets"])
         for name in pipelines
         for kind in (*KINDS, ALL)
         if (name, kind) in tallies
@@ -193,13 +181,21 @@ def _alone(settings: AugmentationSection) -> Iterator[tuple[str, AugmentationSec
 def _count(tallies: _Tallies, name: str, placement: Placement) -> None:
     targets = placement.record.targets
     for kind in {ALL, *(target.kind for target in targets)}:
-        tallies[name, kind].samples += 1
+        tallies[name, kind].counts["samples"] += 1
     for target, outcome in zip(targets, placement.outcomes, strict=True):
         for tally in (tallies[name, ALL], tallies[name, target.kind]):
-            tally.targets += 1
-            tally.clipped += outcome.clipped and outcome.target is not None
-            tally.dropped += outcome.target is None
+            kept = outcome.target is not None
+            tally.counts.update(targets=1, clipped=int(outcome.clipped and kept), dropped=int(not kept))
             tally.lost += 1 - outcome.visible
             # A box that was cut says nothing about how tight it is.
             if target.kind == "bbox" and outcome.target and outcome.target.kind == "bbox" and not outcome.clipped:
                 tally.inflations.append(outcome.inflation)
+                tally.counts["inflated"] += outcome.inflation > INFLATED
+
+
+def _effect(name: str, kind: str, tally: _Tally, targets: int) -> OperationEffect:
+    """What a tally says, with its drift over this number of targets."""
+    mean = statistics.fmean(tally.inflations) if tally.inflations else None
+    most = max(tally.inflations, default=None)
+    drift = tally.lost / targets if targets else 0.0
+    return OperationEffect(name, kind, mean_inflation=mean, max_inflation=most, drift=drift, **tally.counts)
