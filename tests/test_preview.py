@@ -238,7 +238,7 @@ def test_targets_that_an_answer_lacks_are_told(rows: Rows) -> None:
         return replace(encoded, answer=replace(encoded.answer, targets=encoded.answer.targets[:1]))
 
     assert panel_of(rows, pipeline("hflip"), cut).faults == (
-        "the encoded answer has 1 readable targets, of 4 that were kept",
+        "the encoded answer has 1 readable targets, but 4 were kept",
     )
 
 

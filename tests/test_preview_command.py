@@ -133,7 +133,7 @@ def test_a_model_that_only_a_hub_has_is_no_hindrance(
     told = capsys.readouterr()
     [line] = told.err.splitlines()
     assert line.startswith(
-        "note: model Qwen/Qwen3-VL-235B-A22B-Instruct: nothing in the cache of huggingface; shown are"
+        "note: model Qwen/Qwen3-VL-235B-A22B-Instruct: nothing in the cache of huggingface; the rows are shown as"
     )
     values = json.loads(told.out)
     assert values["encoded"] is False
@@ -159,7 +159,7 @@ def test_rows_without_an_image_file_are_passed_over(
     data = ["--set", f"data.train={tmp_path / 'rows.jsonl'}", "-o", str(tmp_path / "a.png"), "--json"]
     assert run(demo, *data) == 0
     told = capsys.readouterr()
-    assert told.err == "note: passed over, without an image file: row 0\n"
+    assert told.err == "note: passed over, because there is no image file: row 0\n"
     assert [row["row"] for row in json.loads(told.out)["rows"]] == [1]
     assert run(demo, *data, "--rows", "0", "--force") == 2
     assert "none of the rows has an image file" in capsys.readouterr().err

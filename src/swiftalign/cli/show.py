@@ -322,7 +322,7 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
 
 
 def print_drift(report: DriftReport, console: Console) -> None:
-    """A row for each operation and kind of target from which it took something."""
+    """A row for each operation and each kind of target on which it has an effect."""
     table = new_table("operation", "kind")
     for column in ("samples", "targets", "clipped", "dropped", "inflated", "mean", "max", "drift"):
         table.add_column(column, justify="right")

@@ -18,19 +18,19 @@ from swiftalign.data.records import Kind, Point
 from swiftalign.preview.strips import Panel, Shape, Strip
 
 SCALE = 2
-SMOOTH = 2  # further pixels of a stroke, averaged away
+SMOOTH = 2  # strokes are drawn this many times larger and then reduced
 CELL, GAP, MARGIN = 270, 18, 26
-TALLEST = 320  # of an image
-NARROWEST = 640  # sheet
+TALLEST = 320  # height of an image at most
+NARROWEST = 640  # width of the sheet at least
 MOST_COLUMNS = 5
 TEXT, LABEL, LEADING = 12.5, 11.5, 18
-MOST_NUMBERED = 12  # points of a line; of longer ones only the ends are numbered
+MOST_NUMBERED = 12  # points of a line; of a line with more, only the ends are numbered
 
 INK, DIM, FAINT, PAPER, CASING = "#1f2328", "#656d76", "#d0d7de", "#ffffff", "#ffffffb0"
 TROUBLE, LEFT_OUT = "#d1242f", "#9a6700"
 COLOURS: dict[Kind, str] = {"bbox": "#0969da", "quad": "#1a7f37", "line": "#8250df"}
 
-# For labels that DejaVu has no glyphs for; Pillow finds them where the system keeps its fonts.
+# For labels with letters that DejaVu lacks; Pillow looks for these fonts in the system's folders.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf")
 _WIDE_FROM = "\u2e80"
 
@@ -52,7 +52,8 @@ def render_sheet(
     """Strips below one another, with a legend.
 
     Args:
-        heading: what is shown, in one line.
+        heading: line below the title.
+        title: title of the sheet.
         with_losses: whether the legend explains clipped and dropped targets.
     """
     columns = min(max(len(strip.panels) for strip in strips), MOST_COLUMNS)
@@ -115,7 +116,7 @@ def _cell(panel: Panel) -> Image.Image:
 
 
 def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: bool = False) -> list[Box]:
-    """Draw targets over a picture, smoothly; the places of the points' numbers are returned."""
+    """Draw targets over a picture with smooth strokes, and return the places of the points' numbers."""
     layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (255, 255, 255, 0))
     draw, unit = ImageDraw.Draw(layer), SCALE * SMOOTH
     paths = [[(x * layer.width, y * layer.height) for x, y in shape.corners] for shape in shapes]
@@ -144,7 +145,7 @@ def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: boo
 
 
 def _draw_label(picture: Image.Image, shape: Shape, taken: list[Box]) -> None:
-    """Write a target's label where nothing is ``taken`` yet, and take that place."""
+    """Write a target's label in a free place, and add that place to ``taken``."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in shape.label[:200]).split())
     text = _cut(" · ".join(part for part in (text, shape.note) if part), LABEL, picture.width / SCALE - 10)
     font = _font(LABEL, wide=_is_wide(text))
@@ -158,7 +159,7 @@ def _draw_label(picture: Image.Image, shape: Shape, taken: list[Box]) -> None:
 
 
 def _free_place(kind: Kind, points: Sequence[Point], label: Point, picture: Point, taken: Sequence[Box]) -> Point:
-    """The top left corner of a label: above or below one of the points, or else on the nearest line of its own.
+    """The top left corner of a label: above or below one of the points, or else on the nearest free line.
 
     Args:
         points: the target's points in pixels.
@@ -171,16 +172,16 @@ def _free_place(kind: Kind, points: Sequence[Point], label: Point, picture: Poin
     if kind == "bbox":
         left = min(x for x, _ in points)
         spots, apart, shift = [(left, spots[0][1]), (left, spots[-1][1])], 4 * SCALE, 0.0
-    wishes = [
+    places = [
         (_clamp(x - shift, 0, picture[0] - width), _clamp(y + down, 0, picture[1] - height))
         for x, y in spots
         for down in (-height - apart, apart)
     ]
-    lines = [(wishes[0][0], number * height) for number in range(int(picture[1] // height))]
-    for left, top in (*wishes, *sorted(lines, key=lambda at: abs(at[1] - wishes[0][1]))):
+    lines = [(places[0][0], number * height) for number in range(int(picture[1] // height))]
+    for left, top in (*places, *sorted(lines, key=lambda at: abs(at[1] - places[0][1]))):
         if not any(left < r and le < left + width and top < b and t < top + height for le, t, r, b in taken):
             return left, top
-    return wishes[0]
+    return places[0]
 
 
 def _colour(shape: Shape) -> str:
@@ -192,7 +193,7 @@ def _clamp(value: float, low: float, high: float) -> float:
 
 
 def _dashes(path: Sequence[Point], dash: float, gap: float) -> Iterator[list[Point]]:
-    """Pieces of a path; each side begins with a dash, so that corners show."""
+    """The dashes along a path; each side begins with a dash, so that corners are visible."""
     for a, b in pairwise(path):
         length = math.dist(a, b)
         for index in range(min(math.ceil(length / (dash + gap)), 400)):
@@ -238,7 +239,7 @@ def _wrapped(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, size: float, width: float) -> str:
-    """Text that fits, with an ellipsis where something was cut off."""
+    """The text, cut to this width with an ellipsis."""
     font = _font(size, wide=_is_wide(text))
     if font.getlength(text) <= width * SCALE:
         return text

@@ -1,7 +1,7 @@
-"""How much augmentation takes from the targets, by operation: computed on points alone, without reading images.
+"""How much of the targets augmentation moves out of the image, by operation: computed from points, without pixels.
 
-Drift is the share of the targets that comes to lie outside the image: of each target's area, or of a line's length,
-averaged over all targets of all samples, dropped ones too. 0 is nothing, 1 is everything.
+Drift is the share of a target's area, or of a line's length, that lies outside the image after augmentation, averaged
+over all targets of all samples, dropped ones included. 0 means nothing, 1 everything.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from swiftalign.data.images import image_size, open_image
 from swiftalign.data.records import KINDS, Row
 from swiftalign.data.tokens import PixelLimits
 
-TIMED_ROWS = 8  # rows whose images are really augmented, to measure the time
-INFLATED = 1.005  # from here on a box counts as larger than what it holds
+TIMED_ROWS = 8  # rows whose images are augmented, to measure the time
+INFLATED = 1.005  # a box with a larger inflation counts as larger than its object
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class OperationEffect:
-    """What one operation, or all together, took from the targets of one kind, or of all kinds.
+    """Effect of one operation, or of all together, on the targets of one kind, or of all kinds.
 
     Attributes:
         operation: name of the operation; ``all`` for all together.
         kind: kind of the targets; ``all`` for every kind.
-        mean_inflation: mean, over the boxes not cut, of their area over that of the outline that they wrap; None
-            without boxes.
-        max_inflation: maximum over the same boxes; None without boxes.
-        drift: see the module; over the targets of all samples, so that operations can be compared.
+        mean_inflation: mean inflation of the boxes that were not cut: a box's area over the area of the outline in it;
+            None without boxes.
+        max_inflation: highest inflation of the boxes that were not cut; None without boxes.
+        drift: drift (see the module) over the targets of all samples, so that operations can be compared.
         samples: number of samples in which the operation was applied.
         targets: number of targets in those samples.
-        clipped: number of targets that were kept, though a part lies outside the image.
-        dropped: number of targets that were dropped because too little of them stayed.
-        inflated: number of boxes that are larger than what they hold.
+        clipped: number of targets that were kept although a part lies outside the image.
+        dropped: number of targets that were dropped because too little of them was left.
+        inflated: number of boxes that are larger than the outline in them.
     """
 
     operation: str
@@ -58,14 +58,15 @@ class OperationEffect:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What a configuration's augmentation does to targets.
+    """Effect of a configuration's augmentation on targets.
 
     Attributes:
         rows: number of rows.
         samples: number of samples: rows times epochs.
         passed_over: number of rows in ms-swift's own layout, in which nothing moves.
-        effects: each moving operation alone on the draws that it has in the pipeline, by kind; then all together.
-        left_out: operation -> reason -> number of samples in which it was drawn and not applied.
+        effects: effect of each operation that moves points, alone and with the draws that it has in the pipeline, by
+            kind; then of all operations together.
+        left_out: operation -> reason -> number of samples in which the operation was drawn but not applied.
         seconds_per_image: median time to open and augment one image, over a few of the rows; None if nothing was timed.
     """
 
@@ -83,7 +84,7 @@ class DriftReport:
 
     @property
     def worst(self) -> OperationEffect | None:
-        """The operation that alone takes most; None where none takes anything."""
+        """The operation with the highest drift alone; None where no operation has any."""
         single = [effect for effect in self.effects if effect.operation != ALL and effect.kind == ALL and effect.drift]
         return max(single, key=lambda effect: effect.drift, default=None)
 
@@ -118,10 +119,13 @@ def measure_drift(
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> DriftReport:
-    """What the augmentation takes from the targets of rows; of images only headers are read, but for a few.
+    """Measure the effect of augmentation on the targets of rows; except for a few, only image headers are read.
 
     Args:
-        rows: rows with their numbers, on which their draws depend.
+        rows: rows with their numbers, on which the draws depend.
+        settings: the augmentation.
+        limits: limits of the size of the images that the model gets.
+        epochs: epochs whose draws are measured.
         progress: called with the number of each row, counted from 1.
 
     Raises:
@@ -164,8 +168,8 @@ def measure_drift(
 
 
 def _alone(settings: AugmentationSection) -> Iterator[tuple[str, AugmentationSection]]:
-    """Each operation that moves points, with settings under which only it applies, with unchanged draws."""
-    # With probability 0 an operation takes its random numbers, and is not applied.
+    """Each operation that moves points, with settings that apply only this operation, with unchanged draws."""
+    # An operation with probability 0 takes its random numbers, but is not applied.
     never = [
         item.model_copy(update={"params": item.params.model_copy(update={"prob": 0.0})}) for item in settings.operations
     ]
@@ -187,14 +191,14 @@ def _count(tallies: _Tallies, name: str, placement: Placement) -> None:
             kept = outcome.target is not None
             tally.counts.update(targets=1, clipped=int(outcome.clipped and kept), dropped=int(not kept))
             tally.lost += 1 - outcome.visible
-            # A box that was cut says nothing about how tight it is.
+            # Of a box that was cut, it is not known how tight it is.
             if target.kind == "bbox" and outcome.target and outcome.target.kind == "bbox" and not outcome.clipped:
                 tally.inflations.append(outcome.inflation)
                 tally.counts["inflated"] += outcome.inflation > INFLATED
 
 
 def _effect(name: str, kind: str, tally: _Tally, targets: int) -> OperationEffect:
-    """What a tally says, with its drift over this number of targets."""
+    """The effect of an operation, with its drift over this number of targets."""
     mean = statistics.fmean(tally.inflations) if tally.inflations else None
     most = max(tally.inflations, default=None)
     drift = tally.lost / targets if targets else 0.0

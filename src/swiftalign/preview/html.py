@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing beside it, and on which targets and variants can be switched."""
+"""The HTML page: one file that needs no others, on which targets and variants can be switched on and off."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from swiftalign.preview.strips import Panel, Strip
 
 
 def render_page(strips: Sequence[Strip], heading: str) -> str:
-    """Strips as HTML; labels and file names are data there, never markup.
+    """Strips as HTML; labels and file names are data in it, never markup.
 
     Args:
-        heading: what is shown, in one line.
+        heading: line below the title.
     """
     page = files("swiftalign.preview").joinpath("page.html").read_text(encoding="utf-8")
     data = {"heading": heading, "strips": [_strip(strip) for strip in strips]}

@@ -31,12 +31,12 @@ class PreviewResult:
     Attributes:
         seed: seed of the draws.
         epochs: epochs that are shown or measured.
-        strips: pictures of each row; None where only the report was asked for.
+        strips: pictures of each row; None where only the report was wanted.
         encoded: whether the pictures were read back from encoded samples.
-        sheet: the contact sheet's file; None where none was written.
-        html: the page's file; None where none was written.
-        report: what augmentation takes from targets; None where it was not asked for.
-        notes: what the result leaves out, in sentences.
+        sheet: file of the contact sheet; None where none was written.
+        html: file of the HTML page; None where none was written.
+        report: effect of augmentation on targets; None where it was not measured.
+        notes: what is not shown, or not as in training, each as a sentence.
     """
 
     seed: int
@@ -76,24 +76,24 @@ def preview(
     source: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> PreviewResult:
-    """Show what augmentation makes of training rows.
+    """Show training rows after augmentation.
 
-    Pictures and targets are read back from the samples that ms-swift's template encodes, as training does.
+    Pictures and targets are read back from samples that ms-swift's template encodes, as in training.
 
     Args:
         rows: numbers of the rows, counted from 0 over all training files.
         num: number of rows, from the first, where ``rows`` is None; by default 6, or 200 for the report.
         epochs: epochs whose draws are shown or measured.
         seed: seed of the draws; by default the configuration's.
-        steps: show the first epoch's operations added one at a time, instead of all epochs.
+        steps: show the first epoch after each of its operations, instead of all epochs.
         sheet: PNG file to write the pictures to.
         html: HTML file to write the pictures to.
-        report: measure what augmentation takes from targets; pictures are then made only for files.
+        report: measure the effect on targets; pictures are then made only if a file is named for them.
         source: name of the configuration, for the heading.
         progress: called with what is being done.
 
     Raises:
-        SwiftalignError: the configuration does not augment, or there are too many rows for one sheet.
+        SwiftalignError: the configuration has no augmentation or no training data, or there are too many rows.
         DataError: a row or an image can't be read.
         OSError: a file can't be written.
     """
@@ -109,9 +109,9 @@ def preview(
         wanted = read_chosen(reader, range(min(num or default, len(reader))) if rows is None else rows)
         without = [str(number) for number, row in wanted.items() if not any(row.images)]
         if len(without) == len(wanted):
-            raise SwiftalignError("none of the rows has an image file", "choose others with --rows")
+            raise SwiftalignError("none of the rows has an image file", "choose other rows with --rows")
         if without:
-            notes.append(f"passed over, without an image file: row {', '.join(without)}")
+            notes.append(f"passed over, because there is no image file: row {', '.join(without)}")
         return {number: row for number, row in wanted.items() if any(row.images)}
 
     if sheet or html or not report:
@@ -125,7 +125,7 @@ def preview(
             previewer, encoded = Previewer(reader, pipeline, training_encoder(config)), True
         except NotHereError as error:
             previewer = Previewer(reader, pipeline, as_written)
-            notes.append(f"{error.message}; shown are the rows' own words and images, not what is encoded")
+            notes.append(f"{error.message}; the rows are shown as written, not as encoded")
         strips = []
         for count, row in enumerate(shown, 1):
             progress(f"augmenting row {row} ({count} of {len(shown)})")

@@ -1,4 +1,4 @@
-"""What training will see of chosen rows: each original beside its variants, with what becomes of every target."""
+"""What training will see of chosen rows: each original beside its variants, with the status of every target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from swiftalign.preview.encoded import Encode, Encoded, as_written
 if TYPE_CHECKING:
     from swiftalign.data.rows import Rows
 
-THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
+THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
 Status = Literal["kept", "clipped", "dropped"]
 
@@ -31,10 +31,10 @@ class Shape:
     """One target as it is drawn.
 
     Attributes:
-        points: in shares of the image's width and height; of a box the top left and the bottom right corner, or all
-            four where it was dropped.
-        status: whether part or all of it is gone.
-        note: what is gone, e.g. "dropped: 18% visible".
+        points: points in shares of the image's width and height; the top left and the bottom right corner of a box, or
+            all four corners where the box was dropped.
+        status: whether the target was kept whole, clipped or dropped.
+        note: how much of the target is left, e.g. "dropped: 18% visible"; empty where all of it is.
     """
 
     kind: Kind
@@ -45,7 +45,7 @@ class Shape:
 
     @property
     def corners(self) -> tuple[Point, ...]:
-        """The points of its outline, or of the line."""
+        """The corners of the target's outline, or the points of a line."""
         return ShareTarget(self.kind, self.label, self.points).corners
 
 
@@ -54,13 +54,13 @@ class Panel:
     """One image with its targets.
 
     Attributes:
-        title: "original", "epoch 0" or, op by op, "step 1".
-        image: RGB [h, w, 3], reduced to a thumbnail.
-        size: of the whole image, width and height in pixels.
-        operations: what was done, in short.
-        left_out: operations that were drawn and not applied, with the reasons.
-        faults: what is wrong: what was encoded is not what the augmentation made.
-        replay: what was done, enough to do it again.
+        title: "original", "epoch 0" or, for single operations, "step 1".
+        image: the image reduced to a thumbnail, RGB [h, w, 3].
+        size: width and height of the whole image in pixels.
+        operations: the operations that were applied, in short.
+        left_out: operations that were drawn but not applied, with the reasons.
+        faults: differences between the encoded sample and what the augmentation made.
+        replay: what was done, sufficient to repeat it; None for an original.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Panel:
     replay: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All but the pixels; points are in thousandths."""
+        """The panel without its pixels; points are in thousandths of the image's sides."""
         shapes = [
             asdict(shape) | {"points": [[round(1000 * value, 3) for value in point] for point in shape.points]}
             for shape in self.shapes
@@ -100,8 +100,9 @@ class Previewer:
     """Makes strips of training rows.
 
     Args:
-        rows: in the order of the files.
-        encode: reads back what training gets of a row.
+        rows: the training rows, in the order of the files.
+        pipeline: the augmentation.
+        encode: encodes a row as training does, and reads it back.
     """
 
     rows: Rows
@@ -109,7 +110,7 @@ class Previewer:
     encode: Encode
 
     def variants(self, row: int, epochs: Sequence[int]) -> Strip:
-        """A row's original, and the row in each epoch, as the trainer's own data set gives it.
+        """A row's original, and the row in each epoch, from the trainer's own dataset.
 
         Raises:
             DataError: the image can't be read.
@@ -126,7 +127,7 @@ class Previewer:
         return Strip(row, path, tuple(panels))
 
     def steps(self, row: int, epoch: int) -> Strip:
-        """A row's original, and the operations of an epoch added one at a time.
+        """A row's original, and the row after each operation of an epoch.
 
         Raises:
             DataError: the image can't be read.
@@ -148,7 +149,7 @@ class Previewer:
         return Strip(row, path, tuple(panels))
 
     def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
-        """A row's image, its record where targets move with the image, and its image and targets as in the file."""
+        """A row's image file, its record where targets move with the image, and a panel of the row as in the file."""
         row = self.rows.row(number)
         path = next(image for image in row.images if image)
         size = image_size(path)
@@ -160,7 +161,7 @@ class Previewer:
         return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
 
     def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
-        """An augmented row, with its targets as they were encoded, and where the dropped ones would lie."""
+        """An augmented row with its encoded targets, and with the dropped targets where they would be."""
         shown, faults = self._read_back(row)
         if record:
             faults += answer_faults(shown, placed)
@@ -188,7 +189,7 @@ class Previewer:
 
 
 def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
-    """Whether an image was encoded as it is; one that is resized on the way can't be compared."""
+    """Whether an encoded image is the augmented one; an image that was resized for encoding can't be compared."""
     if encoded.shape != augmented.shape:
         return []
     difference = float(np.abs(encoded.astype(np.int16) - augmented).mean())
@@ -196,11 +197,11 @@ def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
 
 
 def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
-    """Whether the answer holds the targets that were kept, each to a thousandth of the image's sides."""
+    """Whether the answer holds the targets that were kept, exact to a thousandth of the image's sides."""
     kept = [outcome.target for outcome in placed.outcomes if outcome.target]
     read = shown.answer.targets
     if [target.kind for target in read] != [target.kind for target in kept] or not shown.answer.sound:
-        return [f"the encoded answer has {len(read)} readable targets, of {len(kept)} that were kept"]
+        return [f"the encoded answer has {len(read)} readable targets, but {len(kept)} were kept"]
     pairs = [
         (number, wanted)
         for target, true in zip(read, kept, strict=True)
@@ -211,7 +212,7 @@ def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
 
 
 def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
-    """The targets of the answer, as they were read back; one that was clipped says how much of it is left."""
+    """The targets of the answer as they were read back; the note of a clipped one says how much of it is left."""
     kept = [outcome for outcome in placed.outcomes if outcome.target]
     matches = len(kept) == len(shown.answer.targets)
     for index, target in enumerate(shown.answer.targets):
@@ -225,7 +226,7 @@ def _shape(target: ShareTarget, status: Status = "kept", note: str = "") -> Shap
 
 
 def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
-    """The targets that were dropped, where they would lie."""
+    """The targets that were dropped, where they would be."""
     for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
         if outcome.target is None:
             corners = tuple((x, y) for x, y in points.tolist())
@@ -234,7 +235,7 @@ def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
 
 
 def thumbnail(image: Pixels) -> Pixels:
-    """The image, reduced where its longer side has more than `THUMBNAIL` pixels."""
+    """The image, reduced if its longer side has more than `THUMBNAIL` pixels."""
     from PIL import Image as PilImage
 
     if max(image.shape[:2]) <= THUMBNAIL:
