@@ -57,11 +57,17 @@ def parse_answer(text: str) -> Answer:
     if start is None:
         return Answer(complete=_NOTHING.search(text) is not None)
     items, complete = _items(text, start.end(), listed=start.group() != "")
-    targets: list[TextTarget] = []
-    malformed: list[Kind | None] = []
+    targets, malformed = list[TextTarget](), list[Kind | None]()
     for item in items:
-        target = _target(item)
-        targets.append(target) if target else malformed.append(_kind(item))
+        kinds = [kind for key, kind in _KINDS.items() if key in item] if isinstance(item, dict) else []
+        kind = kinds[0] if len(kinds) == 1 else None
+        label = item.get("label") if kind else None
+        points = to_points(kind, item[SPELLINGS[kind].text_key], 0, 1000) if kind else ()
+        in_order = kind != "bbox" or all(first <= last for first, last in zip(*points, strict=True))
+        if kind and isinstance(label, str) and points and in_order:
+            targets.append(TextTarget(kind, label, points))
+        else:
+            malformed.append(kind)
     return Answer(tuple(targets), tuple(malformed), complete)
 
 
@@ -69,7 +75,8 @@ def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
     """The items from a position on, and whether they ended as they should."""
     items: list[Any] = []
     while len(items) < MAX_ITEMS:
-        position = _after_gap(text, position)
+        gap = _BETWEEN.match(text, position)
+        position = gap.end() if gap else position
         if listed and text.startswith("]", position):
             return items, True
         try:
@@ -80,23 +87,3 @@ def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
         if not listed:
             return items, True
     return items, False
-
-
-def _after_gap(text: str, position: int) -> int:
-    gap = _BETWEEN.match(text, position)
-    return gap.end() if gap else position
-
-
-def _kind(item: Any) -> Kind | None:
-    kinds = [_KINDS[key] for key in item if key in _KINDS] if isinstance(item, dict) else []
-    return kinds[0] if len(kinds) == 1 else None
-
-
-def _target(item: Any) -> TextTarget | None:
-    kind = _kind(item)
-    if kind is None or not isinstance(item.get("label"), str):
-        return None
-    points = to_points(kind, item[SPELLINGS[kind].text_key], 0, 1000)
-    if not points or (kind == "bbox" and (points[0][0] > points[1][0] or points[0][1] > points[1][1])):
-        return None
-    return TextTarget(kind, item["label"], points)
