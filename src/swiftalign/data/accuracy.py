@@ -1,12 +1,12 @@
-"""How well a model's boxes, quads and lines meet the true ones.
+"""How well a model's boxes, quads and lines match the true ones.
 
-Predicted and true objects are paired one to one within their kind and label (casefolded, stripped), by the assignment
-with the most hits and then the least cost. The cost of a pair lies between 0 and 1:
+Predicted and true objects of the same kind and label (casefolded, stripped) are paired one to one, by the assignment
+with the most hits and then the lowest cost. The cost of a pair lies between 0 and 1:
 
 - box, quad: 1 - IoU; a hit has IoU >= 0.5;
 - line: the distance between the two, relative to the true line's length; a hit is within 5%.
 
-Whatever stays without a partner costs 1, so means are over all true objects and a miss lowers them.
+A true object without a partner costs 1, so that means are over all true objects and a miss lowers them.
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], wid
 def _matched(costs: Floats, limits: tuple[float, ...]) -> Floats:
     """Costs of the pairs of the best assignment.
 
-    Each limit, from the strictest to the loosest, outweighs all that was before: the most hits at the loosest come
-    first, then those at the stricter, then the least total. So no count hangs on the order of the objects.
+    Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total cost. So no
+    count depends on the order of the objects.
 
     Args:
-        costs: (true, predicted), each 0..1.
+        costs: cost of each pair, 0..1, (true, predicted).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -149,8 +149,8 @@ def _overlap_costs(iou: Floats, truth: Floats, predicted: Floats) -> Floats:
 def line_costs(truth: Sequence[Floats], predicted: Sequence[Floats]) -> Floats:
     """Distances of polylines relative to the true one's length, at most 1: arrays of (n, 2) points in pixels -> (t, p).
 
-    The distance of two lines is the mean of two means: of the points of either, taken evenly along it, to the nearest
-    point of the other. So neither the direction of a line nor how many points draw it counts.
+    The distance of two lines is the mean of two means: the mean distance from points taken evenly along one line to the
+    nearest point of the other, and the reverse. So neither a line's direction nor its number of points matters.
     """
     gaps, costs = box_gaps(truth, predicted), np.ones((len(truth), len(predicted)))
     samples = np.stack([evenly_along(line, _SAMPLES) for line in predicted])

@@ -1,4 +1,4 @@
-"""Reading what a model wrote: Qwen3-VL's JSON list of boxes, quads and lines, back into targets."""
+"""Reading a model's answer, Qwen3-VL's JSON list of boxes, quads and lines, as targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
-# Beyond these, an answer is cut off: no model that works writes so much, and scoring costs objects squared.
+# An answer is cut off beyond these: no working model writes so much, and scoring takes time by the square of the objects.
 MAX_CHARACTERS = 400_000
 MAX_ITEMS = 2_000
 
@@ -24,12 +24,13 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class Answer:
-    """What was read of a model's answer.
+    """A model's answer, as it was read.
 
     Attributes:
         targets: the well-formed objects, in the answer's order.
         malformed: an entry for each other item: the kind of its only coordinate key, or None.
-        complete: whether the JSON was there and ended; a broken or cut-off answer keeps the items before the break.
+        complete: whether the JSON was found and has its end; of a broken or cut-off answer, the items before the break
+            are kept.
     """
 
     targets: tuple[TextTarget, ...] = ()
@@ -38,16 +39,16 @@ class Answer:
 
     @property
     def sound(self) -> bool:
-        """Whether all of it is as it should be."""
+        """Whether the answer is complete and all its items are well-formed."""
         return self.complete and not self.malformed
 
 
 def parse_answer(text: str) -> Answer:
-    """Read a model's answer, in time and memory that its length bounds.
+    """Read a model's answer, in time and memory bounded by its length.
 
-    Takes the first list of objects, or lone object, with or without a ```json fence and words around it. Coordinates
-    are taken as they stand: numbers outside 0..1000, a wrong count of them, or a box whose second corner lies left of
-    or above its first make the item malformed. Never raises.
+    Takes the first list of objects, or the first object outside a list, with or without a ```json fence and words
+    around it. Coordinates are not corrected: an item is malformed if numbers lie outside 0..1000, their count is wrong,
+    or the second corner of a box lies left of or above the first. Never raises.
 
     >>> parse_answer('```json\\n[{"bbox_2d": [1, 2, 30, 40], "label": "cup"}]\\n```').targets
     (TextTarget(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
@@ -72,7 +73,7 @@ def parse_answer(text: str) -> Answer:
 
 
 def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
-    """The items from a position on, and whether they ended as they should."""
+    """The items from a position on, and whether they ended properly."""
     items: list[Any] = []
     while len(items) < MAX_ITEMS:
         gap = _BETWEEN.match(text, position)

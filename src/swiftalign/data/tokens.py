@@ -119,7 +119,7 @@ class Conversation:
     """A row before its text becomes tokens.
 
     Attributes:
-        texts: questions and answers by turns; ms-swift tokenizes each by itself.
+        texts: question, answer, question, answer and so on; ms-swift tokenizes each by itself.
         image_tokens: number of tokens of the images beyond the one ``<|image_pad|>`` that each has in the texts.
     """
 
