@@ -9,7 +9,7 @@ from typing import Any
 
 from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
-# An answer is cut off beyond these: no working model writes so much, and scoring takes time by the square of the objects.
+# An answer is cut off beyond these: no working model writes so much, and scoring time grows with the square of objects.
 MAX_CHARACTERS = 400_000
 MAX_ITEMS = 2_000
 

@@ -27,10 +27,8 @@ def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fittin
     data, train, val = config.data, rows.train, rows.val
     for part, count in (("train", train), ("val", val)):
         if count == 0 and getattr(data, part):
-            where = config.where("data", part)
-            raise DataError(
-                f"{where}: data.{part}: every row is left out as too long, or there is none", "raise max_length"
-            )
+            message = f"{config.where('data', part)}: data.{part}: every row is left out as too long, or there is none"
+            raise DataError(message, "raise max_length")
     # Without evaluation ms-swift splits nothing off.
     if train and not data.val and data.split_dataset_ratio and evaluates(config):
         val = split_rows(train, data.split_dataset_ratio)
@@ -56,7 +54,7 @@ def evaluates(config: Config) -> bool:
 
 
 def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> tuple[int | None, float | None]:
-    """Steps and epochs as transformers' Trainer counts them: the last batch and the last step of an epoch may be smaller."""
+    """Steps and epochs as transformers' Trainer counts them: an epoch's last batch and step may be smaller."""
     limit = config.training.max_steps if config.training.max_steps > 0 else None
     if rows is None:
         return limit, None if limit else config.training.num_train_epochs
