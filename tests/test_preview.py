@@ -24,7 +24,6 @@ from swiftalign.preview.encoded import (
     Encoded,
     NotHereError,
     TemplateEncoder,
-    answer_text,
     as_written,
     from_patches,
     training_encoder,
@@ -134,7 +133,7 @@ def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: Templa
             augmented.set_epoch(epoch)
             row = augmented[index]
             assert np.array_equal(panel.image, np.asarray(row["images"][0]))
-            points = [point for shape in panel.shapes if shape.fate != "dropped" for point in shape.points]
+            points = [point for shape in panel.shapes if shape.status != "dropped" for point in shape.points]
             wanted = [point for target in as_written(row).answer.targets for point in target.points]
             assert points == [(x / 1000, y / 1000) for x, y in wanted]
             assert panel.faults == ()
@@ -159,17 +158,17 @@ TWO = {"objects": [bbox("corner", 0, 0, 16, 16), bbox("middle", 48, 48, 80, 80),
 
 def test_a_dropped_target_is_drawn_where_it_would_lie(tmp_path: Path) -> None:
     panel = panel_of(write_row(tmp_path, TWO), pipeline({"scale": {"lo": 2, "hi": 2}}))
-    [dropped] = [shape for shape in panel.shapes if shape.fate == "dropped"]
+    [dropped] = [shape for shape in panel.shapes if shape.status == "dropped"]
     assert (dropped.label, dropped.note) == ("corner", "dropped: 0% visible")
     assert dropped.points == ((-0.5, -0.5), (-0.25, -0.5), (-0.25, -0.25), (-0.5, -0.25))
-    assert "corner" not in [shape.label for shape in panel.shapes if shape.fate == "kept"]
+    assert "corner" not in [shape.label for shape in panel.shapes if shape.status == "kept"]
 
 
 def test_a_clipped_target_says_how_much_of_it_is_left(tmp_path: Path) -> None:
     panel = panel_of(write_row(tmp_path, TWO), pipeline({"scale": {"lo": 2, "hi": 2}}))
     by_label = {shape.label: shape for shape in panel.shapes}
-    assert (by_label["middle"].fate, by_label["middle"].points) == ("kept", ((0.25, 0.25), (0.75, 0.75)))
-    assert (by_label["side"].fate, by_label["side"].note) == ("clipped", "clipped: 70% visible")
+    assert (by_label["middle"].status, by_label["middle"].points) == ("kept", ((0.25, 0.25), (0.75, 0.75)))
+    assert (by_label["side"].status, by_label["side"].note) == ("clipped", "clipped: 70% visible")
     assert by_label["side"].points == ((0.0, 0.375), (0.438, 0.625))
 
 
@@ -272,4 +271,5 @@ def test_other_words_around_the_answer_are_no_fault(encoder: TemplateEncoder, de
 
 
 def test_an_answer_of_other_content_is_no_text() -> None:
-    assert answer_text({"messages": [{"role": "assistant", "content": [{"type": "text"}]}]}) == ""
+    messages = [{"role": "assistant", "content": [{"type": "text"}]}]
+    assert as_written({"messages": messages, "images": [Image.new("RGB", (8, 8))]}).answer.targets == ()

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from swiftalign.cli import main
+from swiftalign.cli.preview import row_numbers
 from swiftalign.preview.contact_sheet import SCALE
+from swiftalign.problems import SwiftalignError
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"
 
@@ -61,6 +63,26 @@ def test_files_are_not_overwritten_unless_forced(
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"mine", b"mine"]
     assert run(demo, "--num", "1", "-o", str(tmp_path / "a.png"), "--html", str(tmp_path / "b.html"), "--force") == 0
     assert (tmp_path / "b.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-2", "1-", "1.5", "0-99999999"])
+def test_what_is_no_row_number_is_refused(text: str) -> None:
+    with pytest.raises(SwiftalignError, match="--rows"):
+        row_numbers(text)
+
+
+def test_a_file_is_written_whole_or_not_at_all(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(demo, "--num", "1", "-o", str(tmp_path / "new/a.png")) == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+    (tmp_path / "file").write_bytes(b"mine")
+    capsys.readouterr()
+    assert run(demo, "--num", "1", "-o", str(tmp_path / "file/a.png")) == 2
+    assert f"error: can't write {tmp_path / 'file/a.png'}: " in capsys.readouterr().err
+    (tmp_path / "folder.png").mkdir()
+    assert run(demo, "--num", "1", "-o", str(tmp_path / "folder.png"), "--force") == 2
+    assert f"{tmp_path / 'folder.png'} is a folder" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png", "new"]
+    assert (tmp_path / "file").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

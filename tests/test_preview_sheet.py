@@ -16,17 +16,8 @@ from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
 from swiftalign.preview.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
-from swiftalign.preview.strips import (
-    THUMBNAIL,
-    Panel,
-    Shape,
-    Strip,
-    describe,
-    parse_numbers,
-    read_chosen,
-    thumbnail,
-    write_file,
-)
+from swiftalign.preview.preview import read_chosen
+from swiftalign.preview.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
 
 CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))
@@ -54,12 +45,6 @@ def test_every_operation_of_the_presets_has_words_with_its_values() -> None:
         sample = CONSERVATIVE(np.zeros((64, 64, 3), np.uint8), Record((Path("x.png"),)), epoch=epoch, row=0)
         for step in sample.replay.steps:
             assert (describe(step) == step.name) == (step.name == "hflip")
-
-
-@pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-2", "1-", "1.5", "0-99999999"])
-def test_what_is_no_row_number_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="--rows"):
-        parse_numbers(text, "--rows")
 
 
 def test_rows_count_over_all_files_without_blank_lines(tmp_path: Path) -> None:
@@ -95,13 +80,13 @@ def count(picture: Image.Image, colour: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
-@pytest.mark.parametrize("fate", ["kept", "clipped", "dropped"])
-def test_targets_have_their_kinds_colour_and_lost_ones_are_red(kind: Any, fate: Any) -> None:
+@pytest.mark.parametrize("status", ["kept", "clipped", "dropped"])
+def test_targets_have_their_kinds_colour_and_lost_ones_are_red(kind: Any, status: Any) -> None:
     points = {"bbox": ((0.2, 0.2), (0.8, 0.9)), "line": ((0.2, 0.2), (0.8, 0.9))}
     quad = ((0.3, 0.2), (0.8, 0.3), (0.7, 0.8), (0.2, 0.7))
-    shape = Shape(kind, "", points.get(kind, quad), fate)
+    shape = Shape(kind, "", points.get(kind, quad), status)
     empty, drawn = render_sheet([one_strip()], ""), render_sheet([one_strip(shape)], "")
-    colour = COLOURS[kind] if fate == "kept" else TROUBLE
+    colour = COLOURS[kind] if status == "kept" else TROUBLE
     assert count(drawn, colour) > count(empty, colour) + 500
 
 
@@ -109,8 +94,8 @@ def test_dropped_targets_are_dashed() -> None:
     points = ((0.2, 0.3), (0.8, 0.9))
     empty = count(render_sheet([one_strip()], ""), TROUBLE)
     solid, dashed = (
-        count(render_sheet([one_strip(Shape("bbox", "", points, fate))], ""), TROUBLE) - empty
-        for fate in ("clipped", "dropped")
+        count(render_sheet([one_strip(Shape("bbox", "", points, status))], ""), TROUBLE) - empty
+        for status in ("clipped", "dropped")
     )
     assert 0.4 * solid < dashed < 0.9 * solid
 
@@ -152,15 +137,3 @@ def test_of_a_large_image_a_thumbnail_is_kept() -> None:
     assert reduced.shape == (THUMBNAIL, THUMBNAIL // 2, 3)
     small = np.zeros((THUMBNAIL, 10, 3), np.uint8)
     assert thumbnail(small) is small
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_file(tmp_path / "new/a.png", b"abc")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match="can't write it"):
-        write_file(tmp_path / "file/a.png", b"abc")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="can't write it"):
-        write_file(tmp_path / "folder", b"abc")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "new"]

@@ -8,7 +8,7 @@ in buffers that fit into the processor's cache: fresh memory for each step would
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -16,13 +16,16 @@ import numpy.typing as npt
 
 from swiftalign.data.images import Pixels
 
-Floats = npt.NDArray[Any]  # float32; cv2 declares no more than numbers
+Plane: TypeAlias = npt.NDArray[Any]
+"""Values in float32; cv2 declares no more than numbers."""
 
 IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
 _FULL_SCALE = (720, 1, 255)  # of a hue below 360 degrees plus a turn below 360, saturation and value
+# Pillow's SMOOTH. Thirteenths are never halves: there is no tie to break, and no float error crosses one.
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
 
 
@@ -52,11 +55,11 @@ class _Pending:
     """An image, the table that its pixels still have to go through, and memory to work in."""
 
     def __init__(self, image: Pixels) -> None:
-        self.image = image
+        self.image = self._source = image
         self.table = IDENTITY
-        self._source = image
+        self.step = min(image.shape[0], max(1, _STRIP_PIXELS // image.shape[1]))  # rows per strip
         self._spare: Pixels | None = None
-        self._buffers: tuple[Floats, Floats, Floats] | None = None
+        self._buffers: tuple[Plane, Plane, Plane] | None = None
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
         """Send what the pending table yields through one more, whose entries are rounded down."""
@@ -77,21 +80,19 @@ class _Pending:
             self._spare = self.image
         self.image, self.table = image, IDENTITY
 
-    def strips(self) -> Iterator[tuple[slice, Floats, Floats, Floats]]:
+    def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
         """Ranges of rows with three float32 buffers, to be overwritten.
 
         Yields:
             the rows, their pixels after the table [rows, w, 3], an array like that, and one of [rows, w].
         """
         height, width = self.image.shape[:2]
-        step = _strip_rows(self.image)
         if self._buffers is None:
-            colour, other = np.empty((2, step, width, 3), np.float32)
-            self._buffers = colour, other, np.empty((step, width), np.float32)
-        for top in range(0, height, step):
-            count = min(step, height - top)
-            rows = slice(top, top + count)
-            colour, other, plane = (buffer[:count] for buffer in self._buffers)
+            colour, other = np.empty((2, self.step, width, 3), np.float32)
+            self._buffers = colour, other, np.empty((self.step, width), np.float32)
+        for top in range(0, height, self.step):
+            rows = slice(top, min(top + self.step, height))
+            colour, other, plane = (buffer[: rows.stop - top] for buffer in self._buffers)
             if self.table is IDENTITY:
                 np.copyto(colour, self.image[rows])
             else:
@@ -107,7 +108,9 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
     """
     _fade(pending, 0, brightness)
     if contrast != 1:
-        _fade(pending, _mean_grey(pending), contrast)
+        total = sum(cv2.sumElems(_grey(colour, out=grey))[0] for _, colour, _, grey in pending.strips())
+        height, width = pending.image.shape[:2]
+        _fade(pending, int(total / (height * width) + 0.5), contrast)
     if saturation != 1:
         result = pending.blank()
         for rows, colour, degenerate, grey in pending.strips():
@@ -143,8 +146,7 @@ def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 
     if hue_deg % 360 == 0 and sat == val == 1:
         return
     factors = np.array([[1, 0, 0, hue_deg % 360], [0, sat, 0, 0], [0, 0, val, 0]], np.float32)
-    most = np.empty((_strip_rows(pending.image), pending.image.shape[1], 3), np.float32)
-    most[:] = _FULL_SCALE
+    most = np.full((pending.step, pending.image.shape[1], 3), _FULL_SCALE, np.float32)
     result = pending.blank()
     for rows, colour, changed, _ in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)
@@ -181,20 +183,12 @@ def sharpness(pending: _Pending, factor: float) -> None:
     References:
         ``PIL.ImageEnhance.Sharpness`` with ``PIL.ImageFilter.SMOOTH``, equal to the bit.
     """
-    height, width = pending.image.shape[:2]
-    if factor == 1 or min(height, width) < 3:
+    if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
     image = pending.pixels()
-    sums = np.empty((_strip_rows(image) + 2, width, 3), np.float32)
-    result = pending.blank()
-    for rows, colour, _, _ in pending.strips():
-        top = max(rows.start - 1, 0)
-        around = image[top : rows.stop + 1]
-        cv2.boxFilter(around, cv2.CV_32F, (3, 3), dst=sums[: len(around)], normalize=False)
-        smooth = sums[rows.start - top :][: len(colour)]
-        cv2.scaleAdd(colour, 4, smooth, dst=smooth)
-        smooth *= np.float32(1 / 13)
-        np.rint(smooth, out=smooth)  # thirteenths are never halves: no tie to break, and no float error crosses one
+    result = cv2.filter2D(image, -1, _SMOOTH, dst=pending.blank())
+    for rows, colour, smooth, _ in pending.strips():
+        np.copyto(smooth, result[rows])
         result[rows] = _blend(smooth, colour, factor)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         result[edge] = image[edge]
@@ -231,7 +225,7 @@ def _fade(pending: _Pending, level: int, factor: float) -> None:
         pending.look_up(_blend(np.float32(level), IDENTITY.astype(np.float32), factor))
 
 
-def _blend(degenerate: Floats | np.float32, colour: Floats, factor: float) -> Floats:
+def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plane:
     """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255, to be rounded down.
 
     Each step is rounded to float32 as in Pillow's ``ImagingBlend``.
@@ -242,21 +236,6 @@ def _blend(degenerate: Floats | np.float32, colour: Floats, factor: float) -> Fl
     return colour if 0 <= factor <= 1 else np.clip(colour, 0, 255, out=colour)
 
 
-def _grey(colour: Floats, out: Floats) -> Floats:
+def _grey(colour: Plane, out: Plane) -> Plane:
     """Pillow's L of RGB [h, w, 3], values 0..255, into ``out`` [h, w]: whole numbers."""
-    cv2.transform(colour, _GREY, dst=out)
-    return np.floor(out, out=out)
-
-
-def _mean_grey(pending: _Pending) -> int:
-    """The mean of Pillow's L over the image, rounded half up."""
-    height, width = pending.image.shape[:2]
-    total = sum(cv2.sumElems(_grey(colour, out=grey))[0] for _, colour, _, grey in pending.strips())
-    return int(total / (height * width) + 0.5)
-
-
-def _strip_rows(image: Pixels) -> int:
-    """How many rows of an image are worked on at once."""
-    height, width = image.shape[:2]
-    rows: int = min(height, max(1, _STRIP_PIXELS // width))
-    return rows
+    return np.floor(cv2.transform(colour, _GREY, dst=out), out=out)

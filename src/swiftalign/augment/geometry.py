@@ -106,13 +106,8 @@ def pad_to_multiple(a: Affine, multiple: int) -> Affine:
 FIT = "fit"  # the pipeline's own last operation: to the size that the image processor leaves alone
 # An operation's name in a draw -> its function, whose further arguments are the values drawn for it.
 OPERATIONS: dict[str, Callable[..., Affine]] = {
-    "hflip": hflip,
-    "rotate": rotate,
-    "scale": scale,
-    "resize_by_scale": resize_by_scale,
-    "pad_to_multiple": pad_to_multiple,
-    FIT: resize,
-}
+    function.__name__: function for function in (hflip, rotate, scale, resize_by_scale, pad_to_multiple)
+} | {FIT: resize}
 
 
 def fit(a: Affine, factor: int, min_pixels: int, max_pixels: int) -> Affine:

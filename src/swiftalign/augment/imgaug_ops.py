@@ -47,11 +47,8 @@ def public_augmenters() -> dict[str, type[Any]]:
     """The classes of ``imgaug.augmenters`` that augment, by name."""
     return {
         name: value
-        for name, value in vars(augmenters).items()
-        if inspect.isclass(value)
-        and issubclass(value, augmenters.Augmenter)
-        and not inspect.isabstract(value)
-        and not name.startswith("_")
+        for name, value in inspect.getmembers(augmenters, inspect.isclass)
+        if issubclass(value, augmenters.Augmenter) and not inspect.isabstract(value) and not name.startswith("_")
     }
 
 

@@ -29,7 +29,10 @@ STRAIGHT = 1e-9
 
 def signed_area(points: Floats) -> float:
     """Area of a polygon [n, 2] by the shoelace formula; positive where it runs clockwise, as seen on screen."""
-    return _signed_area(points.tolist())
+    corners = points.tolist()
+    # Measured from the first corner, so as not to cancel far from 0.
+    near: list[Point] = [(x - corners[0][0], y - corners[0][1]) for x, y in corners]
+    return sum(a[0] * b[1] - a[1] * b[0] for a, b in pairwise(near)) / 2
 
 
 def area(points: Floats) -> float:
@@ -175,7 +178,7 @@ def convex(points: Floats) -> Floats:
     if min(turns, default=0) >= -straight or max(turns, default=0) <= straight:
         return points
     hull = np.array(_hull(corners))
-    return hull if _signed_area(corners) >= 0 else hull[::-1]
+    return hull if signed_area(points) >= 0 else hull[::-1]
 
 
 def min_area_rectangle(points: Floats) -> Floats:
@@ -214,7 +217,7 @@ def largest_quad(polygon: Floats) -> Floats:
         i = max(range(len(corners)), key=lambda i: math.dist(corners[i - 1], corners[i]))
         a, b = corners[i - 1], corners[i]
         corners.insert(i, [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2])
-    return np.array(max(combinations(corners, 4), key=lambda four: abs(_signed_area(four))))
+    return max(map(np.array, combinations(corners, 4)), key=area)
 
 
 def ordered_like(quad: Floats, like: Floats) -> Floats:
@@ -232,12 +235,6 @@ def ordered_like(quad: Floats, like: Floats) -> Floats:
 def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
     """Positive where the way from a over b to c turns right, as seen on screen."""
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
-
-
-def _signed_area(corners: Sequence[Sequence[float]]) -> float:
-    # Measured from the first corner, so as not to cancel far from 0.
-    near = [(c[0] - corners[0][0], c[1] - corners[0][1]) for c in corners]
-    return sum(a[0] * b[1] - a[1] * b[0] for a, b in pairwise(near)) / 2
 
 
 def _hull(corners: Sequence[Sequence[float]]) -> list[Point]:

@@ -95,7 +95,7 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
         ]
         strips.append(Strip(index, images[1], tuple(panels)))
     heading = "through a new camera, before and after training the aligner"
-    return render_sheet(strips, heading, title="Where the objects are", fates=False)
+    return render_sheet(strips, heading, title="Where the objects are", with_losses=False)
 
 
 def _shape(target: TextTarget) -> Shape:

@@ -47,13 +47,9 @@ Encode = Callable[[dict[str, Any]], Encoded]
 
 def as_written(row: dict[str, Any]) -> Encoded:
     """A row's own text and first image, where there is no template to encode it with."""
-    return Encoded(np.array(row["images"][0].convert("RGB")), parse_answer(answer_text(row)))
-
-
-def answer_text(row: dict[str, Any]) -> str:
-    """What a row's last message says, where that is plain text."""
     content = row["messages"][-1]["content"]
-    return content if isinstance(content, str) else ""
+    answer = parse_answer(content if isinstance(content, str) else "")
+    return Encoded(np.array(row["images"][0].convert("RGB")), answer)
 
 
 class TemplateEncoder:
@@ -163,8 +159,3 @@ def _model_folder(config: Config) -> Path:
         lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
         raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
     return folder
-
-
-def explain(error: Exception) -> str:
-    """Why ms-swift did not encode a row, in one line."""
-    return f"ms-swift can't encode it: {' '.join(str(error).split())[:160] or type(error).__name__}"

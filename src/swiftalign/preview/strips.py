@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,20 +14,16 @@ import numpy as np
 from swiftalign.augment.draws import Step, is_imgaug
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.data.formats.own import GroundingRow
-from swiftalign.data.formats.swift import SwiftRow
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, PixelTarget, Point, Record, Row, ShareTarget, Size
-from swiftalign.files import write_whole
-from swiftalign.preview.encoded import Encode, Encoded, as_written, explain
-from swiftalign.problems import DataError
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
+from swiftalign.preview.encoded import Encode, Encoded, as_written
 
 if TYPE_CHECKING:
     from swiftalign.data.rows import Rows
 
 THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
-MOST_PANELS = 240  # that are held in memory at once
 
-Fate = Literal["kept", "clipped", "dropped"]
+Status = Literal["kept", "clipped", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +33,14 @@ class Shape:
     Attributes:
         points: in shares of the image's width and height; of a box the top left and the bottom right corner, or all
             four where it was dropped.
-        fate: whether part or all of it is gone.
+        status: whether part or all of it is gone.
         note: what is gone, e.g. "dropped: 18% visible".
     """
 
     kind: Kind
     label: str
     points: tuple[Point, ...]
-    fate: Fate = "kept"
+    status: Status = "kept"
     note: str = ""
 
     @property
@@ -79,23 +75,12 @@ class Panel:
     def to_json(self) -> dict[str, Any]:
         """All but the pixels; points are in thousandths."""
         shapes = [
-            {"kind": s.kind, "label": s.label, "points": _thousandths(s.points), "fate": s.fate, "note": s.note}
-            for s in self.shapes
+            asdict(shape) | {"points": [[round(1000 * value, 3) for value in point] for point in shape.points]}
+            for shape in self.shapes
         ]
-        width, height = self.size
+        size = {"title": self.title, "width": self.size[0], "height": self.size[1], "targets": shapes}
         words = {"operations": list(self.operations), "left_out": list(self.left_out), "faults": list(self.faults)}
-        return {
-            "title": self.title,
-            "width": width,
-            "height": height,
-            "targets": shapes,
-            **words,
-            "replay": self.replay,
-        }
-
-
-def _thousandths(points: Sequence[Point]) -> list[list[float]]:
-    return [[round(1000 * value, 3) for value in point] for point in points]
+        return {**size, **words, "replay": self.replay}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +118,10 @@ class Previewer:
 
         augmented = AugmentedRows(self.rows, self.pipeline)
         path, record, original = self._original(row)
-        panels, still = [original], Record((path,))
+        panels = [original]
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self.pipeline.place(blank(original.size), record or still, epoch=epoch, row=row)
+            placed = self.pipeline.place(blank(original.size), record or Record((path,)), epoch=epoch, row=row)
             panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
         return Strip(row, path, tuple(panels))
 
@@ -146,6 +131,8 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
+        from swiftalign.data.rows import to_row
+
         path, record, original = self._original(row)
         if record is None:
             return self.variants(row, [epoch])
@@ -154,16 +141,11 @@ class Previewer:
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
-            panel = self._step(f"step {count}", image, record, part)
+            sample = self.pipeline.replay(image, record, part)
+            placed = self.pipeline.place_again(image, record, part)
+            panel = self._panel(f"step {count}", to_row(sample.record, sample.image, self.rows.text), record, placed)
             panels.append(replace(panel, operations=(describe(step),)))
         return Strip(row, path, tuple(panels))
-
-    def _step(self, title: str, image: Pixels, record: Record, replay: Replay) -> Panel:
-        from swiftalign.data.rows import to_row
-
-        sample = self.pipeline.replay(image, record, replay)
-        row = to_row(sample.record, sample.image, self.rows.text)
-        return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
 
     def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
         """A row's image, its record where targets move with the image, and its image and targets as in the file."""
@@ -171,10 +153,10 @@ class Previewer:
         path = next(image for image in row.images if image)
         size = image_size(path)
         record = row.record(*size) if isinstance(row, GroundingRow) else None
-        targets = [target.in_shares(*size) for target in record.targets] if record else []
-        if isinstance(row, SwiftRow):
-            targets = [target.in_shares() for target in row.targets]
-        shapes = tuple(_shape(target, "kept", "") for target in targets)
+        shapes = tuple(
+            _shape(target.in_shares() if isinstance(target, TextTarget) else target.in_shares(*size))
+            for target in row.targets
+        )
         return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
 
     def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
@@ -185,7 +167,7 @@ class Previewer:
             shapes = (*_kept(shown, placed), *_dropped(record, placed))
             done, left_out = placed.replay, placed.replay.left_out
         else:
-            shapes = tuple(_shape(target.in_shares(), "kept", "") for target in shown.answer.targets)
+            shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
             colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
             done, left_out = Replay(colours), ()
         size = (shown.image.shape[1], shown.image.shape[0])
@@ -200,7 +182,8 @@ class Previewer:
                 warnings.simplefilter("ignore")
                 encoded = self.encode(row)
         except Exception as error:  # ms-swift raises errors of many types
-            return written, [explain(error)]
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            return written, [f"ms-swift can't encode it: {reason}"]
         return encoded, image_faults(encoded.image, written.image)
 
 
@@ -237,8 +220,8 @@ def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
         yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
 
 
-def _shape(target: ShareTarget, fate: Fate, note: str) -> Shape:
-    return Shape(target.kind, target.label, target.points, fate, note)
+def _shape(target: ShareTarget, status: Status = "kept", note: str = "") -> Shape:
+    return Shape(target.kind, target.label, target.points, status, note)
 
 
 def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
@@ -246,8 +229,8 @@ def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
     for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
         if outcome.target is None:
             corners = tuple((x, y) for x, y in points.tolist())
-            note = f"dropped: {outcome.reason}"
-            yield _shape(PixelTarget(target.kind, target.label, corners).in_shares(*placed.size), "dropped", note)
+            lost = PixelTarget(target.kind, target.label, corners).in_shares(*placed.size)
+            yield _shape(lost, "dropped", f"dropped: {outcome.reason}")
 
 
 def thumbnail(image: Pixels) -> Pixels:
@@ -287,52 +270,3 @@ def describe(step: Step) -> str:
         arguments = " ".join(f"{name}={value}" for name, value in step.values["arguments"].items())
         return f"{step.name.rpartition('.')[2]} {arguments}".strip()
     return _WORDS[step.name](step.values) if step.name in _WORDS else step.name
-
-
-def parse_numbers(text: str, option: str) -> list[int]:
-    """``0,5,9-12`` as numbers, each once.
-
-    >>> parse_numbers("0,5,9-12,5", "--rows")
-    [0, 5, 9, 10, 11, 12]
-
-    Raises:
-        DataError: it is not of this form.
-    """
-    numbers: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise DataError(f"{option} {text}: not row numbers", f"e.g. {option} 0,5,9-12")
-        begin, end = int(first), int(last or first)
-        if end < begin or end - begin >= _MOST_NUMBERS:
-            raise DataError(f"{option} {text}: {part.strip()} is no range of at most {_MOST_NUMBERS:,} rows")
-        numbers |= dict.fromkeys(range(begin, end + 1))
-    return list(numbers)
-
-
-_MOST_NUMBERS = 1_000_000
-
-
-def read_chosen(rows: Rows, wanted: Sequence[int]) -> dict[int, Row]:
-    """Rows by their number over all files.
-
-    Raises:
-        DataError: a row is malformed, names a missing image, or is not there.
-    """
-    beyond = [number for number in wanted if number >= len(rows)]
-    if beyond:
-        raise DataError(f"row {min(beyond)}: the training files have {len(rows):,} rows, counted from 0")
-    return {number: rows.row(number) for number in wanted}
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DataError: it can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise DataError(f"{path}: can't write it: {error.strerror or error}") from None
