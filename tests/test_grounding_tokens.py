@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.encoding import Encoding
 from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.images import image_size
 from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import (
     Conversation,
     PixelLimits,
-    RowLength,
     conversation,
     model_size,
     pixel_limits,
@@ -63,7 +63,7 @@ def both_lengths(template: Any, tokenizer: Path, rows: list[dict[str, Any]]) -> 
     """As ms-swift encodes rows, and as they are counted here."""
     encoded = [template.encode(row, return_length=True)["length"] for row in rows]
     known = [conversation(row, [image_size(Path(path)) for path in row["images"]]) for row in rows]
-    return encoded, RowLength(tokenizer).count([row for row in known if row is not None])
+    return encoded, Encoding(tokenizer=tokenizer).lengths([row for row in known if row is not None])
 
 
 def in_layout(rows: Rows, index: int) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def test_a_default_system_message_counts_where_a_row_has_none() -> None:
 @example(text="\U0001d160")  # one character of 4 bytes, which NFC takes apart into three
 def test_the_bound_is_never_below_the_count(text: str, demo: Path) -> None:
     row = Conversation((text, "<|im_end|>"), 7)
-    assert RowLength(demo / "model/tokenizer.json").count([row])[0] <= row.most
+    assert Encoding(tokenizer=demo / "model/tokenizer.json").lengths([row])[0] <= row.most
 
 
 LIMITS = st.one_of(st.none(), st.tuples(st.integers(1, 50), st.integers(50, 20000)))
@@ -266,7 +266,7 @@ def test_a_tokenizer_that_can_t_be_read_is_named(content: str | None, tmp_path: 
     if content is not None:
         path.write_text(content)
     with pytest.raises(ModelError, match=f"tokenizer {path}: "):
-        RowLength(path).count([Conversation(("a",), 0)])
+        Encoding(tokenizer=path).lengths([Conversation(("a",), 0)])
 
 
 def test_counting_loads_neither_torch_nor_transformers(demo: Path) -> None:
@@ -274,8 +274,9 @@ def test_counting_loads_neither_torch_nor_transformers(demo: Path) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from swiftalign.data.tokens import Conversation, RowLength;"
-        f"print(RowLength(Path({str(demo / 'model/tokenizer.json')!r})).count([Conversation(('ab',), 3)]),"
+        "import sys; from pathlib import Path; from swiftalign.data.encoding import Encoding;"
+        "from swiftalign.data.tokens import Conversation;"
+        f"print(Encoding(tokenizer=Path({str(demo / 'model/tokenizer.json')!r})).lengths([Conversation(('ab',), 3)]),"
         "[name for name in ('torch', 'transformers', 'swift', 'PIL') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[5] []\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from swiftalign.augment.rows import AugmentedRows
 from swiftalign.config.load import load_config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.formats.own import GroundingRow
-from swiftalign.data.rows import Rows
+from swiftalign.data.rows import Rows, index_to_bytes, read_index
+from swiftalign.data.scan import scan
 from swiftalign.data.tokens import DEFAULT_LIMITS
+from swiftalign.problems import DataError
 
 TALK = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "Here."}]
 TURNED, DEEP = (40, 90), (64, 32)  # as they are shown
@@ -53,6 +57,35 @@ def test_rows_keep_their_numbers_when_others_are_left_out(rows: Rows) -> None:
     assert kept.order.tolist() == [1, 2, 4]
     assert kept.reordered(np.array([2, 0])).order.tolist() == [4, 1]
     assert kept[1]["images"][0].size == DEEP
+
+
+def test_an_index_says_where_the_rows_of_each_file_are(rows: Rows, tmp_path: Path) -> None:
+    path = rows.files[0].path
+    other = tmp_path / "other.jsonl"
+    other.write_text(f"\n\n{path.read_text()}", encoding="utf-8")
+    report = scan([path], [other])
+    (tmp_path / "index.npz").write_bytes(index_to_bytes(report.index))
+    index = read_index(tmp_path / "index.npz")
+    assert list(index) == [path, other]
+    read = Rows([other, path], {other: [4]}, index=index)
+    assert read.order.tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert [read.row(number) for number in (1, 8)] == [rows.row(2), rows.row(4)]
+    assert report.digests == {str(name): hashlib.sha256(name.read_bytes()).hexdigest() for name in (path, other)}
+
+
+def test_a_file_that_changed_since_its_rows_were_found_is_refused(rows: Rows, tmp_path: Path) -> None:
+    path = rows.files[0].path
+    (tmp_path / "index.npz").write_bytes(index_to_bytes({path: rows.files[0]}))
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl: has changed since its rows were checked"):
+        Rows([path], index=read_index(tmp_path / "index.npz")).row(0)
+
+
+def test_rows_that_another_process_gets_are_read_from_a_file_of_its_own(rows: Rows) -> None:
+    rows.row(0)
+    copied = pickle.loads(pickle.dumps(rows))
+    assert copied.row(3) == rows.row(3)
 
 
 @pytest.mark.slow

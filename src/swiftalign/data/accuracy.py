@@ -1,19 +1,19 @@
-"""How well a model's boxes, quads and lines meet the true ones.
+"""How well a model's boxes, quads and lines match the true ones.
 
-Predicted and true objects are paired one to one within their kind and label (casefolded, stripped), by the assignment
-with the most hits and then the least cost. The cost of a pair lies between 0 and 1:
+Predicted and true objects of the same kind and label (casefolded, stripped) are paired one to one, by the assignment
+with the most hits and then the lowest cost. The cost of a pair lies between 0 and 1:
 
 - box, quad: 1 - IoU; a hit has IoU >= 0.5;
 - line: the distance between the two, relative to the true line's length; a hit is within 5%.
 
-Whatever stays without a partner costs 1, so means are over all true objects and a miss lowers them.
+A true object without a partner costs 1, so that means are over all true objects and a miss lowers them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,57 +22,25 @@ from swiftalign.data.polygons import Floats, box_gaps, box_iou, distances_to, ev
 from swiftalign.data.records import KINDS, Kind, TextTarget
 
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length.
-HITS: dict[Kind, tuple[float, ...]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05,)}
+HITS: dict[Kind, tuple[float, float]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05, 0.05)}
 
 _SAMPLES = 32  # points on a line that its mean distance is taken over
 
 
-@dataclass(frozen=True)
-class KindScore:
-    """Sums over the objects of one kind.
-
-    Attributes:
-        truth: true objects.
-        predicted: objects that the model wrote, malformed ones among them.
-        hits: pairs within each of the kind's `HITS`.
-        cost: over all true objects; 1 for a miss.
-    """
-
-    truth: int = 0
-    predicted: int = 0
-    hits: tuple[int, ...] = (0, 0)
-    cost: float = 0.0
-
-    def __add__(self, other: KindScore) -> KindScore:
-        hits = tuple(a + b for a, b in zip(self.hits, other.hits, strict=True))
-        return KindScore(self.truth + other.truth, self.predicted + other.predicted, hits, self.cost + other.cost)
-
-    @property
-    def recall(self) -> float:
-        """Share of the true objects that were hit."""
-        return self.hits[0] / self.truth if self.truth else 0.0
-
-    @property
-    def precision(self) -> float:
-        """Share of the predicted objects that hit one."""
-        return self.hits[0] / self.predicted if self.predicted else 0.0
-
-    @property
-    def mean_cost(self) -> float:
-        return self.cost / self.truth if self.truth else 0.0
-
-
-def _empty() -> dict[Kind, KindScore]:
-    return {kind: KindScore(hits=(0,) * len(HITS[kind])) for kind in KINDS}
-
-
 @dataclass
 class Scores:
-    """Sums over rows; those of several processes merge into what one would have counted."""
+    """Sums over rows; those of several processes merge into what one would have counted.
 
-    kinds: dict[Kind, KindScore] = field(default_factory=_empty)
+    Attributes:
+        sums: for each kind, [5]: number of true objects; of objects that the model wrote, malformed ones among them; of
+            pairs within each of the kind's `HITS`; and the cost over all true objects, 1 for a miss.
+        rows: number of rows.
+        malformed: number of answers that were broken or held malformed items.
+    """
+
+    sums: dict[Kind, Floats] = field(default_factory=lambda: {kind: np.zeros(5) for kind in KINDS})
     rows: int = 0
-    malformed: int = 0  # answers that were broken or held malformed items
+    malformed: int = 0
 
     def add(self, predicted: Answer, truth: Sequence[TextTarget], width: int, height: int) -> None:
         """Count one row.
@@ -86,14 +54,14 @@ class Scores:
         self.rows += 1
         self.malformed += not predicted.sound
         for kind in KINDS:
-            wrong = KindScore(predicted=predicted.malformed.count(kind), hits=(0,) * len(HITS[kind]))
-            self.kinds[kind] += wrong
+            self.sums[kind][1] += predicted.malformed.count(kind)
         for (kind, _), (true, written) in _by_label(truth, predicted.targets).items():
-            self.kinds[kind] += _score(kind, true, written, width, height)
+            self.sums[kind] += _score(kind, true, written, width, height)
 
     def merge(self, other: Scores) -> None:
         """Add another's sums to these."""
-        self.kinds = {kind: score + other.kinds[kind] for kind, score in self.kinds.items()}
+        for kind, sums in other.sums.items():
+            self.sums[kind] += sums
         self.rows += other.rows
         self.malformed += other.malformed
 
@@ -101,21 +69,22 @@ class Scores:
         """Numbers 0..1 by name, for each kind that the truth has; nothing where no row was counted.
 
         ``bbox_acc``, ``quad_acc``, ``line_acc`` are shares of the true objects that were hit, ``..._precision`` of the
-        predicted ones; ``..._acc75`` asks for IoU >= 0.75; ``..._iou`` and ``line_distance`` are means over the true
-        objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
+        predicted ones; for ``..._acc75`` a hit has IoU >= 0.75; ``..._iou`` and ``line_distance`` are means over the
+        true objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
         wholly well-formed.
         """
         values: dict[str, float] = {}
-        for kind, score in self.kinds.items():
-            if not score.truth:
+        for kind, sums in self.sums.items():
+            true, predicted, hits, close_hits, cost = sums.tolist()
+            if not true:
                 continue
-            values[f"{kind}_acc"] = score.recall
-            values[f"{kind}_precision"] = score.precision
+            values[f"{kind}_acc"] = hits / true
+            values[f"{kind}_precision"] = hits / predicted if predicted else 0.0
             if kind == "line":
-                values["line_distance"] = score.mean_cost
+                values["line_distance"] = cost / true
             else:
-                values[f"{kind}_acc75"] = score.hits[1] / score.truth
-                values[f"{kind}_iou"] = 1 - score.mean_cost
+                values[f"{kind}_acc75"] = close_hits / true
+                values[f"{kind}_iou"] = 1 - cost / true
         return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
 
 
@@ -130,30 +99,28 @@ def _by_label(truth: Iterable[TextTarget], predicted: Iterable[TextTarget]) -> d
     return groups
 
 
-def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], width: int, height: int) -> KindScore:
-    score = KindScore(len(truth), len(predicted), (0,) * len(HITS[kind]), float(len(truth)))
+def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], width: int, height: int) -> Floats:
+    """The sums of objects with one label, as in `Scores`."""
     if not truth or not predicted:
-        return score
-    true, written = ([np.array(t.points, dtype=np.float64) for t in side] for side in (truth, predicted))
+        return np.array([len(truth), len(predicted), 0, 0, len(truth)], dtype=np.float64)
     if kind == "line":
-        true, written = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (truth, predicted))
-        costs = line_costs(true, written)
+        costs = line_costs(*([np.array(t.in_pixels(width, height).points) for t in x] for x in (truth, predicted)))
     else:
-        measure = box_costs if kind == "bbox" else quad_costs
-        costs = measure(np.stack(true), np.stack(written))
+        true, written = (np.array([t.points for t in side], dtype=np.float64) for side in (truth, predicted))
+        costs = (box_costs if kind == "bbox" else quad_costs)(true, written)
     matched = _matched(costs, HITS[kind])
-    hits = tuple(int((matched <= most).sum()) for most in HITS[kind])
-    return replace(score, hits=hits, cost=len(truth) - len(matched) + float(matched.sum()))
+    hits = [(matched <= most).sum() for most in HITS[kind]]
+    return np.array([len(truth), len(predicted), *hits, len(truth) - len(matched) + matched.sum()])
 
 
 def _matched(costs: Floats, limits: tuple[float, ...]) -> Floats:
     """Costs of the pairs of the best assignment.
 
-    Each limit, from the strictest to the loosest, outweighs all that was before: the most hits at the loosest come
-    first, then those at the stricter, then the least total. So no count hangs on the order of the objects.
+    Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total cost. So no
+    count depends on the order of the objects.
 
     Args:
-        costs: (true, predicted), each 0..1.
+        costs: cost of each pair, 0..1, (true, predicted).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -182,8 +149,8 @@ def _overlap_costs(iou: Floats, truth: Floats, predicted: Floats) -> Floats:
 def line_costs(truth: Sequence[Floats], predicted: Sequence[Floats]) -> Floats:
     """Distances of polylines relative to the true one's length, at most 1: arrays of (n, 2) points in pixels -> (t, p).
 
-    The distance of two lines is the mean of two means: of the points of either, taken evenly along it, to the nearest
-    point of the other. So neither the direction of a line nor how many points draw it counts.
+    The distance of two lines is the mean of two means: the mean distance from points taken evenly along one line to the
+    nearest point of the other, and the reverse. So neither a line's direction nor its number of points matters.
     """
     gaps, costs = box_gaps(truth, predicted), np.ones((len(truth), len(predicted)))
     samples = np.stack([evenly_along(line, _SAMPLES) for line in predicted])

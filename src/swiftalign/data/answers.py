@@ -1,4 +1,4 @@
-"""Reading what a model wrote: Qwen3-VL's JSON list of boxes, quads and lines, back into targets."""
+"""Reading a model's answer, Qwen3-VL's JSON list of boxes, quads and lines, as targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
-# Beyond these, an answer is cut off: no model that works writes so much, and scoring costs objects squared.
+# An answer is cut off beyond these: no working model writes so much, and scoring time grows with the square of objects.
 MAX_CHARACTERS = 400_000
 MAX_ITEMS = 2_000
 
@@ -24,12 +24,13 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class Answer:
-    """What was read of a model's answer.
+    """A model's answer, as it was read.
 
     Attributes:
         targets: the well-formed objects, in the answer's order.
         malformed: an entry for each other item: the kind of its only coordinate key, or None.
-        complete: whether the JSON was there and ended; a broken or cut-off answer keeps the items before the break.
+        complete: whether the JSON was found and has its end; of a broken or cut-off answer, the items before the break
+            are kept.
     """
 
     targets: tuple[TextTarget, ...] = ()
@@ -38,16 +39,16 @@ class Answer:
 
     @property
     def sound(self) -> bool:
-        """Whether all of it is as it should be."""
+        """Whether the answer is complete and all its items are well-formed."""
         return self.complete and not self.malformed
 
 
 def parse_answer(text: str) -> Answer:
-    """Read a model's answer, in time and memory that its length bounds.
+    """Read a model's answer, in time and memory bounded by its length.
 
-    Takes the first list of objects, or lone object, with or without a ```json fence and words around it. Coordinates
-    are taken as they stand: numbers outside 0..1000, a wrong count of them, or a box whose second corner lies left of
-    or above its first make the item malformed. Never raises.
+    Takes the first list of objects, or the first object outside a list, with or without a ```json fence and words
+    around it. Coordinates are not corrected: an item is malformed if numbers lie outside 0..1000, their count is wrong,
+    or the second corner of a box lies left of or above the first. Never raises.
 
     >>> parse_answer('```json\\n[{"bbox_2d": [1, 2, 30, 40], "label": "cup"}]\\n```').targets
     (TextTarget(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
@@ -57,19 +58,26 @@ def parse_answer(text: str) -> Answer:
     if start is None:
         return Answer(complete=_NOTHING.search(text) is not None)
     items, complete = _items(text, start.end(), listed=start.group() != "")
-    targets: list[TextTarget] = []
-    malformed: list[Kind | None] = []
+    targets, malformed = list[TextTarget](), list[Kind | None]()
     for item in items:
-        target = _target(item)
-        targets.append(target) if target else malformed.append(_kind(item))
+        kinds = [kind for key, kind in _KINDS.items() if key in item] if isinstance(item, dict) else []
+        kind = kinds[0] if len(kinds) == 1 else None
+        label = item.get("label") if kind else None
+        points = to_points(kind, item[SPELLINGS[kind].text_key], 0, 1000) if kind else ()
+        in_order = kind != "bbox" or all(first <= last for first, last in zip(*points, strict=True))
+        if kind and isinstance(label, str) and points and in_order:
+            targets.append(TextTarget(kind, label, points))
+        else:
+            malformed.append(kind)
     return Answer(tuple(targets), tuple(malformed), complete)
 
 
 def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
-    """The items from a position on, and whether they ended as they should."""
+    """The items from a position on, and whether they ended properly."""
     items: list[Any] = []
     while len(items) < MAX_ITEMS:
-        position = _after_gap(text, position)
+        gap = _BETWEEN.match(text, position)
+        position = gap.end() if gap else position
         if listed and text.startswith("]", position):
             return items, True
         try:
@@ -80,23 +88,3 @@ def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
         if not listed:
             return items, True
     return items, False
-
-
-def _after_gap(text: str, position: int) -> int:
-    gap = _BETWEEN.match(text, position)
-    return gap.end() if gap else position
-
-
-def _kind(item: Any) -> Kind | None:
-    kinds = [_KINDS[key] for key in item if key in _KINDS] if isinstance(item, dict) else []
-    return kinds[0] if len(kinds) == 1 else None
-
-
-def _target(item: Any) -> TextTarget | None:
-    kind = _kind(item)
-    if kind is None or not isinstance(item.get("label"), str):
-        return None
-    points = to_points(kind, item[SPELLINGS[kind].text_key], 0, 1000)
-    if not points or (kind == "bbox" and (points[0][0] > points[1][0] or points[0][1] > points[1][1])):
-        return None
-    return TextTarget(kind, item["label"], points)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.records import Record, Row, Size
 from swiftalign.data.text import DEFAULT_TEXT, to_messages
-from swiftalign.data.tokens import DEFAULT_LIMITS, Conversation, PixelLimits, RowLength, conversation, pixel_limits
+from swiftalign.data.tokens import DEFAULT_LIMITS, Conversation, PixelLimits, conversation, pixel_limits
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
+from swiftalign.problems import ModelError
 
 # Models whose rows become tokens as `swiftalign.data.tokens` counts them.
 _COUNTED = ("qwen3_vl", "qwen3_vl_moe")
@@ -44,11 +45,17 @@ class Encoding:
         """A row as its texts and images; None where ms-swift makes something of it that is not known here."""
         return conversation(row.to_swift(sizes, self.text), sizes, self.limits, self.system)
 
-    def lengths(self, conversations: Sequence[Conversation]) -> list[int]:
-        """Number of tokens of each; a guess where there is no tokenizer."""
-        if self._counter:
-            return self._counter.count(conversations)
-        return [each.image_tokens + int(sum(map(len, each.texts)) / _BYTES_PER_TOKEN) for each in conversations]
+    def lengths(self, rows: Sequence[Conversation]) -> list[int]:
+        """Number of tokens per row, images included, as ms-swift counts them; an estimate without a tokenizer.
+
+        Raises:
+            ModelError: the tokenizer can't be read.
+        """
+        texts = [text for row in rows for text in row.texts]
+        if not self.tokenizer or not texts:
+            return [row.image_tokens + int(sum(map(len, row.texts)) / _BYTES_PER_TOKEN) for row in rows]
+        encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        return [row.image_tokens + sum(len(next(encoded)) for _ in row.texts) for row in rows]
 
     def fits(self, record: Record, size: Size) -> bool:
         """Whether a row is short enough; one that can't be counted is.
@@ -57,12 +64,22 @@ class Encoding:
             size: width and height of the image, in pixels.
         """
         row = conversation({"messages": to_messages(record, *size, self.text)}, [size], self.limits, self.system)
-        most = self.max_length
-        return most is None or not self._counter or row is None or row.most <= most or self.lengths([row])[0] <= most
+        if not self.max_length or not self.tokenizer or row is None or row.most <= self.max_length:
+            return True
+        return self.lengths([row])[0] <= self.max_length
 
     @cached_property
-    def _counter(self) -> RowLength | None:
-        return RowLength(self.tokenizer) if self.tokenizer else None
+    def _tokenizer(self) -> Any:
+        """Read when the first row has to be counted: it takes half a second."""
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(self.tokenizer))
+        except Exception as error:  # the library raises plain Exceptions
+            raise ModelError(f"tokenizer {self.tokenizer}: {error}", "copy the model's tokenizer.json again") from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
 
 def encoding_of(config: Config) -> Encoding:

@@ -40,7 +40,7 @@ SPELLINGS: dict[Kind, KindSpelling] = {
 }
 
 
-def to_points(kind: Kind, numbers: Any, least: float, most: float) -> tuple[Point, ...]:
+def to_points(kind: Kind, numbers: Any, least: float = -1e9, most: float = 1e9) -> tuple[Point, ...]:
     """Numbers as the points of a target; none unless they are as many as the kind has, each from `least` to `most`."""
     if not isinstance(numbers, list) or len(numbers) % 2:
         return ()

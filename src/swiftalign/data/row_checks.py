@@ -38,26 +38,20 @@ def target_problems(target: PixelTarget, width: int, height: int) -> Iterator[Pr
     """What is wrong with a target on an image of this size in pixels."""
     name = f"{target.kind} of {shown(target.label)}"
     yield from outside_problems((*target.points, *target.outline), width, height, name)
+    is_box, (left, top), (right, bottom) = target.kind == "bbox", target.points[0], target.points[-1]
     quad = target.points if target.kind == "quad" else target.outline
-    if target.kind == "line":
-        if len(set(target.points)) == 1:
-            yield Problem("data-line-degenerate", f"{name}: all its points are one", "remove it, or give its ends")
-        return
-    box_hint = "a box is [x1, y1, x2, y2], not [x, y, width, height]"
-    if target.kind == "bbox":
-        (left, top), (right, bottom) = target.points
-        if right < left or bottom < top:
-            message = f"{name}: its second corner lies left of or above the first"
-            yield Problem("data-box-degenerate", message, box_hint)
-            return
-        if right == left or bottom == top:
-            yield Problem("data-box-degenerate", f"{name}: it has no area", box_hint)
-            return
-    if quad and crosses_itself(np.array(quad)):
+    hint = "a box is [x1, y1, x2, y2], not [x, y, width, height]"
+    if target.kind == "line" and len(set(target.points)) == 1:
+        yield Problem("data-line-degenerate", f"{name}: all its points are one", "remove it, or give its ends")
+    elif is_box and (right < left or bottom < top):
+        yield Problem("data-box-degenerate", f"{name}: its second corner lies left of or above the first", hint)
+    elif is_box and (right == left or bottom == top):
+        yield Problem("data-box-degenerate", f"{name}: it has no area", hint)
+    elif quad and crosses_itself(np.array(quad)):
         hint = "give its corners in order around the object"
         yield Problem("data-quad-crossed", f"{name}: two sides of the quad cross", hint)
     elif quad and not area(np.array(quad)):
-        yield Problem("data-box-degenerate", f"{name}: the quad has no area", box_hint)
+        yield Problem("data-box-degenerate", f"{name}: the quad has no area", hint)
     elif target.outline:
         box, around = np.array([target.points, envelope(np.array(target.outline))], dtype=np.float64)
         overlap = float(box_iou(box, around))
@@ -96,39 +90,38 @@ class PixelSpread:
     """Whether the pixel coordinates of a file look like 0..1000; in constant memory."""
 
     def __init__(self) -> None:
-        self.rows = 0
-        self._outside = 0
-        self._most = 0.0
-        self._odds = 0.0
-        self._passed = False
+        self._rows = self._outside = 0
+        self._most = self._odds = 0.0
 
     def add(self, targets: Sequence[PixelTarget], width: int, height: int, *, outside: bool) -> None:
         """Take a row of pixel coordinates into account.
 
         Args:
+            targets: one target or more.
+            width: width of the image, in pixels.
+            height: height of the image, in pixels.
             outside: whether the row has `data-outside-image`.
         """
-        self.rows += 1
+        self._rows += 1
         self._outside += outside
-        points = [point for target in targets for point in target.points]
-        for side, most in ((width, max(x for x, _ in points)), (height, max(y for _, y in points))):
-            self._most = max(self._most, most)
-            self._passed |= most > 1000
-            if side > 1000:
-                # Far edges spread evenly over the side would stay below 1000 with this chance.
-                self._odds += math.log(1000 / side)
+        for axis, side in enumerate((width, height)):
+            self._most = max(self._most, *(point[axis] for target in targets for point in target.points))
+            # Far edges that are spread evenly over the side would stay below 1000 with this chance.
+            self._odds += min(math.log(1000 / side), 0)
 
     def problems(self) -> Iterator[Problem]:
         """That the coordinates look relative, where they do."""
-        code = "data-coordinates-relative-like"
-        hint = 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
-        seen = f"no coordinate of {self.rows:,} rows passes 1000, the largest is {self._most:g}"
-        if self._passed or self._most < 900:
+        if not 900 <= self._most <= 1000:
             return
+        reason = ""
         if self._odds < SURE:
-            yield Problem(code, f"{seen}, though the images are larger", hint)
-        elif self._outside >= max(ENOUGH_ROWS, self.rows / 5):
-            yield Problem(code, f"{seen}, and in {self._outside:,} rows they lie outside the image", hint)
+            reason = "though the images are larger"
+        elif self._outside >= max(ENOUGH_ROWS, self._rows / 5):
+            reason = f"and in {self._outside:,} rows they lie outside the image"
+        if reason:
+            message = f"no coordinate of {self._rows:,} rows passes 1000, the largest is {self._most:g}, {reason}"
+            hint = 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
+            yield Problem("data-coordinates-relative-like", message, hint)
 
 
 def shown(text: str, limit: int = 60) -> str:

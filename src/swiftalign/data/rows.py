@@ -30,96 +30,80 @@ LeftOut = Mapping[Path, Collection[int]]
 class DataFile:
     """A file of rows, which each process opens once.
 
-    Another way to store rows than JSONL needs a class like this: one pass, and a position for each row that only the
-    class itself understands.
+    Another way to store rows than JSONL needs a class like this: one pass, and a position for each row that nothing but
+    the class itself understands.
+
+    Args:
+        places: the position of each row, and at last the size of the file; the line number of each row, from 1, and at
+            last 0; [n + 1, 2]. Found by `read` if not given.
 
     Attributes:
-        positions: position of each row: the first byte of its line.
-        lines: line number of each row, from 1.
-        size: size of the file in bytes when its rows were listed.
-        digest: SHA-256 of the file's bytes; empty until `read` has ended.
+        digest: SHA-256 of the file; empty until `read` has ended.
     """
 
-    def __init__(self, path: Path, positions: Sequence[int] = (), lines: Sequence[int] = (), size: int = -1) -> None:
-        self.path, self.size, self.digest = path, size, ""
-        self.positions: Indices = np.asarray(positions, dtype=np.int64)
-        self.lines = np.asarray(lines, dtype=np.uint32)
-        self._opened: BinaryIO | None = None
-        self._process = 0
+    def __init__(self, path: Path, places: Indices | None = None) -> None:
+        self.path, self.digest = path, ""
+        self.places: Indices = np.empty((0, 2), dtype=np.int64) if places is None else places
+        self._opened: tuple[int, BinaryIO] | None = None
+
+    @property
+    def lines(self) -> Indices:
+        """The line number of each row, found by `read` if it is not known yet."""
+        if not len(self.places) and not sum(1 for _ in self.read()):
+            raise DataError(f"{self.path} holds no row", JSONL)
+        return self.places[:-1, 1]
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """Line number and content of each row, in one pass that also finds positions, size and digest.
+        """Line number and content of each row, in one pass that also finds places and digest.
 
         Raises:
             DataError: the file can't be read.
         """
-        positions, lines, digest = array("q"), array("I"), hashlib.sha256()
+        places, digest = array("q"), hashlib.sha256()
         try:
             file = self._file()
             for position, line, content in read_lines(file, digest.update):
-                positions.append(position)
-                lines.append(line)
+                places.extend((position, line))
                 yield line, content
-            self.size, self.digest = file.tell(), digest.hexdigest()
+            places.extend((file.tell(), 0))
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror or error}") from None
-        self.positions, self.lines = np.array(positions, dtype=np.int64), np.array(lines, dtype=np.uint32)
+        self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
 
-    def content(self, number: int) -> bytes:
-        """What the file holds of a row.
-
-        Args:
-            number: the row's number in the file, from 0.
-        """
-        file = self._file()
-        file.seek(int(self.positions[number]))
-        return file.readline(MAX_ROW_BYTES + 1)
+    def row(self, number: int) -> tuple[Row, int]:
+        """A row by its number in the file, and how many bytes the file holds of it."""
+        line, file = int(self.lines[number]), self._file()
+        file.seek(self.places[number, 0])
+        content = file.readline(MAX_ROW_BYTES + 1)
+        return read_row(content, self.path, line), len(content)
 
     def _file(self) -> BinaryIO:
         """The open file. Processes do not share one, as they would share its position."""
-        if self._opened is None or self._process != os.getpid():
-            self._opened, self._process = self.path.open("rb"), os.getpid()
-            if self.size not in (-1, os.fstat(self._opened.fileno()).st_size):
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), self.path.open("rb")
+            if len(self.places) and self.places[-1, 0] != os.fstat(self._opened[1].fileno()).st_size:
                 raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
-        return self._opened
+        return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}
 
 
 Index = Mapping[Path, DataFile]
-"""Data files by their paths, with the positions of their rows."""
-
-
-def list_rows(path: Path) -> DataFile:
-    """A data file with the positions of its rows.
-
-    Raises:
-        DataError: the file can't be read, or holds no row.
-    """
-    file = DataFile(path)
-    if not sum(1 for _ in file.read()):
-        raise DataError(f"{path} holds no row", JSONL)
-    return file
+"""Data files by their paths."""
 
 
 def index_to_bytes(index: Index) -> bytes:
-    """An index as a file in numpy's npz format."""
-    arrays: dict[str, Any] = {"paths": np.array([str(path) for path in index], dtype=np.str_)}
-    for number, file in enumerate(index.values()):
-        arrays |= {f"positions-{number}": file.positions, f"lines-{number}": file.lines, f"size-{number}": file.size}
+    """The places of the rows of all files, in numpy's npz format."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, np.array([str(path) for path in index]), *[file.places for file in index.values()])
     return buffer.getvalue()
 
 
 def read_index(path: Path) -> Index:
     with np.load(path, allow_pickle=False) as arrays:
-        files = {}
-        for number, name in enumerate(arrays["paths"].tolist()):
-            positions, lines, size = (arrays[f"{each}-{number}"] for each in ("positions", "lines", "size"))
-            files[Path(name)] = DataFile(Path(name), positions, lines, int(size))
-        return files
+        names, *places = arrays.values()
+        return {Path(name): DataFile(Path(name), each) for name, each in zip(names.tolist(), places, strict=True)}
 
 
 class Rows:
@@ -128,7 +112,7 @@ class Rows:
     Args:
         left_out: rows not to have.
         text: the words around the coordinates.
-        index: the files, with the positions of their rows; what it lacks is read here.
+        index: files whose rows have been found already.
 
     Attributes:
         order: numbers of the rows, in their order; a row's number counts from 0 over all files, those left out too.
@@ -141,7 +125,7 @@ class Rows:
         text: GroundingTextSection = DEFAULT_TEXT,
         index: Index | None = None,
     ) -> None:
-        known = {path: (index or {}).get(path) or list_rows(path) for path in dict.fromkeys(files)}
+        known = {path: DataFile(path) for path in files} | dict(index or {})
         self.files = [known[path] for path in files]
         self.text = text
         self._ends = np.cumsum([len(file.lines) for file in self.files])
@@ -174,12 +158,8 @@ class Rows:
         ]
 
     def _read(self, index: int) -> tuple[Row, int]:
-        """A row, and the number of bytes that the file holds of it."""
-        number = self.order[index]
-        place = int(np.searchsorted(self._ends, number, side="right"))
-        file, inner = self.files[place], int(number) - int(self._ends[place]) + len(self.files[place].lines)
-        content = file.content(inner)
-        return read_row(content, file.path, int(file.lines[inner])), len(content)
+        place = int(np.searchsorted(self._ends, self.order[index], side="right"))
+        return self.files[place].row(self.order[index] - self._ends[place] + len(self.files[place].lines))
 
     def reordered(self, order: Indices) -> Rows:
         """The same rows in another order, or some of them."""

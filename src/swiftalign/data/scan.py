@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftalign.config.sections import Config
@@ -15,15 +16,18 @@ from swiftalign.data.images import NoSuchImageError, remembered_sizes
 from swiftalign.data.records import Kind, PixelTarget, Row, Size, malformed
 from swiftalign.data.row_checks import PixelSpread, special_text
 from swiftalign.data.rows import DataFile, Index
-from swiftalign.data.scan_report import RowProblems, SeenSizes
 from swiftalign.data.tokens import Conversation, model_size
-from swiftalign.problems import DataError, Problem
+from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 
+NAMED_ROWS = 4  # that a finding names; the others are counted
 PROGRESS_ROWS = 1000
 
 # What goes to the tokenizer together: rows, and characters, which bound the memory.
 ROWS_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 4_000_000
+
+Progress = Callable[[int], None]
+"""Called now and then with the number of rows done."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class DataReport:
         counts: number of rows by code.
         kinds: the kinds of target in each training file, and then in each validation file.
         left_out: line numbers of the rows that are left out as too long, by file; no entry for a file without any.
-        index: the files, with the positions of their rows.
+        index: the files, with the places of their rows.
     """
 
     rows: RowCounts
@@ -52,14 +56,8 @@ class DataReport:
         return {str(path): file.digest for path, file in self.index.items()}
 
 
-Progress = Callable[[int], None]
-
-
 def read_data(config: Config, progress: Progress = lambda rows: None) -> DataReport:
     """Read all data of a configuration's run once.
-
-    Args:
-        progress: called now and then with the number of rows done.
 
     Raises:
         DataError: a file does not exist, or can't be read.
@@ -74,45 +72,65 @@ def scan(
     encoding: Encoding = Encoding(),  # noqa: B008  # frozen
     progress: Progress = lambda rows: None,
 ) -> DataReport:
-    """Check every row, and the header of every image; arguments and errors are those of `read_data`."""
-    run = _Scan(encoding, progress)
-    index = {path: DataFile(path) for path in (*train, *val)}
+    """Check every row, and the header of every image; errors are those of `read_data`."""
+    named, run = (*train, *val), _Scan(encoding, progress)
+    index = {path: DataFile(path) for path in named}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
-        kinds = {path: frozenset(run.read(file)) for path, file in index.items()}
+        kinds = {path: run.read(file) for path, file in index.items()}
     run.count_waiting()
     progress(run.rows)
     kept = {path: len(file.lines) - len(run.left_out.get(path, ())) for path, file in index.items()}
-    return DataReport(
-        RowCounts(sum(kept[path] for path in train), sum(kept[path] for path in val)),
-        (*run.problems.findings(), *run.sizes.findings()),
-        run.problems.counts,
-        tuple(kinds[path] for path in (*train, *val)),
-        run.left_out,
-        index,
-    )
+    rows = RowCounts(sum(kept[path] for path in train), sum(kept[path] for path in val))
+    findings = tuple(run.findings())
+    return DataReport(rows, findings, run.counts, tuple(kinds[path] for path in named), run.left_out, index)
 
 
 class _Scan:
-    """The state of a pass. What grows with the rows is 12 bytes per row, and the lines that are left out."""
+    """The state of a pass. What grows with the rows is 16 bytes per row, and the lines that are left out."""
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
         self.rows = 0
-        self.problems, self.sizes = RowProblems(), SeenSizes()
+        self.counts: Counter[str] = Counter()  # rows by code
         self.left_out: dict[Path, list[int]] = {}
         self._encoding, self._progress = encoding, progress
+        self._first: dict[str, list[Problem]] = {}  # by code
+        self._images: Counter[str] = Counter()  # all, "changed" in size, "reduced" to the model's limit
+        self._largest = (0, "")  # pixels of the largest image, and its description
         self._size_of = remembered_sizes()
-        self._counts = encoding.max_length is not None and encoding.tokenizer is not None
-        self._waiting: list[tuple[Conversation, Path, int]] = []
+        self._waiting: list[tuple[Conversation, Path, int]] = []  # rows whose tokens have to be counted
         self._characters = 0
         for name, value in (("prompt", encoding.text.prompt), ("system", encoding.text.system)):
             for problem in special_text(value or ""):
-                self.problems.add(problem, f"data.text.{name}")
+                self._add(problem, f"data.text.{name}")
         if encoding.max_length and not encoding.tokenizer:
             message = "the length of the rows, as there is no tokenizer.json of a Qwen3-VL here"
-            self.problems.add(Problem("data-unchecked", message), "")
+            self._add(Problem("data-unchecked", message), "")
 
-    def read(self, file: DataFile) -> set[Kind]:
+    def _add(self, problem: Problem, where: str) -> None:
+        self.counts[problem.code] += 1
+        first = self._first.setdefault(problem.code, [])
+        if len(first) < NAMED_ROWS:
+            first.append(replace(problem, message=_brief(problem.message), where=where))
+
+    def findings(self) -> Iterator[Problem]:
+        """One for each code: the first rows in full, the others as a number."""
+        for code, (_, title) in DATA_CODES.items():
+            if code in self._first:
+                first, *others = self._first[code]
+                lines = [f"{title}: {first.message}".removesuffix(": ")]
+                lines += [f"    {other.where}: {other.message}".removesuffix(": ") for other in others]
+                rest = self.counts[code] - len(self._first[code])
+                lines += [f"    and {counted(rest, 'more row')}"] if rest else []
+                yield replace(first, message="\n".join(lines))
+        if self._images["changed"]:
+            message = (
+                f"{self._images['changed']:,} of {counted(self._images['all'], 'image')} reach the model at another "
+                f"size, {self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
+            )
+            yield Problem("data-image-resized", message)
+
+    def read(self, file: DataFile) -> frozenset[Kind]:
         """Check the rows of a file; returns the kinds of their targets."""
         kinds, spread, before = set[Kind](), PixelSpread(), self.rows
         for line, content in file.read():
@@ -124,31 +142,30 @@ class _Scan:
             except DataError as error:
                 found = [malformed(error.message.removeprefix(f"{where}: "))]
             for problem in {each.code: each for each in reversed(found)}.values():  # the first one of each code
-                self.problems.add(problem, where)
+                self._add(problem, where)
             self.rows += 1
             if self.rows % PROGRESS_ROWS == 0:
                 self._progress(self.rows)
         if self.rows == before:
-            self.problems.add(Problem("data-empty", "", "name a file with rows"), str(file.path))
+            self._add(Problem("data-empty", "", "name a file with rows"), str(file.path))
         for problem in spread.problems():
-            self.problems.add(problem, str(file.path))
-        return kinds
+            self._add(problem, str(file.path))
+        return frozenset(kinds)
 
     def _check(self, row: Row, path: Path, line: int, spread: PixelSpread) -> list[Problem]:
         found: list[Problem] = []
         sizes = [None if image is None else self._size(image, found) for image in row.images]
         found += row.problems(sizes)
         targets = [target for target in row.targets if isinstance(target, PixelTarget)]
-        if targets and sizes[0] is not None:
-            outside = any(problem.code == "data-outside-image" for problem in found)
-            spread.add(targets, *sizes[0], outside=outside)
-        known = [size for size in sizes if size is not None]
-        if self._counts and len(known) == len(sizes):
+        if targets and sizes[0]:
+            spread.add(targets, *sizes[0], outside=any(problem.code == "data-outside-image" for problem in found))
+        known = [size for size in sizes if size]
+        if self._encoding.max_length and self._encoding.tokenizer and len(known) == len(sizes):
             conversation = self._encoding.conversation(row, known)
             if conversation is None:
                 message = "its length, as it has tools, video, audio or a loss of its own"
                 found.append(Problem("data-unchecked", message))
-            elif conversation.most > (self._encoding.max_length or 0):
+            elif conversation.most > self._encoding.max_length:
                 self._waiting.append((conversation, path, line))
                 self._characters += conversation.most
                 if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
@@ -156,9 +173,10 @@ class _Scan:
         return found
 
     def _size(self, image: Path, found: list[Problem]) -> Size | None:
+        limits = self._encoding.limits
         try:
             size = self._size_of(image)
-            self.sizes.add(image, size, model_size(*size, self._encoding.limits), self._encoding.limits)
+            becomes = model_size(*size, limits)
         except NoSuchImageError:
             found.append(Problem("data-image-missing", str(image), "image paths count from the data file's folder"))
             return None
@@ -166,20 +184,29 @@ class _Scan:
             message = error.message.removeprefix("image ")
             found.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
             return None
+        pixels = size[0] * size[1]
+        reduced = pixels > min(limits.most, limits.before or limits.most)
+        self._images.update(all=1, changed=size != becomes, reduced=reduced)
+        if pixels > self._largest[0]:
+            self._largest = pixels, f"{image}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
         return size
 
     def count_waiting(self) -> None:
         """Count the tokens of the rows that may be too long."""
-        lengths = self._encoding.lengths([conversation for conversation, *_ in self._waiting]) if self._waiting else ()
-        most, drop = self._encoding.max_length or 0, self._encoding.too_long == "drop"
+        lengths = self._encoding.lengths([conversation for conversation, *_ in self._waiting])
+        most, code = self._encoding.max_length or 0, "data-too-long"
+        hint = "raise data.max_length, or leave these rows out: data.too_long: drop"
         for length, (_, path, line) in zip(lengths, self._waiting, strict=True):
             if length > most:
-                message, where = f"{length:,} tokens of {most:,}", f"{path}:{line}"
-                if drop:
-                    self.problems.add(Problem("data-too-long-dropped", message), where)
+                if self._encoding.too_long == "drop":
+                    code, hint = "data-too-long-dropped", ""
                     self.left_out.setdefault(path, []).append(line)
-                else:
-                    hint = "raise data.max_length, or leave these rows out: data.too_long: drop"
-                    self.problems.add(Problem("data-too-long", message, hint), where)
+                self._add(Problem(code, f"{length:,} tokens of {most:,}", hint), f"{path}:{line}")
         self._waiting.clear()
         self._characters = 0
+
+
+def _brief(text: str, limit: int = 300) -> str:
+    """A text that may hold the data's own words, for a message: not long, and safe to print."""
+    cut = text if len(text) <= limit else f"{text[:limit]}..."
+    return cut if cut.isprintable() else cut.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""How many optimizer steps a run takes: rows, batches and epochs."""
+"""The number of optimizer steps in a run, from rows, batches and epochs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ ROWS_PER_STEP = 16
 
 
 def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fitting: int = 1) -> Schedule:
-    """Compute the steps.
+    """Compute batches, steps and epochs.
 
     Args:
-        rows: numbers of rows that are used.
+        rows: numbers of rows that the run uses.
         processes: number of processes that train.
         fitting: rows per batch that the GPU's memory holds, for ``per_device_train_batch_size: auto``.
 
     Raises:
-        DataError: all rows are left out.
+        DataError: no row is left to use.
     """
     data, train, val = config.data, rows.train, rows.val
     for part, count in (("train", train), ("val", val)):
         if count == 0 and getattr(data, part):
-            where = config.where("data", part)
-            raise DataError(f"{where}: data.{part}: every row is left out as too long", "raise max_length")
+            message = f"{config.where('data', part)}: data.{part}: every row is left out as too long, or there is none"
+            raise DataError(message, "raise max_length")
     # Without evaluation ms-swift splits nothing off.
     if train and not data.val and data.split_dataset_ratio and evaluates(config):
         val = split_rows(train, data.split_dataset_ratio)
@@ -39,9 +39,9 @@ def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fittin
 
 
 def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:
-    """Rows of a batch, and batches of a step, in each process."""
+    """Rows per batch, and batches per step, in each process."""
     batch, accumulation = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
-    if batch == "auto":  # the rows of a step are those of batches of one
+    if batch == "auto":  # a step has as many rows as with batches of one row
         rows = accumulation or math.ceil(ROWS_PER_STEP / processes)
         chosen = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= max(fitting, 1))
         return chosen, rows // chosen
@@ -49,12 +49,12 @@ def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:
 
 
 def evaluates(config: Config) -> bool:
-    """Whether the run evaluates, data permitting: evaluation follows saving unless told otherwise."""
+    """Whether the run evaluates where it has validation rows: by default, evaluation follows saving."""
     return (config.training.eval_strategy or config.training.save_strategy) != "no"
 
 
 def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> tuple[int | None, float | None]:
-    """Steps and epochs, as transformers' Trainer counts them: an epoch's last batch and last step may be smaller."""
+    """Steps and epochs as transformers' Trainer counts them: an epoch's last batch and step may be smaller."""
     limit = config.training.max_steps if config.training.max_steps > 0 else None
     if rows is None:
         return limit, None if limit else config.training.num_train_epochs
@@ -65,12 +65,12 @@ def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> t
 
 
 def split_rows(rows: int, ratio: float) -> int:
-    """How many of the training rows validate, when they are split off by ratio: at least one, never all."""
+    """The number of training rows that are split off for validation: at least one, never all."""
     return min(max(round(rows * ratio), 1), rows - 1)
 
 
 def adalora_schedule(steps: int) -> tuple[int, int, int]:
-    """Of a run of AdaLoRA: steps before the first pruning, after the last one, and between two.
+    """AdaLoRA's steps before the first pruning, after the last pruning, and between two prunings.
 
     peft counts `adalora_tfinal` as the last steps of the run, not as the step at which pruning ends.
     """

@@ -21,7 +21,6 @@ from swiftalign.data.text import to_messages
 from swiftalign.problems import Problem
 
 _KINDS: dict[str, Kind] = {spelling.row_key: kind for kind, spelling in SPELLINGS.items()}
-_RANGE = (-1e9, 1e9)  # of coordinates
 
 
 @dataclass(frozen=True)
@@ -86,34 +85,27 @@ def _problems(row: dict[str, Any]) -> Iterator[Problem]:
     if not all(isinstance(row.get(key), str | None) for key in ("prompt", "system")):
         yield malformed("'prompt' and 'system' must be text")
     for item in objects if isinstance(objects, list) else ():
-        yield from _object_problems(item)
-
-
-def _object_problems(item: Any) -> Iterator[Problem]:
-    if not isinstance(item, dict) or not isinstance(item.get("label"), str):
-        yield malformed("an object needs a 'label'")
-        return
-    keys = [key for key in _KINDS if key in item]
-    if len(keys) != 1 and keys != ["bbox_2d", "quad"]:
-        one_of = f"needs one of {', '.join(_KINDS)} (a box may have its object's quad beside it)"
-        yield malformed(f"object {item['label']!r} {one_of}")
-    for key in keys:
-        if not to_points(_KINDS[key], item[key], *_RANGE):
-            _, _, least, most = SPELLINGS[_KINDS[key]]
-            wanted = f"{2 * least} numbers" if most else f"an even count of {2 * least} numbers or more"
-            yield malformed(f"object {item['label']!r}: {key} must be {wanted}")
+        if not isinstance(item, dict) or not isinstance(item.get("label"), str):
+            yield malformed("an object needs a 'label'")
+            continue
+        name, keys = f"object {item['label']!r}", [key for key in _KINDS if key in item]
+        if len(keys) != 1 and keys != ["bbox_2d", "quad"]:
+            one_of = f"needs one of {', '.join(_KINDS)} (a box may have its object's quad beside it)"
+            yield malformed(f"{name} {one_of}")
+        for key in keys:
+            if not to_points(_KINDS[key], item[key]):
+                _, _, least, most = SPELLINGS[_KINDS[key]]
+                wanted = f"{2 * least} numbers" if most else f"an even count of {2 * least} numbers or more"
+                yield malformed(f"{name}: {key} must be {wanted}")
 
 
 def _read(row: dict[str, Any], folder: Path) -> GroundingRow:
-    unit = TextTarget if row.get("coordinates") == "relative1000" else PixelTarget
-    targets = tuple(_target(item, unit) for item in row["objects"])
-    return GroundingRow((folder / row["images"][0],), targets, row.get("prompt"), row.get("system"))
-
-
-def _target(item: dict[str, Any], unit: type[PixelTarget] | type[TextTarget]) -> PixelTarget | TextTarget:
-    points = {kind: to_points(kind, item[key], *_RANGE) for key, kind in _KINDS.items() if key in item}
-    kind = next(iter(points))
-    return unit(kind, item["label"], points[kind], points.get("quad", ()) if kind == "bbox" else ())
+    unit, targets = TextTarget if row.get("coordinates") == "relative1000" else PixelTarget, []
+    for item in row["objects"]:
+        points = {kind: to_points(kind, item[key]) for key, kind in _KINDS.items() if key in item}
+        kind = next(iter(points))  # a quad beside a box is its outline
+        targets.append(unit(kind, item["label"], points.pop(kind), points.get("quad", ())))
+    return GroundingRow((folder / row["images"][0],), tuple(targets), row.get("prompt"), row.get("system"))
 
 
 OWN = Format(recognise=lambda row: "objects" in row and "messages" not in row, problems=_problems, read=_read)

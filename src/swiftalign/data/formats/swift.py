@@ -19,8 +19,8 @@ from swiftalign.data.records import SPELLINGS, Format, Size, TextTarget, malform
 from swiftalign.data.row_checks import outside_problems, special_text
 from swiftalign.problems import Problem
 
-_ROLES = ("system", "user", "assistant", "tool", "tool_call", "tool_response")
 _TOOL_ROLES = ("tool", "tool_call", "tool_response")
+_ROLES = ("system", "user", "assistant", *_TOOL_ROLES)
 _LONGEST_PATH = 2000  # characters; ms-swift takes a longer text for the image itself, in base64
 # A row of this layout may well spell out an <|im_end|>, but never the tokens of an image.
 _VISUAL_TOKENS = re.compile(r"<\|(?:image_pad|video_pad)\|>")
@@ -48,34 +48,29 @@ class SwiftRow:
 
     @property
     def objects(self) -> int:
-        boxes = (self.row.get("objects") or {}).get("bbox")
-        return len(boxes) if boxes else len(self.targets)
+        return len((self.row.get("objects") or {}).get("bbox") or self.targets)
 
     def problems(self, sizes: Sequence[Size | None]) -> Iterator[Problem]:
         if None in self.images:
             yield Problem("data-unchecked", "an image is on the web or inline")
         texts = [flat_text(message.get("content")) or "" for message in self.row["messages"]]
         objects = self.row.get("objects") or {}
-        boxes, ids = objects.get("bbox") or [], objects.get("image_id") or []
-        yield from self._placeholder_problems("".join(texts), len(boxes), len(objects.get("ref") or []))
-        for text in texts:
-            yield from special_text(text, _VISUAL_TOKENS)
-        for number, (box, image) in enumerate(zip(boxes, [*ids, *[0] * len(boxes)], strict=False), 1):
-            size = sizes[image] if sizes else None
-            if size is not None:
-                x, y = size if objects.get("bbox_type") == "norm1" else (1, 1)
-                points = [(a * x, b * y) for a, b in zip(box[::2], box[1::2], strict=True)]
-                yield from outside_problems(points, size[0], size[1], f"bbox {number}")
-
-    def _placeholder_problems(self, text: str, boxes: int, labels: int) -> Iterator[Problem]:
-        image_tags, box_tags, label_tags = map(text.count, ("<image>", "<bbox>", "<ref-object>"))
+        boxes, labels, ids = (objects.get(key) or [] for key in ("bbox", "ref", "image_id"))
+        image_tags, box_tags, label_tags = map("".join(texts).count, ("<image>", "<bbox>", "<ref-object>"))
         hint = "write <image> and <bbox> once for each image and box"
         if image_tags not in (0, len(self.images)):  # without any, ms-swift puts them first
             yield Problem("data-placeholders", f"{image_tags} <image> for {len(self.images)} images", hint)
-        if box_tags != boxes:
-            yield Problem("data-placeholders", f"{box_tags} <bbox> for {boxes} boxes in 'objects'", hint)
-        if label_tags > labels:
-            yield Problem("data-placeholders", f"{label_tags} <ref-object> for {labels} names in 'objects'", hint)
+        if box_tags != len(boxes):
+            yield Problem("data-placeholders", f"{box_tags} <bbox> for {len(boxes)} boxes in 'objects'", hint)
+        if label_tags > len(labels):
+            yield Problem("data-placeholders", f"{label_tags} <ref-object> for {len(labels)} names in 'objects'", hint)
+        for text in texts:
+            yield from special_text(text, _VISUAL_TOKENS)
+        for number, (box, image) in enumerate(zip(boxes, [*ids, *[0] * len(boxes)], strict=False), 1):
+            if sizes and (size := sizes[image]):
+                x, y = size if objects.get("bbox_type") == "norm1" else (1, 1)
+                points = [(a * x, b * y) for a, b in zip(box[::2], box[1::2], strict=True)]
+                yield from outside_problems(points, size[0], size[1], f"bbox {number}")
 
     def to_swift(self, sizes: Sequence[Size], text: GroundingTextSection) -> dict[str, Any]:
         return self.row
@@ -85,7 +80,7 @@ def flat_text(content: Any) -> str | None:
     """A message's content as ms-swift flattens it, ``<image>`` in an image's place; None for tokens and tool calls."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, list) or not all(_part_is_sound(part) for part in content):
+    if not isinstance(content, list) or not all(map(_part_is_sound, content)):
         return None
     return "".join(part["text"] if part["type"] == "text" else f"<{_medium(part)}>" for part in content)
 
@@ -94,22 +89,16 @@ def _read(row: dict[str, Any], folder: Path) -> SwiftRow:
     sources = _sources(row)
     if not sources:
         return SwiftRow((), row)
-    images = [folder / source if _is_path(source) else None for source in sources]
+    addresses = ("http://", "https://", "data:")
+    paths = [len(source) <= _LONGEST_PATH and not source.startswith(addresses) for source in sources]
+    images = tuple(folder / source if path else None for source, path in zip(sources, paths, strict=True))
     listed = [str(image) if image else source for image, source in zip(images, sources, strict=True)]
-    messages = [_without_images(message) for message in row["messages"]]
-    return SwiftRow(tuple(images), {**row, "messages": messages, "images": listed})
-
-
-def _is_path(source: str) -> bool:
-    return len(source) <= _LONGEST_PATH and not source.startswith(("http://", "https://", "data:"))
-
-
-def _without_images(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with ``<image>`` in the place of the images that it brings along."""
-    if not _images_of(message):
-        return message
-    mark = {"type": "text", "text": "<image>"}
-    return {**message, "content": [mark if _image_of(part) else part for part in message["content"]]}
+    messages, mark = [], {"type": "text", "text": "<image>"}
+    for message in row["messages"]:
+        if _images_of(message):
+            message = {**message, "content": [mark if _image_of(part) else part for part in message["content"]]}
+        messages.append(message)
+    return SwiftRow(images, {**row, "messages": messages, "images": listed})
 
 
 def _sources(row: dict[str, Any]) -> list[Any]:
@@ -132,15 +121,16 @@ def _images_of(message: dict[str, Any]) -> list[Any]:
 
 def _image_of(part: Any) -> Any:
     """The image that a part of a message brings along; None where it is another part."""
-    if not isinstance(part, dict) or _medium(part) != "image":
-        return None
+    return _value(part) if isinstance(part, dict) and _medium(part) == "image" else None
+
+
+def _value(part: dict[str, Any]) -> Any:
     value = part.get(part["type"])
-    return value.get("url") if isinstance(value, dict) else value
+    return value.get("url", 0) if isinstance(value, dict) else value
 
 
 def _medium(part: dict[str, Any]) -> str:
-    kind: str = part["type"]
-    return kind.removesuffix("_url")
+    return str(part["type"]).removesuffix("_url")
 
 
 def _problems(row: dict[str, Any]) -> Iterator[Problem]:
@@ -152,9 +142,8 @@ def _problems(row: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _message_problems(row: dict[str, Any]) -> Iterator[Problem]:
-    messages = row["messages"]
-    listed = isinstance(messages, list) and all(isinstance(m, dict) and "role" in m for m in messages)
-    if not listed or not messages:
+    messages, learned = row["messages"], False
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
         yield malformed("'messages' must be a list of {role, content}")
         return
     for number, message in enumerate(messages):
@@ -165,11 +154,8 @@ def _message_problems(row: dict[str, Any]) -> Iterator[Problem]:
             yield malformed("the system message must come first, and be text")
         elif role not in _TOOL_ROLES and not _content_is_sound(message):
             yield malformed(f"a message of {role} has no text")
-    if not any(
-        (message["role"] == "assistant" and (message.get("content") or message.get("tool_calls")))
-        or message["role"] == "tool_call"
-        for message in messages
-    ):
+        learned |= role == "tool_call" or (role == "assistant" and bool(content or message.get("tool_calls")))
+    if not learned:
         yield malformed("no message of assistant that could be learned")
 
 
@@ -178,15 +164,11 @@ def _content_is_sound(message: dict[str, Any]) -> bool:
     if content is None:
         calls = message.get("tool_calls") if answers else None
         return isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
-    if isinstance(content, str) or (answers and _is_token_ids(content)):
-        return True
-    return isinstance(content, list) and bool(content) and all(_part_is_sound(part) for part in content)
-
-
-def _is_token_ids(content: Any) -> bool:
-    """Whether a response is given as token ids: a list of them, or under this name."""
-    listed = content.get("token_ids") if isinstance(content, dict) else content
-    return isinstance(listed, list) and bool(listed) and all(type(item) is int for item in listed)
+    if answers:  # may be token ids: a list of them, or under this name
+        ids = content.get("token_ids") if isinstance(content, dict) else content
+        if isinstance(ids, list) and ids and all(type(item) is int for item in ids):
+            return True
+    return isinstance(content, str) or (isinstance(content, list) and bool(content) and flat_text(content) is not None)
 
 
 def _part_is_sound(part: Any) -> bool:
@@ -194,10 +176,7 @@ def _part_is_sound(part: Any) -> bool:
         return False
     if part["type"] == "text":
         return isinstance(part.get("text"), str)
-    value = part.get(part["type"])
-    if isinstance(value, dict):
-        value = value.get("url", 0)
-    return value is None or isinstance(value, str) or _medium(part) == "video"
+    return isinstance(_value(part), str | None) or _medium(part) == "video"
 
 
 def _image_problems(row: dict[str, Any]) -> Iterator[Problem]:
