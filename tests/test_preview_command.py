@@ -154,12 +154,15 @@ def test_rows_without_an_image_file_are_passed_over(
 ) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     cup = {"label": "cup", "bbox_2d": [8, 8, 90, 90]}
-    own = {"images": [str(demo / "data/images/train/00000.png")], "objects": [cup]}
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n" + json.dumps(own), encoding="utf-8")
+    image = str(demo / "data/images/train/00000.png")
+    own = {"images": [image], "objects": [cup]}
+    web = {"messages": messages, "images": [image, "https://example.invalid/a.png"]}
+    rows = ({"messages": messages}, own, web)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     data = ["--set", f"data.train={tmp_path / 'rows.jsonl'}", "-o", str(tmp_path / "a.png"), "--json"]
     assert run(demo, *data) == 0
     told = capsys.readouterr()
-    assert told.err == "note: passed over, because there is no image file: row 0\n"
+    assert told.err == "note: passed over, because there is no image file: row 0, 2\n"
     assert [row["row"] for row in json.loads(told.out)["rows"]] == [1]
     assert run(demo, *data, "--rows", "0", "--force") == 2
     assert "none of the rows has an image file" in capsys.readouterr().err

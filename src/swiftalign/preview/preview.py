@@ -105,14 +105,14 @@ def preview(
     strips, encoded, measured = None, False, None
 
     def chosen(default: int) -> dict[int, Row]:
-        """The rows that have an image file on this machine."""
+        """The rows whose images are all files on this machine."""
         wanted = read_chosen(reader, range(min(num or default, len(reader))) if rows is None else rows)
-        without = [str(number) for number, row in wanted.items() if not any(row.images)]
-        if len(without) == len(wanted):
+        usable = {number: row for number, row in wanted.items() if row.images and all(row.images)}
+        if not usable:
             raise SwiftalignError("none of the rows has an image file", "choose other rows with --rows")
-        if without:
+        if without := [str(number) for number in wanted if number not in usable]:
             notes.append(f"passed over, because there is no image file: row {', '.join(without)}")
-        return {number: row for number, row in wanted.items() if any(row.images)}
+        return usable
 
     if sheet or html or not report:
         shown = list(chosen(SHOWN_ROWS))
@@ -174,6 +174,6 @@ def read_chosen(rows: Rows, numbers: Sequence[int]) -> dict[int, Row]:
     Raises:
         DataError: a row is malformed, or does not exist.
     """
-    if beyond := [number for number in numbers if number >= len(rows)]:
+    if beyond := [number for number in numbers if not 0 <= number < len(rows)]:
         raise DataError(f"row {min(beyond)}: the training files have {len(rows):,} rows, counted from 0")
     return {number: rows.row(number) for number in numbers}
