@@ -11,10 +11,10 @@ from pathlib import Path
 
 from swiftalign.config.deepspeed import zero_section
 from swiftalign.config.sections import Config
+from swiftalign.data.files import RowCounts
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
-from swiftalign.plan.schedule import RowCounts
 from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
 from swiftalign.speed.memory import CONTEXT, SAFETY, How, Kernels, predict
@@ -153,7 +153,7 @@ def settle(
     Args:
         card: the one that each process trains on.
         rows: that are trained on; where there are none that can be counted, a usual one is assumed.
-        counts: numbers of rows to train and validate on.
+        counts: numbers of rows that are used; None to count them.
 
     Raises:
         SwiftalignError: the config asks for what this run can't have.
