@@ -291,7 +291,7 @@ class Config(Section):
         return self._values.where(*key)
 
     def where_given(self, section: str, *keys: str) -> str:
-        """``file:line`` of the first of these keys that the file names; of the section where it names none."""
+        """``file:line`` of the first of these keys that the file gives; of the section if it gives none of them."""
         return self.where(section, next((key for key in keys if getattr(self, section).given(key)), keys[0]))
 
     @property
