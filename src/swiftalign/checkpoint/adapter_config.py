@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from swiftalign.model.families import merger_layers
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 
@@ -125,7 +126,7 @@ class AdapterConfig:
 
     def reaches(self, merger: str) -> bool:
         """Whether anything of a merger is adapted or saved."""
-        layers = (f"{merger}.linear_fc1", f"{merger}.linear_fc2")
+        layers = merger_layers(merger)
         return any(self.adapts(layer) for layer in layers) or any(f"{e}." in f"{merger}." for e in self.saved)
 
     def size_of(self, layer: str) -> int | None:

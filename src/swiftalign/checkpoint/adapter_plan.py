@@ -9,10 +9,10 @@ from pathlib import Path
 from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.config.sections import Config, ModelSection
 from swiftalign.methods.keys import ADAPTER_PREFIX
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import Trainable, TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, read_adapter_config
 from swiftalign.methods.keys import ADAPTER_PREFIX
-from swiftalign.model.qwen3_vl import NAME_TABLES, QWEN3_VL, tensors_of_config
+from swiftalign.model.families import find, in_aligner
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, TensorInfo, read_json, stored_tensors
 from swiftalign.problems import ModelError, SwiftalignError
 
@@ -44,7 +44,7 @@ class Expectation:
     def trains(self, name: str) -> bool:
         """Whether a tensor of the base model, or of the checkpoint, is one that the plan trains."""
         if self.plan is None:
-            return QWEN3_VL.component(name.removeprefix(ADAPTER_PREFIX)) == "aligner"
+            return in_aligner(name.removeprefix(ADAPTER_PREFIX))
         return name in self._trained
 
     @cached_property
@@ -79,7 +79,7 @@ def expect(folder: Path, kind: str, *, config: Config | None, base: Path | None)
         path, plan = beside
         return _of_plan(plan, f"the run's plan, {path}", kind)
     if config is not None:
-        from swiftalign.model.read import read_model
+        from swiftalign.plan.read import read_model
         from swiftalign.plan.resolve import resolve
 
         return _of_plan(resolve(_without_data(config), read_model(config)), "the config", kind)
@@ -132,12 +132,11 @@ def _without_data(config: Config) -> Config:
 def _of_plan(plan: TuningPlan, source: str, kind: str) -> Expectation:
     merged = kind == "model" and plan.train_type != "full"
     if merged:  # a merged model: the base's own tensors
-        from swiftalign.config.sections import Config, ModelSection
-        from swiftalign.model.read import read_model
+        from swiftalign.model.read import read
+        from swiftalign.model.tree import ModelSource
 
         try:
-            config = Config(model=ModelSection(path=plan.model))
-            modules = read_model(config)
+            modules = read(ModelSource(plan.model))
         except (SwiftalignError, OSError):
             return Expectation(source, None, plan, dtypes=False)
         tensors = {weight.name: weight for weight in modules.parameters()}
@@ -171,11 +170,15 @@ def _of_model(folder: Path, base: Path | None) -> Expectation:
     """By the model's own config; what the class does not build may be there where the base holds it too."""
     try:
         values = read_json(folder / "config.json")
-        if values.get("model_type") not in NAME_TABLES:
+        family = find(values.get("model_type"))
+        if family is None:
             return Expectation("nothing: the config is of no known model")
-        tensors = {tensor.name: tensor for tensor in tensors_of_config(values)}
-    except (ModelError, KeyError, TypeError, AttributeError):
+        model = family.build(values)
+    except (ModelError, TypeError, AttributeError):
+        model = None
+    if model is None:
         return Expectation("nothing: the config can't be read, or leaves sizes out")
+    tensors = {tensor.name: tensor for tensor in model.parameters()}
     optional = set() if "lm_head.weight" in tensors else {"lm_head.weight"}
     if base is not None and base.is_dir():
         optional |= set(stored_tensors(base)) - set(tensors)

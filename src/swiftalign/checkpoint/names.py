@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from swiftalign.checkpoint.expected import Expectation
 from swiftalign.methods.keys import ADAPTER_PREFIX
-from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.families import absent_mergers, mergers_of, shape_fits
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem, counted
 from swiftalign.problems import names as some
@@ -16,7 +15,6 @@ from swiftalign.problems import names as some
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|base_model\.model|modules_to_save|default|original_module)\.|\.default$"
 )
-_MERGER = re.compile(r"(?:^|\.)visual\.(merger|deepstack_merger_list\.\d{1,3})\.")
 
 
 def compare_names(found: dict[str, TensorInfo], expectation: Expectation, kind: str) -> list[Problem]:
@@ -79,19 +77,14 @@ def _wrapped(found: dict[str, TensorInfo], kind: str, expectation: Expectation) 
 
 def _missing(missing: list[str], expected: dict[str, TensorInfo]) -> list[Problem]:
     """Whole mergers that are missing are named as such."""
-    kept = set(_mergers(set(expected) - set(missing)))
-    gone = [part for part in _mergers(missing) if part not in kept]
+    kept = set(mergers_of(set(expected) - set(missing)))
+    gone = [part for part in mergers_of(missing) if part not in kept]
     findings = []
     if gone:
-        message = f"nothing of {some(f'visual.{part}' for part in gone)}"
+        message = f"nothing of {some(gone)}"
         findings.append(Problem("aligner-part-missing", message, "merged, the rest alone would change the model"))
     message = f"{counted(len(missing), 'tensor')} missing: {some(missing)}"
     return [*findings, Problem("tensor-missing", message, "take another checkpoint, or save it again")]
-
-
-def _mergers(names: Iterable[str]) -> list[str]:
-    matches = (_MERGER.search(name) for name in names)
-    return list(dict.fromkeys(match[1] for match in matches if match))
 
 
 def _incomplete_aligner(found: dict[str, TensorInfo], expectation: Expectation) -> list[Problem]:
@@ -99,13 +92,10 @@ def _incomplete_aligner(found: dict[str, TensorInfo], expectation: Expectation) 
 
     An adapter may go by its config to fewer.
     """
-    parts = _mergers(found)
-    lists = [int(part.rpartition(".")[2]) for part in parts if part != "merger"]
-    whole = {"merger", *(f"deepstack_merger_list.{index}" for index in range(max([2, *lists]) + 1))}
-    gone = [f"{QWEN3_VL.vit[0]}.{part}" for part in sorted(whole - set(parts))]
+    gone = absent_mergers(found)
     if expectation.adapter is not None:
         gone = [part for part in gone if expectation.adapter.reaches(part)]
-    if not parts or not gone:
+    if not gone:
         return []
     message = f"nothing of {some(gone)}"
     return [Problem("aligner-part-missing", message, "give --config or --base to check by name")]
@@ -130,10 +120,8 @@ def _shapes(found: dict[str, TensorInfo], expectation: Expectation) -> list[Prob
 
 
 def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bool:
-    if found.shape == expected.shape:
+    if shape_fits(found, expected):
         return True
-    if ".mlp.experts." in found.name and len(found.shape) == 3:  # the published models' layout: [experts, in, out]
-        return found.shape == (expected.shape[0], *reversed(expected.shape[1:]))
     if not ranks_may_shrink or "lora_" not in found.name or len(found.shape) != len(expected.shape):
         return False
     return all(side <= most for side, most in zip(found.shape, expected.shape, strict=True))

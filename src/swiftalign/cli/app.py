@@ -67,7 +67,7 @@ def read_plans(
 ) -> tuple[Config, Model, list[TuningPlan]]:
     """The configuration, its model, and the plan of each of its phases, or of the one run that it is."""
     from swiftalign.config.load import load_config
-    from swiftalign.model.read import read_model
+    from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
 
     config = load_config(configs, overrides or [])

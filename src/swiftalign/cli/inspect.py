@@ -93,15 +93,15 @@ def _card(text: str) -> Card:
 
 
 def _what_fits(config: Config, modules: Model, plan: TuningPlan, card: Card) -> WhatFits:
-    from swiftalign.speed.choices import settle
+    from swiftalign.speed.choose import choose_for_card
     from swiftalign.speed.rows import rows_of
-    from swiftalign.speed.what_fits import WhatFits
+    from swiftalign.speed.what_fits import what_fits
 
     rows = rows_of(config) if config.data.train else []
-    settled = settle(config, modules, plan, card, rows)
-    if settled.outlook is None:
+    plan, choices, predictor = choose_for_card(config, modules, plan, card, rows)
+    if predictor is None:
         raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
-    return WhatFits.of(settled.outlook, settled.plan, settled.choices, assumed=not rows)
+    return what_fits(predictor, plan, choices, assumed=not rows)
 
 
 def _phase(config: Config, plan: TuningPlan) -> dict[str, Any]:

@@ -110,14 +110,15 @@ class _Part:
 
 
 def _preflight(config: Config, modules: Model, plan: TuningPlan, allowed: list[str], card: Card | None) -> _Part:
-    from swiftalign.speed.choices import settle
+    from swiftalign.speed.choose import choose_for_card
     from swiftalign.speed.rows import rows_of
 
     _stop_at_errors(plan.findings, allowed)
     left_out = _check_data(config, allowed)
-    settled = settle(config, modules, plan, card, rows_of(config, left_out) if card else [], left_out=left_out)
-    _stop_at_errors([finding for finding in settled.plan.findings if finding not in plan.findings], allowed)
-    return _Part(config, settled.plan, left_out, settled.choices)
+    rows = rows_of(config, left_out) if card else []
+    final, choices, _ = choose_for_card(config, modules, plan, card, rows, left_out=left_out)
+    _stop_at_errors([finding for finding in final.findings if finding not in plan.findings], allowed)
+    return _Part(config, final, left_out, choices)
 
 
 def _stop_at_errors(findings: Sequence[Problem], allowed: list[str]) -> None:

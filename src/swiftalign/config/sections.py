@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.yaml import Document
+from swiftalign.model.tree import ModelSource
 
 COMPONENTS = ("llm", "vit", "aligner")
 TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
@@ -250,6 +251,19 @@ class Config(Section):
     def where(self, *key: str | int) -> str:
         """``file:line`` of a key, for messages; empty where the config was not read from a file."""
         return self._document.where(key)
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the base model comes from, and how it is to be loaded."""
+        return ModelSource(
+            self.model.path,
+            self.model.revision,
+            self.hub,
+            self.model.type,
+            self.model.dtype,
+            self.model.trust_remote_code,
+            self.where("model", "path"),
+        )
 
     @property
     def handed_through(self) -> dict[str, Any]:

@@ -10,11 +10,9 @@ from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.records import Record
 from swiftalign.data.text import to_messages
 from swiftalign.data.tokens import PixelLimits, RowLength, Size, conversation, pixel_limits
+from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
-
-# Models whose rows become tokens as `swiftalign.grounding.tokens` counts them.
-_COUNTED = ("qwen3_vl", "qwen3_vl_moe")
 
 
 @dataclass(frozen=True)
@@ -72,4 +70,5 @@ def tokenizer_of(config: Config) -> Path | None:
     if not path.is_file() or not model_config.is_file():
         return None
     model_type = config.model.type or read_json(model_config).get("model_type")
-    return path if model_type in _COUNTED else None
+    family = find(model_type)
+    return path if family and family.counts_tokens else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.records import Kind, Point, Record, Target
+from swiftalign.model.qwen3_vl import QWEN3_VL
 
 # Kind of target -> key in the model's text, in the naming of Qwen3-VL.
 TEXT_KEYS: dict[Kind, str] = {"bbox": "bbox_2d", "quad": "quad_2d", "line": "line_2d"}
@@ -28,9 +29,9 @@ def relative(points: Sequence[Point], width: int, height: int) -> list[int]:
     >>> relative([(0, 32), (63.9, 130)], width=64, height=128)
     [0, 250, 998, 1000]
     """
-    sides = (width, height)
+    sides, most = (width, height), QWEN3_VL.coordinates
     return [
-        min(max(round(value / side * 1000), 0), 1000)
+        min(max(round(value / side * most), 0), most)
         for point in points
         for value, side in zip(point, sides, strict=True)
     ]

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.data.swift_rows import flat_text
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError, ModelError
 
-FACTOR = 32  # pixels of a side of a visual token: a patch of 16 times a merge of 2
+FACTOR = QWEN3_VL.pixel_factor
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
 Size = tuple[int, int]
 
@@ -217,7 +218,7 @@ class _Filling:
 
 
 def _thousandths(numbers: Sequence[float], size: Size) -> list[int]:
-    return [round(number / size[index % 2] * 1000) for index, number in enumerate(numbers)]
+    return [round(number / size[index % 2] * QWEN3_VL.coordinates) for index, number in enumerate(numbers)]
 
 
 def _box(numbers: Sequence[float]) -> str:

@@ -176,10 +176,10 @@ def _write_aligner(source: Source, folder: Path) -> ExportReport:
     """The merged aligner tensors under the base's names, in the base's dtype."""
     from swiftalign.export.convert import write_safetensors
     from swiftalign.export.merge import read_bytes
-    from swiftalign.model.qwen3_vl import QWEN3_VL
+    from swiftalign.model.families import in_aligner
 
     merged = dict(merged_values(source))
-    places = [t for n, t in source.base_tensors.items() if QWEN3_VL.component(n) == "aligner"]
+    places = [t for n, t in source.base_tensors.items() if in_aligner(n)]
     if not places:
         raise ExportError(f"{source.base}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
     entries = [(t.info, merged.get(t.info.name) or read_bytes(t)) for t in places]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from swiftalign.config.sections import NO_TARGETS, Config
 from swiftalign.methods import ADAPTABLE
+from swiftalign.model.families import find
 from swiftalign.model.tree import Kind, Model, Module
 from swiftalign.problems import Problem, counted
 from swiftalign.problems import names as names
@@ -40,8 +41,9 @@ def select(config: Config, modules: Model) -> Selection:
 
 def aligner_regex(modules: Model) -> str:
     """A regex of exactly the aligner's Linear layers, in the shortest readable form."""
-    if modules.architecture.name == "qwen3_vl":
-        return r"^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$"
+    family = find(modules.model_type)
+    if family and family.aligner_regex:
+        return family.aligner_regex
     layers = [m.name for m in modules if m.kind is Kind.LINEAR and modules.component(m.name) == "aligner"]
     return "^(" + "|".join(re.escape(name) for name in layers) + ")$"
 

@@ -15,13 +15,13 @@ from swiftalign.data.length_limit import tokenizer_of
 from swiftalign.data.records import parse_row, read_lines, to_record
 from swiftalign.data.text import to_messages
 from swiftalign.data.tokens import Conversation, PixelLimits, RowLength, Size, conversation, pixel_limits, visual_tokens
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.plan.schedule import LeftOut, count_rows
 from swiftalign.problems import DataError
 from swiftalign.speed.work import Row
 
 # Rows to look at: evenly spread over the data.
 LOOKED_AT = 2000
-MERGE = 4  # patches of a visual token
 
 _BYTES_OF_TOKEN = 3.0  # of text with coordinates, where there is no tokenizer
 
@@ -48,7 +48,7 @@ def rows_of(config: Config, left_out: LeftOut | None = None) -> list[Row]:
     answers = [Conversation(text.texts[1::2], 0) for text in whole]
     counted = zip(known, _count(whole, config), _count(answers, config), strict=True)
     return [
-        Row(tokens, tuple(MERGE * visual_tokens(*size, limits) for size in found), labels)
+        Row(tokens, tuple(QWEN3_VL.merge**2 * visual_tokens(*size, limits) for size in found), labels)
         for (_, found), tokens, labels in counted
     ]
 
