@@ -106,7 +106,7 @@ def test_a_toy_plan_is_resolved_shown_and_lowered(folder: Path) -> None:
     print_plan(plan, model, Console(file=shown, width=160))
     assert "toy_vl" in shown.getvalue()
     assert "bridge.dense" in shown.getvalue()
-    arguments = lower(config, plan, folder / "run", Choices())
+    arguments = lower(plan, config, folder / "run", Choices())
     assert arguments["model_type"] == "toy_vl"
     assert arguments["target_regex"] == r"bridge\.dense"
     assert arguments["modules_to_save"] == ["bridge.norm"]

@@ -239,7 +239,7 @@ def run_pipeline(config: Config) -> Pipeline:
     settings = config.custom.augmentation
     assert settings is not None
     limit = length_limit(config)
-    return Pipeline(settings, pixel_limits(config.handed_through.get("max_pixels")), limit.fits if limit else None)
+    return Pipeline(settings, pixel_limits(config.data.max_pixels), limit.fits if limit else None)
 
 
 def blank(size: Size) -> Pixels:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swiftalign.cli.app import AsJson, Configs, Overrides, open_console, require_training_data
+from swiftalign.cli.app import AsJson, Configs, Overrides, open_console
 from swiftalign.problems import SwiftalignError
 
 if TYPE_CHECKING:
@@ -136,10 +136,11 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline:
 
 
 def _count_rows(config: Config) -> int:
-    require_training_data(config)
-    from swiftalign.plan.schedule import count_rows, read_schedule
+    from swiftalign.plan.schedule import count_rows, count_rows_of, require_training_data
 
-    read_schedule(config)  # says what is wrong with the files
+    require_training_data(config)
+
+    count_rows_of(config)  # says what is wrong with the files
     return sum(count_rows(Path(name)) for name in config.data.train)
 
 
@@ -238,7 +239,7 @@ def _measure(config: Config, pipeline: Pipeline, request: _Request, total: int) 
 
 
 def _print_written(*paths: Path | None) -> None:
-    from swiftalign.cli.show import short_path
+    from swiftalign.files import short_path
 
     for path in paths:
         if path:

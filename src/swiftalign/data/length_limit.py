@@ -53,12 +53,10 @@ class LengthLimit:
 
 def length_limit(config: Config) -> LengthLimit | None:
     """The limit of a run; None where it has none, or cuts longer rows (``truncation_strategy``)."""
-    other = config.handed_through
-    most = other.get("max_length")
-    if not most or other.get("truncation_strategy", "delete") != "delete":
+    data = config.data
+    if not data.max_length or data.truncation_strategy not in (None, "delete"):
         return None
-    limits = pixel_limits(other.get("max_pixels"))
-    return LengthLimit(int(most), tokenizer_of(config), limits, config.data.text, other.get("system"))
+    return LengthLimit(data.max_length, tokenizer_of(config), pixel_limits(data.max_pixels), data.text, data.system)
 
 
 def tokenizer_of(config: Config) -> Path | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from swiftalign.export.source import Source
-from swiftalign.methods.keys import ADAPTER_PREFIX
-from swiftalign.model.bytes import to_float
-from swiftalign.model.safetensors import StoredTensor
+from swiftalign.methods.keys import PeftKey, exactly
+from swiftalign.model.bytes import cast, load, read_bytes
+from swiftalign.model.tree import is_inside
 from swiftalign.problems import ExportError
 
 if TYPE_CHECKING:
@@ -36,54 +35,6 @@ def merged_values(source: Source, dtype: str | None = None) -> Iterator[tuple[st
     if source.adapted:
         merge = {"BOFT": _merge_boft, "FOURIERFT": _merge_fourierft}.get(source.adapter["peft_type"], _merge_adapters)
         yield from merge(source, dtype)
-
-
-def read_bytes(tensor: StoredTensor) -> bytes:
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.begin)
-        data = file.read(tensor.end - tensor.begin)
-    if len(data) != tensor.end - tensor.begin:
-        raise ExportError(f"{tensor.file}: {tensor.info.name!r} is cut short")
-    return data
-
-
-def cast(data: bytes, dtype: str, target: str) -> bytes:
-    """Float bytes in another dtype, rounded to the nearest, ties to even, as torch casts.
-
-    >>> cast(bytes.fromhex("0000803f"), "float32", "bfloat16").hex()
-    '803f'
-    """
-    if dtype == target:
-        return data
-    import numpy as np
-
-    plain = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
-    if dtype == "bfloat16":
-        values = to_float(data, dtype)
-    elif dtype in plain:
-        values = np.frombuffer(data, dtype=plain[dtype])
-    else:
-        raise ExportError(f"can't convert {dtype} weights to {target}")
-    if target in plain:
-        with np.errstate(over="ignore", invalid="ignore"):
-            converted: bytes = values.astype(plain[target]).tobytes()
-            return converted
-    if target != "bfloat16":
-        raise ExportError(f"can't convert weights to {target}")
-    return _to_bfloat16(values)
-
-
-def _to_bfloat16(values: Any) -> bytes:
-    """The upper half of each float32 [n], rounded to nearest by its lower half, ties to even."""
-    import numpy as np
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        bits = values.astype(np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    # NaN would overflow into infinity: torch has one pattern for all.
-    rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = 0x7FC0
-    half: bytes = rounded.astype(np.uint16).tobytes()
-    return half
 
 
 def _merge_adapters(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
@@ -115,13 +66,12 @@ def _merge_layers(source: Source, layers: list[str], dtype: str | None) -> Itera
     config.modules_to_save = None  # merged by `cast`
     config.inference_mode = True
     # The layers that the checkpoint holds, by name: the skeleton has no others, whatever the setting was.
-    config.target_modules = "|".join(re.escape(layer) for layer in layers)
+    config.target_modules = exactly(layers)
     for setting in ("exclude_modules", "layers_to_transform", "layers_pattern"):
         if hasattr(config, setting):
             setattr(config, setting, None)
     if source.adapter.get("peft_type") == "ADALORA" and config.rank_pattern:
-        inside = tuple(f"{layer}." for layer in layers)
-        config.rank_pattern = {k: kept for k, kept in config.rank_pattern.items() if k.startswith(inside)}
+        config.rank_pattern = {k: v for k, v in config.rank_pattern.items() if is_inside(k, layers)}
     try:
         with _quiet(), torch.no_grad(), mock.patch.object(DoraLinearLayer, "update_layer", _room_for_magnitude):
             # Never low_cpu_mem_usage: it would keep the deltas in the base's dtype.
@@ -189,7 +139,7 @@ def _layer(name: str, source: Source, dtype: str | None) -> nn.Module:
 
     weight = load(source.base_tensors[f"{name}.weight"], dtype)
     bias = source.base_tensors.get(f"{name}.bias")
-    embeds = any(f"{name}.lora_embedding_A" in key for key in source.verification.tensors)
+    embeds = any(f"{name}.lora_embedding_A" in key for key in source.tensors)
     with torch.device("meta"):
         if embeds:
             module: nn.Module = nn.Embedding(*weight.shape)
@@ -202,16 +152,6 @@ def _layer(name: str, source: Source, dtype: str | None) -> nn.Module:
     if bias is not None:
         module.bias = nn.Parameter(load(bias, dtype), requires_grad=False)
     return module
-
-
-def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
-    """A stored tensor, cast where a dtype is given."""
-    import torch
-
-    data = bytearray(read_bytes(tensor))
-    stored: torch.dtype = getattr(torch, tensor.info.dtype)
-    values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
-    return values if dtype is None else values.to(getattr(torch, dtype))
 
 
 def _merge_fourierft(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
@@ -227,7 +167,7 @@ def _merge_fourierft(source: Source, dtype: str | None) -> Iterator[tuple[str, b
     permutation = torch.empty(0)
     for name in sorted(source.adapted, key=lambda name: source.base_tensors[f"{name}.weight"].info.numel):
         weight = load(source.base_tensors[f"{name}.weight"], dtype)
-        spectrum = load(source.tensors[f"{ADAPTER_PREFIX}{name}.fourierft_spectrum"]).float()
+        spectrum = load(source.tensors[str(PeftKey(name, "fourierft_spectrum"))]).float()
         if len(permutation) != weight.numel():
             generator = torch.Generator().manual_seed(seed)
             permutation = torch.randperm(weight.numel(), generator=generator)
@@ -254,8 +194,8 @@ def _merge_boft(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]
 
     batched: dict[tuple[int, ...], bool] = {}
     for name in source.adapted:
-        rotation = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_R"]).float()
-        scale = load(source.tensors[f"{ADAPTER_PREFIX}{name}.boft_s"]).float()
+        rotation = load(source.tensors[str(PeftKey(name, "boft_R"))]).float()
+        scale = load(source.tensors[str(PeftKey(name, "boft_s"))]).float()
         factors, blocks, size, _ = rotation.shape
         if factors != 1:
             raise ExportError(f"{name}: a butterfly factor of {factors} can't be merged here", "use peft itself")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.records import layout_fault, parse_row, read_lines
+from swiftalign.files import appearing
 from swiftalign.problems import SwiftalignError
 
 # Objects an image, at most, of the first two phases; the third has every row.
@@ -45,7 +44,8 @@ def split(source: Path, *, force: bool = False, progress: Callable[[int], None] 
     try:
         with ExitStack() as stack:
             rows = stack.enter_context(source.open("rb"))
-            parts = [stack.enter_context(_Appearing(path)) for path in (simple, medium)]
+            files = [stack.enter_context(appearing(path)) for path in (simple, medium)]
+            parts = [stack.enter_context(file.open("wb")) for file in files]
             for number, line in read_lines(rows):
                 objects = _objects(parse_row(line, source, number), f"{source}:{number}")
                 for phase, (least, most) in enumerate(((1, SIMPLE), (SIMPLE + 1, MEDIUM))):
@@ -64,26 +64,6 @@ def split(source: Path, *, force: bool = False, progress: Callable[[int], None] 
 
 
 _WANTED = "it takes images with up to {most} objects; write the phases by hand, see configs/strategies/curriculum.yaml"
-
-
-class _Appearing:
-    """A file that is there when the block ends well, and not before."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> BinaryIO:
-        descriptor, self._partial = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        self._file = os.fdopen(descriptor, "wb")
-        return self._file
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._file.close()
-        if kind is None:
-            Path(self._partial).chmod(0o644)
-            Path(self._partial).replace(self._path)
-        else:
-            Path(self._partial).unlink()
 
 
 def _objects(row: Any, where: str) -> int:

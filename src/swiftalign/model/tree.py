@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from swiftalign.model.safetensors import TensorInfo
+
+Component = Literal["llm", "vit", "aligner"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 
 class Kind(StrEnum):
@@ -49,10 +52,10 @@ class ModelSource:
     where: str = ""
 
 
-def inside(name: str, parents: Iterable[str]) -> bool:
+def is_inside(name: str, parents: Iterable[str]) -> bool:
     """Whether a dotted name is one of the parents, or lies in one.
 
-    >>> inside("model.visual.merger.norm", ["model.visual"]), inside("model.visuals", ["model.visual"])
+    >>> is_inside("model.visual.merger.norm", ["model.visual"]), is_inside("model.visuals", ["model.visual"])
     (True, False)
     """
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
@@ -71,13 +74,13 @@ class Architecture:
     vit: tuple[str, ...]
     aligner: tuple[str, ...]
 
-    def component(self, name: str) -> str:
-        """``aligner``, ``vit`` or ``llm``; as in ms-swift, a name outside all prefixes counts as part of the LLM."""
-        return "aligner" if inside(name, self.aligner) else "vit" if inside(name, self.vit) else "llm"
+    def component(self, name: str) -> Component:
+        """The component of a module or parameter; as in ms-swift, names outside all prefixes count as the LLM's."""
+        return "aligner" if is_inside(name, self.aligner) else "vit" if is_inside(name, self.vit) else "llm"
 
     def covers(self, name: str) -> bool:
         """Whether a name lies in one of the prefixes; ms-swift's freeze flags reach no other name."""
-        return inside(name, (*self.llm, *self.vit, *self.aligner))
+        return is_inside(name, (*self.llm, *self.vit, *self.aligner))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +138,10 @@ class Model:
     def under(self, name: str) -> Iterator[TensorInfo]:
         """The parameters of a module and all its descendants."""
         for module in self:
-            if inside(module.name, [name]):
+            if is_inside(module.name, [name]):
                 yield from module.weights
 
-    def component(self, name: str) -> str:
+    def component(self, name: str) -> Component:
         return self.architecture.component(name)
 
     def parameters(self) -> Iterator[TensorInfo]:
@@ -147,9 +150,9 @@ class Model:
             yield from (weight for weight in module.weights if weight.name not in self.tied)
 
     @cached_property
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> dict[Component, int]:
         """Number of parameters per component."""
-        counts = {"llm": 0, "vit": 0, "aligner": 0}
+        counts = dict.fromkeys(COMPONENTS, 0)
         for weight in self.parameters():
             counts[self.component(weight.name)] += weight.numel
         return counts

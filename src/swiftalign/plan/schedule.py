@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.config.sections import Config
 from swiftalign.plan.plan import Schedule
-from swiftalign.problems import DataError
+from swiftalign.problems import DataError, SwiftalignError
 
 # ms-swift accumulates until this many rows make a step, unless told otherwise.
 ROWS_PER_STEP = 16
@@ -18,26 +19,59 @@ LeftOut = Mapping[Path, Collection[int]]
 """Line numbers of rows that are not used, by file."""
 
 
-def read_schedule(config: Config, *, processes: int = 1, left_out: LeftOut | None = None, fitting: int = 1) -> Schedule:
-    """Count the data's rows and compute the steps.
+@dataclass(frozen=True)
+class RowCounts:
+    """How many rows a run has.
 
-    Args:
-        fitting: rows of a batch that the GPU's memory holds, for ``per_device_train_batch_size: auto``.
-        left_out: rows not to count.
+    Attributes:
+        train: rows to train on; None where no training data is named, or where it has not been read.
+        val: rows to validate on; None where the data has not been read.
+    """
+
+    train: int | None
+    val: int | None
+
+
+UNKNOWN = RowCounts(None, None)
+
+
+def require_training_data(config: Config) -> None:
+    """Stop where a configuration names no training data.
+
+    Raises:
+        SwiftalignError: naming its file, and the phase where there are phases.
+    """
+    if not config.data.train:
+        file = config.where().rpartition(":")[0] or config.where()
+        file = f"{file}: {config.phase}" if config.phase else file
+        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+
+
+def count_rows_of(config: Config, left_out: LeftOut | None = None) -> RowCounts:
+    """Count the rows of the configuration's data files, those that are left out aside.
 
     Raises:
         DataError: a named data file is missing, or holds no row; or all rows are left out.
     """
-    data = config.data
+    train = _count_all(config, "train", left_out or {}) if config.data.train else None
+    return RowCounts(train, _count_all(config, "val", left_out or {}) if config.data.val else 0)
+
+
+def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fitting: int = 1) -> Schedule:
+    """Compute the steps.
+
+    Args:
+        processes: number of training processes.
+        fitting: rows per batch that fit the GPU's memory, for ``per_device_train_batch_size: auto``.
+    """
+    data, train, val = config.data, rows.train, rows.val
     batch, accumulation = _batches(config, processes, fitting)
-    rows = _count_all(config, "train", left_out or {}) if data.train else None
-    val_rows = _count_all(config, "val", left_out or {}) if data.val else 0
     # Without evaluation ms-swift splits nothing off.
-    if rows is not None and not data.val and data.split_dataset_ratio and evaluates(config):
-        val_rows = split_rows(rows, data.split_dataset_ratio)
-        rows -= val_rows
-    steps, epochs = _steps(config, rows, batch * processes, accumulation)
-    return Schedule(rows, val_rows, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
+    if train is not None and not data.val and data.split_dataset_ratio and evaluates(config):
+        val = split_rows(train, data.split_dataset_ratio)
+        train -= val
+    steps, epochs = _steps(config, train, batch * processes, accumulation)
+    return Schedule(train, val, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
 
 
 def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from swiftalign.model.families import find
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
-from swiftalign.plan.schedule import LeftOut
+from swiftalign.plan.schedule import RowCounts
 from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
 from swiftalign.speed.choices import Choices, Kernels
@@ -31,14 +31,14 @@ def choose_for_card(
     card: Card | None,
     rows: Sequence[Row],
     *,
-    left_out: LeftOut | None = None,
+    counts: RowCounts | None = None,
 ) -> tuple[TuningPlan, Choices, Predictor | None]:
     """Work out the batch that fits, the plan that follows from it, and the choices.
 
     Args:
         card: the GPU that each process trains on; None without a GPU.
         rows: the rows to train on, as far as they can be counted; without any, a usual row is assumed.
-        left_out: rows that the given plan counts but that are not trained on.
+        counts: numbers of rows to train and validate on; None to count them where they are needed.
 
     Returns:
         The plan of the run, its choices, and what predicts it: None without a card, or for a model without predictions.
@@ -52,8 +52,8 @@ def choose_for_card(
         predictor = Predictor.of(model, plan, card, rows or [ASSUMED], shards=shards)
     if predictor and config.training.per_device_train_batch_size == "auto":
         fitting = fitting_batch(config, plan, predictor)
-    if left_out or fitting > 1:  # both change the number of steps
-        plan = resolve(config, model, processes=processes, left_out=left_out, fitting=fitting)
+    if fitting > 1:  # another batch changes the number of steps
+        plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
     return plan, choose(config, plan, predictor), predictor
 
 
@@ -130,7 +130,7 @@ def _without_checkpointing(
     """The choices of attention, kernels and FP8, with their reasons."""
     training = config.training
     given, reasons = training.padding_free, {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
-    other = config.model.attention not in (None, "sdpa") or config.handed_through.get("sequence_parallel_size", 1) > 1
+    other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1
     if given is None:
         ruled_out = "model.attention or sequence_parallel_size rules it out"
         reasons["padding_free"] = ruled_out if other else "torch's own attention supports it"
@@ -160,7 +160,7 @@ def _compiles(
         return False, "compiling was not measured for this model"
     if predictor.trained.llm:
         return False, "the LLM's layers train"
-    if config.training.deepspeed or config.handed_through.get("fsdp"):
+    if config.training.deepspeed or config.training.fsdp:
         return False, "compiling was not measured with DeepSpeed or FSDP"
     if not has("triton") or not (has("cc") or has("gcc")):
         return False, "compiling needs triton and a C compiler"

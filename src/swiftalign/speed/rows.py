@@ -32,7 +32,7 @@ def rows_of(config: Config, left_out: LeftOut | None = None) -> list[Row]:
     Args:
         left_out: rows not to train on.
     """
-    sizes, limits = lru_cache(4096)(image_size), pixel_limits(config.handed_through.get("max_pixels"))
+    sizes, limits = lru_cache(4096)(image_size), pixel_limits(config.data.max_pixels)
     known: list[tuple[Conversation, list[Size]]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images whose faults a scan reports
@@ -72,7 +72,7 @@ def _conversation(
     if "messages" not in row:
         record = to_record(row, folder).in_pixels(*sizes[0])
         row = {"messages": to_messages(record, *sizes[0], config.data.text)}
-    return conversation(row, sizes, limits, config.handed_through.get("system"))
+    return conversation(row, sizes, limits, config.data.system)
 
 
 def _count(texts: list[Conversation], config: Config) -> list[int]:

@@ -60,7 +60,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     """
     start, config = read_start(run_folder), load_config([run_folder / CONFIG_FILE])
     plan, choices = read_plan(run_folder / PLAN_FILE), read_choices(run_folder / CHOICES_FILE)
-    arguments = lower(config, plan, run_folder, choices)
+    arguments = lower(plan, config, run_folder, choices)
     if start.checkpoint is not None:
         arguments["resume_from_checkpoint"] = str(start.checkpoint)
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():

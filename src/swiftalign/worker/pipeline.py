@@ -118,7 +118,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         sync_free = choices.padding_free and family is not None and family.sync_free
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             loader = SyncFreeLoader if sync_free else DataLoaderShard
-            limits = pixel_limits(config.handed_through.get("max_pixels"))
+            limits = pixel_limits(config.data.max_pixels)
             lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if sync_free:
