@@ -13,17 +13,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/swiftalign"
 HEAVY = ("torch", "swift", "transformers", "peft", "accelerate")
-    "torch",
-    "swift",
-    "transformers",
-    "peft",
-    "accelerate",
-    "trl",
-    "datasets",
-    "modelscope",
-    "imgaug",
-    "matplotlib",
-)
 
 
 def listed_rooms() -> list[str]:

@@ -17,7 +17,6 @@ from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
-from swiftalign.data.records import read_rows
 from swiftalign.demo.model import build_model
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.read import read_model
@@ -152,10 +151,10 @@ def test_arguments_are_printed_for_each_phase(workspace: Path, capsys: pytest.Ca
 
 
 def test_a_curriculum_parts_rows_by_their_objects_in_order(workspace: Path) -> None:
-    rows = [row for _, row in read_rows(workspace / "data/train.jsonl")]
+    rows = [json.loads(line) for line in (workspace / "data/train.jsonl").read_text().splitlines()]
     counts = [len(row["objects"]) for row in rows]
-    simple = [row for _, row in read_rows(workspace / "data/train.simple.jsonl")]
-    medium = [row for _, row in read_rows(workspace / "data/train.medium.jsonl")]
+    simple = [json.loads(line) for line in (workspace / "data/train.simple.jsonl").read_text().splitlines()]
+    medium = [json.loads(line) for line in (workspace / "data/train.medium.jsonl").read_text().splitlines()]
     assert simple == [row for row, count in zip(rows, counts, strict=True) if 1 <= count <= 3]
     assert medium == [row for row, count in zip(rows, counts, strict=True) if 4 <= count <= 8]
     assert simple

@@ -67,9 +67,9 @@ def expect(
     if checkpoint.plan is not None:
         return _of_plan(checkpoint.plan, f"the run's plan, {checkpoint.plan_path}", kind)
     if config is not None:
+        from swiftalign.data.files import UNKNOWN
         from swiftalign.plan.read import read_model
         from swiftalign.plan.resolve import resolve
-        from swiftalign.plan.schedule import UNKNOWN
 
         return _of_plan(resolve(config, read_model(config), rows=UNKNOWN), "the config", kind)
     if kind == "adapter":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -102,11 +103,14 @@ def _card(text: str) -> Card:
 
 
 def _what_fits(config: Config, modules: Model, plan: TuningPlan, card: Card) -> WhatFits:
+    from swiftalign.data.encoding import encoding_of
+    from swiftalign.data.rows import Rows
     from swiftalign.speed.choose import choose_for_card
     from swiftalign.speed.rows import rows_of
     from swiftalign.speed.what_fits import what_fits
 
-    rows = rows_of(config) if config.data.train else []
+    files = [Path(name) for name in config.data.train]
+    rows = rows_of(Rows(files), encoding_of(config)) if files else []
     plan, choices, predictor = choose_for_card(config, modules, plan, card, rows)
     if predictor is None:
         raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from swiftalign.config.sections import Config
     from swiftalign.export.export import ExportReport
     from swiftalign.plan.plan import TuningPlan
+    from swiftalign.preview.drift import DriftReport
     from swiftalign.runs.history import RunState
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -311,3 +312,28 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
     print_table(table, console)
     for estimate in found.estimates:
         console.print(f"note  {estimate}", style="dim", soft_wrap=True)
+
+
+def print_drift(report: DriftReport, console: Console) -> None:
+    """A row for each operation and each kind of target on which it has an effect."""
+    table = new_table("operation", "kind")
+    for column in ("samples", "targets", "clipped", "dropped", "inflated", "mean", "max", "drift"):
+        table.add_column(column, justify="right")
+    for effect in report.effects:
+        if effect.kind == "all" or effect.drift or effect.inflated:
+            counts = (effect.samples, effect.targets, effect.clipped, effect.dropped)
+            sizes = ["-"] * 3
+            if effect.mean_inflation is not None:
+                sizes = [f"{effect.inflated:,}", f"{effect.mean_inflation:.2f}", f"{effect.max_inflation:.2f}"]
+            cells = [effect.operation, effect.kind, *(f"{count:,}" for count in counts), *sizes]
+            style = "bold" if effect.operation == effect.kind == "all" else None
+            table.add_row(*cells, f"{100 * effect.drift:.2f}%", style=style)
+    console.print(f"{report.rows:,} rows, {report.samples:,} samples", style="dim")
+    console.print(table)
+    for operation, reasons in report.left_out.items():
+        for reason, count in reasons.items():
+            console.print(f"not applied  {operation}: {reason} ({counted(count, 'sample')})", soft_wrap=True)
+    if report.passed_over:
+        console.print(f"passed over  {report.passed_over:,} rows in ms-swift's layout: nothing moves in them")
+    if report.seconds_per_image is not None:
+        console.print(f"time         {1000 * report.seconds_per_image:.1f} ms to open and augment an image")

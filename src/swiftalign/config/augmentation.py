@@ -160,7 +160,6 @@ _GEOMETRY = (Hflip, Rotate, Scale, ResizeByScale)
 _COLOURS = (ColorJitter, Gamma, Hsv, Clahe, Sharpness, Solarize, Posterize)
 # Name of an operation -> its parameters. The name is that of the class in snake_case.
 PARAMETERS = {to_snake(kind.__name__): kind for kind in (*_GEOMETRY, *_COLOURS, PadToMultiple)}
-GEOMETRIC = ("hflip", "rotate", "scale", "resize_by_scale", "pad_to_multiple")
 IMGAUG = "imgaug."  # prefix of imgaug's own augmenters, e.g. imgaug.MotionBlur
 
 

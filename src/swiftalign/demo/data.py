@@ -12,6 +12,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
+from swiftalign.data.records import Size
 from swiftalign.demo.camera import photograph
 from swiftalign.problems import DataError
 
@@ -31,7 +32,6 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 
-Size = tuple[int, int]
 Colour = tuple[int, int, int]
 Drawn = tuple[str, list[float]]  # the key of a target in a row, and its numbers
 

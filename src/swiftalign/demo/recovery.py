@@ -23,7 +23,7 @@ from rich.table import Table
 
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.images import open_image
-from swiftalign.data.records import Target
+from swiftalign.data.records import TextTarget
 from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
 from swiftalign.preview.contact_sheet import render_sheet
@@ -89,11 +89,13 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
         ]
         strips.append(Strip(index, images[1], tuple(panels)))
     heading = "through a new camera, before and after training the aligner"
-    return render_sheet(strips, heading, title="Where the objects are", fates=False)
+    return render_sheet(strips, heading, title="Where the objects are", with_losses=False)
 
 
-def _shape(target: Target) -> Shape:
-    return Shape(target.kind, target.label, tuple((x / 1000, y / 1000) for x, y in target.points))
+def _shape(target: TextTarget) -> Shape:
+    from swiftalign.preview.strips import Shape
+
+    return Shape(target.kind, target.label, target.in_shares().points)
 
 
 def main() -> None:

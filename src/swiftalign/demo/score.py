@@ -12,8 +12,10 @@ from typing import Any
 
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import parse_answer
-from swiftalign.data.images import open_image
-from swiftalign.data.records import Record, read_rows, to_record
+from swiftalign.data.formats.own import GroundingRow
+from swiftalign.data.images import image_size, open_image
+from swiftalign.data.records import Record
+from swiftalign.data.rows import Rows
 from swiftalign.data.text import answer, to_messages
 
 BATCH = 32
@@ -29,7 +31,7 @@ def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = B
         records = ordered[first : first + batch]
         longest = max(write.tokens(answer(record.targets, width, height)) for record, width, height in records)
         for (record, width, height), text in zip(records, write(records, longest + _MORE), strict=True):
-            truth = parse_answer(answer(record.targets, width, height)).targets
+            truth = [target.in_text(width, height) for target in record.targets]
             scores.add(parse_answer(text), truth, width, height)
     return scores
 
@@ -38,11 +40,12 @@ Sized = tuple[Record, int, int]
 
 
 def read_sized(rows: Path) -> Iterator[Sized]:
-    """Records with coordinates in pixels, and the width and height of their images."""
-    for _, row in read_rows(rows):
-        record = to_record(row, rows.parent)
-        height, width = open_image(record.images[0]).shape[:2]
-        yield record.in_pixels(width, height), width, height
+    """Records in pixels, with the sizes of their images."""
+    read = Rows([rows])
+    for row in map(read.row, range(len(read))):
+        if isinstance(row, GroundingRow):
+            size = image_size(row.images[0])
+            yield row.record(*size), *size
 
 
 @dataclass(frozen=True)

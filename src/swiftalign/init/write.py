@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from swiftalign.data.files import count_lines
 from swiftalign.init.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
-from swiftalign.plan.schedule import ROWS_PER_STEP, count_rows
+from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import SwiftalignError, counted
 
 
@@ -131,7 +132,7 @@ def _steps(train: str | None) -> int | None:
     """Steps of the recipe's three epochs; None where the data is not there yet."""
     if train is None or not Path(train).expanduser().is_file():
         return None
-    return 3 * max(1, -(-count_rows(Path(train).expanduser()) // ROWS_PER_STEP))
+    return 3 * max(1, -(-count_lines(Path(train).expanduser()) // ROWS_PER_STEP))
 
 
 def write_schema(folder: Path) -> None:

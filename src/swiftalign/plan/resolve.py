@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 
 from swiftalign.config.sections import Config, TunerSection
+from swiftalign.data.files import RowCounts, count_rows
 from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import COMPONENTS, Component, Kind, Model
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
-from swiftalign.plan.schedule import RowCounts, count_rows_of, read_schedule
+from swiftalign.plan.schedule import read_schedule
 from swiftalign.plan.selection import Selection, select
 
 # transformers decays no bias and no normalisation weight: by name, and LayerNorm by class.
@@ -56,7 +57,7 @@ def resolve(
         optimizer=optimizer_name(config),
         rates=rates,
         groups=tuple(optimizer_groups(config, rates, trainables)),
-        schedule=read_schedule(config, rows or count_rows_of(config), processes=processes, fitting=fitting),
+        schedule=read_schedule(config, rows or count_rows(config), processes=processes, fitting=fitting),
     )
 
 

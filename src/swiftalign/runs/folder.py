@@ -6,22 +6,24 @@ import fcntl
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.config.sections import Config
+from swiftalign.data import rows
+from swiftalign.data.scan import DataReport
 from swiftalign.files import write_whole
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.plan.schedule import LeftOut
 from swiftalign.problems import RunFolderError
 from swiftalign.speed.choices import Choices
 from swiftalign.versions import versions
 from swiftalign.yaml12 import dump_yaml
 
 CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "data.json", "left_out.json"
-VERSIONS_FILE, CHOICES_FILE, PICTURE_FILE = "versions.json", "speed.json", "loss.png"
+VERSIONS_FILE, CHOICES_FILE, INDEX_FILE = "versions.json", "speed.json", "rows.npz"
+PICTURE_FILE = "loss.png"
 LOCK_FILE = ".lock"
 START_FILE = ".start"
 STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end
@@ -108,17 +110,18 @@ def write_run_files(
     folder: Path,
     config: Config,
     plan: TuningPlan,
-    left_out: LeftOut | None = None,
-    digests: Mapping[str, str] | None = None,
+    data: DataReport | None = None,
     choices: Choices | None = None,
 ) -> None:
-    """Write configuration, plan, digests of the data, rows that are left out, versions, and the choices for speed."""
+    """Write configuration, plan, versions, the choices for speed, and what was found in the data."""
     write_config(folder, config)
     try:
-        if left_out:
-            lines = {str(path): list(numbers) for path, numbers in left_out.items()}
+        if data:
+            write_whole(folder / INDEX_FILE, rows.index_to_bytes(data.index))
+        if data and data.left_out:
+            lines = {str(path): numbers for path, numbers in data.left_out.items()}
             write_whole(folder / LEFT_OUT_FILE, json.dumps(lines) + "\n")
-        write_whole(folder / DATA_FILE, json.dumps(digests or {}, indent=1) + "\n")
+        write_whole(folder / DATA_FILE, json.dumps(data.digests if data else {}, indent=1) + "\n")
         write_whole(folder / CHOICES_FILE, (choices or Choices(plan.schedule.batch)).to_json())
         write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_whole(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
@@ -126,11 +129,17 @@ def write_run_files(
         raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
-def read_left_out(folder: Path) -> LeftOut:
+def read_left_out(folder: Path) -> rows.LeftOut:
     """The rows that a run does not use, by file."""
     path = folder / LEFT_OUT_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {Path(name): lines for name, lines in values.items()}
+
+
+def read_index(folder: Path) -> rows.Index:
+    """The data files of a run with the positions of their rows; empty for a run of a release that kept none."""
+    path = folder / INDEX_FILE
+    return rows.read_index(path) if path.exists() else {}
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,11 @@ def require_same_config(folder: Path, config: Config) -> None:
         raise RunFolderError("\n".join([f"{folder}: the run began with another config:", *lines, *rest]), _ANEW)
 
 
-def require_same_run(folder: Path, config: Config, plan: TuningPlan) -> None:
+def require_same_run(folder: Path, config: Config, plan: TuningPlan, digests: Mapping[str, str]) -> None:
     """Compare a configuration, its plan and its data with those that a run began with.
+
+    Args:
+        digests: SHA-256 of each data file, by path.
 
     Raises:
         RunFolderError: the folder holds no run, or another one.
@@ -87,7 +89,7 @@ def require_same_run(folder: Path, config: Config, plan: TuningPlan) -> None:
         raise RunFolderError(
             f"{folder}: the model, the number of rows or the number of processes has changed since the run began", _ANEW
         )
-    _require_same_data(folder, config)
+    _require_same_data(folder, digests)
 
 
 _ANEW = "undo the change, or start a new run: --set training.output_dir=runs/NAME"
@@ -112,21 +114,12 @@ def _essence(plan: TuningPlan) -> tuple[Any, ...]:
     return plan.trainables, plan.tensors, plan.dtype, plan.schedule
 
 
-def data_digests(config: Config) -> dict[str, str]:
-    """SHA-256 of the files that rows come from, by path."""
-    digests = {}
-    for name in dict.fromkeys((*config.data.train, *config.data.val)):
-        with Path(name).open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _require_same_data(folder: Path, config: Config) -> None:
+def _require_same_data(folder: Path, digests: Mapping[str, str]) -> None:
     try:
         began = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
-    for name, digest in data_digests(config).items():
+    for name, digest in digests.items():
         if began.get(name) != digest:
             raise RunFolderError(f"{name} has changed since the run began", _ANEW)
 

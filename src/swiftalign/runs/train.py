@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import Config
-from swiftalign.data.length_limit import length_limit
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.files import UNKNOWN, require_training_data
 from swiftalign.data.metrics import METRICS
-from swiftalign.data.tokens import pixel_limits
+from swiftalign.data.rows import Rows
+from swiftalign.data.scan import DataReport, read_data
 from swiftalign.files import short_path
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
-from swiftalign.plan.schedule import UNKNOWN, LeftOut, count_rows_of, require_training_data
 from swiftalign.preflight.check import preflight
+from swiftalign.preflight.data import scored_kind
 from swiftalign.problems import PreflightError, Problem, SwiftalignError, blocking
 from swiftalign.runs.events import Event, outcome, read_events
 from swiftalign.runs.folder import (
@@ -37,10 +39,11 @@ from swiftalign.runs.folder import (
 from swiftalign.runs.launch import follow_training
 from swiftalign.runs.picture import draw_run
 from swiftalign.runs.processes import Processes
-from swiftalign.runs.resume import data_digests, newest_sound, require_same_config, require_same_run, set_aside
+from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run, set_aside
 from swiftalign.speed.cards import Card, present_card
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import choose_for_card
+from swiftalign.speed.rows import rows_of
 
 Listener = Callable[[Event], None]
 ONE = Processes()
@@ -51,13 +54,13 @@ class Part:
     """A run, or one phase of a run, that has passed pre-flight.
 
     Attributes:
-        left_out: rows that are too long and not trained on, by file.
+        data: what the pass over the data has found.
         choices: how the run is made fast.
     """
 
     config: Config
     plan: TuningPlan
-    left_out: LeftOut
+    data: DataReport
     choices: Choices
 
 
@@ -148,40 +151,17 @@ def _prepare(
 ) -> Part:
     # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
     stop_at_errors(preflight(config, model, resolve(config, model, rows=UNKNOWN, processes=processes.total)))
-    left_out = _check_data(config, stop_at_errors, listen)
-    counts = count_rows_of(config, left_out)
-    plan = resolve(config, model, rows=counts, processes=processes.total)
+    data = read_data(config, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
+    stop_at_errors([*data.findings, *scored_kind(config, data.kinds)])
+    plan = resolve(config, model, rows=data.rows, processes=processes.total)
     stop_at_errors(preflight(config, model, plan))
-    rows = []
+    sample = []
     if card:
-        from swiftalign.speed.rows import rows_of
-
-        rows = rows_of(config, left_out)
-    plan, choices, _ = choose_for_card(config, model, plan, card, rows, counts=counts)
+        rows = Rows([Path(name) for name in config.data.train], data.left_out, config.data.text, data.index)
+        sample = rows_of(rows, encoding_of(config))
+    plan, choices, _ = choose_for_card(config, model, plan, card, sample, counts=data.rows)
     stop_at_errors(preflight(config, model, plan))
-    return Part(config, plan, left_out, choices)
-
-
-def _check_data(config: Config, stop_at_errors: Callable[[list[Problem]], None], listen: Listener) -> LeftOut:
-    """Look at every row before anything trains; returns those that are too long, where they are to be dropped."""
-    from swiftalign.data.scan import scan  # numpy
-    from swiftalign.preflight.data import scored_kind
-
-    data = config.data
-    files, limit = [Path(name) for name in (*data.train, *data.val)], length_limit(config)
-    count_rows_of(config)
-    report = scan(
-        files,
-        max_length=limit.most if limit else None,
-        too_long=data.too_long,
-        limits=pixel_limits(data.max_pixels),
-        tokenizer=limit.tokenizer if limit else None,
-        text=data.text,
-        system=data.system,
-        progress=lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})),
-    )
-    stop_at_errors([*report.findings, *scored_kind(config, report.kinds)])
-    return report.left_out(files)
+    return Part(config, plan, data, choices)
 
 
 def train(
@@ -257,8 +237,8 @@ def _run(
     if resume and (ended := outcome(folder)) and ended.kind == "done":
         listen(Event("finished-before", {"folder": folder, "step": ended.values["step"]}))
         return _result(folder, [ended], 0.0)
-    checkpoint = _resume(folder, config, plan, listen) if resume else None
-    write_run_files(folder, config, plan, part.left_out, data_digests(config), part.choices)
+    checkpoint = _resume(folder, part, listen) if resume else None
+    write_run_files(folder, config, plan, part.data, part.choices)
     write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
     listen(Event("begin", {"folder": folder, "plan": plan, "choices": part.choices}))
     began, events = time.monotonic(), []
@@ -277,16 +257,16 @@ def _is_local(config: Config) -> bool:
     return Path(config.model.path).is_absolute()
 
 
-def _resume(folder: Path, config: Config, plan: TuningPlan, listen: Listener) -> Path | None:
+def _resume(folder: Path, part: Part, listen: Listener) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins."""
     if not holds_run(folder):
         listen(Event("resume", {"text": f"no run in {short_path(folder)}: it begins now"}))
         return None
-    require_same_run(folder, config, plan)
+    require_same_run(folder, part.config, part.plan, part.data.digests)
     for change in versions_changed(folder):
         listen(Event("resume", {"text": f"{change}: the result may differ"}))
     listen(Event("progress", {"text": "checking checkpoints"}))
-    resumption = newest_sound(folder, plan)
+    resumption = newest_sound(folder, part.plan)
     for damaged, reason in resumption.damaged:
         listen(Event("resume", {"text": f"passing over {damaged.name}: {reason}"}))
     set_aside(resumption)

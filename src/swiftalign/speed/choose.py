@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from swiftalign.config.deepspeed import zero_section
 from swiftalign.config.sections import Config
+from swiftalign.data.files import RowCounts
 from swiftalign.model.families import find
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
-from swiftalign.plan.schedule import RowCounts
 from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
 from swiftalign.speed.choices import Choices, Kernels

@@ -25,7 +25,7 @@ from swift.utils import unwrap_model_for_generation
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.metrics import METRICS
-from swiftalign.data.records import Target
+from swiftalign.data.records import TextTarget
 from swiftalign.problems import DataError
 
 # An answer may be longer than the true one by this factor, and by this many tokens.
@@ -41,14 +41,14 @@ class Question:
     Attributes:
         index: number of the row, whose image is opened only when the question is asked.
         answer: the true answer's text, as the model is trained to write it.
-        truth: the true answer's targets, with coordinates 0..1000 relative to the image's sides.
+        truth: the true answer's targets.
         width: width of the image in pixels.
         height: height of the image in pixels.
     """
 
     index: int
     answer: str
-    truth: tuple[Target, ...]
+    truth: tuple[TextTarget, ...]
     width: int
     height: int
 

@@ -16,13 +16,13 @@ from swift.pipelines.train.sft import SwiftSft
 from swiftalign.augment.pipeline import run_pipeline
 from swiftalign.augment.rows import AugmentedRows
 from swiftalign.config.sections import Config
-from swiftalign.data.rows import JsonlRows
-from swiftalign.data.tokens import pixel_limits
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.rows import Rows
 from swiftalign.model.families import find
 from swiftalign.model.template import use_own_tokens
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import split_rows
-from swiftalign.runs.folder import read_left_out
+from swiftalign.runs.folder import read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
 from swiftalign.worker.batches import FilledRows, replaces_dataloader, train_dataloader
@@ -53,7 +53,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     """
 
     callback: PlanCallback
-    rows: JsonlRows
+    rows: Rows
 
     def __init__(
         self, arguments: list[str], config: Config, plan: TuningPlan, choices: Choices, weights: Path | None
@@ -67,11 +67,12 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         # Not by ms-swift's argument, which insists on flash-attn.
         self.template.padding_free = self.choices.padding_free
 
-    def _get_dataset(self) -> tuple[JsonlRows | AugmentedRows, JsonlRows | None]:
+    def _get_dataset(self) -> tuple[Rows | AugmentedRows, Rows | None]:
         args, config = self.args, self.config
-        left_out = read_left_out(Path(args.output_dir))
+        folder = Path(args.output_dir)
+        index, left_out = read_index(folder), read_left_out(folder)
         train, val = (
-            JsonlRows([Path(name) for name in names], left_out, config.data.text) if names else None
+            Rows([Path(name) for name in names], left_out, config.data.text, index) if names else None
             for names in (args.dataset, args.val_dataset)
         )
         assert train is not None
@@ -118,7 +119,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         sync_free = choices.padding_free and family is not None and family.sync_free
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             loader = SyncFreeLoader if sync_free else DataLoaderShard
-            limits = pixel_limits(config.data.max_pixels)
+            limits = encoding_of(config).limits
             lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if sync_free:
