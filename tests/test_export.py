@@ -24,7 +24,7 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
 from swiftalign.export.export import export
-from swiftalign.model.read import read_model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
 from swiftalign.runs.folder import write_run_files

@@ -14,9 +14,9 @@ from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
 from swiftalign.demo.workspace import TINY_TRAINING
 from swiftalign.init.recipes import RECIPES, write_config
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.plan import TuningPlan, read_plan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import PlanMismatchError, RunFolderError, TrainingError
 from swiftalign.runs.folder import locked, write_run_files

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from swiftalign.methods.keys import PeftKey, exactly
+from swiftalign.model.families import merger_layers
 from swiftalign.problems import ModelError
 
 if TYPE_CHECKING:
@@ -138,8 +139,7 @@ class AdapterConfig:
 
     def reaches(self, merger: str) -> bool:
         """Whether anything of a merger is adapted or saved."""
-        layers = (f"{merger}.linear_fc1", f"{merger}.linear_fc2")
-        return self.saves(merger) or any(self.adapts(layer) for layer in layers)
+        return self.saves(merger) or any(self.adapts(layer) for layer in merger_layers(merger))
 
     def size_of(self, layer: str) -> int | None:
         """A layer's rank or number of frequencies: from the first pattern that matches, else the general one.

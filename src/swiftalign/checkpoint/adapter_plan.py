@@ -11,10 +11,10 @@ from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.config.sections import Config, ModelSection
 from swiftalign.data.files import UNKNOWN
 from swiftalign.methods.keys import ADAPTER_PREFIX, RANK_SIDES, PeftKey
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model, is_inside
 from swiftalign.plan.plan import Trainable, TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError
 

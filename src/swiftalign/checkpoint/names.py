@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.methods.keys import ADAPTER_PREFIX
-from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.families import absent_mergers, mergers_of, shape_fits
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem, counted
 from swiftalign.problems import names as some
@@ -17,7 +17,6 @@ from swiftalign.problems import names as some
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|base_model\.model|modules_to_save|default|original_module)\.|\.default$"
 )
-_MERGER = re.compile(r"(?:^|\.)visual\.(merger|deepstack_merger_list\.\d{1,3})\.")
 
 
 def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[Problem]:
@@ -38,10 +37,10 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     yield from _renamed(renamed)
     missing = [name for name in missing if name not in renamed.values()]
     if missing:
-        kept = set(_mergers(expected.keys() - missing))
-        gone = [part for part in _mergers(missing) if part not in kept]
+        kept = set(mergers_of(expected.keys() - missing))
+        gone = [part for part in mergers_of(missing) if part not in kept]
         if gone:
-            message = f"nothing of {some(f'visual.{part}' for part in gone)}"
+            message = f"nothing of {some(gone)}"
             yield Problem("aligner-part-missing", message, "merged, the rest alone would change the model")
         message = f"{counted(len(missing), 'tensor')} missing: {some(missing)}"
         yield Problem("tensor-missing", message, "take another checkpoint, or save it again")
@@ -86,27 +85,17 @@ def _check_wrappers(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 
 def _check_mergers(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Without expected tensors: a checkpoint with one merger of Qwen3-VL holds all, or all that its adapter reaches."""
-    parts = _mergers(checkpoint.weights.infos)
-    lists = [int(part.rpartition(".")[2]) for part in parts if part != "merger"]
-    whole = {"merger", *(f"deepstack_merger_list.{index}" for index in range(max([2, *lists]) + 1))}
-    gone = [f"{QWEN3_VL.vit[0]}.{part}" for part in sorted(whole - set(parts))]
-    if parts and checkpoint.adapter is not None:
+    """Without expected tensors: a checkpoint with one merger holds all of them, or all that its adapter reaches."""
+    gone = absent_mergers(checkpoint.weights.infos)
+    if checkpoint.adapter is not None:
         gone = [part for part in gone if checkpoint.adapter.reaches(part)]
-    if parts and gone:
+    if gone:
         yield Problem("aligner-part-missing", f"nothing of {some(gone)}", "give --config or --base to check by name")
 
 
-def _mergers(names: Iterable[str]) -> list[str]:
-    matches = (_MERGER.search(name) for name in names)
-    return list(dict.fromkeys(match[1] for match in matches if match))
-
-
 def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bool:
-    if found.shape == expected.shape:
+    if shape_fits(found, expected):
         return True
-    if ".mlp.experts." in found.name and len(found.shape) == 3:  # the published models' layout: [experts, in, out]
-        return found.shape == (expected.shape[0], *reversed(expected.shape[1:]))
     if not ranks_may_shrink or "lora_" not in found.name or len(found.shape) != len(expected.shape):
         return False
     return all(side <= most for side, most in zip(found.shape, expected.shape, strict=True))

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from swiftalign.config.augmentation import AugmentationSection, Strict
 from swiftalign.config.yaml import Mapping
-from swiftalign.model.tree import Component
+from swiftalign.model.tree import Component, ModelSource
 
 TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
 
@@ -293,6 +293,19 @@ class Config(Section):
     def where_given(self, section: str, *keys: str) -> str:
         """``file:line`` of the first of these keys that the file gives; of the section if it gives none of them."""
         return self.where(section, next((key for key in keys if getattr(self, section).given(key)), keys[0]))
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the base model comes from, and how it is to be loaded."""
+        return ModelSource(
+            self.model.path,
+            self.model.revision,
+            self.hub,
+            self.model.type,
+            self.model.dtype,
+            self.model.trust_remote_code,
+            self.where("model", "path"),
+        )
 
     @property
     def handed_through(self) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.plan.schedule import adalora_schedule
 
 SCHEMA_FILE = "swiftalign.schema.json"
 
-ALIGNER_LINEAR = r"'^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$'"
+ALIGNER_LINEAR = f"'{QWEN3_VL.aligner_regex}'"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ RECIPES: dict[str, Recipe] = {
         "train_type: lora\n"
         "target_regex: '^$'   # no adapter layers\n"
         "modules_to_save:   # train whole: merger and deepstack mergers\n"
-        "  - model.visual.merger\n"
-        "  - model.visual.deepstack_merger_list\n",
+        + "".join(f"  - {name}\n" for name in QWEN3_VL.architecture.aligner),
         "1.0e-4",
     ),
     "lora": Recipe(
