@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
+from swiftalign.checkpoint.adapter_plan import plan_of_adapter
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.checkpoint.weights import Kind
+from swiftalign.config.sections import Config, ModelSection
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.qwen3_vl import NAME_TABLES, QWEN3_VL, tensors_of_config
+from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError, SwiftalignError
-
-if TYPE_CHECKING:
-    from swiftalign.config.sections import Config
-    from swiftalign.plan.plan import TuningPlan
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,6 @@ def expect(
 
 def _plan_of_config(config: Config) -> TuningPlan:
     """The plan, without reading the data: steps do not matter to a checkpoint, and the data may have moved."""
-    from swiftalign.model.read import read_model
-    from swiftalign.plan.resolve import resolve
-
     without_data = config.model_copy(update={"data": config.data.model_copy(update={"train": [], "val": []})})
     return resolve(without_data, read_model(config))
 
@@ -87,9 +84,6 @@ def _plan_of_config(config: Config) -> TuningPlan:
 def _of_plan(plan: TuningPlan, source: str, kind: Kind) -> Expectation:
     if kind != "model" or plan.train_type == "full":
         return Expectation(source, {tensor.name: tensor for tensor in plan.tensors}, plan)
-    from swiftalign.config.sections import Config, ModelSection
-    from swiftalign.model.read import read_model
-
     try:  # a merged model: the base's own tensors
         model = read_model(Config(model=ModelSection(path=plan.model)))
     except (SwiftalignError, OSError):
@@ -105,8 +99,6 @@ def _of_adapter(adapter: AdapterConfig | None, base: Path | None) -> Expectation
     if adapter.unplanned:
         reason = f"adapter_config.json sets {', '.join(adapter.unplanned)}, which can't be planned"
         return Expectation(f"nothing: no plan, and {reason}")
-    from swiftalign.checkpoint.adapter_plan import plan_of_adapter
-
     try:
         plan, optional = plan_of_adapter(adapter, base)
     except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError):
@@ -122,9 +114,9 @@ def _of_model(folder: Path, base_tensors: dict[str, StoredTensor]) -> Expectatio
     try:
         values = read_json(folder / "config.json")
         if values.get("model_type") not in NAME_TABLES:
-            return Expectation("nothing: the config is of no known model")
+            return Expectation("nothing: config.json does not name a known model_type")
         tensors = {tensor.name: tensor for tensor in tensors_of_config(values)}
     except (ModelError, KeyError, TypeError, AttributeError):
-        return Expectation("nothing: the config can't be read, or leaves sizes out")
+        return Expectation("nothing: config.json can't be read, or lacks sizes")
     optional = {"lm_head.weight", *base_tensors} - set(tensors)
     return Expectation("the model's config.json", tensors, dtypes=False, optional=frozenset(optional))
