@@ -217,7 +217,7 @@ callbacks_map["dying"] = Dying
     [
         pytest.param("raise ValueError('no more')", "error: ValueError: no more", id="error", marks=pytest.mark.long),
         pytest.param(
-            "os.kill(os.getpid(), 9)", "error: one of the training processes was ended by SIGKILL", id="SIGKILL"
+            "os.kill(os.getpid(), 9)", "error: one of the training processes was killed by SIGKILL", id="SIGKILL"
         ),
     ],
 )

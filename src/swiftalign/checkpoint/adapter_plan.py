@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.config.sections import Config, ModelSection
+from swiftalign.data.files import UNKNOWN
 from swiftalign.methods.keys import ADAPTER_PREFIX, RANK_SIDES, PeftKey
 from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import TensorInfo
@@ -33,7 +35,7 @@ def plan_of_adapter(adapter: AdapterConfig, base: Path | None) -> tuple[TuningPl
     config = Config(model=ModelSection(path=place))
     model = read_model(config)
     adapted = [module.name for module in model if adapter.adapts(module.name)]
-    plan = resolve(config.model_copy(update={"tuner": adapter.tuner(adapted)}), model)
+    plan = resolve(config.model_copy(update={"tuner": adapter.tuner(adapted)}), model, rows=UNKNOWN)
     trainables = (*(_resized(item, adapter) for item in plan.trainables), *_extras(adapter, model, plan))
     tensors = tuple(TensorInfo(item.key, item.shape, item.dtype) for item in trainables)
     # The base is called as the adapter calls it: --base is compared with that name elsewhere.
@@ -71,7 +73,7 @@ def _extras(adapter: AdapterConfig, model: Model, plan: TuningPlan) -> Iterator[
             yield _extra(key, "adapter", shape, model)
 
 
-def _extra(key: PeftKey, how: str, shape: tuple[int, ...], model: Model) -> Trainable:
+def _extra(key: PeftKey, how: Literal["adapter", "whole"], shape: tuple[int, ...], model: Model) -> Trainable:
     """A parameter that trains; nothing in a checkpoint depends on its dtype, or on whether it decays."""
     component = model.component(key.layer)
     return Trainable(str(key), str(key), key.layer, component, how, shape, model.dtype, decays=False)

@@ -11,6 +11,7 @@ from swiftalign.checkpoint.adapter_plan import plan_of_adapter
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.checkpoint.weights import Kind
 from swiftalign.config.sections import Config, ModelSection
+from swiftalign.data.files import UNKNOWN
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.qwen3_vl import NAME_TABLES, QWEN3_VL, tensors_of_config
 from swiftalign.model.read import read_model
@@ -67,18 +68,12 @@ def expect(
     if checkpoint.plan is not None:
         return _of_plan(checkpoint.plan, f"the run's plan, {checkpoint.plan_path}", kind)
     if config is not None:
-        return _of_plan(_plan_of_config(config), "the config", kind)
+        return _of_plan(resolve(config, read_model(config), rows=UNKNOWN), "the config", kind)
     if kind == "adapter":
         return _of_adapter(checkpoint.adapter, base)
     if kind == "model":
         return _of_model(checkpoint.folder, base_tensors)
     return Expectation("nothing: no plan, and no config is given")
-
-
-def _plan_of_config(config: Config) -> TuningPlan:
-    """The plan, without reading the data: steps do not matter to a checkpoint, and the data may have moved."""
-    without_data = config.model_copy(update={"data": config.data.model_copy(update={"train": [], "val": []})})
-    return resolve(without_data, read_model(config))
 
 
 def _of_plan(plan: TuningPlan, source: str, kind: Kind) -> Expectation:

@@ -15,8 +15,7 @@ from unittest import mock
 
 from swiftalign.export.source import Source
 from swiftalign.methods.keys import PeftKey, exactly
-from swiftalign.model.bytes import to_float
-from swiftalign.model.safetensors import StoredTensor
+from swiftalign.model.bytes import cast, load, read_bytes
 from swiftalign.model.tree import is_inside
 from swiftalign.problems import ExportError
 
@@ -36,54 +35,6 @@ def merged_values(source: Source, dtype: str | None = None) -> Iterator[tuple[st
     if source.adapted:
         merge = {"BOFT": _merge_boft, "FOURIERFT": _merge_fourierft}.get(source.adapter["peft_type"], _merge_adapters)
         yield from merge(source, dtype)
-
-
-def read_bytes(tensor: StoredTensor) -> bytes:
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.begin)
-        data = file.read(tensor.end - tensor.begin)
-    if len(data) != tensor.end - tensor.begin:
-        raise ExportError(f"{tensor.file}: {tensor.info.name!r} is cut short")
-    return data
-
-
-def cast(data: bytes, dtype: str, target: str) -> bytes:
-    """Float bytes in another dtype, rounded to the nearest, ties to even, as torch casts.
-
-    >>> cast(bytes.fromhex("0000803f"), "float32", "bfloat16").hex()
-    '803f'
-    """
-    if dtype == target:
-        return data
-    import numpy as np
-
-    plain = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
-    if dtype == "bfloat16":
-        values = to_float(data, dtype)
-    elif dtype in plain:
-        values = np.frombuffer(data, dtype=plain[dtype])
-    else:
-        raise ExportError(f"can't convert {dtype} weights to {target}")
-    if target in plain:
-        with np.errstate(over="ignore", invalid="ignore"):
-            converted: bytes = values.astype(plain[target]).tobytes()
-            return converted
-    if target != "bfloat16":
-        raise ExportError(f"can't convert weights to {target}")
-    return _to_bfloat16(values)
-
-
-def _to_bfloat16(values: Any) -> bytes:
-    """The upper half of each float32 [n], rounded to nearest by its lower half, ties to even."""
-    import numpy as np
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        bits = values.astype(np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    # NaN would overflow into infinity: torch has one pattern for all.
-    rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = 0x7FC0
-    half: bytes = rounded.astype(np.uint16).tobytes()
-    return half
 
 
 def _merge_adapters(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
@@ -188,7 +139,7 @@ def _layer(name: str, source: Source, dtype: str | None) -> nn.Module:
 
     weight = load(source.base_tensors[f"{name}.weight"], dtype)
     bias = source.base_tensors.get(f"{name}.bias")
-    embeds = any(f"{name}.lora_embedding_A" in key for key in source.verification.checkpoint.weights.infos)
+    embeds = any(f"{name}.lora_embedding_A" in key for key in source.tensors)
     with torch.device("meta"):
         if embeds:
             module: nn.Module = nn.Embedding(*weight.shape)
@@ -201,16 +152,6 @@ def _layer(name: str, source: Source, dtype: str | None) -> nn.Module:
     if bias is not None:
         module.bias = nn.Parameter(load(bias, dtype), requires_grad=False)
     return module
-
-
-def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
-    """A stored tensor, cast where a dtype is given."""
-    import torch
-
-    data = bytearray(read_bytes(tensor))
-    stored: torch.dtype = getattr(torch, tensor.info.dtype)
-    values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
-    return values if dtype is None else values.to(getattr(torch, dtype))
 
 
 def _merge_fourierft(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:

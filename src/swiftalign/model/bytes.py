@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swiftalign.model.safetensors import ITEM_SIZES, StoredTensor
+from swiftalign.problems import ExportError
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK_BYTES = 1 << 20  # fits into a core's cache: each block is passed over more than once
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -79,3 +83,56 @@ def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:
             change = np.abs(to_float(mine, dtypes[0]) - to_float(theirs, dtypes[1])).max()
         largest = max(largest, least, float("inf") if np.isnan(change) else float(change))
     return largest
+
+
+def read_bytes(tensor: StoredTensor) -> bytes:
+    """All bytes of a tensor.
+
+    Raises:
+        ExportError: the file ends before the tensor does.
+    """
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.begin)
+        data = file.read(tensor.end - tensor.begin)
+    if len(data) != tensor.end - tensor.begin:
+        raise ExportError(f"{tensor.file}: the file ends inside {tensor.info.name!r}")
+    return data
+
+
+def cast(data: bytes, dtype: str, target: str) -> bytes:
+    """Float bytes in another dtype, rounded to the nearest, ties to even, as torch casts.
+
+    >>> cast(bytes.fromhex("0000803f"), "float32", "bfloat16").hex()
+    '803f'
+
+    Raises:
+        ExportError: one of the dtypes is not float16, bfloat16, float32 or float64.
+    """
+    if dtype == target:
+        return data
+    if not {dtype, target} <= FLOATS:
+        raise ExportError(f"can't convert {dtype} weights to {target}")
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = to_float(data, dtype)
+        if target != "bfloat16":
+            converted: bytes = values.astype(target).tobytes()
+            return converted
+    # bfloat16 is the upper half of float32, rounded by the lower half.
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    # NaN would overflow into infinity; torch writes this one pattern for every NaN.
+    rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = 0x7FC0
+    half: bytes = rounded.astype(np.uint16).tobytes()
+    return half
+
+
+def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
+    """A stored tensor as a torch tensor, cast to ``dtype`` where one is given."""
+    import torch
+
+    data = bytearray(read_bytes(tensor))
+    stored: torch.dtype = getattr(torch, tensor.info.dtype)
+    values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
+    return values if dtype is None else values.to(getattr(torch, dtype))

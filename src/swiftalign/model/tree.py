@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from swiftalign.model.safetensors import TensorInfo
+
+Component = Literal["llm", "vit", "aligner"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 
 class Kind(StrEnum):
@@ -52,12 +55,9 @@ class Architecture:
     vit: tuple[str, ...]
     aligner: tuple[str, ...]
 
-    def component(self, name: str) -> str:
-        """``aligner``, ``vit`` or ``llm``; like ms-swift, what lies outside all prefixes counts with the LLM."""
-        for component, prefixes in (("aligner", self.aligner), ("vit", self.vit)):
-            if is_inside(name, prefixes):
-                return component
-        return "llm"
+    def component(self, name: str) -> Component:
+        """The component of a module or parameter; like ms-swift, what lies outside all prefixes counts with the LLM."""
+        return "aligner" if is_inside(name, self.aligner) else "vit" if is_inside(name, self.vit) else "llm"
 
     def covers(self, name: str) -> bool:
         """Whether a name lies in one of the prefixes: ms-swift's freeze flags reach no other."""
@@ -116,7 +116,7 @@ class Model:
             if is_inside(module.name, [name]):
                 yield from module.weights
 
-    def component(self, name: str) -> str:
+    def component(self, name: str) -> Component:
         return self.architecture.component(name)
 
     def parameters(self) -> Iterator[TensorInfo]:
@@ -125,9 +125,9 @@ class Model:
             yield from (weight for weight in module.weights if weight.name not in self.tied)
 
     @cached_property
-    def totals(self) -> dict[str, int]:
-        """Parameters by component."""
-        counts = {"llm": 0, "vit": 0, "aligner": 0}
+    def totals(self) -> dict[Component, int]:
+        """Number of parameters of each component."""
+        counts = dict.fromkeys(COMPONENTS, 0)
         for weight in self.parameters():
             counts[self.component(weight.name)] += weight.numel
         return counts

@@ -13,37 +13,36 @@ from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import adalora_schedule
 from swiftalign.plan.selection import aligner_regex
-from swiftalign.preflight.settings import where_given
 from swiftalign.problems import Problem
 
 
-def dora(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def dora(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
     if not tuner.use_dora:
         return
     where = config.where("tuner", "use_dora")
     if tuner.train_type != "lora":
         hint = "drop use_dora, or train with LoRA:"
-        fix = {"tuner": {"train_type": "lora", "use_dora": True, "target_regex": aligner_regex(modules)}}
+        fix = {"tuner": {"train_type": "lora", "use_dora": True, "target_regex": aligner_regex(model)}}
         yield Problem("dora-exclusive", f"use_dora does not work with train_type {tuner.train_type}", hint, fix, where)
     elif not plan.adapted:
         own: dict[str, Any] = {
             name: getattr(tuner, name) for name in ("lora_rank", "lora_alpha", "lora_dropout") if tuner.given(name)
         }
-        fix = {"tuner": {"train_type": "lora", "use_dora": True, "target_regex": aligner_regex(modules), **own}}
+        fix = {"tuner": {"train_type": "lora", "use_dora": True, "target_regex": aligner_regex(model), **own}}
         reason = "target_regex '^$' adapts none" if tuner.target_regex in NO_TARGETS else "no layer is adapted"
         message = f"use_dora has no layer to act on: {reason}, and DoRA does nothing for modules_to_save"
         yield Problem("dora-without-layers", message, "DoRA on the aligner's Linear layers:", fix, where)
 
 
-def adalora(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def adalora(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner, total = config.tuner, plan.schedule.adalora_steps
     if tuner.train_type != "adalora":
         return
     if tuner.adalora_target_r >= tuner.adalora_init_r:
         fix: dict[str, Any] = {"tuner": {"adalora_init_r": tuner.adalora_target_r * 3 // 2 + 1}}
         message = f"adalora_target_r {tuner.adalora_target_r} is not below adalora_init_r {tuner.adalora_init_r}"
-        where = where_given(config, "tuner", "adalora_target_r", "adalora_init_r")
+        where = config.where_given("tuner", "adalora_target_r", "adalora_init_r")
         yield Problem("adalora-ranks", message, "start higher:", fix, where)
     if total is not None and tuner.adalora_tinit >= total - tuner.adalora_tfinal:
         yield _adalora_schedule(config, total)
@@ -64,7 +63,7 @@ def _adalora_schedule(config: Config, total: int) -> Problem:
             "adalora_deltaT": min(tuner.adalora_deltaT, gap),
         }
     }
-    where = where_given(config, "tuner", "adalora_tinit", "adalora_tfinal")
+    where = config.where_given("tuner", "adalora_tinit", "adalora_tfinal")
     return Problem("adalora-schedule", message, "a schedule that fits:", fix, where)
 
 
@@ -77,11 +76,11 @@ def _adalora_reload(config: Config, plan: TuningPlan) -> Iterable[Problem]:
     yield Problem("adalora-reload", message, "only checkpoints of this toolkit have it; start anew:", fix, where)
 
 
-def boft(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def boft(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
     if tuner.train_type != "boft":
         return
-    widths = {name: modules.by_name[name].weight.shape[1] for name in plan.adapted}
+    widths = {name: model.by_name[name].weight.shape[1] for name in plan.adapted}
     faults = ((name, boft_fault(width, tuner)) for name, width in widths.items())
     name, fault = next(((name, fault) for name, fault in faults if fault), ("", None))
     if not fault:
@@ -93,15 +92,15 @@ def boft(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
         plain = tuner.model_copy(update={"boft_n_butterfly_factor": 1})
         fix = {"boft_n_butterfly_factor": 1, "boft_block_size": suggest_block_size(every, plain), "boft_block_num": 0}
         hint = "blocks without butterfly factors, which fit every layer:"
-    where = where_given(config, "tuner", "boft_block_num", "boft_block_size", "boft_n_butterfly_factor")
+    where = config.where_given("tuner", "boft_block_num", "boft_block_size", "boft_n_butterfly_factor")
     yield Problem("boft-blocks", f"{name}: {fault}", hint, {"tuner": fix}, where)
 
 
-def fourierft(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def fourierft(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
     if tuner.train_type != "fourierft" or not plan.adapted:
         return
-    sizes = {name: modules.by_name[name].weight.numel for name in plan.adapted}
+    sizes = {name: model.by_name[name].weight.numel for name in plan.adapted}
     name = min(sizes, key=lambda layer: sizes[layer])
     if tuner.fourier_n_frequency > sizes[name]:
         message = f"fourier_n_frequency {tuner.fourier_n_frequency} is more than the {sizes[name]} weights of {name}"
