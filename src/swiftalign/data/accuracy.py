@@ -12,7 +12,7 @@ A true object without a partner costs 1, so that means are over all true objects
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,7 +55,11 @@ class Scores:
         self.malformed += not predicted.sound
         for kind in KINDS:
             self.sums[kind][1] += predicted.malformed.count(kind)
-        for (kind, _), (true, written) in _by_label(truth, predicted.targets).items():
+        groups: dict[tuple[Kind, str], tuple[list[TextTarget], ...]] = defaultdict(lambda: ([], []))
+        for side, targets in enumerate((truth, predicted.targets)):
+            for target in targets:
+                groups[target.kind, target.label.strip().casefold()][side].append(target)
+        for (kind, _), (true, written) in groups.items():
             self.sums[kind] += _score(kind, true, written, width, height)
 
     def merge(self, other: Scores) -> None:
@@ -86,17 +90,6 @@ class Scores:
                 values[f"{kind}_acc75"] = close_hits / true
                 values[f"{kind}_iou"] = 1 - cost / true
         return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
-
-
-Group = tuple[list[TextTarget], list[TextTarget]]
-
-
-def _by_label(truth: Iterable[TextTarget], predicted: Iterable[TextTarget]) -> dict[tuple[Kind, str], Group]:
-    groups: dict[tuple[Kind, str], Group] = defaultdict(lambda: ([], []))
-    for side, targets in enumerate((truth, predicted)):
-        for target in targets:
-            groups[target.kind, target.label.strip().casefold()][side].append(target)
-    return groups
 
 
 def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], width: int, height: int) -> Floats:

@@ -169,12 +169,12 @@ class Format:
 
     Attributes:
         recognise: whether a JSON object is a row of this layout.
-        problems: what is wrong with the layout of a row, the first thing first.
+        problems: what is wrong with the layout of a JSON value.
         read: makes a row without problems from the JSON object and the folder that its image paths count from.
     """
 
     recognise: Callable[[dict[str, Any]], bool]
-    problems: Callable[[dict[str, Any]], Iterator[Problem]]
+    problems: Callable[[Any], Iterator[Problem]]
     read: Callable[[dict[str, Any], Path], Row]
 
 

@@ -163,8 +163,9 @@ class _Scan:
         if self._encoding.max_length and self._encoding.tokenizer and len(known) == len(sizes):
             conversation = self._encoding.conversation(row, known)
             if conversation is None:
-                message = "its length, as it has tools, video, audio or a loss of its own"
-                found.append(Problem("data-unchecked", message))
+                found.append(
+                    Problem("data-unchecked", "its length, as it has tools, video, audio or a loss of its own")
+                )
             elif conversation.most > self._encoding.max_length:
                 self._waiting.append((conversation, path, line))
                 self._characters += conversation.most
@@ -177,16 +178,15 @@ class _Scan:
         try:
             size = self._size_of(image)
             becomes = model_size(*size, limits)
-        except NoSuchImageError:
-            found.append(Problem("data-image-missing", str(image), "image paths count from the data file's folder"))
-            return None
         except DataError as error:
-            message = error.message.removeprefix("image ")
-            found.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
+            code, message = "data-image-unreadable", error.message.removeprefix("image ")
+            hint = "replace these images, or remove their rows"
+            if isinstance(error, NoSuchImageError):
+                code, message, hint = "data-image-missing", str(image), "image paths count from the data file's folder"
+            found.append(Problem(code, message, hint))
             return None
         pixels = size[0] * size[1]
-        reduced = pixels > min(limits.most, limits.before or limits.most)
-        self._images.update(all=1, changed=size != becomes, reduced=reduced)
+        self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)
         if pixels > self._largest[0]:
             self._largest = pixels, f"{image}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
         return size

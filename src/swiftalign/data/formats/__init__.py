@@ -7,10 +7,10 @@ from pathlib import Path
 from swiftalign.data.files import parse_json
 from swiftalign.data.formats.own import OWN
 from swiftalign.data.formats.swift import SWIFT
-from swiftalign.data.records import Row, malformed
+from swiftalign.data.records import Row
 from swiftalign.problems import DataError
 
-# Tried in this order. The last one is held to account for what is of no layout.
+# Tried in this order. The last one names the problem of a row that none of them recognises.
 FORMATS = (SWIFT, OWN)
 
 
@@ -25,11 +25,8 @@ def read_row(content: bytes, path: Path, line: int) -> Row:
         DataError: it is not JSON, or its layout has a problem.
     """
     value = parse_json(content, path, line)
-    if isinstance(value, dict):
-        layout = next((each for each in FORMATS if each.recognise(value)), FORMATS[-1])
-        problem = next(layout.problems(value), None)
-        if problem is None:
-            return layout.read(value, path.parent)
-    else:
-        problem = malformed("not a JSON object")
-    raise DataError(f"{path}:{line}: {problem.message}", problem.hint)
+    layout = next((each for each in FORMATS if isinstance(value, dict) and each.recognise(value)), FORMATS[-1])
+    problem = next(layout.problems(value), None)
+    if problem:
+        raise DataError(f"{path}:{line}: {problem.message}", problem.hint)
+    return layout.read(value, path.parent)

@@ -72,7 +72,10 @@ class GroundingRow:
         return {"messages": to_messages(self.record(*sizes[0]), *sizes[0], text)}
 
 
-def _problems(row: dict[str, Any]) -> Iterator[Problem]:
+def _problems(row: Any) -> Iterator[Problem]:
+    if not isinstance(row, dict):
+        yield malformed("not a JSON object")
+        return
     images, objects = row.get("images", []), row.get("objects")
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         yield malformed("'images' must be a list of paths")

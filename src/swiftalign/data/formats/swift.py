@@ -86,42 +86,34 @@ def flat_text(content: Any) -> str | None:
 
 
 def _read(row: dict[str, Any], folder: Path) -> SwiftRow:
-    sources = _sources(row)
+    listed, inside, messages = _split(row)
+    sources, addresses = inside or listed, ("http://", "https://", "data:")
     if not sources:
         return SwiftRow((), row)
-    addresses = ("http://", "https://", "data:")
     paths = [len(source) <= _LONGEST_PATH and not source.startswith(addresses) for source in sources]
     images = tuple(folder / source if path else None for source, path in zip(sources, paths, strict=True))
-    listed = [str(image) if image else source for image, source in zip(images, sources, strict=True)]
-    messages, mark = [], {"type": "text", "text": "<image>"}
-    for message in row["messages"]:
-        if _images_of(message):
-            message = {**message, "content": [mark if _image_of(part) else part for part in message["content"]]}
-        messages.append(message)
-    return SwiftRow(images, {**row, "messages": messages, "images": listed})
+    written = [str(image) if image else source for image, source in zip(images, sources, strict=True)]
+    return SwiftRow(images, {**row, "messages": messages, "images": written})
 
 
-def _sources(row: dict[str, Any]) -> list[Any]:
-    """The row's images in order, each as one text: a path, an address, or the image itself in base64."""
-    return [image for message in row["messages"] for image in _images_of(message)] or _listed(row)
+def _split(row: dict[str, Any]) -> tuple[list[Any], list[Any], list[dict[str, Any]]]:
+    """The images in ``images``, those in the messages, and the messages with ``<image>`` in the place of the latter.
 
-
-def _listed(row: dict[str, Any]) -> list[Any]:
-    images = row.get("images")
+    Each image is one text: a path, an address, or the image itself in base64.
+    """
+    images, inside, messages = row.get("images"), [], []
     listed = images if isinstance(images, list) else [] if images is None else [images]
-    return [image.get("bytes") or image.get("path") if isinstance(image, dict) else image for image in listed]
-
-
-def _images_of(message: dict[str, Any]) -> list[Any]:
-    content = message.get("content")
-    if not isinstance(content, list) or message["role"] in _TOOL_ROLES:
-        return []
-    return [image for part in content if (image := _image_of(part))]
-
-
-def _image_of(part: Any) -> Any:
-    """The image that a part of a message brings along; None where it is another part."""
-    return _value(part) if isinstance(part, dict) and _medium(part) == "image" else None
+    for message in row["messages"]:
+        content = message.get("content")
+        if isinstance(content, list) and message["role"] not in _TOOL_ROLES:
+            brought = [isinstance(part, dict) and _medium(part) == "image" and _value(part) for part in content]
+            inside += [image for image in brought if image]
+            mark = {"type": "text", "text": "<image>"}
+            parts = [mark if image else part for part, image in zip(content, brought, strict=True)]
+            message = {**message, "content": parts}
+        messages.append(message)
+    listed = [image.get("bytes") or image.get("path") if isinstance(image, dict) else image for image in listed]
+    return listed, inside, messages
 
 
 def _value(part: dict[str, Any]) -> Any:
@@ -182,9 +174,10 @@ def _part_is_sound(part: Any) -> bool:
 def _image_problems(row: dict[str, Any]) -> Iterator[Problem]:
     if row.get("image") and not row.get("images"):
         yield malformed("the key is 'images'; 'image' would be ignored")
-    if not all(isinstance(image, str) for image in _listed(row)):
+    listed, inside, _ = _split(row)
+    if not all(isinstance(image, str) for image in listed):
         yield malformed("'images' must be a list of paths")
-    elif _listed(row) and any(map(_images_of, row["messages"])):
+    elif listed and inside:
         yield malformed("images both in 'images' and in the messages")
 
 
@@ -198,7 +191,8 @@ def _object_problems(row: dict[str, Any]) -> Iterator[Problem]:
     for box in objects["bbox"]:
         if not isinstance(box, list) or len(box) < 2 or len(box) % 2 or not all(map(_is_coordinate, box)):
             yield malformed("a 'bbox' in 'objects' must be an even count of numbers, 2 or more")
-    labels, ids, count = objects.get("ref"), objects.get("image_id"), len(_sources(row))
+    listed, inside, _ = _split(row)
+    labels, ids, count = objects.get("ref"), objects.get("image_id"), len(inside or listed)
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         yield malformed("'ref' in 'objects' must be a list of names")
     if objects.get("bbox_type") not in (None, "real", "norm1"):
