@@ -169,6 +169,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "posterize": Posterize,
     "pad_to_multiple": PadToMultiple,
 }
+GEOMETRIC = ("hflip", "rotate", "scale", "resize_by_scale", "pad_to_multiple")
 IMGAUG = "imgaug."  # prefix of any other augmenter, under its imgaug name
 
 
