@@ -27,20 +27,16 @@ def preview_aug(
     epoch: Annotated[int, typer.Option(min=0, help="First epoch to show.")] = 0,
     rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PNG", help=f"File for the contact sheet.  [default: {SHEET}]"),
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help=f"Contact sheet.  [default: {SHEET}]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     steps: Annotated[bool, typer.Option("--steps", help="Show the first epoch after each operation.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page, with switches for targets.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page with switches for targets.")] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Measure the effect on targets; pictures only with --output or --html.")
     ] = False,
     max_drift: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="X", help="Fail above this drift, e.g. 0.05; implies --report."),
+        float | None, typer.Option(min=0, max=1, metavar="X", help="Fail above this drift; implies --report.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -109,9 +105,7 @@ def preview_aug(
 
 def _check_outputs(sheet: Path | None, files: list[Path], force: bool) -> None:
     if sheet and sheet.suffix.lower() != ".png":
-        raise SwiftalignError(
-            f"--output {sheet}: the sheet is a PNG file", f"write e.g. --output {sheet.with_suffix('.png')}"
-        )
+        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
     for path in files:
         if path.is_dir():
             raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'preview.png'}")
