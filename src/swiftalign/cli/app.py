@@ -84,6 +84,7 @@ def require_training_data(config: Config) -> None:
 
 
 def check_allowed(allowed: list[str] | None) -> list[str]:
+    import swiftalign.methods  # noqa: F401  # registers the codes of the methods
     from swiftalign.problems import CODES, DATA_CODES
 
     known = {**CODES, **DATA_CODES}

@@ -90,13 +90,13 @@ def _refuse_beside_demo(**options: object) -> None:
 def _ask_for_missing(request: Any) -> Any:
     from dataclasses import replace
 
-    from swiftalign.init.recipes import RECIPES
+    from swiftalign.methods import offered
 
     if request.model is None:
         request = replace(request, model=typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct"))
     if request.method is None and request.problem is None:
-        for name, recipe in RECIPES.items():
-            print(f"  {name:16} {recipe.summary}")
+        for name, known in offered().items():
+            print(f"  {name:16} {known.summary}")
         request = replace(request, method=typer.prompt("Method", default="modules_to_save"))
     if request.train is None:
         request = replace(request, train=typer.prompt("Training data (JSONL)", default="data/train.jsonl"))

@@ -19,6 +19,7 @@ from swiftalign.config.sections import (
 )
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.config.yaml import Document, Key, holds, lookup
+from swiftalign.methods import METHODS
 from swiftalign.problems import Problem, config_problem
 
 PASS_THROUGH = ("data", "tuner", "training", "swift")
@@ -107,8 +108,14 @@ def _home(name: str) -> str | None:
 
 
 def argument_faults(values: dict[str, Any]) -> list[Any]:
-    """Arguments of ms-swift with values of another type, as pydantic's error details."""
+    """Settings of methods, and arguments of ms-swift, with malformed values, as pydantic's error details."""
     details: list[Any] = []
+    tuner = values.get("tuner")
+    for method in METHODS.values() if isinstance(tuner, dict) else ():
+        try:
+            method.model_validate(tuner)
+        except ValidationError as error:
+            details += [{**detail, "loc": ("tuner", *detail["loc"])} for detail in error.errors()]
     for section, name, value in _passed_through(values):
         if is_argument(section, name):
             kind = TypeAdapter(swift_arguments()[name].annotation, config=ConfigDict(allow_inf_nan=False))

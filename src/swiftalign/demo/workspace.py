@@ -9,6 +9,7 @@ from typing import Any
 
 from swiftalign.init.recipes import write_config
 from swiftalign.init.write import InitRequest, choose_method, write_schema
+from swiftalign.methods import offered
 from swiftalign.problems import SwiftalignError
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -30,17 +31,6 @@ DEMO_TRAINING: dict[str, Any] = {
     "padding_free": "true",  # a third less time
     "gradient_checkpointing": "false",  # and a fifth less again, of a model for which memory is no matter
     "logging_steps": 10,
-}
-
-
-# What the search of docs/methods.md found.
-DEMO_RATES = {
-    "modules_to_save": "1.0e-3",
-    "lora": "1.0e-2",
-    "dora": "1.0e-2",
-    "adalora": "3.0e-2",
-    "boft": "3.0e-2",
-    "fourierft": "1.0",
 }
 
 
@@ -71,7 +61,7 @@ def write_demo(request: DemoRequest) -> list[str]:
     folder = request.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not request.force:
         raise SwiftalignError(f"{folder} exists and is not empty", "name another folder, or pass --force")
-    training = TINY_TRAINING if request.tiny else {"aligner_lr": DEMO_RATES[method], **DEMO_TRAINING}
+    training = TINY_TRAINING if request.tiny else {"aligner_lr": offered()[method].demo_lr, **DEMO_TRAINING}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         told = _write_tiny(folder) if request.tiny else _write_pretrained(folder)

@@ -175,7 +175,7 @@ def _write_adapter(source: Source, folder: Path) -> ExportReport:
 def _write_aligner(source: Source, folder: Path) -> ExportReport:
     """The merged aligner tensors under the base's names, in the base's dtype."""
     from swiftalign.export.convert import write_safetensors
-    from swiftalign.export.merge import read_bytes
+    from swiftalign.methods.merging import read_bytes
     from swiftalign.model.qwen3_vl import QWEN3_VL
 
     merged = dict(merged_values(source))

@@ -11,6 +11,7 @@ from typing import Any
 from swiftalign.checkpoint.expected import plan_beside
 from swiftalign.checkpoint.verify import Verification, checkpoints_of, verify
 from swiftalign.config.sections import Config
+from swiftalign.methods import of_adapter
 from swiftalign.methods.keys import ADAPTER_PREFIX
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.qwen3_vl import NAME_TABLES
@@ -65,8 +66,8 @@ class Source:
     def method(self) -> str:
         if self.plan is not None:
             return self.plan.method
-        kind = str(self.adapter.get("peft_type", "full")).lower()
-        return "dora" if self.adapter.get("use_dora") else kind if self.adapted else "modules_to_save"
+        method = of_adapter(self.adapter)
+        return method.name if method and self.adapted else "modules_to_save"
 
 
 def read_source(path: Path, *, base: Path | None = None, config: Config | None = None) -> Source:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from swiftalign.export.convert import convert_file
 from swiftalign.export.folder import copy_file, sync
-from swiftalign.export.merge import merged_values, read_bytes
+from swiftalign.export.merge import merged_values
 from swiftalign.export.source import Source
+from swiftalign.methods.merging import read_bytes
 from swiftalign.model.bytes import is_finite
 from swiftalign.model.safetensors import StoredTensor, read_stored, weight_files
 from swiftalign.problems import ExportError

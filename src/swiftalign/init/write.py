@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.init.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
+from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
+from swiftalign.methods import offered
 from swiftalign.plan.schedule import ROWS_PER_STEP, count_rows
 from swiftalign.problems import SwiftalignError, counted
 
@@ -101,7 +102,7 @@ phases:
 
 
 def choose_method(request: InitRequest) -> str:
-    for name, value, known in (("--method", request.method, RECIPES), ("--problem", request.problem, PROBLEMS)):
+    for name, value, known in (("--method", request.method, offered()), ("--problem", request.problem, PROBLEMS)):
         if value is not None and value not in known:
             near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}? " if near else ""
@@ -112,7 +113,7 @@ def choose_method(request: InitRequest) -> str:
         return request.method
     if request.problem is not None:
         return PROBLEMS[request.problem].method
-    raise SwiftalignError("no method is named", f"--method {'|'.join(RECIPES)}, or --problem {'|'.join(PROBLEMS)}")
+    raise SwiftalignError("no method is named", f"--method {'|'.join(offered())}, or --problem {'|'.join(PROBLEMS)}")
 
 
 def _from_folder(path: str, folder: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import NO_TARGETS
+from swiftalign.methods import METHODS
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem
 
@@ -102,7 +103,7 @@ class TuningPlan:
     @property
     def ranks_may_shrink(self) -> bool:
         """AdaLoRA prunes ranks as it trains: the first or last side of its factors is an upper bound."""
-        return self.train_type == "adalora" and bool(self.adapted)
+        return self.train_type in METHODS and METHODS[self.train_type].ranks_may_shrink and bool(self.adapted)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, complete enough for `from_json`."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftalign.config.sections import COMPONENTS, Config, TunerSection
-from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.optimizer import optimizer_groups
@@ -39,8 +38,9 @@ def resolve(
     selection = select(config, modules)
     trainables = tuple(_trainables(config.tuner, modules, selection))
     schedule = read_schedule(config, processes=processes, left_out=left_out, fitting=fitting)
+    method = config.tuner.method
     plan = TuningPlan(
-        method=method_of(config.tuner, has_layers=bool(selection.adapted)),
+        method=method.name if selection.adapted or not method.adapts else "modules_to_save",
         train_type=config.tuner.train_type,
         model=modules.source,
         model_type=modules.model_type,
@@ -63,16 +63,17 @@ def _trainables(tuner: TunerSection, modules: Model, selection: Selection) -> It
         return
     if whole_dtype == "float16":
         whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
+    settings = tuner.settings
     for layer in selection.adapted:
-        for tensor in adapter_tensors(layer, tuner):
-            name = f"base_model.model.{layer.name}.{tensor.parameter}"
+        for part, shape in settings.shapes(layer).items():
+            name = f"base_model.model.{layer.name}.{part.name}{part.in_model}"
             yield Trainable(
                 parameter=name,
-                key=f"base_model.model.{layer.name}.{tensor.key}",
+                key=f"base_model.model.{layer.name}.{part.name}{part.in_file}",
                 module=layer.name,
                 component=modules.component(layer.name),
                 how="adapter",
-                shape=tensor.shape,
+                shape=shape,
                 dtype="float32",  # peft keeps adapters of a 16-bit base in float32 (autocast_adapter_dtype)
                 decays=not _NO_DECAY.search(name.lower()),
             )
@@ -118,9 +119,9 @@ def _checkpoint_tensors(
     for item in trainables:
         yield TensorInfo(item.key, item.shape, item.dtype)
     for layer in selection.adapted:
-        extra = extra_checkpoint_tensor(layer)
-        if extra:
-            yield TensorInfo(f"base_model.model.{extra.name}", extra.shape, extra.dtype)
+        if layer.name.rpartition(".")[2] in ("embed_tokens", "lm_head"):  # peft saves their base weights too ("auto")
+            name = f"base_model.model.{layer.name}.base_layer.weight"
+            yield TensorInfo(name, layer.weight.shape, layer.weight.dtype)
 
 
 def _count(modules: Model, trainables: tuple[Trainable, ...]) -> dict[str, Count]:

@@ -113,11 +113,3 @@ def count_rows(path: Path) -> int:
             return sum(1 for line in file if not line.isspace())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-
-
-def adalora_schedule(steps: int) -> tuple[int, int, int]:
-    """Of a run of AdaLoRA: steps before the first pruning, after the last one, and between two.
-
-    peft counts `adalora_tfinal` as the last steps of the run, not as the step at which pruning ends.
-    """
-    return steps // 10, steps * 3 // 10, max(1, steps // 20)

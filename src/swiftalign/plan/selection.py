@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swiftalign.config.sections import NO_TARGETS, Config
-from swiftalign.methods import ADAPTABLE
 from swiftalign.model.tree import Kind, Model, Module
 from swiftalign.problems import Problem, counted
 from swiftalign.problems import names as names
@@ -109,7 +108,7 @@ def _saved_nothing(entry: str, where: str, config: Config, modules: Model) -> Pr
     near = difflib.get_close_matches(entry, list(modules.by_name), n=1, cutoff=0.75)
     if near:
         return Problem("saved-matches-nothing", message, f"did you mean {near[0]}?", where=where)
-    if tuner.use_dora:  # nothing is saved whole with DoRA; its own finding gives the whole correction
+    if tuner.variant:  # nothing is saved whole with DoRA; its own finding gives the whole correction
         return Problem("saved-matches-nothing", message, "remove it: DoRA trains adapter layers", where=where)
     others = [name for name in tuner.modules_to_save if name != entry and name in modules]
     fix = {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *modules.mergers]))}}
@@ -130,7 +129,7 @@ def _select_adapted(config: Config, modules: Model, selection: Selection) -> Non
     else:
         selection.adapted = _by_flags(config, modules, selection)
         return
-    able = ADAPTABLE[tuner.train_type]
+    able = tuner.method.adapts
     adaptable = [module for module in matched if module.kind in able]
     selection.passed_over = [module for module in matched if module.kind not in able]
     overlap = [module.name for module in adaptable if _inside(module.name, selection.saved)]
@@ -167,7 +166,7 @@ def _by_regex(config: Config, modules: Model, selection: Selection) -> list[Modu
         selection.findings.append(Problem("regex-invalid", message, "for the aligner:", fix, where))
         return []
     matched = [module for module in modules if pattern.fullmatch(module.name)]
-    if not any(module.kind in ADAPTABLE[config.tuner.train_type] for module in matched):
+    if not any(module.kind in config.tuner.method.adapts for module in matched):
         selection.findings.append(_target_nothing(config, modules, f"target_regex {text!r}", matched, pattern.search))
     return matched
 
@@ -180,7 +179,7 @@ def _by_suffix(config: Config, modules: Model, selection: Selection) -> list[Mod
             hits = [m for m in modules if m.kind is Kind.EMBEDDING]
         else:
             hits = [m for m in modules if m.name == entry or m.name.endswith("." + entry)]
-        if not any(m.kind in ADAPTABLE[config.tuner.train_type] for m in hits):
+        if not any(m.kind in config.tuner.method.adapts for m in hits):
             where = config.where("tuner", "target_modules", index)
             finding = _target_nothing(config, modules, f"target_modules {entry!r}", hits, lambda _name: None)
             selection.findings.append(Problem(finding.code, finding.message, finding.hint, finding.fix, where))
@@ -223,7 +222,7 @@ def _by_flags(config: Config, modules: Model, selection: Selection) -> list[Modu
     return [
         module
         for module in modules
-        if module.kind in kinds & ADAPTABLE[tuner.train_type]
+        if module.kind in kinds & tuner.method.adapts
         and modules.architecture.covers(module.name)
         and not frozen[modules.component(module.name)]
         and module.name.rpartition(".")[2] != "lm_head"
@@ -235,7 +234,7 @@ def _overlap(config: Config, overlap: list[str], adaptable: list[Module]) -> Pro
     tuner = config.tuner
     whole = {**tuner.model_dump(exclude_unset=True), "target_regex": "^$"}
     adapters = {**tuner.model_dump(exclude_unset=True), "modules_to_save": []}
-    keep_saved = tuner.train_type == "lora" and not tuner.use_dora and len(overlap) == len(adaptable)
+    keep_saved = tuner.method.name == "lora" and len(overlap) == len(adaptable)
     return Problem(
         "target-saved-overlap",
         f"{counted(len(overlap), 'layer')} both adapted and in modules_to_save: {names(overlap)}",

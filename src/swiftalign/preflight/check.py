@@ -13,14 +13,12 @@ from swiftalign.problems import Problem
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 
 CHECKS: tuple[Check, ...] = (
-    methods.dora,
+    methods.variant,
     trained.something_trains,
     trained.whole_aligner,
     trained.vit_by_suffix,
     trained.head_and_embeddings,
-    methods.adalora,
-    methods.boft,
-    methods.fourierft,
+    methods.method,
     rates.every_parameter_has_a_group,
     rates.optimizer,
     rates.rates,

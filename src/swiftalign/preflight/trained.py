@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from swiftalign.config.sections import COMPONENTS, Config, TunerSection
+from swiftalign.methods import METHODS, settings_fields
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.selection import aligner_regex, names
@@ -15,7 +16,7 @@ from swiftalign.problems import SPOKEN, Problem, counted
 
 def something_trains(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
-    if plan.trainables or (tuner.use_dora and tuner.train_type == "lora"):  # dora-without-layers says it then
+    if plan.trainables or tuner.method is tuner.variant:  # dora-without-layers says it then
         return
     fix = {"tuner": _something_to_train(tuner, modules)}
     where = config.where("tuner", target_key(tuner))
@@ -31,7 +32,7 @@ def _something_to_train(tuner: TunerSection, modules: Model) -> dict[str, Any]:
 
 
 def whole_aligner(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
-    if config.tuner.use_dora and not plan.adapted:
+    if config.tuner.variant and not plan.adapted:
         return  # DoRA's own finding gives the whole correction
     trained = [part for part in modules.mergers if any(_within(item.module, part) for item in plan.trainables)]
     missing = [part for part in modules.mergers if part not in trained]
@@ -116,7 +117,7 @@ def _aligner_alone(tuner: TunerSection, modules: Model, plan: TuningPlan) -> dic
     """By adapters, or as modules_to_save trains it already."""
     if not _saves_aligner(modules, plan):
         return {"target_regex": aligner_regex(modules)}
-    if tuner.train_type == "lora" and not tuner.use_dora:
+    if tuner.method.name == "lora":
         return {"target_regex": "^$"}
     return {"target_regex": aligner_regex(modules), "modules_to_save": []}
 
@@ -170,27 +171,17 @@ def _contradiction(part: str, tuner: TunerSection, modules: Model, plan: TuningP
     return f"{text} {names(saved)} trains whole" if saved and part != "aligner" else None
 
 
-# Which settings a method reads, by how their names begin.
-_METHOD_SETTINGS = {
-    "lora": ("lora_", "use_rslora"),
-    "adalora": ("adalora_", "lora_alpha", "lora_dropout", "use_rslora"),
-    "boft": ("boft_",),
-    "fourierft": ("fourier_",),
-    "full": (),
-}
-_ALL_SETTINGS = ("lora_", "adalora_", "boft_", "fourier_", "use_rslora")
-
-
 def unused_settings(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
     # With use_dora alone, dora-without-layers gives the correction, and these settings belong to it.
-    own = _METHOD_SETTINGS[tuner.train_type] if plan.adapted or tuner.use_dora else ()
-    unused = [name for name in tuner.model_fields_set if name.startswith(_ALL_SETTINGS) and not name.startswith(own)]
+    own = tuner.method if plan.adapted or tuner.variant else METHODS[plan.method]
+    foreign = settings_fields().keys() - own.model_fields.keys() - {method.flag for method in METHODS.values()}
+    unused = [name for name in foreign if tuner.given(name)]
     if tuner.train_type == "full":
         unused += [n for n in ("modules_to_save", "target_regex", "target_modules") if tuner.given(n)]
     if unused:
         message = f"{', '.join(sorted(unused))}: no effect with {plan.method}"
-        hint = "AdaLoRA's ranks are adalora_init_r and adalora_target_r" if plan.method == "adalora" else ""
+        hint = METHODS[plan.method].unused_hint
         yield Problem("setting-unused", message, hint, where=config.where("tuner", min(unused)))
     elif tuner.target_regex is not None and tuner.target_modules is not None:
         where = config.where("tuner", "target_modules")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config.sections import Config, best_metric_given
+from swiftalign.config.sections import COMPONENTS, Config, best_metric_given
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
 from swiftalign.plan.optimizer import learning_rates, optimizer_name
@@ -17,25 +17,6 @@ CALLBACK = "swiftalign"  # the worker's own trainer callback, registered under t
 GROUNDING_CALLBACK = "swiftalign_grounding"
 STOPPING_CALLBACK = "swiftalign_early_stopping"
 
-_METHOD_SETTINGS = {
-    "lora": ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"),
-    "adalora": (
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
-        "adalora_target_r",
-        "adalora_init_r",
-        "adalora_tinit",
-        "adalora_tfinal",
-        "adalora_deltaT",
-        "adalora_beta1",
-        "adalora_beta2",
-        "adalora_orth_reg_weight",
-    ),
-    "boft": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
-    "fourierft": ("fourier_n_frequency", "fourier_scaling"),
-    "full": ("freeze_llm", "freeze_vit", "freeze_aligner"),
-}
 _TRAINING_SETTINGS = (
     "weight_decay",
     "warmup_ratio",
@@ -105,14 +86,14 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
 
 def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:
     tuner = config.tuner
-    settings = {name: getattr(tuner, name) for name in _METHOD_SETTINGS[tuner.train_type]}
     if tuner.train_type == "full":
-        return {"tuner_type": "full", **settings}
+        flags = {f"freeze_{part}": getattr(tuner, f"freeze_{part}") for part in COMPONENTS}
+        return {"tuner_type": "full", **flags}
     return {
         "tuner_type": tuner.train_type,
         "target_regex": plan.target_regex,
         "modules_to_save": list(plan.saved),
-        **settings,
+        **tuner.settings.model_dump(),
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from swiftalign.methods import METHODS
 from swiftalign.speed.cards import GIB
 from swiftalign.speed.work import Row, Sizes, Trained, padded
 
@@ -91,7 +92,7 @@ def predict(
     kept += patches // sizes.merge * _kept_of_aligner(sizes, trained) * element
     if trained.vit:
         kept += patches * sizes.vit_layers * (10 * sizes.vit_width + 3 * sizes.vit_inner) * element
-    kept += _kept_of_method(trained, element)
+    kept += METHODS[trained.method].dense_copies * trained.adapted_numel * element
     # Logits, and in float32 the loss's softmax, its gradient, and that of what went into it.
     layer: float = tokens * (3 * sizes.inner + 4 * sizes.width) * element
     if how.checkpointing:  # its activations, computed again
@@ -125,9 +126,3 @@ def _kept_of_layer(sizes: Sizes, trained: Trained, how: How) -> float:
 def _kept_of_aligner(sizes: Sizes, trained: Trained) -> float:
     """Elements of a visual token: norm, first layer and activation, before and after."""
     return 5 * sizes.mergers * sizes.merged + 2 * sizes.mergers * sizes.width if trained.aligner or trained.vit else 0
-
-
-def _kept_of_method(trained: Trained, element: int) -> int:
-    """Bytes: some methods build the change of a layer as a whole matrix, in each step."""
-    matrices = {"dora": 2, "fourierft": 3, "boft": 3}.get(trained.method, 0)
-    return matrices * trained.adapted_numel * element
