@@ -34,7 +34,7 @@ from imgaug.augmentables import (
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection, preset_operations
-from swiftalign.data.records import Record, Target
+from swiftalign.data.records import PixelTarget, Record
 
 SIZES = ((1024, 768), (2048, 1536))
 # How many times faster than each peer the pipeline is to be.
@@ -48,7 +48,7 @@ def picture(width: int, height: int) -> np.ndarray[Any, Any]:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def targets(width: int, height: int) -> list[Target]:
+def targets(width: int, height: int) -> list[PixelTarget]:
     """20 boxes, 10 quads and 5 lines of four points, away from the edges."""
     random = np.random.default_rng(1)
     made = []
@@ -56,13 +56,13 @@ def targets(width: int, height: int) -> list[Target]:
         x, y = random.uniform(0.2, 0.6, 2) * (width, height)
         w, h = random.uniform(0.08, 0.15, 2) * min(width, height)
         if index < 20:
-            made.append(Target("bbox", f"box {index}", ((x, y), (x + w, y + h))))
+            made.append(PixelTarget("bbox", f"box {index}", ((x, y), (x + w, y + h))))
         elif index < 30:
             made.append(
-                Target("quad", f"quad {index}", ((x, y), (x + w, y + 5), (x + w - 5, y + h), (x - 5, y + h - 5)))
+                PixelTarget("quad", f"quad {index}", ((x, y), (x + w, y + 5), (x + w - 5, y + h), (x - 5, y + h - 5)))
             )
         else:
-            made.append(Target("line", f"line {index}", ((x, y), (x + w, y), (x + w, y + h), (x + 2 * w, y + h))))
+            made.append(PixelTarget("line", f"line {index}", ((x, y), (x + w, y), (x + w, y + h), (x + 2 * w, y + h))))
     return made
 
 

@@ -22,7 +22,7 @@ from swift.template import get_template
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.augment.rows import AugmentedRows
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.rows import Rows
 from swiftalign.demo.model import build_model
 from swiftalign.model.template import use_own_tokens
 from swiftalign.worker.workers import plan_loading, seconds_a_row
@@ -56,7 +56,7 @@ def main() -> None:
         pipeline = Pipeline(AugmentationSection(enabled=True, preset="progressive-3"))
         for kind in ("equal", "mixed"):
             build_data(folder / kind, kind, ROWS)
-            rows = JsonlRows([grounding_rows(folder / kind / "rows.jsonl", folder / f"{kind}.jsonl")])
+            rows = Rows([grounding_rows(folder / kind / "rows.jsonl", folder / f"{kind}.jsonl")])
             augmented = AugmentedRows(rows, pipeline)
             stages = {
                 "decode": rows,

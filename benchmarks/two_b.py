@@ -95,7 +95,7 @@ def build_checkpoint(base: Path, method: str, run: Path) -> Path:
     checkpoint.mkdir(parents=True)
     write_run_files(run, config, plan)
     _write(checkpoint / "adapter_model.safetensors", list(plan.tensors))
-    common = {"base_model_name_or_path": str(base), "target_modules": plan.target_regex}
+    common = {"base_model_name_or_path": str(base), "target_modules": plan.adapted_pattern}
     saved = {"modules_to_save": list(plan.saved)} if plan.saved else {}
     peft_config = {
         "lora": lambda: peft.LoraConfig(r=16, use_dora=method == "dora", **common, **saved),

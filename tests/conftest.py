@@ -10,7 +10,7 @@ import pytest
 
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
-from swiftalign.demo.workspace import DemoRequest, write_demo
+from swiftalign.demo.workspace import write_demo
 from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
 
@@ -19,7 +19,7 @@ from swiftalign.model.tree import Model
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny demo workspace: `model/`, `data/`, `config.yaml`. Tests read it and write elsewhere."""
     folder = tmp_path_factory.mktemp("workspace") / "demo"
-    write_demo(DemoRequest(folder, tiny=True))
+    write_demo(folder, tiny=True)
     return folder
 
 
@@ -33,10 +33,10 @@ def demo_modules(demo: Path) -> Model:
 def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
     """The demo's template, and three encoded rows of different lengths."""
     from swift_template import template_of
-    from swiftalign.data.rows import JsonlRows
+    from swiftalign.data.rows import Rows
 
     template = template_of(demo / "model")
-    rows = JsonlRows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)
+    rows = Rows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)
     encoded = [template.encode(rows[index], return_length=True) for index in range(3)]
     assert len({len(row["input_ids"]) for row in encoded}) > 1
     return template, encoded

@@ -202,6 +202,6 @@ CASES: list[tuple[str, Any, str, Any]] = [
         "1 <ref-object> for 0 names in 'objects'",
         swift("<image><ref-object>", "<bbox>", objects={"bbox": [[1, 2]], "ref": ["a", "b"]}),
     ),
-    ("data-no-objects", own(), "no objects", own(BOX)),
+    ("data-no-objects", own(), "without objects", own(BOX)),
     ("data-unchecked", swift(images=["https://a.org/a.png"]), "an image is on the web or inline", swift()),
 ]

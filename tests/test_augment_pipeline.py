@@ -21,18 +21,18 @@ from swiftalign.augment.mirror_text import mirror_words
 from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.rows import AugmentedRows
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.records import Record, Target
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.records import PixelTarget, Record
+from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import PixelLimits, model_size
 from swiftalign.demo.data import write_dataset
 
 GUIDE = AugmentationSection(preset="conservative")
-BOX = Target("bbox", "cup", ((40.0, 30.0), (90.0, 70.0)))
-QUAD = Target("quad", "card", ((100.0, 40.0), (150.0, 50.0), (145.0, 100.0), (95.0, 90.0)))
-LINE = Target("line", "wire", ((10.0, 100.0), (80.0, 110.0), (180.0, 95.0)))
+BOX = PixelTarget("bbox", "cup", ((40.0, 30.0), (90.0, 70.0)))
+QUAD = PixelTarget("quad", "card", ((100.0, 40.0), (150.0, 50.0), (145.0, 100.0), (95.0, 90.0)))
+LINE = PixelTarget("line", "wire", ((10.0, 100.0), (80.0, 110.0), (180.0, 95.0)))
 
 
-def record(*targets: Target, prompt: str | None = None) -> Record:
+def record(*targets: PixelTarget, prompt: str | None = None) -> Record:
     return Record((Path("a.png"),), targets or (BOX, QUAD, LINE), prompt)
 
 
@@ -145,7 +145,7 @@ def test_padding_at_the_end_keeps_its_colour() -> None:
 
 # -- rules for targets -------------------------------------------------------------------------------------------------
 
-TALL = Target("bbox", "pole", ((80.0, 20.0), (90.0, 110.0)))
+TALL = PixelTarget("bbox", "pole", ((80.0, 20.0), (90.0, 110.0)))
 TURN = {"rotate": {"max_deg": 8}}
 
 
@@ -180,15 +180,15 @@ def test_or_it_grows() -> None:
 
 
 def test_a_row_that_would_lose_every_target_keeps_its_geometry() -> None:
-    corner = Target("bbox", "stamp", ((0.0, 0.0), (20.0, 20.0)))
+    corner = PixelTarget("bbox", "stamp", ((0.0, 0.0), (20.0, 20.0)))
     sample = apply(pipeline({"scale": {"lo": 2, "hi": 2}}), record(corner))
     assert sample.record.targets == (corner,)
     assert sample.replay.left_out == ("scale: every target would be lost",)
 
 
 def test_dropped_targets_leave_the_record_and_say_why() -> None:
-    corner = Target("bbox", "stamp", ((0.0, 0.0), (20.0, 20.0)))
-    middle = Target("bbox", "cup", ((80.0, 50.0), (110.0, 80.0)))
+    corner = PixelTarget("bbox", "stamp", ((0.0, 0.0), (20.0, 20.0)))
+    middle = PixelTarget("bbox", "cup", ((80.0, 50.0), (110.0, 80.0)))
     sample = apply(pipeline({"scale": {"lo": 2, "hi": 2}}), record(corner, middle))
     assert [target.label for target in sample.record.targets] == ["cup"]
     assert [outcome.reason for outcome in sample.outcomes] == ["0% visible", None]
@@ -269,7 +269,7 @@ def demo_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_workers_yield_what_one_process_yields(demo_rows: Path) -> None:
-    rows = AugmentedRows(JsonlRows([demo_rows]), Pipeline(GUIDE))
+    rows = AugmentedRows(Rows([demo_rows]), Pipeline(GUIDE))
     alone = seen(rows, 0, None)
     assert len(set(alone)) == 18
     assert seen(rows, 2, "fork") == alone
@@ -278,7 +278,7 @@ def test_workers_yield_what_one_process_yields(demo_rows: Path) -> None:
 
 
 def test_a_rows_draw_is_its_own_in_any_order_of_rows(demo_rows: Path) -> None:
-    rows = JsonlRows([demo_rows])
+    rows = Rows([demo_rows])
     straight = AugmentedRows(rows, Pipeline(GUIDE))
     shuffled = AugmentedRows(rows.reordered(np.array([4, 1, 5])), Pipeline(GUIDE))
     for position, row in enumerate([4, 1, 5]):
@@ -292,7 +292,7 @@ def test_rows_in_ms_swifts_layout_change_their_colours_alone(demo_rows: Path, tm
     row = {"messages": messages, "images": [str(demo_rows.parent / image)]}
     (tmp_path / "swift.jsonl").write_text(json.dumps(row) + "\n")
     always = AugmentationSection(ops=["hflip", {"rotate": {"max_deg": 20}}, {"gamma": {"gamma": 2.0}}])
-    item = AugmentedRows(JsonlRows([tmp_path / "swift.jsonl"]), Pipeline(always))[0]
+    item = AugmentedRows(Rows([tmp_path / "swift.jsonl"]), Pipeline(always))[0]
     original = np.array(Image.open(demo_rows.parent / image).convert("RGB"))
     table = np.round(255 * (np.arange(256) / 255) ** 2)
     assert item["messages"] == messages

@@ -15,14 +15,17 @@ from PIL import Image
 from swiftalign.augment.pipeline import Pipeline, blank
 from swiftalign.cli import main
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.records import Record, Target, read_rows, to_record
+from swiftalign.data.formats.own import GroundingRow
+from swiftalign.data.formats.swift import SWIFT
+from swiftalign.data.records import PixelTarget, Record
+from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import DEFAULT_LIMITS
-from swiftalign.preview.drift import TIMED_ROWS, DriftReport, Toll, measure_drift
+from swiftalign.preview.drift import TIMED_ROWS, DriftReport, OperationEffect, measure_drift
 from swiftalign.problems import DataError
 
 SIZE = (128, 128)
-MIDDLE = Target("bbox", "cup", ((48, 48), (80, 80)))
-ALL_OF_IT = Target("bbox", "room", ((0, 0), (128, 128)))
+MIDDLE = PixelTarget("bbox", "cup", ((48, 48), (80, 80)))
+ALL_OF_IT = PixelTarget("bbox", "room", ((0, 0), (128, 128)))
 
 
 def section(*ops: Any, **rules: Any) -> AugmentationSection:
@@ -36,12 +39,12 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def measure(image: Path, targets: Sequence[Target], settings: AugmentationSection, epochs: int = 1) -> DriftReport:
-    return measure_drift([(0, Record((image,), tuple(targets)))], settings, DEFAULT_LIMITS, range(epochs))
+def measure(image: Path, targets: Sequence[PixelTarget], settings: AugmentationSection, epochs: int = 1) -> DriftReport:
+    return measure_drift([(0, GroundingRow((image,), tuple(targets)))], settings, DEFAULT_LIMITS, range(epochs))
 
 
-def toll(report: DriftReport, operation: str, kind: str = "all") -> Toll:
-    [found] = [toll for toll in report.tolls if (toll.operation, toll.kind) == (operation, kind)]
+def effect(report: DriftReport, operation: str, kind: str = "all") -> OperationEffect:
+    [found] = [effect for effect in report.effects if (effect.operation, effect.kind) == (operation, kind)]
     return found
 
 
@@ -49,21 +52,21 @@ def test_zooming_in_twofold_leaves_a_quarter_of_what_filled_the_image(image: Pat
     settings = section({"scale": {"lo": 2, "hi": 2}}, min_visible=0.1)
     report = measure(image, [ALL_OF_IT, MIDDLE], settings)
     assert report.drift == pytest.approx((0.75 + 0) / 2)
-    found = toll(report, "scale")
+    found = effect(report, "scale")
     assert (found.samples, found.targets, found.clipped, found.dropped) == (1, 2, 1, 0)
 
 
 def test_a_dropped_target_counts_as_dropped_and_not_as_clipped(image: Path) -> None:
     report = measure(image, [ALL_OF_IT, MIDDLE], section({"scale": {"lo": 2, "hi": 2}}, min_visible=0.5))
-    assert (toll(report, "all").clipped, toll(report, "all").dropped) == (0, 1)
+    assert (effect(report, "all").clipped, effect(report, "all").dropped) == (0, 1)
     assert report.drift == pytest.approx(0.375)
 
 
 def test_a_line_counts_by_its_length(image: Path) -> None:
-    across = Target("line", "rope", ((0, 64), (128, 64)))
+    across = PixelTarget("line", "rope", ((0, 64), (128, 64)))
     report = measure(image, [across], section({"scale": {"lo": 1.25, "hi": 1.25}}))
-    assert toll(report, "scale", "line").drift == pytest.approx(1 - 1 / 1.25)
-    assert toll(report, "scale", "line").mean_inflation is None
+    assert effect(report, "scale", "line").drift == pytest.approx(1 - 1 / 1.25)
+    assert effect(report, "scale", "line").mean_inflation is None
 
 
 def test_a_turned_box_is_inflated_as_the_sines_say(image: Path) -> None:
@@ -74,7 +77,7 @@ def test_a_turned_box_is_inflated_as_the_sines_say(image: Path) -> None:
     angle = math.radians(abs(degrees))
     wanted = (math.cos(angle) + math.sin(angle)) ** 2
     assert wanted > 1.05
-    found = toll(report, "rotate", "bbox")
+    found = effect(report, "rotate", "bbox")
     assert (found.inflated, found.mean_inflation, found.max_inflation) == (
         1,
         pytest.approx(wanted),
@@ -86,7 +89,7 @@ def test_a_turned_box_is_inflated_as_the_sines_say(image: Path) -> None:
 def test_mirroring_takes_nothing(image: Path) -> None:
     report = measure(image, [ALL_OF_IT, MIDDLE], section("hflip"), epochs=3)
     assert (report.samples, report.drift, report.worst) == (3, 0.0, None)
-    assert toll(report, "hflip").samples == 3
+    assert effect(report, "hflip").samples == 3
 
 
 def test_the_worst_operation_is_the_one_that_takes_most_alone(image: Path) -> None:
@@ -94,27 +97,30 @@ def test_the_worst_operation_is_the_one_that_takes_most_alone(image: Path) -> No
     report = measure(image, [ALL_OF_IT], section(*ops, min_visible=0.1))
     assert report.worst is not None
     assert report.worst.operation == "scale #2"
-    assert toll(report, "scale").drift == pytest.approx(1 - 1.1**-2)
-    assert toll(report, "scale #2").drift == pytest.approx(1 - 1.4**-2)
+    assert effect(report, "scale").drift == pytest.approx(1 - 1.1**-2)
+    assert effect(report, "scale #2").drift == pytest.approx(1 - 1.4**-2)
     assert report.drift == pytest.approx(1 - (1.1 * 1.4) ** -2)
 
 
 def test_an_operation_alone_is_applied_in_the_samples_in_which_the_pipeline_draws_it(demo: Path) -> None:
     path = demo / "data/train.jsonl"
-    rows = [(index, to_record(row, path.parent)) for index, (_, row) in enumerate(read_rows(path))]
+    read = Rows([path])
+    rows = [(index, read.row(index)) for index in range(len(read))]
     settings = section({"hflip": {"prob": 0.5}}, {"rotate": {"max_deg": 3, "prob": 0.3}}, min_visible=0, min_side=0)
     report = measure_drift(rows, settings, DEFAULT_LIMITS, [0, 1])
     drawn = {"hflip": 0, "rotate": 0}
-    for index, record in rows:
+    for index, row in rows:
+        assert isinstance(row, GroundingRow)
+        record = row.record(128, 128)
         for epoch in (0, 1):
             for step in Pipeline(settings).place(blank((128, 128)), record, epoch=epoch, row=index).replay.steps:
                 drawn[step.name] += step.name in drawn
-    assert {name: toll(report, name).samples for name in drawn} == drawn
+    assert {name: effect(report, name).samples for name in drawn} == drawn
     assert 0 < drawn["rotate"] < drawn["hflip"] < 128
 
 
 def test_what_is_left_out_is_counted_by_its_reason(image: Path) -> None:
-    long = Target("bbox", "pole", ((60, 4), (68, 124)))
+    long = PixelTarget("bbox", "pole", ((60, 4), (68, 124)))
     report = measure(image, [long], section({"rotate": {"max_deg": 40}}), epochs=20)
     assert list(report.left_out) == ["rotate"]
     assert list(report.left_out["rotate"]) == ["a box would grow too much"]
@@ -122,9 +128,9 @@ def test_what_is_left_out_is_counted_by_its_reason(image: Path) -> None:
 
 
 def test_rows_of_another_layout_are_passed_over(image: Path) -> None:
-    row = to_record({"messages": [{"role": "user", "content": "hi"}], "images": [str(image)]}, image.parent)
+    row = SWIFT.read({"messages": [{"role": "user", "content": "hi"}], "images": [str(image)]}, image.parent)
     report = measure_drift([(0, row)], section("hflip"), DEFAULT_LIMITS, [0])
-    assert (report.rows, report.passed_over, report.tolls, report.seconds_per_image) == (1, 1, (), None)
+    assert (report.rows, report.passed_over, report.effects, report.seconds_per_image) == (1, 1, (), None)
 
 
 def test_of_images_only_headers_are_read_but_for_the_timed_ones(image: Path, tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_of_images_only_headers_are_read_but_for_the_timed_ones(image: Path, tmp
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(cut)
     cut.write_bytes(cut.read_bytes()[:4000])
-    sound, broken = Record((image,), (MIDDLE,)), Record((cut,), (MIDDLE,))
+    sound, broken = GroundingRow((image,), (MIDDLE,)), GroundingRow((cut,), (MIDDLE,))
     rows = [(index, sound if index < TIMED_ROWS else broken) for index in range(TIMED_ROWS + 3)]
     assert measure_drift(rows, section("hflip"), DEFAULT_LIMITS, [0]).rows == TIMED_ROWS + 3
     with pytest.raises(DataError, match=r"cut\.png"):
@@ -145,10 +151,13 @@ def test_placing_decides_as_the_pipeline_does(demo: Path, rotated_boxes: str) ->
     settings = AugmentationSection.model_validate(
         {"preset": "progressive-3", "rotated_boxes": rotated_boxes, "min_overlap": 0.9, "min_visible": 0.9}
     )
-    for index, (_, row) in enumerate(read_rows(path)):
-        record = to_record(row, path.parent)
-        image = np.asarray(Image.open(record.images[0]).convert("RGB"))
+    rows = Rows([path])
+    for index in range(len(rows)):
+        row = rows.row(index)
+        assert isinstance(row, GroundingRow)
+        image = np.asarray(Image.open(row.images[0]).convert("RGB"))
         size = (image.shape[1], image.shape[0])
+        record = row.record(*size)
         sample = Pipeline(settings)(image, record, epoch=1, row=index)
         placed = Pipeline(settings).place(blank(size), record, epoch=1, row=index)
         assert (placed.outcomes, placed.replay) == (sample.outcomes, sample.replay)
@@ -159,7 +168,7 @@ def test_placing_decides_as_the_pipeline_does(demo: Path, rotated_boxes: str) ->
 def test_imgaug_operations_count_by_whether_they_move(image: Path) -> None:
     ops = [{"imgaug.Fliplr": {"p": 1.0}}, {"imgaug.Multiply": {"mul": [0.5, 1.5]}}]
     report = measure(image, [MIDDLE], section(*ops))
-    assert {toll.operation for toll in report.tolls} == {"imgaug.Fliplr", "all"}
+    assert {effect.operation for effect in report.effects} == {"imgaug.Fliplr", "all"}
     assert report.drift == 0
 
 
@@ -185,7 +194,7 @@ def test_the_report_as_json_holds_what_the_table_rounds(demo: Path, capsys: pyte
     assert report["worst"] == "scale"
     assert 0 < report["drift"] < 1
     assert report["seconds_per_image"] > 0
-    assert {toll["operation"] for toll in report["tolls"]} == {"hflip", "scale", "all"}
+    assert {effect["operation"] for effect in report["effects"]} == {"hflip", "scale", "all"}
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "much"])

@@ -257,7 +257,7 @@ def test_a_killed_export_leaves_nothing_or_a_sound_folder_and_the_next_one_clean
     ("argv", "code", "message"),
     [
         (["nowhere", "-o", "out"], 2, "error: nowhere: no such file or folder"),
-        (["{base}", "-o", "out"], 2, "has no adapter_config.json, and its run trained no whole model"),
+        (["{base}", "-o", "out"], 2, "has no adapter_config.json, and its run did not train a whole model"),
         (["{run}/..", "-o", "out"], 2, "holds runs, and is none itself"),
         (["{run}", "-o", "out", "--base", "nowhere"], 2, "error: base model nowhere: not a folder here"),
         (["{run}", "-o", "out", "--dtype", "int8"], 2, "error: --dtype int8: must be float32, bfloat16 or float16"),

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from swiftalign import files
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo import model as demo_model
 from swiftalign.demo.model import build_model
-from swiftalign.export import folder
 from swiftalign.export.export import export
 from swiftalign.methods import boft
 from swiftalign.model.read import read_model
@@ -54,7 +54,7 @@ def test_only_a_folder_can_be_replaced(
     make: Callable[[Path], object], base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     make(tmp_path / "out")
-    with pytest.raises(ExportError, match="is no folder"):
+    with pytest.raises(ExportError, match="is not a folder"):
         export(adapter, tmp_path / "out", base=base, force=True)
 
 
@@ -80,7 +80,7 @@ def test_replacing_is_one_step_where_the_system_can(
     export(adapter, tmp_path / "out", base=base)
     (tmp_path / "out/stale").write_text("x")
     export(adapter, tmp_path / "out", base=base, force=True)
-    monkeypatch.setattr(folder, "_exchange", lambda *paths: False)
+    monkeypatch.setattr(files, "_exchange", lambda *paths: False)
     export(adapter, tmp_path / "out", base=base, force=True)
     assert not (tmp_path / "out/stale").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_up_midway_is_an_error_and_leaves_nothing(
     def fill(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(folder, "sync", fill)
+    monkeypatch.setattr(files, "sync", fill)
     with pytest.raises(ExportError, match="can't be written: No space left on device"):
         export(adapter, tmp_path / "out", base=base)
     assert not list(tmp_path.iterdir())

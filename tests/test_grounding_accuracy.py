@@ -16,25 +16,25 @@ from hypothesis import strategies as st
 from swiftalign.data.accuracy import Scores, box_costs, line_costs, quad_costs
 from swiftalign.data.answers import Answer
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
-from swiftalign.data.records import Kind, Point, Target
+from swiftalign.data.records import Kind, Point, TextTarget
 
 WIDTH, HEIGHT = 640, 480
 
 
-def box(left: float, top: float, right: float, bottom: float, label: str = "a") -> Target:
-    return Target("bbox", label, ((left, top), (right, bottom)))
+def box(left: float, top: float, right: float, bottom: float, label: str = "a") -> TextTarget:
+    return TextTarget("bbox", label, ((left, top), (right, bottom)))
 
 
-def quad(*points: Point, label: str = "a") -> Target:
-    return Target("quad", label, points)
+def quad(*points: Point, label: str = "a") -> TextTarget:
+    return TextTarget("quad", label, points)
 
 
-def line(*points: Point, label: str = "a") -> Target:
-    return Target("line", label, points)
+def line(*points: Point, label: str = "a") -> TextTarget:
+    return TextTarget("line", label, points)
 
 
 def score(
-    predicted: Sequence[Target] | Answer, truth: Sequence[Target], size: tuple[int, int] = (WIDTH, HEIGHT)
+    predicted: Sequence[TextTarget] | Answer, truth: Sequence[TextTarget], size: tuple[int, int] = (WIDTH, HEIGHT)
 ) -> dict[str, float]:
     scores = Scores()
     answer = predicted if isinstance(predicted, Answer) else Answer(tuple(predicted))
@@ -49,7 +49,7 @@ labels = st.sampled_from(["a", "b"])
 
 
 @st.composite
-def boxes(draw: st.DrawFn) -> Target:
+def boxes(draw: st.DrawFn) -> TextTarget:
     (left, right), (top, bottom) = (sorted(draw(places)) for _ in "xy")
     return box(left, top, right, bottom, draw(labels))
 
@@ -177,7 +177,7 @@ def test_every_metric_of_which_less_is_better_is_listed() -> None:
 
 @unhurried
 @given(several)
-def test_the_truth_itself_scores_one(truth: list[Target]) -> None:
+def test_the_truth_itself_scores_one(truth: list[TextTarget]) -> None:
     result = score(truth, truth)
     assert result.keys() >= {f"{target.kind}_acc" for target in truth}
     assert {value for name, value in result.items() if name not in LOWER_IS_BETTER} == {1.0}
@@ -186,7 +186,9 @@ def test_the_truth_itself_scores_one(truth: list[Target]) -> None:
 
 @unhurried
 @given(several, several, st.randoms(use_true_random=False))
-def test_the_order_of_objects_does_not_matter(predicted: list[Target], truth: list[Target], random: Random) -> None:
+def test_the_order_of_objects_does_not_matter(
+    predicted: list[TextTarget], truth: list[TextTarget], random: Random
+) -> None:
     shuffled = [random.sample(side, len(side)) for side in (predicted, truth)]
     assert score(*shuffled) == pytest.approx(score(predicted, truth), abs=1e-12)
 
@@ -194,7 +196,7 @@ def test_the_order_of_objects_does_not_matter(predicted: list[Target], truth: li
 @unhurried
 @given(several, several)
 def test_predictions_and_truth_change_places_as_precision_and_recall(
-    predicted: list[Target], truth: list[Target]
+    predicted: list[TextTarget], truth: list[TextTarget]
 ) -> None:
     there, back = score(predicted, truth), score(truth, predicted)
     for kind in ("bbox", "quad"):
@@ -205,9 +207,9 @@ def test_predictions_and_truth_change_places_as_precision_and_recall(
 
 @unhurried
 @given(st.lists(boxes() | quads, min_size=1, max_size=5), st.lists(boxes() | quads, min_size=1, max_size=5))
-def test_areas_compare_alike_at_every_scale(predicted: list[Target], truth: list[Target]) -> None:
-    def halved(targets: list[Target]) -> list[Target]:
-        return [Target(t.kind, t.label, tuple((x / 2, y / 2 + 7) for x, y in t.points)) for t in targets]
+def test_areas_compare_alike_at_every_scale(predicted: list[TextTarget], truth: list[TextTarget]) -> None:
+    def halved(targets: list[TextTarget]) -> list[TextTarget]:
+        return [TextTarget(t.kind, t.label, tuple((x / 2, y / 2 + 7) for x, y in t.points)) for t in targets]
 
     means = {"bbox_iou", "quad_iou"}
     there, here = score(predicted, truth), score(halved(predicted), halved(truth))
@@ -218,24 +220,26 @@ def test_areas_compare_alike_at_every_scale(predicted: list[Target], truth: list
 
 @unhurried
 @given(lines, lines)
-def test_lines_compare_alike_in_either_direction_and_at_every_scale(predicted: Target, truth: Target) -> None:
-    predicted = Target("line", truth.label, predicted.points)
+def test_lines_compare_alike_in_either_direction_and_at_every_scale(predicted: TextTarget, truth: TextTarget) -> None:
+    predicted = TextTarget("line", truth.label, predicted.points)
     expected = score([predicted], [truth])["line_distance"]
-    backwards = Target("line", predicted.label, predicted.points[::-1])
+    backwards = TextTarget("line", predicted.label, predicted.points[::-1])
     assert score([backwards], [truth])["line_distance"] == pytest.approx(expected, abs=1e-9)
     assert score([predicted], [truth], (2 * WIDTH, 2 * HEIGHT))["line_distance"] == pytest.approx(expected, abs=1e-9)
 
 
 @unhurried
 @given(several, several)
-def test_no_number_leaves_zero_to_one(predicted: list[Target], truth: list[Target]) -> None:
+def test_no_number_leaves_zero_to_one(predicted: list[TextTarget], truth: list[TextTarget]) -> None:
     assert all(0 <= value <= 1 for value in score(predicted, truth).values())
 
 
 @unhurried
 @given(st.lists(st.tuples(several, several), min_size=1, max_size=4), st.integers(0, 3))
-def test_the_sums_of_two_processes_are_those_of_one(rows: list[tuple[list[Target], list[Target]]], cut: int) -> None:
-    def count(part: list[tuple[list[Target], list[Target]]]) -> Scores:
+def test_the_sums_of_two_processes_are_those_of_one(
+    rows: list[tuple[list[TextTarget], list[TextTarget]]], cut: int
+) -> None:
+    def count(part: list[tuple[list[TextTarget], list[TextTarget]]]) -> Scores:
         scores = Scores()
         for predicted, truth in part:
             scores.add(Answer(tuple(predicted)), truth, WIDTH, HEIGHT)
@@ -251,7 +255,7 @@ def test_the_sums_of_two_processes_are_those_of_one(rows: list[tuple[list[Target
 
 @unhurried
 @given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4))
-def test_boxes_as_shapely_has_them(truth: list[Target], predicted: list[Target]) -> None:
+def test_boxes_as_shapely_has_them(truth: list[TextTarget], predicted: list[TextTarget]) -> None:
     costs = box_costs(*(np.array([t.points for t in side], dtype=float) for side in (truth, predicted)))
     for row, true in zip(costs, truth, strict=True):
         for cost, written in zip(row, predicted, strict=True):
@@ -262,7 +266,7 @@ def test_boxes_as_shapely_has_them(truth: list[Target], predicted: list[Target])
 
 @unhurried
 @given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4))
-def test_a_box_as_a_quad_has_the_same_iou(truth: list[Target], predicted: list[Target]) -> None:
+def test_a_box_as_a_quad_has_the_same_iou(truth: list[TextTarget], predicted: list[TextTarget]) -> None:
     as_boxes = (np.array([t.points for t in side], dtype=float) for side in (truth, predicted))
     as_quads = (np.array([t.corners for t in side], dtype=float) for side in (truth, predicted))
     np.testing.assert_allclose(quad_costs(*as_quads), box_costs(*as_boxes), atol=1e-9)
@@ -270,7 +274,7 @@ def test_a_box_as_a_quad_has_the_same_iou(truth: list[Target], predicted: list[T
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(lines, min_size=1, max_size=3), st.lists(lines, min_size=1, max_size=3))
-def test_lines_as_dense_points_have_them(truth: list[Target], predicted: list[Target]) -> None:
+def test_lines_as_dense_points_have_them(truth: list[TextTarget], predicted: list[TextTarget]) -> None:
     def dense(drawn: shapely.LineString) -> list[shapely.Point]:
         return [drawn.interpolate(step / 2000, normalized=True) for step in range(2001)]
 
@@ -292,7 +296,7 @@ def test_lines_as_dense_points_have_them(truth: list[Target], predicted: list[Ta
 def test_five_hundred_objects_of_one_label_find_their_partners(kind: Kind) -> None:
     random = Random(1)
 
-    def draw(centre: Point, jitter: float) -> Target:
+    def draw(centre: Point, jitter: float) -> TextTarget:
         x, y = (value + random.uniform(-jitter, jitter) for value in centre)
         if kind == "bbox":
             return box(x, y, x + 20, y + 20)

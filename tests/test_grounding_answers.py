@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
-from swiftalign.data.records import Kind, Target
-from swiftalign.data.text import answer, relative
+from swiftalign.data.records import Kind, PixelTarget, TextTarget
+from swiftalign.data.text import answer
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "label": "cup"}
-CUP = Target("bbox", "cup", ((10, 20), (30, 40)))
+CUP = TextTarget("bbox", "cup", ((10, 20), (30, 40)))
 
 LETTERS = 'aB 1ßé框\\"\n{}[],:'
 numbers = st.floats(0, 640)
@@ -23,26 +23,24 @@ points = st.tuples(numbers, numbers)
 
 
 @st.composite
-def targets(draw: st.DrawFn) -> Target:
+def targets(draw: st.DrawFn) -> PixelTarget:
     kind: Kind = draw(st.sampled_from(["bbox", "quad", "line"]))
     counts = {"bbox": (2, 2), "quad": (4, 4), "line": (2, 6)}[kind]
     corners = draw(st.lists(points, min_size=counts[0], max_size=counts[1]))
     if kind == "bbox":
         corners = list(zip(*(sorted(axis) for axis in zip(*corners, strict=True)), strict=True))
-    return Target(kind, draw(st.text(LETTERS, max_size=8)), tuple(corners))
+    return PixelTarget(kind, draw(st.text(LETTERS, max_size=8)), tuple(corners))
 
 
 @settings(deadline=None)
 @given(st.lists(targets(), max_size=5), st.booleans())
-def test_what_is_written_is_read_back_rounded(written: list[Target], fenced: bool) -> None:
+def test_what_is_written_is_read_back_rounded(written: list[PixelTarget], fenced: bool) -> None:
     text = answer(written, 640, 480, GroundingTextSection(fenced=fenced))
 
     read = parse_answer(text)
 
     assert read.sound
-    assert [(t.kind, t.label) for t in read.targets] == [(t.kind, t.label) for t in written]
-    flat = [[number for point in t.points for number in point] for t in read.targets]
-    assert flat == [relative(t.points, 640, 480) for t in written]
+    assert read.targets == tuple(target.in_text(640, 480) for target in written)
 
 
 @pytest.mark.parametrize(

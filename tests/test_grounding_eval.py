@@ -18,7 +18,7 @@ from swiftalign.cli import main
 from swiftalign.cli.progress import RunProgress
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import Answer
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.rows import Rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import build_model
 from swiftalign.problems import DataError
@@ -275,12 +275,12 @@ def scored_steps(run: Path) -> list[int]:
 
 
 @pytest.fixture
-def demo_rows(tmp_path: Path) -> JsonlRows:
+def demo_rows(tmp_path: Path) -> Rows:
     write_dataset(tmp_path / "val.jsonl", rows=40, seed=5)
-    return JsonlRows([tmp_path / "val.jsonl"])
+    return Rows([tmp_path / "val.jsonl"])
 
 
-def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: JsonlRows) -> None:
+def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: Rows) -> None:
     questions = choose_questions(demo_rows, 40)
     assert len(questions) == 40
     scores = Scores()
@@ -290,17 +290,17 @@ def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: JsonlRows) -
     assert metrics["line_distance"] == metrics["malformed_answers"] == 0.0
 
 
-def test_a_question_has_no_answer_in_it(demo_rows: JsonlRows) -> None:
+def test_a_question_has_no_answer_in_it(demo_rows: Rows) -> None:
     row = demo_rows[3]
     question = to_question(demo_rows, 3)
     assert question is not None
     assert [message["role"] for message in asked(row)["messages"]] == ["user"]
     assert question.index == 3
     assert question.answer == row["messages"][-1]["content"]
-    assert (question.width, question.height) == Image.open(demo_rows.record(3).images[0]).size
+    assert (question.width, question.height) == Image.open(demo_rows.row(3).images[0]).size
 
 
-def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: JsonlRows) -> None:
+def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: Rows) -> None:
     first, second = (choose_questions(demo_rows, 8) for _ in range(2))
     assert first == second
     indices = {question.index for question in first}
@@ -308,7 +308,7 @@ def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: JsonlR
     assert len(indices) == 8
 
 
-def test_rows_without_a_grounding_answer_are_left_out(demo_rows: JsonlRows) -> None:
+def test_rows_without_a_grounding_answer_are_left_out(demo_rows: Rows) -> None:
     sound = demo_rows[0]
     image = sound["images"]
     others = [
@@ -329,7 +329,7 @@ def test_rows_without_a_grounding_answer_are_left_out(demo_rows: JsonlRows) -> N
         choose_questions([], 5)
 
 
-def test_a_metric_of_a_kind_that_no_question_asks_for_is_refused(demo_rows: JsonlRows) -> None:
+def test_a_metric_of_a_kind_that_no_question_asks_for_is_refused(demo_rows: Rows) -> None:
     boxes = [question for question in choose_questions(demo_rows, 40) if {t.kind for t in question.truth} == {"bbox"}]
     for metric in ("eval_bbox_acc", "bbox_iou", "eval_loss", "malformed_answers", None):
         require_kind(metric, boxes)
@@ -346,7 +346,7 @@ def test_processes_take_equally_many_and_each_row_counts_once(count: int, proces
 
 def _count_in_process(rank: int, folder: str, rows_file: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    questions = choose_questions(JsonlRows([Path(rows_file)]), 5)
+    questions = choose_questions(Rows([Path(rows_file)]), 5)
     scores = Scores()
     for index, counts in share(5, rank, 2):
         text = questions[index].answer if index % 2 else "no answer"
@@ -357,8 +357,8 @@ def _count_in_process(rank: int, folder: str, rows_file: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_does(demo_rows: JsonlRows, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_count_in_process, (str(tmp_path), str(demo_rows.files[0])), nprocs=2)
+def test_two_processes_come_to_what_one_does(demo_rows: Rows, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_count_in_process, (str(tmp_path), str(demo_rows.files[0].path)), nprocs=2)
 
     alone, questions = Scores(), choose_questions(demo_rows, 5)
     for index, question in enumerate(questions):

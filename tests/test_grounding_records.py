@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swiftalign.data import records
-from swiftalign.data.records import Record, Target, layout_fault, read_rows, row_fault, to_record
+from swiftalign.data import files
+from swiftalign.data.files import parse_json
+from swiftalign.data.formats import FORMATS, read_row
+from swiftalign.data.formats.own import OWN, GroundingRow
+from swiftalign.data.formats.swift import SWIFT, SwiftRow
+from swiftalign.data.records import PixelTarget, Record, TextTarget
+from swiftalign.data.rows import DataFile
+from swiftalign.data.scan import scan
 from swiftalign.problems import DataError
 
 OBJECTS = [{"label": "box", "bbox_2d": [1, 2, 3, 4]}]
@@ -20,6 +28,11 @@ TALK = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": 
 def write(path: Path, *lines: bytes) -> Path:
     path.write_bytes(b"\n".join(lines))
     return path
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    for line, content in DataFile(path).read():
+        yield line, parse_json(content, path, line)
 
 
 def test_rows_come_with_their_line_numbers_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
@@ -44,7 +57,7 @@ def test_a_line_that_is_no_json_is_named(line: bytes, reason: str, tmp_path: Pat
     with pytest.raises(DataError) as error:
         list(read_rows(path))
     assert error.value.message.startswith(f"{path}:2: not JSON: {reason}")
-    assert error.value.hint == "a JSONL file has one JSON object a line"
+    assert error.value.hint == "a JSONL file has one JSON object per line"
 
 
 def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
@@ -52,11 +65,12 @@ def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
 
 
 def test_a_long_line_is_refused_without_being_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_ROW_BYTES", 10)
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 10)
     path = write(tmp_path / "a.jsonl", b"[1]", b"[" + b"2," * 30 + b"2]", b"[3, 4, 5]", b"[3, 4, 51]")
-    with path.open("rb") as file:
-        lines = list(records.read_lines(file))
-    assert lines == [(1, b"[1]\n"), (2, b"[2,2,2,2,2,"), (3, b"[3, 4, 5]\n"), (4, b"[3, 4, 51]")]
+    file = DataFile(path)
+    assert list(file.read()) == [(1, b"[1]\n"), (2, b"[2,2,2,2,2,"), (3, b"[3, 4, 5]\n"), (4, b"[3, 4, 51]")]
+    assert file.places.tolist() == [[0, 1], [4, 2], [68, 3], [78, 4], [88, 0]]
+    assert file.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(DataError, match=rf"{path}:2: longer than 0 MB"):
         list(read_rows(path))
 
@@ -76,7 +90,7 @@ def talk(*messages: Any, **others: Any) -> dict[str, Any]:
 
 
 NUMBERS = "object 'box': bbox_2d must be 4 numbers"
-ONE_OF = "object 'box' needs one of bbox_2d, quad, line (a box may bring its object's quad along)"
+ONE_OF = "object 'box' needs one of bbox_2d, quad, line (a box may have its object's quad beside it)"
 IMAGES = "'images' must be a list of paths"
 MESSAGES = "'messages' must be a list of {role, content}"
 BOXES = "a 'bbox' in 'objects' must be an even count of numbers, 2 or more"
@@ -138,8 +152,13 @@ FAULTS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("row", "fault"), FAULTS, ids=[str(index) for index in range(len(FAULTS))])
-def test_faults_of_layout(row: Any, fault: str) -> None:
-    assert layout_fault(row) == fault
+def test_faults_of_layout(row: Any, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read_row(json.dumps(row).encode(), tmp_path / "rows.jsonl", 7)
+    assert error.value.message == f"{tmp_path / 'rows.jsonl'}:7: {fault}"
+    if isinstance(row, dict):
+        problems = list((SWIFT if "messages" in row else OWN).problems(row))  # none fails on what the first one found
+        assert (problems[0].code, problems[0].message) == ("data-row-malformed", fault)
 
 
 PARTS = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Where?"}]
@@ -166,19 +185,19 @@ SOUND = [
 
 
 @pytest.mark.parametrize("row", SOUND, ids=[str(index) for index in range(len(SOUND))])
-def test_sound_rows_have_no_fault_but_a_missing_image(row: dict[str, Any], tmp_path: Path) -> None:
+def test_sound_rows_have_no_fault(row: dict[str, Any], tmp_path: Path) -> None:
     before = json.dumps(row)
-    assert layout_fault(row) is None
-    if "a.png" in before:
-        assert row_fault(row, tmp_path) == f"image a.png: no such file (paths count from {tmp_path})"
-    (tmp_path / "a.png").touch()
-    assert row_fault(row, tmp_path) is None
+    [layout] = [layout for layout in FORMATS if layout.recognise(row)]
+    assert list(layout.problems(row)) == []
+    assert set(layout.read(row, tmp_path).images) <= {tmp_path / "a.png"}
     assert json.dumps(row) == before
 
 
 @pytest.mark.parametrize("name", ["\0", "x" * 5000, "", "."])
 def test_a_name_that_no_image_can_have_is_a_missing_image(name: str, tmp_path: Path) -> None:
-    assert (row_fault({**ROW, "images": [name]}, tmp_path) or "").startswith("image ")
+    path = write(tmp_path / "rows.jsonl", json.dumps({**ROW, "images": [name]}).encode())
+    assert set(scan([path]).counts) <= {"data-image-missing", "data-image-unreadable"}
+    assert scan([path]).counts
 
 
 def test_a_row_as_a_record(tmp_path: Path) -> None:
@@ -190,28 +209,31 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         {"label": "d", "bbox_2d": [1, 2, 3, 4], "quad": quad},
     ]
     corners = ((1, 2), (3, 2), (3, 4), (1, 4))
-    record = to_record({"images": ["x/a.png"], "objects": objects, "prompt": "Find.", "system": "Short."}, tmp_path)
+    row = OWN.read({"images": ["x/a.png"], "objects": objects, "prompt": "Find.", "system": "Short."}, tmp_path)
     targets = (
-        Target("bbox", "a", ((1, 2), (3, 4))),
-        Target("quad", "b", corners),
-        Target("line", "c", ((5, 6), (7, 8.5))),
-        Target("bbox", "d", ((1, 2), (3, 4)), corners),
+        PixelTarget("bbox", "a", ((1, 2), (3, 4))),
+        PixelTarget("quad", "b", corners),
+        PixelTarget("line", "c", ((5, 6), (7, 8.5))),
+        PixelTarget("bbox", "d", ((1, 2), (3, 4)), corners),
     )
-    assert record == Record((tmp_path / "x/a.png",), targets, "Find.", "Short.")
-    assert record.in_pixels(10, 20) is record
+    assert isinstance(row, GroundingRow)
+    assert row == GroundingRow((tmp_path / "x/a.png",), targets, "Find.", "Short.")
+    assert row.record(10, 20) == Record((tmp_path / "x/a.png",), targets, "Find.", "Short.")
 
 
 def test_absolute_image_paths_stay(tmp_path: Path) -> None:
-    assert to_record({**ROW, "images": ["/data/a.png"]}, tmp_path).images == (Path("/data/a.png"),)
+    assert OWN.read({**ROW, "images": ["/data/a.png"]}, tmp_path).images == (Path("/data/a.png"),)
 
 
 def test_relative_coordinates_become_pixels_of_their_image(tmp_path: Path) -> None:
     objects = [{"label": "a", "bbox_2d": [0, 250, 500, 1000], "quad": [0, 0, 1000, 0, 1000, 1000, 0, 1000]}]
-    record = to_record({"images": ["a"], "objects": objects, "coordinates": "relative1000"}, tmp_path)
-    in_pixels = record.in_pixels(640, 480)
-    assert in_pixels.targets[0].points == ((0, 120), (320, 480))
-    assert in_pixels.targets[0].outline == ((0, 0), (640, 0), (640, 480), (0, 480))
-    assert not in_pixels.relative
+    row = OWN.read({"images": ["a"], "objects": objects, "coordinates": "relative1000"}, tmp_path)
+    assert isinstance(row, GroundingRow)
+    assert isinstance(row.targets[0], TextTarget)
+    [target] = row.record(640, 480).targets
+    assert target.points == ((0, 120), (320, 480))
+    assert target.outline == ((0, 0), (640, 0), (640, 480), (0, 480))
+    assert type(target) is PixelTarget
 
 
 LONG = "iVBOR" * 1000
@@ -229,21 +251,21 @@ LONG = "iVBOR" * 1000
     ids=["one path", "one mapping", "both", "bytes", "address"],
 )
 def test_ms_swift_s_images_are_listed_with_absolute_paths(images: Any, read: list[str], tmp_path: Path) -> None:
-    record = to_record(talk(images=images), tmp_path)
-    assert record.swift_row is not None
-    assert record.swift_row["messages"] == TALK
-    assert record.swift_row["images"] == [path.replace("HERE", str(tmp_path)) for path in read]
-    assert [str(path) for path in record.images] == [path for path in record.swift_row["images"] if path[0] == "/"]
+    row = SWIFT.read(talk(images=images), tmp_path)
+    assert isinstance(row, SwiftRow)
+    assert row.row["messages"] == TALK
+    assert row.row["images"] == [path.replace("HERE", str(tmp_path)) for path in read]
+    assert list(row.images) == [Path(path) if path[0] == "/" else None for path in row.row["images"]]
 
 
 def test_images_in_messages_are_listed_too(tmp_path: Path) -> None:
     other = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "b.png"}}]}
     row = talk({"role": "user", "content": PARTS}, TALK[1], other, TALK[1])
-    record = to_record(row, tmp_path)
-    assert record.images == (tmp_path / "a.png", tmp_path / "b.png")
-    assert record.swift_row is not None
-    assert record.swift_row["images"] == [str(path) for path in record.images]
-    assert record.swift_row["messages"] == [
+    read = SWIFT.read(row, tmp_path)
+    assert isinstance(read, SwiftRow)
+    assert read.images == (tmp_path / "a.png", tmp_path / "b.png")
+    assert read.row["images"] == [str(path) for path in read.images]
+    assert read.row["messages"] == [
         {"role": "user", "content": [{"type": "text", "text": "<image>"}, PARTS[1]]},
         TALK[1],
         {"role": "user", "content": [{"type": "text", "text": "<image>"}]},
@@ -253,4 +275,4 @@ def test_images_in_messages_are_listed_too(tmp_path: Path) -> None:
 
 def test_a_row_of_text_is_taken_as_it_is(tmp_path: Path) -> None:
     row = talk()
-    assert to_record(row, tmp_path).swift_row is row
+    assert SWIFT.read(row, tmp_path) == SwiftRow((), row)

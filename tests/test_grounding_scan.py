@@ -15,12 +15,13 @@ import pytest
 from scan_cases import BOX, CASES, HEIGHT, RELATIVE, WIDTH, box, draw_images, own, quad, swift
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data import scan_report
-from swiftalign.data.rows import JsonlRows
-from swiftalign.data.scan import ScanReport, scan
+from swiftalign.data.encoding import Encoding
+from swiftalign.data.files import RowCounts
+from swiftalign.data.rows import Rows
+from swiftalign.data.scan import DataReport, scan
 from swiftalign.data.tokens import PixelLimits
 from swiftalign.demo.data import write_dataset
-from swiftalign.problems import DATA_CODES, DataError
+from swiftalign.problems import DATA_CODES, DataError, Problem
 
 Write = Callable[..., Path]
 
@@ -44,6 +45,10 @@ def write(folder: Path, tmp_path: Path) -> Write:
     return write
 
 
+def title(found: Problem) -> str:
+    return DATA_CODES[found.code][1]
+
+
 @pytest.mark.parametrize(
     ("code", "row", "message", "sound"), CASES, ids=[f"{code}-{number}" for number, (code, *_) in enumerate(CASES)]
 )
@@ -56,7 +61,7 @@ def test_a_fault_is_found_on_its_line_and_its_sound_neighbour_is_not(
     found = next(finding for finding in report.findings if finding.code == code)
     assert found.where == f"{path}:3"
     assert message in found.message
-    assert report.rows == 2
+    assert report.rows == RowCounts(2, 0)
 
 
 def test_the_first_rows_are_named_and_the_others_counted(write: Write) -> None:
@@ -66,9 +71,10 @@ def test_the_first_rows_are_named_and_the_others_counted(write: Write) -> None:
     none, gone = path.parent / "none.png", path.parent / "gone.png"
     assert found.where == f"{path}:1"
     assert found.message == (
-        f"no such image: {none}\n    {path}:2: {none}\n    {path}:3: {none}\n    {other}:2: {gone}\n    and 3 more rows"
+        f"{title(found)}: {none}\n    {path}:2: {none}\n    {path}:3: {none}\n    {other}:2: {gone}"
+        "\n    and 3 more rows"
     )
-    assert found.hint == "image paths count from the JSONL file's folder"
+    assert found.hint == "image paths count from the data file's folder"
     assert report.counts == {"data-image-missing": 7}
 
 
@@ -89,7 +95,7 @@ def test_what_a_row_says_is_cut_and_escaped(write: Write) -> None:
 def test_a_file_without_rows_is_named(write: Write) -> None:
     path = write("", "   ")
     [found] = scan([path]).findings
-    assert (found.code, found.where, found.message) == ("data-empty", str(path), "no rows")
+    assert (found.code, found.where, found.message) == ("data-empty", str(path), title(found))
 
 
 def test_a_file_that_can_t_be_read_is_an_error(tmp_path: Path) -> None:
@@ -100,7 +106,7 @@ def test_a_file_that_can_t_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_placeholders_in_the_config_s_words_are_named(write: Write) -> None:
     text = GroundingTextSection(prompt="<image>Find.", system="<|im_start|>")
-    report = scan([write(own(BOX))], text=text)
+    report = scan([write(own(BOX))], encoding=Encoding(text=text))
     [found] = [finding for finding in report.findings if finding.code == "data-special-text"]
     assert found.where == "data.text.prompt"
     assert found.message.endswith("<image> in '<image>Find.'\n    data.text.system: <|im_start|> in '<|im_start|>'")
@@ -114,7 +120,7 @@ def test_images_that_change_their_size_are_counted(write: Write, folder: Path) -
         f"2 of 3 images reach the model at another size, 0 of them reduced to its limit; "
         f"the largest is {folder / 'large.png'}, 1920x1080 -> 1920x1088"
     )
-    [found] = scan([path], limits=PixelLimits(most=1024 * 1024)).findings
+    [found] = scan([path], encoding=Encoding(PixelLimits(most=1024 * 1024))).findings
     assert "1 of them reduced to its limit" in found.message
     assert found.message.endswith("1920x1080 -> 1344x768")
     assert not scan([write(own(BOX))]).findings
@@ -167,9 +173,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def long_rows(drawn: Path, demo: Path, too_long: Any, most: int = 330) -> ScanReport:
-    files = [drawn, drawn]
-    return scan(files, max_length=most, too_long=too_long, tokenizer=demo / "model/tokenizer.json")
+def long_rows(drawn: Path, demo: Path, too_long: Any, most: int = 330) -> DataReport:
+    tokenizer = demo / "model/tokenizer.json"
+    return scan([drawn], [drawn], Encoding(max_length=most, too_long=too_long, tokenizer=tokenizer))
 
 
 def test_drawn_rows_have_no_findings(drawn: Path, demo: Path) -> None:
@@ -179,8 +185,8 @@ def test_drawn_rows_have_no_findings(drawn: Path, demo: Path) -> None:
 def test_rows_that_are_too_long_are_refused_by_line(drawn: Path, demo: Path) -> None:
     report = long_rows(drawn, demo, "refuse")
     [found] = report.findings
-    assert (found.code, report.dropped.shape) == ("data-too-long", (0, 2))
-    assert found.message.startswith("longer than max_length: ")
+    assert (found.code, report.left_out, report.rows) == ("data-too-long", {}, RowCounts(60, 60))
+    assert found.message.startswith(f"{title(found)}: ")
     assert "tokens of 330\n" in found.message
     assert found.message.endswith(f"and {report.counts['data-too-long'] - 4} more rows")
 
@@ -188,16 +194,16 @@ def test_rows_that_are_too_long_are_refused_by_line(drawn: Path, demo: Path) -> 
 @pytest.mark.slow
 def test_rows_that_are_left_out_are_just_those_that_ms_swift_refuses(drawn: Path, demo: Path) -> None:
     template = template_of(demo / "model")
-    rows = JsonlRows([drawn])
+    rows = Rows([drawn])
     lengths = [template.encode(rows[index], return_length=True)["length"] for index in range(len(rows))]
     most = sorted(lengths)[len(lengths) // 2]  # the length of a row: that one stays
     long = [index + 1 for index, length in enumerate(lengths) if length > most]
 
     report = long_rows(drawn, demo, "drop", most)
 
-    assert report.dropped.tolist() == [[file, line] for file in (0, 1) for line in long]
-    assert report.left_out([drawn, drawn]) == {drawn: long}
-    kept = JsonlRows([drawn], report.left_out([drawn]))
+    assert report.left_out == {drawn: long}
+    assert report.rows == RowCounts(60 - len(long), 60 - len(long))
+    kept = Rows([drawn], report.left_out, index=report.index)
     assert [int(row) for row in kept.order] == [index for index in range(60) if index + 1 not in long]
     assert [finding.code for finding in report.findings] == ["data-too-long-dropped"]
     assert long
@@ -206,9 +212,9 @@ def test_rows_that_are_left_out_are_just_those_that_ms_swift_refuses(drawn: Path
 def test_rows_of_which_the_length_is_not_known_are_counted(write: Write, demo: Path) -> None:
     tools = {**swift(), "tools": [{}]}
     path = write(swift(), tools, tools)
-    report = scan([path], max_length=9000, tokenizer=demo / "model/tokenizer.json")
+    report = scan([path], encoding=Encoding(max_length=9000, tokenizer=demo / "model/tokenizer.json"))
     assert report.counts == {"data-unchecked": 2}
-    report = scan([path], max_length=9000)
+    report = scan([path], encoding=Encoding(max_length=9000))
     assert report.findings[0].message.endswith(
         "the length of the rows, as there is no tokenizer.json of a Qwen3-VL here"
     )
@@ -237,7 +243,7 @@ def peak():
     return int(status.split("VmHWM:")[1].split()[0])
 
 for name in sys.argv[1:]:
-    rows = scan([Path(name)]).rows
+    rows = scan([Path(name)]).rows.train
     print(rows, peak())
 """
 
@@ -261,8 +267,9 @@ def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_every_code_has_its_words_and_its_row_in_the_docs() -> None:
-    assert {*scan_report._WORDS, "data-image-resized", "data-metric-absent"} == set(DATA_CODES)
+def test_every_code_has_a_case_and_its_row_in_the_docs() -> None:
+    others = {"data-empty", "data-coordinates-relative-like", "data-image-resized", "data-metric-absent"}
+    assert {*(code for code, *_ in CASES), *others, "data-too-long", "data-too-long-dropped"} == set(DATA_CODES)
     page = (Path(__file__).parents[1] / "docs/findings.md").read_text(encoding="utf-8")
     rows = [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in DATA_CODES.items()]
     assert [row for row in rows if row not in page] == []

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scan_cases import BOX, RELATIVE, box, boxes, draw_images, line, own
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.encoding import Encoding
+from swiftalign.data.rows import Rows
 from swiftalign.data.scan import scan
 
 
@@ -98,10 +99,9 @@ FUZZ = settings(max_examples=600, deadline=None, suppress_health_check=[HealthCh
 def test_damaged_rows_are_named_or_pass(row: Any, folder: Path, demo: Path) -> None:
     path = folder / "damaged.jsonl"
     path.write_text(f"{json.dumps(own(BOX))}\n{json.dumps(row)}\n", encoding="utf-8")
-    report = scan(
-        [path], max_length=30, tokenizer=demo / "model/tokenizer.json", text=GroundingTextSection(fenced=True)
-    )
-    assert report.rows == 2
+    text = GroundingTextSection(fenced=True)
+    report = scan([path], encoding=Encoding(text=text, max_length=30, tokenizer=demo / "model/tokenizer.json"))
+    assert report.rows.train == 2
     for finding in report.findings:
         assert finding.where.startswith(str(path)) or finding.code == "data-image-resized"
 
@@ -112,7 +112,7 @@ def test_bytes_are_named_or_pass(lines: list[bytes], folder: Path) -> None:
     path = folder / "bytes.jsonl"
     path.write_bytes(b"\n".join(lines))
     report = scan([path])
-    assert sum(report.counts.values()) == max(report.rows, 1)
+    assert sum(report.counts.values()) == max(report.rows.train or 0, 1)
 
 
 @pytest.mark.slow
@@ -123,4 +123,4 @@ def test_what_passes_can_be_encoded_by_ms_swift(row: Any, folder: Path, demo: Pa
     path.write_text(json.dumps(row), encoding="utf-8")
     report = scan([path])
     if not report.counts:
-        assert template.encode(JsonlRows([path])[0], return_length=True)["length"] > 0
+        assert template.encode(Rows([path])[0], return_length=True)["length"] > 0

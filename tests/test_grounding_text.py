@@ -13,17 +13,17 @@ from PIL import Image
 
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.records import Record, Target
-from swiftalign.data.rows import JsonlRows
-from swiftalign.data.text import answer, relative, to_messages
+from swiftalign.data.records import PixelTarget, Record, TextTarget
+from swiftalign.data.rows import Rows
+from swiftalign.data.text import answer, to_messages
 
-BOX = Target("bbox", "red box", ((8, 16), (64, 96)))
-QUAD = Target("quad", "slab", ((10, 10), (50, 12), (49, 30), (9, 28)))
-OTHER_DIAGONAL = Target("line", "wire", ((100, 20), (20, 100)))
-BENT = Target("line", "cable", ((5, 5), (60, 40), (80, 44)))
+BOX = PixelTarget("bbox", "red box", ((8, 16), (64, 96)))
+QUAD = PixelTarget("quad", "slab", ((10, 10), (50, 12), (49, 30), (9, 28)))
+OTHER_DIAGONAL = PixelTarget("line", "wire", ((100, 20), (20, 100)))
+BENT = PixelTarget("line", "cable", ((5, 5), (60, 40), (80, 44)))
 
 
-def record(*targets: Target, **others: Any) -> Record:
+def record(*targets: PixelTarget, **others: Any) -> Record:
     return Record((Path("a.png"),), targets, **others)
 
 
@@ -46,13 +46,13 @@ def test_an_answer_can_be_fenced() -> None:
 
 def test_labels_are_written_as_they_are() -> None:
     label = 'a "red" Löffel \\ 匙 \U0001f944'
-    written = answer([Target("bbox", label, ((0, 0), (1, 1)))], 1, 1)
+    written = answer([PixelTarget("bbox", label, ((0, 0), (1, 1)))], 1, 1)
     assert '匙 \U0001f944"' in written
     assert json.loads(written)[0]["label"] == label
 
 
 def test_an_outline_is_not_written() -> None:
-    outlined = Target("bbox", "red box", BOX.points, QUAD.points)
+    outlined = PixelTarget("bbox", "red box", BOX.points, QUAD.points)
     assert answer([outlined], 128, 128) == answer([BOX], 128, 128)
 
 
@@ -64,7 +64,8 @@ POINTS = st.lists(st.tuples(*[st.floats(-30_000, 30_000)] * 2), min_size=2, max_
 def test_coordinates_are_whole_thousandths_within_the_image(
     points: list[tuple[float, float]], width: int, height: int
 ) -> None:
-    written = relative(points, width, height)
+    target = PixelTarget("line", "wire", tuple(points)).in_text(width, height)
+    written = [value for point in target.points for value in point]
     assert len(written) == 2 * len(points)
     for value, (share, side) in zip(
         written, [(v, s) for p in points for v, s in zip(p, (width, height), strict=True)], strict=True
@@ -75,7 +76,8 @@ def test_coordinates_are_whole_thousandths_within_the_image(
 
 
 def test_coordinates_are_rounded_and_not_cut() -> None:
-    assert relative([(0.4999, 0.5001), (999.5001, 1000.7)], 1000, 1000) == [0, 1, 1000, 1000]
+    target = PixelTarget("line", "wire", ((0.4999, 0.5001), (999.5001, 1000.7)))
+    assert target.in_text(1000, 1000) == TextTarget("line", "wire", ((0, 1), (1000, 1000)))
 
 
 def test_a_row_s_own_words_come_before_the_config_s() -> None:
@@ -103,7 +105,7 @@ def template(demo: Path) -> Any:
     return template_of(demo / "model")
 
 
-def write_row(folder: Path, targets: list[Target]) -> Path:
+def write_row(folder: Path, targets: list[PixelTarget]) -> Path:
     Image.new("RGB", (WIDTH, HEIGHT), "grey").save(folder / "a.png")
     objects = [{"label": t.label, KEYS[t.kind]: [value for point in t.points for value in point]} for t in targets]
     path = folder / "rows.jsonl"
@@ -120,7 +122,7 @@ def test_the_token_ids_that_reach_the_model_are_the_record_s_text(
     from swift.dataset import LazyLLMDataset
 
     text = GroundingTextSection(fenced=fenced)
-    rows = JsonlRows([write_row(tmp_path, ROWS[name])], text=text)
+    rows = Rows([write_row(tmp_path, ROWS[name])], text=text)
     encoded = LazyLLMDataset(rows, template.encode, strict=True)[0]
 
     learned = [token for token in encoded["labels"] if token != -100]

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
+from swiftalign.data.encoding import Encoding
+from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.images import image_size
-from swiftalign.data.records import layout_fault, to_record
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import (
     Conversation,
     PixelLimits,
-    RowLength,
     conversation,
     model_size,
     pixel_limits,
@@ -49,7 +49,7 @@ def merging(demo: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from transformers import AutoTokenizer
 
     folder = shutil.copytree(demo / "model", tmp_path_factory.mktemp("merging") / "model")
-    texts = [message["content"] for row in JsonlRows([data]) for message in row["messages"]]
+    texts = [message["content"] for row in Rows([data]) for message in row["messages"]]
     AutoTokenizer.from_pretrained(folder).train_new_from_iterator(texts, vocab_size=900).save_pretrained(folder)
     return folder
 
@@ -63,12 +63,12 @@ def both_lengths(template: Any, tokenizer: Path, rows: list[dict[str, Any]]) -> 
     """As ms-swift encodes rows, and as they are counted here."""
     encoded = [template.encode(row, return_length=True)["length"] for row in rows]
     known = [conversation(row, [image_size(Path(path)) for path in row["images"]]) for row in rows]
-    return encoded, RowLength(tokenizer).count([row for row in known if row is not None])
+    return encoded, Encoding(tokenizer=tokenizer).lengths([row for row in known if row is not None])
 
 
-def in_layout(rows: JsonlRows, index: int) -> dict[str, Any]:
+def in_layout(rows: Rows, index: int) -> dict[str, Any]:
     """A row with the paths of its images, however the trainer hands them over."""
-    return {**rows[index], "images": [str(path) for path in rows.record(index).images]}
+    return {**rows[index], "images": [str(path) for path in rows.row(index).images]}
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def in_layout(rows: JsonlRows, index: int) -> dict[str, Any]:
 def test_the_demo_s_rows_are_as_long_as_ms_swift_makes_them(
     text: GroundingTextSection, template: Any, demo: Path, data: Path
 ) -> None:
-    rows = JsonlRows([data], text=text)
+    rows = Rows([data], text=text)
     encoded, counted = both_lengths(
         template, demo / "model/tokenizer.json", [in_layout(rows, index) for index in range(ROWS)]
     )
@@ -86,7 +86,7 @@ def test_the_demo_s_rows_are_as_long_as_ms_swift_makes_them(
 
 @pytest.mark.slow
 def test_lengths_agree_where_bytes_merge_into_tokens(merging: Path, demo: Path, data: Path) -> None:
-    rows = JsonlRows([data], text=TEXTS[1])
+    rows = Rows([data], text=TEXTS[1])
     listed = [in_layout(rows, index) for index in range(60)]
     encoded, counted = both_lengths(template_of(merging), merging / "tokenizer.json", listed)
     _, of_bytes = both_lengths(template_of(merging), demo / "model/tokenizer.json", listed)
@@ -160,10 +160,8 @@ def filled(row: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
         row["messages"][0]["content"][0]["image"] = named[0]
     else:
         row["images"] = named
-    assert layout_fault(row) is None
-    read = to_record(row, paths[0].parent).swift_row
-    assert read is not None
-    return read
+    assert not list(SWIFT.problems(row))
+    return SWIFT.read(row, paths[0].parent).to_swift([], GroundingTextSection())
 
 
 @pytest.mark.slow
@@ -171,8 +169,8 @@ def filled(row: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
 def test_rows_of_ms_swift_s_layout_are_as_long_as_it_makes_them(
     name: str, template: Any, demo: Path, data: Path
 ) -> None:
-    rows = JsonlRows([data])
-    row = filled(SWIFT_ROWS[name], [rows.record(index).images[0] for index in (3, 7)])
+    rows = Rows([data])
+    row = filled(SWIFT_ROWS[name], [rows.row(index).images[0] for index in (3, 7)])
     encoded, counted = both_lengths(template, demo / "model/tokenizer.json", [row])
     assert counted == encoded
 
@@ -209,7 +207,7 @@ def test_a_default_system_message_counts_where_a_row_has_none() -> None:
 @example(text="\U0001d160")  # one character of 4 bytes, which NFC takes apart into three
 def test_the_bound_is_never_below_the_count(text: str, demo: Path) -> None:
     row = Conversation((text, "<|im_end|>"), 7)
-    assert RowLength(demo / "model/tokenizer.json").count([row])[0] <= row.most
+    assert Encoding(tokenizer=demo / "model/tokenizer.json").lengths([row])[0] <= row.most
 
 
 LIMITS = st.one_of(st.none(), st.tuples(st.integers(1, 50), st.integers(50, 20000)))
@@ -268,7 +266,7 @@ def test_a_tokenizer_that_can_t_be_read_is_named(content: str | None, tmp_path: 
     if content is not None:
         path.write_text(content)
     with pytest.raises(ModelError, match=f"tokenizer {path}: "):
-        RowLength(path).count([Conversation(("a",), 0)])
+        Encoding(tokenizer=path).lengths([Conversation(("a",), 0)])
 
 
 def test_counting_loads_neither_torch_nor_transformers(demo: Path) -> None:
@@ -276,8 +274,9 @@ def test_counting_loads_neither_torch_nor_transformers(demo: Path) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from swiftalign.data.tokens import Conversation, RowLength;"
-        f"print(RowLength(Path({str(demo / 'model/tokenizer.json')!r})).count([Conversation(('ab',), 3)]),"
+        "import sys; from pathlib import Path; from swiftalign.data.encoding import Encoding;"
+        "from swiftalign.data.tokens import Conversation;"
+        f"print(Encoding(tokenizer=Path({str(demo / 'model/tokenizer.json')!r})).lengths([Conversation(('ab',), 3)]),"
         "[name for name in ('torch', 'transformers', 'swift', 'PIL') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[5] []\n"

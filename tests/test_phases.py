@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.verify import checkpoints_of
+from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
-from swiftalign.data.records import read_rows
 from swiftalign.demo.model import build_model
 from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.resolve import resolve
+from swiftalign.preflight.check import preflight
 from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
 from swiftalign.worker.carry import carry_weights
 
@@ -90,9 +90,9 @@ def test_a_run_without_phases_is_its_own_and_only_one(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "line", "message"),
     [
-        ("{tuner: {lora_rank: 4}}", 2, "a phase can't have tuner of its own"),
-        ("{model: other}", 2, "a phase can't have model of its own"),
-        ("{training: {output_dir: x}}", 2, "a phase can't have training.output_dir of its own"),
+        ("{tuner: {lora_rank: 4}}", 2, "a phase can't set tuner"),
+        ("{model: other}", 2, "a phase can't set model"),
+        ("{training: {output_dir: x}}", 2, "a phase can't set training.output_dir"),
         ("{name: 3}", 2, "a phase's name must be text"),
         ("{training: {aligner_lrr: 1}}", 2, "training.aligner_lrr: unknown key"),
         ("{training: {num_train_epochs: many}}", 2, "training.num_train_epochs"),
@@ -113,7 +113,7 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
     [
         (
             "tuner: {train_type: adalora}\nphases: [{name: a}, {name: b}]\n",
-            "AdaLoRA prunes once, to the end of its run: another phase would begin with pruned ranks",
+            "AdaLoRA prunes ranks until the end of its run: the next phase would begin with pruned ranks",
         ),
         (
             "phases: [{name: a, training: {save_strategy: 'no'}}, {name: b}]\n",
@@ -123,8 +123,9 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
 )
 def test_phases_that_leave_nothing_to_begin_with_are_refused(text: str, message: str, workspace: Path) -> None:
     config = load(workspace, text)
-    first = resolve(config.runs[0], read_model(config))
-    assert [finding.message for finding in first.findings if finding.code == "phases-uncarried"] == [message]
+    model = read_model(config)
+    problems = preflight(config.runs[0], model, resolve(config.runs[0], model))
+    assert [finding.message for finding in problems if finding.code == "phases-uncarried"] == [message]
 
 
 def test_inspect_params_shows_the_phases_with_their_steps(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,10 +151,10 @@ def test_arguments_are_printed_for_each_phase(workspace: Path, capsys: pytest.Ca
 
 
 def test_a_curriculum_parts_rows_by_their_objects_in_order(workspace: Path) -> None:
-    rows = [row for _, row in read_rows(workspace / "data/train.jsonl")]
+    rows = [json.loads(line) for line in (workspace / "data/train.jsonl").read_text().splitlines()]
     counts = [len(row["objects"]) for row in rows]
-    simple = [row for _, row in read_rows(workspace / "data/train.simple.jsonl")]
-    medium = [row for _, row in read_rows(workspace / "data/train.medium.jsonl")]
+    simple = [json.loads(line) for line in (workspace / "data/train.simple.jsonl").read_text().splitlines()]
+    medium = [json.loads(line) for line in (workspace / "data/train.medium.jsonl").read_text().splitlines()]
     assert simple == [row for row, count in zip(rows, counts, strict=True) if 1 <= count <= 3]
     assert medium == [row for row, count in zip(rows, counts, strict=True) if 4 <= count <= 8]
     assert simple

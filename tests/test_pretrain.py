@@ -35,14 +35,14 @@ def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) 
     import torch
 
     import pretrain
-    from swiftalign.data.records import to_record
-    from swiftalign.data.text import to_messages
+    from swiftalign.data.formats.own import OWN
+    from swiftalign.data.text import DEFAULT_TEXT
 
     template: Any = template_of(folder)
     image, objects = draw_row(Random(index), row_size((128, 128), index))
     row = {"images": ["-"], "objects": objects, "prompt": prompt_for(objects)}
-    messages = to_messages(to_record(row, Path()), *image.size)
-    theirs = template.encode({"messages": messages, "images": [image]})
+    messages = OWN.read(row, Path()).to_swift([image.size], DEFAULT_TEXT)
+    theirs = template.encode({**messages, "images": [image]})
     ours = pretrain.Encoder(template.tokenizer)(image, *pretrain.locating(Random(0), objects, image.size))
     assert ours["input_ids"] == theirs["input_ids"]
     assert ours["labels"] == theirs["labels"]

@@ -18,13 +18,12 @@ from swiftalign.augment.rows import AugmentedRows
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, GroundingTextSection
-from swiftalign.data.rows import JsonlRows
+from swiftalign.data.rows import Rows
 from swiftalign.data.text import to_messages
 from swiftalign.preview.encoded import (
     Encoded,
     NotHereError,
     TemplateEncoder,
-    answer_text,
     as_written,
     from_patches,
     training_encoder,
@@ -41,8 +40,8 @@ def encoder(demo: Path) -> TemplateEncoder:
 
 
 @pytest.fixture(scope="module")
-def rows(demo: Path) -> JsonlRows:
-    return JsonlRows([demo / "data/train.jsonl"])
+def rows(demo: Path) -> Rows:
+    return Rows([demo / "data/train.jsonl"])
 
 
 def pipeline(*ops: Any, **rules: Any) -> Pipeline:
@@ -52,11 +51,11 @@ def pipeline(*ops: Any, **rules: Any) -> Pipeline:
 CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))
 
 
-def write_row(folder: Path, row: dict[str, Any], size: tuple[int, int] = (128, 128)) -> JsonlRows:
+def write_row(folder: Path, row: dict[str, Any], size: tuple[int, int] = (128, 128)) -> Rows:
     """A file of one row about a grey image of this size."""
     Image.new("RGB", size, (120, 120, 120)).save(folder / "a.png")
     (folder / "rows.jsonl").write_text(json.dumps({"images": ["a.png"], **row}) + "\n", encoding="utf-8")
-    return JsonlRows([folder / "rows.jsonl"])
+    return Rows([folder / "rows.jsonl"])
 
 
 def bbox(label: str, *numbers: float) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def test_patches_become_the_image_again(encoder: TemplateEncoder) -> None:
 
 
 def test_the_encoded_sample_holds_the_image_and_the_answer_of_the_training_row(
-    encoder: TemplateEncoder, rows: JsonlRows
+    encoder: TemplateEncoder, rows: Rows
 ) -> None:
     augmented = AugmentedRows(rows, CONSERVATIVE)
     augmented.set_epoch(2)
@@ -92,7 +91,7 @@ def test_the_encoded_sample_holds_the_image_and_the_answer_of_the_training_row(
         assert encoded.answer.targets
 
 
-def test_the_encoder_takes_the_runs_template_settings(make_config: Callable[[str], Config], rows: JsonlRows) -> None:
+def test_the_encoder_takes_the_runs_template_settings(make_config: Callable[[str], Config], rows: Rows) -> None:
     encode = training_encoder(make_config("data: {max_length: 100}\nswift: {max_pixels: 4096, system: Be brief.}"))
     assert (encode.template.max_length, encode.template.max_pixels) == (100, 4096)
     augmented = AugmentedRows(rows, CONSERVATIVE)
@@ -125,7 +124,7 @@ def test_a_model_that_asks_to_run_code_is_refused(demo: Path, tmp_path: Path) ->
 # Strips.
 
 
-def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: TemplateEncoder, rows: JsonlRows) -> None:
+def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: TemplateEncoder, rows: Rows) -> None:
     augmented = AugmentedRows(rows, CONSERVATIVE)
     for index in (0, 3, 7):
         strip = Previewer(rows, CONSERVATIVE, encoder).variants(index, [0, 5])
@@ -134,15 +133,15 @@ def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: Templa
             augmented.set_epoch(epoch)
             row = augmented[index]
             assert np.array_equal(panel.image, np.asarray(row["images"][0]))
-            points = [point for shape in panel.shapes if shape.fate != "dropped" for point in shape.points]
+            points = [point for shape in panel.shapes if shape.status != "dropped" for point in shape.points]
             wanted = [point for target in as_written(row).answer.targets for point in target.points]
             assert points == [(x / 1000, y / 1000) for x, y in wanted]
             assert panel.faults == ()
 
 
-def test_the_original_is_the_file_as_it_is(rows: JsonlRows) -> None:
+def test_the_original_is_the_file_as_it_is(rows: Rows) -> None:
     original = Previewer(rows, CONSERVATIVE, as_written).variants(0, [0]).panels[0]
-    record = rows.record(0)
+    record = rows.row(0)
     assert np.array_equal(original.image, np.asarray(Image.open(record.images[0]).convert("RGB")))
     assert [(s.label, s.points) for s in original.shapes] == [
         (t.label, tuple((x / 128, y / 128) for x, y in t.points)) for t in record.targets
@@ -150,7 +149,7 @@ def test_the_original_is_the_file_as_it_is(rows: JsonlRows) -> None:
     assert original.replay is None
 
 
-def panel_of(rows: JsonlRows, made: Pipeline, encode: Callable[[dict[str, Any]], Encoded] = as_written) -> Panel:
+def panel_of(rows: Rows, made: Pipeline, encode: Callable[[dict[str, Any]], Encoded] = as_written) -> Panel:
     return Previewer(rows, made, encode).variants(0, [0]).panels[1]
 
 
@@ -159,17 +158,17 @@ TWO = {"objects": [bbox("corner", 0, 0, 16, 16), bbox("middle", 48, 48, 80, 80),
 
 def test_a_dropped_target_is_drawn_where_it_would_lie(tmp_path: Path) -> None:
     panel = panel_of(write_row(tmp_path, TWO), pipeline({"scale": {"lo": 2, "hi": 2}}))
-    [dropped] = [shape for shape in panel.shapes if shape.fate == "dropped"]
+    [dropped] = [shape for shape in panel.shapes if shape.status == "dropped"]
     assert (dropped.label, dropped.note) == ("corner", "dropped: 0% visible")
     assert dropped.points == ((-0.5, -0.5), (-0.25, -0.5), (-0.25, -0.25), (-0.5, -0.25))
-    assert "corner" not in [shape.label for shape in panel.shapes if shape.fate == "kept"]
+    assert "corner" not in [shape.label for shape in panel.shapes if shape.status == "kept"]
 
 
 def test_a_clipped_target_says_how_much_of_it_is_left(tmp_path: Path) -> None:
     panel = panel_of(write_row(tmp_path, TWO), pipeline({"scale": {"lo": 2, "hi": 2}}))
     by_label = {shape.label: shape for shape in panel.shapes}
-    assert (by_label["middle"].fate, by_label["middle"].points) == ("kept", ((0.25, 0.25), (0.75, 0.75)))
-    assert (by_label["side"].fate, by_label["side"].note) == ("clipped", "clipped: 70% visible")
+    assert (by_label["middle"].status, by_label["middle"].points) == ("kept", ((0.25, 0.25), (0.75, 0.75)))
+    assert (by_label["side"].status, by_label["side"].note) == ("clipped", "clipped: 70% visible")
     assert by_label["side"].points == ((0.0, 0.375), (0.438, 0.625))
 
 
@@ -181,7 +180,7 @@ def test_operations_that_were_left_out_are_told_with_the_reason(tmp_path: Path) 
     assert panel.to_json()["replay"]["steps"] == [{"name": "hflip"}]
 
 
-def test_op_by_op_ends_with_what_training_sees(encoder: TemplateEncoder, rows: JsonlRows) -> None:
+def test_op_by_op_ends_with_what_training_sees(encoder: TemplateEncoder, rows: Rows) -> None:
     for index, epoch in ((0, 0), (2, 1), (3, 2)):
         previewer = Previewer(rows, CONSERVATIVE, encoder)
         whole, steps = previewer.variants(index, [epoch]), previewer.steps(index, epoch)
@@ -208,7 +207,7 @@ def test_a_row_in_ms_swifts_layout_keeps_its_geometry(encoder: TemplateEncoder, 
 # Faults on the way.
 
 
-def test_a_shifted_image_is_seen_and_told(encoder: TemplateEncoder, rows: JsonlRows) -> None:
+def test_a_shifted_image_is_seen_and_told(encoder: TemplateEncoder, rows: Rows) -> None:
     def shifted(row: dict[str, Any]) -> Encoded:
         moved = np.roll(np.asarray(row["images"][0]), 16, axis=1)
         return encoder({**row, "images": [Image.fromarray(moved)]})
@@ -224,7 +223,7 @@ def test_a_text_that_exchanges_width_and_height_shows_other_boxes(encoder: Templ
     rows = write_row(tmp_path, {"objects": [bbox("cup", 32, 32, 96, 64)]}, size=(256, 128))
 
     def exchanged(row: dict[str, Any]) -> Encoded:
-        return encoder({**row, "messages": to_messages(rows.record(0), 128, 256)})
+        return encoder({**row, "messages": to_messages(rows.row(0).record(128, 256), 128, 256)})
 
     made = pipeline({"gamma": {"gamma": 1.5}})
     sound, faulty = panel_of(rows, made, encoder), panel_of(rows, made, exchanged)
@@ -233,17 +232,17 @@ def test_a_text_that_exchanges_width_and_height_shows_other_boxes(encoder: Templ
     assert faulty.faults == ("the encoded answer is off by up to 375/1000",)
 
 
-def test_targets_that_an_answer_lacks_are_told(rows: JsonlRows) -> None:
+def test_targets_that_an_answer_lacks_are_told(rows: Rows) -> None:
     def cut(row: dict[str, Any]) -> Encoded:
         encoded = as_written(row)
         return replace(encoded, answer=replace(encoded.answer, targets=encoded.answer.targets[:1]))
 
     assert panel_of(rows, pipeline("hflip"), cut).faults == (
-        "the encoded answer has 1 readable targets, of 4 that were kept",
+        "the encoded answer has 1 readable targets, but 4 were kept",
     )
 
 
-def test_an_image_token_of_another_vocabulary_is_told(make_config: Callable[[str], Config], rows: JsonlRows) -> None:
+def test_an_image_token_of_another_vocabulary_is_told(make_config: Callable[[str], Config], rows: Rows) -> None:
     """Pins that ms-swift's template hard-codes the id, and silently leaves the image without its tokens."""
     encode = training_encoder(make_config(""))
     assert encode.template.image_token_id != type(encode.template).image_token_id
@@ -254,7 +253,7 @@ def test_an_image_token_of_another_vocabulary_is_told(make_config: Callable[[str
 
 
 def test_a_row_that_is_too_long_to_encode_is_shown_as_written_and_told(
-    make_config: Callable[[str], Config], rows: JsonlRows
+    make_config: Callable[[str], Config], rows: Rows
 ) -> None:
     encode = training_encoder(make_config("data: {max_length: 100}"))
     panel = panel_of(rows, pipeline("hflip"), encode)
@@ -266,10 +265,11 @@ def test_a_row_that_is_too_long_to_encode_is_shown_as_written_and_told(
 
 def test_other_words_around_the_answer_are_no_fault(encoder: TemplateEncoder, demo: Path) -> None:
     text = GroundingTextSection(fenced=True, system="Look closely.")
-    fenced = JsonlRows([demo / "data/train.jsonl"], text=text)
+    fenced = Rows([demo / "data/train.jsonl"], text=text)
     panel = panel_of(fenced, CONSERVATIVE, encoder)
     assert (panel.faults, len(panel.shapes)) == ((), 4)
 
 
 def test_an_answer_of_other_content_is_no_text() -> None:
-    assert answer_text({"messages": [{"role": "assistant", "content": [{"type": "text"}]}]}) == ""
+    messages = [{"role": "assistant", "content": [{"type": "text"}]}]
+    assert as_written({"messages": messages, "images": [Image.new("RGB", (8, 8))]}).answer.targets == ()

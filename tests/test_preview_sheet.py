@@ -14,18 +14,10 @@ from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
+from swiftalign.data.rows import Rows
 from swiftalign.preview.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
-from swiftalign.preview.strips import (
-    THUMBNAIL,
-    Panel,
-    Shape,
-    Strip,
-    describe,
-    parse_numbers,
-    read_records,
-    thumbnail,
-    write_file,
-)
+from swiftalign.preview.preview import read_chosen
+from swiftalign.preview.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
 
 CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))
@@ -55,29 +47,23 @@ def test_every_operation_of_the_presets_has_words_with_its_values() -> None:
             assert (describe(step) == step.name) == (step.name == "hflip")
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-2", "1-", "1.5", "0-99999999"])
-def test_what_is_no_row_number_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="--rows"):
-        parse_numbers(text, "--rows")
-
-
 def test_rows_count_over_all_files_without_blank_lines(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     lines = [json.dumps({"images": ["a.png"], "objects": [], "prompt": str(n)}) for n in range(5)]
     (tmp_path / "1.jsonl").write_text("\n" + lines[0] + "\n\n" + lines[1] + "\n", encoding="utf-8")
     (tmp_path / "2.jsonl").write_text("\n".join(lines[2:]), encoding="utf-8")
     files = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
-    records = read_records(files, [3, 0, 4])
-    assert [(row, record.prompt) for row, record in records.items()] == [(3, "3"), (0, "0"), (4, "4")]
+    rows = read_chosen(Rows(files), [3, 0, 4])
+    assert [(number, row.prompt) for number, row in rows.items()] == [(3, "3"), (0, "0"), (4, "4")]
     with pytest.raises(DataError, match="row 7: the training files have 5 rows, counted from 0"):
-        read_records(files, [1, 7])
+        read_chosen(Rows(files), [1, 7])
 
 
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('\n{"images": ["a.png"]}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl:2: needs 'images' and 'objects'"):
-        read_records([path], [0])
+        read_chosen(Rows([path]), [0])
 
 
 # -- the sheet ------------------------------
@@ -94,13 +80,13 @@ def count(picture: Image.Image, colour: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
-@pytest.mark.parametrize("fate", ["kept", "clipped", "dropped"])
-def test_targets_have_their_kinds_colour_and_lost_ones_are_red(kind: Any, fate: Any) -> None:
+@pytest.mark.parametrize("status", ["kept", "clipped", "dropped"])
+def test_targets_have_their_kinds_colour_and_lost_ones_are_red(kind: Any, status: Any) -> None:
     points = {"bbox": ((0.2, 0.2), (0.8, 0.9)), "line": ((0.2, 0.2), (0.8, 0.9))}
     quad = ((0.3, 0.2), (0.8, 0.3), (0.7, 0.8), (0.2, 0.7))
-    shape = Shape(kind, "", points.get(kind, quad), fate)
+    shape = Shape(kind, "", points.get(kind, quad), status)
     empty, drawn = render_sheet([one_strip()], ""), render_sheet([one_strip(shape)], "")
-    colour = COLOURS[kind] if fate == "kept" else TROUBLE
+    colour = COLOURS[kind] if status == "kept" else TROUBLE
     assert count(drawn, colour) > count(empty, colour) + 500
 
 
@@ -108,8 +94,8 @@ def test_dropped_targets_are_dashed() -> None:
     points = ((0.2, 0.3), (0.8, 0.9))
     empty = count(render_sheet([one_strip()], ""), TROUBLE)
     solid, dashed = (
-        count(render_sheet([one_strip(Shape("bbox", "", points, fate))], ""), TROUBLE) - empty
-        for fate in ("clipped", "dropped")
+        count(render_sheet([one_strip(Shape("bbox", "", points, status))], ""), TROUBLE) - empty
+        for status in ("clipped", "dropped")
     )
     assert 0.4 * solid < dashed < 0.9 * solid
 
@@ -151,15 +137,3 @@ def test_of_a_large_image_a_thumbnail_is_kept() -> None:
     assert reduced.shape == (THUMBNAIL, THUMBNAIL // 2, 3)
     small = np.zeros((THUMBNAIL, 10, 3), np.uint8)
     assert thumbnail(small) is small
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_file(tmp_path / "new/a.png", b"abc")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match="can't write it"):
-        write_file(tmp_path / "file/a.png", b"abc")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="can't write it"):
-        write_file(tmp_path / "folder", b"abc")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "new"]

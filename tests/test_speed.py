@@ -13,6 +13,8 @@ import pytest
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.rows import Rows
 from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
@@ -224,7 +226,8 @@ def test_counted_operations_are_those_of_a_real_model(demo: Path, demo_modules: 
 
 def test_rows_are_counted_as_the_template_encodes_them(demo: Path, batch_rows: Any) -> None:
     _, encoded = batch_rows
-    rows = rows_of(load_config([demo / "config.yaml"]))
+    encoding = encoding_of(load_config([demo / "config.yaml"]))
+    rows = rows_of(Rows([demo / "data/train.jsonl"]), encoding)
     assert len(rows) == 64
     for ours, theirs in zip(rows, encoded, strict=False):
         assert ours.tokens == len(theirs["input_ids"])

@@ -231,7 +231,7 @@ def test_a_killed_training_process_is_reported(demo: Path, tmp_path: Path, capsy
     )
     sets = ["--set", f"swift.external_plugins=[{plugin}]", "--set", "training.callbacks=[killer]"]
     assert train(demo / "config.yaml", tmp_path / "run", *sets) == 1
-    assert "error: the training process was ended by SIGKILL" in capsys.readouterr().err
+    assert "error: the training process was killed by SIGKILL" in capsys.readouterr().err
 
 
 def test_an_error_inside_training_ends_in_its_message_and_names_the_log(
@@ -256,7 +256,7 @@ def test_two_runs_cannot_write_one_folder_at_a_time(
     run = tmp_path / "run"
     with locked(run):
         assert train(demo / "config.yaml", run) == 2
-    assert "another run is writing there now" in capsys.readouterr().err
+    assert "another run is writing to this folder now" in capsys.readouterr().err
 
 
 def test_a_used_run_folder_is_not_written_again(demo: Path, tmp_path: Path) -> None:

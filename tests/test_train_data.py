@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from swiftalign.cli import main
-from swiftalign.data.records import read_rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.plan.plan import read_plan
 
@@ -98,7 +97,7 @@ def test_a_resumed_run_sees_the_same_samples(step: int, config: Path, straight: 
 def test_rows_that_are_too_long_are_left_out(tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """ms-swift would end the run at the first of them."""
     write_dataset(tmp_path / "rows.jsonl", rows=8, seed=4)
-    rows = [row for _, row in read_rows(tmp_path / "rows.jsonl")]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     for index in (2, 5):
         rows[index]["prompt"] = "Find everything. " * 400
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
@@ -111,7 +110,7 @@ def test_rows_that_are_too_long_are_left_out(tmp_path: Path, demo: Path, capsys:
     assert (schedule.train_rows, schedule.steps) == (6, 3)
     state = json.loads((run / "checkpoint-3/trainer_state.json").read_text())
     assert (state["global_step"], state["epoch"]) == (3, 1.0)
-    assert "left out, longer than max_length" in capsys.readouterr().err
+    assert "rows longer than max_length are left out" in capsys.readouterr().err
 
 
 def test_a_run_without_a_row_that_is_short_enough_is_refused(
@@ -126,7 +125,7 @@ def test_the_best_model_is_not_told_by_a_kind_that_validation_lacks(
     tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_training(tmp_path, demo, val="rows.jsonl")
-    boxes = [row for _, row in read_rows(tmp_path / "rows.jsonl")]
+    boxes = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     for row in boxes:
         row["objects"] = [item for item in row["objects"] if "bbox_2d" in item]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in boxes), encoding="utf-8")

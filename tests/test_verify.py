@@ -91,7 +91,7 @@ def test_what_an_adapter_of_peft_must_hold_follows_from_its_config(name: str, ch
     result = verify(checkpoints[name].path)
     expected = sum(row.expected or 0 for row in result.modules)
     assert result.expectation.startswith("adapter_config.json and the base" if FOREIGN[name].planned else "nothing:")
-    assert 0 < expected <= len(result.tensors) or not FOREIGN[name].planned
+    assert 0 < expected <= len(result.checkpoint.weights.infos) or not FOREIGN[name].planned
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -165,7 +165,7 @@ def test_the_newest_checkpoint_of_a_run_counts_and_all_checks_each(
     checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = checkpoints["run-folder"].path
-    assert verify(run).path == run / "checkpoint-30"
+    assert verify(run).checkpoint.path == run / "checkpoint-30"
     assert main(["verify-ckpt", str(run), "--json", "--all"]) == 0
     names = [Path(values["path"]).name for values in json.loads(capsys.readouterr().out)]
     assert names == ["checkpoint-9", "checkpoint-10", "checkpoint-30"]

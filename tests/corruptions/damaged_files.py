@@ -211,7 +211,7 @@ FILES: dict[str, Damage] = {
     "tensor-not-in-its-shard": Damage(
         "merged-in-shards", tensors(lambda held: held.popitem() and None, SHARD), ("index-tensor-missing",)
     ),
-    "tensor-in-two-shards": Damage("merged-in-shards", _in_two_shards, ("index-tensor-unlisted",)),
+    "tensor-in-two-shards": Damage("merged-in-shards", _in_two_shards, ("tensor-duplicated",)),
     "index-without-map-in-a-folder-of-that-name": Damage("merged-in-shards", _called_outside, ("index-malformed",)),
     "tensor-not-in-the-index": Damage("merged-in-shards", _unlisted, ("index-tensor-unlisted",)),
     "shard-not-in-the-index": Damage(

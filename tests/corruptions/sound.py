@@ -101,7 +101,7 @@ def build_run(name: str, base: Path, folder: Path) -> Path:
 
 
 def _peft_config(settings: Any, plan: TuningPlan) -> peft.PeftConfig:
-    targets: dict[str, Any] = {"target_modules": plan.target_regex, "modules_to_save": list(plan.saved) or None}
+    targets: dict[str, Any] = {"target_modules": plan.adapted_pattern, "modules_to_save": list(plan.saved) or None}
     if plan.train_type == "adalora":
         ranks = {"init_r": settings.adalora_init_r, "target_r": settings.adalora_target_r}
         return peft.AdaLoraConfig(total_step=STEP, lora_alpha=32, **ranks, **targets)

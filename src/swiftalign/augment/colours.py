@@ -1,14 +1,14 @@
-"""Augmentations that change an image's colours and no coordinates, with their values already drawn.
+"""Augmentations that change an image's colours and no coordinates, with values that are already drawn.
 
-Operations on single values (brightness, contrast, gamma, solarize, posterize) gather in one table of 256 entries for
-all channels, which is applied when an operation needs the pixels. What needs floating point runs over strips of rows,
-in buffers that fit into the processor's cache: fresh memory for each step would cost more than the arithmetic.
+Operations on single values (brightness, contrast, gamma, solarize, posterize) are collected in one table of 256 entries
+for all channels, which is applied when an operation needs the pixels. Floating-point operations run over strips of
+rows, in buffers that fit into the processor's cache: new memory for each step would cost more time than the arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -16,13 +16,17 @@ import numpy.typing as npt
 
 from swiftalign.data.images import Pixels
 
-Floats = npt.NDArray[Any]  # float32; cv2 declares no more than numbers
+Plane: TypeAlias = npt.NDArray[Any]
+"""Values in float32; cv2 declares no more than numbers."""
 
 IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
-_FULL_SCALE = (720, 1, 255)  # of a hue below 360 degrees plus a turn below 360, saturation and value
+# Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
+_FULL_SCALE = (720, 1, 255)
+# Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
 
 
@@ -30,15 +34,15 @@ def apply_appearance(image: Pixels, steps: Sequence[tuple[str, Mapping[str, Any]
     """Apply operations in order.
 
     Args:
-        image: RGB [h, w, 3] uint8; left as it is.
-        steps: names of ``OPERATIONS``, each with the values drawn for it.
+        image: RGB [h, w, 3] uint8; it is not changed.
+        steps: names from ``OPERATIONS``, each with the values drawn for it.
 
     Returns:
         RGB [h, w, 3] uint8; ``image`` itself where no step changes it.
 
     Raises:
-        KeyError: an operation that is not one of ``OPERATIONS``.
-        ValueError: not an RGB image of uint8.
+        KeyError: an operation is not one of ``OPERATIONS``.
+        ValueError: ``image`` is not an RGB image of uint8.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"expected RGB [h, w, 3] of uint8, got {list(image.shape)} of {image.dtype}")
@@ -49,27 +53,27 @@ def apply_appearance(image: Pixels, steps: Sequence[tuple[str, Mapping[str, Any]
 
 
 class _Pending:
-    """An image, the table that its pixels still have to go through, and memory to work in."""
+    """An image, the table of values that is still to be applied to it, and work buffers."""
 
     def __init__(self, image: Pixels) -> None:
-        self.image = image
+        self.image = self._source = image
         self.table = IDENTITY
-        self._source = image
+        self.step = min(image.shape[0], max(1, _STRIP_PIXELS // image.shape[1]))  # rows per strip
         self._spare: Pixels | None = None
-        self._buffers: tuple[Floats, Floats, Floats] | None = None
+        self._buffers: tuple[Plane, Plane, Plane] | None = None
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
-        """Send what the pending table yields through one more, whose entries are rounded down."""
+        """Apply one more table, whose entries are rounded down, after the pending one."""
         self.table = table.astype(np.uint8)[self.table]
 
     def pixels(self) -> Pixels:
-        """The image after its table; the table is then spent."""
+        """The image with the pending table applied; the table is the identity afterwards."""
         if not np.array_equal(self.table, IDENTITY):
             self.replace(cv2.LUT(self.image, self.table, dst=self.blank()))
         return self.image
 
     def blank(self) -> Pixels:
-        """An image to be overwritten and given to ``replace`` before another is asked for."""
+        """An image to overwrite and pass to ``replace`` before the next call of this method."""
         return np.empty(self.image.shape, np.uint8) if self._spare is None else self._spare
 
     def replace(self, image: npt.NDArray[Any]) -> None:
@@ -77,21 +81,19 @@ class _Pending:
             self._spare = self.image
         self.image, self.table = image, IDENTITY
 
-    def strips(self) -> Iterator[tuple[slice, Floats, Floats, Floats]]:
-        """Ranges of rows with three float32 buffers, to be overwritten.
+    def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
+        """The image in strips of rows, each with three float32 buffers that may be overwritten.
 
         Yields:
-            the rows, their pixels after the table [rows, w, 3], an array like that, and one of [rows, w].
+            the range of rows, their pixels after the table [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
         """
         height, width = self.image.shape[:2]
-        step = _strip_rows(self.image)
         if self._buffers is None:
-            colour, other = np.empty((2, step, width, 3), np.float32)
-            self._buffers = colour, other, np.empty((step, width), np.float32)
-        for top in range(0, height, step):
-            count = min(step, height - top)
-            rows = slice(top, top + count)
-            colour, other, plane = (buffer[:count] for buffer in self._buffers)
+            colour, other = np.empty((2, self.step, width, 3), np.float32)
+            self._buffers = colour, other, np.empty((self.step, width), np.float32)
+        for top in range(0, height, self.step):
+            rows = slice(top, min(top + self.step, height))
+            colour, other, plane = (buffer[: rows.stop - top] for buffer in self._buffers)
             if self.table is IDENTITY:
                 np.copyto(colour, self.image[rows])
             else:
@@ -100,14 +102,18 @@ class _Pending:
 
 
 def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0) -> None:
-    """Brightness, then contrast, then saturation; 1 changes nothing, 0 is black, plain grey, greyscale.
+    """Change brightness, then contrast, then saturation.
+
+    A factor of 1 changes nothing; 0 gives a black image, an image of one grey, and a greyscale image.
 
     References:
-        ``PIL.ImageEnhance`` Brightness, Contrast and Color, equal to the bit.
+        Bit-identical to ``PIL.ImageEnhance`` Brightness, Contrast and Color.
     """
     _fade(pending, 0, brightness)
     if contrast != 1:
-        _fade(pending, _mean_grey(pending), contrast)
+        total = sum(cv2.sumElems(_grey(colour, out=grey))[0] for _, colour, _, grey in pending.strips())
+        height, width = pending.image.shape[:2]
+        _fade(pending, int(total / (height * width) + 0.5), contrast)
     if saturation != 1:
         result = pending.blank()
         for rows, colour, degenerate, grey in pending.strips():
@@ -117,10 +123,10 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
 
 
 def gamma(pending: _Pending, gamma: float) -> None:
-    """255 (v / 255)^gamma, rounded down; above 1 darkens.
+    """Map each value v to 255 (v / 255)^gamma, rounded down; a gamma above 1 darkens.
 
     References:
-        ``imgaug.augmenters.GammaContrast``, equal to the bit.
+        Bit-identical to ``imgaug.augmenters.GammaContrast``.
     """
     if gamma != 1:
         shares = np.linspace(0, 1, 256, dtype=np.float32)
@@ -130,21 +136,21 @@ def gamma(pending: _Pending, gamma: float) -> None:
 def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 1.0) -> None:
     """Turn the hue, multiply saturation and value, and clip both at their full scale.
 
-    The hue is a float32 in degrees, so that a shift below the 1.4 degrees of an 8-bit hue is not lost, and the only
-    rounding is that of the result.
+    The hue is a float32 in degrees, so that a shift below the 1.4 degrees of an 8-bit hue is not lost, and only the
+    result is rounded.
 
     Args:
-        hue_deg: turn in degrees; 120 makes red green.
-        sat: factor, 0 or more.  val: likewise.
+        hue_deg: turn of the hue in degrees; 120 makes red green.
+        sat: factor of the saturation, 0 or more.
+        val: factor of the value, 0 or more.
 
     References:
-        the hexcone model, A. R. Smith 1978; ``colorsys.rgb_to_hsv``.
+        The hexcone model, A. R. Smith 1978; ``colorsys.rgb_to_hsv``.
     """
     if hue_deg % 360 == 0 and sat == val == 1:
         return
     factors = np.array([[1, 0, 0, hue_deg % 360], [0, sat, 0, 0], [0, 0, val, 0]], np.float32)
-    most = np.empty((_strip_rows(pending.image), pending.image.shape[1], 3), np.float32)
-    most[:] = _FULL_SCALE
+    most = np.full((pending.step, pending.image.shape[1], 3), _FULL_SCALE, np.float32)
     result = pending.blank()
     for rows, colour, changed, _ in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)
@@ -159,11 +165,11 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
     """Equalise the histogram of Lab lightness in tiles.
 
     Args:
-        clip_limit: how steep a tile's curve may be, in multiples of a flat histogram's.
-        tile_grid_size: how many tiles across and down.
+        clip_limit: limit of a tile's histogram bins, in multiples of the bins of a flat histogram.
+        tile_grid_size: number of tiles across and down.
 
     References:
-        Zuiderveld, Graphics Gems IV, 1994; ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``, equal to the bit.
+        Zuiderveld, Graphics Gems IV, 1994; bit-identical to ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``.
     """
     image = pending.pixels()
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=pending.blank())
@@ -174,27 +180,19 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
 
 
 def sharpness(pending: _Pending, factor: float) -> None:
-    """Away from a smoothed image; 0 is the smoothed one, 1 changes nothing, 2 sharpens.
+    """Blend with a smoothed image: 0 gives the smoothed image, 1 changes nothing, 2 sharpens.
 
-    The outermost pixels stay as they are, and so does an image with a side below 3 pixels.
+    The outermost pixels do not change, nor does an image with a side below 3 pixels.
 
     References:
-        ``PIL.ImageEnhance.Sharpness`` with ``PIL.ImageFilter.SMOOTH``, equal to the bit.
+        Bit-identical to ``PIL.ImageEnhance.Sharpness`` with ``PIL.ImageFilter.SMOOTH``.
     """
-    height, width = pending.image.shape[:2]
-    if factor == 1 or min(height, width) < 3:
+    if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
     image = pending.pixels()
-    sums = np.empty((_strip_rows(image) + 2, width, 3), np.float32)
-    result = pending.blank()
-    for rows, colour, _, _ in pending.strips():
-        top = max(rows.start - 1, 0)
-        around = image[top : rows.stop + 1]
-        cv2.boxFilter(around, cv2.CV_32F, (3, 3), dst=sums[: len(around)], normalize=False)
-        smooth = sums[rows.start - top :][: len(colour)]
-        cv2.scaleAdd(colour, 4, smooth, dst=smooth)
-        smooth *= np.float32(1 / 13)
-        np.rint(smooth, out=smooth)  # thirteenths are never halves: no tie to break, and no float error crosses one
+    result = cv2.filter2D(image, -1, _SMOOTH, dst=pending.blank())
+    for rows, colour, smooth, _ in pending.strips():
+        np.copyto(smooth, result[rows])
         result[rows] = _blend(smooth, colour, factor)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         result[edge] = image[edge]
@@ -202,19 +200,19 @@ def sharpness(pending: _Pending, factor: float) -> None:
 
 
 def solarize(pending: _Pending, threshold: float) -> None:
-    """Invert the values of ``threshold`` and more; 256 changes nothing.
+    """Invert the values from ``threshold`` on; 256 changes nothing.
 
     References:
-        ``PIL.ImageOps.solarize``, equal to the bit.
+        Bit-identical to ``PIL.ImageOps.solarize``.
     """
     pending.look_up(np.where(threshold > IDENTITY, IDENTITY, 255 - IDENTITY))
 
 
 def posterize(pending: _Pending, bits: int) -> None:
-    """Keep the highest ``bits`` of 8 of each value.
+    """Keep the highest ``bits`` of the 8 bits of each value.
 
     References:
-        ``PIL.ImageOps.posterize``, equal to the bit.
+        Bit-identical to ``PIL.ImageOps.posterize``.
     """
     pending.look_up((IDENTITY >> (8 - bits)) << (8 - bits))
 
@@ -231,8 +229,8 @@ def _fade(pending: _Pending, level: int, factor: float) -> None:
         pending.look_up(_blend(np.float32(level), IDENTITY.astype(np.float32), factor))
 
 
-def _blend(degenerate: Floats | np.float32, colour: Floats, factor: float) -> Floats:
-    """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255, to be rounded down.
+def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plane:
+    """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255 and not yet rounded down.
 
     Each step is rounded to float32 as in Pillow's ``ImagingBlend``.
     """
@@ -242,21 +240,6 @@ def _blend(degenerate: Floats | np.float32, colour: Floats, factor: float) -> Fl
     return colour if 0 <= factor <= 1 else np.clip(colour, 0, 255, out=colour)
 
 
-def _grey(colour: Floats, out: Floats) -> Floats:
-    """Pillow's L of RGB [h, w, 3], values 0..255, into ``out`` [h, w]: whole numbers."""
-    cv2.transform(colour, _GREY, dst=out)
-    return np.floor(out, out=out)
-
-
-def _mean_grey(pending: _Pending) -> int:
-    """The mean of Pillow's L over the image, rounded half up."""
-    height, width = pending.image.shape[:2]
-    total = sum(cv2.sumElems(_grey(colour, out=grey))[0] for _, colour, _, grey in pending.strips())
-    return int(total / (height * width) + 0.5)
-
-
-def _strip_rows(image: Pixels) -> int:
-    """How many rows of an image are worked on at once."""
-    height, width = image.shape[:2]
-    rows: int = min(height, max(1, _STRIP_PIXELS // width))
-    return rows
+def _grey(colour: Plane, out: Plane) -> Plane:
+    """Pillow's mode L of RGB values 0..255 [h, w, 3] as whole numbers, written to ``out`` [h, w]."""
+    return np.floor(cv2.transform(colour, _GREY, dst=out), out=out)

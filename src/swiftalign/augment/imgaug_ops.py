@@ -1,9 +1,11 @@
-"""imgaug's augmenters by name, for what the pipeline has no operation of its own."""
+"""imgaug's augmenters by name, for operations that the pipeline does not have itself."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,23 +14,24 @@ import imgaug
 import numpy as np
 from imgaug import augmenters
 
-from swiftalign.augment.geometry import Floats
+from swiftalign.augment.draws import Step
 from swiftalign.config.augmentation import IMGAUG
 from swiftalign.data.images import Pixels
+from swiftalign.data.polygons import Floats
 from swiftalign.problems import ConfigError, config_problem
 
 GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric", "size")}
 
-# Arguments of every augmenter that are the pipeline's to set, and those that would be augmenters themselves.
+# Arguments that only the pipeline sets, and arguments that would be augmenters themselves.
 _OWN_ARGUMENTS = {"self", "seed", "name", "random_state", "deterministic"}
 _CHILDREN = {"children", "foreground", "background", "then_list", "else_list"}
 
-_TRIALS = 3
+_TRIALS = 3  # seeds that a new augmenter is tried with
 
 _REFUSED = {
     "AffineCv2": "it is deprecated for imgaug.Affine",
     "AssertLambda": "it takes functions",
-    "AssertShape": "it checks images and changes none",
+    "AssertShape": "it only checks images",
     "ClipCBAsToImagePlanes": "it drops coordinates, and the pipeline clips by itself",
     "Jigsaw": "it cuts objects apart",
     "Lambda": "it takes functions",
@@ -41,25 +44,21 @@ _REFUSED = {
 
 
 def public_augmenters() -> dict[str, type[Any]]:
-    """The classes of ``imgaug.augmenters`` that augment, by name."""
+    """The classes of ``imgaug.augmenters`` that can be used as augmenters, by name."""
     return {
         name: value
-        for name, value in vars(augmenters).items()
-        if inspect.isclass(value)
-        and issubclass(value, augmenters.Augmenter)
-        and not inspect.isabstract(value)
-        and not name.startswith("_")
+        for name, value in inspect.getmembers(augmenters, inspect.isclass)
+        if issubclass(value, augmenters.Augmenter) and not inspect.isabstract(value) and not name.startswith("_")
     }
 
 
-def build(name: str, params: Mapping[str, Any], where: str = "") -> Any:
+def build(name: str, params: Mapping[str, Any]) -> Any:
     """An augmenter, tried on a small image.
 
     Args:
         name: "imgaug." and the name of a class of ``imgaug.augmenters``, such as "imgaug.MotionBlur".
-        params: arguments of the class. A list of exactly two numbers is the range to draw from, a longer list is a
-            choice, everything else is passed on as it is.
-        where: of the operation in its file, for errors.
+        params: arguments of the class. A list of exactly two numbers is a range to draw from, a longer list is a
+            choice; everything else is passed on unchanged.
 
     Returns:
         An ``imgaug.augmenters.Augmenter``, for ``apply``.
@@ -67,46 +66,71 @@ def build(name: str, params: Mapping[str, Any], where: str = "") -> Any:
     Raises:
         ConfigError: there is no such class, it can't be used here, or its arguments are wrong.
     """
-    known = public_augmenters()
-    short = name.removeprefix(IMGAUG)
+    known, short = public_augmenters(), name.removeprefix(IMGAUG)
     if short not in known:
         near = difflib.get_close_matches(short, known, n=1, cutoff=0.5)
         hint = f"did you mean {IMGAUG}{near[0]}?" if near else "see the classes of imgaug.augmenters"
-        raise _fault(where, f"imgaug has no augmenter {short!r}", hint)
-    arguments = inspect.signature(known[short]).parameters
-    reason = _REFUSED.get(short)
-    if reason is None and _CHILDREN & arguments.keys():
-        reason = "it takes other augmenters; list those as operations of their own"
-    if reason:
-        raise _fault(where, f"{name} can't be used: {reason}")
-    _check_arguments(name, params, arguments, where)
+        raise _error(f"imgaug has no augmenter {short!r}", hint)
+    takes = {key: arg for key, arg in inspect.signature(known[short]).parameters.items() if key not in _OWN_ARGUMENTS}
+    if short in _REFUSED:
+        raise _error(f"{name} can't be used: {_REFUSED[short]}")
+    if _CHILDREN & takes.keys():
+        raise _error(f"{name} can't be used: it takes other augmenters; list those as operations of their own")
+    hint = f"it takes {', '.join(takes) or 'none'}"
+    if unknown := [repr(key) for key in params if key not in takes]:
+        raise _error(f"{name} has no parameter {', '.join(unknown)}", hint)
+    if missing := [repr(k) for k, arg in takes.items() if arg.default is inspect.Parameter.empty and k not in params]:
+        raise _error(f"{name} needs {', '.join(missing)}", hint)
     with _global_generator_kept():
         try:
             augmenter = known[short](seed=0, **{key: _argument(value) for key, value in params.items()})
         except Exception as error:  # imgaug raises AssertionError, TypeError, ValueError and bare Exception
-            raise _fault(where, f"{name}: {_said(error)}", f"look at {dict(params)}") from None
-    _try(name, augmenter, where)
+            raise _error(f"{name}: {_words(error)}", f"look at {dict(params)}") from None
+    # With numpy 2, all augmenters that crop or pad fail here.
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    points = np.array([[10.0, 10.0], [50.0, 40.0]])
+    for seed in range(_TRIALS):
+        try:
+            result, moved = apply(augmenter, image, points, seed)
+        except Exception as error:  # any error here would end the training
+            message = f"{name} fails with imgaug {imgaug.__version__} and numpy {np.__version__}: {_words(error)}"
+            hint = "use another augmenter; some need whole numbers written as decimals (20.0)"
+            raise _error(message, hint) from None
+        if result.dtype != np.uint8 or result.ndim != 3 or result.shape[2] != 3 or not result.size:
+            raise _error(f"{name} makes {list(result.shape)} of {result.dtype} from an RGB image")
+        if moved.shape != points.shape or not np.isfinite(moved).all():
+            raise _error(f"{name} loses coordinates")
     return augmenter
 
 
+@functools.lru_cache(maxsize=64)
+def _built(name: str, arguments: str) -> Any:
+    return build(name, json.loads(arguments))
+
+
+def augmenter(step: Step) -> Any:
+    """The augmenter of a drawn operation, built once for equal arguments."""
+    return _built(step.name, json.dumps(step.values["arguments"], sort_keys=True))
+
+
 def is_geometric(augmenter: Any) -> bool:
-    """Whether it moves points; the others leave them alone."""
+    """Whether an augmenter moves points; the others do not change them."""
     return type(augmenter).__module__ in GEOMETRIC_MODULES
 
 
 def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pixels, Floats]:
     """Augment an image and the points on it; equal arguments give equal results, whatever was drawn before.
 
-    Not for two threads with the same augmenter.
+    Two threads must not share an augmenter.
 
     Args:
-        augmenter: from ``build``.
-        image: RGB [h, w, 3] uint8; left as it is.
-        points: (x, y) [n, 2] in pixels, measured at pixel edges; left as they are.
-        seed: 0 or more.
+        augmenter: augmenter from ``build``.
+        image: RGB [h, w, 3] uint8; it is not changed.
+        points: (x, y) [n, 2] in pixels, measured at pixel edges; they are not changed.
+        seed: seed of the augmenter, 0 or more.
 
     Returns:
-        the image, of another size with some augmenters, and the points on it [n, 2], some perhaps outside of it.
+        the image, whose size some augmenters change, and the points on it [n, 2], which may lie outside it.
     """
     with _global_generator_kept():
         augmenter.seed_(seed)
@@ -120,7 +144,7 @@ def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pix
 
 @contextmanager
 def _global_generator_kept() -> Iterator[None]:
-    """Put imgaug's global generator back afterwards: some augmenters draw from it in spite of their own."""
+    """Restore imgaug's global generator afterwards: some augmenters draw from it although they have their own."""
     generator = imgaug.random.get_global_rng()
     state = generator.state
     try:
@@ -130,7 +154,7 @@ def _global_generator_kept() -> Iterator[None]:
 
 
 def _argument(value: Any) -> Any:
-    """A value of a YAML file as imgaug reads it."""
+    """A value from a YAML file in the form that imgaug expects."""
     if isinstance(value, dict):
         return {key: _argument(item) for key, item in value.items()}
     if isinstance(value, list) and len(value) == 2 and all(type(item) in (int, float) for item in value):
@@ -138,40 +162,9 @@ def _argument(value: Any) -> Any:
     return value
 
 
-def _check_arguments(
-    name: str, params: Mapping[str, Any], arguments: Mapping[str, inspect.Parameter], where: str
-) -> None:
-    """Raise where arguments are unknown or missing."""
-    takes = {key: argument for key, argument in arguments.items() if key not in _OWN_ARGUMENTS}
-    unknown = [key for key in params if key not in takes]
-    missing = [key for key, a in takes.items() if a.default is inspect.Parameter.empty and key not in params]
-    hint = f"it takes {', '.join(takes)}" if takes else "it takes none"
-    if unknown:
-        raise _fault(where, f"{name} has no parameter {', '.join(map(repr, unknown))}", hint)
-    if missing:
-        raise _fault(where, f"{name} needs {', '.join(map(repr, missing))}", hint)
-
-
-def _try(name: str, augmenter: Any, where: str) -> None:
-    """Raise where the augmenter fails on a small image: with numpy 2, all that crop or pad do."""
-    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    points = np.array([[10.0, 10.0], [50.0, 40.0]])
-    for seed in range(_TRIALS):
-        try:
-            result, moved = apply(augmenter, image, points, seed)
-        except Exception as error:  # whatever it is, it would end the training
-            message = f"{name} fails with imgaug {imgaug.__version__} and numpy {np.__version__}: {_said(error)}"
-            hint = "use another augmenter; some want whole numbers written as decimals (20.0)"
-            raise _fault(where, message, hint) from None
-        if result.dtype != np.uint8 or result.ndim != 3 or result.shape[2] != 3 or not result.size:
-            raise _fault(where, f"{name} makes {list(result.shape)} of {result.dtype} from an RGB image")
-        if moved.shape != points.shape or not np.isfinite(moved).all():
-            raise _fault(where, f"{name} loses coordinates")
-
-
-def _said(error: Exception) -> str:
+def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _fault(where: str, message: str, hint: str | None = None) -> ConfigError:
-    return ConfigError([config_problem(where, message, hint)])
+def _error(message: str, hint: str | None = None) -> ConfigError:
+    return ConfigError([config_problem("", message, hint)])

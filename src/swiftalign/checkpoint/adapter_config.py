@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from swiftalign.model.safetensors import read_json
+from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.problems import ModelError
 
 if TYPE_CHECKING:
@@ -110,26 +110,39 @@ class AdapterConfig:
         value = self.values.get("init_r" if self.kind == "adalora" else "r")
         return value if isinstance(value, int) else None
 
+    @property
+    def uses_dora(self) -> bool:
+        return bool(self.values.get("use_dora"))
+
     def adapts(self, name: str) -> bool:
         """Whether a layer of this name gets an adapter.
 
         References:
             peft `tuners/tuners_utils.py`, `check_target_module_exists`.
         """
-        if self._excludes(name) or any(f".{entry}." in f".{name}." for entry in self.saved):
+        if self._matches("exclude_modules", name) or any(f".{entry}." in f".{name}." for entry in self.saved):
             return False
-        targets = self.values.get("target_modules")
-        if isinstance(targets, str):
-            return bool(self._matcher.find("fullmatch", targets, name))
-        return name in self._targets or (_ends_in(name, self._targets) and self._in_layers(name))
+        # Layer numbers count only where a name is matched by its end.
+        whole = isinstance(self.values.get("target_modules"), str) or name in self._names["target_modules"]
+        return self._matches("target_modules", name) and (whole or self._in_layers(name))
+
+    def saves(self, module: str) -> bool:
+        """Whether a module is saved whole, itself or with one that holds it."""
+        return any(f"{entry}." in f"{module}." for entry in self.saved)
+
+    def saves_besides(self, key: PeftKey) -> bool:
+        """Whether peft saves a tensor that ``modules_to_save`` does not name: biases, token rows and embeddings."""
+        biases = self.saves_biases and key.part.rpartition(".")[2] == "bias"
+        rows = bool(self.tokens) and key.part == "token_adapter.trainable_tokens_delta"
+        return biases or rows or key.base.endswith((".embed_tokens.weight", "lm_head.weight"))
 
     def reaches(self, merger: str) -> bool:
         """Whether anything of a merger is adapted or saved."""
         layers = (f"{merger}.linear_fc1", f"{merger}.linear_fc2")
-        return any(self.adapts(layer) for layer in layers) or any(f"{e}." in f"{merger}." for e in self.saved)
+        return self.saves(merger) or any(self.adapts(layer) for layer in layers)
 
     def size_of(self, layer: str) -> int | None:
-        """A layer's rank, or the number of its frequencies: by the first pattern that matches, else that of all.
+        """A layer's rank or number of frequencies: from the first pattern that matches, else the general one.
 
         References:
             peft `utils/other.py`, `get_pattern_key`.
@@ -139,18 +152,18 @@ class AdapterConfig:
         return next((size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer)), general)
 
     @cached_property
-    def _targets(self) -> frozenset[str]:
-        return frozenset(self.values.get("target_modules") or ())
+    def _names(self) -> dict[str, frozenset[str]]:
+        """The entries of the two settings that are a regular expression or a list of names."""
+        lists = {key: self.values.get(key) or () for key in ("target_modules", "exclude_modules")}
+        return {key: frozenset(() if isinstance(names, str) else names) for key, names in lists.items()}
 
-    @cached_property
-    def _excluded(self) -> frozenset[str]:
-        return frozenset(self.values.get("exclude_modules") or ())
-
-    def _excludes(self, name: str) -> bool:
-        excluded = self.values.get("exclude_modules")
-        if isinstance(excluded, str):
-            return bool(excluded) and bool(self._matcher.find("fullmatch", excluded, name))
-        return name in self._excluded or _ends_in(name, self._excluded)
+    def _matches(self, key: str, name: str) -> bool:
+        """Whether a regular expression matches the whole name, or a list holds the name or its end after a dot."""
+        pattern = self.values.get(key)
+        if isinstance(pattern, str):
+            return bool(self._matcher.find("fullmatch", pattern, name))
+        dotted = f".{name}"
+        return any(dotted[place + 1 :] in self._names[key] for place, sign in enumerate(dotted) if sign == ".")
 
     def _in_layers(self, name: str) -> bool:
         """Whether the number in the name is one of ``layers_to_transform``, where that is given."""
@@ -177,7 +190,7 @@ class AdapterConfig:
         values: dict[str, Any] = {
             "train_type": self.kind,
             "modules_to_save": list(self.saved),
-            "target_regex": "|".join(re.escape(name) for name in adapted) or NO_TARGETS[0],
+            "target_regex": exactly(adapted) or NO_TARGETS[0],
         }
         names = {
             "r": "lora_rank",
@@ -193,11 +206,6 @@ class AdapterConfig:
         }
         given = {ours: self.values[theirs] for theirs, ours in names.items() if self.values.get(theirs) is not None}
         return TunerSection(**values, **given)
-
-
-def _ends_in(name: str, ends: frozenset[str]) -> bool:
-    """Whether what follows one of the name's dots is an entry."""
-    return any(name[place + 1 :] in ends for place, sign in enumerate(name) if sign == ".")
 
 
 def _of_list(pattern: str) -> str:
@@ -216,26 +224,19 @@ def _size_pattern(values: dict[str, Any]) -> dict[str, int]:
     return values.get(key) or {}
 
 
-def read_adapter_config(path: Path) -> AdapterConfig:
-    """peft's own config, with what is read from it of the right types.
-
-    Raises:
-        ModelError: it can't be read, or is none of peft's.
-    """
-    return checked_adapter_config(path, read_json(path))
-
-
 def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
-    """The same of a file that has been read.
+    """peft's own config, with the settings that are used here of the right types.
+
+    Args:
+        values: what the file at `path` holds.
 
     Raises:
-        ModelError: it is none of peft's.
+        ModelError: the file is not a config of peft.
     """
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise ModelError(f"{path}: names no peft_type")
-    faults = list(_faults(values))
-    if faults:
-        raise ModelError(f"{path}: {faults[0]}")
+    for fault in _faults(values):
+        raise ModelError(f"{path}: {fault}")
     config = AdapterConfig(path, values)
     for name in _EXAMPLES:  # a regex that takes too long is a fault of the file
         config.adapts(name)
@@ -244,16 +245,16 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
 
 
 def _faults(values: dict[str, Any]) -> Iterator[str]:
-    regex_or_names = ("target_modules", "exclude_modules", "layers_pattern")
-    for key in (*regex_or_names, "modules_to_save"):
+    patterns: dict[str, str] = {}
+    for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
         value = values.get(key)
-        if isinstance(value, str) and key in regex_or_names:
-            yield from _pattern_faults(key, _of_list(value) if key == "layers_pattern" else value)
-        elif value is not None and not _is_list(value, str):
+        texts = [value] if isinstance(value, str) and key != "modules_to_save" else value
+        if texts is not None and not _is_list(texts, str):
             yield f"{key} is no list of names"
         elif key == "layers_pattern":
-            for pattern in value or ():
-                yield from _pattern_faults(key, _of_list(pattern))
+            patterns |= {_of_list(text): key for text in texts or ()}
+        elif isinstance(value, str):
+            patterns[value] = key
     layers = values.get("layers_to_transform")
     if layers is not None and type(layers) is not int and not _is_list(layers, int):
         yield "layers_to_transform is no list of numbers"
@@ -261,24 +262,21 @@ def _faults(values: dict[str, Any]) -> Iterator[str]:
     if not all(_is_list(rows, int) for rows in (tokens.values() if isinstance(tokens, dict) else [tokens])):
         yield "trainable_token_indices is no list of numbers"
     sizes = _size_pattern(values)
-    if not isinstance(sizes, dict) or not _is_list(list(sizes.values()), int):
-        yield "its pattern of ranks or frequencies is no mapping of numbers"
+    if isinstance(sizes, dict) and _is_list(list(sizes.values()), int):
+        patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
     else:
-        for pattern in sizes:
-            yield from _pattern_faults(f"the pattern {pattern[:50]!r}", _of_layer(pattern))
+        yield "its pattern of ranks or frequencies is no mapping of numbers"
+    for pattern, key in patterns.items():
+        if len(pattern) > _MAX_PATTERN:
+            yield f"{key} is a regular expression of {len(pattern)} characters"
+            return
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on what a later Python may read otherwise
+                re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            yield f"{key} is no regular expression: {error}"
 
 
 def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and len(value) <= _MAX_ENTRIES and all(type(item) is kind for item in value)
-
-
-def _pattern_faults(key: str, pattern: str) -> Iterator[str]:
-    if len(pattern) > _MAX_PATTERN:
-        yield f"{key} is a regular expression of {len(pattern)} characters"
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what a later Python may read otherwise
-            re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        yield f"{key} is no regular expression: {error}"

@@ -1,100 +1,71 @@
-"""How well a model's boxes, quads and lines meet the true ones.
+"""How well a model's boxes, quads and lines match the true ones.
 
-Predicted and true objects are paired one to one within their kind and label (casefolded, stripped), by the assignment
-with the most hits and then the least cost. The cost of a pair lies between 0 and 1:
+Predicted and true objects of the same kind and label (casefolded, stripped) are paired one to one, by the assignment
+with the most hits and then the lowest cost. The cost of a pair lies between 0 and 1:
 
 - box, quad: 1 - IoU; a hit has IoU >= 0.5;
 - line: the distance between the two, relative to the true line's length; a hit is within 5%.
 
-Whatever stays without a partner costs 1, so means are over all true objects and a miss lowers them.
+A true object without a partner costs 1, so that means are over all true objects and a miss lowers them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from swiftalign.data.answers import Answer
-from swiftalign.data.records import KINDS, Kind, Target
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from swiftalign.data.polygons import Floats, box_gaps, box_iou, distances_to, evenly_along, quad_iou, segment_lengths
+from swiftalign.data.records import KINDS, Kind, TextTarget
 
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length.
-HITS: dict[Kind, tuple[float, ...]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05,)}
+HITS: dict[Kind, tuple[float, float]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05, 0.05)}
 
 _SAMPLES = 32  # points on a line that its mean distance is taken over
 
 
-@dataclass(frozen=True)
-class KindScore:
-    """Sums over the objects of one kind.
-
-    Attributes:
-        truth: true objects.
-        predicted: objects that the model wrote, malformed ones among them.
-        hits: pairs within each of the kind's `HITS`.
-        cost: over all true objects; 1 for a miss.
-    """
-
-    truth: int = 0
-    predicted: int = 0
-    hits: tuple[int, ...] = (0, 0)
-    cost: float = 0.0
-
-    def __add__(self, other: KindScore) -> KindScore:
-        hits = tuple(a + b for a, b in zip(self.hits, other.hits, strict=True))
-        return KindScore(self.truth + other.truth, self.predicted + other.predicted, hits, self.cost + other.cost)
-
-    @property
-    def recall(self) -> float:
-        """Share of the true objects that were hit."""
-        return self.hits[0] / self.truth if self.truth else 0.0
-
-    @property
-    def precision(self) -> float:
-        """Share of the predicted objects that hit one."""
-        return self.hits[0] / self.predicted if self.predicted else 0.0
-
-    @property
-    def mean_cost(self) -> float:
-        return self.cost / self.truth if self.truth else 0.0
-
-
-def _empty() -> dict[Kind, KindScore]:
-    return {kind: KindScore(hits=(0,) * len(HITS[kind])) for kind in KINDS}
-
-
 @dataclass
 class Scores:
-    """Sums over rows; those of several processes merge into what one would have counted."""
+    """Sums over rows; those of several processes merge into what one would have counted.
 
-    kinds: dict[Kind, KindScore] = field(default_factory=_empty)
+    Attributes:
+        sums: for each kind, [5]: number of true objects; of objects that the model wrote, malformed ones among them; of
+            pairs within each of the kind's `HITS`; and the cost over all true objects, 1 for a miss.
+        rows: number of rows.
+        malformed: number of answers that were broken or held malformed items.
+    """
+
+    sums: dict[Kind, Floats] = field(default_factory=lambda: {kind: np.zeros(5) for kind in KINDS})
     rows: int = 0
-    malformed: int = 0  # answers that were broken or held malformed items
+    malformed: int = 0
 
-    def add(self, predicted: Answer, truth: Sequence[Target], width: int, height: int) -> None:
+    def add(self, predicted: Answer, truth: Sequence[TextTarget], width: int, height: int) -> None:
         """Count one row.
 
         Args:
             predicted: what the model wrote.
-            truth: with coordinates 0..1000 of the image's sides, as the model writes them.
-            width: of the image, in pixels; lines are measured in them.  height: likewise.
+            truth: what it should have written.
+            width: width of the image in pixels, the unit that lines are measured in.
+            height: height of the image, in pixels.
         """
         self.rows += 1
         self.malformed += not predicted.sound
         for kind in KINDS:
-            wrong = KindScore(predicted=predicted.malformed.count(kind), hits=(0,) * len(HITS[kind]))
-            self.kinds[kind] += wrong
-        for (kind, _), (true, written) in _by_label(truth, predicted.targets).items():
-            self.kinds[kind] += _score(kind, true, written, width, height)
+            self.sums[kind][1] += predicted.malformed.count(kind)
+        groups: dict[tuple[Kind, str], tuple[list[TextTarget], ...]] = defaultdict(lambda: ([], []))
+        for side, targets in enumerate((truth, predicted.targets)):
+            for target in targets:
+                groups[target.kind, target.label.strip().casefold()][side].append(target)
+        for (kind, _), (true, written) in groups.items():
+            self.sums[kind] += _score(kind, true, written, width, height)
 
     def merge(self, other: Scores) -> None:
         """Add another's sums to these."""
-        self.kinds = {kind: score + other.kinds[kind] for kind, score in self.kinds.items()}
+        for kind, sums in other.sums.items():
+            self.sums[kind] += sums
         self.rows += other.rows
         self.malformed += other.malformed
 
@@ -102,62 +73,47 @@ class Scores:
         """Numbers 0..1 by name, for each kind that the truth has; nothing where no row was counted.
 
         ``bbox_acc``, ``quad_acc``, ``line_acc`` are shares of the true objects that were hit, ``..._precision`` of the
-        predicted ones; ``..._acc75`` asks for IoU >= 0.75; ``..._iou`` and ``line_distance`` are means over the true
-        objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
+        predicted ones; for ``..._acc75`` a hit has IoU >= 0.75; ``..._iou`` and ``line_distance`` are means over the
+        true objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
         wholly well-formed.
         """
         values: dict[str, float] = {}
-        for kind, score in self.kinds.items():
-            if not score.truth:
+        for kind, sums in self.sums.items():
+            true, predicted, hits, close_hits, cost = sums.tolist()
+            if not true:
                 continue
-            values[f"{kind}_acc"] = score.recall
-            values[f"{kind}_precision"] = score.precision
+            values[f"{kind}_acc"] = hits / true
+            values[f"{kind}_precision"] = hits / predicted if predicted else 0.0
             if kind == "line":
-                values["line_distance"] = score.mean_cost
+                values["line_distance"] = cost / true
             else:
-                values[f"{kind}_acc75"] = score.hits[1] / score.truth
-                values[f"{kind}_iou"] = 1 - score.mean_cost
+                values[f"{kind}_acc75"] = close_hits / true
+                values[f"{kind}_iou"] = 1 - cost / true
         return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
 
 
-Group = tuple[list[Target], list[Target]]
-
-
-def _by_label(truth: Iterable[Target], predicted: Iterable[Target]) -> dict[tuple[Kind, str], Group]:
-    groups: dict[tuple[Kind, str], Group] = defaultdict(lambda: ([], []))
-    for side, targets in enumerate((truth, predicted)):
-        for target in targets:
-            groups[target.kind, target.label.strip().casefold()][side].append(target)
-    return groups
-
-
-def _score(kind: Kind, truth: list[Target], predicted: list[Target], width: int, height: int) -> KindScore:
-    score = KindScore(len(truth), len(predicted), (0,) * len(HITS[kind]), float(len(truth)))
+def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], width: int, height: int) -> Floats:
+    """The sums of objects with one label, as in `Scores`."""
     if not truth or not predicted:
-        return score
+        return np.array([len(truth), len(predicted), 0, 0, len(truth)], dtype=np.float64)
     if kind == "line":
-        scale = np.array([width, height]) / 1000
-        costs = line_costs([_xy(t) * scale for t in truth], [_xy(t) * scale for t in predicted])
+        costs = line_costs(*([np.array(t.in_pixels(width, height).points) for t in x] for x in (truth, predicted)))
     else:
-        measure = box_costs if kind == "bbox" else quad_costs
-        costs = measure(np.stack([_xy(t) for t in truth]), np.stack([_xy(t) for t in predicted]))
+        true, written = (np.array([t.points for t in side], dtype=np.float64) for side in (truth, predicted))
+        costs = (box_costs if kind == "bbox" else quad_costs)(true, written)
     matched = _matched(costs, HITS[kind])
-    hits = tuple(int((matched <= most).sum()) for most in HITS[kind])
-    return replace(score, hits=hits, cost=len(truth) - len(matched) + float(matched.sum()))
+    hits = [(matched <= most).sum() for most in HITS[kind]]
+    return np.array([len(truth), len(predicted), *hits, len(truth) - len(matched) + matched.sum()])
 
 
-def _xy(target: Target) -> Array:
-    return np.array(target.points, dtype=np.float64)
-
-
-def _matched(costs: Array, limits: tuple[float, ...]) -> Array:
+def _matched(costs: Floats, limits: tuple[float, ...]) -> Floats:
     """Costs of the pairs of the best assignment.
 
-    Each limit, from the strictest to the loosest, outweighs all that was before: the most hits at the loosest come
-    first, then those at the stricter, then the least total. So no count hangs on the order of the objects.
+    Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total cost. So no
+    count depends on the order of the objects.
 
     Args:
-        costs: (true, predicted), each 0..1.
+        costs: cost of each pair, 0..1, (true, predicted).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -167,97 +123,36 @@ def _matched(costs: Array, limits: tuple[float, ...]) -> Array:
     return np.asarray(costs[linear_sum_assignment(weights)])
 
 
-def box_costs(truth: Array, predicted: Array) -> Array:
+def box_costs(truth: Floats, predicted: Floats) -> Floats:
     """1 - IoU of boxes: (t, 2, 2) and (p, 2, 2) corners -> (t, p)."""
-    a, b = truth[:, None], predicted[None]
-    sides = np.minimum(a[..., 1, :], b[..., 1, :]) - np.maximum(a[..., 0, :], b[..., 0, :])
-    overlap = np.clip(sides, 0, None).prod(-1)
-    return _from_areas(overlap, _area(a), _area(b), _same(truth, predicted))
+    return _overlap_costs(box_iou(truth[:, None], predicted[None]), truth, predicted)
 
 
-def _area(boxes: Array) -> Array:
-    return np.asarray((boxes[..., 1, :] - boxes[..., 0, :]).prod(-1))
+def quad_costs(truth: Floats, predicted: Floats) -> Floats:
+    """1 - IoU of quads: (t, 4, 2) and (p, 4, 2) corners -> (t, p)."""
+    return _overlap_costs(quad_iou(truth, predicted), truth, predicted)
 
 
-def quad_costs(truth: Array, predicted: Array) -> Array:
-    """1 - IoU of quads: (t, 4, 2) and (p, 4, 2) corners -> (t, p); one that crosses itself counts with both lobes."""
-    import shapely
-
-    a, b = (
-        shapely.make_valid(shapely.polygons(corners), method="structure", keep_collapsed=False)
-        for corners in (truth, predicted)
-    )
-    rows, columns = np.nonzero(_gaps(truth, predicted) == 0)
-    overlap = np.zeros((len(truth), len(predicted)))
-    overlap[rows, columns] = shapely.area(shapely.intersection(a[rows], b[columns]))
-    return _from_areas(overlap, shapely.area(a)[:, None], shapely.area(b)[None], _same(truth, predicted))
-
-
-def _from_areas(overlap: Array, truth: Array, predicted: Array, same: Array) -> Array:
-    union = truth + predicted - overlap
-    iou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+def _overlap_costs(iou: Floats, truth: Floats, predicted: Floats) -> Floats:
+    """1 - IoU, and 0 where all coordinates are equal: the same object even where it has no area."""
+    same = (truth[:, None] == predicted[None]).all((-1, -2))
     return np.asarray(np.where(same, 0.0, np.clip(1 - iou, 0, 1)))
 
 
-def _same(truth: Array, predicted: Array) -> Array:
-    """Whether all coordinates are equal: the same object even where it has no area."""
-    return np.asarray((truth[:, None] == predicted[None]).all((-1, -2)))
-
-
-def _gaps(truth: Iterable[Array], predicted: Iterable[Array]) -> Array:
-    """Distances between bounding boxes, (t, p); 0 where they touch or overlap."""
-    (low_a, high_a), (low_b, high_b) = (
-        (np.stack([points.min(0) for points in side]), np.stack([points.max(0) for points in side]))
-        for side in (truth, predicted)
-    )
-    apart = np.maximum(low_b[None] - high_a[:, None], low_a[:, None] - high_b[None])
-    return np.asarray(np.linalg.norm(np.clip(apart, 0, None), axis=-1))
-
-
-def line_costs(truth: Sequence[Array], predicted: Sequence[Array]) -> Array:
+def line_costs(truth: Sequence[Floats], predicted: Sequence[Floats]) -> Floats:
     """Distances of polylines relative to the true one's length, at most 1: arrays of (n, 2) points in pixels -> (t, p).
 
-    The distance of two lines is the mean of two means: of the points of either, taken evenly along it, to the nearest
-    point of the other. So neither the direction of a line nor how many points draw it counts.
+    The distance of two lines is the mean of two means: the mean distance from points taken evenly along one line to the
+    nearest point of the other, and the reverse. So neither a line's direction nor its number of points matters.
     """
-    near = _gaps(truth, predicted)
-    costs = np.ones((len(truth), len(predicted)))
-    samples = np.stack([_samples(line) for line in predicted])
+    gaps, costs = box_gaps(truth, predicted), np.ones((len(truth), len(predicted)))
+    samples = np.stack([evenly_along(line, _SAMPLES) for line in predicted])
     for row, line in enumerate(truth):
-        length = _lengths(line).sum()
-        columns = np.nonzero(near[row] <= length)[0]
-        if len(columns):
-            there = _to_line(samples[columns].reshape(-1, 2), [line]).reshape(len(columns), -1).mean(1)
-            back = _to_line(_samples(line), [predicted[column] for column in columns.tolist()]).mean(0)
-            costs[row, columns] = _relative((there + back) / 2, length)
+        length = segment_lengths(line).sum()
+        near = np.nonzero(gaps[row] <= length)[0]
+        if len(near) and length:
+            there = distances_to(samples[near].reshape(-1, 2), [line]).reshape(len(near), -1).mean(1)
+            back = distances_to(evenly_along(line, _SAMPLES), [predicted[column] for column in near.tolist()]).mean(0)
+            costs[row, near] = np.minimum((there + back) / 2 / length, 1)
         costs[row, [np.array_equal(line, other) for other in predicted]] = 0
     return costs
-
-
-def _relative(distances: Array, length: float) -> Array:
-    """A line without length is met by nothing but itself."""
-    return np.minimum(distances / length, 1) if length else np.ones_like(distances)
-
-
-def _lengths(line: Array) -> Array:
-    """Of the parts between a line's points."""
-    return np.asarray(np.linalg.norm(np.diff(line, axis=0), axis=1))
-
-
-def _samples(line: Array) -> Array:
-    """The middles of equal parts of a line: (n, 2) -> (_SAMPLES, 2)."""
-    along = np.concatenate([[0], np.cumsum(_lengths(line))])
-    at = (np.arange(_SAMPLES) + 0.5) / _SAMPLES * along[-1]
-    return np.stack([np.interp(at, along, line[:, axis]) for axis in (0, 1)], axis=1)
-
-
-def _to_line(points: Array, lines: Sequence[Array]) -> Array:
-    """From each point the distance to the nearest point of each line: (m, 2) and k lines -> (m, k)."""
-    starts = np.concatenate([line[:-1] for line in lines])
-    x, y = (np.concatenate([line[1:] for line in lines]) - starts).T
-    from_x, from_y = points[:, None, 0] - starts[:, 0], points[:, None, 1] - starts[:, 1]
-    squares = x * x + y * y
-    along = np.clip((from_x * x + from_y * y) / np.where(squares > 0, squares, 1), 0, 1)
-    distances = (from_x - along * x) ** 2 + (from_y - along * y) ** 2
-    firsts = np.cumsum([0, *(len(line) - 1 for line in lines[:-1])])
-    return np.asarray(np.sqrt(np.minimum.reduceat(distances, firsts, axis=1)))

@@ -1,4 +1,4 @@
-"""Reading what a model wrote: Qwen3-VL's JSON list of boxes, quads and lines, back into targets."""
+"""Reading a model's answer, Qwen3-VL's JSON list of boxes, quads and lines, as targets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from swiftalign.data.records import Kind, Point, Target
-from swiftalign.data.text import TEXT_KEYS
+from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
-# Beyond these, an answer is cut off: no model that works writes so much, and scoring costs objects squared.
+# An answer is cut off beyond these: no working model writes so much, and scoring time grows with the square of objects.
 MAX_CHARACTERS = 400_000
 MAX_ITEMS = 2_000
 
@@ -19,58 +18,66 @@ _START = re.compile(r"\[\s*(?=\{)|(?=\{)")
 _NOTHING = re.compile(r"\[\s*\]")
 # A comma too many or too few between complete items is forgiven.
 _BETWEEN = re.compile(r"[\s,]*")
-_KINDS: dict[str, Kind] = {key: kind for kind, key in TEXT_KEYS.items()}
+_KINDS: dict[str, Kind] = {spelling.text_key: kind for kind, spelling in SPELLINGS.items()}
 _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was read of a model's answer.
+    """A model's answer, as it was read.
 
     Attributes:
-        targets: the well-formed objects, in the answer's order, with coordinates 0..1000 of the image's sides.
-        malformed: an entry for each other item: the kind that its only coordinate key tells, or None.
-        complete: whether the JSON was there and ended; a broken or cut-off answer keeps the items before the break.
+        targets: the well-formed objects, in the answer's order.
+        malformed: an entry for each other item: the kind of its only coordinate key, or None.
+        complete: whether the JSON was found and has its end; of a broken or cut-off answer, the items before the break
+            are kept.
     """
 
-    targets: tuple[Target, ...] = ()
+    targets: tuple[TextTarget, ...] = ()
     malformed: tuple[Kind | None, ...] = ()
     complete: bool = True
 
     @property
     def sound(self) -> bool:
-        """Whether all of it is as it should be."""
+        """Whether the answer is complete and all its items are well-formed."""
         return self.complete and not self.malformed
 
 
 def parse_answer(text: str) -> Answer:
-    """Read a model's answer, in time and memory that its length bounds.
+    """Read a model's answer, in time and memory bounded by its length.
 
-    Takes the first list of objects, or lone object, with or without a ```json fence and words around it. Coordinates
-    are taken as they stand: numbers outside 0..1000, a wrong count of them, or a box whose second corner lies left of
-    or above its first make the item malformed. Never raises.
+    Takes the first list of objects, or the first object outside a list, with or without a ```json fence and words
+    around it. Coordinates are not corrected: an item is malformed if numbers lie outside 0..1000, their count is wrong,
+    or the second corner of a box lies left of or above the first. Never raises.
 
     >>> parse_answer('```json\\n[{"bbox_2d": [1, 2, 30, 40], "label": "cup"}]\\n```').targets
-    (Target(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
+    (TextTarget(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
     """
     text = text[:MAX_CHARACTERS]
     start = _START.search(text)
     if start is None:
         return Answer(complete=_NOTHING.search(text) is not None)
     items, complete = _items(text, start.end(), listed=start.group() != "")
-    targets: list[Target] = []
-    malformed: list[Kind | None] = []
+    targets, malformed = list[TextTarget](), list[Kind | None]()
     for item in items:
-        target = _target(item)
-        targets.append(target) if target else malformed.append(_kind(item))
+        kinds = [kind for key, kind in _KINDS.items() if key in item] if isinstance(item, dict) else []
+        kind = kinds[0] if len(kinds) == 1 else None
+        label = item.get("label") if kind else None
+        points = to_points(kind, item[SPELLINGS[kind].text_key], 0, 1000) if kind else ()
+        in_order = kind != "bbox" or all(first <= last for first, last in zip(*points, strict=True))
+        if kind and isinstance(label, str) and points and in_order:
+            targets.append(TextTarget(kind, label, points))
+        else:
+            malformed.append(kind)
     return Answer(tuple(targets), tuple(malformed), complete)
 
 
 def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
-    """The items from a position on, and whether they ended as they should."""
+    """The items from a position on, and whether they ended properly."""
     items: list[Any] = []
     while len(items) < MAX_ITEMS:
-        position = _after_gap(text, position)
+        gap = _BETWEEN.match(text, position)
+        position = gap.end() if gap else position
         if listed and text.startswith("]", position):
             return items, True
         try:
@@ -81,37 +88,3 @@ def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
         if not listed:
             return items, True
     return items, False
-
-
-def _after_gap(text: str, position: int) -> int:
-    gap = _BETWEEN.match(text, position)
-    return gap.end() if gap else position
-
-
-def _kind(item: Any) -> Kind | None:
-    kinds = [_KINDS[key] for key in item if key in _KINDS] if isinstance(item, dict) else []
-    return kinds[0] if len(kinds) == 1 else None
-
-
-def _target(item: Any) -> Target | None:
-    kind = _kind(item)
-    if kind is None or not isinstance(item.get("label"), str):
-        return None
-    points = _points(item[TEXT_KEYS[kind]])
-    right = {"bbox": len(points) == 2, "quad": len(points) == 4, "line": len(points) >= 2}[kind]
-    if not right or (kind == "bbox" and not _in_order(points)):
-        return None
-    return Target(kind, item["label"], points)
-
-
-def _points(numbers: Any) -> tuple[Point, ...]:
-    """Numbers as points; none where they are no coordinates."""
-    sound = isinstance(numbers, list) and len(numbers) % 2 == 0
-    if not sound or not all(type(n) in (int, float) and 0 <= n <= 1000 for n in numbers):
-        return ()
-    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _in_order(points: tuple[Point, ...]) -> bool:
-    (left, top), (right, bottom) = points
-    return left <= right and top <= bottom

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,43 +19,40 @@ if TYPE_CHECKING:
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 """An RGB image [h, w, 3]."""
 
-# Tried in this order. Pillow's other formats are left out: some run programs (EPS), some take any bytes for theirs.
+# Tried in this order. Pillow's other formats are not: some run programs (EPS), some accept any bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # Pillow itself refuses to decode more than this, unless another library has lifted its limit.
 MAX_PIXELS = 178_956_970
 
 _ORIENTATION = 0x0112  # the EXIF tag
-# EXIF orientation -> the name in PIL.Image.Transpose of what turns the stored pixels upright.
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
+# EXIF orientation, from 2 on -> the name in PIL.Image.Transpose of what turns the stored pixels upright.
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, as the image is shown: EXIF orientation applied. Reads the header only.
 
     Raises:
-        DataError: it is no readable image.
+        DataError: it is not a readable image.
     """
     with _opened(path) as image:
         return (image.height, image.width) if _orientation(image) >= 5 else image.size
+
+
+def remembered_sizes() -> Callable[[Path], tuple[int, int]]:
+    """`image_size`, which remembers the last few thousand images: several rows may share one."""
+    return lru_cache(4096)(image_size)
 
 
 def open_image(path: Path) -> Pixels:
     """An image as it is shown, on white where it is transparent; of an animation, the first frame.
 
     Returns:
-        [h, w, 3], RGB, of the size that `image_size` tells.
+        [h, w, 3], RGB, of the size that `image_size` gives.
 
     Raises:
-        DataError: it is no readable image, or has 32 bits a channel.
+        DataError: it is not a readable image, or has 32 bits per channel.
 
     References:
         Transparency as in qwen_vl_utils' ``to_rgb``.
@@ -64,18 +62,18 @@ def open_image(path: Path) -> Pixels:
     with _opened(path) as image:
         orientation = _orientation(image)
         shown = _to_rgb(image, path)
-        if orientation in _TURNS:
-            shown = shown.transpose(Image.Transpose[_TURNS[orientation]])
+        if orientation > 1:
+            shown = shown.transpose(Image.Transpose[_TURNS[orientation - 2]])
         return np.array(shown)
 
 
 class NoSuchImageError(DataError):
-    """An image that is not there."""
+    """An image file that does not exist."""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose header has been read; what goes wrong until the end of the block is a DataError."""
+    """An image whose header has been read; every error until the end of the block becomes a DataError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -83,24 +81,21 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise DataError(f"image {path}: not a file")
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path)
+                raise Image.DecompressionBombError
             yield image
     except DataError:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchImageError(f"image {path}: no such file") from None
     except UnidentifiedImageError:
-        message = f"image {path}: not an image, or of a format that is not read"
+        message = f"image {path}: not an image, or of a format that is not supported"
         raise DataError(message, f"save it as one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise _too_large(path) from None
+        message = f"image {path}: more than {MAX_PIXELS // 1_000_000} megapixels"
+        raise DataError(message, "make it smaller") from None
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"image {path}: {reason}", "copy the file again, or remove the row") from None
-
-
-def _too_large(path: Path) -> DataError:
-    return DataError(f"image {path}: more than {MAX_PIXELS // 1_000_000} megapixels", "make it smaller")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -112,7 +107,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         # A PNG's own getexif would decode the image, to look for EXIF data behind the pixels.
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-        return value if value in _TURNS else 1
+        return int(value) if value in range(1, 9) else 1
     except Exception:  # damaged EXIF data; viewers then show the pixels as they are stored
         return 1
 
@@ -125,7 +120,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise DataError(f"image {path}: 32 bits a channel, so that white is unknown", "save it with 8 or 16 bits")
+        raise DataError(f"image {path}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits")
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")

@@ -10,11 +10,11 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     "line": ("acc", "distance", "precision"),
 }
 
-# Each metric, and the kind that validation rows must have for it; None where any will do.
+# Each metric, and the kind of target that validation rows must have for it; None for any kind.
 METRICS: dict[str, Kind | None] = {
     **{f"{kind}_{name}": kind for kind, names in _NAMES.items() for name in names},
     "malformed_answers": None,
 }
 
-# Metrics of which less is better; of all others more is.
+# A lower value of these metrics is better; of all others, a higher value.
 LOWER_IS_BETTER = ("line_distance", "malformed_answers")

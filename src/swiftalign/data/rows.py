@@ -1,32 +1,118 @@
-"""The rows of JSONL files as a dataset that the trainer can index, without holding them in memory."""
+"""The reader of rows: one pass over a data file, and then any row by its position, without holding rows in memory."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+import hashlib
+import io
+import os
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Record, parse_row, to_record
+from swiftalign.data.files import JSONL, MAX_ROW_BYTES, read_lines
+from swiftalign.data.formats import read_row
+from swiftalign.data.images import Pixels, open_image, remembered_sizes
+from swiftalign.data.records import Record, Row
 from swiftalign.data.text import DEFAULT_TEXT, to_messages
 from swiftalign.data.tokens import PixelLimits, visual_tokens
+from swiftalign.problems import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
+LeftOut = Mapping[Path, Collection[int]]
+"""Line numbers of rows that are not used, by file."""
 
 
-class JsonlRows:
-    """Rows of one or several files, read from disk when their turn comes.
+class DataFile:
+    """A file of rows, which each process opens once.
 
-    Holds 12 bytes a row: where its line begins, and which file it is in.
+    Another way to store rows than JSONL needs a class like this: one pass, and a position for each row that nothing but
+    the class itself understands.
 
     Args:
-        left_out: line numbers of the rows not to have, by file.
+        places: the position of each row, and at last the size of the file; the line number of each row, from 1, and at
+            last 0; [n + 1, 2]. Found by `read` if not given.
+
+    Attributes:
+        digest: SHA-256 of the file; empty until `read` has ended.
+    """
+
+    def __init__(self, path: Path, places: Indices | None = None) -> None:
+        self.path, self.digest = path, ""
+        self.places: Indices = np.empty((0, 2), dtype=np.int64) if places is None else places
+        self._opened: tuple[int, BinaryIO] | None = None
+
+    @property
+    def lines(self) -> Indices:
+        """The line number of each row, found by `read` if it is not known yet."""
+        if not len(self.places) and not sum(1 for _ in self.read()):
+            raise DataError(f"{self.path} holds no row", JSONL)
+        return self.places[:-1, 1]
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Line number and content of each row, in one pass that also finds places and digest.
+
+        Raises:
+            DataError: the file can't be read.
+        """
+        places, digest = array("q"), hashlib.sha256()
+        try:
+            file = self._file()
+            for position, line, content in read_lines(file, digest.update):
+                places.extend((position, line))
+                yield line, content
+            places.extend((file.tell(), 0))
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}") from None
+        self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
+
+    def row(self, number: int) -> tuple[Row, int]:
+        """A row by its number in the file, and how many bytes the file holds of it."""
+        line, file = int(self.lines[number]), self._file()
+        file.seek(self.places[number, 0])
+        content = file.readline(MAX_ROW_BYTES + 1)
+        return read_row(content, self.path, line), len(content)
+
+    def _file(self) -> BinaryIO:
+        """The open file. Processes do not share one, as they would share its position."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), self.path.open("rb")
+            if len(self.places) and self.places[-1, 0] != os.fstat(self._opened[1].fileno()).st_size:
+                raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": None}
+
+
+Index = Mapping[Path, DataFile]
+"""Data files by their paths."""
+
+
+def index_to_bytes(index: Index) -> bytes:
+    """The places of the rows of all files, in numpy's npz format."""
+    buffer = io.BytesIO()
+    np.savez(buffer, np.array([str(path) for path in index]), *[file.places for file in index.values()])
+    return buffer.getvalue()
+
+
+def read_index(path: Path) -> Index:
+    with np.load(path, allow_pickle=False) as arrays:
+        names, *places = arrays.values()
+        return {Path(name): DataFile(Path(name), each) for name, each in zip(names.tolist(), places, strict=True)}
+
+
+class Rows:
+    """Rows of one or several files as a dataset that the trainer can index.
+
+    Args:
+        left_out: rows not to have.
         text: the words around the coordinates.
+        index: files whose rows have been found already.
 
     Attributes:
         order: numbers of the rows, in their order; a row's number counts from 0 over all files, those left out too.
@@ -35,69 +121,60 @@ class JsonlRows:
     def __init__(
         self,
         files: Sequence[Path],
-        left_out: Mapping[Path, Collection[int]] | None = None,
+        left_out: LeftOut | None = None,
         text: GroundingTextSection = DEFAULT_TEXT,
+        index: Index | None = None,
     ) -> None:
-        self.files = list(files)
+        known = {path: DataFile(path) for path in files} | dict(index or {})
+        self.files = [known[path] for path in files]
         self.text = text
-        starts = [_line_starts(path) for path in self.files]
-        self._offsets = np.concatenate([offsets for offsets, _ in starts])
-        self._lines = np.concatenate([lines for _, lines in starts])
-        self._file_of = np.repeat(np.arange(len(starts), dtype=np.int32), [len(offsets) for offsets, _ in starts])
-        gone = [
-            np.isin(lines, list((left_out or {}).get(file, ()))) for file, (_, lines) in zip(files, starts, strict=True)
-        ]
+        self._ends = np.cumsum([len(file.lines) for file in self.files])
+        gone = [np.isin(file.lines, list((left_out or {}).get(file.path, ()))) for file in self.files]
         self.order: Indices = np.flatnonzero(~np.concatenate(gone))
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The row as ms-swift's messages, with its images in memory, as they are shown."""
-        record = self.record(index)
-        images = open_images(record)
-        if record.swift_row is not None:
-            return with_images(record.swift_row, images)
-        height, width = images[0].shape[:2]
-        return to_row(record.in_pixels(width, height), images[0], self.text)
+        """The row in ms-swift's layout, with its images in memory, as they are shown."""
+        row = self.row(index)
+        images = open_images(row)
+        return with_images(row.to_swift([(image.shape[1], image.shape[0]) for image in images], self.text), images)
 
-    def record(self, index: int) -> Record:
-        return self._parsed(index)[0]
+    def row(self, index: int) -> Row:
+        """The row as the file gives it.
+
+        Raises:
+            DataError: the row is malformed.
+        """
+        return self._read(index)[0]
 
     def lengths(self, limits: PixelLimits) -> list[int]:
-        """Tokens of each row, nearly: those of its images, and one for three bytes of its line."""
-        size = lru_cache(4096)(image_size)
-        parsed = (self._parsed(index) for index in range(len(self)))
+        """Tokens of each row, nearly: those of its images, and one per three bytes of its line."""
+        size_of, read = remembered_sizes(), map(self._read, range(len(self)))
         return [
-            count // 3 + sum(visual_tokens(*size(path), limits) for path in record.images) for record, count in parsed
+            length // 3 + sum(visual_tokens(*size_of(path), limits) for path in row.images if path)
+            for row, length in read
         ]
 
-    def _parsed(self, index: int) -> tuple[Record, int]:
-        """A row, and the bytes of its line."""
-        row = self.order[index]
-        path = self.files[self._file_of[row]]
-        with path.open("rb") as file:
-            file.seek(int(self._offsets[row]))
-            line = file.readline()
-        return to_record(parse_row(line, path, int(self._lines[row])), path.parent), len(line)
+    def _read(self, index: int) -> tuple[Row, int]:
+        place = int(np.searchsorted(self._ends, self.order[index], side="right"))
+        return self.files[place].row(self.order[index] - self._ends[place] + len(self.files[place].lines))
 
-    def reordered(self, order: Indices) -> JsonlRows:
+    def reordered(self, order: Indices) -> Rows:
         """The same rows in another order, or some of them."""
         rows = copy.copy(self)
         rows.order = self.order[order]
         return rows
 
 
-def open_images(record: Record) -> list[Pixels]:
-    """A row's images; none where some of them are no files."""
-    swift_row = record.swift_row
-    if swift_row is not None and len(record.images) != len(swift_row.get("images", [])):
-        return []
-    return [open_image(path) for path in record.images]
+def open_images(row: Row) -> list[Pixels]:
+    """A row's images; none where some of them are not files."""
+    return [] if None in row.images else [open_image(path) for path in row.images if path]
 
 
 def to_row(record: Record, image: Pixels, text: GroundingTextSection) -> dict[str, Any]:
-    """A record, in pixels of its image, as ms-swift's messages."""
+    """A record and its image in ms-swift's layout."""
     height, width = image.shape[:2]
     return with_images({"messages": to_messages(record, width, height, text)}, [image])
 
@@ -107,15 +184,3 @@ def with_images(row: dict[str, Any], images: Sequence[Pixels]) -> dict[str, Any]
     from PIL import Image as PilImage
 
     return {**row, "images": [PilImage.fromarray(image) for image in images]} if images else row
-
-
-def _line_starts(path: Path) -> tuple[Indices, Indices]:
-    """Byte offset and line number of every line that is not blank."""
-    offsets, numbers, offset = [], [], 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                offsets.append(offset)
-                numbers.append(number)
-            offset += len(line)
-    return np.array(offsets, dtype=np.int64), np.array(numbers, dtype=np.int64)

@@ -1,243 +1,212 @@
-"""Look at every row of JSONL files before anything trains, in constant memory."""
+"""The pass over the data before anything trains: every row is checked, and what the run has to know of it is kept."""
 
 from __future__ import annotations
 
 import warnings
-from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
+from swiftalign.config.sections import Config
+from swiftalign.data.encoding import Encoding, encoding_of
+from swiftalign.data.files import RowCounts, data_files
+from swiftalign.data.formats import read_row
+from swiftalign.data.images import NoSuchImageError, remembered_sizes
+from swiftalign.data.records import Kind, PixelTarget, Row, Size, malformed
+from swiftalign.data.row_checks import PixelSpread, special_text
+from swiftalign.data.rows import DataFile, Index
+from swiftalign.data.tokens import Conversation, model_size
+from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 
-from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.answers import parse_answer
-from swiftalign.data.images import NoSuchImageError, image_size
-from swiftalign.data.records import Kind, layout_fault, parse_row, read_lines, to_record
-from swiftalign.data.row_checks import PixelSpread, record_faults, swift_faults, text_fault
-from swiftalign.data.scan_report import SeenFaults, SeenSizes
-from swiftalign.data.swift_rows import swift_images
-from swiftalign.data.text import DEFAULT_TEXT, TEXT_KEYS, to_messages
-from swiftalign.data.tokens import DEFAULT_LIMITS, Conversation, PixelLimits, RowLength, Size, conversation, model_size
-from swiftalign.problems import DataError, Problem
-
+NAMED_ROWS = 4  # that a finding names; the others are counted
 PROGRESS_ROWS = 1000
-REMEMBERED_IMAGES = 4096  # sizes of images that several rows share
 
 # What goes to the tokenizer together: rows, and characters, which bound the memory.
 ROWS_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 4_000_000
 
+Progress = Callable[[int], None]
+"""Called now and then with the number of rows done."""
+
 
 @dataclass(frozen=True)
-class ScanReport:
-    """What a scan has seen.
+class DataReport:
+    """What one pass over the data has found.
 
     Attributes:
-        rows: of all files.
+        rows: numbers of rows, without those left out.
         findings: one for each code.
-        counts: code -> number of rows.
-        kinds: the kinds of target in each file.
-        dropped: [n, 2]: file (by its place in the list) and line of each row that is left out as too long.
+        counts: number of rows by code.
+        kinds: the kinds of target in each training file, and then in each validation file.
+        left_out: line numbers of the rows that are left out as too long, by file; no entry for a file without any.
+        index: the files, with the places of their rows.
     """
 
-    rows: int
+    rows: RowCounts
     findings: tuple[Problem, ...]
     counts: Mapping[str, int]
     kinds: tuple[frozenset[Kind], ...]
-    dropped: np.ndarray[Any, np.dtype[np.int64]]
+    left_out: Mapping[Path, list[int]]
+    index: Index
 
-    def left_out(self, files: Sequence[Path]) -> dict[Path, list[int]]:
-        """The lines that are left out, of each of the files that were scanned, where there are any."""
-        lines = {path: self.dropped[self.dropped[:, 0] == number, 1] for number, path in enumerate(files)}
-        return {path: numbers.tolist() for path, numbers in lines.items() if len(numbers)}
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file, by path."""
+        return {str(path): file.digest for path, file in self.index.items()}
+
+
+def read_data(config: Config, progress: Progress = lambda rows: None) -> DataReport:
+    """Read all data of a configuration's run once.
+
+    Raises:
+        DataError: a file does not exist, or can't be read.
+        ModelError: the tokenizer can't be read.
+    """
+    return scan(data_files(config, "train"), data_files(config, "val"), encoding_of(config), progress)
 
 
 def scan(
-    files: Sequence[Path],
-    *,
-    max_length: int | None = None,
-    too_long: Literal["refuse", "drop"] = "refuse",
-    limits: PixelLimits = DEFAULT_LIMITS,
-    tokenizer: Path | None = None,
-    text: GroundingTextSection = DEFAULT_TEXT,
-    system: str | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> ScanReport:
-    """Check every row, and the header of every image.
-
-    Args:
-        max_length: tokens of a row; None to count none.
-        too_long: whether longer rows are errors, or are listed to be left out.
-        limits: of the images' sizes, in pixels.
-        tokenizer: the model's ``tokenizer.json``; without it no tokens are counted.
-        text: the words around the coordinates.
-        system: ms-swift's argument of this name, for rows without a system message.
-        progress: called now and then with the number of rows done.
-
-    Raises:
-        DataError: a file can't be read.
-        ModelError: the tokenizer can't be read.
-    """
-    seen = SeenFaults()
-    for name, value in (("prompt", text.prompt), ("system", text.system)):
-        if value and (fault := text_fault(value)):
-            seen.add("data-special-text", f"data.text.{name}", fault)
-    if max_length and not tokenizer:
-        seen.add("data-unchecked", "", "the length of the rows, as there is no tokenizer.json of a Qwen3-VL here")
-    lengths = _Lengths(max_length, too_long, tokenizer, seen) if max_length and tokenizer else None
-    run = _Scan(seen, limits, text, system, lengths, progress)
+    train: Sequence[Path],
+    val: Sequence[Path] = (),
+    encoding: Encoding = Encoding(),  # noqa: B008  # frozen
+    progress: Progress = lambda rows: None,
+) -> DataReport:
+    """Check every row, and the header of every image; errors are those of `read_data`."""
+    named, run = (*train, *val), _Scan(encoding, progress)
+    index = {path: DataFile(path) for path in named}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
-        for number, path in enumerate(files):
-            run.scan_file(path, number)
-    if lengths:
-        lengths.count()
+        kinds = {path: run.read(file) for path, file in index.items()}
+    run.count_waiting()
     progress(run.rows)
-    dropped = np.array(lengths.dropped if lengths else (), dtype=np.int64).reshape(-1, 2)
-    return ScanReport(
-        run.rows,
-        (*seen.findings(), *run.sizes.findings()),
-        dict(seen.counts),
-        tuple(map(frozenset, run.kinds)),
-        dropped,
-    )
+    kept = {path: len(file.lines) - len(run.left_out.get(path, ())) for path, file in index.items()}
+    rows = RowCounts(sum(kept[path] for path in train), sum(kept[path] for path in val))
+    findings = tuple(run.findings())
+    return DataReport(rows, findings, run.counts, tuple(kinds[path] for path in named), run.left_out, index)
 
 
-class _Lengths:
-    """Rows held against max_length. Only those that may be too long go to the tokenizer."""
+class _Scan:
+    """The state of a pass. What grows with the rows is 16 bytes per row, and the lines that are left out."""
 
-    def __init__(self, most: int, too_long: str, tokenizer: Path, seen: SeenFaults) -> None:
-        self.dropped = array("q")  # file and line in turn
-        self._most, self._drop, self._seen = most, too_long == "drop", seen
-        self._tokenizer = RowLength(tokenizer)
-        self._waiting: list[tuple[Conversation, int, int, str]] = []
+    def __init__(self, encoding: Encoding, progress: Progress) -> None:
+        self.rows = 0
+        self.counts: Counter[str] = Counter()  # rows by code
+        self.left_out: dict[Path, list[int]] = {}
+        self._encoding, self._progress = encoding, progress
+        self._first: dict[str, list[Problem]] = {}  # by code
+        self._images: Counter[str] = Counter()  # all, "changed" in size, "reduced" to the model's limit
+        self._largest = (0, "")  # pixels of the largest image, and its description
+        self._size_of = remembered_sizes()
+        self._waiting: list[tuple[Conversation, Path, int]] = []  # rows whose tokens have to be counted
         self._characters = 0
+        for name, value in (("prompt", encoding.text.prompt), ("system", encoding.text.system)):
+            for problem in special_text(value or ""):
+                self._add(problem, f"data.text.{name}")
+        if encoding.max_length and not encoding.tokenizer:
+            message = "the length of the rows, as there is no tokenizer.json of a Qwen3-VL here"
+            self._add(Problem("data-unchecked", message), "")
 
-    def add(self, row: Conversation, file: int, line: int, where: str) -> None:
-        if row.most <= self._most:
-            return
-        self._waiting.append((row, file, line, where))
-        self._characters += row.most
-        if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
-            self.count()
+    def _add(self, problem: Problem, where: str) -> None:
+        self.counts[problem.code] += 1
+        first = self._first.setdefault(problem.code, [])
+        if len(first) < NAMED_ROWS:
+            first.append(replace(problem, message=_brief(problem.message), where=where))
 
-    def count(self) -> None:
-        """Count the rows that wait."""
-        lengths = self._tokenizer.count([row for row, *_ in self._waiting]) if self._waiting else []
-        for length, (_, file, line, where) in zip(lengths, self._waiting, strict=True):
-            if length > self._most:
-                code = "data-too-long-dropped" if self._drop else "data-too-long"
-                self._seen.add(code, where, f"{length:,} tokens of {self._most:,}")
-                if self._drop:
-                    self.dropped.extend((file, line))
+    def findings(self) -> Iterator[Problem]:
+        """One for each code: the first rows in full, the others as a number."""
+        for code, (_, title) in DATA_CODES.items():
+            if code in self._first:
+                first, *others = self._first[code]
+                lines = [f"{title}: {first.message}".removesuffix(": ")]
+                lines += [f"    {other.where}: {other.message}".removesuffix(": ") for other in others]
+                rest = self.counts[code] - len(self._first[code])
+                lines += [f"    and {counted(rest, 'more row')}"] if rest else []
+                yield replace(first, message="\n".join(lines))
+        if self._images["changed"]:
+            message = (
+                f"{self._images['changed']:,} of {counted(self._images['all'], 'image')} reach the model at another "
+                f"size, {self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
+            )
+            yield Problem("data-image-resized", message)
+
+    def read(self, file: DataFile) -> frozenset[Kind]:
+        """Check the rows of a file; returns the kinds of their targets."""
+        kinds, spread, before = set[Kind](), PixelSpread(), self.rows
+        for line, content in file.read():
+            where = f"{file.path}:{line}"
+            try:
+                row = read_row(content, file.path, line)
+                kinds |= {target.kind for target in row.targets}
+                found = self._check(row, file.path, line, spread)
+            except DataError as error:
+                found = [malformed(error.message.removeprefix(f"{where}: "))]
+            for problem in {each.code: each for each in reversed(found)}.values():  # the first one of each code
+                self._add(problem, where)
+            self.rows += 1
+            if self.rows % PROGRESS_ROWS == 0:
+                self._progress(self.rows)
+        if self.rows == before:
+            self._add(Problem("data-empty", "", "name a file with rows"), str(file.path))
+        for problem in spread.problems():
+            self._add(problem, str(file.path))
+        return frozenset(kinds)
+
+    def _check(self, row: Row, path: Path, line: int, spread: PixelSpread) -> list[Problem]:
+        found: list[Problem] = []
+        sizes = [None if image is None else self._size(image, found) for image in row.images]
+        found += row.problems(sizes)
+        targets = [target for target in row.targets if isinstance(target, PixelTarget)]
+        if targets and sizes[0]:
+            spread.add(targets, *sizes[0], outside=any(problem.code == "data-outside-image" for problem in found))
+        known = [size for size in sizes if size]
+        if self._encoding.max_length and self._encoding.tokenizer and len(known) == len(sizes):
+            conversation = self._encoding.conversation(row, known)
+            if conversation is None:
+                found.append(
+                    Problem("data-unchecked", "its length, as it has tools, video, audio or a loss of its own")
+                )
+            elif conversation.most > self._encoding.max_length:
+                self._waiting.append((conversation, path, line))
+                self._characters += conversation.most
+                if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
+                    self.count_waiting()
+        return found
+
+    def _size(self, image: Path, found: list[Problem]) -> Size | None:
+        limits = self._encoding.limits
+        try:
+            size = self._size_of(image)
+            becomes = model_size(*size, limits)
+        except DataError as error:
+            code, message = "data-image-unreadable", error.message.removeprefix("image ")
+            hint = "replace these images, or remove their rows"
+            if isinstance(error, NoSuchImageError):
+                code, message, hint = "data-image-missing", str(image), "image paths count from the data file's folder"
+            found.append(Problem(code, message, hint))
+            return None
+        pixels = size[0] * size[1]
+        self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)
+        if pixels > self._largest[0]:
+            self._largest = pixels, f"{image}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
+        return size
+
+    def count_waiting(self) -> None:
+        """Count the tokens of the rows that may be too long."""
+        lengths = self._encoding.lengths([conversation for conversation, *_ in self._waiting])
+        most, code = self._encoding.max_length or 0, "data-too-long"
+        hint = "raise data.max_length, or leave these rows out: data.too_long: drop"
+        for length, (_, path, line) in zip(lengths, self._waiting, strict=True):
+            if length > most:
+                if self._encoding.too_long == "drop":
+                    code, hint = "data-too-long-dropped", ""
+                    self.left_out.setdefault(path, []).append(line)
+                self._add(Problem(code, f"{length:,} tokens of {most:,}", hint), f"{path}:{line}")
         self._waiting.clear()
         self._characters = 0
 
 
-class _Scan:
-    """The state of one scan. Nothing in it grows with the rows, but for 16 bytes for each that is left out."""
-
-    def __init__(
-        self,
-        seen: SeenFaults,
-        limits: PixelLimits,
-        text: GroundingTextSection,
-        system: str | None,
-        lengths: _Lengths | None,
-        progress: Callable[[int], None],
-    ) -> None:
-        self.rows = 0
-        self.sizes = SeenSizes()
-        self.kinds: list[set[Kind]] = []  # of each file
-        self._seen, self._limits, self._text, self._system = seen, limits, text, system
-        self._lengths, self._progress = lengths, progress
-        self._size_of = lru_cache(REMEMBERED_IMAGES)(image_size)
-
-    def scan_file(self, path: Path, number: int) -> None:
-        before, spread = self.rows, PixelSpread()
-        self.kinds.append(set())
-        try:
-            with path.open("rb") as file:
-                for line_number, line in read_lines(file):
-                    self._scan_line(line, path, number, line_number, spread)
-                    self.rows += 1
-                    if self.rows % PROGRESS_ROWS == 0:
-                        self._progress(self.rows)
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from None
-        if self.rows == before:
-            self._seen.add("data-empty", str(path))
-        if verdict := spread.verdict():
-            self._seen.add("data-coordinates-relative-like", str(path), verdict)
-
-    def _scan_line(self, line: bytes, path: Path, file: int, line_number: int, spread: PixelSpread) -> None:
-        where = f"{path}:{line_number}"
-        faults: dict[str, str] = {}  # the first of each code
-        try:
-            row = parse_row(line, path, line_number)
-            fault = layout_fault(row)
-            if fault:
-                raise DataError(fault)
-            check = self._swift_row if "messages" in row else self._own_row
-            known = check(row, path.parent, faults, spread)
-            if self._lengths and known:
-                self._lengths.add(known, file, line_number, where)
-        except DataError as error:
-            faults["data-row-malformed"] = error.message.removeprefix(f"{where}: ")
-        for code, detail in faults.items():
-            self._seen.add(code, where, detail)
-
-    def _own_row(
-        self, row: dict[str, Any], folder: Path, faults: dict[str, str], spread: PixelSpread
-    ) -> Conversation | None:
-        record = to_record(row, folder)
-        self.kinds[-1].update(target.kind for target in record.targets)
-        size = self._size(record.images[0], faults)
-        if size is None:
-            return None
-        for code, detail in record_faults(record, *size):
-            faults.setdefault(code, detail)
-        if not record.relative:
-            spread.add(record, *size, outside="data-outside-image" in faults)
-        if not self._lengths:
-            return None
-        messages = to_messages(record.in_pixels(*size), *size, self._text)
-        return conversation({"messages": messages}, [size], self._limits, self._system)
-
-    def _swift_row(
-        self, row: dict[str, Any], folder: Path, faults: dict[str, str], spread: PixelSpread
-    ) -> Conversation | None:
-        self.kinds[-1] |= self._answered_kinds(row)
-        images = swift_images(row, folder)
-        sizes = [None if image is None else self._size(image, faults) for image in images]
-        for code, detail in swift_faults(row, sizes):
-            faults.setdefault(code, detail)
-        if None in images:
-            faults["data-unchecked"] = "an image is on the web or inline"
-        if not self._lengths or None in sizes:
-            return None
-        known = conversation(row, [size for size in sizes if size is not None], self._limits, self._system)
-        if known is None:
-            faults["data-unchecked"] = "its length, as it has tools, video, audio or a loss of its own"
-        return known
-
-    def _answered_kinds(self, row: dict[str, Any]) -> set[Kind]:
-        text = row["messages"][-1].get("content")
-        if not isinstance(text, str) or not any(key in text for key in TEXT_KEYS.values()):
-            return set()
-        return {target.kind for target in parse_answer(text).targets}
-
-    def _size(self, image: Path, faults: dict[str, str]) -> Size | None:
-        try:
-            size = self._size_of(image)
-            self.sizes.add(image, size, model_size(*size, self._limits), self._limits)
-        except NoSuchImageError:
-            faults.setdefault("data-image-missing", str(image))
-            return None
-        except DataError as error:
-            faults.setdefault("data-image-unreadable", error.message.removeprefix("image "))
-            return None
-        return size
+def _brief(text: str, limit: int = 300) -> str:
+    """A text that may hold the data's own words, for a message: not long, and safe to print."""
+    cut = text if len(text) <= limit else f"{text[:limit]}..."
+    return cut if cut.isprintable() else cut.encode("unicode_escape").decode()

@@ -1,44 +1,29 @@
-"""Grounding records as the text that Qwen3-VL reads and writes."""
+"""Targets and records as the text that Qwen3-VL reads and writes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.records import Kind, Point, Record, Target
-
-# Kind of target -> key in the model's text, in the naming of Qwen3-VL.
-TEXT_KEYS: dict[Kind, str] = {"bbox": "bbox_2d", "quad": "quad_2d", "line": "line_2d"}
+from swiftalign.data.records import SPELLINGS, PixelTarget, Record
 
 DEFAULT_TEXT = GroundingTextSection()
 
 
-def relative(points: Sequence[Point], width: int, height: int) -> list[int]:
-    """Coordinates as Qwen3-VL writes them.
+def answer(targets: Iterable[PixelTarget], width: int, height: int, text: GroundingTextSection = DEFAULT_TEXT) -> str:
+    """What the model is to write for the targets of an image, in their order.
 
     Args:
-        points: (x, y) in pixels.
-        width: of the image, in pixels.  height: likewise.
-
-    Returns:
-        x and y in turn as integers 0..1000, relative to the image's sides, rounded and clamped.
-
-    >>> relative([(0, 32), (63.9, 130)], width=64, height=128)
-    [0, 250, 998, 1000]
+        width: width of the image, in pixels.
+        height: height of the image, in pixels.
+        text: whether the answer is fenced.
     """
-    sides = (width, height)
-    return [
-        min(max(round(value / side * 1000), 0), 1000)
-        for point in points
-        for value, side in zip(point, sides, strict=True)
-    ]
-
-
-def answer(targets: Iterable[Target], width: int, height: int, text: GroundingTextSection = DEFAULT_TEXT) -> str:
-    """What the model is to write for an image's targets, in the record's order."""
-    items = [{TEXT_KEYS[t.kind]: relative(t.points, width, height), "label": t.label} for t in targets]
+    items = []
+    for target in (each.in_text(width, height) for each in targets):
+        numbers = [number for point in target.points for number in point]
+        items.append({SPELLINGS[target.kind].text_key: numbers, "label": target.label})
     written = json.dumps(items, ensure_ascii=False)
     return f"```json\n{written}\n```" if text.fenced else written
 
@@ -49,8 +34,9 @@ def to_messages(
     """A record's conversation, in ms-swift's layout.
 
     Args:
-        record: with coordinates in pixels.
-        width: of the image that the model sees, in pixels.  height: likewise.
+        width: width of the image that the model sees, in pixels.
+        height: height of the image that the model sees, in pixels.
+        text: the words around the coordinates, where the record has none of its own.
     """
     labels = ", ".join(dict.fromkeys(target.label for target in record.targets))
     prompt = record.prompt if record.prompt is not None else text.prompt.replace("{labels}", labels)

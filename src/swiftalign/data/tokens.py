@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from swiftalign.data.swift_rows import flat_text
-from swiftalign.problems import DataError, ModelError
+from swiftalign.data.formats.swift import flat_text
+from swiftalign.data.records import Size
+from swiftalign.problems import DataError
 
 FACTOR = 32  # pixels of a side of a visual token: a patch of 16 times a merge of 2
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class PixelLimits:
     """How large an image reaches the model.
 
     Attributes:
-        least: pixels; a smaller image is enlarged.  most: pixels; a larger one is reduced.
+        least: lowest number of pixels; a smaller image is enlarged.
+        most: highest number of pixels; a larger image is reduced.
         before: ms-swift's ``max_pixels``, to which a larger image is reduced first; None for no such limit.
     """
 
@@ -53,17 +52,17 @@ def pixel_limits(max_pixels: int | None = None, environment: Mapping[str, str] =
         max_pixels: ms-swift's argument of this name.
 
     Raises:
-        DataError: a variable is no whole number.
+        DataError: a variable is not a whole number.
     """
-    tokens = {}
+    limits = []
     for name, default in (("MIN", 4), ("MAX", 16384)):
         count, pixels = f"IMAGE_{name}_TOKEN_NUM", f"{name}_PIXELS"
         try:
-            found = environment.get(count) or int(environment.get(pixels) or 0) // FACTOR**2 or default
-            tokens[name] = int(found)
+            tokens = int(environment.get(count) or int(environment.get(pixels) or 0) // FACTOR**2 or default)
         except ValueError:
             raise DataError(f"environment variable {count} or {pixels}: not a whole number") from None
-    return PixelLimits(tokens["MIN"] * FACTOR**2, tokens["MAX"] * FACTOR**2, max_pixels)
+        limits.append(tokens * FACTOR**2)
+    return PixelLimits(limits[0], limits[1], max_pixels)
 
 
 def model_size(width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS) -> Size:
@@ -117,11 +116,11 @@ def visual_tokens(width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS)
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a row is before its text becomes tokens.
+    """A row before its text becomes tokens.
 
     Attributes:
-        texts: each becomes tokens by itself, as the answers are apart from what surrounds them.
-        image_tokens: how many more than the one ``<|image_pad|>`` in the text that each image has.
+        texts: question, answer, question, answer and so on; ms-swift tokenizes each by itself.
+        image_tokens: number of tokens of the images beyond the one ``<|image_pad|>`` that each has in the texts.
     """
 
     texts: tuple[str, ...]
@@ -129,126 +128,68 @@ class Conversation:
 
     @property
     def most(self) -> int:
-        """No tokenizer of bytes makes more tokens of it: one a byte, and NFC at most triples the bytes."""
+        """Upper bound of tokens: byte-level BPE gives at most one per byte, and NFC at most triples the bytes."""
         return self.image_tokens + sum(len(t) if t.isascii() else 3 * len(t.encode()) for t in self.texts)
 
 
 def conversation(
     row: Mapping[str, Any], sizes: Sequence[Size], limits: PixelLimits = DEFAULT_LIMITS, system: str | None = None
 ) -> Conversation | None:
-    """A row of ms-swift's layout as the ``qwen3_vl`` template writes it; None where it is of a kind not known here.
+    """A row of ms-swift's layout as the ``qwen3_vl`` template writes it; None where that is not known here.
 
     Known are texts, images and ``objects``; not known are tools, videos, audio, and a loss set by the message.
 
     Args:
-        row: without faults.
-        sizes: width and height of the row's images as they are stored, in pixels.
-        system: message for rows without their own.
+        row: a row without problems.
+        sizes: width and height of each of the row's images, in pixels.
+        limits: limits of the images' sizes.
+        system: system message for rows without one.
 
     Raises:
         DataError: as `model_size`.
     """
-    messages = _known_messages(row)
-    if messages is None:
+    turns: list[list[str]] = []  # role and text; ms-swift joins messages of one role
+    for message in row["messages"]:
+        role, text = message["role"], flat_text(message.get("content"))
+        if text is None or not message.keys() <= {"role", "content"} or "<video>" in text or "<audio>" in text:
+            return None
+        if role == "system":
+            system = text
+        elif turns and turns[-1][0] == role:
+            turns[-1][1] += text
+        else:
+            turns.append([role, text])
+    missing = len(sizes) - sum(text.count("<image>") for text in [system or "", *(text for _, text in turns)])
+    turns[0][1] = "<image>" * missing + turns[0][1]
+    if turns[0][0] == "assistant":
+        turns.insert(0, ["user", ""])
+    texts = [text for _, text in turns]
+    others = any(row.get(key) for key in ("tools", "videos", "audios", "chat_template_kwargs", "add_eos"))
+    in_order = [role for role, _ in turns] == ["user", "assistant"] * (len(turns) // 2)
+    if others or not in_order or any("<image>" in answer for answer in texts[1::2]):
         return None
-    if messages[0][0] == "system":
-        system, messages = messages[0][1], messages[1:]
-    missing = len(sizes) - sum(text.count("<image>") for text in [system or "", *(text for _, text in messages)])
-    role, first = messages[0]
-    turns = _turns([(role, "<image>" * missing + first), *messages[1:]])
-    if turns is None or any("<image>" in text for role, text in turns if role == "assistant"):
-        return None
-    filling = _Filling(row.get("objects") or {}, sizes)
     head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-    texts = []
-    for (_, question), (_, answer) in zip(turns[::2], turns[1::2], strict=True):
-        texts.append(filling(f"{head}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"))
-        texts.append(filling(answer))
+    for index in range(0, len(texts), 2):
+        texts[index] = f"{head}<|im_start|>user\n{texts[index]}<|im_end|>\n<|im_start|>assistant\n"
         head = "<|im_end|>\n"
+    fillings = _fillings(row.get("objects") or {}, sizes)
+    texts = [re.sub("<image>|<ref-object>|<bbox>", lambda tag: next(fillings[tag[0]], tag[0]), text) for text in texts]
     if not texts[-1].endswith(("<|im_end|>", "<|endoftext|>")):
         texts[-1] += "<|im_end|>\n"
     return Conversation(tuple(texts), sum(visual_tokens(*size, limits) - 1 for size in sizes))
 
 
-def _known_messages(row: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    """Role and text of the messages."""
-    if any(row.get(key) for key in ("tools", "videos", "audios", "chat_template_kwargs", "add_eos")):
-        return None
-    messages = []
-    for message in row["messages"]:
-        text = flat_text(message.get("content"))
-        if text is None or not message.keys() <= {"role", "content"} or "<video>" in text or "<audio>" in text:
-            return None
-        messages.append((message["role"], text))
-    return messages
-
-
-def _turns(messages: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
-    """User and assistant by turns, as ms-swift joins messages of one role; None for other orders."""
-    turns: list[tuple[str, str]] = []
-    for role, text in messages:
-        if turns and turns[-1][0] == role:
-            text = turns.pop()[1] + text
-        turns.append((role, text))
-    if turns[0][0] == "assistant":
-        turns.insert(0, ("user", ""))
-    return turns if [role for role, _ in turns] == ["user", "assistant"] * (len(turns) // 2) else None
-
-
-class _Filling:
-    """Puts images and objects in the place of their placeholders, in order, while there are any."""
-
-    def __init__(self, objects: Mapping[str, Any], sizes: Sequence[Size]) -> None:
-        boxes = objects.get("bbox") or []
+def _fillings(objects: Mapping[str, Any], sizes: Sequence[Size]) -> dict[str, Iterator[str]]:
+    """What takes the place of each placeholder, in order."""
+    boxes = objects.get("bbox") or []
+    if sizes:  # ms-swift leaves boxes without an image as they are
         ids = [*(objects.get("image_id") or []), *[0] * len(boxes)]
-        if sizes:  # ms-swift leaves boxes without an image as they are
-            unit = [(1, 1)] * len(sizes) if objects.get("bbox_type") == "norm1" else sizes
-            boxes = [_thousandths(box, unit[number]) for box, number in zip(boxes, ids, strict=False)]
-        self._parts = {
-            "<image>": iter(["<|vision_start|><|image_pad|><|vision_end|>"] * len(sizes)),
-            "<ref-object>": iter([f"<|object_ref_start|>{ref}<|object_ref_end|>" for ref in objects.get("ref") or []]),
-            "<bbox>": iter([f"<|box_start|>{_box(box)}<|box_end|>" for box in boxes]),
-        }
-
-    def __call__(self, text: str) -> str:
-        if "<" not in text:
-            return text
-        return re.sub("<image>|<ref-object>|<bbox>", lambda found: next(self._parts[found[0]], found[0]), text)
-
-
-def _thousandths(numbers: Sequence[float], size: Size) -> list[int]:
-    return [round(number / size[index % 2] * 1000) for index, number in enumerate(numbers)]
-
-
-def _box(numbers: Sequence[float]) -> str:
-    return ",".join(f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True))
-
-
-class RowLength:
-    """Counts tokens as ms-swift does, from a ``tokenizer.json`` and without torch."""
-
-    def __init__(self, tokenizer_json: Path) -> None:
-        self._path = tokenizer_json
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        """Read when the first row has to be counted: it takes half a second."""
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(self._path))
-        except Exception as error:  # the library raises plain Exceptions
-            raise ModelError(f"tokenizer {self._path}: {error}", "copy the model's tokenizer.json again") from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-
-    def count(self, rows: Sequence[Conversation]) -> list[int]:
-        """The number of tokens of each row, images included; a few hundred at a time are quickest.
-
-        Raises:
-            ModelError: the tokenizer can't be read.
-        """
-        texts = [text for row in rows for text in row.texts]
-        encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        return [row.image_tokens + sum(len(next(encoded)) for _ in row.texts) for row in rows]
+        units = [(1, 1)] * len(sizes) if objects.get("bbox_type") == "norm1" else sizes
+        pairs = zip(boxes, (units[number] for number in ids), strict=False)
+        boxes = [[round(n / unit[axis % 2] * 1000) for axis, n in enumerate(box)] for box, unit in pairs]
+    written = [",".join(f"({x},{y})" for x, y in zip(box[::2], box[1::2], strict=True)) for box in boxes]
+    return {
+        "<image>": iter(["<|vision_start|><|image_pad|><|vision_end|>"] * len(sizes)),
+        "<ref-object>": iter([f"<|object_ref_start|>{name}<|object_ref_end|>" for name in objects.get("ref") or []]),
+        "<bbox>": iter([f"<|box_start|>{numbers}<|box_end|>" for numbers in written]),
+    }

@@ -1,48 +1,53 @@
-"""The model card of an export: what it is, how to load it, and how to do without the merge."""
+"""The model card of an export: what it is, how to load it, and how to use the adapter without merging."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from swiftalign.export.outputs import Written
 from swiftalign.export.source import Source
 
-if TYPE_CHECKING:
-    from swiftalign.export.export import ExportReport
 
-
-def model_card(report: ExportReport, source: Source) -> str:
-    """The card as Markdown text."""
-    rounded = f", of {len(report.rounded)} more the change was rounded away" if report.rounded else ""
-    adapter = _adapter(source) if source.adapter else ""
+def model_card(source: Source, written: Written, output: Path, part: str) -> str:
+    """The card of a part ("model", "aligner" or "adapter") as Markdown text."""
+    base, changed = source.base.name, f"{len(written.changed)} tensors differ from the base"
+    if written.rounded:
+        changed += f"; {len(written.rounded)} more were trained, but equal it after rounding"
+    merged = f"{base} with {source.method} merged into it by swiftalign"
+    about = {
+        "model": f"{merged}.\n{changed}; everything else is the base's own, to the byte.",
+        "aligner": f"The aligner of {merged}.\n{changed}.",
+        "adapter": f"An adapter for {base}, trained by {source.method} and written by swiftalign.",
+    }
+    adapter = _ADAPTER.format(base=str(source.base), adapter=str(output if part == "adapter" else source.checkpoint))
     return f"""---
 library_name: transformers
-base_model: {source.base.name}
+base_model: {base}
 ---
 
-# {report.output.name}
+# {output.name}
 
-{source.base.name} with {source.method} merged into it by swiftalign.
-{len(report.changed)} tensors differ from the base{rounded}; everything else is the base's own, to the byte.
+{about[part]}
 `export.json` records base, run, versions and hashes.
+{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if source.adapter else ""}"""
 
+
+_LOADING = """
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model = AutoModelForImageTextToText.from_pretrained({str(report.output)!r}, dtype="auto")
-processor = AutoProcessor.from_pretrained({str(report.output)!r})
+model = AutoModelForImageTextToText.from_pretrained({output!r}, dtype="auto")
+processor = AutoProcessor.from_pretrained({output!r})
 ```
-{adapter}"""
-
-
-def _adapter(source: Source) -> str:
-    return f"""
-The adapter can also be used without merging:
+"""
+_ADAPTER = """
+To use the adapter without merging:
 
 ```python
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-base = AutoModelForImageTextToText.from_pretrained({str(source.base)!r}, dtype="auto")
-model = PeftModel.from_pretrained(base, {str(source.checkpoint)!r})
+base = AutoModelForImageTextToText.from_pretrained({base!r}, dtype="auto")
+model = PeftModel.from_pretrained(base, {adapter!r})
 ```
 """

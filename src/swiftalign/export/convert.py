@@ -1,35 +1,26 @@
-"""Writing safetensors files: all weights of a folder in another dtype, or some tensors as one file."""
+"""Writing the base's weights in another float dtype."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from swiftalign.export.merge import cast
-from swiftalign.model.bytes import blocks, is_finite
-from swiftalign.model.safetensors import ITEM_SIZES, StoredTensor, TensorInfo, read_json, read_stored, weight_files
+from swiftalign.model.bytes import blocks, cast, digest, is_finite
+from swiftalign.model.safetensors import TensorInfo, read_json, read_stored
 from swiftalign.problems import ExportError
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-def write_safetensors(path: Path, entries: Iterable[tuple[TensorInfo, bytes]]) -> None:
-    """Write tensors as one file, in the order given.
+def header(tensors: Iterable[TensorInfo]) -> bytes:
+    """The first bytes of a safetensors file that holds these tensors one after the other: length and JSON header.
 
     References:
         https://github.com/huggingface/safetensors, "Format".
     """
-    listed = list(entries)
-    with path.open("xb") as file:
-        file.write(header(info for info, _ in listed))
-        for _, data in listed:
-            file.write(data)
-
-
-def header(tensors: Iterable[TensorInfo]) -> bytes:
-    """The length and the header of a file that holds these tensors one after the other."""
     table: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for info in tensors:
@@ -44,54 +35,38 @@ def header(tensors: Iterable[TensorInfo]) -> bytes:
 
 
 def convert_file(source: Path, target: Path, dtype: str) -> None:
-    """Write a weight file in another float dtype, in blocks, and read it back.
+    """Write a weight file in another float dtype, block by block, and read it back.
 
     Raises:
-        ExportError: a weight is of no float dtype, or too large for this one.
+        ExportError: a weight is not of a float dtype, or is too large for this one; or the file read back differs.
     """
-    stored = sorted(read_stored(source), key=lambda tensor: tensor.begin)
-    with target.open("xb") as writer:
-        writer.write(header(TensorInfo(t.info.name, t.info.shape, dtype) for t in stored))
-        for tensor in stored:
-            for block in _whole_elements(tensor):
-                writer.write(_converted(block, tensor.info, dtype))
-    _check_conversion(stored, target, dtype)
-
-
-def _converted(block: bytes, info: TensorInfo, dtype: str) -> bytes:
     import numpy as np
 
-    data = cast(block, info.dtype, dtype)
-    if not is_finite(np.frombuffer(data, np.uint8), dtype):
-        raise ExportError(f"{info.name} holds numbers too large for {dtype}", "choose bfloat16 or float32")
-    return data
+    stored = sorted(read_stored(source), key=lambda tensor: tensor.begin)
+    digests = []
+    with target.open("xb") as writer:
+        writer.write(header(TensorInfo(tensor.info.name, tensor.info.shape, dtype) for tensor in stored))
+        for tensor in stored:
+            written = hashlib.sha256()
+            for block in blocks(tensor):  # 1 MiB: a whole number of elements of every dtype
+                data = cast(block, tensor.info.dtype, dtype)
+                if not is_finite(np.frombuffer(data, np.uint8), dtype):
+                    name = tensor.info.name
+                    raise ExportError(f"{name} holds numbers too large for {dtype}", "choose bfloat16 or float32")
+                writer.write(data)
+                written.update(data)
+            digests.append(written.hexdigest())
+    for tensor, expected in zip(read_stored(target), digests, strict=True):
+        if digest(tensor) != expected:
+            raise ExportError(f"{tensor.info.name}: was not written as converted", "check the disk")
 
 
-def _check_conversion(stored: list[StoredTensor], target: Path, dtype: str) -> None:
-    """Read again what was written, against what it was made from."""
-    for tensor, written in zip(stored, read_stored(target), strict=True):
-        with target.open("rb") as file:
-            file.seek(written.begin)
-            for block in _whole_elements(tensor):
-                wanted = cast(block, tensor.info.dtype, dtype)
-                if file.read(len(wanted)) != wanted:
-                    raise ExportError(f"{tensor.info.name}: was not written as converted", "check the disk")
-
-
-def _whole_elements(tensor: StoredTensor) -> Iterable[bytes]:
-    width = ITEM_SIZES[tensor.info.dtype]
-    for block in blocks(tensor):  # 4 MiB: a whole number of elements of every width
-        assert len(block) % width == 0
-        yield block
-
-
-def declare_dtype(folder: Path, dtype: str) -> None:
-    """Tell a converted folder's index and config."""
+def declare_dtype(folder: Path, dtype: str, total_size: int) -> None:
+    """Write a converted folder's dtype into its config, and the bytes of all tensors into its shard index."""
     index_path = folder / "model.safetensors.index.json"
     if index_path.exists():
         index = read_json(index_path)
-        sizes = [tensor.info.nbytes for file in weight_files(folder) for tensor in read_stored(file)]
-        index.setdefault("metadata", {})["total_size"] = sum(sizes)
+        index.setdefault("metadata", {})["total_size"] = total_size
         index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config_path = folder / "config.json"
     values = read_json(config_path)

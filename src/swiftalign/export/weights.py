@@ -9,24 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.export.convert import convert_file
-from swiftalign.export.folder import copy_file, sync
+from swiftalign.export.folder import copy_file
 from swiftalign.export.merge import merged_values
 from swiftalign.export.source import Source
-from swiftalign.methods.merging import read_bytes
-from swiftalign.model.bytes import is_finite
-from swiftalign.model.safetensors import StoredTensor, read_stored, weight_files
+from swiftalign.files import sync
+from swiftalign.model.bytes import digest, is_finite, read_bytes
+from swiftalign.model.safetensors import StoredTensor, read_stored
 from swiftalign.problems import ExportError
 
-_BLOCK_BYTES = 16 << 20  # fewer, larger reads: each one waits for the interpreter, which may be importing torch
+_BLOCK_BYTES = 16 << 20  # few, large reads: after each one a thread waits for the interpreter, which may import torch
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A merged tensor in its place.
+    """A merged tensor in the file that was written.
 
     Attributes:
-        digest: SHA-256 of its bytes.
-        same: whether they equal the base's: rounding to its dtype can undo an update.
+        place: file and byte range of the tensor.
+        digest: SHA-256 of the tensor's bytes.
+        same: whether the bytes equal the base's: rounding to the base's dtype can undo an update.
     """
 
     place: StoredTensor
@@ -43,20 +44,20 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
         dtype: convert the base to it, and merge in it.
 
     Raises:
-        ExportError: a file that was written is not what it ought to be.
+        ExportError: a file that was written is not what it should be.
     """
-    homes = source.homes
-    files = sorted(weight_files(source.base), key=lambda file: file not in homes)
+    changed = source.changed_files
     placed: dict[str, Placed] = {}
     # Copying and syncing wait in the kernel: more threads than processors.
     with ThreadPoolExecutor(max_workers=4) as pool:
+        files = sorted(source.files, key=lambda file: file not in changed)
         copies = {file: pool.submit(_write, file, folder, file in shared, dtype) for file in files}
-        untouched = [] if dtype else [file for file in files if file not in homes and file not in shared]
+        untouched = [] if dtype else [file for file in files if file not in changed and file not in shared]
         checks = [pool.submit(_check, copies[file], file, folder / file.name, []) for file in untouched]
         for name, data in merged_values(source, dtype):
             places = copies[source.base_tensors[name].file].result()
             placed[name] = _put(places[name], data)
-        for file in homes:
+        for file in changed:
             inside = [item for item in placed.values() if item.place.file.name == file.name]
             checks.append(pool.submit(_check, copies[file], file, folder / file.name, inside, copied=dtype is None))
         for check in checks:
@@ -68,21 +69,17 @@ def _write(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[st
     """Put one of the base's files into the folder; returns the places of its tensors there."""
     real, target = source.resolve(), folder / source.name  # writing through a link would change the base
     if link:
-        _link(real, target)
+        try:
+            target.hardlink_to(real)
+        except OSError as error:
+            message = f"{target}: can't be hard-linked: {error.strerror or error}"
+            raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
     elif dtype is not None:
         convert_file(real, target, dtype)
     else:
         copy_file(real, target)
-        sync(target)  # while other files are copied: what is patched later is little
+        sync(target)  # while other files are copied; what is merged into it later is little
     return {tensor.info.name: tensor for tensor in read_stored(target)}
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        message = f"{target}: can't be hard-linked: {error.strerror or error}"
-        raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
 
 
 def _put(place: StoredTensor, data: bytes) -> Placed:
@@ -92,7 +89,7 @@ def _put(place: StoredTensor, data: bytes) -> Placed:
     if len(data) != place.end - place.begin:
         raise ExportError(f"{place.info.name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
     if not is_finite(np.frombuffer(data, np.uint8), place.info.dtype):
-        raise ExportError(f"{place.info.name}: merged, holds numbers too large for {place.info.dtype}")
+        raise ExportError(f"{place.info.name}: after merging, holds numbers too large for {place.info.dtype}")
     same = data == read_bytes(place)
     with place.file.open("r+b") as file:
         file.seek(place.begin)
@@ -103,42 +100,32 @@ def _put(place: StoredTensor, data: bytes) -> Placed:
 def _check(
     written: Future[dict[str, StoredTensor]], base: Path, path: Path, placed: list[Placed], *, copied: bool = True
 ) -> None:
-    """Read a written file again; what was converted has been compared while it was."""
+    """Read a written file again: merged tensors against their digests, the rest of a copied file against the base.
+
+    The rest of a converted file was compared when it was converted.
+    """
     written.result()
-    _check_merged(placed)
-    if copied:
-        _check_copied(base, path, placed)
-    sync(path)
-
-
-def _check_merged(placed: list[Placed]) -> None:
     for item in placed:
-        if hashlib.sha256(read_bytes(item.place)).hexdigest() != item.digest:
-            raise ExportError(f"{item.place.file}: {item.place.info.name} was not written as merged", "check the disk")
-
-
-def _check_copied(base: Path, path: Path, placed: list[Placed]) -> None:
-    """Hold a copied file against the base's: outside the merged ranges, every byte is the same."""
-    with base.open("rb") as theirs, path.open("rb") as mine:
-        size = os.fstat(theirs.fileno()).st_size
-        begin = 0
-        for place in sorted((item.place for item in placed), key=lambda place: place.begin):
-            _compare(mine.fileno(), theirs.fileno(), begin, place.begin, path)
-            begin = place.end
-        _compare(mine.fileno(), theirs.fileno(), begin, size, path)
-        if os.fstat(mine.fileno()).st_size != size:
-            raise ExportError(f"{path}: is not of the base's size", "check the disk")
+        if digest(item.place) != item.digest:
+            raise ExportError(f"{path}: {item.place.info.name} was not written as merged", "check the disk")
+    if copied:
+        with base.open("rb") as theirs, path.open("rb") as mine:
+            size = os.fstat(theirs.fileno()).st_size
+            if os.fstat(mine.fileno()).st_size != size:
+                raise ExportError(f"{path}: its size differs from the base's", "check the disk")
+            begin = 0
+            for place in sorted((item.place for item in placed), key=lambda place: place.begin):
+                _compare(mine.fileno(), theirs.fileno(), begin, place.begin, path)
+                begin = place.end
+            _compare(mine.fileno(), theirs.fileno(), begin, size, path)
+    sync(path)
 
 
 def _compare(mine: int, theirs: int, begin: int, end: int, path: Path) -> None:
     """Compare the bytes [begin, end) of two open files."""
-    block = min(_BLOCK_BYTES, end - begin)
-    buffers = bytearray(block), bytearray(block)
-    for position in range(begin, end, block or 1):
-        size = min(block, end - position)
-        views = [memoryview(buffer)[:size] for buffer in buffers]
-        counts = [os.preadv(file, [view], position) for file, view in zip((mine, theirs), views, strict=True)]
-        same = buffers[0] == buffers[1] if size == block else bytes(views[0]) == bytes(views[1])
-        if counts != [size, size] or not same:
+    for position in range(begin, end, _BLOCK_BYTES):
+        size = min(_BLOCK_BYTES, end - position)
+        block = os.pread(mine, size, position)
+        if len(block) != size or block != os.pread(theirs, size, position):
             message = f"{path}: differs from the base between bytes {position} and {position + size}"
-            raise ExportError(message, "only merged tensors may: check the disk")
+            raise ExportError(message, "only merged tensors may differ: check the disk")

@@ -1,27 +1,25 @@
-"""Splitting training rows into a curriculum: few objects an image first, then more, then all."""
+"""Splitting training rows into a curriculum: few objects per image first, then more, then all."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from swiftalign.data.answers import parse_answer
-from swiftalign.data.records import layout_fault, parse_row, read_lines
+from swiftalign.data.formats import read_row
+from swiftalign.data.rows import DataFile
+from swiftalign.files import appearing
 from swiftalign.problems import SwiftalignError
 
-# Objects an image, at most, of the first two phases; the third has every row.
+# Most objects per image in the first two phases; the third has every row.
 SIMPLE, MEDIUM = 3, 8
 EPOCHS = (30, 30, 40)
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Files of the phases, each with its number of rows."""
+    """Files of the phases, and the number of rows in each."""
 
     simple: Path
     medium: Path
@@ -41,58 +39,24 @@ def split(source: Path, *, force: bool = False, progress: Callable[[int], None] 
     for path in (simple, medium):
         if path.exists() and not force:
             raise SwiftalignError(f"{path} exists already", "pass --force to overwrite it")
-    counts = [0, 0, 0]
+    few = many = total = 0
     try:
         with ExitStack() as stack:
-            rows = stack.enter_context(source.open("rb"))
-            parts = [stack.enter_context(_Appearing(path)) for path in (simple, medium)]
-            for number, line in read_lines(rows):
-                objects = _objects(parse_row(line, source, number), f"{source}:{number}")
-                for phase, (least, most) in enumerate(((1, SIMPLE), (SIMPLE + 1, MEDIUM))):
-                    if least <= objects <= most:
-                        parts[phase].write(line.rstrip(b"\r\n") + b"\n")
-                        counts[phase] += 1
-                counts[2] += 1
-                if counts[2] % 1000 == 0:
-                    progress(counts[2])
-            for name, count, most in zip(("simple", "medium"), counts, (SIMPLE, MEDIUM), strict=False):
+            files = [stack.enter_context(appearing(path)) for path in (simple, medium)]
+            first, second = (stack.enter_context(file.open("wb")) for file in files)
+            for line, content in DataFile(source).read():
+                objects = read_row(content, source, line).objects
+                if 1 <= objects <= MEDIUM:
+                    (first if objects <= SIMPLE else second).write(content.rstrip(b"\r\n") + b"\n")
+                    few, many = few + (objects <= SIMPLE), many + (objects > SIMPLE)
+                total += 1
+                if total % 1000 == 0:
+                    progress(total)
+            for name, count, most in (("simple", few, SIMPLE), ("medium", many, MEDIUM)):
                 if not count:
-                    raise SwiftalignError(f"{source}: no row for the {name} phase", _WANTED.format(most=most))
+                    hint = "write the phases by hand, see configs/strategies/curriculum.yaml"
+                    fault = f"{source}: no row for the {name} phase, which takes images with up to {most} objects"
+                    raise SwiftalignError(fault, hint)
     except OSError as error:
         raise SwiftalignError(f"{error.filename or source}: {error.strerror or error}") from None
-    return Curriculum(simple, medium, source, (counts[0], counts[1], counts[2]))
-
-
-_WANTED = "it takes images with up to {most} objects; write the phases by hand, see configs/strategies/curriculum.yaml"
-
-
-class _Appearing:
-    """A file that is there when the block ends well, and not before."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> BinaryIO:
-        descriptor, self._partial = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        self._file = os.fdopen(descriptor, "wb")
-        return self._file
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._file.close()
-        if kind is None:
-            Path(self._partial).chmod(0o644)
-            Path(self._partial).replace(self._path)
-        else:
-            Path(self._partial).unlink()
-
-
-def _objects(row: Any, where: str) -> int:
-    """How many objects a row has; of ms-swift's rows, those that the answer names."""
-    fault = layout_fault(row)
-    if fault:
-        raise SwiftalignError(f"{where}: {fault}", "'swiftalign train' checks every row")
-    if "messages" not in row:
-        return len(row["objects"])
-    boxes = (row.get("objects") or {}).get("bbox")
-    text = row["messages"][-1].get("content")
-    return len(boxes) if boxes else len(parse_answer(text).targets) if isinstance(text, str) else 0
+    return Curriculum(simple, medium, source, (few, many, total))

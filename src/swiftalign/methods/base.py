@@ -60,7 +60,8 @@ class Usage:
         steps: optimizer steps of the run, as ms-swift counts them for AdaLoRA; None where they are not known.
         resume_from: the checkpoint to resume from.
         aligner_regex: a target_regex of exactly the aligner's Linear layers, for fixes.
-        where: ``file:line`` of a key of the config.
+        where: a function that returns ``file:line`` of a key of the config.
+        place: a function that returns ``file:line`` of the first of these settings that the config names.
     """
 
     train_type: str
@@ -71,10 +72,7 @@ class Usage:
     resume_from: Path | None
     aligner_regex: str
     where: Callable[..., str]
-
-    def place(self, *settings: str) -> str:
-        """``file:line`` of the first of these settings that the config names."""
-        return self.where("tuner", next((name for name in settings if name in self.given), settings[0]))
+    place: Callable[..., str]
 
 
 class Method(BaseModel):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
+from swiftalign.model.bytes import load
 from swiftalign.model.safetensors import StoredTensor
 from swiftalign.problems import ExportError
 
@@ -41,7 +42,7 @@ class SavedAdapter:
 
     def part(self, layer: str, name: str) -> torch.Tensor:
         """One of a layer's adapter tensors, in float32."""
-        return load(self.tensors[f"{ADAPTER_PREFIX}{layer}.{name}"]).float()
+        return load(self.tensors[str(PeftKey(layer, name))]).float()
 
     def weight(self, layer: str, dtype: str | None) -> torch.Tensor:
         """The layer's weight in the base model, in this dtype, or in its own."""
@@ -98,7 +99,7 @@ def _alone(adapter: SavedAdapter, name: str, dtype: str | None) -> nn.Module:
 
     weight, bias = adapter.weight(name, dtype), adapter.base.get(f"{name}.bias")
     with torch.device("meta"):
-        if f"{ADAPTER_PREFIX}{name}.lora_embedding_A" in adapter.tensors:
+        if str(PeftKey(name, "lora_embedding_A")) in adapter.tensors:
             module: nn.Module = nn.Embedding(*weight.shape)
         elif weight.dim() == 5:
             depth, height, width = weight.shape[2:]
@@ -113,30 +114,6 @@ def _alone(adapter: SavedAdapter, name: str, dtype: str | None) -> nn.Module:
         parent.add_module(part, module)
         module = parent
     return module
-
-
-def read_bytes(tensor: StoredTensor) -> bytes:
-    """The bytes of a stored tensor.
-
-    Raises:
-        ExportError: the file ends before the tensor does.
-    """
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.begin)
-        data = file.read(tensor.end - tensor.begin)
-    if len(data) != tensor.end - tensor.begin:
-        raise ExportError(f"{tensor.file}: {tensor.info.name!r} is cut short")
-    return data
-
-
-def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
-    """A stored tensor, cast if a dtype is given."""
-    import torch
-
-    data = bytearray(read_bytes(tensor))
-    stored: torch.dtype = getattr(torch, tensor.info.dtype)
-    values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
-    return values if dtype is None else values.to(getattr(torch, dtype))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:

@@ -7,13 +7,16 @@ description against the real classes of transformers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from swiftalign.model.safetensors import TensorInfo
+
+Component = Literal["llm", "vit", "aligner"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 
 class Kind(StrEnum):
@@ -30,6 +33,15 @@ class Kind(StrEnum):
     PLAIN = "plain"  # neither weights nor children, e.g. an activation
 
 
+def is_inside(name: str, parents: Iterable[str]) -> bool:
+    """Whether a dotted name is one of the parents, or the name of a descendant of one.
+
+    >>> is_inside("model.visual.merger.norm", ["model.visual.merger"]), is_inside("model.visual2", ["model.visual"])
+    (True, False)
+    """
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Which name prefixes make up each component; the aligner may lie inside the ViT's prefix.
@@ -43,17 +55,13 @@ class Architecture:
     vit: tuple[str, ...]
     aligner: tuple[str, ...]
 
-    def component(self, name: str) -> str:
-        """``aligner``, ``vit`` or ``llm``; like ms-swift, what lies outside all prefixes counts with the LLM."""
-        for component, prefixes in (("aligner", self.aligner), ("vit", self.vit)):
-            if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
-                return component
-        return "llm"
+    def component(self, name: str) -> Component:
+        """The component of a module or parameter; like ms-swift, what lies outside all prefixes counts with the LLM."""
+        return "aligner" if is_inside(name, self.aligner) else "vit" if is_inside(name, self.vit) else "llm"
 
     def covers(self, name: str) -> bool:
         """Whether a name lies in one of the prefixes: ms-swift's freeze flags reach no other."""
-        prefixes = (*self.llm, *self.vit, *self.aligner)
-        return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+        return is_inside(name, (*self.llm, *self.vit, *self.aligner))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +113,10 @@ class Model:
     def under(self, name: str) -> Iterator[TensorInfo]:
         """The parameters of a module and all its descendants."""
         for module in self:
-            if module.name == name or module.name.startswith(name + "."):
+            if is_inside(module.name, [name]):
                 yield from module.weights
 
-    def component(self, name: str) -> str:
+    def component(self, name: str) -> Component:
         return self.architecture.component(name)
 
     def parameters(self) -> Iterator[TensorInfo]:
@@ -117,9 +125,9 @@ class Model:
             yield from (weight for weight in module.weights if weight.name not in self.tied)
 
     @cached_property
-    def totals(self) -> dict[str, int]:
-        """Parameters by component."""
-        counts = {"llm": 0, "vit": 0, "aligner": 0}
+    def totals(self) -> dict[Component, int]:
+        """Number of parameters of each component."""
+        counts = dict.fromkeys(COMPONENTS, 0)
         for weight in self.parameters():
             counts[self.component(weight.name)] += weight.numel
         return counts

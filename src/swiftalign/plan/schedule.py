@@ -1,49 +1,47 @@
-"""How many optimizer steps a run takes: rows, batches and epochs."""
+"""The number of optimizer steps in a run, from rows, batches and epochs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from swiftalign.config.sections import Config
+from swiftalign.data.files import RowCounts
 from swiftalign.plan.plan import Schedule
 from swiftalign.problems import DataError
 
-# ms-swift accumulates until this many rows make a step, unless told otherwise.
+# ms-swift accumulates until this many rows make a step, unless the configuration says otherwise.
 ROWS_PER_STEP = 16
 
 
-LeftOut = Mapping[Path, Collection[int]]
-"""Line numbers of rows that are not used, by file."""
-
-
-def read_schedule(config: Config, *, processes: int = 1, left_out: LeftOut | None = None, fitting: int = 1) -> Schedule:
-    """Count the data's rows and compute the steps.
+def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fitting: int = 1) -> Schedule:
+    """Compute batches, steps and epochs.
 
     Args:
-        fitting: rows of a batch that the GPU's memory holds, for ``per_device_train_batch_size: auto``.
-        left_out: rows not to count.
+        rows: numbers of rows that the run uses.
+        processes: number of processes that train.
+        fitting: rows per batch that the GPU's memory holds, for ``per_device_train_batch_size: auto``.
 
     Raises:
-        DataError: a named data file is missing, or holds no row; or all rows are left out.
+        DataError: no row is left to use.
     """
-    data = config.data
-    batch, accumulation = _batches(config, processes, fitting)
-    rows = _count_all(config, "train", left_out or {}) if data.train else None
-    val_rows = _count_all(config, "val", left_out or {}) if data.val else 0
+    data, train, val = config.data, rows.train, rows.val
+    for part, count in (("train", train), ("val", val)):
+        if count == 0 and getattr(data, part):
+            message = f"{config.where('data', part)}: data.{part}: every row is left out as too long, or there is none"
+            raise DataError(message, "raise max_length")
     # Without evaluation ms-swift splits nothing off.
-    if rows is not None and not data.val and data.split_dataset_ratio and evaluates(config):
-        val_rows = split_rows(rows, data.split_dataset_ratio)
-        rows -= val_rows
-    steps, epochs = _steps(config, rows, batch * processes, accumulation)
-    return Schedule(rows, val_rows, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
+    if train and not data.val and data.split_dataset_ratio and evaluates(config):
+        val = split_rows(train, data.split_dataset_ratio)
+        train -= val
+    batch, accumulation = _batches(config, processes, fitting)
+    steps, epochs = _steps(config, train, batch * processes, accumulation)
+    return Schedule(train, val, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
 
 
 def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:
-    """Rows of a batch, and batches of a step, in each process."""
+    """Rows per batch, and batches per step, in each process."""
     batch, accumulation = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
-    if batch == "auto":  # the rows of a step are those of batches of one
+    if batch == "auto":  # a step has as many rows as with batches of one row
         rows = accumulation or math.ceil(ROWS_PER_STEP / processes)
         chosen = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= max(fitting, 1))
         return chosen, rows // chosen
@@ -51,12 +49,12 @@ def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:
 
 
 def evaluates(config: Config) -> bool:
-    """Whether the run evaluates, data permitting: evaluation follows saving unless told otherwise."""
+    """Whether the run evaluates where it has validation rows: by default, evaluation follows saving."""
     return (config.training.eval_strategy or config.training.save_strategy) != "no"
 
 
 def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> tuple[int | None, float | None]:
-    """Steps and epochs, as transformers' Trainer counts them: an epoch's last batch and last step may be smaller."""
+    """Steps and epochs as transformers' Trainer counts them: an epoch's last batch and step may be smaller."""
     limit = config.training.max_steps if config.training.max_steps > 0 else None
     if rows is None:
         return limit, None if limit else config.training.num_train_epochs
@@ -67,49 +65,5 @@ def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> t
 
 
 def split_rows(rows: int, ratio: float) -> int:
-    """How many of the training rows validate, when they are split off by ratio: at least one, never all."""
+    """The number of training rows that are split off for validation: at least one, never all."""
     return min(max(round(rows * ratio), 1), rows - 1)
-
-
-def _count_all(config: Config, part: str, left_out: LeftOut) -> int:
-    counts = []
-    for index, name in enumerate(getattr(config.data, part)):
-        path = Path(name)
-        where = config.where("data", part, index)
-        if not path.is_file():
-            fault = "a folder, not a file" if path.is_dir() else "no such file"
-            raise DataError(f"{where}: data.{part}: {path}: {fault}", _elsewhere(config, path, where))
-        count = count_rows(path)
-        if not count:
-            raise DataError(f"{where}: data.{part}: {path} holds no row", "a JSONL file has one JSON object a line")
-        counts.append(count - len(left_out.get(path, ())))
-    if not sum(counts):
-        raise DataError(f"{config.where('data', part)}: data.{part}: every row is left out as too long", _LONGER)
-    return sum(counts)
-
-
-_LONGER = "raise max_length"
-
-
-def _elsewhere(config: Config, path: Path, where: str) -> str:
-    """Paths count from the config file's folder: say so where the file lies under the current folder instead."""
-    if where.startswith("--set "):
-        return "in --set, paths count from the current folder"
-    folder = Path(where.rpartition(":")[0]).absolute().parent
-    try:
-        relative = path.relative_to(folder)
-    except ValueError:
-        return "check the path"
-    here = Path.cwd() / relative
-    if here != path and here.is_file():
-        return f"paths count from the config's own folder, {folder}; to use the file here write {here}"
-    return f"paths count from the config's own folder, {folder}"
-
-
-def count_rows(path: Path) -> int:
-    """Lines that are not blank, counted in constant memory."""
-    try:
-        with path.open("rb") as file:
-            return sum(1 for line in file if not line.isspace())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None

@@ -7,12 +7,25 @@ from collections.abc import Callable, Iterable
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.preflight import best_model, data, deepspeed, methods, phases, rates, resume, trained, versions
+from swiftalign.preflight import (
+    best_model,
+    data,
+    deepspeed,
+    methods,
+    phases,
+    rates,
+    resume,
+    selection,
+    trained,
+    versions,
+)
 from swiftalign.problems import Problem
 
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 
 CHECKS: tuple[Check, ...] = (
+    selection.saved,
+    selection.targets,
     methods.variant,
     trained.something_trains,
     trained.whole_aligner,
@@ -39,6 +52,6 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def check(config: Config, modules: Model, plan: TuningPlan) -> list[Problem]:
-    """Every finding of the checks, in their order."""
-    return [finding for rule in CHECKS for finding in rule(config, modules, plan)]
+def preflight(config: Config, model: Model, plan: TuningPlan) -> list[Problem]:
+    """Every problem that the checks find, in their order; none is raised."""
+    return [problem for check in CHECKS for problem in check(config, model, plan)]

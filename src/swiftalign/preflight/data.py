@@ -26,11 +26,11 @@ def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Pr
     if kind and not any(kind in found for found in validation):
         present = sorted({f"{other}_acc" for found in validation for other in found}) or ["loss"]
         message = f"metric_for_best_model: {metric}, but no validation row holds a {kind}"
-        hint = f"they have {' and '.join(present)}"
+        hint = f"choose one that the rows have: {', '.join(present)}"
         yield Problem("data-metric-absent", message, hint, where=metric_place(config))
 
 
-def imgaug_operations(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def imgaug_operations(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Build each augmenter of imgaug, which tries it on a small image."""
     section = config.custom.augmentation
     for index, operation in enumerate(section.operations if section else []):

@@ -5,54 +5,69 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from swiftalign.config.sections import COMPONENTS, Config
-from swiftalign.model.tree import Model
-from swiftalign.plan.optimizer import learning_rates, optimizer_name
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import COMPONENTS, Component, Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.plan.selection import names
-from swiftalign.preflight.settings import where_given
-from swiftalign.problems import SPOKEN, Problem, counted
+from swiftalign.problems import SPOKEN, Problem, counted, names
 
 # The names of ms-swift's `swift/optimizers/mapping.py`; a plugin may add others.
 SWIFT_OPTIMIZERS = ("default", "galore", "lorap", "muon", "muonclip", "multimodal")
 
 
-def optimizer(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
-    name, where = optimizer_name(config), config.where("training", "optimizer")
+def optimizer(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    name, where = plan.optimizer, config.where("training", "optimizer")
     fix = {"training": {"optimizer": "multimodal"}}
     if name not in SWIFT_OPTIMIZERS and not config.swift.get("external_plugins"):
         message = f"ms-swift has no optimizer {name!r}, only {', '.join(SWIFT_OPTIMIZERS)}"
         yield Problem(
-            "optimizer-unknown", message, "for AdamW and the like set optim; the groups come from:", fix, where
+            "optimizer-unknown",
+            message,
+            "set training.optim to choose AdamW or the like, and take the parameter groups of:",
+            fix,
+            where,
         )
     elif name not in ("multimodal", "default"):
-        message = f"optimizer {name} makes its own groups: the plan can't say which rate a parameter gets"
-        yield Problem("optimizer-unplanned", message, "multimodal gives each component its rate:", fix, where)
+        message = (
+            f"optimizer {name} makes its own parameter groups: the plan can't say which learning rate a parameter gets"
+        )
+        yield Problem(
+            "optimizer-unplanned",
+            message,
+            "use the optimizer that gives each component its own learning rate:",
+            fix,
+            where,
+        )
 
 
-def rates(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
-    training, name = config.training, optimizer_name(config)
+def rates(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    training, name = config.training, plan.optimizer
     ignored = [key for key in ("vit_lr", "aligner_lr") if getattr(training, key) is not None]
     if name != "multimodal" and ignored:
         message = f"{' and '.join(ignored)} {_verb(ignored, 'has', 'have')} no effect with optimizer {name}"
         fix = {"training": {"optimizer": "multimodal"}}
         where = config.where("training", ignored[0])
-        yield Problem("rate-needs-multimodal", message, "multimodal gives each component its rate:", fix, where)
+        yield Problem(
+            "rate-needs-multimodal",
+            message,
+            "use the optimizer that gives each component its own learning rate:",
+            fix,
+            where,
+        )
     yield from _unused_rates(config, plan)
-    for part, rate in learning_rates(config).items():
+    for part, rate in plan.rates.items():
         if plan.components[part].trainable and rate == 0:
             own = f"{part}_lr" if part != "llm" and name == "multimodal" else "learning_rate"
-            where = where_given(config, "training", own, "learning_rate")
-            message = f"the {SPOKEN[part]} trains at rate 0, so nothing in it moves"
+            where = config.where_given("training", own, "learning_rate")
+            message = f"the {SPOKEN[part]} trains at learning rate 0, so nothing in it changes"
             yield Problem("zero-learning-rate", message, f"raise {own}", where=where)
 
 
 def _unused_rates(config: Config, plan: TuningPlan) -> Iterable[Problem]:
     """Rates of components that do not train, in one finding: the guide's configs name all three."""
     training = config.training
-    if optimizer_name(config) != "multimodal" or not plan.trainables:
+    if plan.optimizer != "multimodal" or not plan.trainables:
         return
-    users = {
+    users: dict[str, list[Component]] = {
         "learning_rate": [part for part in COMPONENTS if part == "llm" or getattr(training, f"{part}_lr") is None],
         "vit_lr": ["vit"],
         "aligner_lr": ["aligner"],
@@ -75,7 +90,7 @@ def _verb(items: list[str], one: str, many: str) -> str:
     return one if len(items) == 1 else many
 
 
-def every_parameter_has_a_group(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def every_parameter_has_a_group(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Every trainable parameter must be in exactly one optimizer group."""
     if not plan.groups:
         return
@@ -85,18 +100,21 @@ def every_parameter_has_a_group(config: Config, modules: Model, plan: TuningPlan
     for faulty, what in ((missing, "in no optimizer group"), (twice, "in two optimizer groups")):
         if faulty:
             message = f"{counted(len(faulty), 'trainable parameter')} would be {what}: {names(faulty, 2)}"
-            yield Problem("parameter-without-group", message, "please report this with your config")
+            yield Problem("parameter-without-group", message, "report this as a bug, with your config")
 
 
-def precision(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def precision(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     low = [item for item in plan.trainables if item.dtype in ("bfloat16", "float16")]
     if not low:
         return
-    rates = learning_rates(config)
-    rate = min(rates[item.component] for item in low)
-    message = (
-        f"{counted(len(low), 'tensor')} would train in {low[0].dtype} at rate {rate:g}: small updates are rounded away"
-    )
+    rate = min(plan.rates[item.component] for item in low)
+    what = f"{counted(len(low), 'tensor')} would train in {low[0].dtype} at learning rate {rate:g}"
     fix = {"tuner": {"trainable_dtype": "float32"}}
     where = config.where("tuner", "trainable_dtype")
-    yield Problem("low-precision-trainables", message, "train float32 copies under autocast:", fix, where)
+    yield Problem(
+        "low-precision-trainables",
+        f"{what}: small updates are rounded away",
+        "train float32 copies under autocast:",
+        fix,
+        where,
+    )

@@ -12,11 +12,10 @@ from swiftalign.methods import METHODS, of_adapter
 from swiftalign.model.safetensors import read_json
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.plan.selection import names
-from swiftalign.problems import ModelError, Problem, counted
+from swiftalign.problems import ModelError, Problem, counted, names
 
 
-def resume(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def resume(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     checkpoint = config.training.resume_from_checkpoint
     if checkpoint is None:
         return
@@ -25,15 +24,17 @@ def resume(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem
         adapter = None if plan.train_type == "full" else _read_adapter(checkpoint)
         state = _read_mapping(checkpoint, "trainer_state.json")
     except ModelError as error:
-        yield Problem("resume-mismatch", error.message, "name a checkpoint-N folder of a run", where=where)
+        yield Problem(
+            "resume-mismatch", error.message, "name a checkpoint-N folder of a run of this method", where=where
+        )
         return
-    differences = _differences(adapter, config, modules, plan) if adapter else []
+    differences = _differences(adapter, config, model, plan) if adapter else []
     if differences:
         message = f"{checkpoint} differs from this config: {'; '.join(differences)}"
         yield Problem("resume-mismatch", message, "resume with the run's own config", where=where)
     step, total = state.get("global_step"), plan.schedule.steps
     if isinstance(step, int) and total is not None and step >= total:
-        message = f"{checkpoint} is at step {step}, and the run ends at step {total}: nothing is left to train"
+        message = f"{checkpoint} is at step {step}, and the run ends at step {total}: no steps are left to train"
         yield Problem("resume-finished", message, "raise num_train_epochs or max_steps", where=where)
 
 
@@ -47,24 +48,24 @@ def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
     if not Path(checkpoint).is_dir():
         raise ModelError(f"{checkpoint}: no such folder")
     if not path.is_file():
-        raise ModelError(f"{checkpoint} is no checkpoint of such a run: it has no {name}")
+        raise ModelError(f"{checkpoint} is not a checkpoint of such a run: it has no {name}")
     values = read_json(path)
     if not isinstance(values, dict):
         raise ModelError(f"{path}: not a mapping")
     return values
 
 
-def _differences(adapter: AdapterConfig, config: Config, modules: Model, plan: TuningPlan) -> list[str]:
+def _differences(adapter: AdapterConfig, config: Config, model: Model, plan: TuningPlan) -> list[str]:
     found = of_adapter(adapter.values)
     method = found.name if found else adapter.kind
     expected = plan.method if plan.method != "modules_to_save" else plan.train_type
     if method != expected:
         return [f"method {method}, here {plan.method}"]
     differences = []
-    saved = [module.name for module in modules if module.name.endswith(tuple(adapter.saved))]
+    saved = [module.name for module in model if module.name.endswith(tuple(adapter.saved))]
     if set(saved) != set(plan.saved):
         differences.append(f"modules_to_save {names(saved) or 'none'}, here {names(plan.saved) or 'none'}")
-    layers = _targeted(adapter, saved, modules, plan)
+    layers = _targeted(adapter, saved, model, plan)
     if set(layers) != set(plan.adapted):
         differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
     elif layers:
@@ -74,14 +75,14 @@ def _differences(adapter: AdapterConfig, config: Config, modules: Model, plan: T
     return differences
 
 
-def _targeted(adapter: AdapterConfig, saved: list[str], modules: Model, plan: TuningPlan) -> list[str]:
+def _targeted(adapter: AdapterConfig, saved: list[str], model: Model, plan: TuningPlan) -> list[str]:
     """The layers that a checkpoint's adapter is on."""
-    matched = [m.name for m in modules if m.kind in METHODS[plan.train_type].adapts and adapter.adapts(m.name)]
+    matched = [m.name for m in model if m.kind in METHODS[plan.train_type].adapts and adapter.adapts(m.name)]
     return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
 
 
 def _setting_differences(adapter: AdapterConfig, tuner: TunerSection) -> list[str]:
-    """What a checkpoint brings along: the config's value would not count."""
+    """Settings that the checkpoint brings along, so that the config's values would have no effect."""
     settings = tuner.settings
     return [
         f"{name} {_spelled(value)}, here {_spelled(getattr(settings, name))}"

@@ -11,7 +11,7 @@ from swiftalign.problems import Problem
 from swiftalign.versions import TESTED_VERSIONS, installed
 
 
-def versions(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Problem]:
+def versions(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     here = {name: installed(name) for name in TESTED_VERSIONS}
     other = [
         f"{name} {here[name]} (tested: {tested})"
@@ -19,5 +19,5 @@ def versions(config: Config, modules: Model, plan: TuningPlan) -> Iterable[Probl
         if here[name].partition("+")[0] != tested
     ]
     if other:
-        hint = "the worker still compares plan and model before it trains"
+        hint = "training still compares the running model with the plan before the first step"
         yield Problem("versions-untested", ", ".join(other), hint)

@@ -8,80 +8,33 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from swiftalign.data.records import Kind
+from swiftalign.data.records import Kind, Point
 from swiftalign.preview.strips import Panel, Shape, Strip
 
 SCALE = 2
-SMOOTH = 2  # further pixels of a stroke, averaged away
+SMOOTH = 2  # strokes are drawn this many times larger and then reduced
 CELL, GAP, MARGIN = 270, 18, 26
-TALLEST = 320  # of an image
+TALLEST = 320  # height of an image at most
+NARROWEST = 640  # width of the sheet at least
 MOST_COLUMNS = 5
-TEXT, LABEL = 12.5, 11.5
-MOST_NUMBERED = 12  # points of a line; of longer ones only the ends are numbered
+TEXT, LABEL, LEADING = 12.5, 11.5, 18
+MOST_NUMBERED = 12  # points of a line; of a line with more, only the ends are numbered
 
-INK, DIM, FAINT, PAPER = "#1f2328", "#656d76", "#d0d7de", "#ffffff"
+INK, DIM, FAINT, PAPER, CASING = "#1f2328", "#656d76", "#d0d7de", "#ffffff", "#ffffffb0"
 TROUBLE, LEFT_OUT = "#d1242f", "#9a6700"
 COLOURS: dict[Kind, str] = {"bbox": "#0969da", "quad": "#1a7f37", "line": "#8250df"}
-NAMES: dict[Kind, str] = {"bbox": "box", "quad": "quad", "line": "line"}
 
-# For labels that DejaVu has no glyphs for; Pillow finds them where the system keeps its fonts.
+# For labels with letters that DejaVu lacks; Pillow looks for these fonts in the system's folders.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf")
 _WIDE_FROM = "\u2e80"
 
-Box = tuple[float, float, float, float]
-Pixel = tuple[float, float]
-
-
-def render_sheet(
-    strips: Sequence[Strip], heading: str, *, title: str = "Augmentation preview", fates: bool = True
-) -> Image.Image:
-    """Strips below one another, with a legend.
-
-    Args:
-        heading: what is shown, in one line.
-        fates: whether the legend explains clipped and dropped targets.
-    """
-    columns = min(max(len(strip.panels) for strip in strips), MOST_COLUMNS)
-    width = max(2 * MARGIN + columns * CELL + (columns - 1) * GAP, 640)
-    rendered = [_strip(strip, columns, width) for strip in strips]
-    head = _head(title, heading, _LEGEND if fates else _LEGEND[:3], width)
-    height = sum(part.height for part in (head, *rendered)) + MARGIN * SCALE
-    sheet = Image.new("RGB", (width * SCALE, height), PAPER)
-    top = 0
-    for part in (head, *rendered):
-        sheet.paste(part, (0, top))
-        top += part.height
-    return sheet
-
-
-def png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
-
-
-def _head(title: str, heading: str, legend: Iterable[tuple[Shape, str]], width: int) -> Image.Image:
-    page = _page(width, 104)
-    draw = ImageDraw.Draw(page)
-    _write(draw, (MARGIN, 24), title, 21, INK, bold=True)
-    _write(draw, (MARGIN, 54), heading, 13, DIM)
-    left: float = MARGIN
-    for shape, text in legend:
-        swatch = Image.new("RGB", (30 * SCALE, 16 * SCALE), PAPER)
-        _Overlay(swatch).strokes([shape])
-        page.paste(swatch, (round(left * SCALE), 80 * SCALE))
-        _write(draw, (left + 36, 80), text, TEXT, INK)
-        left += 36 + draw.textlength(text, _font(TEXT)) / SCALE + 22
-    return page
-
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _SWATCH_BOX = ((0.08, 0.14), (0.92, 0.86))
 _LEGEND = (
@@ -93,244 +46,210 @@ _LEGEND = (
 )
 
 
+def render_sheet(
+    strips: Sequence[Strip], heading: str, *, title: str = "Augmentation preview", with_losses: bool = True
+) -> Image.Image:
+    """Strips below one another, with a legend.
+
+    Args:
+        heading: line below the title.
+        title: title of the sheet.
+        with_losses: whether the legend explains clipped and dropped targets.
+    """
+    columns = min(max(len(strip.panels) for strip in strips), MOST_COLUMNS)
+    width = max(columns * (CELL + GAP) - GAP, NARROWEST - 2 * MARGIN)
+    head = _blank(width, 78)
+    _write(head, 0, 0, title, 21, INK, bold=True)
+    _write(head, 0, 28, heading, 13, DIM)
+    left = 0.0
+    for shape, text in _LEGEND if with_losses else _LEGEND[:3]:
+        swatch = _blank(30, 16)
+        _draw_shapes(swatch, [shape])
+        head.paste(swatch, (round(left * SCALE), 54 * SCALE))
+        left = 22 + _write(head, left + 36, 54, text, TEXT, INK)
+    sheet = _joined([head, *(_strip(strip, columns, width) for strip in strips)])
+    return ImageOps.expand(sheet, MARGIN * SCALE, PAPER)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
 def _strip(strip: Strip, columns: int, width: int) -> Image.Image:
     """A row's panels, in lines of ``columns``."""
-    lines = [strip.panels[start : start + columns] for start in range(0, len(strip.panels), columns)]
-    cells = [[_cell(panel) for panel in line] for line in lines]
-    tall = [max(image.height for image, _ in line) for line in cells]
-    words = [max(_height(text) for _, text in line) for line in cells]
-    page = _page(width, 40)
-    total = sum(tall) + sum(count + GAP * SCALE for count in words)
-    page = _page(width, 40 + math.ceil(total / SCALE))
-    draw = ImageDraw.Draw(page)
-    draw.line((MARGIN * SCALE, 4 * SCALE, (width - MARGIN) * SCALE, 4 * SCALE), FAINT, SCALE)
-    _write(draw, (MARGIN, 14), f"row {strip.row}", 14, INK, bold=True)
-    name = _cut("/".join(strip.path.parts[-3:]), 12, width - 2 * MARGIN - 100)
-    _write(draw, (MARGIN + draw.textlength(f"row {strip.row}", _font(14, True)) / SCALE + 12, 16), name, 12, DIM)
-    top = 40 * SCALE
-    for line, height, text_height in zip(cells, tall, words, strict=True):
-        for column, (image, text) in enumerate(line):
-            left = (MARGIN + column * (CELL + GAP)) * SCALE
-            page.paste(image, (left, top))
-            draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline=FAINT)
-            _paragraph(draw, left, top + height + 8 * SCALE, text)
-        top += height + text_height + GAP * SCALE
-    return page
+    head = _blank(width, 40)
+    ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
+    left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
+    _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
+    cells = [_cell(panel) for panel in strip.panels]
+    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    return _joined([head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)])
 
 
-@dataclass(frozen=True)
-class _Words:
-    """A line of a caption."""
-
-    text: str
-    size: float
-    colour: str
-    bold: bool = False
-
-
-def _cell(panel: Panel) -> tuple[Image.Image, list[_Words]]:
-    """A panel's picture with its targets drawn, and its caption in lines."""
+def _cell(panel: Panel) -> Image.Image:
+    """A panel's picture with its targets, and its caption."""
     height, width = panel.image.shape[:2]
     zoom = min(CELL * SCALE / width, TALLEST * SCALE / height)
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
     picture = Image.fromarray(panel.image).resize(size, Image.Resampling.LANCZOS)
-    overlay = _Overlay(picture)
-    overlay.strokes(panel.shapes)
-    overlay.words(panel.shapes)
+    ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=FAINT)
+    taken = _draw_shapes(picture, panel.shapes, numbered=True)
+    for shape in panel.shapes:
+        _draw_label(picture, shape, taken)
     left_out = ", ".join(entry.replace(": ", " (", 1) + ")" for entry in panel.left_out)
-    lines = [_Words(f"{panel.title}   {panel.size[0]}×{panel.size[1]}", 13, INK, True)]  # noqa: RUF001
-    lines += _wrapped(", ".join(panel.operations), DIM)
-    lines += _wrapped(f"not applied: {left_out}" if left_out else "", LEFT_OUT)
-    lines += [line for fault in panel.faults for line in _wrapped(fault, TROUBLE)]
-    return picture, lines
+    texts = [
+        (", ".join(panel.operations), DIM),
+        (f"not applied: {left_out}" if left_out else "", LEFT_OUT),
+        *((fault, TROUBLE) for fault in panel.faults),
+    ]
+    lines = [(line, colour) for text, colour in texts for line in _wrapped(text)]
+    top = math.ceil(picture.height / SCALE) + 8
+    cell = _blank(CELL, top + (len(lines) + 1) * LEADING + GAP)
+    cell.paste(picture)
+    _write(cell, 0, top, f"{panel.title}   {panel.size[0]}×{panel.size[1]}", 13, INK, bold=True)  # noqa: RUF001
+    for number, (line, colour) in enumerate(lines, 1):
+        _write(cell, 0, top + number * LEADING, line, TEXT, colour)
+    return cell
 
 
-def _wrapped(text: str, colour: str) -> Iterator[_Words]:
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and _font(TEXT).getlength(longer) > CELL * SCALE:
-            yield _Words(line, TEXT, colour)
-            longer = word
-        line = longer
-    if line:
-        yield _Words(_cut(line, TEXT, CELL), TEXT, colour)
-
-
-def _height(lines: Sequence[_Words]) -> int:
-    return sum(_leading(words) for words in lines) + 8 * SCALE
-
-
-def _leading(words: _Words) -> int:
-    return round(words.size * 1.45 * SCALE)
-
-
-def _paragraph(draw: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[_Words]) -> None:
-    for words in lines:
-        draw.text((left, top), words.text, words.colour, _font(words.size, words.bold, _is_wide(words.text)))
-        top += _leading(words)
-
-
-class _Overlay:
-    """Draws targets over a picture: first all strokes, which are smoothed, then numbers and labels."""
-
-    def __init__(self, picture: Image.Image) -> None:
-        self.picture = picture
-        self._taken: list[Box] = []
-
-    def strokes(self, shapes: Iterable[Shape]) -> None:
-        size = self.picture.width * SMOOTH, self.picture.height * SMOOTH
-        layer = Image.new("RGBA", size, (255, 255, 255, 0))
-        draw = ImageDraw.Draw(layer)
-        unit = SCALE * SMOOTH
-        for shape in shapes:
-            path = [(x * size[0], y * size[1]) for x, y in shape.corners]
-            closed = path if shape.kind == "line" else [*path, path[0]]
-            for colour, width in (("#ffffffb0", 4.5), (_colour(shape), 2.2)):
-                for part in _dashes(closed, 7 * unit, 5 * unit) if shape.fate == "dropped" else [closed]:
-                    draw.line(part, colour, round(width * unit), joint="curve")
-            if shape.kind == "line":
-                for a, b in pairwise(path):
-                    draw.polygon(_arrow(a, b, 6.5 * unit), _colour(shape))
-        layer = layer.reduce(SMOOTH)
-        self.picture.paste(layer, (0, 0), layer)
-
-    def words(self, shapes: Sequence[Shape]) -> None:
-        for shape in shapes:
-            if shape.kind != "bbox":
-                self._numbers(shape)
-        for shape in shapes:
-            self._label(shape)
-
-    def _place(self, shape: Shape) -> list[Pixel]:
-        return [(x * self.picture.width, y * self.picture.height) for x, y in shape.corners]
-
-    def _numbers(self, shape: Shape) -> None:
-        points = self._place(shape)
-        for number, (x, y) in enumerate(points, 1):
-            if len(points) > MOST_NUMBERED and 1 < number < len(points):
+def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: bool = False) -> list[Box]:
+    """Draw targets over a picture with smooth strokes, and return the places of the points' numbers."""
+    layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (255, 255, 255, 0))
+    draw, unit = ImageDraw.Draw(layer), SCALE * SMOOTH
+    paths = [[(x * layer.width, y * layer.height) for x, y in shape.corners] for shape in shapes]
+    for shape, path in zip(shapes, paths, strict=True):
+        outline = path if shape.kind == "line" else [*path, path[0]]
+        for colour, width in ((CASING, 4.5), (_colour(shape), 2.2)):
+            for part in _dashes(outline, 7 * unit, 5 * unit) if shape.status == "dropped" else [outline]:
+                draw.line(part, colour, round(width * unit), joint="curve")
+        for a, b in pairwise(path if shape.kind == "line" else []):
+            middle, direction = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2), math.atan2(b[0] - a[0], b[1] - a[1])
+            draw.regular_polygon((middle, 6.5 * unit), 3, 180 + math.degrees(direction), _colour(shape))
+    taken, radius = [], 6.5 * unit
+    for shape, path in zip(shapes, paths, strict=True):
+        for number, (x, y) in enumerate(path if numbered and shape.kind != "bbox" else (), 1):
+            if len(path) > MOST_NUMBERED and 1 < number < len(path):
                 continue
-            radius = 6.5 * SCALE
-            x = min(max(x, radius), self.picture.width - radius) if _near(x, self.picture.width, radius) else x
-            y = min(max(y, radius), self.picture.height - radius) if _near(y, self.picture.height, radius) else y
-            self._disc(x, y, radius, _colour(shape))
-            self._taken.append((x - radius, y - radius, x + radius, y + radius))
-            draw = ImageDraw.Draw(self.picture)
-            draw.text((x, y), str(number), "white", _font(9 if number < 10 else 7.5, True), anchor="mm")
+            if -radius <= x <= layer.width + radius and -radius <= y <= layer.height + radius:
+                x, y = _clamp(x, radius, layer.width - radius), _clamp(y, radius, layer.height - radius)
+                disc = x - radius, y - radius, x + radius, y + radius
+                draw.ellipse(disc, _colour(shape))
+                draw.text((x, y), str(number), "white", _font((9 if number < 10 else 7.5) * SMOOTH, True), anchor="mm")
+                taken.append(disc)
+    layer = layer.reduce(SMOOTH)
+    picture.paste(layer, (0, 0), layer)
+    return [(a / SMOOTH, b / SMOOTH, c / SMOOTH, d / SMOOTH) for a, b, c, d in taken]
 
-    def _disc(self, x: float, y: float, radius: float, colour: str) -> None:
-        side = round(2 * radius) * 4
-        mask = Image.new("L", (side, side))
-        ImageDraw.Draw(mask).ellipse((0, 0, side - 1, side - 1), 255)
-        mask = mask.reduce(4)
-        self.picture.paste(Image.new("RGB", mask.size, colour), (round(x - radius), round(y - radius)), mask)
 
-    def _label(self, shape: Shape) -> None:
-        text = " · ".join(part for part in (_clean(shape.label), shape.note) if part)
-        text = _cut(text, LABEL, self.picture.width / SCALE - 10)
-        font = _font(LABEL, wide=_is_wide(text))
-        width, height = font.getlength(text) + 8 * SCALE, 17 * SCALE
-        left, top = self._free_place(shape, width, height)
-        self._taken.append((left, top, left + width, top + height))
-        draw = ImageDraw.Draw(self.picture)
-        draw.rounded_rectangle((left, top, left + width, top + height), 3 * SCALE, _colour(shape))
-        draw.text((left + 4 * SCALE, top + height / 2), text, "white", font, anchor="lm")
+def _draw_label(picture: Image.Image, shape: Shape, taken: list[Box]) -> None:
+    """Write a target's label in a free place, and add that place to ``taken``."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in shape.label[:200]).split())
+    text = _cut(" · ".join(part for part in (text, shape.note) if part), LABEL, picture.width / SCALE - 10)
+    font = _font(LABEL, wide=_is_wide(text))
+    width, height = font.getlength(text) + 8 * SCALE, 17 * SCALE
+    points = [(x * picture.width, y * picture.height) for x, y in shape.corners]
+    left, top = _free_place(shape.kind, points, (width, height), picture.size, taken)
+    taken.append((left, top, left + width, top + height))
+    draw = ImageDraw.Draw(picture)
+    draw.rounded_rectangle(taken[-1], 3 * SCALE, _colour(shape))
+    draw.text((left + 4 * SCALE, top + height / 2), text, "white", font, anchor="lm")
 
-    def _free_place(self, shape: Shape, width: float, height: float) -> Pixel:
-        """The first wish where neither a number nor another label is; else the nearest free line to the first."""
-        wishes = [self._on_picture(x, y, width, height) for x, y in self._wishes(shape, width, height)]
-        left, wanted = wishes[0]
-        lines = [(left, k * height) for k in range(int(self.picture.height // height))]
-        free = [
-            at
-            for at in (*wishes, *sorted(lines, key=lambda at: abs(at[1] - wanted)))
-            if self._is_free(at, width, height)
-        ]
-        return free[0] if free else wishes[0]
 
-    def _wishes(self, shape: Shape, width: float, height: float) -> Iterator[Pixel]:
-        """Above a box, at its top inside, or below it; over or under a point of a quad or a line."""
-        points = self._place(shape)
-        apart = 4 * SCALE
-        if shape.kind == "bbox":
-            xs, ys = zip(*points, strict=True)
-            yield from ((min(xs), top) for top in (min(ys) - height - apart, min(ys) + apart, max(ys) + apart))
-            return
-        apart += 5 * SCALE
-        for x, y in sorted(points[:MOST_NUMBERED], key=lambda point: point[1]):
-            yield from ((x - width / 2, y - height - apart), (x - width / 2, y + apart))
+def _free_place(kind: Kind, points: Sequence[Point], label: Point, picture: Point, taken: Sequence[Box]) -> Point:
+    """The top left corner of a label: above or below one of the points, or else on the nearest free line.
 
-    def _on_picture(self, left: float, top: float, width: float, height: float) -> Pixel:
-        lowest, rightmost = max(self.picture.height - height, 0), max(self.picture.width - width, 0)
-        return min(max(left, 0), rightmost), min(max(top, 0), lowest)
-
-    def _is_free(self, at: Pixel, width: float, height: float) -> bool:
-        box = (at[0], at[1], at[0] + width, at[1] + height)
-        return not any(_overlap(box, taken) for taken in self._taken)
+    Args:
+        points: the target's points in pixels.
+        label: width and height of the label in pixels.
+        picture: width and height of the picture in pixels.
+        taken: places of numbers and other labels in pixels.
+    """
+    width, height = label
+    spots, apart, shift = sorted(points[:MOST_NUMBERED], key=lambda point: point[1]), 9 * SCALE, width / 2
+    if kind == "bbox":
+        left = min(x for x, _ in points)
+        spots, apart, shift = [(left, spots[0][1]), (left, spots[-1][1])], 4 * SCALE, 0.0
+    places = [
+        (_clamp(x - shift, 0, picture[0] - width), _clamp(y + down, 0, picture[1] - height))
+        for x, y in spots
+        for down in (-height - apart, apart)
+    ]
+    lines = [(places[0][0], number * height) for number in range(int(picture[1] // height))]
+    for left, top in (*places, *sorted(lines, key=lambda at: abs(at[1] - places[0][1]))):
+        if not any(left < r and le < left + width and top < b and t < top + height for le, t, r, b in taken):
+            return left, top
+    return places[0]
 
 
 def _colour(shape: Shape) -> str:
-    return COLOURS[shape.kind] if shape.fate == "kept" else TROUBLE
+    return COLOURS[shape.kind] if shape.status == "kept" else TROUBLE
 
 
-def _near(value: float, side: int, radius: float) -> bool:
-    """Whether a point lies on the picture, or so near that its disc is moved onto it."""
-    return -radius <= value <= side + radius
+def _clamp(value: float, low: float, high: float) -> float:
+    return max(min(value, high), low)
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _dashes(path: Sequence[Pixel], dash: float, gap: float) -> Iterator[list[Pixel]]:
-    """Pieces of a path; each side begins with a dash, so that corners show."""
+def _dashes(path: Sequence[Point], dash: float, gap: float) -> Iterator[list[Point]]:
+    """The dashes along a path; each side begins with a dash, so that corners are visible."""
     for a, b in pairwise(path):
         length = math.dist(a, b)
-        count = min(math.ceil(length / (dash + gap)), 400)
-        for index in range(count):
+        for index in range(min(math.ceil(length / (dash + gap)), 400)):
             start, end = index * (dash + gap) / length, min((index * (dash + gap) + dash) / length, 1)
             yield [(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for t in (start, end)]
 
 
-def _arrow(a: Pixel, b: Pixel, size: float) -> list[Pixel]:
-    """An arrow head in the middle of a segment, from a to b."""
-    length = math.dist(a, b) or 1.0
-    x, y = (b[0] - a[0]) / length * size, (b[1] - a[1]) / length * size
-    middle = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
-    back = middle[0] - x / 2, middle[1] - y / 2
-    return [
-        (middle[0] + x, middle[1] + y),
-        (back[0] - y * 0.8, back[1] + x * 0.8),
-        (back[0] + y * 0.8, back[1] - x * 0.8),
-    ]
-
-
-def _page(width: int, height: int) -> Image.Image:
+def _blank(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
 
 
+def _joined(parts: Sequence[Image.Image], *, across: bool = False, gap: int = 0) -> Image.Image:
+    """Pictures below one another, or beside one another."""
+    widths, heights, gaps = [part.width for part in parts], [part.height for part in parts], gap * (len(parts) - 1)
+    size = (sum(widths) + gaps, max(heights)) if across else (max(widths), sum(heights) + gaps)
+    page, at = Image.new("RGB", size, PAPER), 0
+    for part in parts:
+        page.paste(part, (at, 0) if across else (0, at))
+        at += (part.width if across else part.height) + gap
+    return page
+
+
 def _write(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: float, colour: str, *, bold: bool = False
-) -> None:
-    draw.text((at[0] * SCALE, at[1] * SCALE), text, colour, _font(size, bold))
+    page: Image.Image, left: float, top: float, text: str, size: float, colour: str, *, bold: bool = False
+) -> float:
+    """Write a line of text, and return where it ends."""
+    draw, font = ImageDraw.Draw(page), _font(size, bold, _is_wide(text))
+    draw.text((left * SCALE, top * SCALE), text, colour, font)
+    return draw.textbbox((left * SCALE, top * SCALE), text, font)[2] / SCALE
 
 
-def _is_wide(text: str) -> bool:
-    return any(letter >= _WIDE_FROM for letter in text)
-
-
-def _clean(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text[:200]).split())
+def _wrapped(text: str) -> Iterator[str]:
+    """A text in lines as wide as a cell."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and _font(TEXT).getlength(longer) > CELL * SCALE:
+            yield line
+            longer = word
+        line = longer
+    if line:
+        yield _cut(line, TEXT, CELL)
 
 
 def _cut(text: str, size: float, width: float) -> str:
-    """Text that fits, with an ellipsis where something was cut off."""
+    """The text, cut to this width with an ellipsis."""
     font = _font(size, wide=_is_wide(text))
     if font.getlength(text) <= width * SCALE:
         return text
     while text and font.getlength(f"{text}…") > width * SCALE:
         text = text[:-1]
     return f"{text}…"
+
+
+def _is_wide(text: str) -> bool:
+    return any(letter >= _WIDE_FROM for letter in text)
 
 
 @functools.cache

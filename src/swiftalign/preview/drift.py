@@ -1,220 +1,205 @@
-"""How much augmentation takes from the targets, by operation: computed on points alone, without reading images.
+"""How much of the targets augmentation moves out of the image, by operation: computed from points, without pixels.
 
-Drift is the share of the targets that comes to lie outside the image: of each target's area, or of a line's length,
-averaged over all targets of all samples, dropped ones too. 0 is nothing, 1 is everything.
+Drift is the share of a target's area, or of a line's length, that lies outside the image after augmentation, averaged
+over all targets of all samples, dropped ones included. 0 means nothing, 1 everything.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
-from swiftalign.augment.targets import Outcome
-from swiftalign.config.augmentation import AugmentationSection, Operation
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import image_size, open_image
-from swiftalign.data.records import KINDS, Kind, Record
+from swiftalign.data.records import KINDS, Row
 from swiftalign.data.tokens import PixelLimits
 
-TIMED_ROWS = 8  # whose images are really augmented, to tell the seconds
-INFLATED = 1.005  # from here on a box counts as larger than what it holds
+TIMED_ROWS = 8  # rows whose images are augmented, to measure the time
+INFLATED = 1.005  # a box with a larger inflation counts as larger than its object
+ALL = "all"
 
 
 @dataclass(frozen=True)
-class Toll:
-    """What one operation, or all together, took from the targets of one kind, or of all.
+class OperationEffect:
+    """Effect of one operation, or of all together, on the targets of one kind, or of all kinds.
 
     Attributes:
-        operation: its name; ``all`` for all together.
-        kind: of the targets; ``all`` for every kind.
-        samples: in which it was applied.
-        targets: in those samples.
-        clipped: kept, though a part lies outside the image.
-        dropped: of which too little stayed.
-        inflated: boxes that are larger than what they hold.
-        mean_inflation: of the boxes not cut, their area over that of the outline that they wrap; None without boxes.
-        max_inflation: likewise.
-        drift: see the module; over the targets of all samples, so that operations can be compared.
+        operation: name of the operation; ``all`` for all together.
+        kind: kind of the targets; ``all`` for every kind.
+        mean_inflation: mean inflation of the boxes that were not cut: a box's area over the area of the outline in it;
+            None without boxes.
+        max_inflation: highest inflation of the boxes that were not cut; None without boxes.
+        drift: drift (see the module) over the targets of all samples, so that operations can be compared.
+        samples: number of samples in which the operation was applied.
+        targets: number of targets in those samples.
+        clipped: number of targets that were kept although a part lies outside the image.
+        dropped: number of targets that were dropped because too little of them was left.
+        inflated: number of boxes that are larger than the outline in them.
     """
 
     operation: str
     kind: str
-    samples: int
-    targets: int
-    clipped: int
-    dropped: int
-    inflated: int
     mean_inflation: float | None
     max_inflation: float | None
     drift: float
+    samples: int = 0
+    targets: int = 0
+    clipped: int = 0
+    dropped: int = 0
+    inflated: int = 0
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What a configuration's augmentation does to targets.
+    """Effect of a configuration's augmentation on targets.
 
     Attributes:
-        rows: looked at.  samples: rows times epochs.
-        passed_over: rows in ms-swift's own layout, of which nothing moves.
-        tolls: each moving operation alone on the draws that it has in the pipeline, by kind; then all together.
-        left_out: operation -> reason -> samples in which it was drawn and not applied.
-        seconds_per_image: median to open and augment one image, over a few of the rows; None where there is none.
+        rows: number of rows.
+        samples: number of samples: rows times epochs.
+        passed_over: number of rows in ms-swift's own layout, in which nothing moves.
+        effects: effect of each operation that moves points, alone and with the draws that it has in the pipeline, by
+            kind; then of all operations together.
+        left_out: operation -> reason -> number of samples in which the operation was drawn but not applied.
+        seconds_per_image: median time to open and augment one image, over a few of the rows; None if nothing was timed.
     """
 
     rows: int
     samples: int
     passed_over: int
-    tolls: tuple[Toll, ...]
+    effects: tuple[OperationEffect, ...]
     left_out: dict[str, dict[str, int]]
     seconds_per_image: float | None
 
     @property
     def drift(self) -> float:
-        """Of all operations together, over all kinds."""
-        return next((toll.drift for toll in self.tolls if (toll.operation, toll.kind) == ("all", "all")), 0.0)
+        """Drift of all operations together, over all kinds."""
+        return next((effect.drift for effect in self.effects if (effect.operation, effect.kind) == (ALL, ALL)), 0.0)
 
     @property
-    def worst(self) -> Toll | None:
-        """The operation that alone takes most; None where none takes anything."""
-        single = [toll for toll in self.tolls if toll.operation != "all" and toll.kind == "all" and toll.drift > 0]
-        return max(single, key=lambda toll: toll.drift, default=None)
+    def worst(self) -> OperationEffect | None:
+        """The operation with the highest drift alone; None where no operation has any."""
+        single = [effect for effect in self.effects if effect.operation != ALL and effect.kind == ALL and effect.drift]
+        return max(single, key=lambda effect: effect.drift, default=None)
 
     def to_json(self) -> dict[str, Any]:
         worst = self.worst
         return asdict(self) | {"drift": self.drift, "worst": worst and worst.operation}
 
 
+@dataclass
+class _Tally:
+    """Sums over the targets of one operation and one kind.
+
+    Attributes:
+        counts: numbers of samples and targets, under their names in `OperationEffect`.
+        lost: sum of the shares outside the image.
+        inflations: inflation of each box that was not cut.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    lost: float = 0.0
+    inflations: list[float] = field(default_factory=list)
+
+
+_Tallies = dict[tuple[str, str], _Tally]  # by operation and kind
+
+
 def measure_drift(
-    rows: Iterable[tuple[int, Record]],
+    rows: Iterable[tuple[int, Row]],
     settings: AugmentationSection,
     limits: PixelLimits,
     epochs: Sequence[int],
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> DriftReport:
-    """What the augmentation takes from the targets of rows; of images only headers are read, but for a few.
+    """Measure the effect of augmentation on the targets of rows; except for a few, only image headers are read.
 
     Args:
-        rows: each with its number, on which its draws depend.
-        progress: told the number of rows done.
+        rows: rows with their numbers, on which the draws depend.
+        settings: the augmentation.
+        limits: limits of the size of the images that the model gets.
+        epochs: epochs whose draws are measured.
+        progress: called with the number of each row, counted from 1.
 
     Raises:
         DataError: an image can't be read.
     """
-    single = {name: Pipeline(alone, limits) for name, alone in _alone(settings)}
-    together, tallies = Pipeline(settings, limits), _Tallies()
-    timed: list[float] = []
+    together = Pipeline(settings, limits)
+    pipelines = {name: Pipeline(alone, limits) for name, alone in _alone(settings)} | {ALL: together}
+    tallies: _Tallies = defaultdict(_Tally)
+    left_out: dict[str, Counter[str]] = defaultdict(Counter)
+    seconds: list[float] = []
     count = passed_over = 0
-    for count, (row, record) in enumerate(rows, 1):
-        if record.swift_row is not None:
-            passed_over += 1
-        else:
-            size = image_size(record.images[0])
-            record, image = record.in_pixels(*size), blank(size)
-            for epoch in epochs:
-                tallies.add("all", together.place(image, record, epoch=epoch, row=row))
-                for name, alone in single.items():
-                    tallies.add(name, alone.place(image, record, epoch=epoch, row=row))
-            if len(timed) < TIMED_ROWS:
-                timed.append(_seconds(together, record, epochs[0], row))
+    for count, (number, row) in enumerate(rows, 1):
         progress(count)
-    names = (*single, "all")
-    seconds = statistics.median(timed) if timed else None
-    return DriftReport(count, count * len(epochs), passed_over, tallies.tolls(names), tallies.left_out(), seconds)
+        if not isinstance(row, GroundingRow):
+            passed_over += 1
+            continue
+        size = image_size(row.images[0])
+        record = row.record(*size)
+        for epoch in epochs:
+            for name, pipeline in pipelines.items():
+                placement = pipeline.place(blank(size), record, epoch=epoch, row=number)
+                if name == ALL or any(step.name == name.partition(" ")[0] for step in placement.replay.steps):
+                    _count(tallies, name, placement)
+            for entry in placement.replay.left_out:  # of all operations together
+                operation, _, reason = entry.partition(": ")
+                left_out[operation][reason] += 1
+        if len(seconds) < TIMED_ROWS:
+            begin = time.perf_counter()
+            together(open_image(row.images[0]), record, epoch=epochs[0], row=number)
+            seconds.append(time.perf_counter() - begin)
+    effects = tuple(
+        _effect(name, kind, tallies[name, kind], tallies[ALL, kind].counts["targets"])
+        for name in pipelines
+        for kind in (*KINDS, ALL)
+        if (name, kind) in tallies
+    )
+    reasons = {name: dict(counts) for name, counts in left_out.items()}
+    median = statistics.median(seconds) if seconds else None
+    return DriftReport(count, count * len(epochs), passed_over, effects, reasons, median)
 
 
-def _seconds(pipeline: Pipeline, record: Record, epoch: int, row: int) -> float:
-    begin = time.perf_counter()
-    pipeline(open_image(record.images[0]), record, epoch=epoch, row=row)
-    return time.perf_counter() - begin
-
-
-def _alone(settings: AugmentationSection) -> list[tuple[str, AugmentationSection]]:
-    """Each operation that moves points, with settings under which only it applies, with unchanged draws."""
-    operations, names = settings.operations, Counter[str]()
-    found = []
-    for index, operation in enumerate(operations):
+def _alone(settings: AugmentationSection) -> Iterator[tuple[str, AugmentationSection]]:
+    """Each operation that moves points, with settings that apply only this operation, with unchanged draws."""
+    # An operation with probability 0 takes its random numbers, but is not applied.
+    never = [
+        item.model_copy(update={"params": item.params.model_copy(update={"prob": 0.0})}) for item in settings.operations
+    ]
+    names = Counter[str]()
+    for index, operation in enumerate(settings.operations):
         names[operation.name] += 1
         if is_geometric(Step(operation.name, {"arguments": operation.params.model_extra or {}})):
             name = operation.name if names[operation.name] == 1 else f"{operation.name} #{names[operation.name]}"
-            others = [item if place == index else _never(item) for place, item in enumerate(operations)]
-            found.append((name, settings.model_copy(update={"preset": None, "ops": others})))
-    return found
+            ops = [*never[:index], operation, *never[index + 1 :]]
+            yield name, settings.model_copy(update={"preset": None, "ops": ops})
 
 
-def _never(operation: Operation) -> Operation:
-    """The operation with probability 0: it takes its random numbers, and is not applied."""
-    return operation.model_copy(update={"params": operation.params.model_copy(update={"prob": 0.0})})
+def _count(tallies: _Tallies, name: str, placement: Placement) -> None:
+    targets = placement.record.targets
+    for kind in {ALL, *(target.kind for target in targets)}:
+        tallies[name, kind].counts["samples"] += 1
+    for target, outcome in zip(targets, placement.outcomes, strict=True):
+        for tally in (tallies[name, ALL], tallies[name, target.kind]):
+            kept = outcome.target is not None
+            tally.counts.update(targets=1, clipped=int(outcome.clipped and kept), dropped=int(not kept))
+            tally.lost += 1 - outcome.visible
+            # Of a box that was cut, it is not known how tight it is.
+            if target.kind == "bbox" and outcome.target and outcome.target.kind == "bbox" and not outcome.clipped:
+                tally.inflations.append(outcome.inflation)
+                tally.counts["inflated"] += outcome.inflation > INFLATED
 
 
-@dataclass
-class _Tally:
-    """Of one operation and one kind."""
-
-    samples: int = 0
-    targets: int = 0
-    clipped: int = 0
-    dropped: int = 0
-    inflations: list[float] = field(default_factory=list)
-    lost: float = 0.0
-
-    def add(self, kind: Kind, outcome: Outcome) -> None:
-        self.targets += 1
-        self.clipped += outcome.clipped and outcome.target is not None
-        self.dropped += outcome.target is None
-        self.lost += 1 - outcome.visible
-        # A box that was cut says nothing about how tight it is.
-        if kind == "bbox" and outcome.target is not None and outcome.target.kind == "bbox" and not outcome.clipped:
-            self.inflations.append(outcome.inflation)
-
-
-class _Tallies:
-    """By operation and kind."""
-
-    def __init__(self) -> None:
-        self._by: dict[tuple[str, str], _Tally] = {}
-        self._left_out: dict[str, Counter[str]] = {}
-
-    def add(self, name: str, placement: Placement) -> None:
-        if name == "all":
-            for entry in placement.replay.left_out:
-                operation, _, reason = entry.partition(": ")
-                self._left_out.setdefault(operation, Counter())[reason] += 1
-        elif all(step.name != name.partition(" ")[0] for step in placement.replay.steps):
-            return  # not drawn, or left out
-        kinds = {target.kind for target in placement.record.targets}
-        for kind in ("all", *kinds):
-            self._tally(name, kind).samples += 1
-        for target, outcome in zip(placement.record.targets, placement.outcomes, strict=True):
-            for kind in ("all", target.kind):
-                self._tally(name, kind).add(target.kind, outcome)
-
-    def _tally(self, name: str, kind: str) -> _Tally:
-        return self._by.setdefault((name, kind), _Tally())
-
-    def left_out(self) -> dict[str, dict[str, int]]:
-        return {name: dict(reasons) for name, reasons in self._left_out.items()}
-
-    def tolls(self, names: Sequence[str]) -> tuple[Toll, ...]:
-        keys = [(name, kind) for name in names for kind in (*KINDS, "all")]
-        return tuple(self._toll(*key, self._by[key]) for key in keys if key in self._by)
-
-    def _toll(self, name: str, kind: str, tally: _Tally) -> Toll:
-        values = tally.inflations
-        return Toll(
-            operation=name,
-            kind=kind,
-            samples=tally.samples,
-            targets=tally.targets,
-            clipped=tally.clipped,
-            dropped=tally.dropped,
-            inflated=sum(value > INFLATED for value in values),
-            mean_inflation=statistics.fmean(values) if values else None,
-            max_inflation=max(values, default=None),
-            drift=tally.lost / self._by["all", kind].targets if tally.targets else 0.0,
-        )
+def _effect(name: str, kind: str, tally: _Tally, targets: int) -> OperationEffect:
+    """The effect of an operation, with its drift over this number of targets."""
+    mean = statistics.fmean(tally.inflations) if tally.inflations else None
+    most = max(tally.inflations, default=None)
+    drift = tally.lost / targets if targets else 0.0
+    return OperationEffect(name, kind, mean_inflation=mean, max_inflation=most, drift=drift, **tally.counts)

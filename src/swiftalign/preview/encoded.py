@@ -1,4 +1,4 @@
-"""What training sees of a row: encoded by ms-swift's own template, and read back into an image and an answer."""
+"""Rows as training sees them: encoded by ms-swift's own template, and read back into an image and an answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from swiftalign.model.safetensors import read_json
 from swiftalign.model.template import swift_model_type, use_own_tokens
 from swiftalign.problems import DataError, ModelError
 
-# Without these ms-swift would go to the hub.
+# Without these files ms-swift would ask the hub.
 _FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
@@ -30,11 +30,11 @@ class NotHereError(ModelError):
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A row as the model gets it, read back.
+    """A row read back from what the model gets.
 
     Attributes:
-        image: RGB [h, w, 3].
-        answer: its targets have coordinates 0..1000 of the image's sides.
+        image: the first image, RGB [h, w, 3].
+        answer: the answer, with coordinates 0..1000 of the image's sides.
     """
 
     image: Pixels
@@ -42,41 +42,37 @@ class Encoded:
 
 
 Encode = Callable[[dict[str, Any]], Encoded]
-"""Reads back a row with ``messages`` and ``images``, a list of PIL images."""
+"""Encodes a row with ``messages`` and ``images``, a list of PIL images, and reads it back."""
 
 
 def as_written(row: dict[str, Any]) -> Encoded:
-    """A row's own text and first image, where there is no template to encode it with."""
-    return Encoded(np.array(row["images"][0].convert("RGB")), parse_answer(answer_text(row)))
-
-
-def answer_text(row: dict[str, Any]) -> str:
-    """What a row's last message says, where that is plain text."""
+    """A row's own text and first image, not encoded."""
     content = row["messages"][-1]["content"]
-    return content if isinstance(content, str) else ""
+    answer = parse_answer(content if isinstance(content, str) else "")
+    return Encoded(np.array(row["images"][0].convert("RGB")), answer)
 
 
 class TemplateEncoder:
     """Encodes rows as the trainer does, without the model.
 
     Args:
-        template: of ms-swift, in training mode.
+        template: ms-swift's template, in training mode.
     """
 
     def __init__(self, template: Any) -> None:
         self.template = template
 
     def __call__(self, row: dict[str, Any]) -> Encoded:
-        """The row as its token ids and patches say it.
+        """The row that its token ids and patches contain.
 
         Raises:
-            DataError: text and images do not fit together.
-            Exception: of many other types, where ms-swift can't encode the row, e.g. as too long.
+            DataError: the text has another number of image tokens than the images need.
+            Exception: ms-swift can't encode the row, e.g. because it is too long; the types are many.
         """
         encoded = self.template.encode(row, return_length=True)
         learned = [token for token in encoded["labels"] if token != _UNLEARNED]
         text = self.template.tokenizer.decode(learned)
-        if "image_grid_thw" not in encoded:  # a family that cuts images otherwise
+        if "image_grid_thw" not in encoded:  # a model family with other image inputs
             return Encoded(as_written(row).image, parse_answer(text))
         processor = self.template.processor.image_processor
         needed = int(encoded["image_grid_thw"].prod(dim=1).sum()) // processor.merge_size**2
@@ -86,22 +82,22 @@ class TemplateEncoder:
         return Encoded(from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor), parse_answer(text))
 
 
-_UNLEARNED = -100  # label of the tokens that are not to be learned
+_UNLEARNED = -100  # label of the tokens that are not learned
 
 
 def from_patches(patches: Any, grid: Any, processor: Any) -> Pixels:
     """The first image of a row from its normalised patches.
 
     Args:
-        patches: [t * h * w, channels * temporal_patch * patch * patch], a tensor, of all the row's images in turn.
-        grid: [images, 3], patches along time, height and width.
-        processor: says how the image was cut and normalised.
+        patches: tensor [t * h * w, channels * temporal_patch * patch * patch], the row's images one after another.
+        grid: numbers of patches along time, height and width, [images, 3].
+        processor: the image processor, which has the patch size and the normalisation.
 
     Returns:
         RGB [h * patch, w * patch, 3].
 
     References:
-        transformers' ``image_processing_qwen2_vl.py``: patches of 2 x 2 that merge into a token are neighbours.
+        transformers' ``image_processing_qwen2_vl.py``: the 2 x 2 patches that merge into a token follow one another.
     """
     t, h, w = grid[0].tolist()
     merge, patch, frames = processor.merge_size, processor.patch_size, processor.temporal_patch_size
@@ -117,7 +113,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
 
     Raises:
         NotHereError: the model's tokenizer and processor are not on this machine.
-        ModelError: they can't be read, or want to run code of their own.
+        ModelError: they can't be read, or need to run Python code of their own.
     """
     folder = _model_folder(config)
     model_config = read_json(folder / "config.json")
@@ -128,7 +124,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             template = _template(config, folder, model_type)
-    except Exception as error:  # the loaders raise errors of many types on damaged files
+    except Exception as error:  # damaged files raise errors of many types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model {config.model.path}: its tokenizer and processor can't be loaded: {reason}") from None
     use_own_tokens(template, model_config)
@@ -148,14 +144,14 @@ def _template(config: Config, folder: Path, model_type: str | None) -> Any:
     processor = get_processor(str(folder), model_type=model_type, use_hf=config.hub == "huggingface")
     names = {field.name for field in fields(TemplateArguments)}
     arguments = TemplateArguments(**{name: value for name, value in config.handed_through.items() if name in names})
-    arguments.remove_unused_columns = True  # of another group of arguments
+    arguments.remove_unused_columns = True  # belongs to another group of arguments
     template = get_template(processor, **arguments.get_template_kwargs())
     template.set_mode("train")
     return template
 
 
 def _model_folder(config: Config) -> Path:
-    """Where the model's small files lie: its folder, or the hub client's cache."""
+    """The folder with the model's small files: the model's own, or the hub client's cache."""
     source = config.model.path
     folder = Path(source) if Path(source).is_absolute() else cached_folder(source, config.model.revision, config.hub)
     missing = [name for name in _FILES if folder is None or not (folder / name).is_file()]
@@ -163,8 +159,3 @@ def _model_folder(config: Config) -> Path:
         lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
         raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
     return folder
-
-
-def explain(error: Exception) -> str:
-    """Why ms-swift did not encode a row, in one line."""
-    return f"ms-swift can't encode it: {' '.join(str(error).split())[:160] or type(error).__name__}"

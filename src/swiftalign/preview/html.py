@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing beside it, and on which targets and variants can be switched."""
+"""The HTML page: one file that needs no others, on which targets and variants can be switched on and off."""
 
 from __future__ import annotations
 
@@ -15,40 +15,22 @@ from PIL import Image
 
 from swiftalign.preview.strips import Panel, Strip
 
-_STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-
 
 def render_page(strips: Sequence[Strip], heading: str) -> str:
-    """Strips as HTML; labels and file names are data there, never markup.
+    """Strips as HTML; labels and file names are data in it, never markup.
 
     Args:
-        heading: what is shown, in one line.
+        heading: line below the title.
     """
     page = files("swiftalign.preview").joinpath("page.html").read_text(encoding="utf-8")
     data = {"heading": heading, "strips": [_strip(strip) for strip in strips]}
+    # The page's policy: nothing is loaded, and nothing runs but the page's own style and script.
+    for tag in ("style", "script"):
+        [text] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        page = page.replace(f"%{tag}%", f"sha256-{digest}")
     # Inside <script> only "<" could end the data.
-    written = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    return page.replace("%POLICY%", _policy(page)).replace("%DATA%", written)
-
-
-def _policy(page: str) -> str:
-    """Nothing is loaded, and nothing runs but this page's own script."""
-    return "; ".join(
-        (
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src '{_digest(_STYLE, page)}'",
-            f"script-src '{_digest(_SCRIPT, page)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-
-
-def _digest(pattern: re.Pattern[str], page: str) -> str:
-    [text] = pattern.findall(page)
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return page.replace("%data%", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
 
 
 def _strip(strip: Strip) -> dict[str, Any]:

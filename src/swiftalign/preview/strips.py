@@ -1,34 +1,29 @@
-"""What training will see of chosen rows: each original beside its variants, with what becomes of every target."""
+"""What training will see of chosen rows: each original beside its variants, with the status of every target."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from swiftalign.augment.draws import Step, is_imgaug
-from swiftalign.augment.geometry import Size
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
-from swiftalign.data.answers import parse_answer
+from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, Point, Record, Target, parse_row, read_lines, row_fault, to_record
-from swiftalign.data.text import relative
-from swiftalign.files import write_whole
-from swiftalign.preview.encoded import Encode, Encoded, answer_text, as_written, explain
-from swiftalign.problems import DataError
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
+from swiftalign.preview.encoded import Encode, Encoded, as_written
 
 if TYPE_CHECKING:
-    from swiftalign.data.rows import JsonlRows
+    from swiftalign.data.rows import Rows
 
-THUMBNAIL = 640  # pixels of the longer side of what is kept of an image
-MOST_PANELS = 240  # that are held in memory at once
+THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
-Fate = Literal["kept", "clipped", "dropped"]
+Status = Literal["kept", "clipped", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -36,22 +31,22 @@ class Shape:
     """One target as it is drawn.
 
     Attributes:
-        points: in shares of the image's width and height; of a box the top left and the bottom right corner, or all
-            four where it was dropped.
-        fate: whether part or all of it is gone.
-        note: what is gone, e.g. "dropped: 18% visible".
+        points: points in shares of the image's width and height; the top left and the bottom right corner of a box, or
+            all four corners where the box was dropped.
+        status: whether the target was kept whole, clipped or dropped.
+        note: how much of the target is left, e.g. "dropped: 18% visible"; empty where all of it is.
     """
 
     kind: Kind
     label: str
     points: tuple[Point, ...]
-    fate: Fate = "kept"
+    status: Status = "kept"
     note: str = ""
 
     @property
     def corners(self) -> tuple[Point, ...]:
-        """The points of its outline, or of the line."""
-        return Target(self.kind, self.label, self.points).corners if len(self.points) == 2 else self.points
+        """The corners of the target's outline, or the points of a line."""
+        return ShareTarget(self.kind, self.label, self.points).corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +54,13 @@ class Panel:
     """One image with its targets.
 
     Attributes:
-        title: "original", "epoch 0" or, op by op, "step 1".
-        image: RGB [h, w, 3], reduced to a thumbnail.
-        size: of the whole image, width and height in pixels.
-        operations: what was done, in short.
-        left_out: operations that were drawn and not applied, with the reasons.
-        faults: what is wrong: what was encoded is not what the augmentation made.
-        replay: what was done, enough to do it again.
+        title: "original", "epoch 0" or, for single operations, "step 1".
+        image: the image reduced to a thumbnail, RGB [h, w, 3].
+        size: width and height of the whole image in pixels.
+        operations: the operations that were applied, in short.
+        left_out: operations that were drawn but not applied, with the reasons.
+        faults: differences between the encoded sample and what the augmentation made.
+        replay: what was done, sufficient to repeat it; None for an original.
     """
 
     title: str
@@ -78,25 +73,14 @@ class Panel:
     replay: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All but the pixels; points are in thousandths."""
+        """The panel without its pixels; points are in thousandths of the image's sides."""
         shapes = [
-            {"kind": s.kind, "label": s.label, "points": _thousandths(s.points), "fate": s.fate, "note": s.note}
-            for s in self.shapes
+            asdict(shape) | {"points": [[round(1000 * value, 3) for value in point] for point in shape.points]}
+            for shape in self.shapes
         ]
-        width, height = self.size
+        size = {"title": self.title, "width": self.size[0], "height": self.size[1], "targets": shapes}
         words = {"operations": list(self.operations), "left_out": list(self.left_out), "faults": list(self.faults)}
-        return {
-            "title": self.title,
-            "width": width,
-            "height": height,
-            "targets": shapes,
-            **words,
-            "replay": self.replay,
-        }
-
-
-def _thousandths(points: Sequence[Point]) -> list[list[float]]:
-    return [[round(1000 * value, 3) for value in point] for point in points]
+        return {**size, **words, "replay": self.replay}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +100,17 @@ class Previewer:
     """Makes strips of training rows.
 
     Args:
-        rows: in the order of the files.
-        encode: reads back what training gets of a row.
+        rows: the training rows, in the order of the files.
+        pipeline: the augmentation.
+        encode: encodes a row as training does, and reads it back.
     """
 
-    rows: JsonlRows
+    rows: Rows
     pipeline: Pipeline
     encode: Encode
 
     def variants(self, row: int, epochs: Sequence[int]) -> Strip:
-        """A row's original, and the row in each epoch, as the trainer's own data set gives it.
+        """A row's original, and the row in each epoch, from the trainer's own dataset.
 
         Raises:
             DataError: the image can't be read.
@@ -133,58 +118,57 @@ class Previewer:
         from swiftalign.augment.rows import AugmentedRows
 
         augmented = AugmentedRows(self.rows, self.pipeline)
-        record, original = self._original(row)
+        path, record, original = self._original(row)
         panels = [original]
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
+            placed = self.pipeline.place(blank(original.size), record or Record((path,)), epoch=epoch, row=row)
             panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
-        return Strip(row, record.images[0], tuple(panels))
+        return Strip(row, path, tuple(panels))
 
     def steps(self, row: int, epoch: int) -> Strip:
-        """A row's original, and the operations of an epoch added one at a time.
+        """A row's original, and the row after each operation of an epoch.
 
         Raises:
             DataError: the image can't be read.
         """
-        record, original = self._original(row)
-        if record.swift_row is not None:
+        from swiftalign.data.rows import to_row
+
+        path, record, original = self._original(row)
+        if record is None:
             return self.variants(row, [epoch])
-        image, panels = open_image(record.images[0]), [original]
+        image, panels = open_image(path), [original]
         whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
-            panel = self._step(f"step {count}", image, record, part)
+            sample = self.pipeline.replay(image, record, part)
+            placed = self.pipeline.place_again(image, record, part)
+            panel = self._panel(f"step {count}", to_row(sample.record, sample.image, self.rows.text), record, placed)
             panels.append(replace(panel, operations=(describe(step),)))
-        return Strip(row, record.images[0], tuple(panels))
+        return Strip(row, path, tuple(panels))
 
-    def _step(self, title: str, image: Pixels, record: Record, replay: Replay) -> Panel:
-        from swiftalign.data.rows import to_row
+    def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
+        """A row's image file, its record where targets move with the image, and a panel of the row as in the file."""
+        row = self.rows.row(number)
+        path = next(image for image in row.images if image)
+        size = image_size(path)
+        record = row.record(*size) if isinstance(row, GroundingRow) else None
+        shapes = tuple(
+            _shape(target.in_shares() if isinstance(target, TextTarget) else target.in_shares(*size))
+            for target in row.targets
+        )
+        return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
 
-        sample = self.pipeline.replay(image, record, replay)
-        row = to_row(sample.record, sample.image, self.rows.text)
-        return self._panel(title, row, record, self.pipeline.place_again(image, record, replay))
-
-    def _original(self, row: int) -> tuple[Record, Panel]:
-        """A row's record in pixels, and its image and targets as the file has them."""
-        record = self.rows.record(row)
-        size = image_size(record.images[0])
-        record = record.in_pixels(*size)
-        shapes = tuple(Shape(t.kind, t.label, _shares(t.points, size)) for t in record.targets)
-        if record.swift_row is not None:
-            shapes = tuple(_shape(target, "kept", "") for target in parse_answer(answer_text(record.swift_row)).targets)
-        return record, Panel("original", thumbnail(open_image(record.images[0])), size, shapes)
-
-    def _panel(self, title: str, row: dict[str, Any], record: Record, placed: Placement) -> Panel:
-        """An augmented row, with its targets as they were encoded, and where the dropped ones would lie."""
+    def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
+        """An augmented row with its encoded targets, and with the dropped targets where they would be."""
         shown, faults = self._read_back(row)
-        if record.swift_row is None:
+        if record:
             faults += answer_faults(shown, placed)
             shapes = (*_kept(shown, placed), *_dropped(record, placed))
             done, left_out = placed.replay, placed.replay.left_out
         else:
-            shapes = tuple(_shape(target, "kept", "") for target in shown.answer.targets)
+            shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
             colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
             done, left_out = Replay(colours), ()
         size = (shown.image.shape[1], shown.image.shape[0])
@@ -199,12 +183,13 @@ class Previewer:
                 warnings.simplefilter("ignore")
                 encoded = self.encode(row)
         except Exception as error:  # ms-swift raises errors of many types
-            return written, [explain(error)]
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            return written, [f"ms-swift can't encode it: {reason}"]
         return encoded, image_faults(encoded.image, written.image)
 
 
 def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
-    """Whether an image was encoded as it is; one that is resized on the way can't be compared."""
+    """Whether an encoded image is the augmented one; an image that was resized for encoding can't be compared."""
     if encoded.shape != augmented.shape:
         return []
     difference = float(np.abs(encoded.astype(np.int16) - augmented).mean())
@@ -212,49 +197,45 @@ def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
 
 
 def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
-    """Whether the answer holds the targets that were kept, each to a thousandth of the image's sides."""
+    """Whether the answer holds the targets that were kept, exact to a thousandth of the image's sides."""
     kept = [outcome.target for outcome in placed.outcomes if outcome.target]
     read = shown.answer.targets
     if [target.kind for target in read] != [target.kind for target in kept] or not shown.answer.sound:
-        return [f"the encoded answer has {len(read)} readable targets, of {len(kept)} that were kept"]
+        return [f"the encoded answer has {len(read)} readable targets, but {len(kept)} were kept"]
     pairs = [
         (number, wanted)
         for target, true in zip(read, kept, strict=True)
-        for number, wanted in zip(np.ravel(target.points), relative(true.points, *placed.size), strict=False)
+        for number, wanted in zip(np.ravel(target.points), np.ravel(true.in_text(*placed.size).points), strict=False)
     ]
     apart = max((abs(number - wanted) for number, wanted in pairs), default=0)
     return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
 
 
 def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
-    """The targets of the answer, as they were read back; one that was clipped says how much of it is left."""
+    """The targets of the answer as they were read back; the note of a clipped one says how much of it is left."""
     kept = [outcome for outcome in placed.outcomes if outcome.target]
     matches = len(kept) == len(shown.answer.targets)
     for index, target in enumerate(shown.answer.targets):
         clipped = matches and kept[index].clipped
         note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
-        yield _shape(target, "clipped" if clipped else "kept", note)
+        yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
 
 
-def _shape(target: Target, fate: Fate, note: str) -> Shape:
-    return Shape(target.kind, target.label, _shares(target.points, (1000, 1000)), fate, note)
+def _shape(target: ShareTarget, status: Status = "kept", note: str = "") -> Shape:
+    return Shape(target.kind, target.label, target.points, status, note)
 
 
 def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
-    """The targets that were dropped, where they would lie."""
+    """The targets that were dropped, where they would be."""
     for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
         if outcome.target is None:
             corners = tuple((x, y) for x, y in points.tolist())
-            note = f"dropped: {outcome.reason}"
-            yield Shape(target.kind, target.label, _shares(corners, placed.size), "dropped", note)
-
-
-def _shares(points: Sequence[Point], size: Size) -> tuple[Point, ...]:
-    return tuple((x / size[0], y / size[1]) for x, y in points)
+            lost = PixelTarget(target.kind, target.label, corners).in_shares(*placed.size)
+            yield _shape(lost, "dropped", f"dropped: {outcome.reason}")
 
 
 def thumbnail(image: Pixels) -> Pixels:
-    """The image, reduced where its longer side has more than `THUMBNAIL` pixels."""
+    """The image, reduced if its longer side has more than `THUMBNAIL` pixels."""
     from PIL import Image as PilImage
 
     if max(image.shape[:2]) <= THUMBNAIL:
@@ -290,67 +271,3 @@ def describe(step: Step) -> str:
         arguments = " ".join(f"{name}={value}" for name, value in step.values["arguments"].items())
         return f"{step.name.rpartition('.')[2]} {arguments}".strip()
     return _WORDS[step.name](step.values) if step.name in _WORDS else step.name
-
-
-def parse_numbers(text: str, option: str) -> list[int]:
-    """``0,5,9-12`` as numbers, each once.
-
-    >>> parse_numbers("0,5,9-12,5", "--rows")
-    [0, 5, 9, 10, 11, 12]
-
-    Raises:
-        DataError: it is not of this form.
-    """
-    numbers: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise DataError(f"{option} {text}: not row numbers", f"e.g. {option} 0,5,9-12")
-        begin, end = int(first), int(last or first)
-        if end < begin or end - begin >= _MOST_NUMBERS:
-            raise DataError(f"{option} {text}: {part.strip()} is no range of at most {_MOST_NUMBERS:,} rows")
-        numbers |= dict.fromkeys(range(begin, end + 1))
-    return list(numbers)
-
-
-_MOST_NUMBERS = 1_000_000
-
-
-def read_records(files: Sequence[Path], wanted: Sequence[int]) -> dict[int, Record]:
-    """Rows by their number over all files, held against the layout; blank lines do not count.
-
-    Raises:
-        DataError: a row is malformed, names a missing image, or is not there.
-    """
-    records: dict[int, Record] = {}
-    left, row = set(wanted), -1
-    for path in files:
-        with path.open("rb") as file:
-            for number, line in read_lines(file):
-                row += 1
-                if row in left:
-                    records[row] = _record(line, path, number)
-                    left.discard(row)
-                if not left:
-                    return {row: records[row] for row in wanted}
-    raise DataError(f"row {min(left)}: the training files have {row + 1:,} rows, counted from 0")
-
-
-def _record(line: bytes, path: Path, number: int) -> Record:
-    row = parse_row(line, path, number)
-    if fault := row_fault(row, path.parent):
-        raise DataError(f"{path}:{number}: {fault}", "mend or remove this row")
-    return to_record(row, path.parent)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DataError: it can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise DataError(f"{path}: can't write it: {error.strerror or error}") from None

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from swiftalign.config.deepspeed import zero_section
 from swiftalign.config.sections import Config
+from swiftalign.data.files import RowCounts
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
-from swiftalign.plan.schedule import LeftOut
 from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
 from swiftalign.speed.memory import CONTEXT, SAFETY, How, Kernels, predict
@@ -146,14 +146,14 @@ def settle(
     card: Card | None,
     rows: Sequence[Row],
     *,
-    left_out: LeftOut | None = None,
+    counts: RowCounts | None = None,
 ) -> Settled:
     """Work out what fits, the plan that follows from it, and the choices.
 
     Args:
         card: the one that each process trains on.
         rows: that are trained on; where there are none that can be counted, a usual one is assumed.
-        left_out: rows that the plan has counted so far, and that are not trained on.
+        counts: numbers of rows that are used; None to count them.
 
     Raises:
         SwiftalignError: the config asks for what this run can't have.
@@ -163,8 +163,8 @@ def settle(
     outlook = Outlook.of(modules, plan, card, rows or [ASSUMED], shards=shards) if card else None
     auto = outlook is not None and config.training.per_device_train_batch_size == "auto"
     fitting = fitting_batch(config, plan, outlook) if outlook and auto else 1
-    if left_out or fitting > 1:  # other rows, or batches, are other steps
-        plan = resolve(config, modules, processes=processes, left_out=left_out, fitting=fitting)
+    if fitting > 1:  # other batches are other steps
+        plan = resolve(config, modules, rows=counts, processes=processes, fitting=fitting)
     return Settled(plan, outlook, choose(config, plan, outlook))
 
 
@@ -256,7 +256,7 @@ _PLAIN_ATTENTION = (None, "sdpa")
 
 def _padding_free(config: Config, reasons: dict[str, str]) -> bool:
     asked = config.training.padding_free
-    other = config.model.attention not in _PLAIN_ATTENTION or config.handed_through.get("sequence_parallel_size", 1) > 1
+    other = config.model.attention not in _PLAIN_ATTENTION or (config.data.sequence_parallel_size or 1) > 1
     reasons["padding_free"] = (
         _ASKED if asked is not None else "model.attention is another" if other else "torch has attention for it"
     )
@@ -302,7 +302,7 @@ def _cannot_compile(config: Config, plan: TuningPlan, outlook: Outlook, has: Cal
         return "compiling was not measured for this model"
     if outlook.trained.llm:
         return "the LLM's layers train"
-    if config.training.deepspeed or config.handed_through.get("fsdp"):
+    if config.training.deepspeed or config.training.fsdp:
         return "compiling was not measured with DeepSpeed or FSDP"
     if not has("triton") or not (has("cc") or has("gcc")):
         return "compiling needs triton and a C compiler"

@@ -35,8 +35,8 @@ from swiftalign.augment.rows import AugmentedRows
 from swiftalign.checkpoint.values import INITIAL_FILE
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, EarlyStoppingSection
-from swiftalign.data.rows import JsonlRows
-from swiftalign.data.tokens import pixel_limits
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
 from swiftalign.model.read import refuse_remote_code
 from swiftalign.model.template import use_own_tokens
@@ -44,7 +44,7 @@ from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.plan.schedule import split_rows
 from swiftalign.problems import SwiftalignError
 from swiftalign.runs.events import EventWriter, is_main_process
-from swiftalign.runs.folder import CHOICES_FILE, STOP_FILE, read_left_out, read_start
+from swiftalign.runs.folder import CHOICES_FILE, STOP_FILE, read_index, read_left_out, read_start
 from swiftalign.runs.guard import end_with_launcher
 from swiftalign.runs.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
 from swiftalign.speed.choices import Choices, read_choices
@@ -70,7 +70,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     config: Config
     weights: Path | None  # a checkpoint to begin with
     choices: Choices
-    rows: JsonlRows  # that train, in their order
+    rows: Rows  # that train, in their order
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
@@ -78,11 +78,12 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         # Not ms-swift's argument: that one insists on flash-attn.
         self.template.padding_free = self.choices.padding_free
 
-    def _get_dataset(self) -> tuple[JsonlRows | AugmentedRows, JsonlRows | None]:
+    def _get_dataset(self) -> tuple[Rows | AugmentedRows, Rows | None]:
         args = self.args
-        left_out = read_left_out(Path(args.output_dir))
+        folder, text = Path(args.output_dir), self.config.data.text
+        index, left_out = read_index(folder), read_left_out(folder)
         train, val = (
-            JsonlRows([Path(name) for name in names], left_out, self.config.data.text) if names else None
+            Rows([Path(name) for name in names], left_out, text, index) if names else None
             for names in (args.dataset, args.val_dataset)
         )
         assert train is not None
@@ -96,7 +97,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         self.rows = train
         return self._augmented(train), val
 
-    def _augmented(self, rows: JsonlRows) -> JsonlRows | AugmentedRows:
+    def _augmented(self, rows: Rows) -> Rows | AugmentedRows:
         settings = self.config.custom.augmentation
         if settings is None or not settings.enabled:
             return rows
@@ -134,7 +135,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         ready = self.choices.padding_free and self.plan.model_type in READY_TYPES
         if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
             loader = ReadyLoader if ready else DataLoaderShard
-            limits = pixel_limits(self.config.handed_through.get("max_pixels"))
+            limits = encoding_of(self.config).limits
             lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if ready:
@@ -285,7 +286,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     start = read_start(run_folder)
     config, plan = load_config([run_folder / "config.yaml"]), read_plan(run_folder / "plan.json")
     choices = read_choices(run_folder / CHOICES_FILE)
-    arguments = lower(config, plan, run_folder, choices)
+    arguments = lower(plan, config, run_folder, choices)
     if start.checkpoint is not None:
         arguments["resume_from_checkpoint"] = str(start.checkpoint)
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from swiftalign.files import appearing
 from swiftalign.methods.keys import ADALORA_STATE, ADAPTER_PREFIX
 
 _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of peft's RankAllocator: tensors by parameter name
@@ -27,9 +28,8 @@ def save_state(model: Any, folder: Path) -> None:
         tensors |= {f"{average}:{name}": value for name, value in found.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     pattern = json.dumps(_config(model).rank_pattern)
-    partial = folder / f"{ADALORA_STATE}.partial"
-    save_file(plain, partial, metadata={"rank_pattern": pattern})
-    partial.rename(folder / ADALORA_STATE)
+    with appearing(folder / ADALORA_STATE) as part:
+        save_file(plain, part, metadata={"rank_pattern": pattern})
 
 
 def load_state(model: Any, folder: Path) -> None:

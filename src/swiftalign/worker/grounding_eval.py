@@ -24,7 +24,7 @@ from swift.utils import unwrap_model_for_generation
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.metrics import METRICS
-from swiftalign.data.records import Target
+from swiftalign.data.records import TextTarget
 from swiftalign.problems import DataError
 
 # Room for an answer longer than the true one, in tokens.
@@ -40,14 +40,14 @@ class Question:
     Attributes:
         index: of the row: its image is opened when it is asked.
         answer: the true one, as the model is taught to write it.
-        truth: read from the answer, with coordinates 0..1000 of the image's sides.
+        truth: targets read from the answer.
         width: of the image, in pixels.
         height: likewise.
     """
 
     index: int
     answer: str
-    truth: tuple[Target, ...]
+    truth: tuple[TextTarget, ...]
     width: int
     height: int
 

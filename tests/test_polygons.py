@@ -10,8 +10,8 @@ import shapely
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from swiftalign.augment import polygons as clip
-from swiftalign.augment.polygons import Floats
+from swiftalign.data import polygons
+from swiftalign.data.polygons import Floats
 
 WIDTH, HEIGHT = 100.0, 60.0
 CANVAS = shapely.box(0, 0, WIDTH, HEIGHT)
@@ -52,12 +52,12 @@ def clockwise(points: Floats) -> bool:
 
 @given(convex_polygons())
 def test_clipped_polygons_are_those_of_shapely(polygon: Floats) -> None:
-    part = clip.clip_polygon(polygon, WIDTH, HEIGHT)
+    part = polygons.clip_polygon(polygon, WIDTH, HEIGHT)
     expected = shapely.Polygon(polygon).intersection(CANVAS)
-    assert clip.area(part) == pytest.approx(expected.area, abs=1e-3)
-    assert clip.area(part) <= clip.area(polygon) + 1e-3
+    assert polygons.area(part) == pytest.approx(expected.area, abs=1e-3)
+    assert polygons.area(part) <= polygons.area(polygon) + 1e-3
     assert len(part) <= len(polygon) + 4
-    assert clip.inside(part, WIDTH, HEIGHT)
+    assert polygons.inside(part, WIDTH, HEIGHT)
     if expected.area > 1:
         assert shapely.Polygon(part).symmetric_difference(expected).area < 1e-3
         assert clockwise(part) == clockwise(polygon)
@@ -65,7 +65,7 @@ def test_clipped_polygons_are_those_of_shapely(polygon: Floats) -> None:
 
 @given(convex_polygons())
 def test_clipping_keeps_the_order_of_the_corners_inside(polygon: Floats) -> None:
-    part = [tuple(corner) for corner in clip.clip_polygon(polygon, WIDTH, HEIGHT).tolist()]
+    part = [tuple(corner) for corner in polygons.clip_polygon(polygon, WIDTH, HEIGHT).tolist()]
     inside = [(x, y) for x, y in polygon.tolist() if 1e-3 < x < WIDTH - 1e-3 and 1e-3 < y < HEIGHT - 1e-3]
     assert [corner for corner in part if corner in inside] == inside
 
@@ -73,13 +73,13 @@ def test_clipping_keeps_the_order_of_the_corners_inside(polygon: Floats) -> None
 @given(point_lists(4, 4))
 def test_any_quad_clips_to_its_part_or_its_hulls(quad: Floats) -> None:
     """Quads that are not convex or cross themselves are cut as their hull."""
-    part = clip.clip_polygon(quad, WIDTH, HEIGHT)
-    assert clip.inside(part, WIDTH, HEIGHT)
-    if clip.inside(quad, WIDTH, HEIGHT):
+    part = polygons.clip_polygon(quad, WIDTH, HEIGHT)
+    assert polygons.inside(part, WIDTH, HEIGHT)
+    if polygons.inside(quad, WIDTH, HEIGHT):
         np.testing.assert_allclose(part, quad, atol=1e-6)
         return
     hull = shapely.MultiPoint(quad).convex_hull
-    assert clip.area(part) == pytest.approx(hull.intersection(CANVAS).area, abs=1e-3)
+    assert polygons.area(part) == pytest.approx(hull.intersection(CANVAS).area, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -93,35 +93,35 @@ def test_any_quad_clips_to_its_part_or_its_hulls(quad: Floats) -> None:
     ],
 )
 def test_only_quads_that_are_not_convex_become_hulls(name: str, quad: list[list[float]], hull: list) -> None:
-    assert clip.convex(np.array(quad, dtype=np.float64)).tolist() == hull
+    assert polygons.convex(np.array(quad, dtype=np.float64)).tolist() == hull
 
 
 def test_polygons_that_touch_the_canvas_have_no_area_there() -> None:
     beside = np.array([[100.0, 10], [120, 10], [120, 30], [100, 30]])
-    assert clip.area(clip.clip_polygon(beside, WIDTH, HEIGHT)) == 0
-    assert len(clip.clip_polygon(beside + 1, WIDTH, HEIGHT)) == 0
+    assert polygons.area(polygons.clip_polygon(beside, WIDTH, HEIGHT)) == 0
+    assert len(polygons.clip_polygon(beside + 1, WIDTH, HEIGHT)) == 0
     at_corner = np.array([[100.0, 60], [120, 60], [120, 80]])
-    assert clip.clip_polygon(at_corner, WIDTH, HEIGHT).tolist() == [[100, 60]]
+    assert polygons.clip_polygon(at_corner, WIDTH, HEIGHT).tolist() == [[100, 60]]
 
 
 def test_rounding_errors_at_the_edge_add_no_corners() -> None:
     quad = np.array([[-1e-12, 5], [50, -1e-12], [130, 20], [60, 60 + 1e-12]])
-    part = clip.clip_polygon(quad, WIDTH, HEIGHT)
+    part = polygons.clip_polygon(quad, WIDTH, HEIGHT)
     assert part[:2].tolist() == [[0, 5], [50, 0]]
     assert part[-1].tolist() == [60, 60]
     assert len(part) == 5
     whole = np.array([[-1e-12, 0], [100 + 1e-12, 0], [100, 60], [0, 60]])
-    assert clip.inside(whole, WIDTH, HEIGHT)
-    assert clip.clip_polygon(whole, WIDTH, HEIGHT).tolist() == [[0, 0], [100, 0], [100, 60], [0, 60]]
+    assert polygons.inside(whole, WIDTH, HEIGHT)
+    assert polygons.clip_polygon(whole, WIDTH, HEIGHT).tolist() == [[0, 0], [100, 0], [100, 60], [0, 60]]
 
 
 @given(st.lists(corners, min_size=2, max_size=7, unique=True))
 @settings(max_examples=300)
 def test_the_longest_piece_of_a_line_is_that_of_shapely(line: list[tuple[float, float]]) -> None:
     points = np.array(line, dtype=np.float64)
-    part = clip.clip_line(points, WIDTH, HEIGHT)
-    assert clip.inside(part, WIDTH, HEIGHT)
-    assert clip.length(part) == pytest.approx(longest_piece(points), abs=1e-3)
+    part = polygons.clip_line(points, WIDTH, HEIGHT)
+    assert polygons.inside(part, WIDTH, HEIGHT)
+    assert polygons.length(part) == pytest.approx(longest_piece(points), abs=1e-3)
     if len(part):
         assert shapely.LineString(points).buffer(1e-6).covers(shapely.LineString(part))
 
@@ -144,9 +144,9 @@ def longest_piece(points: Floats) -> float:
 
 def test_lines_keep_their_longest_piece_in_order() -> None:
     out_and_in = np.array([[90.0, 10], [120, 10], [120, 40], [50, 40], [20, 50]])
-    part = clip.clip_line(out_and_in, WIDTH, HEIGHT)
+    part = polygons.clip_line(out_and_in, WIDTH, HEIGHT)
     assert part.tolist() == [[100, 40], [50, 40], [20, 50]]
-    assert clip.clip_line(out_and_in[::-1], WIDTH, HEIGHT).tolist() == [[20, 50], [50, 40], [100, 40]]
+    assert polygons.clip_line(out_and_in[::-1], WIDTH, HEIGHT).tolist() == [[20, 50], [50, 40], [100, 40]]
 
 
 @pytest.mark.parametrize(
@@ -158,33 +158,33 @@ def test_lines_keep_their_longest_piece_in_order() -> None:
     ],
 )
 def test_lines_outside_or_through_a_corner_leave_nothing(line: list[list[float]]) -> None:
-    assert clip.clip_line(np.array(line, dtype=np.float64), WIDTH, HEIGHT).shape == (0, 2)
+    assert polygons.clip_line(np.array(line, dtype=np.float64), WIDTH, HEIGHT).shape == (0, 2)
 
 
 def test_points_given_twice_are_kept_inside_and_merged_in_a_cut_line() -> None:
     twice = np.array([[10.0, 10], [20, 10], [20, 10], [90, 10]])
-    assert clip.clip_line(twice, WIDTH, HEIGHT).tolist() == twice.tolist()
-    assert clip.clip_line(twice + np.array([30, 0]), WIDTH, HEIGHT).tolist() == [[40, 10], [50, 10], [100, 10]]
+    assert polygons.clip_line(twice, WIDTH, HEIGHT).tolist() == twice.tolist()
+    assert polygons.clip_line(twice + np.array([30, 0]), WIDTH, HEIGHT).tolist() == [[40, 10], [50, 10], [100, 10]]
 
 
 def test_a_line_that_comes_back_where_it_left_is_in_two_pieces() -> None:
     around = np.array([[0.0, 2], [0, -1], [-1, 0], [1, 0]])
-    assert clip.clip_line(around, WIDTH, HEIGHT).tolist() == [[0, 2], [0, 0]]
+    assert polygons.clip_line(around, WIDTH, HEIGHT).tolist() == [[0, 2], [0, 0]]
     straight_back = np.array([[10.0, 10], [-10, 10], [20, 10]])
-    assert clip.clip_line(straight_back, WIDTH, HEIGHT).tolist() == [[0, 10], [20, 10]]
+    assert polygons.clip_line(straight_back, WIDTH, HEIGHT).tolist() == [[0, 10], [20, 10]]
 
 
 def test_a_line_that_touches_the_edge_from_inside_stays_one_piece() -> None:
     line = np.array([[80.0, 10], [100, 20], [80, 30], [80, 70]])
-    assert clip.clip_line(line, WIDTH, HEIGHT).tolist() == [[80, 10], [100, 20], [80, 30], [80, 60]]
+    assert polygons.clip_line(line, WIDTH, HEIGHT).tolist() == [[80, 10], [100, 20], [80, 30], [80, 60]]
 
 
 @given(point_lists(1, 9))
 def test_the_smallest_rectangle_is_shapelys(points: Floats) -> None:
-    rectangle = clip.min_area_rectangle(points)
+    rectangle = polygons.min_area_rectangle(points)
     expected = shapely.MultiPoint(points).minimum_rotated_rectangle
     assert rectangle.shape == (4, 2)
-    assert clip.area(rectangle) == pytest.approx(expected.area, rel=1e-6, abs=1e-3)
+    assert polygons.area(rectangle) == pytest.approx(expected.area, rel=1e-6, abs=1e-3)
     outline = shapely.MultiPoint(rectangle).convex_hull.buffer(1e-6)
     assert outline.covers(shapely.MultiPoint(points))
 
@@ -192,30 +192,30 @@ def test_the_smallest_rectangle_is_shapelys(points: Floats) -> None:
 @given(rectangles())
 def test_a_rectangle_is_its_own_smallest_rectangle(rectangle: Floats) -> None:
     """To 1e-6 pixels; cv2.minAreaRect, in float32, is not that exact."""
-    smallest = clip.ordered_like(clip.min_area_rectangle(rectangle), rectangle)
+    smallest = polygons.ordered_like(polygons.min_area_rectangle(rectangle), rectangle)
     np.testing.assert_allclose(smallest, rectangle, atol=1e-6)
     sides = np.linalg.norm(np.diff(rectangle[:3], axis=0), axis=1)
-    assert clip.shorter_side(rectangle) == pytest.approx(sides.min(), abs=1e-6)
+    assert polygons.shorter_side(rectangle) == pytest.approx(sides.min(), abs=1e-6)
 
 
 @given(rectangles(), st.integers(0, 3), st.booleans())
 def test_order_follows_the_other_quad(quad: Floats, start: int, reverse: bool) -> None:
     like = np.roll(quad[::-1] if reverse else quad, start, axis=0)
     nearby = quad + 1e-3
-    np.testing.assert_allclose(clip.ordered_like(nearby, like), like + 1e-3)
+    np.testing.assert_allclose(polygons.ordered_like(nearby, like), like + 1e-3)
 
 
 def test_the_first_corner_is_found_by_all_four() -> None:
     """Of a long tilted quad, 21 pixels of the far end are left: nearest to the first corner would be the lower left."""
     quad = np.array([[-1000.0, 400], [14, 31], [21, 50], [-993, 419]])
     left_over = np.array([[0.0, 55], [0, 36], [21, 31], [21, 50]])
-    assert clip.ordered_like(left_over, quad).tolist() == [[0, 36], [21, 31], [21, 50], [0, 55]]
+    assert polygons.ordered_like(left_over, quad).tolist() == [[0, 36], [21, 31], [21, 50], [0, 55]]
 
 
 @given(convex_polygons())
 def test_the_largest_quad_lies_in_its_polygon(polygon: Floats) -> None:
-    quad = clip.largest_quad(polygon)
-    area, whole = clip.area(quad), clip.area(polygon)
+    quad = polygons.largest_quad(polygon)
+    area, whole = polygons.area(quad), polygons.area(polygon)
     assert quad.shape == (4, 2)
     assert area <= whole + 1e-9
     # No convex shape is approximated worse than a disc (Sas, 1939).
@@ -226,14 +226,14 @@ def test_the_largest_quad_lies_in_its_polygon(polygon: Floats) -> None:
 
 
 def test_a_triangle_gets_a_fourth_point_on_its_longest_side() -> None:
-    assert clip.largest_quad(np.array([[0.0, 0], [8, 6], [0, 6]])).tolist() == [[0, 0], [4, 3], [8, 6], [0, 6]]
-    assert clip.largest_quad(np.array([[1.0, 2]])).tolist() == [[1, 2]] * 4
+    assert polygons.largest_quad(np.array([[0.0, 0], [8, 6], [0, 6]])).tolist() == [[0, 0], [4, 3], [8, 6], [0, 6]]
+    assert polygons.largest_quad(np.array([[1.0, 2]])).tolist() == [[1, 2]] * 4
 
 
 def test_measures() -> None:
     triangle = np.array([[1e6, 1e6], [1e6 + 3, 1e6], [1e6, 1e6 + 4]])
-    assert clip.area(triangle) == clip.area(triangle[::-1]) == 6
-    assert clip.length(triangle) == 8
-    assert clip.envelope(triangle) == (1e6, 1e6, 1e6 + 3, 1e6 + 4)
+    assert polygons.area(triangle) == polygons.area(triangle[::-1]) == 6
+    assert polygons.length(triangle) == 8
+    assert polygons.envelope(triangle) == ((1e6, 1e6), (1e6 + 3, 1e6 + 4))
     nothing = np.zeros((0, 2))
-    assert clip.area(nothing) == clip.length(nothing) == 0
+    assert polygons.area(nothing) == polygons.length(nothing) == 0

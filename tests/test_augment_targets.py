@@ -11,37 +11,38 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from swiftalign.augment import geometry
-from swiftalign.augment import polygons as clip
-from swiftalign.augment.geometry import Affine, Floats
-from swiftalign.augment.targets import Outcome, Rules, inflation_cost, settle
-from swiftalign.data.records import Kind, Point, Target
+from swiftalign.augment.geometry import Affine
+from swiftalign.augment.targets import Outcome, Rules, fit_targets, inflation_cost
+from swiftalign.data import polygons
+from swiftalign.data.polygons import Floats
+from swiftalign.data.records import Kind, PixelTarget, Point
 
 WIDTH, HEIGHT = 200, 120
 ALL = Rules(min_visible=0.0, min_side=0.0)
 
 
-def box(left: float, top: float, right: float, bottom: float, outline: tuple[Point, ...] = ()) -> Target:
-    return Target("bbox", "box", ((left, top), (right, bottom)), outline)
+def box(left: float, top: float, right: float, bottom: float, outline: tuple[Point, ...] = ()) -> PixelTarget:
+    return PixelTarget("bbox", "box", ((left, top), (right, bottom)), outline)
 
 
-def quad(*points: Point) -> Target:
-    return Target("quad", "quad", points)
+def quad(*points: Point) -> PixelTarget:
+    return PixelTarget("quad", "quad", points)
 
 
-def line(*points: Point) -> Target:
-    return Target("line", "line", points)
+def line(*points: Point) -> PixelTarget:
+    return PixelTarget("line", "line", points)
 
 
-def corners(target: Target) -> Floats:
+def corners(target: PixelTarget) -> Floats:
     return np.array(target.corners, dtype=np.float64)
 
 
-def move(targets: list[Target], affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> list[Outcome]:
+def move(targets: list[PixelTarget], affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> list[Outcome]:
     moved = [geometry.transform(corners(target), affine.matrix) for target in targets]
-    return settle(targets, moved, affine.size, rules, flipped=affine.flipped, boxes_as_quads=boxes_as_quads)
+    return fit_targets(targets, moved, affine.size, rules, flipped=affine.flipped, boxes_as_quads=boxes_as_quads)
 
 
-def kept(target: Target, affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> Target:
+def kept(target: PixelTarget, affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> PixelTarget:
     (outcome,) = move([target], affine, rules, boxes_as_quads)
     assert outcome.target is not None
     assert outcome.reason is None
@@ -68,13 +69,13 @@ points = st.tuples(positions, positions)
 
 
 @st.composite
-def boxes(draw: st.DrawFn) -> Target:
+def boxes(draw: st.DrawFn) -> PixelTarget:
     (x, y), width, height = draw(points), draw(st.integers(1, 150)), draw(st.integers(1, 150))
     return box(x, y, x + width, y + height)
 
 
 @st.composite
-def convex_quads(draw: st.DrawFn, inside: bool = False) -> Target:
+def convex_quads(draw: st.DrawFn, inside: bool = False) -> PixelTarget:
     """Clockwise on screen, from the top left: each corner in its own quarter of a box."""
     lefts, tops = (
         (st.integers(0, 120), st.integers(0, 60)) if inside else (st.integers(-60, 180), st.integers(-60, 100))
@@ -86,10 +87,9 @@ def convex_quads(draw: st.DrawFn, inside: bool = False) -> Target:
     return quad(*map(tuple, ((unit + inwards) * (width, height) + (left, top)).tolist()))
 
 
-def with_box(target: Target) -> Target:
+def with_box(target: PixelTarget) -> PixelTarget:
     """The box of a quad, with the quad as its outline."""
-    left, top, right, bottom = clip.envelope(corners(target))
-    return box(left, top, right, bottom, target.points)
+    return PixelTarget("bbox", "box", polygons.envelope(corners(target)), target.points)
 
 
 lines = st.lists(points, min_size=2, max_size=6).map(lambda chain: line(*chain))
@@ -106,7 +106,7 @@ def affines(draw: st.DrawFn) -> Affine:
 
 
 @given(st.lists(any_targets, max_size=5), st.booleans())
-def test_the_identity_leaves_every_target_as_it_is(targets: list[Target], boxes_as_quads: bool) -> None:
+def test_the_identity_leaves_every_target_as_it_is(targets: list[PixelTarget], boxes_as_quads: bool) -> None:
     """Also those that reach beyond the image, or are tiny; padding is no other geometry."""
     for affine in (plain(), geometry.hflip(geometry.hflip(plain())), geometry.pad_to_multiple(plain(), 32)):
         outcomes = move(targets, affine, Rules(), boxes_as_quads)
@@ -115,7 +115,7 @@ def test_the_identity_leaves_every_target_as_it_is(targets: list[Target], boxes_
 
 
 @given(st.lists(any_targets, max_size=5), affines(), st.booleans())
-def test_nothing_leaves_the_canvas(targets: list[Target], affine: Affine, boxes_as_quads: bool) -> None:
+def test_nothing_leaves_the_canvas(targets: list[PixelTarget], affine: Affine, boxes_as_quads: bool) -> None:
     outcomes = move(targets, affine, ALL, boxes_as_quads)
     assert len(outcomes) == len(targets)
     for before, outcome in zip(targets, outcomes, strict=True):
@@ -131,7 +131,7 @@ def test_nothing_leaves_the_canvas(targets: list[Target], affine: Affine, boxes_
 
 
 @given(st.one_of(boxes(), convex_quads().map(with_box)), affines())
-def test_a_box_is_the_envelope_of_its_visible_part(target: Target, affine: Affine) -> None:
+def test_a_box_is_the_envelope_of_its_visible_part(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
     part = shapely.Polygon(moved).intersection(shapely.box(0, 0, *affine.size))
     (outcome,) = move([target], affine)
@@ -145,7 +145,7 @@ def test_a_box_is_the_envelope_of_its_visible_part(target: Target, affine: Affin
 
 
 @given(convex_quads(), affines())
-def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: Target, affine: Affine) -> None:
+def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: PixelTarget, affine: Affine) -> None:
     moved = shapely.Polygon(geometry.transform(corners(target), affine.matrix))
     part = moved.intersection(shapely.box(0, 0, *affine.size))
     assume(part.area > 1 and not affine.unmoved)
@@ -158,15 +158,15 @@ def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: 
 
 
 @given(convex_quads(inside=True), affines())
-def test_uncut_quads_keep_their_corners(target: Target, affine: Affine) -> None:
+def test_uncut_quads_keep_their_corners(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
-    assume(clip.inside(moved, *affine.size))
+    assume(polygons.inside(moved, *affine.size))
     expected = moved[[1, 0, 3, 2]] if affine.flipped else moved
     np.testing.assert_allclose(kept(target, affine).points, expected, atol=1e-6)
 
 
 @given(convex_quads(inside=True), st.booleans())
-def test_flipping_twice_gives_the_same_quad(target: Target, boxed: bool) -> None:
+def test_flipping_twice_gives_the_same_quad(target: PixelTarget, boxed: bool) -> None:
     """In two rounds, each with its own reading order."""
     flip = geometry.hflip(plain())
     target = with_box(target) if boxed else target
@@ -176,14 +176,16 @@ def test_flipping_twice_gives_the_same_quad(target: Target, boxed: bool) -> None
 
 
 @given(lines, affines())
-def test_lines_keep_their_longest_piece_and_direction(target: Target, affine: Affine) -> None:
+def test_lines_keep_their_longest_piece_and_direction(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
-    part = clip.clip_line(moved, *affine.size)
+    part = polygons.clip_line(moved, *affine.size)
     assume(not affine.unmoved and len(part))
     outcome = move([target], affine)[0]
     assert outcome.target is not None
     assert outcome.target.points == tuple(map(tuple, part.tolist()))
-    assert outcome.visible == pytest.approx(clip.length(part) / clip.length(moved) if clip.length(moved) else 1.0)
+    assert outcome.visible == pytest.approx(
+        polygons.length(part) / polygons.length(moved) if polygons.length(moved) else 1.0
+    )
 
 
 def test_a_flip_by_hand() -> None:
@@ -231,7 +233,7 @@ def test_inflation_costs_what_the_worst_box_without_outline_pays() -> None:
     turned = geometry.rotate(plain(), 20)
     moved = [geometry.transform(corners(target), turned.matrix) for target in EVERY_KIND]
     assert inflation_cost(EVERY_KIND, moved) == pytest.approx(
-        clip.area(moved[0]) / shapely.box(*shapely.Polygon(moved[0]).bounds).area
+        polygons.area(moved[0]) / shapely.box(*shapely.Polygon(moved[0]).bounds).area
     )
     assert inflation_cost(EVERY_KIND[1:], moved[1:]) == 1.0
     assert inflation_cost([], []) == 1.0
@@ -278,7 +280,7 @@ def test_a_quad_cut_at_a_corner_keeps_its_largest_four() -> None:
         (box(10, 20, 60, 50), -60, 0.0, "0% visible"),
     ],
 )
-def test_what_is_hardly_visible_is_dropped(target: Target, x: float, visible: float, reason: str) -> None:
+def test_what_is_hardly_visible_is_dropped(target: PixelTarget, x: float, visible: float, reason: str) -> None:
     (outcome,) = move([target], shifted(x, 0), Rules())
     assert outcome == Outcome(None, reason, True, pytest.approx(visible))
 
@@ -297,7 +299,7 @@ def test_half_visible_is_enough() -> None:
         (line((10, 20), (14, 20), (14, 22)), "3.0 px long"),
     ],
 )
-def test_what_became_too_small_is_dropped(target: Target, reason: str) -> None:
+def test_what_became_too_small_is_dropped(target: PixelTarget, reason: str) -> None:
     half = geometry.resize(plain(), (WIDTH // 2, HEIGHT // 2))
     (outcome,) = move([target], half, Rules())
     assert outcome == Outcome(None, reason, False, 1.0)
@@ -315,14 +317,14 @@ def test_what_became_too_small_is_dropped(target: Target, reason: str) -> None:
         line((50.1, 40.3), (51.7, 41.9)),
     ],
 )
-def test_what_was_small_before_stays(target: Target, grow: Callable[[Affine], Affine]) -> None:
+def test_what_was_small_before_stays(target: PixelTarget, grow: Callable[[Affine], Affine]) -> None:
     assert kept(target, grow(plain()), Rules()).kind == target.kind
 
 
 @pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
 def test_targets_without_extent_do_not_crash(kind: Kind) -> None:
     flat = {"bbox": ((30.0, 40.0), (30.0, 60.0)), "quad": ((30.0, 40.0),) * 4, "line": ((30.0, 40.0),) * 2}[kind]
-    target = Target(kind, "flat", flat)
+    target = PixelTarget(kind, "flat", flat)
     assert kept(target, geometry.hflip(plain()), Rules()).kind == kind
     assert move([target], shifted(500, 0), Rules())[0] == Outcome(None, "0% visible", True, 0.0)
 
@@ -344,4 +346,4 @@ def test_targets_that_hang_over_the_edge_are_cut_only_when_they_move() -> None:
 
 def test_every_target_needs_its_points() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        settle(EVERY_KIND, [], (WIDTH, HEIGHT), Rules(), flipped=False)
+        fit_targets(EVERY_KIND, [], (WIDTH, HEIGHT), Rules(), flipped=False)
