@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from swiftalign.methods import of_adapter
+from swiftalign.methods.base import Method
 from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.problems import ModelError
 
 if TYPE_CHECKING:
     from swiftalign.config.sections import TunerSection
 
-METHODS = ("lora", "adalora", "boft", "fourierft")
 # Settings with tensors or layer names of their own, which no plan foresees.
 _UNPLANNED = (
     "target_parameters",
@@ -93,7 +94,7 @@ class AdapterConfig:
     @property
     def saves_biases(self) -> bool:
         """Whether every bias of the base is saved too; peft saves none for ``lora_only``."""
-        return self.values.get("bias") == "all" and self.kind != "fourierft"
+        return self.values.get("bias") == "all" and (self.method is None or self.method.saves_biases)
 
     @property
     def unplanned(self) -> list[str]:
@@ -106,13 +107,9 @@ class AdapterConfig:
         return {"embed_tokens": value} if isinstance(value, list) else value
 
     @property
-    def rank(self) -> int | None:
-        value = self.values.get("init_r" if self.kind == "adalora" else "r")
-        return value if isinstance(value, int) else None
-
-    @property
-    def uses_dora(self) -> bool:
-        return bool(self.values.get("use_dora"))
+    def method(self) -> type[Method] | None:
+        """Its tuning method; None for one that this toolkit does not know."""
+        return of_adapter(self.values)
 
     def adapts(self, name: str) -> bool:
         """Whether a layer of this name gets an adapter.
@@ -147,9 +144,10 @@ class AdapterConfig:
         References:
             peft `utils/other.py`, `get_pattern_key`.
         """
-        general = self.values.get("n_frequency") if self.kind == "fourierft" else self.rank
+        general = self.method.peft_settings(self.values).get(self.method.size) if self.method else None
         sizes = _size_pattern(self.values).items()
-        return next((size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer)), general)
+        found = (size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer))
+        return next(found, general if isinstance(general, int) else None)
 
     @cached_property
     def _names(self) -> dict[str, frozenset[str]]:
@@ -192,20 +190,7 @@ class AdapterConfig:
             "modules_to_save": list(self.saved),
             "target_regex": exactly(adapted) or NO_TARGETS[0],
         }
-        names = {
-            "r": "lora_rank",
-            "lora_alpha": "lora_alpha",
-            "use_dora": "use_dora",
-            "use_rslora": "use_rslora",
-            "init_r": "adalora_init_r",
-            "target_r": "adalora_target_r",
-            "boft_block_size": "boft_block_size",
-            "boft_block_num": "boft_block_num",
-            "boft_n_butterfly_factor": "boft_n_butterfly_factor",
-            "n_frequency": "fourier_n_frequency",
-        }
-        given = {ours: self.values[theirs] for theirs, ours in names.items() if self.values.get(theirs) is not None}
-        return TunerSection(**values, **given)
+        return TunerSection(**values, **(self.method.peft_settings(self.values) if self.method else {}))
 
 
 def _of_list(pattern: str) -> str:
@@ -220,8 +205,8 @@ def _of_layer(pattern: str) -> str:
 
 def _size_pattern(values: dict[str, Any]) -> dict[str, int]:
     """Sizes by regex of a layer's name; AdaLoRA keeps masks under the same key."""
-    key = {"lora": "rank_pattern", "fourierft": "n_frequency_pattern"}.get(str(values["peft_type"]).lower(), "")
-    return values.get(key) or {}
+    method = of_adapter(values)
+    return values.get(method.size_pattern if method else "") or {}
 
 
 def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:

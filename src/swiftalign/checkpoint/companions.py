@@ -7,10 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swiftalign.checkpoint.adapter_config import METHODS, AdapterConfig
+from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.checkpoint.read import Checkpoint, number_of
 from swiftalign.checkpoint.weights import PICKLE_ERRORS, Weights, load_pickle, pickle_refused
-from swiftalign.methods.keys import ADAPTER_PREFIX, RANK_SIDES, PeftKey
+from swiftalign.methods import part_of
+from swiftalign.methods.base import Method
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.bytes import blocks
 from swiftalign.model.safetensors import TensorInfo, read_json
 from swiftalign.problems import ModelError, Problem
@@ -39,22 +41,22 @@ def check_adapter(
         if checkpoint.adapter_problem is not None:
             yield checkpoint.adapter_problem
         return
-    if adapter.kind not in METHODS:
+    if adapter.method is None:
         method = f"{adapter.values['peft_type']!r:.40}"
         yield Problem("adapter-method", f"{adapter.path}: peft_type {method} is no method of this toolkit")
         return
     found = checkpoint.weights.infos
     keys = {name: PeftKey.parse(name) for name in found}
     magnitudes = any(key.factor == "lora_magnitude_vector" for key in keys.values())
+    uses_dora = bool(adapter.values.get("use_dora"))
     if plan is not None and adapter.kind != plan.train_type:
         yield Problem("adapter-method", f"{adapter.path}: peft_type {adapter.kind}, the plan trains {plan.method}")
-    elif adapter.kind == "lora" and any(key.factor for key in keys.values()) and magnitudes != adapter.uses_dora:
+    elif adapter.kind == "lora" and any(key.factor for key in keys.values()) and magnitudes != uses_dora:
         has = "hold" if magnitudes else "lack"
-        message = f"{adapter.path}: use_dora is {str(adapter.uses_dora).lower()}, the tensors {has} magnitudes"
+        message = f"{adapter.path}: use_dora is {str(uses_dora).lower()}, the tensors {has} magnitudes"
         yield Problem("adapter-method", message, "merged, it would be another method")
     yield from _check_base_name(adapter, plan, base)
-    if adapter.kind in ("lora", "adalora"):
-        yield from _check_ranks(adapter, found, keys)
+    yield from _check_sizes(adapter, adapter.method, found, keys)
     if not misnamed:
         yield from _check_modules(adapter, keys)
 
@@ -87,15 +89,18 @@ def _model_name(model: str) -> str:
     return path.name.replace("___", ".")
 
 
-def _check_ranks(adapter: AdapterConfig, found: dict[str, TensorInfo], keys: dict[str, PeftKey]) -> Iterator[Problem]:
+def _check_sizes(
+    adapter: AdapterConfig, method: type[Method], found: dict[str, TensorInfo], keys: dict[str, PeftKey]
+) -> Iterator[Problem]:
     wrong = []
     for name, key in keys.items():
-        shape, side = found[name].shape, RANK_SIDES.get(key.factor)
+        part = part_of(key.factor, adapter.kind)
+        shape, side = found[name].shape, part.size_side if part else None
         if side is None or len(shape) <= side or (adapter.unplanned and not adapter.adapts(key.layer)):
             continue
-        rank, wanted = shape[side], adapter.size_of(key.layer)
-        if wanted is not None and (rank > wanted if adapter.kind == "adalora" else rank != wanted):
-            wrong.append(f"{name} has rank {rank} instead of {wanted}")
+        size, wanted = shape[side], adapter.size_of(key.layer)
+        if wanted is not None and (size > wanted if method.ranks_may_shrink else size != wanted):
+            wrong.append(f"{name} has {method.size_name} {size} instead of {wanted}")
     if wrong:
         yield Problem("adapter-rank", f"{adapter.path}: by it, {some(wrong, 2)}", "peft would refuse to load it")
 

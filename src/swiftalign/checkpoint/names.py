@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.read import Checkpoint
-from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem, counted
@@ -107,6 +107,6 @@ def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bo
         return True
     if ".mlp.experts." in found.name and len(found.shape) == 3:  # the published models' layout: [experts, in, out]
         return found.shape == (expected.shape[0], *reversed(expected.shape[1:]))
-    if not ranks_may_shrink or "lora_" not in found.name or len(found.shape) != len(expected.shape):
+    if not ranks_may_shrink or not PeftKey.parse(found.name).factor or len(found.shape) != len(expected.shape):
         return False
     return all(side <= most for side, most in zip(found.shape, expected.shape, strict=True))

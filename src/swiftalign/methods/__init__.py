@@ -55,15 +55,9 @@ def of_adapter(config: Mapping[str, Any]) -> type[Method] | None:
 
 
 def part_of(name: str, train_type: str | None = None) -> Part | None:
-    """The part of an adapter that a tensor is, by the end of its name.
-
-    Args:
-        name: the tensor's name in a checkpoint.
-        train_type: of its method; None where that is not known.
-    """
+    """A part by its name in peft, e.g. ``lora_A``: of this train_type's methods, or of any where that is not known."""
     methods = [m for m in METHODS.values() if train_type in (m.name, m.variant_of)] or METHODS.values()
-    parts = (part for method in methods for part in method.parts)
-    return next((part for part in parts if name.endswith((f".{part.name}", f".{part.name}.weight"))), None)
+    return next((part for method in methods for part in method.parts if part.name == name), None)
 
 
 def settings_fields() -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Part:
         fits: whether a tensor of the first shape belongs to a layer whose weight has the second shape.
         start: ``zero`` where it begins at zero, so that an untrained adapter changes nothing; ``inert`` where it
             changes nothing as long as another part is zero; else ``active``.
-        rank_side: the dimension that is the layer's rank; None where there is none.
+        size_side: the dimension that is the size of the layer's adapter (its rank); None where there is none.
         in_model: what follows the name in the running model.
         in_file: what follows the name in a checkpoint.
     """
@@ -43,7 +43,7 @@ class Part:
     name: str
     fits: Callable[[Shape, Shape], bool] = lambda shape, weight: True
     start: Literal["zero", "inert", "active"] = "active"
-    rank_side: int | None = None
+    size_side: int | None = None
     in_model: str = ".default"
     in_file: str = ""
 
@@ -93,6 +93,7 @@ class Method(BaseModel):
         ranks_may_shrink: whether training prunes ranks, so that planned shapes are upper bounds. Such a method resumes
             from a training state of its own, not from the settings in adapter_config.json.
         size: the setting that is the size of a layer's adapter.
+        size_name: what that size is called in messages.
         size_pattern: the key of adapter_config.json that gives some layers another size.
         saves_biases: whether peft saves the base model's biases for ``bias: all``.
         dense_copies: copies of an adapted layer's weight that a training step keeps for the backward pass.
@@ -113,6 +114,7 @@ class Method(BaseModel):
     parts: ClassVar[tuple[Part, ...]] = ()
     ranks_may_shrink: ClassVar[bool] = False
     size: ClassVar[str] = ""
+    size_name: ClassVar[str] = "rank"
     size_pattern: ClassVar[str] = ""
     saves_biases: ClassVar[bool] = True
     dense_copies: ClassVar[int] = 0

@@ -13,7 +13,7 @@ from swiftalign.problems import Problem, register
 
 register("fourier-frequencies", "error", "FourierFT has more frequencies than a layer has weights")
 
-_SPECTRUM = Part("fourierft_spectrum", start="zero")
+_SPECTRUM = Part("fourierft_spectrum", start="zero", size_side=0)
 
 
 class Fourierft(Method):
@@ -23,6 +23,7 @@ class Fourierft(Method):
     adapts = frozenset({Kind.LINEAR})
     parts = (_SPECTRUM,)
     size = "fourier_n_frequency"
+    size_name = "n_frequency"
     size_pattern = "n_frequency_pattern"
     saves_biases = False
     dense_copies = 3
