@@ -17,8 +17,8 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo import model as demo_model
 from swiftalign.demo.model import build_model
-from swiftalign.export import merge
 from swiftalign.export.export import export
+from swiftalign.methods import boft
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
@@ -125,18 +125,7 @@ def test_fourierft_on_a_base_of_another_size_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", ["lora", "adalora", "mixed"])
-def test_layers_merge_in_small_groups_to_the_same_bits(
-    method: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_adapter(base, method, tmp_path / "adapter")
-    monkeypatch.setattr(merge, "_BATCH_BYTES", 20_000)
-    export(tmp_path / "adapter", tmp_path / "out", base=base)
-    expected = merge_by_peft(base, tmp_path / "adapter")
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors_of(tmp_path / "out").items())
-
-
-def test_pruned_adalora_merges_as_peft_merges_it(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruned_adalora_merges_as_peft_merges_it(base: Path, tmp_path: Path) -> None:
     make_adapter(base, "adalora", tmp_path / "adapter")
     path = tmp_path / "adapter/adapter_model.safetensors"
     tensors, kept = load_file(path), [True, False, True, True, False, True]
@@ -147,7 +136,6 @@ def test_pruned_adalora_merges_as_peft_merges_it(base: Path, tmp_path: Path, mon
     save_file(tensors, path)
     config_path = tmp_path / "adapter/adapter_config.json"
     config_path.write_text(json.dumps({**json.loads(config_path.read_text()), "rank_pattern": pattern}))
-    monkeypatch.setattr(merge, "_BATCH_BYTES", 20_000)
     export(tmp_path / "adapter", tmp_path / "out", base=base)
     expected = merge_by_peft(base, tmp_path / "adapter")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors_of(tmp_path / "out").items())
@@ -219,4 +207,4 @@ def test_boft_by_blocks_adds_up_as_the_dense_product_does_at_real_widths(size: i
     random = torch.Generator().manual_seed(size)
     rotation = torch.linalg.qr(torch.randn(2048 // size, size, size, generator=random))[0]
     weight = torch.randn(256, 2048, generator=random).bfloat16()
-    assert merge._adds_alike(rotation, weight.T.float())
+    assert boft.adds_alike(rotation, weight.T.float())

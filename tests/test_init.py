@@ -10,7 +10,8 @@ import pytest
 
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
-from swiftalign.init.recipes import PROBLEMS, RECIPES
+from swiftalign.init.recipes import PROBLEMS
+from swiftalign.methods import offered
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
 from swiftalign.preflight.check import preflight
@@ -22,7 +23,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("choice", [f"--method={m}" for m in RECIPES] + [f"--problem={p}" for p in PROBLEMS])
+@pytest.mark.parametrize("choice", [f"--method={m}" for m in offered()] + [f"--problem={p}" for p in PROBLEMS])
 def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_modules: Model) -> None:
     train = demo / "data/train.jsonl"
     assert main(["init", f"--model={demo / 'model'}", choice, f"--train={train}"]) == 0

@@ -34,9 +34,9 @@ from swift.trainers import TrainingArguments
 from swift.utils import get_multimodal_target_regex
 from transformers import AutoModelForImageTextToText, Trainer
 
-from swiftalign.config.sections import Config, TunerSection
+from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.methods import boft_fault
+from swiftalign.methods.boft import Boft
 from swiftalign.model.families import published_config
 from swiftalign.model.meta import build_on_meta
 from swiftalign.model.safetensors import TensorInfo, read_header
@@ -526,7 +526,7 @@ def test_a_public_size_trains_what_was_planned() -> None:
 @pytest.mark.parametrize("size", [0, 3, 32, 100])
 def test_boft_blocks_are_refused_exactly_where_peft_refuses_them(size: int, blocks: int) -> None:
     sizes = {"boft_block_size": size, "boft_block_num": blocks}
-    fault = boft_fault(96, TunerSection.model_validate({"train_type": "boft", **sizes}))
+    fault = Boft(**sizes).blocks_problem("layer", 96)
     layer = torch.nn.Sequential(torch.nn.Linear(96, 8))
     with pytest.raises(ValueError, match="boft") if fault else nullcontext():
         peft.get_peft_model(layer, peft.BOFTConfig(**sizes, target_modules=["0"]))

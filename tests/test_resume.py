@@ -18,7 +18,8 @@ import pytest
 from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
-from swiftalign.init.recipes import RECIPES, write_config
+from swiftalign.init.recipes import write_config
+from swiftalign.methods import offered
 from swiftalign.runs.folder import latest_run
 
 pytestmark = pytest.mark.slow
@@ -87,7 +88,7 @@ SHORT = ("dora", "adalora")  # dropout, and a state of its own
     "method",
     [
         pytest.param(method, marks=() if method in SHORT else pytest.mark.long)
-        for method in RECIPES
+        for method in offered()
         if method != "modules_to_save"
     ],
 )

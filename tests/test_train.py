@@ -13,7 +13,8 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
 from swiftalign.demo.workspace import TINY_TRAINING
-from swiftalign.init.recipes import RECIPES, write_config
+from swiftalign.init.recipes import write_config
+from swiftalign.methods import offered
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.plan.read import read_model
@@ -76,7 +77,7 @@ def expect_saved(run: Path, plan: TuningPlan) -> None:
         assert all(side <= most for side, most in zip(shape, planned[name][0], strict=True)), name
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", offered())
 def test_exactly_the_planned_parameters_move_and_exactly_the_planned_tensors_are_saved(
     method: str, demo: Path, tmp_path: Path, probe: list[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +36,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     ),
     "weights-missing": ("error", "the weight files lack tensors of the model; these would start from random values"),
     "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not build"),
-    # Methods
-    "dora-without-layers": ("error", "use_dora has no adapter layer to act on"),
-    "dora-exclusive": ("error", "use_dora works with train_type lora only"),
-    "adalora-schedule": ("error", "AdaLoRA's schedule leaves no steps for pruning"),
-    "adalora-ranks": ("error", "AdaLoRA's target rank is not below its initial rank"),
-    "adalora-reload": ("error", "a checkpoint to resume from has AdaLoRA's pruned factors alone"),
-    "boft-blocks": ("error", "BOFT's blocks do not divide a layer's input"),
-    "fourier-frequencies": ("error", "FourierFT has more frequencies than a layer has weights"),
     # Learning rates and precision
     "parameter-without-group": ("error", "a trainable parameter is in no optimizer group, or in two"),
     "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),
@@ -160,7 +153,12 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
 }
 # What a configuration file can have wrong.
 CONFIG_CODES: dict[str, tuple[Severity, str]] = {"config": ("error", "a configuration file has a fault")}
-_SEVERITIES = {**CONFIG_CODES, **CODES, **DATA_CODES, **CHECKPOINT_CODES}
+_TABLES = ChainMap(CONFIG_CODES, CODES, DATA_CODES, CHECKPOINT_CODES)
+
+
+def register(code: str, severity: Severity, meaning: str) -> None:
+    """Add a code to `CODES`, as a tuning method does for its own constraints."""
+    CODES[code] = severity, meaning
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ class Problem:
 
     @property
     def severity(self) -> Severity:
-        return _SEVERITIES[self.code][0]
+        return _TABLES[self.code][0]
 
     @property
     def advice(self) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import NO_TARGETS, TunerSection
+from swiftalign.methods import of_adapter
+from swiftalign.methods.base import Method
 from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.problems import ModelError
 
-METHODS = ("lora", "adalora", "boft", "fourierft")
 # Settings with tensors or layer names of their own, which no plan foresees.
 _UNPLANNED = (
     "target_parameters",
@@ -91,7 +92,7 @@ class AdapterConfig:
     @property
     def saves_biases(self) -> bool:
         """Whether every bias of the base is saved too; peft saves none for ``lora_only``."""
-        return self.values.get("bias") == "all" and self.kind != "fourierft"
+        return self.values.get("bias") == "all" and (self.method is None or self.method.saves_biases)
 
     @property
     def unplanned(self) -> list[str]:
@@ -102,6 +103,11 @@ class AdapterConfig:
         """Rows of embeddings that train alone, by the end of the embedding's name."""
         value = self.values.get("trainable_token_indices") or {}
         return {"embed_tokens": value} if isinstance(value, list) else value
+
+    @property
+    def method(self) -> type[Method] | None:
+        """Its tuning method; None for one that this toolkit does not know."""
+        return of_adapter(self.values)
 
     def adapts(self, name: str) -> bool:
         """Whether a layer of this name gets an adapter.
@@ -131,7 +137,7 @@ class AdapterConfig:
         References:
             peft `utils/other.py`, `get_pattern_key`.
         """
-        general = self.values.get({"adalora": "init_r", "fourierft": "n_frequency"}.get(self.kind, "r"))
+        general = self.method.peft_settings(self.values).get(self.method.size) if self.method else None
         sizes = (size for key, size in _size_pattern(self.values).items() if self._matcher.find(_of_layer(key), layer))
         return next(sizes, general if isinstance(general, int) else None)
 
@@ -176,20 +182,7 @@ class AdapterConfig:
             "modules_to_save": list(self.saved),
             "target_regex": exactly(adapted) or NO_TARGETS[0],
         }
-        names = {
-            "r": "lora_rank",
-            "lora_alpha": "lora_alpha",
-            "use_dora": "use_dora",
-            "use_rslora": "use_rslora",
-            "init_r": "adalora_init_r",
-            "target_r": "adalora_target_r",
-            "boft_block_size": "boft_block_size",
-            "boft_block_num": "boft_block_num",
-            "boft_n_butterfly_factor": "boft_n_butterfly_factor",
-            "n_frequency": "fourier_n_frequency",
-        }
-        given = {ours: self.values[theirs] for theirs, ours in names.items() if self.values.get(theirs) is not None}
-        return TunerSection(**values, **given)
+        return TunerSection(**values, **(self.method.peft_settings(self.values) if self.method else {}))
 
 
 def _of_list(pattern: str) -> str:
@@ -204,8 +197,8 @@ def _of_layer(pattern: str) -> str:
 
 def _size_pattern(values: dict[str, Any]) -> dict[str, int]:
     """Sizes by regex of a layer's name; AdaLoRA keeps masks under the same key."""
-    key = {"lora": "rank_pattern", "fourierft": "n_frequency_pattern"}.get(str(values["peft_type"]).lower(), "")
-    return values.get(key) or {}
+    method = of_adapter(values)
+    return values.get(method.size_pattern if method else "") or {}
 
 
 def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:

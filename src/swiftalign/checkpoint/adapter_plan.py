@@ -10,7 +10,8 @@ from typing import Literal
 from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.config.sections import Config, ModelSection
 from swiftalign.data.files import UNKNOWN
-from swiftalign.methods.keys import ADAPTER_PREFIX, RANK_SIDES, PeftKey
+from swiftalign.methods import part_of
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model, is_inside
 from swiftalign.plan.plan import Trainable, TuningPlan
@@ -36,19 +37,19 @@ def plan_of_adapter(adapter: AdapterConfig, base: Path | None) -> tuple[TuningPl
     model = read_model(config)
     adapted = [module.name for module in model if adapter.adapts(module.name)]
     plan = resolve(config.model_copy(update={"tuner": adapter.tuner(adapted)}), model, rows=UNKNOWN)
-    trainables = (*(_resized(item, adapter) for item in plan.trainables), *_extras(adapter, model, plan))
+    trainables = (*(_resized(item, adapter, plan) for item in plan.trainables), *_extras(adapter, model, plan))
     tensors = tuple(TensorInfo(item.key, item.shape, item.dtype) for item in trainables)
     # The base is called as the adapter calls it: --base is compared with that name elsewhere.
     whole_plan = replace(plan, model=adapter.base or plan.model, trainables=trainables, tensors=tensors)
     return whole_plan, frozenset(_optional(adapter, model, plan))
 
 
-def _resized(item: Trainable, adapter: AdapterConfig) -> Trainable:
+def _resized(item: Trainable, adapter: AdapterConfig, plan: TuningPlan) -> Trainable:
     """The parameter with the rank that the adapter's own pattern gives its layer."""
-    side, size = RANK_SIDES.get(PeftKey.parse(item.key).factor), adapter.size_of(item.module)
-    if side is None or size is None or adapter.kind == "adalora":
+    part, size = part_of(PeftKey.parse(item.key).factor, adapter.kind), adapter.size_of(item.module)
+    if part is None or part.size_side is None or size is None or plan.ranks_may_shrink:
         return item
-    return replace(item, shape=(*item.shape[:side], size, *item.shape[side + 1 :]))
+    return replace(item, shape=(*item.shape[: part.size_side], size, *item.shape[part.size_side + 1 :]))
 
 
 def _extras(adapter: AdapterConfig, model: Model, plan: TuningPlan) -> Iterator[Trainable]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 
 from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.values import Values
 from swiftalign.checkpoint.weights import Weights
+from swiftalign.methods import part_of
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.bytes import largest_change
 from swiftalign.model.safetensors import StoredTensor, stored_tensors
@@ -98,24 +98,9 @@ def _check_layers(weights: Weights, keys: dict[str, PeftKey], base: dict[str, St
         weight = base.get(f"{layer}.weight")
         if layer not in modules:
             absent.append(layer)
-        elif weight is not None and not _fits(key.factor, shape, weight.info.shape):
+        elif weight is not None and (part := part_of(key.factor)) and not part.fits(shape, weight.info.shape):
             others.append(f"{name} is {list(shape)}, its layer is {list(weight.info.shape)}")
     layers = list(dict.fromkeys(absent))
     yield from about("base-mismatch", layers, "missing from the base", _OTHER_BASE, noun="adapted layer")
     what = "of shapes that do not fit the base's layers"
     yield from about("base-mismatch", others, what, _OTHER_BASE, noun="adapter tensor", limit=2)
-
-
-def _fits(factor: str, shape: tuple[int, ...], layer: tuple[int, ...]) -> bool:
-    """Whether a tensor of an adapter fits a weight [out, in, ...]; a spectrum fits any."""
-    if factor == "lora_A":
-        return shape[1:] == layer[1:]
-    if factor in ("lora_B", "boft_s"):
-        return shape[:1] == layer[:1]
-    if factor == "lora_embedding_A":  # an embedding's weight is [rows, width]
-        return shape[1:] == layer[:1]
-    if factor == "lora_embedding_B":
-        return shape[:1] == layer[1:]
-    if factor == "lora_magnitude_vector":
-        return prod(shape) in layer[:2]
-    return factor != "boft_R" or (len(shape) == 4 and shape[1] * shape[2] == layer[-1])

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from swiftalign.checkpoint.adapter_config import METHODS, AdapterConfig
+from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.checkpoint.read import Checkpoint, number_of
 from swiftalign.checkpoint.weights import Weights, load_pickle, pickle_refused
-from swiftalign.methods.keys import ADAPTER_PREFIX, RANK_SIDES, PeftKey
+from swiftalign.methods import part_of
+from swiftalign.methods.base import Method
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.bytes import blocks
 from swiftalign.model.safetensors import TensorInfo, read_json
 from swiftalign.plan.plan import TuningPlan
@@ -36,7 +38,7 @@ def check_adapter(
         if checkpoint.adapter_problem is not None:
             yield checkpoint.adapter_problem
         return
-    if adapter.kind not in METHODS:
+    if adapter.method is None:
         method = f"{adapter.values['peft_type']!r:.40}"
         yield Problem("adapter-method", f"{adapter.path}: peft_type {method} is not a method of this toolkit")
         return
@@ -51,7 +53,7 @@ def check_adapter(
         message = f"{adapter.path}: use_dora is {values} magnitude vectors"
         yield Problem("adapter-method", message, "correct use_dora: merging depends on it")
     yield from _check_base_name(adapter, plan, base)
-    yield from _check_modules(adapter, checkpoint.weights.infos, keys, misnamed=misnamed)
+    yield from _check_modules(adapter, adapter.method, checkpoint.weights.infos, keys, misnamed=misnamed)
 
 
 def _check_base_name(adapter: AdapterConfig, plan: TuningPlan | None, given: Path | None) -> Iterator[Problem]:
@@ -80,20 +82,25 @@ def _model_name(model: str) -> str:
 
 
 def _check_modules(
-    adapter: AdapterConfig, found: dict[str, TensorInfo], keys: dict[str, PeftKey], *, misnamed: bool
+    adapter: AdapterConfig,
+    method: type[Method],
+    found: dict[str, TensorInfo],
+    keys: dict[str, PeftKey],
+    *,
+    misnamed: bool,
 ) -> Iterator[Problem]:
     """Whether the config's ranks, target_modules and modules_to_save are those of the tensors."""
-    ranks = []
+    sizes = []
     for name, key in keys.items():
-        shape, side = found[name].shape, RANK_SIDES.get(key.factor)
+        part = part_of(key.factor, adapter.kind)
+        shape, side = found[name].shape, part.size_side if part else None
         if side is None or side >= len(shape) or (adapter.unplanned and not adapter.adapts(key.layer)):
             continue
         wanted = adapter.size_of(key.layer)
-        if wanted is not None and shape[side] != wanted and (adapter.kind == "lora" or shape[side] > wanted):
-            ranks.append(f"{name} has rank {shape[side]}, expected {wanted}")
+        if wanted is not None and (shape[side] > wanted if method.ranks_may_shrink else shape[side] != wanted):
+            sizes.append(f"{name} has {method.size_name} {shape[side]}, expected {wanted}")
     hint = "correct r or rank_pattern: peft refuses to load such an adapter"
-    if adapter.kind in ("lora", "adalora"):
-        yield from about("adapter-rank", ranks, "with another rank", hint, limit=2, path=adapter.path)
+    yield from about("adapter-rank", sizes, f"with another {method.size_name}", hint, limit=2, path=adapter.path)
     if misnamed:
         return
     layers = dict.fromkeys(key.layer for key in keys.values() if key.factor)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.read import Checkpoint
-from swiftalign.methods.keys import ADAPTER_PREFIX
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.families import absent_mergers, merger_layers, mergers_of, shape_fits
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem, about
@@ -88,6 +88,6 @@ def _check_mergers(checkpoint: Checkpoint) -> Iterator[Problem]:
 def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bool:
     if shape_fits(found, expected):
         return True
-    if not ranks_may_shrink or "lora_" not in found.name or len(found.shape) != len(expected.shape):
+    if not ranks_may_shrink or not PeftKey.parse(found.name).factor or len(found.shape) != len(expected.shape):
         return False
     return all(side <= most for side, most in zip(found.shape, expected.shape, strict=True))

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.checkpoint.expected import Expectation
+from swiftalign.methods import part_of
+from swiftalign.methods.keys import PeftKey
 from swiftalign.model.bytes import FLOATS, blocks, digest, is_finite
 from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
 from swiftalign.problems import ModelError, Problem, about
@@ -21,9 +23,6 @@ from swiftalign.problems import ModelError, Problem, about
 # Tensors up to this size are digested without --deep too.
 CHEAP_BYTES = 1 << 20
 INITIAL_FILE = "initial.json"
-
-# Parameters that begin at zero, so that an untrained adapter changes nothing.
-ZERO_AT_START = (".lora_B.weight", ".lora_B", ".lora_E", ".lora_embedding_A", ".boft_R", ".fourierft_spectrum")
 
 
 @dataclass
@@ -44,13 +43,18 @@ class Values:
 
 
 def starts_at_zero(name: str, method: str | None) -> bool:
-    """Whether a parameter of an adapter begins at zero; AdaLoRA's B does not, its E does."""
-    return name.endswith(".lora_E" if method == "adalora" else ZERO_AT_START)
+    """Whether a parameter of an adapter begins at zero."""
+    return _start_of(name, method) == "zero"
 
 
 def is_inert(name: str, method: str | None) -> bool:
     """Whether a parameter changes nothing while its zero partner stays zero."""
-    return ".lora_A" in name or ".lora_embedding_B" in name or (method == "adalora" and ".lora_B" in name)
+    return _start_of(name, method) == "inert"
+
+
+def _start_of(name: str, method: str | None) -> str | None:
+    part = None if name.endswith(".bias") else part_of(PeftKey.parse(name).factor, method)
+    return part.start if part else None
 
 
 def read_initial(folder: Path) -> dict[str, str]:

@@ -68,6 +68,7 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def check_allowed(allowed: list[str] | None) -> list[str]:
+    import swiftalign.methods  # noqa: F401  # registers the codes of the methods
     from swiftalign.problems import CODES, DATA_CODES
 
     known = {**CODES, **DATA_CODES}

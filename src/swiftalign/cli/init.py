@@ -94,13 +94,13 @@ def _refuse_beside_demo(**options: object) -> None:
 
 
 def _ask_for_missing(options: dict[str, str | None]) -> None:
-    from swiftalign.init.recipes import RECIPES
+    from swiftalign.methods import offered
 
     if options["model"] is None:
         options["model"] = typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct")
     if options["method"] is None and options["problem"] is None:
-        for name, recipe in RECIPES.items():
-            print(f"  {name:16} {recipe.summary}")
+        for name, known in offered().items():
+            print(f"  {name:16} {known.summary}")
         options["method"] = typer.prompt("Method", default="modules_to_save")
     if options["train"] is None:
         options["train"] = typer.prompt("Training data (JSONL)", default="data/train.jsonl")

@@ -13,6 +13,7 @@ from swiftalign.config.augmentation import CONSERVATIVE, PARAMETERS
 from swiftalign.config.sections import ARGUMENT, Config, section_fields
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
+from swiftalign.methods import METHODS
 from swiftalign.problems import Problem, config_problem
 from swiftalign.yaml12 import PATTERNS
 
@@ -76,8 +77,14 @@ def _home(name: str) -> str | None:
 
 
 def argument_faults(values: Mapping) -> list[Any]:
-    """Unknown keys, and values of another type than ms-swift's argument has, as error details like pydantic's."""
+    """Unknown keys, and malformed settings of methods and arguments of ms-swift, as error details like pydantic's."""
     details: list[Any] = []
+    tuner = values.get("tuner")
+    for method in METHODS.values() if isinstance(tuner, dict) else ():
+        try:
+            method.model_validate(tuner)
+        except ValidationError as error:
+            details += [{**detail, "loc": ("tuner", *detail["loc"])} for detail in error.errors()]
     for section in PASS_THROUGH:
         given = values.get(section)
         for name, value in given.items() if isinstance(given, dict) else ():

@@ -11,6 +11,7 @@ from swiftalign.config.augmentation import IMGAUG, PARAMETERS
 from swiftalign.config.faults import ALIASES, is_argument
 from swiftalign.config.sections import Config
 from swiftalign.config.swift_arguments import Argument, swift_arguments
+from swiftalign.methods import METHODS, train_types
 
 
 def config_schema() -> dict[str, Any]:
@@ -21,6 +22,10 @@ def config_schema() -> dict[str, Any]:
     schema.pop("required", None)  # a file may be a fragment that is laid over another
     sections = schema["$defs"]
     _allow_short_operations(sections)
+    tuner = sections["TunerSection"]["properties"]
+    tuner["train_type"]["enum"] = train_types()
+    for method in METHODS.values():
+        tuner |= method.model_json_schema()["properties"]
     for section in ("data", "tuner", "training"):
         target = sections[f"{section.title()}Section"]
         target["additionalProperties"] = False

@@ -10,24 +10,33 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from swiftalign.config.augmentation import AugmentationSection, Strict
 from swiftalign.config.yaml import Mapping
+from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
+from swiftalign.methods.base import Fraction, Method, PositiveInt
 from swiftalign.model.tree import Component, ModelSource
-
-TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
 
+# Methods of ms-swift that this toolkit refuses.
 _REFUSED_TRAIN_TYPES = {
     "adapter": "puts bottleneck layers into the LLM's MLPs and leaves the aligner untouched; "
     "use lora with modules_to_save to train the aligner whole",
     "lora_llm": "unfreezes the whole ViT and drops use_dora, use_rslora and lora_dropout; "
     "use lora with freeze_llm: false and modules_to_save",
-    "dora": "is LoRA with use_dora: true; write train_type: lora and use_dora: true",
-    "modules_to_save": "is lora with target_regex '^$' and modules_to_save; write train_type: lora",
 }
 
 
@@ -37,8 +46,6 @@ def _check_steps(value: float) -> float:
     return value
 
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
 Steps = Annotated[float, Field(gt=0), AfterValidator(_check_steps)]
 
@@ -126,7 +133,8 @@ class DataSection(PassThroughSection):
 class TunerSection(PassThroughSection):
     """What is trained, and by which method."""
 
-    train_type: TrainType = Field("lora", description="the tuning method (ms-swift 4 calls it tuner_type)")
+    # The methods' own settings are extra keys: `swiftalign.methods` declares and validates them.
+    train_type: str = Field("lora", description="the tuning method (ms-swift 4 calls it tuner_type)")
     freeze_llm: bool = Field(True, description="no adapters in the LLM; used only without target_regex")
     freeze_vit: bool = Field(True, description="no adapters in the ViT; used only without target_regex")
     freeze_aligner: bool = Field(False, description="no adapters in the aligner; used only without target_regex")
@@ -137,29 +145,6 @@ class TunerSection(PassThroughSection):
         "float32", description="train float32 weights under autocast, or keep the base model's dtype"
     )
 
-    use_dora: bool = False
-    use_rslora: bool = False
-    lora_rank: PositiveInt = 8
-    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
-    lora_dropout: Fraction = 0.05
-
-    adalora_target_r: PositiveInt = Field(8, description="mean rank at the end")
-    adalora_init_r: PositiveInt = Field(12, description="rank at the start")
-    adalora_tinit: Annotated[int, Field(ge=0)] = Field(0, description="steps before the first pruning")
-    adalora_tfinal: Annotated[int, Field(ge=0)] = Field(0, description="steps after the last pruning")
-    adalora_deltaT: PositiveInt = Field(1, description="steps between prunings")  # noqa: N815  # peft's spelling
-    adalora_beta1: Fraction = 0.85
-    adalora_beta2: Fraction = 0.85
-    adalora_orth_reg_weight: Annotated[float, Field(ge=0)] = 0.5
-
-    boft_block_size: Annotated[int, Field(ge=0)] = 4
-    boft_block_num: Annotated[int, Field(ge=0)] = 0
-    boft_n_butterfly_factor: PositiveInt = 1
-    boft_dropout: Fraction = 0.0
-
-    fourier_n_frequency: PositiveInt = 2000
-    fourier_scaling: Annotated[float, Field(gt=0)] = 300.0
-
     @property
     def frozen(self) -> dict[Component, bool]:
         """The freeze flag of each component."""
@@ -168,9 +153,43 @@ class TunerSection(PassThroughSection):
     @field_validator("train_type", mode="before")
     @classmethod
     def _refuse_with_reason(cls, value: Any) -> Any:
-        if isinstance(value, str) and value in _REFUSED_TRAIN_TYPES:
-            raise ValueError(f"{value!r} {_REFUSED_TRAIN_TYPES[value]}")
+        reasons = {**_REFUSED_TRAIN_TYPES, **{m.name: m.spelling for m in METHODS.values() if m.variant_of}}
+        if isinstance(value, str) and value in reasons:
+            raise ValueError(f"{value!r} {reasons[value]}")
+        if value not in train_types():
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, train_types()))})
         return value
+
+    @model_serializer(mode="wrap")
+    def _with_settings(self, serialize: Any, info: Any) -> dict[str, Any]:
+        """As if every method's settings were declared keys: with defaults."""
+        values: dict[str, Any] = serialize(self)
+        methods = () if info.exclude_unset else METHODS.values()
+        return values | {name: value for method in methods for name, value in method.model_validate(values)}
+
+    @property
+    def passed_through(self) -> dict[str, Any]:
+        """The arguments of ms-swift that the section gives, without the settings of methods."""
+        return {name: value for name, value in super().passed_through.items() if name not in settings_fields()}
+
+    @property
+    def method(self) -> type[Method]:
+        """The method of train_type and its settings, supposing that there are layers to adapt."""
+        return chosen(self.train_type, self.model_extra or {})
+
+    @property
+    def variant(self) -> type[Method] | None:
+        """The variant that a setting asks for, as use_dora does, whatever the train_type."""
+        return variant(self.model_extra or {})
+
+    @property
+    def settings(self) -> Method:
+        """The method with its settings.
+
+        Raises:
+            ValidationError: a setting is malformed. `load_config` has checked them.
+        """
+        return self.method.model_validate(self.model_extra or {})
 
 
 class EarlyStoppingSection(Section):
@@ -327,10 +346,10 @@ def best_metric_given(config: Config) -> str | None:
 
 
 def section_fields(section: str) -> dict[str, Any]:
-    """The declared keys of a section, e.g. ``training.early_stopping``, with their pydantic fields."""
+    """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings."""
     fields = Config.model_fields
     for name in section.split("."):
         annotation = fields[name].annotation
         candidates = [annotation, *get_args(annotation)]
         fields = next((c.model_fields for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), {})
-    return fields
+    return fields | settings_fields() if section == "tuner" else fields

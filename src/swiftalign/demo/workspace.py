@@ -8,6 +8,7 @@ from typing import Any
 
 from swiftalign.init.recipes import write_config
 from swiftalign.init.write import choose_method, write_schema, writing
+from swiftalign.methods import offered
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -26,16 +27,6 @@ DEMO_TRAINING: dict[str, Any] = {
     "padding_free": "true",  # saves a third of the time
     "gradient_checkpointing": "false",  # saves a further fifth; such a small model needs little memory
     "logging_steps": 10,
-}
-
-# Learning rates of the aligner, from the search of docs/methods.md.
-DEMO_RATES = {
-    "modules_to_save": "1.0e-3",
-    "lora": "1.0e-2",
-    "dora": "1.0e-2",
-    "adalora": "3.0e-2",
-    "boft": "3.0e-2",
-    "fourierft": "1.0",
 }
 
 
@@ -57,7 +48,7 @@ def write_demo(folder: Path, *, method: str = "modules_to_save", force: bool = F
     from swiftalign.demo.model import build_model
 
     method = choose_method(method)
-    training = TINY_TRAINING if tiny else {"aligner_lr": DEMO_RATES[method], **DEMO_TRAINING}
+    training = TINY_TRAINING if tiny else {"aligner_lr": offered()[method].demo_lr, **DEMO_TRAINING}
     config, model, data = folder / "config.yaml", folder / "model", folder / "data"
     with writing(folder, force=force, folder=True):
         if tiny:

@@ -9,6 +9,7 @@ from typing import Any
 from swiftalign.checkpoint.read import read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.sections import Config
+from swiftalign.methods import of_adapter
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
@@ -64,8 +65,8 @@ class Source:
     def method(self) -> str:
         if self.plan is not None:
             return self.plan.method
-        kind = str(self.adapter["peft_type"]).lower()
-        return "dora" if self.adapter.get("use_dora") else kind if self.adapted else "modules_to_save"
+        method = of_adapter(self.adapter)
+        return method.name if method and self.adapted else "modules_to_save"
 
 
 def read_source(path: Path, *, base: Path | None = None, config: Config | None = None) -> Source:

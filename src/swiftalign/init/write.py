@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from swiftalign.data.files import count_lines
-from swiftalign.init.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
+from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
+from swiftalign.methods import offered
 from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import SwiftalignError, counted
 
@@ -107,7 +108,7 @@ def writing(path: Path, *, force: bool, folder: bool = False) -> Iterator[None]:
 
 def choose_method(method: str | None, problem: str | None = None) -> str:
     """The tuning method: as named, or the one that suits the problem."""
-    for option, value, known in (("--method", method, RECIPES), ("--problem", problem, PROBLEMS)):
+    for option, value, known in (("--method", method, offered()), ("--problem", problem, PROBLEMS)):
         if value is not None and value not in known:
             near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else None
@@ -116,7 +117,7 @@ def choose_method(method: str | None, problem: str | None = None) -> str:
         raise SwiftalignError("--method and --problem both choose the method", "keep one of the two")
     if method or problem:
         return method or PROBLEMS[problem or ""].method
-    raise SwiftalignError("no method is named", f"--method {'|'.join(RECIPES)}, or --problem {'|'.join(PROBLEMS)}")
+    raise SwiftalignError("no method is named", f"--method {'|'.join(offered())}, or --problem {'|'.join(PROBLEMS)}")
 
 
 def _from_folder(path: str, folder: Path) -> str:

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 ADAPTER_PREFIX = "base_model.model."
 ADALORA_STATE = "adalora_state.safetensors"  # beside pruned factors, what training needs to go on
 
-# The dimension of a factor whose size is the rank, and of a spectrum, the number of frequencies.
-RANK_SIDES = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1, "fourierft_spectrum": 0}
-
 _FACTORS = ("lora_", "boft_", "fourierft_spectrum")
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(.+?)\."

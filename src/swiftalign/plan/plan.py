@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from swiftalign.config.sections import NO_TARGETS
 from swiftalign.config.yaml import Key
+from swiftalign.methods import METHODS
 from swiftalign.methods.keys import exactly
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import COMPONENTS, Component
@@ -183,7 +184,7 @@ class TuningPlan:
     @property
     def ranks_may_shrink(self) -> bool:
         """Whether the ranks among the planned shapes are upper bounds: AdaLoRA prunes ranks as it trains."""
-        return self.train_type == "adalora" and bool(self.adapted)
+        return self.train_type in METHODS and METHODS[self.train_type].ranks_may_shrink and bool(self.adapted)
 
     def __repr__(self) -> str:
         parts = [f"{name} {self._share(name)}" for name in COMPONENTS if self.components[name].trainable]

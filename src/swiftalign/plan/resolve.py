@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 from swiftalign.config.sections import Config, TunerSection
 from swiftalign.data.files import RowCounts, count_rows
-from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
-from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
+from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import COMPONENTS, Component, Kind, Model
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
@@ -41,7 +40,7 @@ def resolve(
     trainables = tuple(_trainables(tuner, model, selection))
     rates = learning_rates(config)
     return TuningPlan(
-        method=method_of(tuner, has_layers=bool(selection.adapted)),
+        method=tuner.method.name if selection.adapted or not tuner.method.adapts else "modules_to_save",
         train_type=tuner.train_type,
         model=model.source,
         model_type=model.model_type,
@@ -68,16 +67,17 @@ def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iter
         return
     if whole_dtype == "float16":
         whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
+    settings = tuner.settings
     for layer in selection.adapted:
-        for tensor in adapter_tensors(layer, tuner):
-            name = str(PeftKey(layer.name, tensor.parameter))
+        for part, shape in settings.shapes(layer).items():
+            name = str(PeftKey(layer.name, f"{part.name}{part.in_model}"))
             yield Trainable(
                 parameter=name,
-                key=str(PeftKey(layer.name, tensor.key)),
+                key=str(PeftKey(layer.name, f"{part.name}{part.in_file}")),
                 module=layer.name,
                 component=model.component(layer.name),
                 how="adapter",
-                shape=tensor.shape,
+                shape=shape,
                 dtype="float32",  # peft keeps adapters of a 16-bit base in float32 (autocast_adapter_dtype)
                 decays=not _NO_DECAY.search(name.lower()),
             )
@@ -122,9 +122,8 @@ def _checkpoint_tensors(
     for item in trainables:
         yield TensorInfo(item.key, item.shape, item.dtype)
     for layer in selection.adapted:
-        extra = extra_checkpoint_tensor(layer)
-        if extra:
-            yield TensorInfo(f"{ADAPTER_PREFIX}{extra.name}", extra.shape, extra.dtype)
+        if layer.name.rpartition(".")[2] in ("embed_tokens", "lm_head"):  # peft saves their base weights too ("auto")
+            yield TensorInfo(str(PeftKey(layer.name, "base_layer.weight")), layer.weight.shape, layer.weight.dtype)
 
 
 def _count(model: Model, trainables: tuple[Trainable, ...]) -> dict[Component, Count]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from swiftalign.config.sections import NO_TARGETS, Config, TunerSection
 from swiftalign.config.yaml import Key
-from swiftalign.methods import ADAPTABLE
 from swiftalign.methods.keys import exactly
 from swiftalign.model.families import find
 from swiftalign.model.tree import COMPONENTS, Kind, Model, Module, is_inside
@@ -53,7 +52,7 @@ def select(config: Config, model: Model) -> Selection:
     adapted = tuple(  # peft leaves the layers of saved modules without an adapter
         module
         for module in model
-        if module.name in matched and module.kind in ADAPTABLE[tuner.train_type] and not is_inside(module.name, saved)
+        if module.name in matched and module.kind in tuner.method.adapts and not is_inside(module.name, saved)
     )
     return Selection(adapted, saved, decided_by, decided_at, (*whole, *targets))
 
@@ -124,7 +123,7 @@ def _by_flags(tuner: TunerSection, model: Model, saved: tuple[str, ...]) -> tupl
     return tuple(
         module
         for module in model
-        if module.kind in kinds & ADAPTABLE[tuner.train_type]
+        if module.kind in kinds & tuner.method.adapts
         and model.architecture.covers(module.name)
         and not frozen[model.component(module.name)]
         and module.name.rpartition(".")[2] != "lm_head"

@@ -8,7 +8,7 @@ from typing import Any
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
 from swiftalign.config.sections import Config, TunerSection
-from swiftalign.methods import ADAPTABLE
+from swiftalign.methods import METHODS, of_adapter
 from swiftalign.model.safetensors import read_json
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
@@ -56,7 +56,8 @@ def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
 
 
 def _differences(adapter: AdapterConfig, config: Config, model: Model, plan: TuningPlan) -> list[str]:
-    method = "dora" if adapter.kind == "lora" and adapter.values.get("use_dora") else adapter.kind
+    found = of_adapter(adapter.values)
+    method = found.name if found else adapter.kind
     expected = plan.method if plan.method != "modules_to_save" else plan.train_type
     if method != expected:
         return [f"method {method}, here {plan.method}"]
@@ -68,7 +69,7 @@ def _differences(adapter: AdapterConfig, config: Config, model: Model, plan: Tun
     if set(layers) != set(plan.adapted):
         differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
     elif layers:
-        differences += _setting_differences(adapter.values, config.tuner)
+        differences += _setting_differences(adapter, config.tuner)
     if adapter.base and Path(adapter.base).name != Path(plan.model).name:
         differences.append(f"base {adapter.base}, here {plan.model}")
     return differences
@@ -76,23 +77,17 @@ def _differences(adapter: AdapterConfig, config: Config, model: Model, plan: Tun
 
 def _targeted(adapter: AdapterConfig, saved: list[str], model: Model, plan: TuningPlan) -> list[str]:
     """The layers that a checkpoint's adapter is on."""
-    matched = [m.name for m in model if m.kind in ADAPTABLE[plan.train_type] and adapter.adapts(m.name)]
+    matched = [m.name for m in model if m.kind in METHODS[plan.train_type].adapts and adapter.adapts(m.name)]
     return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
 
 
-# What a checkpoint brings along, by the names of peft and of the config: the config's value would not count.
-_CHECKPOINT_SETTINGS = {
-    "lora": {"r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora"},
-    "boft": {name: name for name in ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout")},
-    "fourierft": {"n_frequency": "fourier_n_frequency", "scaling": "fourier_scaling"},
-}
-
-
-def _setting_differences(adapter: dict[str, Any], tuner: TunerSection) -> list[str]:
+def _setting_differences(adapter: AdapterConfig, tuner: TunerSection) -> list[str]:
+    """Settings that the checkpoint brings along, so that the config's values would have no effect."""
+    settings = tuner.settings
     return [
-        f"{ours} {_spelled(adapter[theirs])}, here {_spelled(getattr(tuner, ours))}"
-        for theirs, ours in _CHECKPOINT_SETTINGS.get(tuner.train_type, {}).items()
-        if theirs in adapter and adapter[theirs] != getattr(tuner, ours)
+        f"{name} {_spelled(value)}, here {_spelled(getattr(settings, name))}"
+        for name, value in tuner.method.peft_settings(adapter.values).items()
+        if value != getattr(settings, name) and not tuner.method.ranks_may_shrink
     ]
 
 

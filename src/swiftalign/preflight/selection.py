@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from swiftalign.config.sections import Config
-from swiftalign.methods import ADAPTABLE
 from swiftalign.model.tree import Model, is_inside
 from swiftalign.plan.plan import Match, TuningPlan
 from swiftalign.plan.selection import aligner_regex
@@ -43,7 +42,7 @@ def saved(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
 
 def targets(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Each target must match layers that the method can adapt, and none that is saved whole."""
-    tuner, able = config.tuner, ADAPTABLE[plan.train_type]
+    tuner, able = config.tuner, config.tuner.method.adapts
     matches = _matches(plan, "target_regex") + _matches(plan, "target_modules")
     for match in matches:
         if match.fault:
@@ -58,7 +57,7 @@ def targets(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
     overlap = [name for name in adaptable if is_inside(name, plan.saved)]
     if overlap:
         settings = tuner.model_dump(exclude_unset=True)
-        keep_saved = plan.train_type == "lora" and not tuner.use_dora and len(overlap) == len(adaptable)
+        keep_saved = tuner.method.name == "lora" and len(overlap) == len(adaptable)
         change: dict[str, Any] = {"target_regex": "^$"} if keep_saved else {"modules_to_save": []}
         fix = {"tuner": {**settings, **change}}
         message = f"modules_to_save also holds {counted(len(overlap), 'adapted layer')}: {names(overlap)}"
@@ -89,7 +88,7 @@ def _saved_nothing(entry: str, where: str, config: Config, model: Model) -> Prob
     near = difflib.get_close_matches(entry, list(model.by_name), n=1, cutoff=0.75)
     if near:
         return Problem("saved-matches-nothing", message, f"did you mean {near[0]}?", where=where)
-    if config.tuner.use_dora:  # nothing is saved whole with DoRA; its own finding gives the whole correction
+    if config.tuner.variant:  # nothing is saved whole with DoRA; its own finding gives the whole correction
         return Problem("saved-matches-nothing", message, "remove it: DoRA trains adapter layers only", where=where)
     others = [name for name in config.tuner.modules_to_save if name != entry and name in model]
     fix = {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *model.mergers]))}}

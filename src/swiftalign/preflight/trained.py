@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from swiftalign.config.sections import Config, TunerSection
+from swiftalign.methods import METHODS, settings_fields
 from swiftalign.model.tree import COMPONENTS, Component, Kind, Model, is_inside
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.selection import aligner_regex
@@ -14,7 +15,7 @@ from swiftalign.problems import SPOKEN, Problem, counted, names
 
 def something_trains(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
-    if plan.trainables or (tuner.use_dora and tuner.train_type == "lora"):  # dora-without-layers says it then
+    if plan.trainables or tuner.method is tuner.variant:  # dora-without-layers says it then
         return
     fix = {"tuner": _something_to_train(tuner, model, plan)}
     where = config.where(*plan.decided_at)
@@ -30,7 +31,7 @@ def _something_to_train(tuner: TunerSection, model: Model, plan: TuningPlan) -> 
 
 
 def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
-    if config.tuner.use_dora and not plan.adapted:
+    if config.tuner.variant and not plan.adapted:
         return  # DoRA's own finding gives the whole correction
     trained = [part for part in model.mergers if any(is_inside(item.module, [part]) for item in plan.trainables)]
     missing = [part for part in model.mergers if part not in trained]
@@ -115,7 +116,7 @@ def _aligner_alone(tuner: TunerSection, model: Model, plan: TuningPlan) -> dict[
     """By adapters, or as modules_to_save trains it already."""
     if not _saves_aligner(model, plan):
         return {"target_regex": aligner_regex(model)}
-    if tuner.train_type == "lora" and not tuner.use_dora:
+    if tuner.method.name == "lora":
         return {"target_regex": "^$"}
     return {"target_regex": aligner_regex(model), "modules_to_save": []}
 
@@ -169,27 +170,17 @@ def _contradiction(part: Component, tuner: TunerSection, model: Model, plan: Tun
     return f"{text} {names(saved)} trains whole" if saved and part != "aligner" else None
 
 
-# Which settings a method reads, by how their names begin.
-_METHOD_SETTINGS = {
-    "lora": ("lora_", "use_rslora"),
-    "adalora": ("adalora_", "lora_alpha", "lora_dropout", "use_rslora"),
-    "boft": ("boft_",),
-    "fourierft": ("fourier_",),
-    "full": (),
-}
-_ALL_SETTINGS = ("lora_", "adalora_", "boft_", "fourier_", "use_rslora")
-
-
 def unused_settings(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
     # With use_dora alone, dora-without-layers gives the correction, and these settings belong to it.
-    own = _METHOD_SETTINGS[tuner.train_type] if plan.adapted or tuner.use_dora else ()
-    unused = [name for name in tuner.model_fields_set if name.startswith(_ALL_SETTINGS) and not name.startswith(own)]
+    own = tuner.method if plan.adapted or tuner.variant else METHODS[plan.method]
+    foreign = settings_fields().keys() - own.model_fields.keys() - {method.flag for method in METHODS.values()}
+    unused = [name for name in foreign if tuner.given(name)]
     if tuner.train_type == "full":
         unused += [n for n in ("modules_to_save", "target_regex", "target_modules") if tuner.given(n)]
     if unused:
         message = f"{', '.join(sorted(unused))}: no effect with {plan.method}"
-        hint = "AdaLoRA's ranks are adalora_init_r and adalora_target_r" if plan.method == "adalora" else ""
+        hint = METHODS[plan.method].unused_hint
         yield Problem("setting-unused", message, hint, where=config.where("tuner", min(unused)))
     elif tuner.target_regex is not None and tuner.target_modules is not None:
         where = config.where("tuner", "target_modules")

@@ -9,6 +9,7 @@ from typing import Any
 from swiftalign.config.sections import Config, best_metric_given
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
+from swiftalign.model.tree import COMPONENTS
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.choices import Choices
 
@@ -16,25 +17,6 @@ CALLBACK = "swiftalign"  # name under which the worker registers its own trainer
 GROUNDING_CALLBACK = "swiftalign_grounding"
 STOPPING_CALLBACK = "swiftalign_early_stopping"
 
-_METHOD_SETTINGS = {
-    "lora": ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"),
-    "adalora": (
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
-        "adalora_target_r",
-        "adalora_init_r",
-        "adalora_tinit",
-        "adalora_tfinal",
-        "adalora_deltaT",
-        "adalora_beta1",
-        "adalora_beta2",
-        "adalora_orth_reg_weight",
-    ),
-    "boft": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
-    "fourierft": ("fourier_n_frequency", "fourier_scaling"),
-    "full": ("freeze_llm", "freeze_vit", "freeze_aligner"),
-}
 _TRAINING_SETTINGS = (
     "weight_decay",
     "warmup_ratio",
@@ -104,14 +86,13 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
 
 def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:
     tuner = config.tuner
-    settings = {name: getattr(tuner, name) for name in _METHOD_SETTINGS[plan.train_type]}
     if plan.train_type == "full":
-        return {"tuner_type": "full", **settings}
+        return {"tuner_type": "full", **{f"freeze_{part}": tuner.frozen[part] for part in COMPONENTS}}
     return {
         "tuner_type": plan.train_type,
         "target_regex": plan.adapted_pattern,
         "modules_to_save": list(plan.saved),
-        **settings,
+        **tuner.settings.model_dump(),
     }
 
 

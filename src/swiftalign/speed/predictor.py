@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from swiftalign.methods import METHODS
 from swiftalign.model.families import find
 from swiftalign.model.family import Sizes
 from swiftalign.model.tree import Model
@@ -28,8 +29,6 @@ SAFETY = 0.04  # share of the card's memory that stays free
 _HALF, _FLOAT = 2, 4  # bytes per element
 # Elements kept per token and layer by plain and by Liger's kernels, relative to compiled ones.
 _MORE_KEPT = {"compiled": 1.0, "liger": 1.17, "plain": 1.48}
-# Matrices as large as an adapted layer's that a method builds in each step.
-_DENSE_MATRICES = {"dora": 2, "fourierft": 3, "boft": 3}
 
 # Shares of a large product's rate, measured on an H100 (benchmarks/RESULTS.md).
 _PRODUCTS, _ATTENTION = 0.94, 0.24
@@ -124,7 +123,7 @@ class Predictor:
             kept += patches // sizes.merge * aligner * element
         if trained.vit:
             kept += patches * sizes.vit_layers * (10 * sizes.vit_width + 3 * sizes.vit_inner) * element
-        kept += _DENSE_MATRICES.get(trained.method, 0) * trained.adapted_numel * element
+        kept += METHODS[trained.method].dense_copies * trained.adapted_numel * element
         # One layer in work.
         working: float = tokens * (3 * sizes.inner + 4 * sizes.width) * element
         if choices.gradient_checkpointing:  # its activations, computed again
