@@ -13,7 +13,7 @@ import numpy as np
 
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.export.convert import header
+from swiftalign.exports.convert import header
 from swiftalign.model.families import published_config
 from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.model.safetensors import TensorInfo

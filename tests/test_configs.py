@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.load import load_config
 from swiftalign.config.schema import config_schema
 from swiftalign.config.sections import Config
@@ -19,7 +20,6 @@ from swiftalign.methods import offered
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import blocking
 from swiftalign.runs.lowering import lower, to_argv
 from swiftalign.speed.choices import Choices

@@ -23,7 +23,7 @@ from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.export.export import export
+from swiftalign.exports.export import export
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
@@ -282,7 +282,7 @@ def test_exit_codes(
 
 def test_a_whole_module_checkpoint_needs_no_torch(run: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from swiftalign.export.export import export\n"
+        "import sys; from pathlib import Path; from swiftalign.exports.export import export\n"
         "export(Path(sys.argv[1]), Path(sys.argv[2]))\nsys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "out")], check=True)

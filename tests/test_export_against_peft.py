@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from swiftalign.demo.model import build_model
-from swiftalign.export.export import export
+from swiftalign.exports.export import export
 from swiftalign.model.bytes import cast
 
 MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]

@@ -17,7 +17,7 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo import model as demo_model
 from swiftalign.demo.model import build_model
-from swiftalign.export.export import export
+from swiftalign.exports.export import export
 from swiftalign.methods import boft
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve

@@ -14,15 +14,15 @@ import pytest
 
 from finding_cases import TRAINED, WHOLE, Case
 from finding_cases_run import RUN
+from swiftalign.checks.preflight import preflight
+from swiftalign.checks.rates import SWIFT_OPTIMIZERS
+from swiftalign.checks.trained import expect_aligner
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
-from swiftalign.preflight.rates import SWIFT_OPTIMIZERS
-from swiftalign.preflight.trained import expect_aligner
 from swiftalign.problems import CODES, Problem, blocking
 from swiftalign.versions import TESTED_VERSIONS
 from swiftalign.yaml12 import dump_yaml

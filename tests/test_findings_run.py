@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import Problem
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import Problem
 
 GUIDE = Path(__file__).parent / "guide"

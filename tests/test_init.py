@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.init.recipes import PROBLEMS
 from swiftalign.methods import offered
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import blocking
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
@@ -21,7 +22,6 @@ from swiftalign.demo.model import build_model
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
 from swiftalign.worker.weights import carry_weights
 

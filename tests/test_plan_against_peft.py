@@ -34,6 +34,7 @@ from swift.trainers import TrainingArguments
 from swift.utils import get_multimodal_target_regex
 from transformers import AutoModelForImageTextToText, Trainer
 
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.methods.boft import Boft
@@ -44,7 +45,6 @@ from swiftalign.model.tree import Architecture, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve as resolve_plan
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import Problem
 from swiftalign.runs.lowering import lower
 from swiftalign.speed.choices import Choices

@@ -20,7 +20,7 @@ from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.rows import Rows
 from swiftalign.data.text import to_messages
-from swiftalign.preview.encoded import (
+from swiftalign.previews.encoded import (
     Encoded,
     NotHereError,
     TemplateEncoder,
@@ -28,7 +28,7 @@ from swiftalign.preview.encoded import (
     from_patches,
     training_encoder,
 )
-from swiftalign.preview.strips import Panel, Previewer, Shape
+from swiftalign.previews.strips import Panel, Previewer, Shape
 from swiftalign.problems import ModelError
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from swiftalign.cli import main
 from swiftalign.cli.preview import row_numbers
-from swiftalign.preview.contact_sheet import SCALE
+from swiftalign.previews.contact_sheet import SCALE
 from swiftalign.problems import SwiftalignError
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"

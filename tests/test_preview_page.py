@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
-from swiftalign.preview.html import render_page
-from swiftalign.preview.strips import Panel, Shape, Strip
+from swiftalign.previews.html import render_page
+from swiftalign.previews.strips import Panel, Shape, Strip
 
 HOSTILE = "<img src=x onerror=window.hit=1>"
 CLOSING = "</script><script>window.hit=1</script><!--"

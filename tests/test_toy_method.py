@@ -10,6 +10,7 @@ from pydantic import Field
 from rich.console import Console
 
 from finding_cases import ALIGNER
+from swiftalign.checks.preflight import preflight
 from swiftalign.cli.show import print_plan
 from swiftalign.config.load import load_config
 from swiftalign.config.schema import config_schema
@@ -18,7 +19,6 @@ from swiftalign.methods import METHODS, offered, register, unregister
 from swiftalign.methods.base import Method, Part, Shape, Usage
 from swiftalign.model.tree import Kind, Model, Module
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
 from swiftalign.problems import CODES, ConfigError, Problem
 from swiftalign.problems import register as register_code
 from swiftalign.runs.lowering import lower

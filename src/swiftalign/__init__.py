@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import verify as verify
+    from swiftalign.checks.preflight import preflight as preflight
     from swiftalign.config.load import load_config as load_config
-    from swiftalign.export.export import export as export
+    from swiftalign.exports.export import export as export
     from swiftalign.plan.read import read_model as read_model
     from swiftalign.plan.resolve import resolve as resolve
-    from swiftalign.preflight.check import preflight as preflight
-    from swiftalign.preview.preview import preview as preview
+    from swiftalign.previews.preview import preview as preview
     from swiftalign.runs.train import train as train
 
 __version__ = "0.1.0"

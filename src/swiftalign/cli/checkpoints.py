@@ -107,7 +107,7 @@ def export(
     if adapter_only and aligner_only:
         raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
     from swiftalign.cli.show import print_export
-    from swiftalign.export.export import export as write_export
+    from swiftalign.exports.export import export as write_export
 
     with open_console(stderr=True).status("merging"):
         report = write_export(

@@ -52,12 +52,12 @@ def inspect_params(
     card = _card(gpu) if gpu else None
     from dataclasses import asdict
 
+    from swiftalign.checks.preflight import preflight
+    from swiftalign.checks.trained import expect_aligner
     from swiftalign.cli.show import plan_json, print_findings, print_phases, print_plan, print_what_fits
     from swiftalign.config.load import load_config
     from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
-    from swiftalign.preflight.check import preflight
-    from swiftalign.preflight.trained import expect_aligner
     from swiftalign.problems import blocking
 
     config = load_config(configs, overrides or [])

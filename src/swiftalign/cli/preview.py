@@ -64,7 +64,7 @@ def preview_aug(
     _check_outputs(sheet, files, force)
     numbers = None if rows is None else row_numbers(rows)
     config = load_config(configs, overrides or [])
-    from swiftalign.preview.preview import preview
+    from swiftalign.previews.preview import preview
 
     with open_console(stderr=True).status("reading") as status:  # drawn on a terminal only
         try:

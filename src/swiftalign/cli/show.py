@@ -27,9 +27,9 @@ from swiftalign.speed.what_fits import WhatFits
 if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import Verification
     from swiftalign.config.sections import Config
-    from swiftalign.export.export import ExportReport
+    from swiftalign.exports.export import ExportReport
     from swiftalign.plan.plan import TuningPlan
-    from swiftalign.preview.drift import DriftReport
+    from swiftalign.previews.drift import DriftReport
     from swiftalign.runs.history import RunState
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}

@@ -26,8 +26,8 @@ from swiftalign.data.images import open_image
 from swiftalign.data.records import TextTarget
 from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
-from swiftalign.preview.contact_sheet import render_sheet
-from swiftalign.preview.strips import Panel, Shape, Strip
+from swiftalign.previews.contact_sheet import render_sheet
+from swiftalign.previews.strips import Panel, Shape, Strip
 
 DRAWN = (0, 4)  # numbers of the rows that the picture shows
 MOST_TOKENS = 250
@@ -93,7 +93,7 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
 
 
 def _shape(target: TextTarget) -> Shape:
-    from swiftalign.preview.strips import Shape
+    from swiftalign.previews.strips import Shape
 
     return Shape(target.kind, target.label, target.in_shares().points)
 

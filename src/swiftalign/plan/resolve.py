@@ -26,7 +26,7 @@ def resolve(
     """Turn a configuration and a model into the plan.
 
     Faults in the configuration do not raise: the plan shows what would train in spite of them, and
-    `swiftalign.preflight.check.preflight` names them.
+    `swiftalign.checks.preflight` names them.
 
     Args:
         rows: numbers of rows to train and validate on; None to count them in the configuration's data files.

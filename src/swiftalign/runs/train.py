@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from swiftalign.checks.data import scored_kind
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.files import UNKNOWN, require_training_data
@@ -19,8 +21,6 @@ from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import preflight
-from swiftalign.preflight.data import scored_kind
 from swiftalign.problems import PreflightError, Problem, SwiftalignError, blocking
 from swiftalign.runs.events import Event, outcome, read_events
 from swiftalign.runs.folder import (

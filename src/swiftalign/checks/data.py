@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from swiftalign.checks.best_model import best_metric, metric_place
 from swiftalign.config.augmentation import ImgaugParameters
 from swiftalign.config.sections import Config
 from swiftalign.data.metrics import METRICS
 from swiftalign.data.records import Kind
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.preflight.best_model import best_metric, metric_place
 from swiftalign.problems import ConfigError, Problem
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swiftalign.export.outputs import Written
-from swiftalign.export.source import Source
+from swiftalign.exports.outputs import Written
+from swiftalign.exports.source import Source
 
 
 def model_card(source: Source, written: Written, output: Path, part: str) -> str:

@@ -16,7 +16,7 @@ from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_g
 from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import Pixels, image_size, open_image
 from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
-from swiftalign.preview.encoded import Encode, Encoded, as_written
+from swiftalign.previews.encoded import Encode, Encoded, as_written
 
 if TYPE_CHECKING:
     from swiftalign.data.rows import Rows

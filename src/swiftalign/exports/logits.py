@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from swiftalign.export.source import Source
+from swiftalign.exports.source import Source
 
 
 def largest_difference(source: Source, merged: Path) -> float:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import Config
-from swiftalign.export.card import model_card
-from swiftalign.export.folder import output_folder
-from swiftalign.export.logits import largest_difference
-from swiftalign.export.outputs import CARD, PLAN, RECORD, Written, write_adapter, write_aligner, write_model
-from swiftalign.export.source import read_source
+from swiftalign.exports.card import model_card
+from swiftalign.exports.folder import output_folder
+from swiftalign.exports.logits import largest_difference
+from swiftalign.exports.outputs import CARD, PLAN, RECORD, Written, write_adapter, write_aligner, write_model
+from swiftalign.exports.source import read_source
 from swiftalign.versions import versions
 
 __all__ = ["ExportReport", "export"]

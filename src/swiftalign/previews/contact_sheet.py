@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from swiftalign.data.records import Kind, Point
-from swiftalign.preview.strips import Panel, Shape, Strip
+from swiftalign.previews.strips import Panel, Shape, Strip
 
 SCALE = 2
 SMOOTH = 2  # strokes are drawn this many times larger and then reduced

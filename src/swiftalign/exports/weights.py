@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.export.convert import convert_file
-from swiftalign.export.folder import copy_file
-from swiftalign.export.merge import merged_values
-from swiftalign.export.source import Source
+from swiftalign.exports.convert import convert_file
+from swiftalign.exports.folder import copy_file
+from swiftalign.exports.merge import merged_values
+from swiftalign.exports.source import Source
 from swiftalign.files import sync
 from swiftalign.model.bytes import digest, is_finite, read_bytes
 from swiftalign.model.safetensors import StoredTensor, read_stored

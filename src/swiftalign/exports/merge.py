@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from swiftalign.export.source import Source
+from swiftalign.exports.source import Source
 from swiftalign.methods import of_adapter
 from swiftalign.methods.merging import SavedAdapter
 from swiftalign.model.bytes import cast, read_bytes

@@ -13,11 +13,11 @@ from swiftalign.data.files import data_files, require_training_data
 from swiftalign.data.records import Row
 from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
-from swiftalign.preview.contact_sheet import png, render_sheet
-from swiftalign.preview.drift import DriftReport, measure_drift
-from swiftalign.preview.encoded import NotHereError, as_written, training_encoder
-from swiftalign.preview.html import render_page
-from swiftalign.preview.strips import Previewer, Strip
+from swiftalign.previews.contact_sheet import png, render_sheet
+from swiftalign.previews.drift import DriftReport, measure_drift
+from swiftalign.previews.encoded import NotHereError, as_written, training_encoder
+from swiftalign.previews.html import render_page
+from swiftalign.previews.strips import Previewer, Strip
 from swiftalign.problems import DataError, SwiftalignError
 
 SHOWN_ROWS, REPORTED_ROWS = 6, 200  # unless the caller chooses rows

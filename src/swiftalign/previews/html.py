@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from swiftalign.preview.strips import Panel, Strip
+from swiftalign.previews.strips import Panel, Strip
 
 
 def render_page(strips: Sequence[Strip], heading: str) -> str:
@@ -22,7 +22,7 @@ def render_page(strips: Sequence[Strip], heading: str) -> str:
     Args:
         heading: line below the title.
     """
-    page = files("swiftalign.preview").joinpath("page.html").read_text(encoding="utf-8")
+    page = files("swiftalign.previews").joinpath("page.html").read_text(encoding="utf-8")
     data = {"heading": heading, "strips": [_strip(strip) for strip in strips]}
     # The page's policy: nothing is loaded, and nothing runs but the page's own style and script.
     for tag in ("style", "script"):

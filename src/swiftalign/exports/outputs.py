@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from swiftalign.export.convert import declare_dtype, header
-from swiftalign.export.folder import copy_file, require_space
-from swiftalign.export.merge import merged_values
-from swiftalign.export.source import ADAPTER_FILE, Source
-from swiftalign.export.weights import write_weights
+from swiftalign.exports.convert import declare_dtype, header
+from swiftalign.exports.folder import copy_file, require_space
+from swiftalign.exports.merge import merged_values
+from swiftalign.exports.source import ADAPTER_FILE, Source
+from swiftalign.exports.weights import write_weights
 from swiftalign.model.bytes import read_bytes
 from swiftalign.model.families import in_aligner
 from swiftalign.model.safetensors import ITEM_SIZES

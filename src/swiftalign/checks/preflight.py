@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from swiftalign.config.sections import Config
-from swiftalign.model.tree import Model
-from swiftalign.plan.plan import TuningPlan
-from swiftalign.preflight import (
+from swiftalign.checks import (
     best_model,
     data,
     deepspeed,
@@ -19,6 +16,9 @@ from swiftalign.preflight import (
     trained,
     versions,
 )
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem
 
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
