@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import yaml
 
-from startup import SWIFTALIGN
+from common import SWIFTALIGN
 from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy

@@ -11,8 +11,8 @@ import pytest
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.workspace import write_demo
-from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
+from swiftalign.plan.read import read_model
 
 
 @pytest.fixture(scope="session")

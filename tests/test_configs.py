@@ -16,8 +16,8 @@ from swiftalign.config.schema import config_schema
 from swiftalign.config.sections import Config
 from swiftalign.demo.data import write_dataset
 from swiftalign.methods import offered
-from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.preflight.check import preflight
 from swiftalign.problems import blocking

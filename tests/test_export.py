@@ -24,7 +24,7 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
 from swiftalign.export.export import export
-from swiftalign.model.read import read_model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
 from swiftalign.runs.folder import write_run_files
@@ -258,7 +258,7 @@ def test_a_killed_export_leaves_nothing_or_a_sound_folder_and_the_next_one_clean
     [
         (["nowhere", "-o", "out"], 2, "error: nowhere: no such file or folder"),
         (["{base}", "-o", "out"], 2, "has no adapter_config.json, and its run did not train a whole model"),
-        (["{run}/..", "-o", "out"], 2, "holds runs, and is none itself"),
+        (["{run}/..", "-o", "out"], 2, "holds runs, but is not a run itself"),
         (["{run}", "-o", "out", "--base", "nowhere"], 2, "error: base model nowhere: not a folder here"),
         (["{run}", "-o", "out", "--dtype", "int8"], 2, "error: --dtype int8: must be float32, bfloat16 or float16"),
         (["{run}", "-o", "{base}"], 1, "lies inside"),

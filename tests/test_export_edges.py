@@ -19,7 +19,7 @@ from swiftalign.demo import model as demo_model
 from swiftalign.demo.model import build_model
 from swiftalign.export.export import export
 from swiftalign.methods import boft
-from swiftalign.model.read import read_model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
 from swiftalign.runs.folder import write_run_files

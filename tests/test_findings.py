@@ -17,8 +17,8 @@ from finding_cases_run import RUN
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.preflight.check import preflight
 from swiftalign.preflight.rates import SWIFT_OPTIMIZERS

@@ -18,12 +18,12 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import read_header
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.preflight.check import preflight
 from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
-from swiftalign.worker.carry import carry_weights
+from swiftalign.worker.weights import carry_weights
 
 PHASES = """
 data: {dataset_shuffle: false}
@@ -302,5 +302,5 @@ def test_a_checkpoint_that_lacks_a_tensor_is_not_carried(demo: Path, tmp_path: P
     model = torch.nn.Module()
     save_file({plan.trainables[0].key: torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     model.named_parameters = lambda: [(item.parameter, torch.zeros(item.shape)) for item in plan.trainables]  # type: ignore[method-assign,assign,return-value]
-    with pytest.raises(PlanMismatchError, match="24 of the phase's tensors are not there"):
+    with pytest.raises(PlanMismatchError, match="24 of the phase's tensors are missing"):
         carry_weights(plan, model, tmp_path)

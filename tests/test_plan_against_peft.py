@@ -37,12 +37,12 @@ from transformers import AutoModelForImageTextToText, Trainer
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.methods.boft import Boft
+from swiftalign.model.families import published_config
 from swiftalign.model.meta import build_on_meta
-from swiftalign.model.qwen3_vl import known_config
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import TensorInfo, read_header
 from swiftalign.model.tree import Architecture, Model
 from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve as resolve_plan
 from swiftalign.preflight.check import preflight
 from swiftalign.problems import Problem
@@ -512,7 +512,7 @@ def test_all_linear_outweighs_the_names_beside_it_and_says_so(resolve: Plans) ->
 def test_a_public_size_trains_what_was_planned() -> None:
     config = Config.model_validate({"model": {"path": "Qwen/Qwen3-VL-235B-A22B-Instruct"}, "tuner": lora(".*_proj")})
     plan = resolve_plan(config, read_model(config))
-    model = build_on_meta(known_config(config.model.path) or {})
+    model = build_on_meta(published_config(config.model.path) or {})
     model.model_meta = MODEL_MAPPING[plan.model_type]
     args = swift_arguments(config, plan, model.model_meta)
     assert len(plan.adapted) == 94 * 4

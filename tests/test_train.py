@@ -15,9 +15,9 @@ from swiftalign.demo.model import build_model
 from swiftalign.demo.workspace import TINY_TRAINING
 from swiftalign.init.recipes import write_config
 from swiftalign.methods import offered
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.plan import TuningPlan, read_plan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import PlanMismatchError, RunFolderError, TrainingError
 from swiftalign.runs.folder import locked, write_run_files

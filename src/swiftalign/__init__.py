@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import verify as verify
     from swiftalign.config.load import load_config as load_config
     from swiftalign.export.export import export as export
-    from swiftalign.model.read import read_model as read_model
+    from swiftalign.plan.read import read_model as read_model
     from swiftalign.plan.resolve import resolve as resolve
     from swiftalign.preflight.check import preflight as preflight
     from swiftalign.preview.preview import preview as preview

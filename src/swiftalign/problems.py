@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -228,6 +229,30 @@ def counted(number: int, noun: str) -> str:
     ('1 tensor', '2 tensors')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def about(
+    code: str,
+    items: Collection[str],
+    what: str,
+    hint: str = "",
+    *,
+    noun: str = "tensor",
+    limit: int = 4,
+    path: Path | None = None,
+) -> Iterator[Problem]:
+    """One problem that counts and names some things, if there are any.
+
+    >>> [str(problem) for problem in about("tensor-missing", ["a", "b"], "missing")]
+    ['2 tensors missing: a, b']
+
+    Args:
+        limit: number of things that the message names at most.
+        path: the file at fault.
+    """
+    if items:
+        message = f"{counted(len(items), noun)} {what}: {names(items, limit)}"
+        yield Problem(code, f"{path}: {message}" if path else message, hint)
 
 
 class SwiftalignError(Exception):

@@ -115,6 +115,9 @@ FOREIGN_DAMAGE: dict[str, Damage] = {
     ),
     "layers-of-words": Damage("peft-layers-pattern", _adapter(layers_to_transform=["0"]), MALFORMED),
     "layers-with-flags-inside": Damage("peft-layers-pattern", _adapter(layers_pattern="(?i)layers"), MALFORMED),
+    "layers-by-a-regex-with-a-group": Damage(
+        "peft-layers-pattern", _adapter(layers_pattern="(layers)"), (*EXTRA, "adapter-targets")
+    ),
     "layers-by-a-broken-regex": Damage("peft-layers-pattern", _adapter(layers_pattern=["["]), MALFORMED),
     "linear-layer-missing": Damage("peft-all-linear", _without("blocks.0.attn.proj.lora_B.weight"), MISSING),
     "merger-of-an-adapter-gone": Damage(

@@ -18,8 +18,8 @@ from corruptions.foreign import ALIGNER, FOREIGN, build_foreign
 from swiftalign.checkpoint.values import INITIAL_FILE
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.model.read import read_model
 from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.runs.folder import write_run_files
 from swiftalign.yaml12 import dump_yaml

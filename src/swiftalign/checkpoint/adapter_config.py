@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from swiftalign.config.sections import NO_TARGETS, TunerSection
 from swiftalign.methods import of_adapter
 from swiftalign.methods.base import Method
 from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.problems import ModelError
-
-if TYPE_CHECKING:
-    from swiftalign.config.sections import TunerSection
 
 # Settings with tensors or layer names of their own, which no plan foresees.
 _UNPLANNED = (
@@ -40,32 +38,32 @@ _PATIENCE = 1.0  # seconds, for all matching by the regexes of a file
 
 
 class _Matcher:
-    """Matches names by the regexes of a file, some of which would take for ever, like ``(a|a)*b``."""
+    """Matches names by the regular expressions of a file, some of which would take for ever, like ``(a|a)*b``."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.left = path, _PATIENCE
 
-    def find(self, how: Literal["match", "fullmatch"], pattern: str, name: str) -> re.Match[str] | None:
-        """What `re` would find; nothing in a name that is longer than any of a model.
+    def find(self, pattern: str, name: str) -> re.Match[str] | None:
+        """The result of `re.fullmatch`; None for a name that is longer than any of a model.
 
         Raises:
-            ModelError: the file's regexes have taken too long altogether.
+            ModelError: the file's regular expressions have taken too long altogether.
         """
         if len(name) > _MAX_MATCHED:
             return None
-        if not _REPEATS.search(pattern):  # as the plan's own lists of names: quick, and without another import
-            return re.match(pattern, name) if how == "match" else re.fullmatch(pattern, name)
-        import regex  # unlike `re`, it can be given up
+        if not _REPEATS.search(pattern):  # as in the plan's own lists of names: quick, and without another import
+            return re.fullmatch(pattern, name)
+        import regex  # unlike `re`, it can be stopped
 
         begin = time.monotonic()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on what its own syntax would read otherwise
-                found: re.Match[str] | None = getattr(regex, how)(pattern, name, timeout=max(self.left, 0.001))
+                found: re.Match[str] | None = regex.fullmatch(pattern, name, timeout=max(self.left, 0.001))
         except TimeoutError:
-            raise ModelError(f"{self.path}: a regular expression of it takes too long to match") from None
+            raise ModelError(f"{self.path}: one of its regular expressions takes too long to match") from None
         except regex.error as error:
-            raise ModelError(f"{self.path}: no regular expression: {error}") from None
+            raise ModelError(f"{self.path}: not a regular expression: {error}") from None
         self.left -= time.monotonic() - begin
         return found
 
@@ -133,11 +131,6 @@ class AdapterConfig:
         rows = bool(self.tokens) and key.part == "token_adapter.trainable_tokens_delta"
         return biases or rows or key.base.endswith((".embed_tokens.weight", "lm_head.weight"))
 
-    def reaches(self, merger: str) -> bool:
-        """Whether anything of a merger is adapted or saved."""
-        layers = (f"{merger}.linear_fc1", f"{merger}.linear_fc2")
-        return self.saves(merger) or any(self.adapts(layer) for layer in layers)
-
     def size_of(self, layer: str) -> int | None:
         """A layer's rank or number of frequencies: from the first pattern that matches, else the general one.
 
@@ -145,9 +138,8 @@ class AdapterConfig:
             peft `utils/other.py`, `get_pattern_key`.
         """
         general = self.method.peft_settings(self.values).get(self.method.size) if self.method else None
-        sizes = _size_pattern(self.values).items()
-        found = (size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer))
-        return next(found, general if isinstance(general, int) else None)
+        sizes = (size for key, size in _size_pattern(self.values).items() if self._matcher.find(_of_layer(key), layer))
+        return next(sizes, general if isinstance(general, int) else None)
 
     @cached_property
     def _names(self) -> dict[str, frozenset[str]]:
@@ -159,7 +151,7 @@ class AdapterConfig:
         """Whether a regular expression matches the whole name, or a list holds the name or its end after a dot."""
         pattern = self.values.get(key)
         if isinstance(pattern, str):
-            return bool(self._matcher.find("fullmatch", pattern, name))
+            return bool(self._matcher.find(pattern, name))
         dotted = f".{name}"
         return any(dotted[place + 1 :] in self._names[key] for place, sign in enumerate(dotted) if sign == ".")
 
@@ -170,8 +162,10 @@ class AdapterConfig:
             return True
         given = self.values.get("layers_pattern") or [r"[^.]*"]
         lists = map(_of_list, [given] if isinstance(given, str) else given)
-        match = next((found for one in lists if (found := self._matcher.find("match", one, name[:_MAX_MATCHED]))), None)
-        return match is not None and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+        matches = (match for one in lists if (match := self._matcher.find(one, name)))
+        number = next((match[1] for match in matches), None) or ""
+        # peft fails where a group of the pattern's own comes before the number.
+        return number.isdecimal() and int(number) in ([layers] if isinstance(layers, int) else layers)
 
     @cached_property
     def _matcher(self) -> _Matcher:
@@ -183,8 +177,6 @@ class AdapterConfig:
         Raises:
             ValueError: it is of a method that this toolkit does not know, or malformed (as pydantic says it).
         """
-        from swiftalign.config.sections import NO_TARGETS, TunerSection
-
         values: dict[str, Any] = {
             "train_type": self.kind,
             "modules_to_save": list(self.saved),
@@ -194,12 +186,12 @@ class AdapterConfig:
 
 
 def _of_list(pattern: str) -> str:
-    """What peft makes of an entry of ``layers_pattern``."""
-    return rf".*?\.{pattern}\.(\d{{1,9}})\."
+    """The regular expression that peft makes of an entry of ``layers_pattern``, for a whole name."""
+    return rf"(?:.*?\.{pattern}\.(\d{{1,9}})\.).*"
 
 
 def _of_layer(pattern: str) -> str:
-    """What peft makes of a key of ``rank_pattern``."""
+    """The regular expression that peft makes of a key of ``rank_pattern``."""
     return rf"(.*\.)?({pattern})$"
 
 
@@ -219,7 +211,7 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
         ModelError: the file is not a config of peft.
     """
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
-        raise ModelError(f"{path}: names no peft_type")
+        raise ModelError(f"{path}: has no peft_type")
     for fault in _faults(values):
         raise ModelError(f"{path}: {fault}")
     config = AdapterConfig(path, values)
@@ -232,35 +224,32 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
 def _faults(values: dict[str, Any]) -> Iterator[str]:
     patterns: dict[str, str] = {}
     for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
-        value = values.get(key)
+        value = values.get(key) or []
         texts = [value] if isinstance(value, str) and key != "modules_to_save" else value
-        if texts is not None and not _is_list(texts, str):
-            yield f"{key} is no list of names"
-        elif key == "layers_pattern":
-            patterns |= {_of_list(text): key for text in texts or ()}
-        elif isinstance(value, str):
-            patterns[value] = key
-    layers = values.get("layers_to_transform")
-    if layers is not None and type(layers) is not int and not _is_list(layers, int):
-        yield "layers_to_transform is no list of numbers"
-    tokens = values.get("trainable_token_indices") or []
+        if not _is_list(texts, str):
+            yield f"{key} is not a list of names"
+        elif key == "layers_pattern" or isinstance(value, str):
+            patterns |= {_of_list(text) if key == "layers_pattern" else text: key for text in texts}
+    layers, tokens = values.get("layers_to_transform") or [], values.get("trainable_token_indices") or []
+    if type(layers) is not int and not _is_list(layers, int):
+        yield "layers_to_transform is not a list of numbers"
     if not all(_is_list(rows, int) for rows in (tokens.values() if isinstance(tokens, dict) else [tokens])):
-        yield "trainable_token_indices is no list of numbers"
+        yield "trainable_token_indices is not a list of numbers"
     sizes = _size_pattern(values)
     if isinstance(sizes, dict) and _is_list(list(sizes.values()), int):
         patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
     else:
-        yield "its pattern of ranks or frequencies is no mapping of numbers"
+        yield "its pattern of ranks or frequencies is not a mapping of numbers"
     for pattern, key in patterns.items():
         if len(pattern) > _MAX_PATTERN:
-            yield f"{key} is a regular expression of {len(pattern)} characters"
+            yield f"{key} is too long for a regular expression: {len(pattern)} characters"
             return
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on what a later Python may read otherwise
                 re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            yield f"{key} is no regular expression: {error}"
+            yield f"{key} is not a regular expression: {error}"
 
 
 def _is_list(value: Any, kind: type) -> bool:

@@ -12,10 +12,10 @@ from swiftalign.config.sections import Config, ModelSection
 from swiftalign.data.files import UNKNOWN
 from swiftalign.methods import part_of
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Kind, Model, is_inside
 from swiftalign.plan.plan import Trainable, TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError
 

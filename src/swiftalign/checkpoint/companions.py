@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.checkpoint.read import Checkpoint, number_of
-from swiftalign.checkpoint.weights import PICKLE_ERRORS, Weights, load_pickle, pickle_refused
+from swiftalign.checkpoint.weights import Weights, load_pickle, pickle_refused
 from swiftalign.methods import part_of
 from swiftalign.methods.base import Method
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.bytes import blocks
 from swiftalign.model.safetensors import TensorInfo, read_json
-from swiftalign.problems import ModelError, Problem
-from swiftalign.problems import names as some
-
-if TYPE_CHECKING:
-    from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import ModelError, Problem, about
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -43,22 +40,20 @@ def check_adapter(
         return
     if adapter.method is None:
         method = f"{adapter.values['peft_type']!r:.40}"
-        yield Problem("adapter-method", f"{adapter.path}: peft_type {method} is no method of this toolkit")
+        yield Problem("adapter-method", f"{adapter.path}: peft_type {method} is not a method of this toolkit")
         return
-    found = checkpoint.weights.infos
-    keys = {name: PeftKey.parse(name) for name in found}
-    magnitudes = any(key.factor == "lora_magnitude_vector" for key in keys.values())
+    keys = {name: PeftKey.parse(name) for name in checkpoint.weights.infos}
     uses_dora = bool(adapter.values.get("use_dora"))
+    magnitudes = any(key.factor == "lora_magnitude_vector" for key in keys.values())
     if plan is not None and adapter.kind != plan.train_type:
-        yield Problem("adapter-method", f"{adapter.path}: peft_type {adapter.kind}, the plan trains {plan.method}")
+        message = f"{adapter.path}: peft_type is {adapter.kind}, but the plan trains {plan.method}"
+        yield Problem("adapter-method", message, "use the adapter_config.json of this checkpoint's run")
     elif adapter.kind == "lora" and any(key.factor for key in keys.values()) and magnitudes != uses_dora:
-        has = "hold" if magnitudes else "lack"
-        message = f"{adapter.path}: use_dora is {str(uses_dora).lower()}, the tensors {has} magnitudes"
-        yield Problem("adapter-method", message, "merged, it would be another method")
+        values = "true, but there are no" if uses_dora else "false, but there are"
+        message = f"{adapter.path}: use_dora is {values} magnitude vectors"
+        yield Problem("adapter-method", message, "correct use_dora: merging depends on it")
     yield from _check_base_name(adapter, plan, base)
-    yield from _check_sizes(adapter, adapter.method, found, keys)
-    if not misnamed:
-        yield from _check_modules(adapter, keys)
+    yield from _check_modules(adapter, adapter.method, checkpoint.weights.infos, keys, misnamed=misnamed)
 
 
 def _check_base_name(adapter: AdapterConfig, plan: TuningPlan | None, given: Path | None) -> Iterator[Problem]:
@@ -67,18 +62,15 @@ def _check_base_name(adapter: AdapterConfig, plan: TuningPlan | None, given: Pat
     if named is None:
         return
     if plan is not None and _model_name(named) != _model_name(plan.model):
-        yield Problem("adapter-base", f"{adapter.path}: names the base {named}, the plan {plan.model}")
+        yield Problem("adapter-base", f"{adapter.path}: names the base {named}, but the plan names {plan.model}")
     elif given is not None and _model_name(named) != _model_name(str(given.absolute())):
-        try:
-            here = (Path(named) / "config.json").is_file()
-        except OSError:  # of a name that no file can have
-            here = False
+        here = os.path.isfile(f"{named}/config.json")  # noqa: PTH113  # a name too long for a file system is no error
+        place = "here" if here else "not here"
+        message = f"{adapter.path}: names the base {named}, which is {place}, but --base is {given}"
         if not here:
-            message = f"{adapter.path}: names the base {named}, which is not here; --base is {given}"
-            yield Problem("base-renamed", message, "make sure that it is the same model: a name is all that tells")
+            yield Problem("base-renamed", message, "make sure that both are the same model: only names are compared")
         elif Path(named).resolve() != given.resolve():
-            message = f"{adapter.path}: names the base {named}, which is here; --base is {given}"
-            yield Problem("adapter-base", message, "give the base that it was trained from, or leave --base out")
+            yield Problem("adapter-base", message, "give the base model of the training, or leave out --base")
 
 
 def _model_name(model: str) -> str:
@@ -89,38 +81,44 @@ def _model_name(model: str) -> str:
     return path.name.replace("___", ".")
 
 
-def _check_sizes(
-    adapter: AdapterConfig, method: type[Method], found: dict[str, TensorInfo], keys: dict[str, PeftKey]
+def _check_modules(
+    adapter: AdapterConfig,
+    method: type[Method],
+    found: dict[str, TensorInfo],
+    keys: dict[str, PeftKey],
+    *,
+    misnamed: bool,
 ) -> Iterator[Problem]:
-    wrong = []
+    """Whether the config's ranks, target_modules and modules_to_save are those of the tensors."""
+    sizes = []
     for name, key in keys.items():
         part = part_of(key.factor, adapter.kind)
         shape, side = found[name].shape, part.size_side if part else None
-        if side is None or len(shape) <= side or (adapter.unplanned and not adapter.adapts(key.layer)):
+        if side is None or side >= len(shape) or (adapter.unplanned and not adapter.adapts(key.layer)):
             continue
-        size, wanted = shape[side], adapter.size_of(key.layer)
-        if wanted is not None and (size > wanted if method.ranks_may_shrink else size != wanted):
-            wrong.append(f"{name} has {method.size_name} {size} instead of {wanted}")
-    if wrong:
-        yield Problem("adapter-rank", f"{adapter.path}: by it, {some(wrong, 2)}", "peft would refuse to load it")
-
-
-def _check_modules(adapter: AdapterConfig, keys: dict[str, PeftKey]) -> Iterator[Problem]:
-    """Whether target_modules names the layers that are adapted, and modules_to_save those that are saved whole."""
+        wanted = adapter.size_of(key.layer)
+        if wanted is not None and (shape[side] > wanted if method.ranks_may_shrink else shape[side] != wanted):
+            sizes.append(f"{name} has {method.size_name} {shape[side]}, expected {wanted}")
+    hint = "correct r or rank_pattern: peft refuses to load such an adapter"
+    yield from about("adapter-rank", sizes, f"with another {method.size_name}", hint, limit=2, path=adapter.path)
+    if misnamed:
+        return
     layers = dict.fromkeys(key.layer for key in keys.values() if key.factor)
-    untargeted = [] if adapter.unplanned else [layer for layer in layers if not adapter.adapts(layer)]
-    if untargeted:
-        message = f"{adapter.path}: target_modules does not match {some(untargeted)}"
-        yield Problem("adapter-targets", message, "peft would skip them")
+    untargeted = [layer for layer in layers if not adapter.unplanned and not adapter.adapts(layer)]
+    hint = "correct target_modules: peft would skip these layers"
+    yield from about("adapter-targets", untargeted, "outside target_modules", hint, noun="layer", path=adapter.path)
     whole = {name: key for name, key in keys.items() if not key.factor and key.layer not in layers}
     absent = [entry for entry in adapter.saved if not any(f"{entry}." in f"{key.layer}." for key in whole.values())]
-    if absent:
-        message = f"{adapter.path}: modules_to_save names {some(absent)}, of which no tensor is there"
-        yield Problem("adapter-saved", message)
-    named = {name for name, key in whole.items() if adapter.saves(key.layer) or adapter.saves_besides(key)}
-    unnamed = [name.removeprefix(ADAPTER_PREFIX) for name in whole if name not in named]
-    if unnamed:
-        yield Problem("adapter-saved", f"{adapter.path}: modules_to_save does not name what holds {some(unnamed)}")
+    hint = "correct modules_to_save, or use another checkpoint"
+    what = "of modules_to_save without a tensor"
+    yield from about("adapter-saved", absent, what, hint, noun="module", path=adapter.path)
+    unnamed = [
+        name.removeprefix(ADAPTER_PREFIX)
+        for name, key in whole.items()
+        if not adapter.saves(key.layer) and not adapter.saves_besides(key)
+    ]
+    hint = "correct modules_to_save: peft would skip these tensors"
+    yield from about("adapter-saved", unnamed, "outside modules_to_save", hint, path=adapter.path)
 
 
 def check_state(folder: Path, plan: TuningPlan | None, *, deep: bool) -> Iterator[Problem]:
@@ -129,73 +127,75 @@ def check_state(folder: Path, plan: TuningPlan | None, *, deep: bool) -> Iterato
     path = folder / "trainer_state.json"
     if not path.exists():
         if number is not None:
-            message = f"{folder}: has no trainer_state.json"
-            yield Problem("state-missing", message, "saving was interrupted, or cleaned up")
+            hint = "use another checkpoint to resume: saving was interrupted, or the file was removed"
+            yield Problem("state-missing", f"{folder}: has no trainer_state.json", hint)
         return
     try:
         step = read_json(path)["global_step"]
     except (ModelError, KeyError, TypeError) as error:
-        reason = error.message if isinstance(error, ModelError) else f"{path}: names no global_step"
-        yield Problem("state-malformed", reason, "saving was interrupted: take another checkpoint")
+        reason = error.message if isinstance(error, ModelError) else f"{path}: has no global_step"
+        yield Problem("state-malformed", reason, "use another checkpoint: saving was interrupted")
         return
     if number is not None and step != number:
-        yield Problem("state-step", f"{path}: is of step {str(step)[:20]}, the folder of step {number}")
+        yield Problem("state-step", f"{path}: its step is {str(step)[:20]}, but the folder's name says {number}")
     if any(folder.glob("global_step*")):  # DeepSpeed keeps optimizer and scheduler in a folder of its own
         return
     optimizer = next((folder / name for name in _OPTIMIZER if (folder / name).exists()), None)
-    missing = [] if optimizer else ["optimizer.pt"]
-    missing += [] if (folder / "scheduler.pt").exists() else ["scheduler.pt"]
+    states = {"optimizer.pt": optimizer is not None, "scheduler.pt": (folder / "scheduler.pt").exists()}
+    missing = [name for name, there in states.items() if not there]
     if missing:
-        yield Problem("optimizer-missing", f"{folder}: has no {' and no '.join(missing)}", "it can still be exported")
+        hint = "use another checkpoint to resume; this one can still be exported"
+        yield Problem("optimizer-missing", f"{folder}: has no {' and no '.join(missing)}", hint)
     if not deep or plan is None or optimizer is None or optimizer.suffix != ".pt":
         return
     try:
         values = load_pickle(optimizer)
         moments = [entry["exp_avg"].numel() for entry in values["state"].values() if "exp_avg" in entry]
-    except PICKLE_ERRORS as error:
+    except Exception as error:
         yield pickle_refused(optimizer, error)
         return
     if moments and sum(moments) != plan.trainable_parameters:
         trained = plan.trainable_parameters
-        message = f"{optimizer}: holds state of {sum(moments):,} parameters, the plan trains {trained:,}"
-        yield Problem("optimizer-size", message, "training can't be resumed from here")
+        message = f"{optimizer}: holds the state of {sum(moments):,} parameters, but the plan trains {trained:,}"
+        yield Problem("optimizer-size", message, "use another checkpoint to resume")
 
 
 def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem]:
     """Config, tokenizer, processor and chat template of a full model."""
     folder = checkpoint.folder
     yield from _check_config(folder / "config.json", checkpoint.weights, deep=deep)
+    hint = "copy it from the base model: servers need it"
     for code, files in (("processor-missing", _PROCESSOR), ("tokenizer-missing", _TOKENIZER)):
         if not any((folder / name).exists() for name in files):
-            yield Problem(code, f"{folder}: has none of {', '.join(files)}", "copy the base model's: servers need it")
+            yield Problem(code, f"{folder}: has none of {', '.join(files)}", hint)
     try:
         inside = read_json(folder / "tokenizer_config.json").get("chat_template")
     except (ModelError, AttributeError):
         inside = None
     if not inside and not any((folder / name).exists() for name in _TEMPLATE):
-        yield Problem("chat-template-missing", f"{folder}: has no chat template", "copy the base model's")
+        yield Problem("chat-template-missing", f"{folder}: has no chat template", hint)
 
 
 def _check_config(path: Path, weights: Weights, *, deep: bool) -> Iterator[Problem]:
     try:
         values = read_json(path)
         if not isinstance(values.get("model_type"), str):
-            raise ModelError(f"{path}: names no model_type")
+            raise ModelError(f"{path}: has no model_type")
         inner = values.get("text_config") or {}
         tied = bool(values.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
     except (ModelError, AttributeError) as error:
-        message = error.message if isinstance(error, ModelError) else f"{path}: no mapping"
-        yield Problem("config-malformed", message, "copy the base model's")
+        message = error.message if isinstance(error, ModelError) else f"{path}: is not a mapping"
+        yield Problem("config-malformed", message, "copy it from the base model")
         return
     embedding = "model.language_model.embed_tokens.weight"
     if embedding not in weights.infos or weights.damaged:
         return
     if not tied and "lm_head.weight" not in weights.infos:
-        hint = "set tie_word_embeddings, or add the head: it would start from random values"
-        yield Problem("tied-head", f"{path}: tie_word_embeddings is false, and the weights hold no lm_head", hint)
+        hint = "set tie_word_embeddings to true, or add lm_head: it would start from random values"
+        yield Problem("tied-head", f"{path}: tie_word_embeddings is false, but the weights hold no lm_head", hint)
     elif tied and _heads_differ(weights, embedding, deep=deep):
-        hint = "loaders drop the head: set tie_word_embeddings to false, or leave the head out"
-        yield Problem("tied-head", f"{path}: tie_word_embeddings is true, and lm_head differs from the embedding", hint)
+        hint = "set tie_word_embeddings to false, or leave out lm_head: loaders ignore it"
+        yield Problem("tied-head", f"{path}: tie_word_embeddings is true, but lm_head differs from the embedding", hint)
 
 
 def _heads_differ(weights: Weights, embedding: str, *, deep: bool) -> bool:

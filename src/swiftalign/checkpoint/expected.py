@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
+from swiftalign.checkpoint.adapter_plan import plan_of_adapter
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.checkpoint.weights import Kind
+from swiftalign.config.sections import Config
+from swiftalign.data.files import UNKNOWN
 from swiftalign.methods.keys import PeftKey
-from swiftalign.model.qwen3_vl import NAME_TABLES, QWEN3_VL, tensors_of_config
+from swiftalign.model.families import find, in_aligner
+from swiftalign.model.read import read
 from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
+from swiftalign.model.tree import ModelSource
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
+from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError, SwiftalignError
-
-if TYPE_CHECKING:
-    from swiftalign.config.sections import Config
-    from swiftalign.plan.plan import TuningPlan
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Expectation:
 
     def trains(self, name: str) -> bool:
         """Whether the plan trains a tensor of the base model or of the checkpoint; without one, the aligner trains."""
-        return name in self._trained if self.plan else QWEN3_VL.component(PeftKey.parse(name).layer) == "aligner"
+        return name in self._trained if self.plan else in_aligner(PeftKey.parse(name).layer)
 
     @cached_property
     def _trained(self) -> frozenset[str]:
@@ -67,10 +70,6 @@ def expect(
     if checkpoint.plan is not None:
         return _of_plan(checkpoint.plan, f"the run's plan, {checkpoint.plan_path}", kind)
     if config is not None:
-        from swiftalign.data.files import UNKNOWN
-        from swiftalign.model.read import read_model
-        from swiftalign.plan.resolve import resolve
-
         return _of_plan(resolve(config, read_model(config), rows=UNKNOWN), "the config", kind)
     if kind == "adapter":
         return _of_adapter(checkpoint.adapter, base)
@@ -82,11 +81,8 @@ def expect(
 def _of_plan(plan: TuningPlan, source: str, kind: Kind) -> Expectation:
     if kind != "model" or plan.train_type == "full":
         return Expectation(source, {tensor.name: tensor for tensor in plan.tensors}, plan)
-    from swiftalign.config.sections import Config, ModelSection
-    from swiftalign.model.read import read_model
-
     try:  # a merged model: the base's own tensors
-        model = read_model(Config(model=ModelSection(path=plan.model)))
+        model = read(ModelSource(plan.model))
     except (SwiftalignError, OSError):
         return Expectation(source, None, plan, dtypes=False)
     tensors = {weight.name: weight for weight in model.parameters()}
@@ -100,8 +96,6 @@ def _of_adapter(adapter: AdapterConfig | None, base: Path | None) -> Expectation
     if adapter.unplanned:
         reason = f"adapter_config.json sets {', '.join(adapter.unplanned)}, which can't be planned"
         return Expectation(f"nothing: no plan, and {reason}")
-    from swiftalign.checkpoint.adapter_plan import plan_of_adapter
-
     try:
         plan, optional = plan_of_adapter(adapter, base)
     except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError):
@@ -116,10 +110,14 @@ def _of_model(folder: Path, base_tensors: dict[str, StoredTensor]) -> Expectatio
     """By the model's own config; tensors that its class does not build may be there if the base holds them too."""
     try:
         values = read_json(folder / "config.json")
-        if values.get("model_type") not in NAME_TABLES:
-            return Expectation("nothing: the config is of no known model")
-        tensors = {tensor.name: tensor for tensor in tensors_of_config(values)}
-    except (ModelError, KeyError, TypeError, AttributeError):
-        return Expectation("nothing: the config can't be read, or leaves sizes out")
+        family = find(values.get("model_type"))
+        if family is None:
+            return Expectation("nothing: config.json does not name a known model_type")
+        model = family.build(values)
+    except (ModelError, TypeError, AttributeError):
+        model = None
+    if model is None:
+        return Expectation("nothing: config.json can't be read, or lacks sizes")
+    tensors = {tensor.name: tensor for tensor in model.parameters()}
     optional = {"lm_head.weight", *base_tensors} - set(tensors)
     return Expectation("the model's config.json", tensors, dtypes=False, optional=frozenset(optional))

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
-from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.families import absent_mergers, merger_layers, mergers_of, shape_fits
 from swiftalign.model.safetensors import TensorInfo
-from swiftalign.problems import Problem, counted
+from swiftalign.problems import Problem, about
 from swiftalign.problems import names as some
 
 # What wrappers put before or into names: DDP, torch.compile, peft, and peft's adapter name.
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|base_model\.model|modules_to_save|default|original_module)\.|\.default$"
 )
-_MERGER = re.compile(r"(?:^|\.)visual\.(merger|deepstack_merger_list\.\d{1,3})\.")
 
 
 def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[Problem]:
     """Missing, unexpected and renamed tensors; wrong shapes, wrong dtypes and empty tensors."""
     found, expected = checkpoint.weights.infos, expectation.tensors
-    empty = [name for name, info in found.items() if not info.numel]
-    if empty:
-        hint = "ZeRO-3 saves such tensors unless stage3_gather_16bit_weights_on_model_save is true"
-        yield Problem("tensor-empty", f"{counted(len(empty), 'tensor')} without elements: {some(empty)}", hint)
+    hint = "set stage3_gather_16bit_weights_on_model_save to true: without it, ZeRO-3 saves empty tensors"
+    yield from about("tensor-empty", [name for name in found if not found[name].numel], "without elements", hint)
     if expected is None:
         yield from _check_wrappers(checkpoint)
         yield from _check_mergers(checkpoint)
@@ -37,27 +34,21 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     renamed = {name: wanted[canonical(name)] for name in extra if canonical(name) in wanted}
     yield from _renamed(renamed)
     missing = [name for name in missing if name not in renamed.values()]
-    if missing:
-        kept = set(_mergers(expected.keys() - missing))
-        gone = [part for part in _mergers(missing) if part not in kept]
-        if gone:
-            message = f"nothing of {some(f'visual.{part}' for part in gone)}"
-            yield Problem("aligner-part-missing", message, "merged, the rest alone would change the model")
-        message = f"{counted(len(missing), 'tensor')} missing: {some(missing)}"
-        yield Problem("tensor-missing", message, "take another checkpoint, or save it again")
-    extra = [name for name in extra if name not in renamed]
-    if extra:
-        hint = "loaders ignore what they don't expect: was this saved by another run?"
-        message = f"{counted(len(extra), 'tensor')} that nothing expects: {some(extra)}"
-        yield Problem("tensor-unexpected", message, hint)
+    kept = set(mergers_of(expected.keys() - missing))
+    gone = [part for part in mergers_of(missing) if part not in kept]
+    if gone:
+        hint = "do not merge it: the other mergers alone would change the model"
+        yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
+    yield from about("tensor-missing", missing, "missing", "use another checkpoint, or save it again")
+    hint = "check that this was saved by the same run: loaders ignore tensors that they do not expect"
+    yield from about("tensor-unexpected", [name for name in extra if name not in renamed], "not expected", hint)
     shrinks = expectation.plan is not None and expectation.plan.ranks_may_shrink
     both = [(found[name], info) for name, info in expected.items() if name in found and found[name].numel]
     shapes = [f"{a.name} is {list(a.shape)}, expected {list(b.shape)}" for a, b in both if not _fits(a, b, shrinks)]
-    if shapes:
-        yield Problem("tensor-shape", f"{counted(len(shapes), 'tensor')} of another shape: {some(shapes, 2)}")
-    dtypes = [f"{a.name} is {a.dtype}, expected {b.dtype}" for a, b in both if a.dtype != b.dtype]
-    if dtypes and expectation.dtypes:
-        yield Problem("tensor-dtype", f"{counted(len(dtypes), 'tensor')} of another dtype: {some(dtypes, 2)}")
+    yield from about("tensor-shape", shapes, "with a wrong shape", limit=2)
+    if expectation.dtypes:
+        dtypes = [f"{a.name} is {a.dtype}, expected {b.dtype}" for a, b in both if a.dtype != b.dtype]
+        yield from about("tensor-dtype", dtypes, "with a wrong dtype", limit=2)
 
 
 def canonical(name: str) -> str:
@@ -67,10 +58,9 @@ def canonical(name: str) -> str:
 
 
 def _renamed(right_names: dict[str, str]) -> Iterator[Problem]:
-    if right_names:
-        wrong, right = next(iter(right_names.items()))
-        message = f"{counted(len(right_names), 'tensor')} under another prefix: {wrong}, expected {right}"
-        yield Problem("prefix-wrong", message, "loaders would skip them and keep the base's weights: rename the keys")
+    wrong = [f"{name}, expected {right}" for name, right in right_names.items()]
+    hint = "rename the keys: loaders would skip them and keep the base's weights"
+    yield from about("prefix-wrong", wrong, "under another prefix", hint, limit=1)
 
 
 def _check_wrappers(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -86,27 +76,18 @@ def _check_wrappers(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 
 def _check_mergers(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Without expected tensors: a checkpoint with one merger of Qwen3-VL holds all, or all that its adapter reaches."""
-    parts = _mergers(checkpoint.weights.infos)
-    lists = [int(part.rpartition(".")[2]) for part in parts if part != "merger"]
-    whole = {"merger", *(f"deepstack_merger_list.{index}" for index in range(max([2, *lists]) + 1))}
-    gone = [f"{QWEN3_VL.vit[0]}.{part}" for part in sorted(whole - set(parts))]
-    if parts and checkpoint.adapter is not None:
-        gone = [part for part in gone if checkpoint.adapter.reaches(part)]
-    if parts and gone:
-        yield Problem("aligner-part-missing", f"nothing of {some(gone)}", "give --config or --base to check by name")
-
-
-def _mergers(names: Iterable[str]) -> list[str]:
-    matches = (_MERGER.search(name) for name in names)
-    return list(dict.fromkeys(match[1] for match in matches if match))
+    """Without expected tensors: a checkpoint with one merger holds all of them, or all that its adapter reaches."""
+    gone, adapter = absent_mergers(checkpoint.weights.infos), checkpoint.adapter
+    if adapter is not None:
+        gone = [part for part in gone if adapter.saves(part) or any(map(adapter.adapts, merger_layers(part)))]
+    if gone:
+        hint = "add --config or --base, so that the names can be checked"
+        yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
 
 
 def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bool:
-    if found.shape == expected.shape:
+    if shape_fits(found, expected):
         return True
-    if ".mlp.experts." in found.name and len(found.shape) == 3:  # the published models' layout: [experts, in, out]
-        return found.shape == (expected.shape[0], *reversed(expected.shape[1:]))
     if not ranks_may_shrink or not PeftKey.parse(found.name).factor or len(found.shape) != len(expected.shape):
         return False
     return all(side <= most for side, most in zip(found.shape, expected.shape, strict=True))

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
 from swiftalign.checkpoint.weights import Weights, read_weights
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
+from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import ModelError, Problem
-
-if TYPE_CHECKING:
-    from swiftalign.plan.plan import TuningPlan
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,8 @@ class Checkpoint:
     """What the files of a checkpoint say.
 
     Attributes:
-        path: a folder, or a lone weight file.
+        path: its folder, or a lone weight file.
+        folder: the folder that holds its files.
         weights: its tensors, and what is wrong with the weight files.
         adapter: its adapter_config.json; None where it has none that can be read.
         adapter_problem: why an adapter has no `adapter`.
@@ -30,15 +28,12 @@ class Checkpoint:
     """
 
     path: Path
+    folder: Path
     weights: Weights
     adapter: AdapterConfig | None = None
     adapter_problem: Problem | None = None
     plan: TuningPlan | None = None
     plan_path: Path | None = None
-
-    @property
-    def folder(self) -> Path:
-        return self.path.parent if self.weights.kind == "file" else self.path
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -54,7 +49,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     plans = (place / "plan.json" for place in (folder, folder.parent))
     plan_path = next((file for file in plans if file.is_file()), None)
     plan = _read_plan(plan_path) if plan_path else None
-    return Checkpoint(path, weights, adapter, problem, plan, plan_path)
+    return Checkpoint(path, folder, weights, adapter, problem, plan, plan_path)
 
 
 def checkpoints_of(path: Path) -> list[Path]:
@@ -72,7 +67,7 @@ def checkpoints_of(path: Path) -> list[Path]:
         runs = [child for child in path.iterdir() if child.is_dir() and _checkpoints(child)]
         if runs:
             newest = max(runs, key=lambda run: run.stat().st_mtime)
-            raise ModelError(f"{path}: holds runs, and is none itself", f"name one of them, as {newest}")
+            raise ModelError(f"{path}: holds runs, but is not a run itself", f"name one of them, e.g. {newest}")
     return found
 
 
@@ -97,32 +92,32 @@ def _read_adapter_config(folder: Path) -> tuple[AdapterConfig | None, Problem | 
     path = folder / "adapter_config.json"
     if not path.exists():
         message = f"{folder}: has no adapter_config.json"
-        return None, Problem("adapter-config-missing", message, "peft can't load it without")
+        return None, Problem(
+            "adapter-config-missing", message, "copy it from another checkpoint of the run: peft needs it"
+        )
     try:
         return checked_adapter_config(path, read_json(path)), None
     except ModelError as error:
-        return None, Problem("adapter-config-malformed", error.message, "take another checkpoint")
+        return None, Problem("adapter-config-malformed", error.message, "use another checkpoint")
 
 
 def _read_plan(path: Path) -> TuningPlan:
     """Read a plan and check the types of what is used of it; the file may have been changed by anyone."""
-    from swiftalign.plan.plan import read_plan  # a model folder is checked without pydantic
-
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"larger than {MAX_JSON_BYTES // 1_000_000} MB")
         plan = read_plan(path)
         shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
         if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
-            raise ValueError("a shape is no list of numbers")
+            raise ValueError("a shape is not a list of numbers")
         if not all(isinstance(tensor.name, str) and tensor.dtype in ITEM_SIZES for tensor in plan.tensors):
-            raise ValueError("a tensor has no name, or no dtype")
+            raise ValueError("a tensor has no name, or no known dtype")
         texts = [plan.model, plan.method, plan.train_type, *plan.adapted]
         texts += [text for item in plan.trainables for text in (item.key, item.how)]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a name is no text")
+            raise ValueError("a name is not text")
         if not isinstance(plan.trainable_parameters, int):
-            raise ValueError("its parameters are not counted")
+            raise ValueError("its numbers of parameters are not numbers")
         return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"{path}: not a plan of this release ({error})"

@@ -18,8 +18,7 @@ from swiftalign.methods import part_of
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.bytes import FLOATS, blocks, digest, is_finite
 from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
-from swiftalign.problems import ModelError, Problem, counted
-from swiftalign.problems import names as some
+from swiftalign.problems import ModelError, Problem, about
 
 # Tensors up to this size are digested without --deep too.
 CHEAP_BYTES = 1 << 20
@@ -96,10 +95,9 @@ def look_at_pickle(tensors: dict[str, Any], initial: dict[str, str], method: str
 
     found = {}
     for name, tensor in tensors.items():
-        if hasattr(tensor, "shape") and hasattr(tensor, "dtype"):
-            data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-            info = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            found[name] = _look(info, [data], initial, method)
+        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        info = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        found[name] = _look(info, [data], initial, method)
     return found
 
 
@@ -128,23 +126,23 @@ def check_values(
     """Tensors that are not finite, zero throughout, or as they were before training."""
     method = expectation.train_type
     infinite = [name for name, value in values.items() if value.finite is False]
-    if infinite:
-        hint = "training diverged: take an earlier checkpoint, and lower the rate"
-        yield Problem("not-finite", f"NaN or infinity in {counted(len(infinite), 'tensor')}: {some(infinite)}", hint)
+    hint = "use an earlier checkpoint and lower the learning rate: training diverged"
+    yield from about("not-finite", infinite, "with NaN or infinity", hint)
     # A bias may be zero; a matrix that did not begin at zero may not.
     matrices = [name for name in values if found[name].numel and len(found[name].shape) > 1]
     zero = [name for name in matrices if values[name].zero and not starts_at_zero(name, method)]
-    if zero:
-        yield Problem("all-zero", f"{counted(len(zero), 'matrix')} zero throughout: {some(zero)}")
+    yield from about("all-zero", zero, "with only zeros")
     moved = {name: v.moved for name, v in values.items() if v.moved is not None and expectation.trains(name)}
     still = [name for name in moved if not moved[name]]
     effective = [name for name in moved if not is_inert(name, method)]
-    if still and len(still) < len(moved) and effective and not any(moved[name] for name in effective):
-        message = f"all {len(effective)} tensors that make an adapter change its layer are still at their initial value"
-        yield Problem("nothing-moved", message, "merged, this checkpoint changes nothing")
-    elif still and len(still) == len(moved):
-        message = f"none of the {len(moved)} tensors that could be looked at has moved from its initial value"
-        yield Problem("nothing-moved", message, "this checkpoint changes nothing: was the rate 0?")
-    elif still:
-        message = f"{counted(len(still), 'tensor')} still at the initial value: {some(still)}"
-        yield Problem("untouched", message, "no gradient reached them, or the run was very short")
+    if still and len(still) == len(moved):
+        message = f"all {len(moved)} tensors that were compared still have their initial value"
+        yield Problem("nothing-moved", message, "check the learning rate: this checkpoint changes nothing")
+    elif still and effective and not any(moved[name] for name in effective):
+        message = (
+            f"all {len(effective)} tensors that make the adapters change their layers still have their initial value"
+        )
+        yield Problem("nothing-moved", message, "check the learning rate: this checkpoint changes nothing")
+    else:
+        hint = "check that gradients reach these tensors, unless the run was very short"
+        yield from about("untouched", still, "still with the initial value", hint)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swiftalign.checkpoint.against_base import compare_with_base, compared_in_words, read_base
 from swiftalign.checkpoint.companions import check_adapter, check_model_files, check_state
@@ -20,13 +20,11 @@ from swiftalign.checkpoint.expected import Expectation, expect
 from swiftalign.checkpoint.names import compare_names
 from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
 from swiftalign.checkpoint.values import Values, check_values, look_at_pickle, look_cheaply, look_deeply, read_initial
-from swiftalign.checkpoint.weights import PICKLE_ERRORS, load_pickle, pickle_refused
+from swiftalign.checkpoint.weights import pickle_refused, read_pickle
+from swiftalign.config.sections import Config
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import StoredTensor, TensorInfo
 from swiftalign.problems import Problem
-
-if TYPE_CHECKING:
-    from swiftalign.config.sections import Config
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,8 @@ def _look_at_values(checkpoint: Checkpoint, expectation: Expectation, *, deep: b
         return look_deeply(tensors, initial, method)
     if deep and not weights.damaged and weights.infos:
         try:
-            return look_at_pickle(load_pickle(weights.files[-1], "cpu"), initial, method)
-        except PICKLE_ERRORS as error:
+            return look_at_pickle(read_pickle(weights.files[-1], "cpu"), initial, method)
+        except Exception as error:
             weights.problems.append(pickle_refused(weights.files[-1], error))
     return {tensor.info.name: look_cheaply(tensor, initial, method) for tensor in tensors}
 

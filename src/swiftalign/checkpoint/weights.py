@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from swiftalign.model.safetensors import (
+    DAMAGED,
     ITEM_SIZES,
     MAX_JSON_BYTES,
     MAX_NAME,
     StoredTensor,
     TensorInfo,
-    index_problems,
     is_outside,
-    read_json,
     scan_header,
+    scan_index,
 )
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, about
 
 # Of a safetensors file and a pickle, the first counts, as for loaders.
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -33,8 +33,7 @@ _MODEL_FILES = (
 )
 _PICKLES = (".bin", ".pt", ".pth")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, contents, storage keys
-# torch's unpickler raises exceptions of many types on damaged and hostile bytes.
-PICKLE_ERRORS = (Exception,)
+_INCOMPLETE = "use another checkpoint: this one was not saved completely"
 
 Kind = Literal["adapter", "model", "file"]
 
@@ -88,12 +87,11 @@ def read_weights(path: Path) -> Weights:
 
 def _read(path: Path, files: list[Path], weights: Weights) -> Iterator[Problem]:
     if not files:
-        hint = "saving was interrupted: take another checkpoint"
-        yield Problem("no-weights", f"{path}: holds no weight file", hint)
+        yield Problem("no-weights", f"{path}: holds no weight file", _INCOMPLETE)
         return
     yield from (_read_index if files[0].suffix == ".json" else _read_file)(files[0], weights)
     if not weights.infos and not weights.problems:
-        yield Problem("no-weights", f"{files[0]}: holds no tensor", "saving went wrong: take another checkpoint")
+        yield Problem("no-weights", f"{files[0]}: holds no tensor", _INCOMPLETE)
 
 
 def _read_file(path: Path, weights: Weights) -> Iterator[Problem]:
@@ -102,7 +100,7 @@ def _read_file(path: Path, weights: Weights) -> Iterator[Problem]:
         message = f"{path}: links to a file outside its folder"
         yield Problem("index-outside", message, "do not use this checkpoint")
     elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device: reading might never end
-        yield Problem("file-unreadable", f"{path}: is no regular file", "do not use this checkpoint")
+        yield Problem("file-unreadable", f"{path}: is not a regular file", "do not use this checkpoint")
     elif path.suffix in _PICKLES:
         yield from _read_pickle(path, weights)
     else:
@@ -111,8 +109,8 @@ def _read_file(path: Path, weights: Weights) -> Iterator[Problem]:
         for tensor in tensors:
             name = tensor.info.name
             if name in weights.stored:
-                message = f"{path}: {name} is in {weights.stored[name].file.name} too"
-                yield Problem("tensor-duplicated", message, "the two may differ: save the model again")
+                message = f"{path}: {name} is also in {weights.stored[name].file.name}"
+                yield Problem("tensor-duplicated", message, "save the model again: the two copies may differ")
             weights.infos[name] = tensor.info
             weights.stored[name] = tensor
 
@@ -120,14 +118,9 @@ def _read_file(path: Path, weights: Weights) -> Iterator[Problem]:
 def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
     """Read a shard index and its shards, which must agree in both directions."""
     weights.files.append(path)
-    try:
-        index = read_json(path)
-    except ModelError as error:
-        yield Problem("index-malformed", error.message, error.hint or "")
-        return
-    problems = list(index_problems(path, index))
+    index, problems = scan_index(path)
+    yield from problems
     if problems:
-        yield from problems
         return
     listed: dict[str, str] = index["weight_map"]
     for name in sorted(set(listed.values())):
@@ -140,54 +133,57 @@ def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
         files = {name: weights.stored[name].file.name for name in weights.stored}
         held = {name: files.get(name, listed.get(name)) for name in weights.infos}
         lacking = [name for name, file in listed.items() if held.get(name) != file]
-        if lacking:
-            yield Problem("index-tensor-missing", f"{path}: {_some(lacking)} not in the shard that it names")
+        yield from about("index-tensor-missing", lacking, "not in the file that the index names", path=path)
     unlisted = [name for name in weights.infos if name not in listed]
-    if unlisted:
-        yield Problem("index-tensor-unlisted", f"{path}: {_some(unlisted)} in the shards, but not in the index")
+    yield from about("index-tensor-unlisted", unlisted, "in the shards, but not in the index", path=path)
     beside = {file.name for file in path.parent.glob("*model*") if file.suffix in (".safetensors", ".bin")}
     strays = sorted(beside - set(listed.values()))
     if strays:
-        message = f"{path}: does not name {', '.join(strays)}"
-        yield Problem("index-shard-unlisted", message, "left from another save?")
+        hint = "remove files that are left over from another save"
+        yield Problem("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", hint)
     metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     size = sum(info.nbytes for info in weights.infos.values())
     if total is not None and total != size and not weights.damaged:
-        message = f"{path}: total_size is {json.dumps(total)[:40]}, the tensors take {size} bytes"
+        message = f"{path}: total_size is {json.dumps(total)[:40]}, but the tensors take {size} bytes"
         yield Problem("index-total-size", message)
-
-
-def _some(names: list[str]) -> str:
-    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"
 
 
 def _read_pickle(path: Path, weights: Weights) -> Iterator[Problem]:
     """Names, shapes and dtypes by torch's weights-only unpickler, which builds tensors and runs nothing else."""
     if not path.stat().st_size:
-        yield Problem("file-empty", f"{path}: has zero bytes", "the file is damaged: take another checkpoint")
+        yield Problem("file-empty", f"{path}: has zero bytes", DAMAGED)
         return
     try:
-        values = load_pickle(path)
-        if not isinstance(values, dict):
-            raise ValueError("holds no mapping of tensors")
-        for name, tensor in values.items():
-            if not hasattr(tensor, "shape") or not hasattr(tensor, "dtype"):
-                continue
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            if tensor.nbytes > tensor.untyped_storage().nbytes():
-                raise ValueError(f"{str(name)[:100]!r} claims more elements than are stored")
-            if not isinstance(name, str) or not name.isprintable() or dtype not in ITEM_SIZES:
-                raise ValueError(f"{str(name)[:100]!r} of {dtype} is no weight's name and dtype")
-            weights.infos[name] = TensorInfo(name, tuple(tensor.shape), dtype)
-    except PICKLE_ERRORS as error:
+        for name, tensor in read_pickle(path).items():
+            weights.infos[name] = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    except Exception as error:  # torch's unpickler raises many types on damaged and hostile bytes
         yield pickle_refused(path, error)
+
+
+def read_pickle(path: Path, device: str = "meta") -> dict[str, Any]:
+    """The tensors of a torch file, by name.
+
+    Raises:
+        Exception: of any type, where the file is damaged, or holds something that is not a weight.
+    """
+    values = load_pickle(path, device)
+    if not isinstance(values, dict):
+        raise ValueError("does not hold a mapping of names to tensors")
+    tensors = {name: value for name, value in values.items() if hasattr(value, "shape") and hasattr(value, "dtype")}
+    for name, tensor in tensors.items():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{str(name)[:100]!r} claims more elements than the file stores")
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if not isinstance(name, str) or not name.isprintable() or dtype not in ITEM_SIZES:
+            raise ValueError(f"{str(name)[:100]!r} ({dtype}) is not a weight by its name and dtype")
+    return tensors
 
 
 def pickle_refused(path: Path, error: Exception) -> Problem:
     """The problem of a torch file that torch's unpickler, or this module, does not read."""
     reason = " ".join(str(error).split())[:160] or type(error).__name__
-    hint = "nothing in it was executed; take another checkpoint, or a .safetensors file"
+    hint = "use another checkpoint, or a .safetensors file; nothing in the pickle was executed"
     return Problem("pickle-refused", f"{path}: {reason}", hint)
 
 
@@ -212,14 +208,12 @@ def _check_globals(path: Path, *, zipped: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
             if sum(entry.file_size for entry in entries) > MAX_JSON_BYTES:
-                raise ValueError("its pickle is larger than that of any model")
-            pickles = [(archive.read(entry), 1) for entry in entries]
+                raise ValueError("its pickle is larger than any model needs")
+            streams = [io.BytesIO(archive.read(entry)) for entry in entries]
     else:
-        with path.open("rb") as file:
-            pickles = [(file.read(MAX_JSON_BYTES), _LEGACY_PICKLES)]
-    for data, count in pickles:
-        stream = io.BytesIO(data)
-        for _ in range(count):
-            for _, argument, _ in pickletools.genops(stream):
-                if isinstance(argument, str) and len(argument) > MAX_NAME:
-                    raise ValueError(f"it names {argument[:50]!r}... of {len(argument)} characters")
+        with path.open("rb") as file:  # one pickle after the other
+            streams = [io.BytesIO(file.read(MAX_JSON_BYTES))] * _LEGACY_PICKLES
+    for stream in streams:
+        for _, argument, _ in pickletools.genops(stream):
+            if isinstance(argument, str) and len(argument) > MAX_NAME:
+                raise ValueError(f"it holds a name of {len(argument)} characters: {argument[:50]!r}...")

@@ -54,7 +54,7 @@ def inspect_params(
 
     from swiftalign.cli.show import plan_json, print_findings, print_phases, print_plan, print_what_fits
     from swiftalign.config.load import load_config
-    from swiftalign.model.read import read_model
+    from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
     from swiftalign.preflight.check import preflight
     from swiftalign.preflight.trained import expect_aligner
@@ -105,13 +105,13 @@ def _card(text: str) -> Card:
 def _what_fits(config: Config, modules: Model, plan: TuningPlan, card: Card) -> WhatFits:
     from swiftalign.data.encoding import encoding_of
     from swiftalign.data.rows import Rows
-    from swiftalign.speed.choices import settle
+    from swiftalign.speed.choose import choose_for_card
     from swiftalign.speed.rows import rows_of
-    from swiftalign.speed.what_fits import WhatFits
+    from swiftalign.speed.what_fits import what_fits
 
     files = [Path(name) for name in config.data.train]
     rows = rows_of(Rows(files), encoding_of(config)) if files else []
-    settled = settle(config, modules, plan, card, rows)
-    if settled.outlook is None:
+    plan, choices, predictor = choose_for_card(config, modules, plan, card, rows)
+    if predictor is None:
         raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
-    return WhatFits.of(settled.outlook, settled.plan, settled.choices, assumed=not rows)
+    return what_fits(predictor, plan, choices, assumed=not rows)

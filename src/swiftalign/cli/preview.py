@@ -27,20 +27,16 @@ def preview_aug(
     epoch: Annotated[int, typer.Option(min=0, help="First epoch to show.")] = 0,
     rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PNG", help=f"File for the contact sheet.  [default: {SHEET}]"),
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help=f"Contact sheet.  [default: {SHEET}]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     steps: Annotated[bool, typer.Option("--steps", help="Show the first epoch after each operation.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page, with switches for targets.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page with switches for targets.")] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Measure the effect on targets; pictures only with --output or --html.")
     ] = False,
     max_drift: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="X", help="Fail above this drift, e.g. 0.05; implies --report."),
+        float | None, typer.Option(min=0, max=1, metavar="X", help="Fail above this drift; implies --report.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +56,6 @@ def preview_aug(
     """
     from swiftalign.cli.show import print_drift
     from swiftalign.config.load import load_config
-    from swiftalign.data.files import require_training_data
     from swiftalign.files import short_path
 
     report = report or max_drift is not None
@@ -69,7 +64,6 @@ def preview_aug(
     _check_outputs(sheet, files, force)
     numbers = None if rows is None else row_numbers(rows)
     config = load_config(configs, overrides or [])
-    require_training_data(config)
     from swiftalign.preview.preview import preview
 
     with open_console(stderr=True).status("reading") as status:  # drawn on a terminal only
@@ -111,9 +105,7 @@ def preview_aug(
 
 def _check_outputs(sheet: Path | None, files: list[Path], force: bool) -> None:
     if sheet and sheet.suffix.lower() != ".png":
-        raise SwiftalignError(
-            f"--output {sheet}: the sheet is a PNG file", f"write e.g. --output {sheet.with_suffix('.png')}"
-        )
+        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
     for path in files:
         if path.is_dir():
             raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'preview.png'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftalign.files import short_path
+from swiftalign.model.families import mergers_of
+from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted
 from swiftalign.speed.cards import GIB
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import Verification
     from swiftalign.config.sections import Config
     from swiftalign.export.export import ExportReport
-    from swiftalign.model.tree import Model
     from swiftalign.plan.plan import TuningPlan
     from swiftalign.preview.drift import DriftReport
     from swiftalign.runs.history import RunState
@@ -40,8 +40,6 @@ _NUMERIC = (
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
     *("peak GiB", "largest batch", "s a step", "epoch"),
 )
-# Layers of a stack are shown as one row.
-_NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
 
 
 def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
@@ -162,7 +160,7 @@ def _modules(plan: TuningPlan, modules: Model) -> Table:
     rows: dict[str, dict[str, Any]] = {}
     for item in plan.trainables:
         row = rows.setdefault(
-            _NUMBERED.sub(r"\1.*", item.module),
+            _stacked(item.module, modules),
             {"kind": item.how, "modules": {}, "trainable": 0, "dtype": item.dtype, "rate": rates.get(item.parameter)},
         )
         row["modules"][item.module] = True
@@ -183,6 +181,16 @@ def _modules(plan: TuningPlan, modules: Model) -> Table:
             rest = f"rest of the {_NAMES[component]}"
             table.add_row(rest, "frozen", f"{frozen:,}", "0", "0.00%", plan.dtype, "-", style="dim")
     return table
+
+
+def _stacked(name: str, model: Model) -> str:
+    """A module's name with ``*`` for the number of a layer in a stack: the layers of a stack are shown as one row."""
+    parts = name.split(".")
+    for place, part in enumerate(name.split(".")):
+        parent = model.by_name.get(".".join(name.split(".")[:place]))
+        if part.isdigit() and parent is not None and parent.kind is Kind.MODULE_LIST:
+            parts[place] = "*"
+    return ".".join(parts)
 
 
 def _groups(plan: TuningPlan) -> Table:
@@ -225,7 +233,7 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     if keys:
         table = new_table("key", "shape", "dtype")
         for info in result.checkpoint.weights.infos.values():
-            if "merger" in info.name:
+            if mergers_of([info.name]):
                 table.add_row(info.name, str(list(info.shape)), info.dtype)
     else:
         table = _verified_modules(result)

@@ -221,9 +221,7 @@ class AugmentationSection(Strict):
     enabled: bool = True
     preset: Preset | None = Field(None, description="predefined list of operations, instead of ops")
     ops: list[AnyOperation] = Field(default_factory=list, description="operations, in order")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        42, description="seed of the random draws of each epoch and row"
-    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of the random draws per epoch and row")
     rotated_boxes: Literal["skip", "quad", "grow"] = Field(
         "skip", description="if a rotated box would grow too much: skip the rotation, write a quad, or let the box grow"
     )

@@ -26,7 +26,7 @@ from swiftalign.config.augmentation import AugmentationSection, Strict
 from swiftalign.config.yaml import Mapping
 from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
 from swiftalign.methods.base import Fraction, Method, PositiveInt
-from swiftalign.model.tree import Component
+from swiftalign.model.tree import Component, ModelSource
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
@@ -310,8 +310,21 @@ class Config(Section):
         return self._values.where(*key)
 
     def where_given(self, section: str, *keys: str) -> str:
-        """``file:line`` of the first of these keys that the file names; of the section where it names none."""
+        """``file:line`` of the first of these keys that the file gives; of the section if it gives none of them."""
         return self.where(section, next((key for key in keys if getattr(self, section).given(key)), keys[0]))
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the base model comes from, and how it is to be loaded."""
+        return ModelSource(
+            self.model.path,
+            self.model.revision,
+            self.hub,
+            self.model.type,
+            self.model.dtype,
+            self.model.trust_remote_code,
+            self.where("model", "path"),
+        )
 
     @property
     def handed_through(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from swiftalign.export.merge import merged_values
 from swiftalign.export.source import ADAPTER_FILE, Source
 from swiftalign.export.weights import write_weights
 from swiftalign.model.bytes import read_bytes
-from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.families import in_aligner
 from swiftalign.model.safetensors import ITEM_SIZES
 from swiftalign.problems import ExportError
 
@@ -77,7 +77,7 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
 def write_aligner(source: Source, folder: Path) -> Written:
     """The merged aligner tensors as one file, under the base's names and in the base's dtype."""
     merged = dict(merged_values(source))
-    places = [tensor for name, tensor in source.base_tensors.items() if QWEN3_VL.component(name) == "aligner"]
+    places = [tensor for name, tensor in source.base_tensors.items() if in_aligner(name)]
     if not places:
         raise ExportError(f"{source.base}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
     path = folder / "aligner.safetensors"

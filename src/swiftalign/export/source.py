@@ -11,9 +11,8 @@ from swiftalign.checkpoint.verify import verify
 from swiftalign.config.sections import Config
 from swiftalign.methods import of_adapter
 from swiftalign.methods.keys import PeftKey
+from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
-from swiftalign.model.qwen3_vl import NAME_TABLES
-from swiftalign.model.read import modules_from_tensors
 from swiftalign.model.safetensors import StoredTensor, read_json, stored_tensors
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ExportError, ModelError, counted
@@ -135,11 +134,11 @@ def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: Tun
     """Compare the base's size with the plan's: a FourierFT spectrum fits layers of any shape."""
     values = read_json(folder / "config.json")
     model_type = str(values.get("model_type")) if isinstance(values, dict) else ""
-    table = NAME_TABLES.get(model_type)
-    if table is None:
+    family = find(model_type)
+    model = family.build(values, str(folder)) if family else None
+    if model is None:
         return
-    infos = [tensor.info for tensor in tensors.values()]
-    total = sum(modules_from_tensors(infos, values, table, source=str(folder)).totals.values())
+    total = sum(tensors[weight.name].info.numel for weight in model.parameters() if weight.name in tensors)
     if (model_type, total) != (plan.model_type, plan.total_parameters):
         theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
         hint = "name the run's own base with --base"

@@ -40,7 +40,7 @@ MAX_JSON_BYTES = 64_000_000
 _MAX_SIDE = 2**48
 MAX_NAME = 1000
 
-DAMAGED = "the file is damaged or incomplete: fetch or save it again"
+DAMAGED = "fetch or save the file again: it is damaged or incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ def _scan(path: Path, tensors: list[StoredTensor]) -> Iterator[Problem]:
     if size == 0:
         yield _damage("file-empty", path, "has zero bytes")
     elif len(first) < 8 or length > size - 8:
-        yield _damage("file-truncated", path, f"its header claims {length} bytes, the file has {size}")
+        yield _damage("file-truncated", path, f"its header claims {length} bytes, but the file has {size}")
     elif length > MAX_HEADER_BYTES:
         yield _damage("header-corrupt", path, f"its header claims {length} bytes, more than the format allows")
     elif not isinstance(header, dict):
-        yield _damage("header-corrupt", path, "its header is no mapping")
+        yield _damage("header-corrupt", path, "its header is not a mapping")
     else:
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            yield _damage("header-corrupt", path, "its header's __metadata__ is no mapping of strings")
+            yield _damage("header-corrupt", path, "its header's __metadata__ is not a mapping of strings")
             return
         yield from _place(path, header, 8 + length, size, tensors)
 
@@ -122,7 +122,7 @@ def _damage(code: str, path: Path, what: str) -> Problem:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("a name occurs twice")
     return values
 
 
@@ -140,10 +140,11 @@ def _place(path: Path, header: dict[str, Any], start: int, size: int, tensors: l
         if not sound:
             yield _damage("header-corrupt", path, f"the header's entry for {name[:200]!r} is malformed")
         elif end - begin != info.nbytes:
-            what = f"{name!r} takes {info.nbytes} bytes, its place has {end - begin}"
+            what = f"{name!r} takes {info.nbytes} bytes, but its data_offsets span {end - begin}"
             yield _damage("header-corrupt", path, what)
         elif start + end > size:
-            yield _damage("file-truncated", path, f"{name!r} ends at byte {end} of {size - start}")
+            what = f"{name!r} ends at byte {end}, but the file has {size - start} bytes of data"
+            yield _damage("file-truncated", path, what)
         else:
             tensors.append(StoredTensor(info, path, start + begin, start + end))
     placed = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
@@ -154,9 +155,9 @@ def _place(path: Path, header: dict[str, Any], start: int, size: int, tensors: l
     if overlapping is not None:
         yield _damage("header-overlap", path, f"{overlapping!r} overlaps the tensor before it")
     elif len(tensors) == len(header) and hole:
-        yield _damage("header-holes", path, f"{hole} are no tensor's")
+        yield _damage("header-holes", path, f"{hole} belong to no tensor")
     elif len(tensors) == len(header) and ends[-1] < size:
-        yield _damage("header-holes", path, f"its last {size - ends[-1]} bytes are no tensor's")
+        yield _damage("header-holes", path, f"its last {size - ends[-1]} bytes belong to no tensor")
 
 
 def read_stored(path: Path) -> list[StoredTensor]:
@@ -199,18 +200,24 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path}: not valid JSON ({error})", DAMAGED) from None
 
 
-def index_problems(path: Path, index: Any) -> Iterator[Problem]:
-    """What is wrong with a shard index; if nothing is, ``index["weight_map"]`` names the file of each tensor."""
+def scan_index(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Read a shard index.
+
+    Returns:
+        The index, and what is wrong with it; if nothing is, its ``weight_map`` names a file of the folder per tensor.
+    """
+    try:
+        index = read_json(path)
+    except ModelError as error:
+        return {}, [Problem("index-malformed", error.message, error.hint or "")]
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        yield _damage("index-malformed", path, "has no weight_map")
-    elif not all(name.isprintable() and len(name) <= MAX_NAME for pair in weight_map.items() for name in pair):
-        yield _damage("index-malformed", path, "its weight_map holds what can't be a name")
-    else:
-        for name in sorted(set(weight_map.values())):
-            if is_outside(path.parent, name):
-                message = f"{path}: names {name!r}, which lies outside the folder"
-                yield Problem("index-outside", message, "do not use this model")
+        return {}, [_damage("index-malformed", path, "has no weight_map")]
+    if not all(name.isprintable() and len(name) <= MAX_NAME for pair in weight_map.items() for name in pair):
+        return {}, [_damage("index-malformed", path, "its weight_map holds an invalid name")]
+    outside = sorted(name for name in set(weight_map.values()) if is_outside(path.parent, name))
+    messages = (f"{path}: names {name!r}, which lies outside the folder" for name in outside)
+    return index, [Problem("index-outside", message, "do not use this model") for message in messages]
 
 
 def is_outside(folder: Path, name: str) -> bool:
@@ -235,8 +242,8 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index_path = folder / "model.safetensors.index.json"
     if index_path.exists():
-        index = read_json(index_path)
-        _refuse(index_problems(index_path, index))
+        index, problems = scan_index(index_path)
+        _refuse(problems)
         files = [folder / name for name in sorted(set(index["weight_map"].values()))]
         missing = (file.name for file in files if not file.is_file())
         _refuse(_damage("index-shard-missing", index_path, f"names {name}, which is missing") for name in missing)

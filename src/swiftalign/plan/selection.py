@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from swiftalign.config.sections import NO_TARGETS, Config, TunerSection
 from swiftalign.config.yaml import Key
 from swiftalign.methods.keys import exactly
+from swiftalign.model.families import find
 from swiftalign.model.tree import COMPONENTS, Kind, Model, Module, is_inside
 from swiftalign.plan.plan import Decision, Match
 
@@ -104,8 +105,9 @@ def _by_suffix(index: int, entry: str, model: Model) -> Match:
 
 def aligner_regex(model: Model) -> str:
     """A regex of exactly the aligner's Linear layers, in the shortest readable form."""
-    if model.architecture.name == "qwen3_vl":
-        return r"^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$"
+    family = find(model.model_type)
+    if family and family.aligner_regex:
+        return family.aligner_regex
     layers = [m.name for m in model if m.kind is Kind.LINEAR and model.component(m.name) == "aligner"]
     return f"^({exactly(layers)})$"
 

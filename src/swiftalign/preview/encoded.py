@@ -17,7 +17,7 @@ from swiftalign.data.images import Pixels
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.read import refuse_remote_code
 from swiftalign.model.safetensors import read_json
-from swiftalign.model.template import swift_model_type, use_own_tokens
+from swiftalign.model.template import IGNORED, swift_model_type, use_own_tokens
 from swiftalign.problems import DataError, ModelError
 
 # Without these files ms-swift would ask the hub.
@@ -70,7 +70,7 @@ class TemplateEncoder:
             Exception: ms-swift can't encode the row, e.g. because it is too long; the types are many.
         """
         encoded = self.template.encode(row, return_length=True)
-        learned = [token for token in encoded["labels"] if token != _UNLEARNED]
+        learned = [token for token in encoded["labels"] if token != IGNORED]
         text = self.template.tokenizer.decode(learned)
         if "image_grid_thw" not in encoded:  # a model family with other image inputs
             return Encoded(as_written(row).image, parse_answer(text))
@@ -80,9 +80,6 @@ class TemplateEncoder:
         if held != needed:
             raise DataError(f"the text holds {held} image tokens, the images need {needed}")
         return Encoded(from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor), parse_answer(text))
-
-
-_UNLEARNED = -100  # label of the tokens that are not learned
 
 
 def from_patches(patches: Any, grid: Any, processor: Any) -> Pixels:
@@ -119,7 +116,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
     model_config = read_json(folder / "config.json")
     if not config.model.trust_remote_code:
         refuse_remote_code(folder, model_config, config.model.path, config.where("model", "path"))
-    model_type = swift_model_type(config, str(model_config.get("model_type")))
+    model_type = swift_model_type(config.model.type, str(model_config.get("model_type")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

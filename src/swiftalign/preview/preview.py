@@ -9,7 +9,7 @@ from typing import Any
 
 from swiftalign.augment.pipeline import Pipeline, run_pipeline
 from swiftalign.config.sections import Config
-from swiftalign.data.files import data_files
+from swiftalign.data.files import data_files, require_training_data
 from swiftalign.data.records import Row
 from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
@@ -98,8 +98,7 @@ def preview(
         OSError: a file can't be written.
     """
     pipeline = _pipeline(config, seed)
-    if not config.data.train:
-        raise SwiftalignError("no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+    require_training_data(config)
     reader = Rows(data_files(config, "train"), text=config.data.text)
     notes: list[str] = []
     strips, encoded, measured = None, False, None

@@ -72,7 +72,7 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
     model = config.model
     return {
         "model": model.path,
-        "model_type": swift_model_type(config, plan.model_type),
+        "model_type": swift_model_type(model.type, plan.model_type),
         "model_revision": model.revision,
         "use_hf": config.hub == "huggingface",
         "torch_dtype": plan.dtype,

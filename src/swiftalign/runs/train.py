@@ -15,9 +15,9 @@ from swiftalign.data.metrics import METRICS
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, read_data
 from swiftalign.files import short_path
-from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.preflight.check import preflight
 from swiftalign.preflight.data import scored_kind
@@ -41,7 +41,8 @@ from swiftalign.runs.picture import draw_run
 from swiftalign.runs.processes import Processes
 from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run, set_aside
 from swiftalign.speed.cards import Card, present_card
-from swiftalign.speed.choices import Choices, settle
+from swiftalign.speed.choices import Choices
+from swiftalign.speed.choose import choose_for_card
 from swiftalign.speed.rows import rows_of
 
 Listener = Callable[[Event], None]
@@ -158,9 +159,9 @@ def _prepare(
     if card:
         rows = Rows([Path(name) for name in config.data.train], data.left_out, config.data.text, data.index)
         sample = rows_of(rows, encoding_of(config))
-    settled = settle(config, model, plan, card, sample, counts=data.rows)
-    stop_at_errors(preflight(config, model, settled.plan))
-    return Part(config, settled.plan, data, settled.choices)
+    plan, choices, _ = choose_for_card(config, model, plan, card, sample, counts=data.rows)
+    stop_at_errors(preflight(config, model, plan))
+    return Part(config, plan, data, choices)
 
 
 def train(
