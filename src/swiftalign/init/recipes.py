@@ -13,13 +13,13 @@ SCHEMA_FILE = "swiftalign.schema.json"
 
 @dataclass(frozen=True)
 class Advice:
-    """What suits a problem: by the runs of docs/methods.md where they speak to it, else by the literature.
+    """The method that suits a problem, by the runs of docs/methods.md, or by the literature where they do not cover it.
 
     Attributes:
-        reason: why, in a line.
-        measured: what those runs show, in a line, or that they don't speak to it.
-        training: lines to add under ``training:``.
-        extra: further lines at the end of the file.
+        reason: why it suits the problem, in one line.
+        measured: what those runs show, in one line, or that they do not cover the problem.
+        training: lines to add to the training section.
+        extra: lines to add at the end of the file.
     """
 
     method: str
@@ -36,7 +36,7 @@ custom:
     preset: conservative   # little geometry, much appearance; 'swiftalign preview-aug' shows what it does
 """
 
-# tests/test_methods.py holds what is said to be measured against the runs.
+# tests/test_methods.py compares every `measured` with the runs.
 PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
         "modules_to_save",
@@ -89,10 +89,10 @@ def write_config(
     """A commented configuration as YAML text.
 
     Args:
-        steps: optimizer steps of the run, for AdaLoRA's schedule; None where the data is not known yet.
-        training: settings in place of the recipe's.
-        dtype: to load the model in; None for the one it is stored in.
-        name: of the file, for the comment that says what to type next.
+        steps: optimizer steps of the run, for AdaLoRA's schedule; None if the data is not known yet.
+        training: settings of the training section, in place of the default ones.
+        dtype: dtype to load the model in; None for the dtype that it is stored in.
+        name: file name, for the comment that says what to run next.
     """
     chosen, advice = offered()[method], PROBLEMS.get(problem or "")
     rate = (advice and advice.aligner_lr) or chosen.aligner_lr
