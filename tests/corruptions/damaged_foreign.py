@@ -90,7 +90,9 @@ FOREIGN_DAMAGE: dict[str, Damage] = {
     "rank-pattern-broken": Damage("peft-rank-pattern", _adapter(rank_pattern={"(": 4}), MALFORMED),
     "rank-pattern-with-flags-inside": Damage("peft-rank-pattern", _adapter(rank_pattern={"(?i)fc1": 4}), MALFORMED),
     "rank-pattern-endless": Damage("peft-rank-pattern", _adapter(rank_pattern={ENDLESS: 4}), MALFORMED),
-    "frequencies-of-another-number": Damage("peft-frequencies", _adapter(n_frequency_pattern={"fc1": 40}), SHAPE),
+    "frequencies-of-another-number": Damage(
+        "peft-frequencies", _adapter(n_frequency_pattern={"fc1": 40}), (*SHAPE, "adapter-rank")
+    ),
     "bias-missing": Damage(
         "peft-bias-all",
         _without(BIAS),

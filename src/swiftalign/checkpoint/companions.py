@@ -99,7 +99,7 @@ def _check_modules(
         wanted = adapter.size_of(key.layer)
         if wanted is not None and (shape[side] > wanted if method.ranks_may_shrink else shape[side] != wanted):
             sizes.append(f"{name} has {method.size_name} {shape[side]}, expected {wanted}")
-    hint = "correct r or rank_pattern: peft refuses to load such an adapter"
+    hint = "correct this setting: peft refuses to load such an adapter"
     yield from about("adapter-rank", sizes, f"with another {method.size_name}", hint, limit=2, path=adapter.path)
     if misnamed:
         return
