@@ -87,7 +87,7 @@ class Verification:
 
 
 def verify(
-    source: Path | Checkpoint,
+    source: str | Path | Checkpoint,
     *,
     config: Config | None = None,
     base: Path | None = None,
@@ -108,7 +108,7 @@ def verify(
     Raises:
         ModelError: there is nothing to check at this path, or the plan or the base can't be read.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
     weights = checkpoint.weights
     base_tensors = read_base(base) if base is not None else {}
     expectation = expect(checkpoint, config=config, base=base, base_tensors=base_tensors)

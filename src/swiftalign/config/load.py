@@ -21,7 +21,7 @@ _PHASE_KEYS = ("name", "data", "training", "custom", "swift")
 _RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # the same in all phases
 
 
-def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
+def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Read configuration files; later files replace values of earlier ones, and ``section.key=value`` overrides all.
 
     Mappings are merged key by key and lists are replaced, with one exception: a file with ``tuner.train_type``
@@ -31,6 +31,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         SwiftalignError: a file can't be read.
         ConfigError: the files have problems; the error lists all of them.
     """
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     names = [*map(str, paths), *(f"--set {text}" for text in overrides)]
     merged, problems = Mapping(file=str(paths[0]) if paths else "--set"), list[Problem]()
     for path in paths:
