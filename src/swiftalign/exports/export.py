@@ -49,8 +49,8 @@ class ExportReport(Written):
 
 
 def export(
-    checkpoint: Path,
-    output: Path,
+    checkpoint: str | Path,
+    output: str | Path,
     *,
     base: Path | None = None,
     config: Config | None = None,
@@ -82,8 +82,8 @@ def export(
             should be.
     """
     began = time.monotonic()
-    source = read_source(checkpoint, base=base, config=config)
-    output, difference = output.absolute(), None
+    source = read_source(Path(checkpoint), base=base, config=config)
+    output, difference = Path(output).absolute(), None
     part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
     with output_folder(output, force=force, apart_from=(source.base, source.checkpoint)) as folder:
         if part == "adapter":
