@@ -9,6 +9,7 @@ one folder.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from swiftalign.config.schema import config_schema
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,8 @@ def with_codes(text: str) -> str:
 
 
 def write() -> None:
+    schema = ROOT / "configs/swiftalign.schema.json"
+    schema.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
     findings = ROOT / "docs/findings.md"
     findings.write_text(with_codes(findings.read_text(encoding="utf-8")), encoding="utf-8")
     for page in PAGES:

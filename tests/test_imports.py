@@ -1,4 +1,4 @@
-"""Imports run down the list of rooms in docs/how-it-works.md, and never in a circle."""
+"""Imports follow the order of packages in docs/how-it-works.md, and are never circular."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PACKAGE = ROOT / "src/swiftalign"
 HEAVY = ("torch", "swift", "transformers", "peft", "accelerate")
 
 
-def listed_rooms() -> list[str]:
-    """The rooms of the table in docs/how-it-works.md, from top to bottom."""
+def listed_packages() -> list[str]:
+    """The packages and modules of the table in docs/how-it-works.md, from top to bottom."""
     text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
-    table = text.partition("## The rooms")[2].partition("\n## ")[0]
+    table = text.partition("## The packages")[2].partition("\n## ")[0]
     return [
         name for row in re.findall(r"^\| (`[^|]+) \|", table, re.M) for name in re.findall(r"`(\w+)(?:/|\.py)`", row)
     ]
@@ -49,25 +49,25 @@ def graph(folder: Path, root: Path) -> dict[str, set[str]]:
     return found
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def test_every_room_is_in_the_list() -> None:
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
-    assert rooms - {"__init__", "__main__"} == set(listed_rooms())
-    assert len(listed_rooms()) == len(set(listed_rooms()))
+def test_every_package_is_in_the_list() -> None:
+    packages = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+    assert packages - {"__init__", "__main__"} == set(listed_packages())
+    assert len(listed_packages()) == len(set(listed_packages()))
 
 
 def test_no_import_runs_up_the_list() -> None:
-    order = listed_rooms()
+    order = listed_packages()
     up = [
         f"{path.relative_to(PACKAGE)}:{line} imports {target}"
         for path in PACKAGE.rglob("*.py")
-        if (mine := room_of(module_name(path, PACKAGE.parent))) in order
+        if (mine := package_of(module_name(path, PACKAGE.parent))) in order
         for target, line in imported(path)
-        if target.startswith("swiftalign.") and room_of(target) in order
-        if order.index(room_of(target)) < order.index(mine)
+        if target.startswith("swiftalign.") and package_of(target) in order
+        if order.index(package_of(target)) < order.index(mine)
     ]
     assert up == []
 
@@ -77,7 +77,7 @@ def test_no_modules_import_each_other_in_a_circle(folder: Path, root: Path) -> N
     try:
         TopologicalSorter(graph(folder, root)).prepare()
     except CycleError as error:
-        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+        pytest.fail(f"circular imports: {' -> '.join(error.args[1])}")
 
 
 def test_only_the_worker_imports_the_training_stack_at_the_top_of_a_module() -> None:
