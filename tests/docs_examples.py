@@ -94,7 +94,7 @@ def with_codes(text: str) -> str:
 
 def write() -> None:
     schema = ROOT / "configs/swiftalign.schema.json"
-    schema.write_text(json.dumps(config_schema(), indent=2) + "\n", encoding="utf-8")
+    schema.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
     findings = ROOT / "docs/findings.md"
     findings.write_text(with_codes(findings.read_text(encoding="utf-8")), encoding="utf-8")
     for page in PAGES:
