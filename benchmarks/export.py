@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from startup import SWIFTALIGN, Measured, measure
+from common import SWIFTALIGN, Measured, measure
 from two_b import TUNERS
 
 # method -> (most seconds as a multiple of cp -r, seconds to add, most megabytes)

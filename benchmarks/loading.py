@@ -1,9 +1,9 @@
-"""The input side of a run: rows a second that one core decodes, augments and encodes, and the workers that takes.
+"""The input side of a run: rows per second that one core prepares, and the workers that a run needs.
 
     python benchmarks/loading.py --rows-a-second 12.3
 
-Times rows as a loader's worker makes them, on one thread, with ms-swift's own template of a Qwen3-VL. The GPU's rows a
-second are those that `benchmarks/train_gpu.py` measured.
+Times rows as a loader's worker makes them, on one thread, with ms-swift's own template of a Qwen3-VL. The GPU's rows
+per second are those that `benchmarks/train_gpu.py` measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.rows import Rows
 from swiftalign.demo.model import build_model
 from swiftalign.model.template import use_own_tokens
-from swiftalign.worker.workers import plan_loading, seconds_a_row
+from swiftalign.worker.workers import plan_loading, seconds_per_row
 from train_gpu import build_data
 
 ROWS, ROUNDS = 16, 5
@@ -65,9 +65,9 @@ def main() -> None:
                 "decode, augment, encode": LazyLLMDataset(augmented, template.encode, strict=True),
             }
             for stage, made in stages.items():
-                seconds = statistics.median(seconds_a_row(made) for _ in range(ROUNDS))
+                seconds = statistics.median(seconds_per_row(made) for _ in range(ROUNDS))
                 loading = plan_loading(seconds, 1, 1 / options.rows_a_second, processes=1, cores=64)
-                print(f"{kind:6} {stage:24} {1 / seconds:6.1f} rows/s a core, {loading.needed} workers", flush=True)
+                print(f"{kind:6} {stage:24} {1 / seconds:6.1f} rows/s per core, {loading.needed} workers", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ from typing import Any
 import torch
 import yaml
 
-from startup import SWIFTALIGN
+from common import SWIFTALIGN
 from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
 from swiftalign.demo.score import score_model
 from swiftalign.demo.workspace import DEMO_TRAINING, PRETRAINED
-from swiftalign.init.recipes import tuner_lines
+from swiftalign.methods import METHODS as KNOWN
 
 HERE = Path(__file__).resolve().parent
 LOG = HERE / "methods.jsonl"
@@ -125,7 +125,7 @@ def tuner_of(method: str) -> dict[str, Any]:
         return LLM_LORA
     if method == "merger-only":
         return MERGER_ONLY
-    found: dict[str, Any] = yaml.safe_load(tuner_lines(method, STEPS))
+    found: dict[str, Any] = yaml.safe_load(KNOWN[method].recipe_for(STEPS))
     return found
 
 

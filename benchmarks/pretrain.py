@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,7 +35,7 @@ from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_si
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
 from swiftalign.demo.score import score_model
 from swiftalign.worker.attention import use_padding_free_attention
-from swiftalign.worker.sync_free import ReadyModel, collator_of
+from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
 
 TEXT = {
     "hidden_size": 192,
@@ -263,9 +263,10 @@ class Drawn(IterableDataset):
 def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
     """Returns how many images were seen."""
     device = next(model.parameters()).device
-    ReadyModel(model)
+    SyncFreeModel(model)
     use_padding_free_attention(model)
-    collate = replace(collator_of(model, in_a_line, keep_answers=True), dtype=torch.uint8)  # pixels travel as bytes
+    collate = SyncFreeCollator(model, in_a_line, keep_answers=True)
+    collate.dtype = torch.uint8  # pixels are sent to the GPU as bytes
     begin = time.time()
     drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds)
     workers = options.workers or max(len(os.sched_getaffinity(0)) - 1, 1)

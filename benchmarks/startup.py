@@ -1,4 +1,4 @@
-"""How long swiftalign takes to answer, as ratios against bare interpreters timed in the same run.
+"""How long swiftalign takes to answer, as ratios to bare interpreters that are timed in the same run.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --first-step     # of training, against stock ``swift sft``, without a network
@@ -9,51 +9,17 @@ Each command runs several times, alternating with its peer, so that a busy machi
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from common import SWIFTALIGN, compare
 
 BARE = [sys.executable, "-c", "import typer, pydantic, yaml, rich"]
 LOADED = [sys.executable, "-c", "import torch, transformers"]
-# As the console script runs it.
-SWIFTALIGN = [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())"]
 LARGEST = "Qwen/Qwen3-VL-235B-A22B-Instruct"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Wall time in seconds and peak resident memory in MB of one process."""
-
-    seconds: float
-    megabytes: float
-
-
-def measure(command: list[str]) -> Measured:
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
-    return Measured(seconds, usage.ru_maxrss / 1024)
-
-
-def compare(label: str, command: list[str], peer: list[str], limit: float, rounds: int) -> bool:
-    """Time a command against its peer, alternating; print the medians' ratio, and say whether it keeps the limit."""
-    pairs = [(measure(command), measure(peer)) for _ in range(rounds + 1)][1:]  # the first round warms the disk cache
-    mine = statistics.median(pair[0].seconds for pair in pairs)
-    theirs = statistics.median(pair[1].seconds for pair in pairs)
-    memory = max(pair[0].megabytes for pair in pairs)
-    kept = mine / theirs <= limit
-    verdict = "" if kept else "  ABOVE THE LIMIT"
-    print(f"{label:44} {mine:6.2f} s  {mine / theirs:5.2f}x  (limit {limit}x)  {memory:6.0f} MB{verdict}")
-    return kept
 
 
 def loads_torch(arguments: list[str]) -> bool:
@@ -62,7 +28,7 @@ def loads_torch(arguments: list[str]) -> bool:
 
 
 def first_step(rounds: int) -> int:
-    """Seconds from the command to the beginning of the first step, its batch at hand: what is not training."""
+    """Seconds from the command to the beginning of the first step, with its batch ready: all but training."""
     from swiftalign.demo.model import TEXT, VISION
     from train_gpu import build_model, own_command, published, run, stock_command
 

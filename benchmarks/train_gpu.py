@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ import torch
 import yaml
 from PIL import Image
 
-from startup import SWIFTALIGN
+from common import SWIFTALIGN
 from step_times import PROFILED, WARM_UP
 from swiftalign.demo.model import SPECIAL_TOKENS, generation_config, save_processors
-from swiftalign.model.qwen3_vl import known_config, tensors_of_config
+from swiftalign.model.families import published_config
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.runs.lowering import to_argv
-from swiftalign.speed.work import Row, Sizes, Trained, count
+from swiftalign.speed.work import Row, Trained, count
 
 HERE = Path(__file__).resolve().parent
 LOGGED = 4  # steps between two lines of the log
@@ -58,7 +60,7 @@ PREDICTIONS = ("swiftalign", "fp8", "liger", "plain-checkpointing")
 
 
 def published(shape: str, layers: int | None) -> dict[str, Any]:
-    config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
+    config = deepcopy(published_config(f"Qwen/Qwen3-VL-{shape}-Instruct"))
     assert config is not None
     if layers:
         config["text_config"]["num_hidden_layers"] = layers
@@ -88,7 +90,9 @@ def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
     generation_config(tokenizer).save_pretrained(folder)
     generator = torch.Generator(device).manual_seed(0)
     weights = {}
-    for info in tensors_of_config(config):
+    model = QWEN3_VL.build(config)
+    assert model is not None
+    for info in model.parameters():
         if "norm" in info.name:
             value = torch.full(info.shape, 0.0 if info.name.endswith("bias") else 1.0, dtype=torch.bfloat16)
         else:
@@ -257,14 +261,13 @@ def product_rate() -> float:
 
 def floor(shape: str, sizes: list[tuple[int, int]], batch: int, tokens_a_step: float, rate: float) -> float:
     """Seconds of a step if all counted operations ran at the rate of a large product."""
-    config = known_config(f"Qwen/Qwen3-VL-{shape}-Instruct")
-    assert config is not None
-    trained = Trained(False, False, True, 0, 0, 0, 0, "modules_to_save")
+    assert QWEN3_VL.sizes is not None
+    trained = Trained(False, False, True, 0, 0, 0, "modules_to_save")
     visual = sum(width * height for width, height in sizes) / 1024 / len(sizes)
     text = tokens_a_step / batch - visual
     rows = [Row(round(w * h / 1024 + text), (w * h // 256,), round(text * 0.8)) for w, h in sizes]
-    work = count(Sizes.of(config), trained, rows)
-    return work.total / (len(rows) / batch) / rate
+    work = count(QWEN3_VL.sizes(published(shape, None)), trained, rows)
+    return sum(vars(work).values()) / (len(rows) / batch) / rate
 
 
 def main() -> None:

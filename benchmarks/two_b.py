@@ -13,10 +13,11 @@ import numpy as np
 
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.export.convert import header
-from swiftalign.model.qwen3_vl import known_config, tensors_of_config
-from swiftalign.model.read import read_model
+from swiftalign.exports.convert import header
+from swiftalign.model.families import published_config
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.model.safetensors import TensorInfo
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.runs.folder import write_run_files
 
@@ -36,11 +37,13 @@ TUNERS: dict[str, dict[str, object]] = {
 def build_base(folder: Path) -> None:
     """Three shards of random, finite weights, their index and the config."""
     folder.mkdir(parents=True)
-    config = known_config("Qwen/Qwen3-VL-2B-Instruct")
+    config = published_config("Qwen/Qwen3-VL-2B-Instruct")
     assert config is not None
+    model = QWEN3_VL.build(config)
+    assert model is not None
     (folder / "config.json").write_text(json.dumps(config))
     _add_processor(folder)
-    shards = list(_shards(tensors_of_config(config)))
+    shards = list(_shards(list(model.parameters())))
     weight_map = {}
     for number, tensors in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -95,7 +98,7 @@ def build_checkpoint(base: Path, method: str, run: Path) -> Path:
     checkpoint.mkdir(parents=True)
     write_run_files(run, config, plan)
     _write(checkpoint / "adapter_model.safetensors", list(plan.tensors))
-    common = {"base_model_name_or_path": str(base), "target_modules": plan.target_regex}
+    common = {"base_model_name_or_path": str(base), "target_modules": plan.adapted_pattern}
     saved = {"modules_to_save": list(plan.saved)} if plan.saved else {}
     peft_config = {
         "lora": lambda: peft.LoraConfig(r=16, use_dora=method == "dora", **common, **saved),

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from startup import SWIFTALIGN, compare, measure
+from common import SWIFTALIGN, compare, measure
 
 BARE = [sys.executable, "-c", "import typer, pydantic"]
 # This process stays small: what it starts would inherit its peak memory.

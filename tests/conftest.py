@@ -10,16 +10,16 @@ import pytest
 
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
-from swiftalign.demo.workspace import DemoRequest, write_demo
-from swiftalign.model.read import read_model
+from swiftalign.demo.workspace import write_demo
 from swiftalign.model.tree import Model
+from swiftalign.plan.read import read_model
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny demo workspace: `model/`, `data/`, `config.yaml`. Tests read it and write elsewhere."""
     folder = tmp_path_factory.mktemp("workspace") / "demo"
-    write_demo(DemoRequest(folder, tiny=True))
+    write_demo(folder, tiny=True)
     return folder
 
 

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PICTURES = {
@@ -77,7 +79,20 @@ def without_variables(text: str) -> str:
     return text
 
 
+def with_codes(text: str) -> str:
+    """docs/findings.md with the tables of the registered codes as they are now."""
+    tables = iter((CODES, DATA_CODES, CHECKPOINT_CODES))
+
+    def table(match: re.Match[str]) -> str:
+        rows = (f"| `{code}` | {severity} | {meaning} |\n" for code, (severity, meaning) in next(tables).items())
+        return match[1] + "".join(rows)
+
+    return re.sub(r"(\| code \| severity \| meaning \|\n\|[ |-]+\n)(?:\| `.*\n)+", table, text)
+
+
 def write() -> None:
+    findings = ROOT / "docs/findings.md"
+    findings.write_text(with_codes(findings.read_text(encoding="utf-8")), encoding="utf-8")
     for page in PAGES:
         if not has_examples(page):
             continue

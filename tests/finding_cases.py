@@ -90,7 +90,7 @@ TRAINED = [
     Case(
         "target-saved-overlap",
         f"tuner:\n  target_regex: {ALIGNER}\n  modules_to_save: {MERGERS}  # here\n",
-        "8 layers both adapted and in modules_to_save: model.visual.merger.linear_fc1, model.visual.merger.linear_fc2, "
+        "modules_to_save also holds 8 adapted layers: model.visual.merger.linear_fc1, model.visual.merger.linear_fc2, "
         "model.visual.deepstack_merger_list.0.linear_fc1, model.visual.deepstack_merger_list.0.linear_fc2 and 4 more",
         f"tuner:\n  target_regex: .*\\.q_proj\n  modules_to_save: {MERGERS}\n",
     ),
@@ -176,7 +176,7 @@ TRAINED = [
     Case(
         "tied-embeddings",
         "tuner:\n  target_regex: '^$'\n  modules_to_save: [lm_head]  # here\n",
-        "lm_head would train, but this model ties lm_head to the embedding: both would change, or neither",
+        "lm_head would train, but this model ties lm_head to the embedding: both would change",
         "tuner:\n  train_type: full\n  freeze_llm: false\n",
         no_fix="what trains instead can't be told",
         model="tied",
@@ -262,7 +262,7 @@ TRAINED = [
     Case(
         "weights-missing",
         WHOLE,
-        "the weight files lack 1 tensor of what config.json describes: model.visual.merger.norm.bias",
+        "the weight files lack 1 tensor that config.json describes: model.visual.merger.norm.bias",
         WHOLE,
         no_fix="the model's files are at fault",
         model="incomplete",

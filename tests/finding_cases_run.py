@@ -97,13 +97,13 @@ RUN = [
     Case(
         "zero-learning-rate",
         "training:\n  learning_rate: 1e-5\n  aligner_lr: 0  # here\n",
-        "the aligner trains at rate 0, so nothing in it moves",
+        "the aligner trains at learning rate 0, so nothing in it changes",
         "training: {learning_rate: 0, aligner_lr: 1e-4}\n",
     ),
     Case(
         "zero-learning-rate",
         "training:\n  learning_rate: 0  # here\n",
-        "the aligner trains at rate 0, so nothing in it moves",
+        "the aligner trains at learning rate 0, so nothing in it changes",
         "training: {vit_lr: 0}\n",
     ),
     Case(
@@ -115,13 +115,13 @@ RUN = [
     Case(
         "optimizer-unplanned",
         "training:\n  optimizer: muon  # here\n",
-        "optimizer muon makes its own groups: the plan can't say which rate a parameter gets",
+        "optimizer muon makes its own parameter groups: the plan can't say which learning rate a parameter gets",
         "training: {optimizer: default}\n",
     ),
     Case(
         "low-precision-trainables",
         f"{WHOLE}  trainable_dtype: base  # here\ntraining: {{aligner_lr: 1e-5}}\n",
-        "24 tensors would train in bfloat16 at rate 1e-05: small updates are rounded away",
+        "24 tensors would train in bfloat16 at learning rate 1e-05: small updates are rounded away",
         WHOLE,
         model="bf16",
     ),
@@ -129,13 +129,13 @@ RUN = [
     Case(
         "best-model-without-validation",
         "data: {train: DATA}\ntraining:\n  load_best_model_at_end: true  # here\n",
-        "load_best_model_at_end needs validation data to tell the best model by",
+        "load_best_model_at_end needs validation data to choose the best model",
         f"{SPLIT}training: {{load_best_model_at_end: true}}\n",
     ),
     Case(
         "best-model-without-validation",
         "data: {train: DATA}\ntraining:\n  eval_strategy: epoch\n  save_strategy: best  # here\n",
-        "save_strategy: best needs validation data to tell the best model by",
+        "save_strategy: best needs validation data to choose the best model",
         f"{SPLIT}training: {{save_strategy: best, eval_strategy: epoch}}\n",
     ),
     Case(
@@ -165,33 +165,34 @@ RUN = [
     Case(
         "best-model-strategies",
         f"{SPLIT}training:\n  save_steps: 100\n  eval_steps: 30\n  load_best_model_at_end: true  # here\n",
-        "load_best_model_at_end: saving every 100 steps and evaluation every 30 steps do not fall together",
+        "load_best_model_at_end: saving every 100 steps and evaluation every 30 steps never happen at the same step",
         f"{SPLIT}training: {{save_steps: 90, eval_steps: 30, load_best_model_at_end: true}}\n",
     ),
     Case(
         "best-model-strategies",
         f"{SPLIT}training:\n  save_steps: 500\n  eval_steps: 0.1\n  load_best_model_at_end: true  # here\n",
-        "load_best_model_at_end: saving every 500 steps and evaluation every 0.1 of the run do not fall together",
+        "load_best_model_at_end: saving every 500 steps and evaluation every 0.1 of the run "
+        "never happen at the same step",
         f"{SPLIT}training: {{save_steps: 0.3, eval_steps: 0.1, load_best_model_at_end: true}}\n",
     ),
     Case(
         "best-model-strategies",
         f"{SPLIT}training:\n  save_strategy: epoch\n  eval_strategy: steps\n  load_best_model_at_end: true  # here\n",
-        "load_best_model_at_end: saving after each epoch and evaluation every 500 steps do not fall together",
+        "load_best_model_at_end: saving after each epoch and evaluation every 500 steps never happen at the same step",
         f"{SPLIT}training: {{save_strategy: epoch, load_best_model_at_end: true}}\n",
     ),
     Case(
         "curriculum-shuffle",
         "data:\n  dataset_shuffle: false  # here\n",
         "data.dataset_shuffle is false, but training.train_dataloader_shuffle is true: "
-        "the rows do not come in the order of the file",
+        "the rows are not read in the order of the file",
         "data: {dataset_shuffle: false}\ntraining: {train_dataloader_shuffle: false}\n",
     ),
     Case(
         "curriculum-shuffle",
         "training:\n  train_dataloader_shuffle: false  # here\n",
         "training.train_dataloader_shuffle is false, but data.dataset_shuffle is true: "
-        "the rows do not come in the order of the file",
+        "the rows are not read in the order of the file",
         "data: {dataset_shuffle: true}\n",
     ),
     Case(
@@ -217,7 +218,7 @@ RUN = [
     Case(
         "zero3-moe",
         "training:\n  deepspeed: zero3  # here\n",
-        "a mixture-of-experts model can hang under ZeRO-3, when processes route to different experts",
+        "a mixture-of-experts model can hang under ZeRO-3 when processes route tokens to different experts",
         "training: {deepspeed: zero2}\n",
         model="moe",
     ),
@@ -233,20 +234,20 @@ RUN = [
     Case(
         "resume-finished",
         f"{WHOLE}training:\n  max_steps: 30\n  resume_from_checkpoint: CHECKPOINT  # here\n",
-        "CHECKPOINT is at step 30, and the run ends at step 30: nothing is left to train",
+        "CHECKPOINT is at step 30, and the run ends at step 30: no steps are left to train",
         f"{WHOLE}training: {{max_steps: 31, resume_from_checkpoint: CHECKPOINT}}\n",
         no_fix="how much longer to train can't be told",
     ),
     Case(
         "grounding-eval-without-validation",
         "data: {train: DATA}\ncustom:\n  grounding_eval: {rows: 8}  # here\n",
-        "grounding_eval answers validation rows, and there are none",
+        "grounding_eval answers validation rows, but there are none",
         f"{SPLIT}custom: {{grounding_eval: {{rows: 8}}}}\n",
     ),
     Case(
         "grounding-eval-without-validation",
         f"{SPLIT}custom:\n  grounding_eval: {{rows: 8}}  # here\ntraining: {{eval_strategy: 'no'}}\n",
-        "grounding_eval answers rows at each evaluation, and nothing is evaluated",
+        "grounding_eval answers rows at each evaluation, but nothing is evaluated",
         f"{SPLIT}custom: {{grounding_eval: {{rows: 8}}}}\ntraining: {{eval_strategy: epoch}}\n",
     ),
     Case(
@@ -258,14 +259,14 @@ RUN = [
     Case(
         "best-model-metric-unscored",
         f"{SPLIT}training: {{metric_for_best_model: bbox_acc}}\ncustom:\n  grounding_eval:\n    every: 2  # here\n",
-        "bbox_acc is measured at each 2. evaluation only, and the best model is told at each",
+        "bbox_acc is measured at every 2nd evaluation only, but the best model is chosen at every one",
         f"{SPLIT}training: {{metric_for_best_model: loss}}\ncustom: {{grounding_eval: {{every: 2}}}}\n",
     ),
     Case(
         "best-model-direction",
         f"{SPLIT}training:\n  greater_is_better: true\n  metric_for_best_model: line_distance  # here\n"
         "custom: {grounding_eval: {}}\n",
-        "greater_is_better: true, but of line_distance less is better",
+        "greater_is_better: true, but a lower line_distance is better",
         f"{SPLIT}training: {{greater_is_better: true, metric_for_best_model: line_acc}}\n"
         "custom: {grounding_eval: {}}\n",
     ),
@@ -278,13 +279,13 @@ RUN = [
     Case(
         "early-stopping",
         f"{SPLIT}training:\n  eval_strategy: 'no'\n  early_stopping: {{}}  # here\n",
-        "early_stopping watches evaluations, and nothing is evaluated",
+        "early_stopping watches evaluations, but nothing is evaluated",
         f"{SPLIT}training: {{eval_strategy: epoch, early_stopping: {{}}}}\n",
     ),
     Case(
         "early-stopping",
         f"{SPLIT}training:\n  metric_for_best_model: token_acc\n  early_stopping: {{metric: eval_loss}}  # here\n",
-        "early_stopping watches eval_loss, and the best model is told by token_acc",
+        "early_stopping watches eval_loss, but the best model is chosen by token_acc",
         f"{SPLIT}training: {{metric_for_best_model: loss, early_stopping: {{metric: eval_loss}}}}\n",
     ),
     Case(

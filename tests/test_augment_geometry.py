@@ -364,7 +364,7 @@ def test_smart_size_is_what_the_processor_makes(
     if max(width, height) / min(width, height) > 200:
         with pytest.raises(ValueError, match="aspect ratio"):
             vision_process.smart_resize(height, width, **limits)
-        with pytest.raises(DataError, match=r"aspect ratio of \d+; Qwen3-VL takes 200 at most"):
+        with pytest.raises(DataError, match=r"aspect ratio of \d+; Qwen3-VL accepts at most 200"):
             geometry.smart_size(width, height, **limits)
         return
     theirs = vision_process.smart_resize(height, width, **limits)[::-1]

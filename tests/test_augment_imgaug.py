@@ -218,9 +218,9 @@ def test_ranges_are_found_within_mappings() -> None:
         ("imgaug.Resize", {}, "imgaug.Resize needs 'size'", "it takes size, interpolation"),
         ("imgaug.MotionBlur", {"k": "x"}, "imgaug.MotionBlur: AssertionError: ", "look at {'k': 'x'}"),
         ("imgaug.Crop", {"px": 2}, "imgaug.Crop fails with ",
-         "use another augmenter; some want whole numbers written as decimals (20.0)"),
+         "use another augmenter; some need whole numbers written as decimals (20.0)"),
         ("imgaug.ElasticTransformation", {"alpha": 20}, "imgaug.ElasticTransformation fails with ",
-         "use another augmenter; some want whole numbers written as decimals (20.0)"),
+         "use another augmenter; some need whole numbers written as decimals (20.0)"),
     ],
 )  # fmt: skip
 def test_errors_say_what_to_do(name: str, params: dict[str, Any], message: str, hint: str | None) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from swiftalign.config.faults import OWNED_BY_CONFIG, OWNED_BY_PLAN
 from swiftalign.config.load import load_config
-from swiftalign.config.sections import Config, section_fields
+from swiftalign.config.sections import Config, ModelSection, section_fields
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.problems import ConfigError, SwiftalignError
 from swiftalign.yaml12 import dump_yaml
@@ -102,6 +102,18 @@ def test_each_value_remembers_its_file(write: Write, tmp_path: Path) -> None:
     assert config.where("model", "path") == f"{tmp_path}/0.yaml:1"
 
 
+def test_item_of_a_replaced_list_stands_where_the_new_list_does(write: Write, tmp_path: Path) -> None:
+    config = load(write, "data: {train: [a.jsonl, b.jsonl]}", "data:\n  train:\n    - c.jsonl\n    - d.jsonl\n")
+    assert config.where("data", "train", 1) == f"{tmp_path}/2.yaml:4"
+    config = load(write, "data: {train: [a.jsonl, b.jsonl]}", overrides=["data.train=[c.jsonl, d.jsonl]"])
+    assert config.where("data", "train", 1) == "--set data.train=[c.jsonl, d.jsonl]"
+
+
+def test_phase_knows_where_its_own_keys_stand(write: Write, tmp_path: Path) -> None:
+    config = load(write, "training: {vit_lr: 1e-5}\nphases:\n  - name: a\n  - training:\n      vit_lr: 2e-5\n")
+    assert [run.where("training", "vit_lr") for run in config.runs] == [f"{tmp_path}/1.yaml:1", f"{tmp_path}/1.yaml:5"]
+
+
 def test_faults_come_in_the_order_of_the_files(write: Write) -> None:
     [base, layer] = write("model: a/b\ntuner: {x: 1}\n", "training: {lora_rank: 1}\ntuner: {lora_rank: a}\n")
     with pytest.raises(ConfigError) as caught:
@@ -156,7 +168,7 @@ def test_override_of_the_model_keeps_its_settings(write: Write) -> None:
 
 @pytest.mark.parametrize("override", ["tuner.lora_rank", "=1", "tuner.=1", ".lora_rank=1", "", "tuner..x=1"])
 def test_malformed_override_is_refused(override: str, write: Write) -> None:
-    with pytest.raises(SwiftalignError, match=r"not of the form section\.key=value"):
+    with pytest.raises(SwiftalignError, match=r"expected section\.key=value"):
         load(write, overrides=[override])
 
 
@@ -188,7 +200,7 @@ def test_alias_works_beside_an_empty_section(write: Write, tmp_path: Path) -> No
         ("model: ''", "1.yaml:1: model must be a hub id or a folder, not ''"),
     ],
 )
-def test_fault_is_told_in_the_files_own_spelling(text: str, fault: str, write: Write) -> None:
+def test_fault_names_the_key_as_the_file_spells_it(text: str, fault: str, write: Write) -> None:
     assert faults(write, text) == [fault]
 
 
@@ -306,6 +318,7 @@ def test_other_arguments_are_handed_through(write: Write) -> None:
         ("training: {max_grad_norm: '1'}", "training.max_grad_norm must be a number, not '1'"),
         ("training: {max_grad_norm: .inf}", "training.max_grad_norm must be a finite number, not inf"),
         ("training: {gradient_checkpointing: 1}", "training.gradient_checkpointing must be true or false, not 1"),
+        ("swift: {max_length: long}", "swift.max_length must be a whole number, not 'long'"),
         ("swift: {max_grad_norm: a}", "swift.max_grad_norm must be a number, not 'a'"),
         ("swift: {quant_method: bnp}", "swift.quant_method must be one of bnb, hqq, eetq, quanto, fp8, not 'bnp'"),
     ],
@@ -335,6 +348,44 @@ def test_argument_of_a_section_is_taken_under_swift_too(write: Write) -> None:
     assert load(write, "swift: {max_grad_norm: 0.5}").swift == {"max_grad_norm": 0.5}
 
 
+DECLARED: dict[str, dict[str, Any]] = {
+    "data": {
+        "max_length": 512,
+        "truncation_strategy": "left",
+        "max_pixels": 65536,
+        "system": "Answer in JSON.",
+        "sequence_parallel_size": 2,
+    },
+    "training": {"metric_for_best_model": "eval_bbox_acc", "greater_is_better": True, "fsdp": "full_shard"},
+}
+
+
+@pytest.mark.parametrize("section", ["swift", *DECLARED])
+def test_declared_arguments_are_typed_and_handed_through(section: str, write: Write) -> None:
+    arguments = {**DECLARED["data"], **DECLARED["training"]}
+    config = load(write, dump_yaml({"swift": arguments} if section == "swift" else DECLARED))
+    assert config.data.model_dump(include=set(DECLARED["data"])) == DECLARED["data"]
+    assert config.training.model_dump(include=set(DECLARED["training"])) == DECLARED["training"]
+    assert config.handed_through == arguments
+
+
+def test_declared_argument_under_swift_goes_before_that_of_its_section(write: Write) -> None:
+    config = load(write, "data: {max_length: 1}\nswift: {max_length: 2}\n", "data: {max_length: 3}")
+    assert (config.data.max_length, config.handed_through["max_length"]) == (2, 2)
+
+
+def test_declared_argument_under_swift_is_typed_without_a_file() -> None:
+    config = Config(model=ModelSection(path="a/b"), swift={"max_length": 2})
+    assert (config.data.max_length, config.handed_through) == (2, {"max_length": 2})
+    assert Config(model=ModelSection(path="a/b")).data.max_length is None
+
+
+@pytest.mark.parametrize("section", ["data", "swift"])
+def test_declared_argument_that_is_empty_is_handed_through_as_such(section: str, write: Write) -> None:
+    config = load(write, f"{section}: {{max_length: }}")
+    assert (config.data.max_length, config.handed_through) == (None, {"max_length": None})
+
+
 @pytest.mark.parametrize("name", sorted(OWNED_BY_PLAN))
 @pytest.mark.parametrize("section", ["swift", "training"])
 def test_what_the_plan_decides_is_refused(section: str, name: str, write: Write) -> None:
@@ -342,8 +393,8 @@ def test_what_the_plan_decides_is_refused(section: str, name: str, write: Write)
 
 
 @pytest.mark.parametrize("name", sorted(OWNED_BY_CONFIG))
-def test_what_another_key_says_is_refused(name: str, write: Write) -> None:
-    assert faults(write, f"swift: {{{name}: x}}") == [f"1.yaml:1: swift.{name}: another key says this"]
+def test_what_another_key_sets_is_refused(name: str, write: Write) -> None:
+    assert faults(write, f"swift: {{{name}: x}}") == [f"1.yaml:1: swift.{name}: another key sets this argument"]
 
 
 def test_owned_names_are_arguments_or_keys_of_today() -> None:
@@ -354,7 +405,7 @@ def test_owned_names_are_arguments_or_keys_of_today() -> None:
 @pytest.mark.parametrize("name", ["context_parallel_size", "moe_grouped_gemm", "recompute_granularity"])
 def test_argument_of_megatron_alone_is_refused(name: str, write: Write) -> None:
     assert name in megatron_arguments()
-    expected = f"1.yaml:1: swift.{name} is an argument of Megatron training only"
+    expected = f"1.yaml:1: swift.{name} is an argument for Megatron training only"
     assert faults(write, f"swift: {{{name}: 1}}") == [expected]
 
 

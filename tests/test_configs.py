@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.load import load_config
 from swiftalign.config.schema import config_schema
 from swiftalign.config.sections import Config
 from swiftalign.demo.data import write_dataset
-from swiftalign.init.recipes import RECIPES
-from swiftalign.model.read import read_model
+from swiftalign.methods import offered
 from swiftalign.model.tree import Model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import blocking
 from swiftalign.runs.lowering import lower, to_argv
@@ -63,8 +64,9 @@ def layers(path: Path) -> list[Path]:
 def test_a_worked_config_plans_without_errors_or_warnings(path: Path, load: Callable[[Path], Config]) -> None:
     for run in load(path).runs:
         plan = resolve(run, qwen3_vl_4b())
-        assert not blocking(plan.findings)
-        assert not [finding for finding in plan.findings if finding.severity == "warning"]
+        problems = preflight(run, qwen3_vl_4b(), plan)
+        assert not blocking(problems)
+        assert not [problem for problem in problems if problem.severity == "warning"]
 
 
 @pytest.mark.parametrize("path", METHODS + STRATEGIES, ids=lambda path: path.stem)
@@ -75,7 +77,7 @@ def test_a_worked_config_lowers_to_its_golden_arguments(
     for run in load(path).runs:
         text += f"# {run.phase}\n" if run.phase else ""
         arguments = lower(
-            run, (plan := resolve(run, qwen3_vl_4b())), Path("runs/example"), Choices(plan.schedule.batch)
+            (plan := resolve(run, qwen3_vl_4b())), run, Path("runs/example"), Choices(plan.schedule.batch)
         )
         text += "".join(" ".join(to_argv({name: value})) + "\n" for name, value in arguments.items())
     text = text.replace(str(tmp_path), "FOLDER")
@@ -87,7 +89,7 @@ def test_a_worked_config_lowers_to_its_golden_arguments(
 
 
 def test_every_method_of_init_has_a_worked_file() -> None:
-    assert set(RECIPES) <= {path.stem for path in METHODS}
+    assert set(offered()) <= {path.stem for path in METHODS}
 
 
 def test_the_schema_beside_the_configs_is_the_published_one() -> None:

@@ -20,7 +20,7 @@ from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.records import PixelTarget, Record
 from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import DEFAULT_LIMITS
-from swiftalign.preview.drift import TIMED_ROWS, DriftReport, OperationEffect, measure_drift
+from swiftalign.previews.drift import TIMED_ROWS, DriftReport, OperationEffect, measure_drift
 from swiftalign.problems import DataError
 
 SIZE = (128, 128)

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from swiftalign.worker.endings import explain
+from swiftalign.worker.__main__ import explain
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.export.export import export
-from swiftalign.model.read import read_model
+from swiftalign.exports.export import export
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
 from swiftalign.runs.folder import write_run_files
@@ -257,8 +257,8 @@ def test_a_killed_export_leaves_nothing_or_a_sound_folder_and_the_next_one_clean
     ("argv", "code", "message"),
     [
         (["nowhere", "-o", "out"], 2, "error: nowhere: no such file or folder"),
-        (["{base}", "-o", "out"], 2, "has no adapter_config.json, and its run trained no whole model"),
-        (["{run}/..", "-o", "out"], 2, "holds runs, and is none itself"),
+        (["{base}", "-o", "out"], 2, "has no adapter_config.json, and its run did not train a whole model"),
+        (["{run}/..", "-o", "out"], 2, "holds runs, but is not a run itself"),
         (["{run}", "-o", "out", "--base", "nowhere"], 2, "error: base model nowhere: not a folder here"),
         (["{run}", "-o", "out", "--dtype", "int8"], 2, "error: --dtype int8: must be float32, bfloat16 or float16"),
         (["{run}", "-o", "{base}"], 1, "lies inside"),
@@ -282,7 +282,7 @@ def test_exit_codes(
 
 def test_a_whole_module_checkpoint_needs_no_torch(run: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from swiftalign.export.export import export\n"
+        "import sys; from pathlib import Path; from swiftalign.exports.export import export\n"
         "export(Path(sys.argv[1]), Path(sys.argv[2]))\nsys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "out")], check=True)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from swiftalign.demo.model import build_model
-from swiftalign.export.export import export
-from swiftalign.export.merge import cast
+from swiftalign.exports.export import export
+from swiftalign.model.bytes import cast
 
 MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
 LINEAR = r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"

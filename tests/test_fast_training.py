@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,18 +11,21 @@ from typing import Any
 import pytest
 
 from swiftalign.cli import main
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
 from swiftalign.speed.choices import Choices
 
 
 def gradients(
-    demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_free: bool, ready: bool = False
+    demo: Path, template: Any, rows: list[dict[str, Any]], *, padding_free: bool, sync_free: bool = False
 ) -> dict[str, Any]:
     """The aligner's gradients of one batch, in float32."""
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
     from swiftalign.worker.attention import use_padding_free_attention
-    from swiftalign.worker.sync_free import ReadyModel, collator_of
+    from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32)
     model.requires_grad_(False)
@@ -30,18 +34,19 @@ def gradients(
     if padding_free:
         use_padding_free_attention(model)
     template.model, template.padding_free = model, padding_free
-    collate = collator_of(model, template.data_collator, keep_answers=True) if ready else template.data_collator
-    if ready:
-        ReadyModel(model)
+    collate = template.data_collator
+    if sync_free:
+        collate = SyncFreeCollator(model, collate, keep_answers=True)
+        SyncFreeModel(model)
     try:
         batch = collate([dict(row) for row in rows])
     finally:
         template.padding_free = False
     batch.pop("text_position_ids", None)
-    if ready:  # nothing is left for the model to work out from them
+    if sync_free:  # nothing is left for the model to work out from them
         batch["image_grid_thw"] = batch["image_grid_thw"] * 0
     assert batch["input_ids"].shape[0] == (1 if padding_free else len(rows))
-    if padding_free and not ready:  # the trainer's own shift: no row is to predict the next one's first token
+    if padding_free and not sync_free:  # the trainer's own shift: no row is to predict the next one's first token
         starts = batch["cu_seq_lens_q"][:-1].long()
         batch["labels"][0, starts] = -100
     model.train()
@@ -49,13 +54,13 @@ def gradients(
     return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-@pytest.mark.parametrize("ready", [False, True])
-def test_rows_in_a_line_give_the_gradients_of_padded_rows(demo: Path, batch_rows: Any, ready: bool) -> None:
+@pytest.mark.parametrize("sync_free", [False, True])
+def test_rows_in_a_line_give_the_gradients_of_padded_rows(demo: Path, batch_rows: Any, sync_free: bool) -> None:
     import torch
 
     template, rows = batch_rows
     plain = gradients(demo, template, rows, padding_free=False)
-    fast = gradients(demo, template, rows, padding_free=True, ready=ready)
+    fast = gradients(demo, template, rows, padding_free=True, sync_free=sync_free)
     assert len(plain) == 24
     for name, gradient in plain.items():
         assert torch.linalg.norm(fast[name] - gradient) <= 1e-5 * torch.linalg.norm(gradient), name
@@ -107,7 +112,7 @@ def test_a_run_groups_its_rows_by_length(demo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trains", ["merger", "visual"])
 def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_gradients(
-    demo: Path, batch_rows: Any, trains: str
+    demo: Path, demo_modules: Model, make_config: Callable[[str], Config], batch_rows: Any, trains: str
 ) -> None:
     import torch
     from transformers import Qwen3VLForConditionalGeneration
@@ -120,7 +125,9 @@ def test_a_frozen_vit_has_no_backward_pass_where_ms_swift_asks_its_patches_for_g
         weight.requires_grad_(trains in name)
     template.model, visual = model, model.model.visual
     visual.patch_embed.register_forward_hook(lambda part, args, out: out.requires_grad_(True))  # as ms-swift does
-    speed_up_model(model, Choices())
+    frozen = "true" if trains == "merger" else "false"
+    config = make_config(f"tuner: {{train_type: full, freeze_llm: true, freeze_vit: {frozen}, freeze_aligner: false}}")
+    speed_up_model(model, resolve(config, demo_modules), Choices())
     tracked = []
     visual.blocks[-1].register_forward_hook(lambda part, args, out: tracked.append(out.requires_grad))
     batch = template.data_collator([dict(row) for row in rows])
@@ -190,7 +197,7 @@ def test_a_matrix_that_trains_is_not_put_in_fp8() -> None:
     assert freeze_in_fp8([layer]) == 0
 
 
-def test_only_frozen_layers_are_compiled(demo: Path) -> None:
+def test_only_frozen_layers_are_compiled(demo: Path, demo_modules: Model, make_config: Callable[[str], Config]) -> None:
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
@@ -199,7 +206,7 @@ def test_only_frozen_layers_are_compiled(demo: Path) -> None:
     model = Qwen3VLForConditionalGeneration.from_pretrained(demo / "model", dtype=torch.float32).requires_grad_(False)
     model.model.visual.blocks[0].requires_grad_(True)
     trainer = SimpleNamespace(model=model, evaluate=lambda: "evaluated")
-    speed_up_trainer(trainer, Choices(kernels="compiled"))
+    speed_up_trainer(trainer, resolve(make_config(""), demo_modules), Choices(kernels="compiled"))
     assert all(layer._compiled_call_impl for layer in model.model.language_model.layers)
     assert not any(block._compiled_call_impl for block in model.model.visual.blocks)
     assert trainer.evaluate() == "evaluated"

@@ -14,15 +14,15 @@ import pytest
 
 from finding_cases import TRAINED, WHOLE, Case
 from finding_cases_run import RUN
+from swiftalign.checks.preflight import preflight
+from swiftalign.checks.rates import SWIFT_OPTIMIZERS
+from swiftalign.checks.trained import expect_aligner
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.model.read import read_model
 from swiftalign.model.tree import Model
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
-from swiftalign.preflight.check import check
-from swiftalign.preflight.rates import SWIFT_OPTIMIZERS
-from swiftalign.preflight.trained import expect_aligner
 from swiftalign.problems import CODES, Problem, blocking
 from swiftalign.versions import TESTED_VERSIONS
 from swiftalign.yaml12 import dump_yaml
@@ -118,9 +118,10 @@ def write(demo: Path, checkpoint: Path, tmp_path: Path) -> Write:
 
 def find(paths: list[Path], case: Case, models: dict[str, Model]) -> tuple[Problem, ...]:
     modules = models[case.model]
-    plan = resolve(load_config(paths), modules)
+    config = load_config(paths)
+    plan = resolve(config, modules)
     expected = expect_aligner(plan, modules) if case.code == "outside-expected" else ()
-    return (*plan.findings, *expected)
+    return (*preflight(config, modules, plan), *expected)
 
 
 each_case = pytest.mark.parametrize(
@@ -188,9 +189,9 @@ def test_parameter_without_group_fires_for_one_left_out_and_for_one_in_two(
     double = replace(plan, groups=(*plan.groups, replace(first, parameters=first.parameters[:1])))
     name = first.parameters[0]
     for faulty, where in ((short, "no optimizer group"), (double, "two optimizer groups")):
-        found = [f.message for f in check(config, demo_modules, faulty) if f.code == "parameter-without-group"]
+        found = [f.message for f in preflight(config, demo_modules, faulty) if f.code == "parameter-without-group"]
         assert found == [f"1 trainable parameter would be in {where}: {name}"]
-    assert "parameter-without-group" not in {finding.code for finding in plan.findings}
+    assert "parameter-without-group" not in {finding.code for finding in preflight(config, demo_modules, plan)}
 
 
 def test_other_releases_are_named(
@@ -202,7 +203,8 @@ def test_other_releases_are_named(
         return {"ms-swift": "4.7.0", "torch": f"{TESTED_VERSIONS['torch']}+cu130"}.get(name, TESTED_VERSIONS[name])
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    findings = resolve(make_config(WHOLE), demo_modules).findings
+    config = make_config(WHOLE)
+    findings = preflight(config, demo_modules, resolve(config, demo_modules))
     [finding] = [finding for finding in findings if finding.code == "versions-untested"]
     assert finding.message == "ms-swift 4.7.0 (tested: 4.6.0), peft unknown (tested: 0.20.0)"
 

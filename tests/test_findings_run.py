@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
@@ -23,7 +24,8 @@ Find = Callable[[str], list[Problem]]
 @pytest.fixture
 def find(make_config: Callable[[str], Config], demo_modules: Model) -> Find:
     def find(text: str) -> list[Problem]:
-        return list(resolve(make_config(text), demo_modules).findings)
+        config = make_config(text)
+        return preflight(config, demo_modules, resolve(config, demo_modules))
 
     return find
 
@@ -157,7 +159,7 @@ def test_a_folder_that_lacks_a_file_is_no_checkpoint(name: str, checkpoint: Call
     [finding] = find(f"{LORA_16}training: {{resume_from_checkpoint: {folder}}}\n")
     assert (finding.code, finding.message) == (
         "resume-mismatch",
-        f"{folder} is no checkpoint of such a run: it has no {name}",
+        f"{folder} is not a checkpoint of such a run: it has no {name}",
     )
 
 

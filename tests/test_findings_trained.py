@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
+from swiftalign.checks.preflight import preflight
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
@@ -22,7 +23,11 @@ Find = Callable[[str], tuple[Problem, ...]]
 
 @pytest.fixture
 def find(make_config: Callable[[str], Config], demo_modules: Model) -> Find:
-    return lambda text: resolve(make_config(text), demo_modules).findings
+    def find(text: str) -> list[Problem]:
+        config = make_config(text)
+        return preflight(config, demo_modules, resolve(config, demo_modules))
+
+    return find
 
 
 def codes(findings: tuple[Problem, ...]) -> list[str]:
@@ -49,7 +54,7 @@ def test_a_block_of_the_guide_gives_these_findings_and_no_other(
     blocks: list[str], expected: list[str], demo: Path, demo_modules: Model
 ) -> None:
     config = load_config([demo / "config.yaml", *(GUIDE / f"{name}.yaml" for name in blocks)])
-    findings = resolve(config, demo_modules).findings
+    findings = preflight(config, demo_modules, resolve(config, demo_modules))
     assert codes(findings) == expected
 
 

@@ -27,11 +27,11 @@ from swiftalign.worker.grounding_eval import (
     _of_all,
     _random_kept,
     add_answers,
-    asked,
     choose_questions,
     require_kind,
     share,
     to_question,
+    without_answer,
 )
 
 # Registers the evaluation, and a probe that writes down in which state it leaves model and template.
@@ -294,7 +294,7 @@ def test_a_question_has_no_answer_in_it(demo_rows: Rows) -> None:
     row = demo_rows[3]
     question = to_question(demo_rows, 3)
     assert question is not None
-    assert [message["role"] for message in asked(row)["messages"]] == ["user"]
+    assert [message["role"] for message in without_answer(row)["messages"]] == ["user"]
     assert question.index == 3
     assert question.answer == row["messages"][-1]["content"]
     assert (question.width, question.height) == Image.open(demo_rows.row(3).images[0]).size

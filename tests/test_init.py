@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
-from swiftalign.init.recipes import PROBLEMS, RECIPES
+from swiftalign.init.recipes import PROBLEMS
+from swiftalign.methods import offered
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import blocking
@@ -21,14 +23,15 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("choice", [f"--method={m}" for m in RECIPES] + [f"--problem={p}" for p in PROBLEMS])
+@pytest.mark.parametrize("choice", [f"--method={m}" for m in offered()] + [f"--problem={p}" for p in PROBLEMS])
 def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_modules: Model) -> None:
     train = demo / "data/train.jsonl"
     assert main(["init", f"--model={demo / 'model'}", choice, f"--train={train}"]) == 0
     config = load_config([Path("config.yaml")])
     assert config.data.train == [str(train)]
     plan = resolve(config, demo_modules)
-    assert not [finding for finding in plan.findings if finding.severity in ("error", "warning")]
+    problems = preflight(config, demo_modules, plan)
+    assert not [problem for problem in problems if problem.severity in ("error", "warning")]
     method = choice.removeprefix("--method=") if "method" in choice else PROBLEMS[choice.split("=")[1]].method
     assert plan.method == method
 
@@ -42,9 +45,10 @@ def test_a_problem_comes_with_what_was_measured(capsys: pytest.CaptureFixture[st
 
 def test_the_schedule_of_adalora_fits_the_data(demo: Path, demo_modules: Model) -> None:
     main(["init", f"--model={demo / 'model'}", "--method=adalora", f"--train={demo / 'data/train.jsonl'}"])
-    plan = resolve(load_config([Path("config.yaml")]), demo_modules)
+    config = load_config([Path("config.yaml")])
+    plan = resolve(config, demo_modules)
     assert plan.schedule.steps == 12
-    assert not blocking(plan.findings)
+    assert not blocking(preflight(config, demo_modules, plan))
 
 
 def test_paths_are_written_from_the_files_own_folder(demo: Path) -> None:
@@ -78,8 +82,8 @@ def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[st
         ),
         (
             ["--demo=x", "--model=y", "--val=z"],
-            "--demo brings a model and data of its own, beside --model, --val",
-            "keep one of them",
+            "--demo has its own model and data, so it can't be combined with --model, --val",
+            "remove one of them",
         ),
         (
             ["--model=x"],

@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import methods
 import methods_report
-from swiftalign.demo.workspace import DEMO_RATES
-from swiftalign.init.recipes import PROBLEMS, RECIPES
+from swiftalign.init.recipes import PROBLEMS
+from swiftalign.methods import offered
 
 LINES = methods.logged()
 BEFORE, RUNS = methods_report.split(LINES)
-ALIGNER = tuple(RECIPES)
+ALIGNER = tuple(offered())
 MEAN, KNOWN = "mean", "known camera"
 
 
@@ -89,7 +89,7 @@ def test_changed_colours_cost_something_where_rows_are_many() -> None:
 
 
 def test_every_problem_names_a_recipe_and_says_what_was_measured() -> None:
-    assert all(advice.method in RECIPES and advice.measured for advice in PROBLEMS.values())
+    assert all(advice.method in offered() and advice.measured for advice in PROBLEMS.values())
 
 
 def test_the_page_is_made_from_the_log() -> None:
@@ -113,8 +113,8 @@ def test_what_was_compared_is_what_ships_and_what_the_script_would_run() -> None
 
 
 def test_the_demo_trains_each_method_at_the_rate_that_the_search_found() -> None:
-    for method in RECIPES:
-        rate = DEMO_RATES[method]
+    for method in offered():
+        rate = offered()[method].demo_lr
         best = methods.best_of(methods.rates_tried(LINES, method))
         assert float(rate) == best, method
 

@@ -13,16 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.verify import checkpoints_of
+from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import read_header
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
-from swiftalign.worker.carry import carry_weights
+from swiftalign.worker.weights import carry_weights
 
 PHASES = """
 data: {dataset_shuffle: false}
@@ -89,9 +90,9 @@ def test_a_run_without_phases_is_its_own_and_only_one(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "line", "message"),
     [
-        ("{tuner: {lora_rank: 4}}", 2, "a phase can't have tuner of its own"),
-        ("{model: other}", 2, "a phase can't have model of its own"),
-        ("{training: {output_dir: x}}", 2, "a phase can't have training.output_dir of its own"),
+        ("{tuner: {lora_rank: 4}}", 2, "a phase can't set tuner"),
+        ("{model: other}", 2, "a phase can't set model"),
+        ("{training: {output_dir: x}}", 2, "a phase can't set training.output_dir"),
         ("{name: 3}", 2, "a phase's name must be text"),
         ("{training: {aligner_lrr: 1}}", 2, "training.aligner_lrr: unknown key"),
         ("{training: {num_train_epochs: many}}", 2, "training.num_train_epochs"),
@@ -112,7 +113,7 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
     [
         (
             "tuner: {train_type: adalora}\nphases: [{name: a}, {name: b}]\n",
-            "AdaLoRA prunes once, to the end of its run: another phase would begin with pruned ranks",
+            "AdaLoRA prunes ranks until the end of its run: the next phase would begin with pruned ranks",
         ),
         (
             "phases: [{name: a, training: {save_strategy: 'no'}}, {name: b}]\n",
@@ -122,8 +123,9 @@ def test_faults_of_phases_are_named_by_file_and_line(phase: str, line: int, mess
 )
 def test_phases_that_leave_nothing_to_begin_with_are_refused(text: str, message: str, workspace: Path) -> None:
     config = load(workspace, text)
-    first = resolve(config.runs[0], read_model(config))
-    assert [finding.message for finding in first.findings if finding.code == "phases-uncarried"] == [message]
+    model = read_model(config)
+    problems = preflight(config.runs[0], model, resolve(config.runs[0], model))
+    assert [finding.message for finding in problems if finding.code == "phases-uncarried"] == [message]
 
 
 def test_inspect_params_shows_the_phases_with_their_steps(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,5 +302,5 @@ def test_a_checkpoint_that_lacks_a_tensor_is_not_carried(demo: Path, tmp_path: P
     model = torch.nn.Module()
     save_file({plan.trainables[0].key: torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     model.named_parameters = lambda: [(item.parameter, torch.zeros(item.shape)) for item in plan.trainables]  # type: ignore[method-assign,assign,return-value]
-    with pytest.raises(PlanMismatchError, match="24 of the phase's tensors are not there"):
+    with pytest.raises(PlanMismatchError, match="24 of the phase's tensors are missing"):
         carry_weights(plan, model, tmp_path)

@@ -34,16 +34,18 @@ from swift.trainers import TrainingArguments
 from swift.utils import get_multimodal_target_regex
 from transformers import AutoModelForImageTextToText, Trainer
 
-from swiftalign.config.sections import Config, TunerSection
+from swiftalign.checks.preflight import preflight
+from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.methods import boft_fault
+from swiftalign.methods.boft import Boft
+from swiftalign.model.families import published_config
 from swiftalign.model.meta import build_on_meta
-from swiftalign.model.qwen3_vl import known_config
-from swiftalign.model.read import read_model
 from swiftalign.model.safetensors import TensorInfo, read_header
 from swiftalign.model.tree import Architecture, Model
 from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve as resolve_plan
+from swiftalign.problems import Problem
 from swiftalign.runs.lowering import lower
 from swiftalign.speed.choices import Choices
 
@@ -111,6 +113,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in (*MODELS, *OTHER_MODELS)}
 
 
+def problems(config: Config, plan: TuningPlan) -> list[Problem]:
+    return preflight(config, modules_in(Path(plan.model)), plan)
+
+
 @pytest.fixture(scope="module")
 def resolve(models: dict[str, Path]) -> Plans:
     """The plan of some settings for one of the models, from the headers of its weight file."""
@@ -156,7 +162,7 @@ def swift_arguments(config: Config, plan: TuningPlan, meta: Any) -> Any:
     args = object.__new__(SftArguments)
     for item in fields(SftArguments):
         vars(args)[item.name] = item.default_factory() if item.default_factory is not MISSING else item.default
-    vars(args).update(lower(config, plan, Path("runs"), Choices()))
+    vars(args).update(lower(plan, config, Path("runs"), Choices()))
     args.task_type, args.model_meta = "causal_lm", meta
     args.training_args = SimpleNamespace(max_steps=100)
     TunerArguments.__post_init__(args)
@@ -385,7 +391,7 @@ def test_optimizer_groups_are_those_of_ms_swift(
     defaults = {"optimizer": "multimodal", "learning_rate": 1e-5 if plan.train_type == "full" else 1e-4}
     assert plan.groups
     assert planned_groups(plan) == real_groups({**defaults, "weight_decay": 0.1, **training}, wrapped)
-    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs"), Choices()), wrapped)
+    assert planned_groups(plan) == real_groups(lower(plan, config, Path("runs"), Choices()), wrapped)
 
 
 # -- What the settings select, where peft and ms-swift read them as they are ------------------------------------------
@@ -467,8 +473,8 @@ def test_freeze_flags_reach_nothing_outside_the_parts_of_the_architecture(
 
 
 def test_everything_frozen_trains_nothing_where_ms_swift_asserts(resolve: Plans) -> None:
-    _, plan = resolve("dense", flags("lora"))
-    assert [finding.code for finding in plan.findings] == ["nothing-trains"]
+    config, plan = resolve("dense", flags("lora"))
+    assert [problem.code for problem in problems(config, plan)] == ["nothing-trains"]
     with pytest.raises(AssertionError):
         get_multimodal_target_regex(base_model(plan), freeze_llm=True, freeze_vit=True, freeze_aligner=True)
 
@@ -492,21 +498,21 @@ def test_all_embedding_beside_target_suffixes_expands_as_in_ms_swift(resolve: Pl
 
 
 def test_all_linear_outweighs_the_names_beside_it_and_says_so(resolve: Plans) -> None:
-    _, plan = resolve("dense", flags("lora", "aligner", target_modules=["all-linear", "q_proj"]))
+    config, plan = resolve("dense", flags("lora", "aligner", target_modules=["all-linear", "q_proj"]))
     _, alone = resolve("dense", flags("lora", "aligner"))
     frozen = {"freeze_llm": True, "freeze_vit": True, "freeze_aligner": False}
     args = SimpleNamespace(target_modules=["all-linear", "q_proj"], **frozen)
     assert plan.adapted == alone.adapted
     assert "q_proj" not in get_target_modules(args, base_model(plan))
-    assert [finding.message for finding in plan.findings if finding.code == "setting-unused"] == [
-        "target_modules: q_proj: no effect beside all-linear, which the freeze flags steer"
+    assert [problem.message for problem in problems(config, plan) if problem.code == "setting-unused"] == [
+        "target_modules: q_proj: no effect beside all-linear, for which the freeze flags decide"
     ]
 
 
 def test_a_public_size_trains_what_was_planned() -> None:
     config = Config.model_validate({"model": {"path": "Qwen/Qwen3-VL-235B-A22B-Instruct"}, "tuner": lora(".*_proj")})
-    plan = resolve(config, read_model(config))
-    model = build_on_meta(known_config(config.model.path) or {})
+    plan = resolve_plan(config, read_model(config))
+    model = build_on_meta(published_config(config.model.path) or {})
     model.model_meta = MODEL_MAPPING[plan.model_type]
     args = swift_arguments(config, plan, model.model_meta)
     assert len(plan.adapted) == 94 * 4
@@ -520,7 +526,7 @@ def test_a_public_size_trains_what_was_planned() -> None:
 @pytest.mark.parametrize("size", [0, 3, 32, 100])
 def test_boft_blocks_are_refused_exactly_where_peft_refuses_them(size: int, blocks: int) -> None:
     sizes = {"boft_block_size": size, "boft_block_num": blocks}
-    fault = boft_fault(96, TunerSection.model_validate({"train_type": "boft", **sizes}))
+    fault = Boft(**sizes).blocks_problem("layer", 96)
     layer = torch.nn.Sequential(torch.nn.Linear(96, 8))
     with pytest.raises(ValueError, match="boft") if fault else nullcontext():
         peft.get_peft_model(layer, peft.BOFTConfig(**sizes, target_modules=["0"]))
@@ -528,7 +534,7 @@ def test_boft_blocks_are_refused_exactly_where_peft_refuses_them(size: int, bloc
 
 def test_boft_butterflies_are_refused_since_peft_takes_one_without_its_cuda_extension(resolve: Plans) -> None:
     config, plan = resolve("dense", boft(boft_block_size=8, boft_n_butterfly_factor=2))
-    assert [finding.code for finding in plan.findings if finding.severity == "error"] == ["boft-blocks"]
+    assert [problem.code for problem in problems(config, plan) if problem.severity == "error"] == ["boft-blocks"]
     shapes = {shape for name, (shape, _) in trainable(prepare(config, plan)).items() if "boft_R" in name}
     assert {shape[0] for shape in shapes} == {1}
 
@@ -582,9 +588,9 @@ IMPOSSIBLE = {"dora-exclusive", "saved-nested", "boft-blocks", "fourier-frequenc
 @given(st.sampled_from(list(MODELS)), TUNERS)
 def test_any_plan_that_can_be_carried_out_is_what_trains(resolve: Plans, model: str, tuner: dict[str, Any]) -> None:
     config, plan = resolve(model, tuner)
-    assume(plan.trainables and not IMPOSSIBLE & {finding.code for finding in plan.findings})
+    assume(plan.trainables and not IMPOSSIBLE & {problem.code for problem in problems(config, plan)})
     wrapped = prepare(config, plan)
     assert trainable(wrapped) == planned(plan)
-    assert planned_groups(plan) == real_groups(lower(config, plan, Path("runs"), Choices()), wrapped)
+    assert planned_groups(plan) == real_groups(lower(plan, config, Path("runs"), Choices()), wrapped)
     if plan.train_type != "full":
         assert described(get_peft_model_state_dict(wrapped).items()) == listed(plan.tensors)

@@ -20,7 +20,7 @@ from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.rows import Rows
 from swiftalign.data.text import to_messages
-from swiftalign.preview.encoded import (
+from swiftalign.previews.encoded import (
     Encoded,
     NotHereError,
     TemplateEncoder,
@@ -28,7 +28,7 @@ from swiftalign.preview.encoded import (
     from_patches,
     training_encoder,
 )
-from swiftalign.preview.strips import Panel, Previewer, Shape
+from swiftalign.previews.strips import Panel, Previewer, Shape
 from swiftalign.problems import ModelError
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"
@@ -238,7 +238,7 @@ def test_targets_that_an_answer_lacks_are_told(rows: Rows) -> None:
         return replace(encoded, answer=replace(encoded.answer, targets=encoded.answer.targets[:1]))
 
     assert panel_of(rows, pipeline("hflip"), cut).faults == (
-        "the encoded answer has 1 readable targets, of 4 that were kept",
+        "the encoded answer has 1 readable targets, but 4 were kept",
     )
 
 

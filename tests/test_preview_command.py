@@ -10,7 +10,7 @@ from PIL import Image
 
 from swiftalign.cli import main
 from swiftalign.cli.preview import row_numbers
-from swiftalign.preview.contact_sheet import SCALE
+from swiftalign.previews.contact_sheet import SCALE
 from swiftalign.problems import SwiftalignError
 
 GUIDE = Path(__file__).parent / "guide/06_augmentation.yaml"
@@ -133,7 +133,7 @@ def test_a_model_that_only_a_hub_has_is_no_hindrance(
     told = capsys.readouterr()
     [line] = told.err.splitlines()
     assert line.startswith(
-        "note: model Qwen/Qwen3-VL-235B-A22B-Instruct: nothing in the cache of huggingface; shown are"
+        "note: model Qwen/Qwen3-VL-235B-A22B-Instruct: nothing in the cache of huggingface; the rows are shown as"
     )
     values = json.loads(told.out)
     assert values["encoded"] is False
@@ -154,12 +154,15 @@ def test_rows_without_an_image_file_are_passed_over(
 ) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     cup = {"label": "cup", "bbox_2d": [8, 8, 90, 90]}
-    own = {"images": [str(demo / "data/images/train/00000.png")], "objects": [cup]}
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n" + json.dumps(own), encoding="utf-8")
+    image = str(demo / "data/images/train/00000.png")
+    own = {"images": [image], "objects": [cup]}
+    web = {"messages": messages, "images": [image, "https://example.invalid/a.png"]}
+    rows = ({"messages": messages}, own, web)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     data = ["--set", f"data.train={tmp_path / 'rows.jsonl'}", "-o", str(tmp_path / "a.png"), "--json"]
     assert run(demo, *data) == 0
     told = capsys.readouterr()
-    assert told.err == "note: passed over, without an image file: row 0\n"
+    assert told.err == "note: passed over, because there is no image file: row 0, 2\n"
     assert [row["row"] for row in json.loads(told.out)["rows"]] == [1]
     assert run(demo, *data, "--rows", "0", "--force") == 2
     assert "none of the rows has an image file" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
-from swiftalign.preview.html import render_page
-from swiftalign.preview.strips import Panel, Shape, Strip
+from swiftalign.previews.html import render_page
+from swiftalign.previews.strips import Panel, Shape, Strip
 
 HOSTILE = "<img src=x onerror=window.hit=1>"
 CLOSING = "</script><script>window.hit=1</script><!--"
@@ -152,7 +152,7 @@ def test_the_original_can_take_a_variants_place(opened: Opened) -> None:
 
 
 def test_all_originals_can_take_their_variants_places(opened: Opened) -> None:
-    opened.page.get_by_role("button", name="Originals in place").click()
+    opened.page.get_by_role("button", name="Show all originals").click()
     assert len({shown_source(opened, figure) for figure in range(6)}) == 1
 
 

@@ -15,9 +15,9 @@ from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
-from swiftalign.preview.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
-from swiftalign.preview.preview import read_chosen
-from swiftalign.preview.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
+from swiftalign.previews.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
+from swiftalign.previews.preview import read_chosen
+from swiftalign.previews.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
 
 CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.verify import checkpoints_of
+from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
 from swiftalign.worker.batches import GlobalBatches
@@ -217,7 +217,7 @@ callbacks_map["dying"] = Dying
     [
         pytest.param("raise ValueError('no more')", "error: ValueError: no more", id="error", marks=pytest.mark.long),
         pytest.param(
-            "os.kill(os.getpid(), 9)", "error: one of the training processes was ended by SIGKILL", id="SIGKILL"
+            "os.kill(os.getpid(), 9)", "error: one of the training processes was killed by SIGKILL", id="SIGKILL"
         ),
     ],
 )

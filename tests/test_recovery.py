@@ -14,7 +14,7 @@ from PIL import Image
 from swiftalign.cli import main
 from swiftalign.demo import recovery
 from swiftalign.demo.recovery import Recovery, mean_accuracy
-from swiftalign.demo.workspace import PRETRAINED, DemoRequest, write_demo
+from swiftalign.demo.workspace import PRETRAINED, write_demo
 
 BYTES = 12_000_000
 RECOVERED = 0.7  # the README shows over 0.8; kernels of other processors round otherwise
@@ -31,7 +31,7 @@ def test_the_shipped_model_is_small_and_has_the_real_models_parts() -> None:
 
 @pytest.mark.slow
 def test_training_the_aligner_brings_back_what_a_new_camera_costs(tmp_path: Path) -> None:
-    write_demo(DemoRequest(tmp_path))
+    write_demo(tmp_path)
     run, exported = tmp_path / "run", tmp_path / "exported"
     assert main(["train", str(tmp_path / "config.yaml"), "--set", f"training.output_dir={run}"]) == 0
     assert main(["export", str(run), "--output", str(exported)]) == 0
@@ -55,8 +55,8 @@ def test_nothing_is_recovered_where_nothing_was_lost() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere", "model"], "nowhere is no workspace of the small model; 'swiftalign init --demo DIR' makes one"),
-        (["space", "nowhere"], "nowhere is no model folder; 'swiftalign export RUN --output DIR' makes one"),
+        (["nowhere", "model"], "nowhere is not a workspace of the small model; 'swiftalign init --demo DIR' makes one"),
+        (["space", "nowhere"], "nowhere is not a model folder; 'swiftalign export RUN --output DIR' makes one"),
         (
             ["space", "model", "--picture", "a.gif"],
             "--picture a.gif: name a file in a folder that exists, ending in .png",

@@ -13,10 +13,11 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
 from swiftalign.demo.workspace import TINY_TRAINING
-from swiftalign.init.recipes import RECIPES, write_config
-from swiftalign.model.read import read_model
+from swiftalign.init.recipes import write_config
+from swiftalign.methods import offered
 from swiftalign.model.safetensors import read_header
 from swiftalign.plan.plan import TuningPlan, read_plan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import PlanMismatchError, RunFolderError, TrainingError
 from swiftalign.runs.folder import locked, write_run_files
@@ -76,7 +77,7 @@ def expect_saved(run: Path, plan: TuningPlan) -> None:
         assert all(side <= most for side, most in zip(shape, planned[name][0], strict=True)), name
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", offered())
 def test_exactly_the_planned_parameters_move_and_exactly_the_planned_tensors_are_saved(
     method: str, demo: Path, tmp_path: Path, probe: list[str]
 ) -> None:
@@ -230,7 +231,7 @@ def test_a_killed_training_process_is_reported(demo: Path, tmp_path: Path, capsy
     )
     sets = ["--set", f"swift.external_plugins=[{plugin}]", "--set", "training.callbacks=[killer]"]
     assert train(demo / "config.yaml", tmp_path / "run", *sets) == 1
-    assert "error: the training process was ended by SIGKILL" in capsys.readouterr().err
+    assert "error: the training process was killed by SIGKILL" in capsys.readouterr().err
 
 
 def test_an_error_inside_training_ends_in_its_message_and_names_the_log(
@@ -255,7 +256,7 @@ def test_two_runs_cannot_write_one_folder_at_a_time(
     run = tmp_path / "run"
     with locked(run):
         assert train(demo / "config.yaml", run) == 2
-    assert "another run is writing there now" in capsys.readouterr().err
+    assert "another run is writing to this folder now" in capsys.readouterr().err
 
 
 def test_a_used_run_folder_is_not_written_again(demo: Path, tmp_path: Path) -> None:

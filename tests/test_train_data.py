@@ -133,4 +133,4 @@ def test_the_best_model_is_not_told_by_a_kind_that_validation_lacks(
     assert main(["train", str(config), *(word for item in sets for word in ("--set", item))]) == 1
     err = capsys.readouterr().err
     assert "metric_for_best_model: line_acc, but no validation row holds a line" in err
-    assert "they have bbox_acc" in err
+    assert "choose one that the rows have: bbox_acc" in err

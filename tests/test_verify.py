@@ -91,7 +91,7 @@ def test_what_an_adapter_of_peft_must_hold_follows_from_its_config(name: str, ch
     result = verify(checkpoints[name].path)
     expected = sum(row.expected or 0 for row in result.modules)
     assert result.expectation.startswith("adapter_config.json and the base" if FOREIGN[name].planned else "nothing:")
-    assert 0 < expected <= len(result.tensors) or not FOREIGN[name].planned
+    assert 0 < expected <= len(result.checkpoint.weights.infos) or not FOREIGN[name].planned
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -165,7 +165,7 @@ def test_the_newest_checkpoint_of_a_run_counts_and_all_checks_each(
     checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = checkpoints["run-folder"].path
-    assert verify(run).path == run / "checkpoint-30"
+    assert verify(run).checkpoint.path == run / "checkpoint-30"
     assert main(["verify-ckpt", str(run), "--json", "--all"]) == 0
     names = [Path(values["path"]).name for values in json.loads(capsys.readouterr().out)]
     assert names == ["checkpoint-9", "checkpoint-10", "checkpoint-30"]
@@ -226,7 +226,7 @@ def test_keys_and_shapes_of_the_mergers_are_listed(
 def test_the_report_says_what_was_held_against_the_base(checkpoints: dict[str, Sound]) -> None:
     lora, merged, saved = (checkpoints[name] for name in ("alone", "merged", "saved"))
     told = verify(lora.path, base=lora.base).expectation
-    adapted = f"8 adapted layers held against {lora.base} by name and shape"
+    adapted = f"names and shapes of 8 adapted layers compared with {lora.base}"
     assert told == f"adapter_config.json and the base model; {adapted}"
     told = verify(merged.path, base=merged.base).expectation
     assert told == f"the model's config.json; without a plan, only the aligner may differ from {merged.base}"
@@ -239,7 +239,7 @@ def test_what_differs_outside_the_aligner_asks_for_the_config(
     sound = checkpoints["merged-bf16"]  # of adapters in the LLM too
     code, [finding] = found_in(sound.path, capsys, "--base", str(sound.base))
     assert (code, finding["code"]) == (1, "changed-outside-plan")
-    assert finding["hint"].endswith("give the config of the run with --config")
+    assert finding["hint"].startswith("give the run's config with --config")
 
 
 def test_a_base_is_read_by_a_relative_path(

@@ -1,35 +1,115 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that appear whole or not at all: written beside their place, and renamed into it."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import glob
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-@contextmanager
-def open_whole(path: Path) -> Iterator[BinaryIO]:
-    """Write a file beside its place; it is put there when the block ends without an error.
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file that appears whole or not at all; text as UTF-8.
 
     Raises:
-        OSError: it can't be written; what was there is as it was.
+        OSError: it can't be written; a file that was there is unchanged.
     """
+    with appearing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Yield the path to write a file at; the file replaces ``path`` when the block ends without an error."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            yield file
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all; text as UTF-8.
+def short_path(path: str | Path) -> str:
+    """A path as one would type it here: relative to the current folder where it lies in it."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+@contextlib.contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder to write files into; it replaces ``path`` when the block ends without an error.
+
+    Its files are flushed to the disk first. Where the system can exchange two folders, there is no moment without one.
+    Removes what killed processes have left beside ``path``.
 
     Raises:
-        OSError: it can't be written; what was there is as it was.
+        OSError: the folder can't be written.
     """
-    with open_whole(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A running process holds a lock on its folder; the system releases the lock when the process ends.
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-{'[0-9a-f]' * 12}"):
+        with contextlib.suppress(OSError):
+            lock = _lock(leftover, fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(lock)
+    while True:
+        part = _beside(path)
+        part.mkdir()
+        lock = _lock(part)
+        if part.exists():
+            break
+        os.close(lock)  # another process removed the folder as a leftover before it was locked
+    try:
+        yield part
+        for file in part.iterdir():
+            sync(file)
+        sync(part)
+        if not path.exists():
+            part.rename(path)
+        elif not _exchange(part, path):
+            replaced = path.rename(_beside(path))
+            part.rename(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # after an exchange, the folder that was replaced
+        os.close(lock)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+
+
+def _lock(folder: Path, flags: int = 0) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system can't."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # os.rename has no flags
+    paths = os.fsencode(one), os.fsencode(other)
+    return rename is not None and rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

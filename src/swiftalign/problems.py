@@ -1,99 +1,102 @@
-"""What pre-flight can find: a code, a severity, a message and a hint each."""
+"""Everything that can be wrong: the one type for it, the registry of its codes, and the exceptions."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 
-# code -> (severity, what it means). docs/findings.md is this table.
+# Code -> severity and meaning. `make docs` writes these tables into docs/findings.md, and --allow takes their codes.
 CODES: dict[str, tuple[Severity, str]] = {
     # What trains
-    "regex-invalid": ("error", "target_regex is no regular expression"),
+    "regex-invalid": ("error", "target_regex is not a regular expression"),
     "target-matches-nothing": ("error", "target_regex or a target_modules name adapts no layer"),
-    "saved-matches-nothing": ("error", "a modules_to_save name matches no module; peft would say nothing"),
-    "saved-by-suffix": ("error", "a modules_to_save name matches the end of other names by accident"),
+    "saved-matches-nothing": ("error", "a modules_to_save name matches no module; peft would not report it"),
+    "saved-by-suffix": ("error", "a modules_to_save name also matches the end of other names"),
     "saved-nested": ("error", "a saved module lies inside another saved module"),
-    "target-saved-overlap": ("error", "a layer is both adapted and saved whole"),
+    "target-saved-overlap": ("error", "a layer is both adapted and in modules_to_save"),
     "nothing-trains": ("error", "no parameter would train"),
     "aligner-incomplete": ("error", "some of the aligner's mergers train and others do not"),
-    "aligner-untouched": ("warning", "nothing in the aligner trains"),
-    "vit-by-suffix": ("error", "a target or a saved module also hits ViT layers that it does not name"),
-    "lm-head-trained": ("error", "lm_head trains without having been named"),
-    "embeddings-trained": ("error", "an embedding trains without having been named"),
+    "aligner-untouched": ("warning", "no parameter of the aligner trains"),
+    "vit-by-suffix": ("error", "a target or modules_to_save also matches ViT layers that it does not name"),
+    "lm-head-trained": ("error", "lm_head trains although no setting names it"),
+    "embeddings-trained": ("error", "an embedding trains although no setting names it"),
     "tied-embeddings": ("error", "lm_head or the embedding trains although they share one weight"),
     "outside-expected": ("error", "what trains is not what --expect asks for"),
-    "freeze-flags-ignored": ("note", "freeze flags are given, but target_regex decides"),
+    "freeze-flags-ignored": ("note", "freeze flags are given, but target_regex or target_modules decides"),
     "freeze-flags-contradicted": ("warning", "a freeze flag says the opposite of what trains"),
     "passed-over": ("note", "the target also matches modules that the method can't adapt"),
-    "setting-unused": ("note", "a setting belongs to another method or is overridden"),
-    "weights-missing": ("error", "the weight files lack tensors of the model, which would start from random values"),
+    "setting-unused": (
+        "note",
+        "a setting has no effect: it belongs to another method, or another setting overrides it",
+    ),
+    "weights-missing": ("error", "the weight files lack tensors of the model; these would start from random values"),
     "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not build"),
-    # Methods
-    "dora-without-layers": ("error", "use_dora has no adapter layer to act on"),
-    "dora-exclusive": ("error", "use_dora works with train_type lora only"),
-    "adalora-schedule": ("error", "AdaLoRA's schedule leaves no steps for pruning"),
-    "adalora-ranks": ("error", "AdaLoRA's target rank is not below its initial rank"),
-    "adalora-reload": ("error", "a checkpoint to resume from has AdaLoRA's pruned factors alone"),
-    "boft-blocks": ("error", "BOFT's blocks do not divide a layer's input"),
-    "fourier-frequencies": ("error", "FourierFT has more frequencies than a layer has weights"),
     # Learning rates and precision
     "parameter-without-group": ("error", "a trainable parameter is in no optimizer group, or in two"),
     "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),
     "rate-needs-multimodal": ("warning", "vit_lr or aligner_lr is given to an optimizer that ignores it"),
-    "zero-learning-rate": ("warning", "a component trains at rate 0"),
+    "zero-learning-rate": ("warning", "a component trains at learning rate 0"),
     "optimizer-unknown": ("error", "ms-swift has no optimizer of this name"),
     "optimizer-unplanned": ("warning", "the chosen optimizer makes its own parameter groups"),
     "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
     # The run
-    "best-model-without-validation": ("error", "the best model is asked for, without validation data"),
-    "best-model-metric-unscored": ("error", "the best model is told by an accuracy that is not always measured"),
-    "best-model-direction": ("warning", "greater_is_better says the opposite of what the metric means"),
+    "best-model-without-validation": ("error", "the best model is requested, but there is no validation data"),
+    "best-model-metric-unscored": ("error", "metric_for_best_model is not measured at every evaluation"),
+    "best-model-direction": ("warning", "greater_is_better contradicts the metric"),
     "grounding-eval-without-validation": ("error", "grounding_eval has no validation rows to answer"),
-    "best-model-strategies": ("error", "evaluation and saving do not fall together, so there is no best model"),
+    "best-model-strategies": (
+        "error",
+        "evaluation and saving do not happen at the same steps, so there is no best model",
+    ),
     "early-stopping": ("error", "early stopping has nothing to watch, or two metrics to watch"),
-    "phases-uncarried": ("error", "a phase leaves no weights for the next one to begin with"),
-    "curriculum-shuffle": ("warning", "one of the two shuffle flags is off and the other on"),
+    "phases-uncarried": ("error", "a phase leaves no weights for the next phase to begin with"),
+    "curriculum-shuffle": ("warning", "one of the two shuffle flags is on and the other is off"),
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
     "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),
-    "zero3-moe": ("warning", "a mixture-of-experts model under ZeRO-3"),
-    "resume-mismatch": ("error", "the checkpoint to resume from is of another method, target or base"),
+    "zero3-moe": ("warning", "a mixture-of-experts model may hang under ZeRO-3"),
+    "resume-mismatch": ("error", "the checkpoint to resume from has another method, other targets or another base"),
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
-    "augmentation-imgaug": ("error", "an augmenter of imgaug does not exist, or can't be used"),
-    "loader-starves": ("warning", "a GPU waits for rows, as too few cores read them; found when training begins"),
+    "augmentation-imgaug": ("error", "an imgaug augmenter does not exist or can't be used"),
+    "loader-starves": (
+        "warning",
+        "the GPU waits for rows because too few CPU cores read them; found when training begins",
+    ),
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
 
-# What the rows of the data can have wrong, or have to be told of.
+# Problems and remarks about the rows of the data.
 DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-empty": ("error", "a data file has no rows"),
-    "data-row-malformed": ("error", "a row is no JSON, or not of a known layout"),
-    "data-image-missing": ("error", "an image is not there"),
-    "data-image-unreadable": ("error", "an image can't be read, or is of an extreme shape"),
+    "data-row-malformed": ("error", "a row is not JSON, or has no known layout"),
+    "data-image-missing": ("error", "an image file is missing"),
+    "data-image-unreadable": ("error", "an image can't be read, or has an extreme aspect ratio"),
     "data-outside-image": ("error", "coordinates lie outside the image"),
-    "data-outside-slightly": ("warning", "coordinates lie just outside the image, as by rounding"),
-    "data-coordinates-pixel-like": ("error", "coordinates that are said to be relative go beyond 1000"),
-    "data-coordinates-relative-like": ("warning", "coordinates that are said to be pixels look like 0..1000"),
-    "data-box-degenerate": ("error", "a box has no area, or its corners are exchanged"),
+    "data-outside-slightly": ("warning", "coordinates lie just outside the image, as rounding causes"),
+    "data-coordinates-pixel-like": ("error", "coordinates declared as relative are above 1000"),
+    "data-coordinates-relative-like": ("warning", "coordinates declared as pixels look like 0..1000"),
+    "data-box-degenerate": ("error", "a box has no area, or its corners are swapped"),
     "data-quad-crossed": ("error", "a quad crosses itself"),
     "data-line-degenerate": ("error", "a line has no length"),
     "data-outline-apart": ("warning", "a box and the quad of its object lie apart"),
-    "data-special-text": ("error", "words of a row would be read as special tokens or placeholders"),
+    "data-special-text": ("error", "text of a row would be read as special tokens or placeholders"),
     "data-placeholders": ("error", "a row's placeholders do not fit its images and boxes"),
     "data-too-long": ("error", "rows are longer than max_length"),
     "data-too-long-dropped": ("warning", "rows longer than max_length are left out"),
-    "data-metric-absent": ("error", "the best model is asked for by a kind of target that the validation rows lack"),
+    "data-metric-absent": ("error", "metric_for_best_model needs a kind of target that the validation rows lack"),
     "data-no-objects": ("note", "rows without objects"),
     "data-unchecked": ("note", "something could not be checked before training"),
     "data-image-resized": ("note", "images reach the model at another size"),
 }
 
-# How messages spell the components.
+# The components as messages spell them.
 SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 
-# What a checkpoint can have wrong: the codes of `swiftalign verify-ckpt`, and of an export that refuses one.
+# Problems of a checkpoint: the codes of `swiftalign verify-ckpt`, and of an export that refuses a checkpoint.
 CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     # Files
     "no-weights": ("error", "there is no weight file, or no tensor in it"),
@@ -103,44 +106,45 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     "header-corrupt": ("error", "a safetensors header is malformed, or contradicts itself"),
     "header-overlap": ("error", "two tensors share bytes of a file"),
     "header-holes": ("error", "bytes of a weight file belong to no tensor"),
-    "index-malformed": ("error", "the shard index is no index"),
+    "index-malformed": ("error", "the shard index is malformed"),
     "index-outside": ("error", "the shard index names a file outside its folder"),
-    "index-shard-missing": ("error", "the shard index names a file that is not there"),
+    "index-shard-missing": ("error", "the shard index names a file that is missing"),
     "index-tensor-missing": ("error", "the shard index places a tensor in a file that lacks it"),
     "index-tensor-unlisted": ("error", "a shard holds a tensor that the index does not list"),
+    "tensor-duplicated": ("error", "two weight files hold a tensor of the same name"),
     "index-shard-unlisted": ("warning", "a weight file lies beside the index and is not in it"),
     "index-total-size": ("error", "the index's total_size is not the size of its tensors"),
     "pickle-refused": ("error", "a pickle holds more than tensors, or is damaged; nothing in it was executed"),
     # Names and shapes
-    "tensor-missing": ("error", "an expected tensor is not there"),
-    "tensor-unexpected": ("error", "a tensor is there that nothing expects"),
+    "tensor-missing": ("error", "an expected tensor is missing"),
+    "tensor-unexpected": ("error", "a tensor is not expected"),
     "tensor-shape": ("error", "a tensor has another shape than expected"),
     "tensor-dtype": ("error", "a tensor has another dtype than expected"),
     "tensor-empty": ("error", "a tensor has no elements, as ZeRO-3 saves it without gathering"),
-    "prefix-wrong": ("error", "tensors are expected under another prefix; loaders would skip them"),
+    "prefix-wrong": ("error", "tensors have another prefix than expected; loaders would skip them"),
     "aligner-part-missing": ("error", "a whole merger of the aligner is missing"),
     # Values
     "not-finite": ("error", "a tensor holds NaN or infinity"),
-    "all-zero": ("error", "a matrix is zero throughout"),
+    "all-zero": ("error", "all values of a matrix are zero"),
     "untouched": ("warning", "a trained tensor still has its initial value"),
     "nothing-moved": ("error", "every trained tensor still has its initial value"),
-    "changed-outside-plan": ("error", "tensors differ from the base that should be its own"),
+    "changed-outside-plan": ("error", "tensors outside the plan differ from the base"),
     "rounded-to-base": ("warning", "a trained tensor equals the base: its change was rounded away"),
     "base-mismatch": ("error", "the base has other tensors, or tensors of another shape"),
-    # What lies beside the weights
+    # Files beside the weights
     "adapter-config-missing": ("error", "an adapter has no adapter_config.json"),
-    "adapter-config-malformed": ("error", "adapter_config.json is not one of peft"),
+    "adapter-config-malformed": ("error", "adapter_config.json is not a peft config"),
     "adapter-rank": ("error", "adapter_config.json names another rank than the tensors have"),
     "adapter-targets": ("error", "adapter_config.json targets other layers than the tensors adapt"),
     "adapter-saved": ("error", "adapter_config.json saves other modules than the tensors hold"),
     "adapter-method": ("error", "adapter_config.json names another method than the run's plan"),
     "adapter-base": ("error", "adapter_config.json names another base model"),
-    "base-renamed": ("warning", "adapter_config.json names a base that is not here, and another is given by --base"),
+    "base-renamed": ("warning", "adapter_config.json names a base that is missing here, and --base gives another"),
     "state-missing": ("warning", "the checkpoint has no trainer_state.json, which is written last"),
     "state-malformed": ("error", "trainer_state.json can't be parsed"),
-    "state-step": ("error", "trainer_state.json is of another step than the folder's name"),
+    "state-step": ("error", "trainer_state.json belongs to another step than the folder's name"),
     "optimizer-missing": ("warning", "no optimizer or scheduler state: training can't be resumed from here"),
-    "optimizer-size": ("error", "the optimizer state is of another number of parameters"),
+    "optimizer-size": ("error", "the optimizer state has another number of parameters than the plan"),
     "config-malformed": ("error", "config.json can't be parsed, or names no model"),
     "tied-head": ("error", "tie_word_embeddings and the lm_head in the weights contradict each other"),
     "processor-missing": ("error", "a full model lacks its image processor's files"),
@@ -149,19 +153,24 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
 }
 # What a configuration file can have wrong.
 CONFIG_CODES: dict[str, tuple[Severity, str]] = {"config": ("error", "a configuration file has a fault")}
-_SEVERITIES = {**CONFIG_CODES, **CODES, **DATA_CODES, **CHECKPOINT_CODES}
+_TABLES = ChainMap(CONFIG_CODES, CODES, DATA_CODES, CHECKPOINT_CODES)
+
+
+def register(code: str, severity: Severity, meaning: str) -> None:
+    """Add a code to `CODES`, as a tuning method does for its own constraints."""
+    CODES[code] = severity, meaning
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that pre-flight has to say.
+    """Something that is wrong, or that a user should know.
 
     Attributes:
-        code: a key of `CODES` or `CHECKPOINT_CODES`.
-        message: what is so, with names and numbers.
+        code: one of the registered codes, by which ``--allow`` names it.
+        message: what is wrong, with names and numbers.
         hint: what to do about it.
-        fix: config values that, laid over the config, cure it.
-        where: ``file:line`` of the setting at fault.
+        fix: config values that solve the problem when they are laid over the config.
+        where: ``file:line`` of the setting or row at fault.
     """
 
     code: str
@@ -175,14 +184,14 @@ class Problem:
 
     @property
     def severity(self) -> Severity:
-        return _SEVERITIES[self.code][0]
+        return _TABLES[self.code][0]
 
     @property
     def advice(self) -> str:
         """The hint, with the fix as YAML that can be pasted."""
         if not self.fix:
             return self.hint
-        from swiftalign.yaml12 import dump_yaml  # YAML is not needed where nothing has a fix
+        from swiftalign.yaml12 import dump_yaml  # PyYAML is imported only where a problem has a fix
 
         return f"{self.hint}\n{dump_yaml(dict(self.fix)).rstrip()}"
 
@@ -192,7 +201,7 @@ class Problem:
 
 
 def blocking(findings: Iterable[Problem], allowed: Collection[str] = ()) -> list[Problem]:
-    """The error findings that were not let through by name."""
+    """The errors among the problems, without those that are allowed by their code."""
     return [finding for finding in findings if finding.severity == "error" and finding.code not in allowed]
 
 
@@ -201,6 +210,16 @@ def names(items: Iterable[str], limit: int = 4) -> str:
     listed = list(items)
     rest = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def ordinal(number: int) -> str:
+    """A number of a sequence.
+
+    >>> [ordinal(number) for number in (1, 2, 3, 4, 11, 22)]
+    ['1st', '2nd', '3rd', '4th', '11th', '22nd']
+    """
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -212,8 +231,32 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def about(
+    code: str,
+    items: Collection[str],
+    what: str,
+    hint: str = "",
+    *,
+    noun: str = "tensor",
+    limit: int = 4,
+    path: Path | None = None,
+) -> Iterator[Problem]:
+    """One problem that counts and names some things, if there are any.
+
+    >>> [str(problem) for problem in about("tensor-missing", ["a", "b"], "missing")]
+    ['2 tensors missing: a, b']
+
+    Args:
+        limit: number of things that the message names at most.
+        path: the file at fault.
+    """
+    if items:
+        message = f"{counted(len(items), noun)} {what}: {names(items, limit)}"
+        yield Problem(code, f"{path}: {message}" if path else message, hint)
+
+
 class SwiftalignError(Exception):
-    """Something the user can mend.
+    """An error that the user can correct.
 
     Args:
         message: what was wrong, and where.
@@ -239,6 +282,20 @@ class ConfigError(SwiftalignError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems), problems[0].hint)
         self.problems = problems
+
+
+class PreflightError(SwiftalignError):
+    """Pre-flight found problems that are errors.
+
+    Args:
+        problems: the errors that were not allowed by name.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(f"{problem} [{problem.code}]" for problem in problems), problems[0].hint or None)
+        self.problems = tuple(problems)
 
 
 class ModelError(SwiftalignError):

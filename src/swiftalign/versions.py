@@ -9,6 +9,9 @@ import platform
 TESTED_VERSIONS = {"ms-swift": "4.6.0", "transformers": "5.19.0", "peft": "0.20.0", "torch": "2.14.1"}
 
 
+_PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
+
+
 def installed(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -16,10 +19,7 @@ def installed(name: str) -> str:
         return "unknown"
 
 
-_PACKAGES = ("swiftalign", "ms-swift", "transformers", "peft", "torch", "torchvision", "accelerate", "trl", "numpy")
-
-
 def versions() -> dict[str, str]:
-    """Releases of the packages that decide what a run does."""
-    found = {"python": platform.python_version()}
-    return found | {name: installed(name) for name in _PACKAGES if installed(name) != "unknown"}
+    """Releases of Python and of the installed packages that decide what a run does."""
+    releases = {"python": platform.python_version()} | {name: installed(name) for name in _PACKAGES}
+    return {name: release for name, release in releases.items() if release != "unknown"}

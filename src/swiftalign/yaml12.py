@@ -1,4 +1,4 @@
-"""YAML 1.2's core schema for PyYAML, which reads YAML 1.1."""
+"""The core schema of YAML 1.2 for PyYAML, which otherwise reads YAML 1.1."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ import yaml
 class CoreSchemaLoader(yaml.SafeLoader):
     """PyYAML's composer with the YAML 1.2 core schema instead of YAML 1.1."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # a class variable in PyYAML, untyped as one
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's class variable has no type
 
 
 TAG = "tag:yaml.org,2002:"
-for _name, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
+# Text of a plain scalar, per kind.
+PATTERNS = {
+    "bool": re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
+    "int": re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    "float": re.compile(
+        r"^(?:[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
-):
-    CoreSchemaLoader.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first))
+}
+_FIRST = {"bool": "tTfF", "null": ["~", "n", "N", ""], "int": "-+0123456789", "float": "-+.0123456789"}
+for _kind, _pattern in PATTERNS.items():
+    CoreSchemaLoader.add_implicit_resolver(TAG + _kind, _pattern, list(_FIRST[_kind]))
 
 
 class CoreSchemaDumper(yaml.SafeDumper):
-    """Quotes every word that YAML 1.1 or 1.2 would read as something else."""
+    """Quotes every text that YAML 1.1 or 1.2 would read as another kind of value."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # U+0085 ends a line in YAML 1.1 and is read back as "\n" unless it is escaped, which double quotes do.
+    # YAML 1.1 reads U+0085 as a line end, unless it is escaped; PyYAML escapes it in double quotes.
     return dumper.represent_scalar(TAG + "str", text, style='"' if "\x85" in text else None)
 
 
@@ -43,6 +44,9 @@ for _first, _resolvers in CoreSchemaLoader.yaml_implicit_resolvers.items():
 
 
 CoreSchemaDumper.add_representer(str, _represent_text)
+# Subclasses of dict and list are dumped as plain mappings and lists.
+CoreSchemaDumper.add_multi_representer(dict, CoreSchemaDumper.represent_dict)
+CoreSchemaDumper.add_multi_representer(list, CoreSchemaDumper.represent_list)
 
 
 def dump_yaml(values: Any) -> str:

@@ -138,7 +138,9 @@ FILES: dict[str, Damage] = {
     "weights-are-a-folder": Damage(
         "saved", _directory, ("file-unreadable",), message=f"PATH/{WEIGHTS}: Is a directory"
     ),
-    "weights-are-a-pipe": Damage("saved", _pipe, ("file-unreadable",), message=f"PATH/{WEIGHTS}: is no regular file"),
+    "weights-are-a-pipe": Damage(
+        "saved", _pipe, ("file-unreadable",), message=f"PATH/{WEIGHTS}: is not a regular file"
+    ),
     "zero-bytes": Damage("lora", raw(lambda _: b""), ("file-empty",), message=f"PATH/{WEIGHTS}: has zero bytes"),
     "cut-in-the-data": Damage("saved", raw(lambda data: data[:-100]), ("file-truncated",)),
     "cut-at-half": Damage("lora", raw(lambda data: data[: len(data) // 2]), ("file-truncated",)),
@@ -148,14 +150,17 @@ FILES: dict[str, Damage] = {
         "saved",
         raw(lambda data: data[:3]),
         ("file-truncated",),
-        message=f"PATH/{WEIGHTS}: its header claims 0 bytes, the file has 3",
+        message=f"PATH/{WEIGHTS}: its header claims 0 bytes, but the file has 3",
     ),
     "lone-file-cut": Damage("lone-file", raw(lambda data: data[:-1]), ("file-truncated",)),
     "header-length-huge": Damage("saved", raw(lambda data: b"\xff" * 8 + data[8:]), ("file-truncated",)),
     "header-not-json": Damage("saved", header(lambda _: b"{not JSON}"), ("header-corrupt",)),
     "header-of-random-bytes": Damage("saved", header(lambda _: bytes(range(128, 256))), ("header-corrupt",)),
     "header-a-list": Damage(
-        "saved", header(lambda _: b"[1, 2]"), ("header-corrupt",), message=f"PATH/{WEIGHTS}: its header is no mapping"
+        "saved",
+        header(lambda _: b"[1, 2]"),
+        ("header-corrupt",),
+        message=f"PATH/{WEIGHTS}: its header is not a mapping",
     ),
     "header-nested-deeply": Damage("saved", header(lambda _: b'{"a":' * 50_000), ("header-corrupt",)),
     "header-metadata-a-number": Damage("saved", header(lambda held: held.update(__metadata__=1)), ("header-corrupt",)),
@@ -179,7 +184,7 @@ FILES: dict[str, Damage] = {
         "saved",
         raw(lambda data: data + b"12345"),
         ("header-holes",),
-        message=f"PATH/{WEIGHTS}: its last 5 bytes are no tensor's",
+        message=f"PATH/{WEIGHTS}: its last 5 bytes belong to no tensor",
     ),
     "weights-linked-out": Damage("saved", _linked_weights, ("index-outside",)),
     "index-not-json": Damage("merged-in-shards", text(INDEX, "{"), ("index-malformed",)),
@@ -211,7 +216,7 @@ FILES: dict[str, Damage] = {
     "tensor-not-in-its-shard": Damage(
         "merged-in-shards", tensors(lambda held: held.popitem() and None, SHARD), ("index-tensor-missing",)
     ),
-    "tensor-in-two-shards": Damage("merged-in-shards", _in_two_shards, ("index-tensor-unlisted",)),
+    "tensor-in-two-shards": Damage("merged-in-shards", _in_two_shards, ("tensor-duplicated",)),
     "index-without-map-in-a-folder-of-that-name": Damage("merged-in-shards", _called_outside, ("index-malformed",)),
     "tensor-not-in-the-index": Damage("merged-in-shards", _unlisted, ("index-tensor-unlisted",)),
     "shard-not-in-the-index": Damage(
@@ -235,7 +240,7 @@ FILES: dict[str, Damage] = {
         "pickle",
         _bin(_torch_bytes([torch.zeros(1)])),
         ("pickle-refused",),
-        message="PATH/adapter_model.bin: holds no mapping of tensors",
+        message="PATH/adapter_model.bin: does not hold a mapping of names to tensors",
     ),
     "pickle-of-complex-numbers": Damage(
         "pickle", _bin(_torch_bytes({"a": torch.zeros(1, dtype=torch.complex64)})), ("pickle-refused",)

@@ -90,7 +90,9 @@ FOREIGN_DAMAGE: dict[str, Damage] = {
     "rank-pattern-broken": Damage("peft-rank-pattern", _adapter(rank_pattern={"(": 4}), MALFORMED),
     "rank-pattern-with-flags-inside": Damage("peft-rank-pattern", _adapter(rank_pattern={"(?i)fc1": 4}), MALFORMED),
     "rank-pattern-endless": Damage("peft-rank-pattern", _adapter(rank_pattern={ENDLESS: 4}), MALFORMED),
-    "frequencies-of-another-number": Damage("peft-frequencies", _adapter(n_frequency_pattern={"fc1": 40}), SHAPE),
+    "frequencies-of-another-number": Damage(
+        "peft-frequencies", _adapter(n_frequency_pattern={"fc1": 40}), (*SHAPE, "adapter-rank")
+    ),
     "bias-missing": Damage(
         "peft-bias-all",
         _without(BIAS),
@@ -115,6 +117,9 @@ FOREIGN_DAMAGE: dict[str, Damage] = {
     ),
     "layers-of-words": Damage("peft-layers-pattern", _adapter(layers_to_transform=["0"]), MALFORMED),
     "layers-with-flags-inside": Damage("peft-layers-pattern", _adapter(layers_pattern="(?i)layers"), MALFORMED),
+    "layers-by-a-regex-with-a-group": Damage(
+        "peft-layers-pattern", _adapter(layers_pattern="(layers)"), (*EXTRA, "adapter-targets")
+    ),
     "layers-by-a-broken-regex": Damage("peft-layers-pattern", _adapter(layers_pattern=["["]), MALFORMED),
     "linear-layer-missing": Damage("peft-all-linear", _without("blocks.0.attn.proj.lora_B.weight"), MISSING),
     "merger-of-an-adapter-gone": Damage(

@@ -99,7 +99,7 @@ NAMES: dict[str, Damage] = {
         "saved",
         tensors(_keep(lambda name: "merger_list.1." not in name)),
         GONE,
-        message="nothing of visual.deepstack_merger_list.1",
+        message="no tensor of visual.deepstack_merger_list.1 is there",
     ),
     "only-merger-in-a-lone-file": Damage("lone-file", tensors(_keep(_only_merger)), ("aligner-part-missing",)),
     "only-merger-without-base": Damage("alone-without-base", tensors(_keep(_only_merger)), ("aligner-part-missing",)),
@@ -118,7 +118,7 @@ NAMES: dict[str, Damage] = {
         "merged",
         tensors(_add("model.extra.weight"), MODEL),
         ("tensor-unexpected",),
-        message="1 tensor that nothing expects: model.extra.weight",
+        message="1 tensor not expected: model.extra.weight",
     ),
     "matrix-transposed": Damage(
         "lora", tensors(lambda held: _reshape(held, "lora_A.weight")), ("tensor-shape", "adapter-rank")

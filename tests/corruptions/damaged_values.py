@@ -110,7 +110,7 @@ VALUES: dict[str, Damage] = {
         tensors(_zero_first("visual.merger.linear_fc2.weight")),
         ("all-zero",),
         DEEP,
-        message="1 matrix zero throughout: base_model.model.model.visual.merger.linear_fc2.weight",
+        message="1 tensor with only zeros: base_model.model.model.visual.merger.linear_fc2.weight",
     ),
     "matrix-of-zeros-in-a-model": Damage("merged", tensors(_zero_first("q_proj.weight"), MODEL), ("all-zero",), DEEP),
     "lora-a-zero": Damage("lora", tensors(_zero_first("lora_A.weight")), ("all-zero",), DEEP),
@@ -119,7 +119,7 @@ VALUES: dict[str, Damage] = {
         "lora",
         tensors(_zero("lora_B.weight")),
         ("nothing-moved",),
-        message="all 8 tensors that make an adapter change its layer are still at their initial value",
+        message="all 8 tensors that make the adapters change their layers still have their initial value",
     ),
     "lora-b-all-zero-alone": Damage("alone", tensors(_zero("lora_B.weight")), ("nothing-moved",)),
     "dora-b-zero": Damage("dora", tensors(_zero_first("lora_B.weight")), ("untouched",), DEEP),
@@ -134,14 +134,14 @@ VALUES: dict[str, Damage] = {
         "mixed",
         _unmoved("visual.merger.norm.bias"),
         ("untouched",),
-        message="1 tensor still at the initial value: base_model.model.model.visual.merger.norm.bias",
+        message="1 tensor still with the initial value: base_model.model.model.visual.merger.norm.bias",
     ),
     "full-model-initial": Damage("full", _unmoved(), ("nothing-moved",), DEEP),
     "everything-initial": Damage(
         "saved",
         _unmoved(),
         ("nothing-moved",),
-        message="none of the 24 tensors that could be looked at has moved from its initial value",
+        message="all 24 tensors that were compared still have their initial value",
     ),
     "adapter-all-initial": Damage("boft", _unmoved(), ("nothing-moved",), DEEP),
     "base-differs-in-the-llm": Damage(
@@ -172,7 +172,7 @@ VALUES: dict[str, Damage] = {
         both(_from_base(), tensors(_put(0x3F800000, 0, "lm_head.weight"), MODEL)),
         ("changed-outside-plan",),
         BASE,
-        message="1 tensor outside the aligner not as in the base: lm_head.weight",
+        message="1 tensor outside the aligner and different from the base: lm_head.weight",
     ),
     "base-has-more-experts": Damage(
         "merged", lambda _: None, ("changed-outside-plan", "base-mismatch"), ("--base", "MOE")

@@ -18,8 +18,8 @@ from corruptions.foreign import ALIGNER, FOREIGN, build_foreign
 from swiftalign.checkpoint.values import INITIAL_FILE
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
-from swiftalign.model.read import read_model
 from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.runs.folder import write_run_files
 from swiftalign.yaml12 import dump_yaml
@@ -89,7 +89,7 @@ def build_run(name: str, base: Path, folder: Path) -> Path:
     write_run_files(folder, config, plan)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=getattr(torch, plan.dtype))
     if plan.train_type != "full":
-        model = peft.get_peft_model(model, _peft_config(config.tuner, plan))
+        model = peft.get_peft_model(model, _peft_config(config.tuner.settings, plan))
     trained = dict(_trained(model, plan))
     (folder / "base.json").write_text(json.dumps(str(base)))
     (folder / INITIAL_FILE).write_text(json.dumps(_digests(trained, plan)), encoding="utf-8")
@@ -100,16 +100,16 @@ def build_run(name: str, base: Path, folder: Path) -> Path:
     return folder / f"checkpoint-{STEP}"
 
 
-def _peft_config(tuner: Any, plan: TuningPlan) -> peft.PeftConfig:
-    targets: dict[str, Any] = {"target_modules": plan.target_regex, "modules_to_save": list(plan.saved) or None}
+def _peft_config(settings: Any, plan: TuningPlan) -> peft.PeftConfig:
+    targets: dict[str, Any] = {"target_modules": plan.adapted_pattern, "modules_to_save": list(plan.saved) or None}
     if plan.train_type == "adalora":
-        ranks = {"init_r": tuner.adalora_init_r, "target_r": tuner.adalora_target_r}
+        ranks = {"init_r": settings.adalora_init_r, "target_r": settings.adalora_target_r}
         return peft.AdaLoraConfig(total_step=STEP, lora_alpha=32, **ranks, **targets)
     if plan.train_type == "boft":
-        return peft.BOFTConfig(boft_block_size=tuner.boft_block_size, **targets)
+        return peft.BOFTConfig(boft_block_size=settings.boft_block_size, **targets)
     if plan.train_type == "fourierft":
-        return peft.FourierFTConfig(n_frequency=tuner.fourier_n_frequency, **targets)
-    return peft.LoraConfig(r=tuner.lora_rank, use_dora=tuner.use_dora, use_rslora=tuner.use_rslora, **targets)
+        return peft.FourierFTConfig(n_frequency=settings.fourier_n_frequency, **targets)
+    return peft.LoraConfig(r=settings.lora_rank, use_dora=settings.use_dora, use_rslora=settings.use_rslora, **targets)
 
 
 def _trained(model: Any, plan: TuningPlan) -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,8 @@
-"""Augmentations that change an image's colours and no coordinates, with their values already drawn.
+"""Augmentations that change an image's colours and no coordinates, with values that are already drawn.
 
-Operations on single values (brightness, contrast, gamma, solarize, posterize) gather in one table of 256 entries for
-all channels, which is applied when an operation needs the pixels. What needs floating point runs over strips of rows,
-in buffers that fit into the processor's cache: fresh memory for each step would cost more than the arithmetic.
+Operations on single values (brightness, contrast, gamma, solarize, posterize) are collected in one table of 256 entries
+for all channels, which is applied when an operation needs the pixels. Floating-point operations run over strips of
+rows, in buffers that fit into the processor's cache: new memory for each step would cost more time than the arithmetic.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
-_FULL_SCALE = (720, 1, 255)  # of a hue below 360 degrees plus a turn below 360, saturation and value
-# Pillow's SMOOTH. Thirteenths are never halves: there is no tie to break, and no float error crosses one.
+# Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
+_FULL_SCALE = (720, 1, 255)
+# Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
 
@@ -33,15 +34,15 @@ def apply_appearance(image: Pixels, steps: Sequence[tuple[str, Mapping[str, Any]
     """Apply operations in order.
 
     Args:
-        image: RGB [h, w, 3] uint8; left as it is.
-        steps: names of ``OPERATIONS``, each with the values drawn for it.
+        image: RGB [h, w, 3] uint8; it is not changed.
+        steps: names from ``OPERATIONS``, each with the values drawn for it.
 
     Returns:
         RGB [h, w, 3] uint8; ``image`` itself where no step changes it.
 
     Raises:
-        KeyError: an operation that is not one of ``OPERATIONS``.
-        ValueError: not an RGB image of uint8.
+        KeyError: an operation is not one of ``OPERATIONS``.
+        ValueError: ``image`` is not an RGB image of uint8.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"expected RGB [h, w, 3] of uint8, got {list(image.shape)} of {image.dtype}")
@@ -52,7 +53,7 @@ def apply_appearance(image: Pixels, steps: Sequence[tuple[str, Mapping[str, Any]
 
 
 class _Pending:
-    """An image, the table that its pixels still have to go through, and memory to work in."""
+    """An image, the table of values that is still to be applied to it, and work buffers."""
 
     def __init__(self, image: Pixels) -> None:
         self.image = self._source = image
@@ -62,17 +63,17 @@ class _Pending:
         self._buffers: tuple[Plane, Plane, Plane] | None = None
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
-        """Send what the pending table yields through one more, whose entries are rounded down."""
+        """Apply one more table, whose entries are rounded down, after the pending one."""
         self.table = table.astype(np.uint8)[self.table]
 
     def pixels(self) -> Pixels:
-        """The image after its table; the table is then spent."""
+        """The image with the pending table applied; the table is the identity afterwards."""
         if not np.array_equal(self.table, IDENTITY):
             self.replace(cv2.LUT(self.image, self.table, dst=self.blank()))
         return self.image
 
     def blank(self) -> Pixels:
-        """An image to be overwritten and given to ``replace`` before another is asked for."""
+        """An image to overwrite and pass to ``replace`` before the next call of this method."""
         return np.empty(self.image.shape, np.uint8) if self._spare is None else self._spare
 
     def replace(self, image: npt.NDArray[Any]) -> None:
@@ -81,10 +82,10 @@ class _Pending:
         self.image, self.table = image, IDENTITY
 
     def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
-        """Ranges of rows with three float32 buffers, to be overwritten.
+        """The image in strips of rows, each with three float32 buffers that may be overwritten.
 
         Yields:
-            the rows, their pixels after the table [rows, w, 3], an array like that, and one of [rows, w].
+            the range of rows, their pixels after the table [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
         """
         height, width = self.image.shape[:2]
         if self._buffers is None:
@@ -101,10 +102,12 @@ class _Pending:
 
 
 def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0) -> None:
-    """Brightness, then contrast, then saturation; 1 changes nothing, 0 is black, plain grey, greyscale.
+    """Change brightness, then contrast, then saturation.
+
+    A factor of 1 changes nothing; 0 gives a black image, an image of one grey, and a greyscale image.
 
     References:
-        ``PIL.ImageEnhance`` Brightness, Contrast and Color, equal to the bit.
+        Bit-identical to ``PIL.ImageEnhance`` Brightness, Contrast and Color.
     """
     _fade(pending, 0, brightness)
     if contrast != 1:
@@ -120,10 +123,10 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
 
 
 def gamma(pending: _Pending, gamma: float) -> None:
-    """255 (v / 255)^gamma, rounded down; above 1 darkens.
+    """Map each value v to 255 (v / 255)^gamma, rounded down; a gamma above 1 darkens.
 
     References:
-        ``imgaug.augmenters.GammaContrast``, equal to the bit.
+        Bit-identical to ``imgaug.augmenters.GammaContrast``.
     """
     if gamma != 1:
         shares = np.linspace(0, 1, 256, dtype=np.float32)
@@ -133,15 +136,16 @@ def gamma(pending: _Pending, gamma: float) -> None:
 def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 1.0) -> None:
     """Turn the hue, multiply saturation and value, and clip both at their full scale.
 
-    The hue is a float32 in degrees, so that a shift below the 1.4 degrees of an 8-bit hue is not lost, and the only
-    rounding is that of the result.
+    The hue is a float32 in degrees, so that a shift below the 1.4 degrees of an 8-bit hue is not lost, and only the
+    result is rounded.
 
     Args:
-        hue_deg: turn in degrees; 120 makes red green.
-        sat: factor, 0 or more.  val: likewise.
+        hue_deg: turn of the hue in degrees; 120 makes red green.
+        sat: factor of the saturation, 0 or more.
+        val: factor of the value, 0 or more.
 
     References:
-        the hexcone model, A. R. Smith 1978; ``colorsys.rgb_to_hsv``.
+        The hexcone model, A. R. Smith 1978; ``colorsys.rgb_to_hsv``.
     """
     if hue_deg % 360 == 0 and sat == val == 1:
         return
@@ -161,11 +165,11 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
     """Equalise the histogram of Lab lightness in tiles.
 
     Args:
-        clip_limit: how steep a tile's curve may be, in multiples of a flat histogram's.
-        tile_grid_size: how many tiles across and down.
+        clip_limit: limit of a tile's histogram bins, in multiples of the bins of a flat histogram.
+        tile_grid_size: number of tiles across and down.
 
     References:
-        Zuiderveld, Graphics Gems IV, 1994; ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``, equal to the bit.
+        Zuiderveld, Graphics Gems IV, 1994; bit-identical to ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``.
     """
     image = pending.pixels()
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=pending.blank())
@@ -176,12 +180,12 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
 
 
 def sharpness(pending: _Pending, factor: float) -> None:
-    """Away from a smoothed image; 0 is the smoothed one, 1 changes nothing, 2 sharpens.
+    """Blend with a smoothed image: 0 gives the smoothed image, 1 changes nothing, 2 sharpens.
 
-    The outermost pixels stay as they are, and so does an image with a side below 3 pixels.
+    The outermost pixels do not change, nor does an image with a side below 3 pixels.
 
     References:
-        ``PIL.ImageEnhance.Sharpness`` with ``PIL.ImageFilter.SMOOTH``, equal to the bit.
+        Bit-identical to ``PIL.ImageEnhance.Sharpness`` with ``PIL.ImageFilter.SMOOTH``.
     """
     if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
@@ -196,19 +200,19 @@ def sharpness(pending: _Pending, factor: float) -> None:
 
 
 def solarize(pending: _Pending, threshold: float) -> None:
-    """Invert the values of ``threshold`` and more; 256 changes nothing.
+    """Invert the values from ``threshold`` on; 256 changes nothing.
 
     References:
-        ``PIL.ImageOps.solarize``, equal to the bit.
+        Bit-identical to ``PIL.ImageOps.solarize``.
     """
     pending.look_up(np.where(threshold > IDENTITY, IDENTITY, 255 - IDENTITY))
 
 
 def posterize(pending: _Pending, bits: int) -> None:
-    """Keep the highest ``bits`` of 8 of each value.
+    """Keep the highest ``bits`` of the 8 bits of each value.
 
     References:
-        ``PIL.ImageOps.posterize``, equal to the bit.
+        Bit-identical to ``PIL.ImageOps.posterize``.
     """
     pending.look_up((IDENTITY >> (8 - bits)) << (8 - bits))
 
@@ -226,7 +230,7 @@ def _fade(pending: _Pending, level: int, factor: float) -> None:
 
 
 def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plane:
-    """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255, to be rounded down.
+    """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255 and not yet rounded down.
 
     Each step is rounded to float32 as in Pillow's ``ImagingBlend``.
     """
@@ -237,5 +241,5 @@ def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plan
 
 
 def _grey(colour: Plane, out: Plane) -> Plane:
-    """Pillow's L of RGB [h, w, 3], values 0..255, into ``out`` [h, w]: whole numbers."""
+    """Pillow's mode L of RGB values 0..255 [h, w, 3] as whole numbers, written to ``out`` [h, w]."""
     return np.floor(cv2.transform(colour, _GREY, dst=out), out=out)

@@ -1,4 +1,4 @@
-"""Drawing an operation's values: from the seed, the epoch and the row alone, whatever process asks."""
+"""Random values of the operations: they depend on the seed, the epoch and the row only, in every process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swiftalign.config.augmentation import IMGAUG, Operation, Range
 
 @dataclass(frozen=True)
 class Step:
-    """One operation as it is applied: its name and the values that were drawn."""
+    """One operation that is applied: its name and the values drawn for it."""
 
     name: str
     values: dict[str, Any]
@@ -29,8 +29,8 @@ class Step:
 def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> list[Step]:
     """The operations that apply to a row in an epoch, with their values.
 
-    Every operation takes the same count of random numbers, whether it applies or not: changing one operation's
-    probability leaves the other draws as they were.
+    Every operation takes the same number of random numbers, whether it applies or not: a change of one operation's
+    probability does not change the draws of the others.
     """
     generator = np.random.default_rng([seed, epoch, row])
     steps = []
@@ -47,7 +47,7 @@ def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> lis
     return steps
 
 
-_NUMBERS = 4  # whether it applies, and up to three values
+_NUMBERS = 4  # random numbers per operation: one for whether it applies, and up to three for values
 
 
 def _within(interval: Range, number: float) -> float:

@@ -21,21 +21,21 @@ from swiftalign.problems import DataError
 
 Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0..255
 
-# Shrinking further than this by two-by-two interpolation skips pixels: their mean is taken instead.
+# Shrinking by more than this factor with two-by-two interpolation would skip pixels: their mean is taken instead.
 AREA_FROM = 1.5
 # cv2.warpAffine keeps pixel positions in 16 bits.
 MAX_WARP_SIDE = 32766
-# Offsets and extents this near to whole pixels are whole pixels that went through float arithmetic.
+# Offsets and extents this near to whole pixels count as whole pixels: the difference is float error.
 WHOLE_PIXEL = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """Where the points of an input image go.
+    """A map from the points of an input image to those of an output canvas.
 
     Attributes:
-        matrix: [3, 3], takes input points (x, y, 1) to output points.
-        size: of the output canvas.
+        matrix: [3, 3], maps input points (x, y, 1) to output points.
+        size: width and height of the output canvas in pixels.
     """
 
     matrix: Floats
@@ -48,13 +48,13 @@ class Affine:
 
     @property
     def flipped(self) -> bool:
-        """Whether it mirrors, so that clockwise outlines turn counter-clockwise."""
+        """Whether it mirrors, so that clockwise outlines become counter-clockwise."""
         m = self.matrix
         return bool(m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0] < 0)
 
     @property
     def unmoved(self) -> bool:
-        """Whether all points stay where they are; the canvas may still have grown."""
+        """Whether no point moves; the canvas may still have grown."""
         return bool(np.array_equal(self.matrix, np.eye(3)))
 
 
@@ -69,7 +69,7 @@ def hflip(a: Affine) -> Affine:
 
 
 def rotate(a: Affine, degrees: float) -> Affine:
-    """Turn clockwise, as seen on screen, about the canvas's centre; corners that leave the canvas are cut off."""
+    """Turn clockwise, as seen on screen, about the centre of the canvas; corners that leave the canvas are cut off."""
     if degrees == 0:
         return a
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -77,7 +77,7 @@ def rotate(a: Affine, degrees: float) -> Affine:
 
 
 def scale(a: Affine, factor: float) -> Affine:
-    """Zoom about the canvas's centre: in above 1, out below; the canvas keeps its size."""
+    """Zoom about the centre of the canvas, in above 1 and out below 1; the canvas keeps its size."""
     return a if factor == 1 else _about_centre(a, factor, 0, 0, factor)
 
 
@@ -90,20 +90,21 @@ def resize(a: Affine, size: Sequence[int]) -> Affine:
 
 
 def resize_by_scale(a: Affine, factor: float, align_multiple: int) -> Affine:
-    """Resize by a factor, each side rounded to the nearest multiple of ``align_multiple``, and at least one."""
+    """Resize by a factor, each side rounded to the nearest multiple of ``align_multiple``, at least to one multiple."""
     return resize(a, [max(align_multiple, round(side * factor / align_multiple) * align_multiple) for side in a.size])
 
 
 def pad_to_multiple(a: Affine, multiple: int) -> Affine:
-    """Grow the canvas at the right and the bottom to multiples of ``multiple``; points stay.
+    """Grow the canvas at the right and the bottom to multiples of ``multiple``; points do not move.
 
-    What an earlier rotation or zoom pushed over those two edges shows there, since pixels move only once, at the end.
+    Parts of the image that an earlier rotation or zoom moved over these two edges show there, since the pixels are
+    resampled only once, at the end.
     """
     width, height = (math.ceil(side / multiple) * multiple for side in a.size)
     return Affine(a.matrix, (width, height))
 
 
-FIT = "fit"  # the pipeline's own last operation: to the size that the image processor leaves alone
+FIT = "fit"  # the pipeline's own last operation: resize to a size that the image processor does not change
 # An operation's name in a draw -> its function, whose further arguments are the values drawn for it.
 OPERATIONS: dict[str, Callable[..., Affine]] = {
     function.__name__: function for function in (hflip, rotate, scale, resize_by_scale, pad_to_multiple)
@@ -111,13 +112,12 @@ OPERATIONS: dict[str, Callable[..., Affine]] = {
 
 
 def fit(a: Affine, factor: int, min_pixels: int, max_pixels: int) -> Affine:
-    """Resize to what the model's image processor would resize to, so that it leaves the image alone.
+    """Resize to the size that the model's image processor would choose, so that it does not resize again.
 
     Raises:
-        DataError: no such size (see ``smart_size``).
+        DataError: there is no such size (see ``smart_size``).
     """
-    # The processor's rule applied to its own result can give another size, near the aspect ratio of 200 or with
-    # min_pixels near max_pixels.
+    # Near the aspect ratio of 200, or with min_pixels near max_pixels, the processor's rule can change its own result.
     size = a.size
     for _ in range(8):
         size, before = smart_size(*size, factor, min_pixels, max_pixels), size
@@ -137,38 +137,38 @@ def smart_size(width: int, height: int, factor: int, min_pixels: int, max_pixels
         DataError: one side is more than 200 times the other, or the limits contradict each other.
 
     References:
-        ``smart_resize`` of qwen_vl_utils/vision_process.py; where that returns a side of 0, one multiple as
-        transformers' image_processing_qwen2_vl.py does.
+        ``smart_resize`` in qwen_vl_utils/vision_process.py; where it returns a side of 0, one multiple is taken, as in
+        transformers' image_processing_qwen2_vl.py.
     """
     if min_pixels > max_pixels:
-        raise DataError(f"min_pixels {min_pixels} is above max_pixels {max_pixels}", "exchange them")
+        raise DataError(f"min_pixels {min_pixels} is above max_pixels {max_pixels}", "exchange the two")
     ratio = max(width, height) / min(width, height)
     if ratio > MAX_RATIO:
         raise DataError(
             f"an image of {width} x {height} pixels has an aspect ratio of {ratio:.0f}; "
-            f"Qwen3-VL takes {MAX_RATIO} at most",
-            "crop it, or remove the row",
+            f"Qwen3-VL accepts at most {MAX_RATIO}",
+            "crop the image, or remove the row",
         )
     wide, high = rounded_size(width, height, factor, min_pixels, max_pixels)
     return max(factor, wide), max(factor, high)
 
 
 def transform(points: Floats, matrix: Floats) -> Floats:
-    """Points [n, 2] taken through a matrix [3, 3] of an ``Affine``, as [n, 2]."""
+    """Map points [n, 2] with the matrix [3, 3] of an ``Affine``: [n, 2]."""
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def warp(image: Pixels, affine: Affine, fill: Colour = (0, 0, 0)) -> Pixels:
     """The image on the output canvas, resampled at most once after a shrink.
 
-    Flips and padding are exact to the bit, and the identity returns ``image`` itself.
+    Flips and padding keep every pixel's exact value, and the identity returns ``image`` itself.
 
     Args:
         image: [height, width, 3].
-        fill: colour where the canvas shows no image.
+        fill: colour where the image does not cover the canvas.
 
     Returns:
-        [height, width, 3] of ``affine.size``.
+        the canvas, [height, width, 3], of ``affine.size``.
 
     Raises:
         DataError: a rotated or zoomed image is longer than 32766 pixels.
@@ -179,11 +179,11 @@ def warp(image: Pixels, affine: Affine, fill: Colour = (0, 0, 0)) -> Pixels:
     if max(*image.shape[:2], *affine.size) > MAX_WARP_SIDE:
         raise DataError(
             f"an image of {image.shape[1]} x {image.shape[0]} pixels is too long to rotate or zoom: "
-            f"OpenCV takes {MAX_WARP_SIDE} pixels a side",
-            "make it smaller first, or leave rotate and scale out",
+            f"OpenCV accepts at most {MAX_WARP_SIDE} pixels per side",
+            "make the image smaller, or remove rotate and scale from the operations",
         )
     index_matrix = matrix[:2].copy()
-    # cv2 counts from the middle of the first pixel, points from its edge.
+    # cv2 counts from the middle of the first pixel, our points from its edge.
     index_matrix[:, 2] += matrix[:2, :2].sum(axis=1) / 2 - 0.5
     return _image(cv2.warpAffine(image, index_matrix, affine.size, borderMode=cv2.BORDER_CONSTANT, borderValue=fill))
 
@@ -198,7 +198,7 @@ def _about_centre(a: Affine, xx: float, xy: float, yx: float, yy: float) -> Affi
 
 
 def _place(image: Pixels, affine: Affine, fill: Colour) -> Pixels | None:
-    """The image resized, mirrored and padded by array operations; None where that takes part-pixels or a cut."""
+    """The image resized, mirrored and padded; None where that needs fractions of pixels, or cuts the image."""
     height, width = image.shape[:2]
     (x_scale, _, x_offset), (_, y_scale, y_offset) = affine.matrix[:2].tolist()
     extents = [abs(x_scale) * width, abs(y_scale) * height]
@@ -219,7 +219,7 @@ def _place(image: Pixels, affine: Affine, fill: Colour) -> Pixels | None:
 
 
 def _resized(image: Pixels, size: Size) -> Pixels:
-    """Each axis by the mean of pixels where it shrinks much, else by interpolation; cv2 would not mix them."""
+    """Resize each axis by the mean of pixels where it shrinks much, else by interpolation; cv2 can't mix the two."""
     height, width = image.shape[:2]
     shrunk = (size[0] if width > AREA_FROM * size[0] else width, size[1] if height > AREA_FROM * size[1] else height)
     if shrunk != (width, height):
@@ -230,7 +230,7 @@ def _resized(image: Pixels, size: Size) -> Pixels:
 
 
 def _shrink_first(image: Pixels, matrix: Floats) -> tuple[Pixels, Floats]:
-    """The image shrunk by the mean of pixels as far as the matrix shrinks it, and the matrix that is left to do."""
+    """The image shrunk by the mean of pixels as far as the matrix shrinks it, and the matrix for the rest."""
     height, width = image.shape[:2]
     x_factor, y_factor = np.hypot(matrix[0, :2], matrix[1, :2]).tolist()
     size = _shrunk_side(width, x_factor), _shrunk_side(height, y_factor)
@@ -245,5 +245,5 @@ def _shrunk_side(side: int, factor: float) -> int:
 
 
 def _image(array: cv2.typing.MatLike) -> Pixels:
-    """Tell the type checker that cv2 keeps bytes bytes."""
+    """Tell the type checker that cv2 keeps the dtype uint8."""
     return array  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""imgaug's augmenters by name, for what the pipeline has no operation of its own."""
+"""imgaug's augmenters by name, for operations that the pipeline does not have itself."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from swiftalign.problems import ConfigError, config_problem
 
 GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric", "size")}
 
-# Arguments of every augmenter that are the pipeline's to set, and those that would be augmenters themselves.
+# Arguments that only the pipeline sets, and arguments that would be augmenters themselves.
 _OWN_ARGUMENTS = {"self", "seed", "name", "random_state", "deterministic"}
 _CHILDREN = {"children", "foreground", "background", "then_list", "else_list"}
 
-_TRIALS = 3
+_TRIALS = 3  # seeds that a new augmenter is tried with
 
 _REFUSED = {
     "AffineCv2": "it is deprecated for imgaug.Affine",
     "AssertLambda": "it takes functions",
-    "AssertShape": "it checks images and changes none",
+    "AssertShape": "it only checks images",
     "ClipCBAsToImagePlanes": "it drops coordinates, and the pipeline clips by itself",
     "Jigsaw": "it cuts objects apart",
     "Lambda": "it takes functions",
@@ -44,7 +44,7 @@ _REFUSED = {
 
 
 def public_augmenters() -> dict[str, type[Any]]:
-    """The classes of ``imgaug.augmenters`` that augment, by name."""
+    """The classes of ``imgaug.augmenters`` that can be used as augmenters, by name."""
     return {
         name: value
         for name, value in inspect.getmembers(augmenters, inspect.isclass)
@@ -57,8 +57,8 @@ def build(name: str, params: Mapping[str, Any]) -> Any:
 
     Args:
         name: "imgaug." and the name of a class of ``imgaug.augmenters``, such as "imgaug.MotionBlur".
-        params: arguments of the class. A list of exactly two numbers is the range to draw from, a longer list is a
-            choice, everything else is passed on as it is.
+        params: arguments of the class. A list of exactly two numbers is a range to draw from, a longer list is a
+            choice; everything else is passed on unchanged.
 
     Returns:
         An ``imgaug.augmenters.Augmenter``, for ``apply``.
@@ -86,7 +86,7 @@ def build(name: str, params: Mapping[str, Any]) -> Any:
             augmenter = known[short](seed=0, **{key: _argument(value) for key, value in params.items()})
         except Exception as error:  # imgaug raises AssertionError, TypeError, ValueError and bare Exception
             raise _error(f"{name}: {_words(error)}", f"look at {dict(params)}") from None
-    # With numpy 2, all that crop or pad fail here.
+    # With numpy 2, all augmenters that crop or pad fail here.
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     points = np.array([[10.0, 10.0], [50.0, 40.0]])
     for seed in range(_TRIALS):
@@ -94,7 +94,7 @@ def build(name: str, params: Mapping[str, Any]) -> Any:
             result, moved = apply(augmenter, image, points, seed)
         except Exception as error:  # any error here would end the training
             message = f"{name} fails with imgaug {imgaug.__version__} and numpy {np.__version__}: {_words(error)}"
-            hint = "use another augmenter; some want whole numbers written as decimals (20.0)"
+            hint = "use another augmenter; some need whole numbers written as decimals (20.0)"
             raise _error(message, hint) from None
         if result.dtype != np.uint8 or result.ndim != 3 or result.shape[2] != 3 or not result.size:
             raise _error(f"{name} makes {list(result.shape)} of {result.dtype} from an RGB image")
@@ -114,23 +114,23 @@ def augmenter(step: Step) -> Any:
 
 
 def is_geometric(augmenter: Any) -> bool:
-    """Whether it moves points; the others leave them alone."""
+    """Whether an augmenter moves points; the others do not change them."""
     return type(augmenter).__module__ in GEOMETRIC_MODULES
 
 
 def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pixels, Floats]:
     """Augment an image and the points on it; equal arguments give equal results, whatever was drawn before.
 
-    Not for two threads with the same augmenter.
+    Two threads must not share an augmenter.
 
     Args:
-        augmenter: from ``build``.
-        image: RGB [h, w, 3] uint8; left as it is.
-        points: (x, y) [n, 2] in pixels, measured at pixel edges; left as they are.
-        seed: 0 or more.
+        augmenter: augmenter from ``build``.
+        image: RGB [h, w, 3] uint8; it is not changed.
+        points: (x, y) [n, 2] in pixels, measured at pixel edges; they are not changed.
+        seed: seed of the augmenter, 0 or more.
 
     Returns:
-        the image, of another size with some augmenters, and the points on it [n, 2], some perhaps outside of it.
+        the image, whose size some augmenters change, and the points on it [n, 2], which may lie outside it.
     """
     with _global_generator_kept():
         augmenter.seed_(seed)
@@ -144,7 +144,7 @@ def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pix
 
 @contextmanager
 def _global_generator_kept() -> Iterator[None]:
-    """Put imgaug's global generator back afterwards: some augmenters draw from it in spite of their own."""
+    """Restore imgaug's global generator afterwards: some augmenters draw from it although they have their own."""
     generator = imgaug.random.get_global_rng()
     state = generator.state
     try:
@@ -154,7 +154,7 @@ def _global_generator_kept() -> Iterator[None]:
 
 
 def _argument(value: Any) -> Any:
-    """A value of a YAML file as imgaug reads it."""
+    """A value from a YAML file in the form that imgaug expects."""
     if isinstance(value, dict):
         return {key: _argument(item) for key, item in value.items()}
     if isinstance(value, list) and len(value) == 2 and all(type(item) in (int, float) for item in value):

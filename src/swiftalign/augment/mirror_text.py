@@ -1,4 +1,4 @@
-"""Words for left and right, which a mirrored image turns round."""
+"""Words for left and right, which are exchanged when the image is mirrored."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _exchanged(match: re.Match[str]) -> str:
 
 
 def names_sides(record: Record) -> bool:
-    """Whether a row's words say left or right."""
+    """Whether a row's prompt, system message or labels contain left or right."""
     texts = (record.prompt or "", record.system or "", *(target.label for target in record.targets))
     return any(_SIDES.search(text) for text in texts)
 
 
 def mirror_record(record: Record) -> Record:
-    """A record with left and right exchanged in all its words."""
+    """A record with left and right exchanged in its prompt, system message and labels."""
     targets = tuple(replace(target, label=mirror_words(target.label)) for target in record.targets)
     prompt, system = (None if text is None else mirror_words(text) for text in (record.prompt, record.system))
     return replace(record, targets=targets, prompt=prompt, system=system)

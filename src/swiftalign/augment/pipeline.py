@@ -1,8 +1,8 @@
-"""The pipeline: an image and its targets go in, and come out together.
+"""The augmentation pipeline: it changes an image and its targets together.
 
-Geometry comes first, whatever the list's order: it is one matrix, one resampling of the image and one product for all
-points. Then the colours, in the list's order. Padding that ends the geometry is added last, so that no colour operation
-sees it.
+Geometry comes first, wherever it stands in the list: it is one matrix, one resampling of the image and one matrix
+product for all points. Then come the colours, in the order of the list. Padding at the end of the geometry is added
+last, so that no colour operation changes it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits
 
 @dataclass(frozen=True)
 class Replay:
-    """What was done to one row, enough to do it again exactly.
+    """What was done to one row, sufficient to repeat it exactly.
 
     Attributes:
         steps: operations with their values, in order.
         boxes_as_quads: whether tilted boxes became quads.
-        left_out: drawn operations that were not applied, each with the reason.
+        left_out: operations that were drawn but not applied, each with the reason.
     """
 
     steps: tuple[Step, ...]
@@ -59,9 +59,10 @@ class Sample:
 
     Attributes:
         image: RGB [h, w, 3].
-        record: with the targets that stayed, in pixels of the image; its words are turned round if it was mirrored.
-        outcomes: of each of the row's targets, in its order.
-        replay: what was done.
+        record: the record with the targets that were kept, in pixels of the image; left and right are exchanged in its
+            words if the image was mirrored.
+        outcomes: outcome of each of the row's targets, in the row's order.
+        replay: what was done to the row.
     """
 
     image: Pixels
@@ -72,11 +73,11 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """Geometry that is decided, and not yet applied to the pixels: ``affine`` is to be applied to ``image``."""
+    """Geometry that is decided, but not yet applied to the pixels: ``affine`` will be applied to ``image``."""
 
     image: Pixels
     affine: Affine
-    inner: Affine  # without the padding at its end
+    inner: Affine  # affine without the padding at its end
     points: tuple[Floats, ...]
     flipped: bool
     steps: tuple[Step, ...]
@@ -84,13 +85,13 @@ class _Moved:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where a row's targets end up, decided before any pixel moves.
+    """Where a row's targets end up, decided before the image is resampled.
 
     Attributes:
-        record: the row as it was given.
-        outcomes: of each of its targets, in order.
-        replay: what is to be done.
-        geometry: where everything goes.
+        record: the row before augmentation.
+        outcomes: outcome of each of the row's targets, in the row's order.
+        replay: what will be done to the row.
+        geometry: the map of the image and of all points.
     """
 
     record: Record
@@ -105,7 +106,7 @@ class Placement:
 
     @property
     def size(self) -> Size:
-        """Of the new canvas, width and height in pixels."""
+        """Width and height of the new canvas in pixels."""
         return self.geometry.affine.size
 
 
@@ -114,9 +115,11 @@ Fits = Callable[[Record, Size], bool]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The augmentation of a configuration, for images within a run's limits.
+    """The augmentation of a configuration.
 
     Attributes:
+        settings: the configuration's augmentation section.
+        limits: limits of the size of the images that the model gets.
         fits: whether a row on an image of this size is within ``max_length``; None where rows may have any length.
     """
 
@@ -125,23 +128,24 @@ class Pipeline:
     fits: Fits | None = None
 
     def __call__(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Sample:
-        """Augment a row as this epoch has it; arguments and errors are those of `place`."""
+        """Augment a row with the draws of an epoch; arguments and errors are those of `place`."""
         return self._render(self.place(image, record, epoch=epoch, row=row))
 
     def replay(self, image: Pixels, record: Record, replay: Replay) -> Sample:
-        """Do again what was done to a row."""
+        """Repeat what was done to a row."""
         return self._render(self.place_again(image, record, replay))
 
     def place(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Placement:
         """Decide what happens to a row in an epoch.
 
         Args:
-            image: RGB [h, w, 3]; `blank` will do where only the points are wanted.
+            image: RGB [h, w, 3]; `blank` is enough where only the points are needed.
             record: the row, with its targets in pixels of this image.
-            row: its number in the training data: draws depend on it, the epoch and the seed alone.
+            epoch: number of the epoch, from 0.
+            row: number of the row in the training data; draws depend on row, epoch and seed only.
 
         Raises:
-            DataError: the image's sides are more than 200 to 1.
+            DataError: one side of the image is more than 200 times the other.
         """
         moves, colours = self._draw(epoch, row)
         left_out: list[str] = []
@@ -170,24 +174,24 @@ class Pipeline:
         return Placement(record, outcomes, Replay((*moved.steps, *colours), as_quads, tuple(left_out)), moved)
 
     def place_again(self, image: Pixels, record: Record, replay: Replay) -> Placement:
-        """Where the targets were when this was done to a row."""
+        """Where a row's targets ended up when this was done to it."""
         moved = self._move(image, record, [step for step in replay.steps if is_geometric(step)], fitted=True)
         return Placement(record, self._outcomes(record, moved, replay.boxes_as_quads), replay, moved)
 
     def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
-        """Images of a row whose text says in its own words where things are: nothing moves."""
+        """Augment only the colours of a row's images, because the row's text says in its own words where things are."""
         _, colours = self._draw(epoch, row)
         return [_coloured(image, colours) for image in images]
 
     def _draw(self, epoch: int, row: int) -> tuple[list[Step], list[Step]]:
-        """A row's drawn operations: those that move points, and the others."""
+        """The operations drawn for a row: those that move points, and the others."""
         steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
         return [step for step in steps if is_geometric(step)], [step for step in steps if not is_geometric(step)]
 
     def _move(self, image: Pixels, record: Record, steps: Sequence[Step], *, fitted: bool = False) -> _Moved:
         size = image.shape[1], image.shape[0]
         points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in record.targets]
-        canvas = [(0, 0), (size[0], 0), size, (0, size[1])]  # what mirrors the canvas mirrors everything
+        canvas = [(0, 0), (size[0], 0), size, (0, size[1])]  # if the canvas is mirrored, everything is
         points.append(np.array(canvas, dtype=np.float64))
         affine = inner = geometry.start(size)
         for step in steps:
@@ -208,7 +212,7 @@ class Pipeline:
     def _by_imgaug(
         self, step: Step, image: Pixels, points: list[Floats], affine: Affine
     ) -> tuple[Pixels, list[Floats], Affine]:
-        """imgaug moves pixels by itself: what is pending is applied before it, and another matrix begins after it."""
+        """imgaug moves pixels itself: the pending matrix is applied before it, and a new one begins after it."""
         from swiftalign.augment import imgaug_ops
 
         image = geometry.warp(image, affine, self.settings.fill)
@@ -231,14 +235,14 @@ class Pipeline:
         return Sample(image, self._record(placed.record, moved, placed.outcomes), placed.outcomes, placed.replay)
 
     def _record(self, record: Record, moved: _Moved, outcomes: Sequence[Outcome]) -> Record:
-        """The row with the targets that stayed, and the words that fit them."""
+        """The row with the targets that were kept, and with left and right exchanged where it is mirrored."""
         record = replace(record, targets=tuple(outcome.target for outcome in outcomes if outcome.target))
         swapped = moved.flipped and self.settings.left_right == "swap"
         return mirror_record(record) if swapped else record
 
 
 def run_pipeline(config: Config) -> Pipeline:
-    """The pipeline of a configuration that augments."""
+    """The pipeline of a configuration that has augmentation."""
     settings = config.custom.augmentation
     assert settings is not None
     encoding = encoding_of(config)
@@ -246,7 +250,7 @@ def run_pipeline(config: Config) -> Pipeline:
 
 
 def blank(size: Size) -> Pixels:
-    """A black image of this size, width and height in pixels, that takes no memory."""
+    """A black image of this width and height in pixels that needs no memory."""
     return np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
 
 

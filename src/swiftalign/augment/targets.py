@@ -15,9 +15,9 @@ from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
 from swiftalign.data.records import PixelTarget, Point, Size
 
-# Mirrored outlines run the other way round; in this order a quad is clockwise again, from its top left.
+# A mirrored outline runs the other way round; in this order a quad is clockwise again, from its top left corner.
 MIRRORED = [1, 0, 3, 2]
-# Corners whose box is larger than they are by less than this are an upright rectangle.
+# Corners are an upright rectangle if the IoU with the box around them differs from 1 by less than this.
 UPRIGHT = 1e-9
 
 
@@ -65,15 +65,15 @@ def fit_targets(
 ) -> list[Outcome]:
     """Each target on the new canvas.
 
-    A target whose points did not move is returned as it is, even where it reaches beyond the image. A box becomes the
-    envelope of its clipped outline. A quad that is cut to other than four corners becomes the largest quad on the
-    corners of what is left. Of a cut line the longest piece stays, in its order.
+    A target whose points did not move is returned unchanged, even where it reaches beyond the image. A box becomes the
+    envelope of its clipped outline. A quad that is cut to a number of corners other than four becomes the largest quad
+    on the corners of the visible part. Of a cut line the longest piece is kept, in its order.
 
     Args:
         moved: each target's ``corners`` on the new canvas, [n, 2].
         size: width and height of the canvas in pixels.
-        flipped: whether the geometry mirrors; the order of a quad's corners is then reversed, so that it is clockwise
-            from the top left again if it was. Lines keep their order: it may carry meaning.
+        flipped: whether the geometry mirrors; the order of a quad's corners is then reversed, so that a quad that was
+            clockwise from the top left is so again. Lines keep their order, which may have a meaning.
         boxes_as_quads: whether boxes without outline that a rotation tilted become quads.
     """
     return [
@@ -83,7 +83,7 @@ def fit_targets(
 
 
 def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> float:
-    """The least IoU of a tilted box with the upright box that will wrap it, over boxes without outline; 1.0 if none.
+    """The lowest IoU of a moved box with the upright box around it, over all boxes without outline; 1.0 without boxes.
 
     Args:
         moved: each target's ``corners`` on the new canvas, [n, 2].
@@ -119,7 +119,7 @@ def _fitted(
 
 
 def _visible_part(target: PixelTarget, points: Floats, size: Size, clipped: bool) -> tuple[float, Floats]:
-    """Share of a target on the canvas, and its part there [m, 2]: by area, or by length where it has no area."""
+    """Share of a target on the canvas, by area or else by length, and its part there [m, 2]."""
     part = (polygons.clip_line if target.kind == "line" else polygons.clip_polygon)(points, *size)
     if not clipped:
         return 1.0, part

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from swiftalign.model.safetensors import read_json
+from swiftalign.config.sections import NO_TARGETS, TunerSection
+from swiftalign.methods import of_adapter
+from swiftalign.methods.base import Method
+from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.problems import ModelError
 
-if TYPE_CHECKING:
-    from swiftalign.config.sections import TunerSection
-
-METHODS = ("lora", "adalora", "boft", "fourierft")
 # Settings with tensors or layer names of their own, which no plan foresees.
 _UNPLANNED = (
     "target_parameters",
@@ -39,32 +38,32 @@ _PATIENCE = 1.0  # seconds, for all matching by the regexes of a file
 
 
 class _Matcher:
-    """Matches names by the regexes of a file, some of which would take for ever, like ``(a|a)*b``."""
+    """Matches names by the regular expressions of a file, some of which would take for ever, like ``(a|a)*b``."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.left = path, _PATIENCE
 
-    def find(self, how: Literal["match", "fullmatch"], pattern: str, name: str) -> re.Match[str] | None:
-        """What `re` would find; nothing in a name that is longer than any of a model.
+    def find(self, pattern: str, name: str) -> re.Match[str] | None:
+        """The result of `re.fullmatch`; None for a name that is longer than any of a model.
 
         Raises:
-            ModelError: the file's regexes have taken too long altogether.
+            ModelError: the file's regular expressions have taken too long altogether.
         """
         if len(name) > _MAX_MATCHED:
             return None
-        if not _REPEATS.search(pattern):  # as the plan's own lists of names: quick, and without another import
-            return re.match(pattern, name) if how == "match" else re.fullmatch(pattern, name)
-        import regex  # unlike `re`, it can be given up
+        if not _REPEATS.search(pattern):  # as in the plan's own lists of names: quick, and without another import
+            return re.fullmatch(pattern, name)
+        import regex  # unlike `re`, it can be stopped
 
         begin = time.monotonic()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on what its own syntax would read otherwise
-                found: re.Match[str] | None = getattr(regex, how)(pattern, name, timeout=max(self.left, 0.001))
+                found: re.Match[str] | None = regex.fullmatch(pattern, name, timeout=max(self.left, 0.001))
         except TimeoutError:
-            raise ModelError(f"{self.path}: a regular expression of it takes too long to match") from None
+            raise ModelError(f"{self.path}: one of its regular expressions takes too long to match") from None
         except regex.error as error:
-            raise ModelError(f"{self.path}: no regular expression: {error}") from None
+            raise ModelError(f"{self.path}: not a regular expression: {error}") from None
         self.left -= time.monotonic() - begin
         return found
 
@@ -93,7 +92,7 @@ class AdapterConfig:
     @property
     def saves_biases(self) -> bool:
         """Whether every bias of the base is saved too; peft saves none for ``lora_only``."""
-        return self.values.get("bias") == "all" and self.kind != "fourierft"
+        return self.values.get("bias") == "all" and (self.method is None or self.method.saves_biases)
 
     @property
     def unplanned(self) -> list[str]:
@@ -106,9 +105,9 @@ class AdapterConfig:
         return {"embed_tokens": value} if isinstance(value, list) else value
 
     @property
-    def rank(self) -> int | None:
-        value = self.values.get("init_r" if self.kind == "adalora" else "r")
-        return value if isinstance(value, int) else None
+    def method(self) -> type[Method] | None:
+        """Its tuning method; None for one that this toolkit does not know."""
+        return of_adapter(self.values)
 
     def adapts(self, name: str) -> bool:
         """Whether a layer of this name gets an adapter.
@@ -116,41 +115,45 @@ class AdapterConfig:
         References:
             peft `tuners/tuners_utils.py`, `check_target_module_exists`.
         """
-        if self._excludes(name) or any(f".{entry}." in f".{name}." for entry in self.saved):
+        if self._matches("exclude_modules", name) or any(f".{entry}." in f".{name}." for entry in self.saved):
             return False
-        targets = self.values.get("target_modules")
-        if isinstance(targets, str):
-            return bool(self._matcher.find("fullmatch", targets, name))
-        return name in self._targets or (_ends_in(name, self._targets) and self._in_layers(name))
+        # Layer numbers count only where a name is matched by its end.
+        whole = isinstance(self.values.get("target_modules"), str) or name in self._names["target_modules"]
+        return self._matches("target_modules", name) and (whole or self._in_layers(name))
 
-    def reaches(self, merger: str) -> bool:
-        """Whether anything of a merger is adapted or saved."""
-        layers = (f"{merger}.linear_fc1", f"{merger}.linear_fc2")
-        return any(self.adapts(layer) for layer in layers) or any(f"{e}." in f"{merger}." for e in self.saved)
+    def saves(self, module: str) -> bool:
+        """Whether a module is saved whole, itself or with one that holds it."""
+        return any(f"{entry}." in f"{module}." for entry in self.saved)
+
+    def saves_besides(self, key: PeftKey) -> bool:
+        """Whether peft saves a tensor that ``modules_to_save`` does not name: biases, token rows and embeddings."""
+        biases = self.saves_biases and key.part.rpartition(".")[2] == "bias"
+        rows = bool(self.tokens) and key.part == "token_adapter.trainable_tokens_delta"
+        return biases or rows or key.base.endswith((".embed_tokens.weight", "lm_head.weight"))
 
     def size_of(self, layer: str) -> int | None:
-        """A layer's rank, or the number of its frequencies: by the first pattern that matches, else that of all.
+        """A layer's rank or number of frequencies: from the first pattern that matches, else the general one.
 
         References:
             peft `utils/other.py`, `get_pattern_key`.
         """
-        general = self.values.get("n_frequency") if self.kind == "fourierft" else self.rank
-        sizes = _size_pattern(self.values).items()
-        return next((size for key, size in sizes if self._matcher.find("match", _of_layer(key), layer)), general)
+        general = self.method.peft_settings(self.values).get(self.method.size) if self.method else None
+        sizes = (size for key, size in _size_pattern(self.values).items() if self._matcher.find(_of_layer(key), layer))
+        return next(sizes, general if isinstance(general, int) else None)
 
     @cached_property
-    def _targets(self) -> frozenset[str]:
-        return frozenset(self.values.get("target_modules") or ())
+    def _names(self) -> dict[str, frozenset[str]]:
+        """The entries of the two settings that are a regular expression or a list of names."""
+        lists = {key: self.values.get(key) or () for key in ("target_modules", "exclude_modules")}
+        return {key: frozenset(() if isinstance(names, str) else names) for key, names in lists.items()}
 
-    @cached_property
-    def _excluded(self) -> frozenset[str]:
-        return frozenset(self.values.get("exclude_modules") or ())
-
-    def _excludes(self, name: str) -> bool:
-        excluded = self.values.get("exclude_modules")
-        if isinstance(excluded, str):
-            return bool(excluded) and bool(self._matcher.find("fullmatch", excluded, name))
-        return name in self._excluded or _ends_in(name, self._excluded)
+    def _matches(self, key: str, name: str) -> bool:
+        """Whether a regular expression matches the whole name, or a list holds the name or its end after a dot."""
+        pattern = self.values.get(key)
+        if isinstance(pattern, str):
+            return bool(self._matcher.find(pattern, name))
+        dotted = f".{name}"
+        return any(dotted[place + 1 :] in self._names[key] for place, sign in enumerate(dotted) if sign == ".")
 
     def _in_layers(self, name: str) -> bool:
         """Whether the number in the name is one of ``layers_to_transform``, where that is given."""
@@ -159,8 +162,10 @@ class AdapterConfig:
             return True
         given = self.values.get("layers_pattern") or [r"[^.]*"]
         lists = map(_of_list, [given] if isinstance(given, str) else given)
-        match = next((found for one in lists if (found := self._matcher.find("match", one, name[:_MAX_MATCHED]))), None)
-        return match is not None and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+        matches = (match for one in lists if (match := self._matcher.find(one, name)))
+        number = next((match[1] for match in matches), None) or ""
+        # peft fails where a group of the pattern's own comes before the number.
+        return number.isdecimal() and int(number) in ([layers] if isinstance(layers, int) else layers)
 
     @cached_property
     def _matcher(self) -> _Matcher:
@@ -172,70 +177,43 @@ class AdapterConfig:
         Raises:
             ValueError: it is of a method that this toolkit does not know, or malformed (as pydantic says it).
         """
-        from swiftalign.config.sections import NO_TARGETS, TunerSection
-
         values: dict[str, Any] = {
             "train_type": self.kind,
             "modules_to_save": list(self.saved),
-            "target_regex": "|".join(re.escape(name) for name in adapted) or NO_TARGETS[0],
+            "target_regex": exactly(adapted) or NO_TARGETS[0],
         }
-        names = {
-            "r": "lora_rank",
-            "lora_alpha": "lora_alpha",
-            "use_dora": "use_dora",
-            "use_rslora": "use_rslora",
-            "init_r": "adalora_init_r",
-            "target_r": "adalora_target_r",
-            "boft_block_size": "boft_block_size",
-            "boft_block_num": "boft_block_num",
-            "boft_n_butterfly_factor": "boft_n_butterfly_factor",
-            "n_frequency": "fourier_n_frequency",
-        }
-        given = {ours: self.values[theirs] for theirs, ours in names.items() if self.values.get(theirs) is not None}
-        return TunerSection(**values, **given)
-
-
-def _ends_in(name: str, ends: frozenset[str]) -> bool:
-    """Whether what follows one of the name's dots is an entry."""
-    return any(name[place + 1 :] in ends for place, sign in enumerate(name) if sign == ".")
+        return TunerSection(**values, **(self.method.peft_settings(self.values) if self.method else {}))
 
 
 def _of_list(pattern: str) -> str:
-    """What peft makes of an entry of ``layers_pattern``."""
-    return rf".*?\.{pattern}\.(\d{{1,9}})\."
+    """The regular expression that peft makes of an entry of ``layers_pattern``, for a whole name."""
+    return rf"(?:.*?\.{pattern}\.(\d{{1,9}})\.).*"
 
 
 def _of_layer(pattern: str) -> str:
-    """What peft makes of a key of ``rank_pattern``."""
+    """The regular expression that peft makes of a key of ``rank_pattern``."""
     return rf"(.*\.)?({pattern})$"
 
 
 def _size_pattern(values: dict[str, Any]) -> dict[str, int]:
     """Sizes by regex of a layer's name; AdaLoRA keeps masks under the same key."""
-    key = {"lora": "rank_pattern", "fourierft": "n_frequency_pattern"}.get(str(values["peft_type"]).lower(), "")
-    return values.get(key) or {}
-
-
-def read_adapter_config(path: Path) -> AdapterConfig:
-    """peft's own config, with what is read from it of the right types.
-
-    Raises:
-        ModelError: it can't be read, or is none of peft's.
-    """
-    return checked_adapter_config(path, read_json(path))
+    method = of_adapter(values)
+    return values.get(method.size_pattern if method else "") or {}
 
 
 def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
-    """The same of a file that has been read.
+    """peft's own config, with the settings that are used here of the right types.
+
+    Args:
+        values: what the file at `path` holds.
 
     Raises:
-        ModelError: it is none of peft's.
+        ModelError: the file is not a config of peft.
     """
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
-        raise ModelError(f"{path}: names no peft_type")
-    faults = list(_faults(values))
-    if faults:
-        raise ModelError(f"{path}: {faults[0]}")
+        raise ModelError(f"{path}: has no peft_type")
+    for fault in _faults(values):
+        raise ModelError(f"{path}: {fault}")
     config = AdapterConfig(path, values)
     for name in _EXAMPLES:  # a regex that takes too long is a fault of the file
         config.adapts(name)
@@ -244,41 +222,35 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
 
 
 def _faults(values: dict[str, Any]) -> Iterator[str]:
-    regex_or_names = ("target_modules", "exclude_modules", "layers_pattern")
-    for key in (*regex_or_names, "modules_to_save"):
-        value = values.get(key)
-        if isinstance(value, str) and key in regex_or_names:
-            yield from _pattern_faults(key, _of_list(value) if key == "layers_pattern" else value)
-        elif value is not None and not _is_list(value, str):
-            yield f"{key} is no list of names"
-        elif key == "layers_pattern":
-            for pattern in value or ():
-                yield from _pattern_faults(key, _of_list(pattern))
-    layers = values.get("layers_to_transform")
-    if layers is not None and type(layers) is not int and not _is_list(layers, int):
-        yield "layers_to_transform is no list of numbers"
-    tokens = values.get("trainable_token_indices") or []
+    patterns: dict[str, str] = {}
+    for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
+        value = values.get(key) or []
+        texts = [value] if isinstance(value, str) and key != "modules_to_save" else value
+        if not _is_list(texts, str):
+            yield f"{key} is not a list of names"
+        elif key == "layers_pattern" or isinstance(value, str):
+            patterns |= {_of_list(text) if key == "layers_pattern" else text: key for text in texts}
+    layers, tokens = values.get("layers_to_transform") or [], values.get("trainable_token_indices") or []
+    if type(layers) is not int and not _is_list(layers, int):
+        yield "layers_to_transform is not a list of numbers"
     if not all(_is_list(rows, int) for rows in (tokens.values() if isinstance(tokens, dict) else [tokens])):
-        yield "trainable_token_indices is no list of numbers"
+        yield "trainable_token_indices is not a list of numbers"
     sizes = _size_pattern(values)
-    if not isinstance(sizes, dict) or not _is_list(list(sizes.values()), int):
-        yield "its pattern of ranks or frequencies is no mapping of numbers"
+    if isinstance(sizes, dict) and _is_list(list(sizes.values()), int):
+        patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
     else:
-        for pattern in sizes:
-            yield from _pattern_faults(f"the pattern {pattern[:50]!r}", _of_layer(pattern))
+        yield "its pattern of ranks or frequencies is not a mapping of numbers"
+    for pattern, key in patterns.items():
+        if len(pattern) > _MAX_PATTERN:
+            yield f"{key} is too long for a regular expression: {len(pattern)} characters"
+            return
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on what a later Python may read otherwise
+                re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            yield f"{key} is not a regular expression: {error}"
 
 
 def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and len(value) <= _MAX_ENTRIES and all(type(item) is kind for item in value)
-
-
-def _pattern_faults(key: str, pattern: str) -> Iterator[str]:
-    if len(pattern) > _MAX_PATTERN:
-        yield f"{key} is a regular expression of {len(pattern)} characters"
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what a later Python may read otherwise
-            re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        yield f"{key} is no regular expression: {error}"

@@ -1,250 +1,205 @@
-"""What lies beside the weights: adapter and model configs, trainer state, optimizer, tokenizer and processor."""
+"""The files beside the weights: adapter and model configs, trainer state, optimizer, tokenizer and processor."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from swiftalign.checkpoint.adapter_config import METHODS, AdapterConfig, read_adapter_config
-from swiftalign.checkpoint.expected import Expectation
-from swiftalign.checkpoint.weights import PICKLE_ERRORS, Weights, load_pickle
-from swiftalign.methods.keys import ADAPTER_PREFIX, adapter_part
+from swiftalign.checkpoint.adapter_config import AdapterConfig
+from swiftalign.checkpoint.read import Checkpoint, number_of
+from swiftalign.checkpoint.weights import Weights, load_pickle, pickle_refused
+from swiftalign.methods import part_of
+from swiftalign.methods.base import Method
+from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.bytes import blocks
 from swiftalign.model.safetensors import TensorInfo, read_json
-from swiftalign.problems import ModelError, Problem
-from swiftalign.problems import names as some
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import ModelError, Problem, about
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATE = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer.safetensors")
-_RANK_SIDES = {"lora_A": 0, "lora_embedding_A": 0, "lora_B": 1, "lora_embedding_B": 1}
-_CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def check_adapter_config(
-    folder: Path,
-    found: dict[str, TensorInfo],
-    expectation: Expectation,
-    *,
-    base: Path | None = None,
-    misnamed: bool = False,
+def check_adapter(
+    checkpoint: Checkpoint, plan: TuningPlan | None, *, base: Path | None, misnamed: bool
 ) -> Iterator[Problem]:
-    """Whether adapter_config.json tells of the tensors that are there, and of the plan's method and base.
+    """Whether adapter_config.json fits the tensors that are there, and the plan's method and base.
 
     Args:
-        base: folder that the user gives as the base model.
+        base: folder that the user names as the base model.
         misnamed: tensors are missing or under wrong names, so that targets and saved modules can't fit.
     """
-    path = folder / "adapter_config.json"
-    if not path.exists():
-        yield Problem("adapter-config-missing", f"{folder}: has no adapter_config.json", "peft can't load it without")
+    adapter = checkpoint.adapter
+    if adapter is None:
+        if checkpoint.adapter_problem is not None:
+            yield checkpoint.adapter_problem
         return
-    try:
-        adapter = read_adapter_config(path)
-    except ModelError as error:
-        yield Problem("adapter-config-malformed", error.message, "take another checkpoint")
-        return
-    if adapter.kind not in METHODS:
+    if adapter.method is None:
         method = f"{adapter.values['peft_type']!r:.40}"
-        yield Problem("adapter-method", f"{path}: peft_type {method} is no method of this toolkit")
+        yield Problem("adapter-method", f"{adapter.path}: peft_type {method} is not a method of this toolkit")
         return
-    yield from _method(adapter, found, expectation)
-    yield from _base(adapter, expectation, base)
-    yield from _rank(adapter, found)
-    if not misnamed:
-        yield from _targets(adapter, found)
-        yield from _saved(adapter, found)
-
-
-def _method(adapter: AdapterConfig, found: dict[str, TensorInfo], expectation: Expectation) -> Iterator[Problem]:
-    plan = expectation.plan
+    keys = {name: PeftKey.parse(name) for name in checkpoint.weights.infos}
+    uses_dora = bool(adapter.values.get("use_dora"))
+    magnitudes = any(key.factor == "lora_magnitude_vector" for key in keys.values())
     if plan is not None and adapter.kind != plan.train_type:
-        yield Problem("adapter-method", f"{adapter.path}: peft_type {adapter.kind}, the plan trains {plan.method}")
-    elif adapter.kind == "lora" and _layers(found):
-        dora = bool(adapter.values.get("use_dora"))
-        magnitudes = any(".lora_magnitude_vector" in name for name in found)
-        if magnitudes != dora:
-            has = "hold" if magnitudes else "lack"
-            message = f"{adapter.path}: use_dora is {str(dora).lower()}, the tensors {has} magnitudes"
-            yield Problem("adapter-method", message, "merged, it would be another method")
+        message = f"{adapter.path}: peft_type is {adapter.kind}, but the plan trains {plan.method}"
+        yield Problem("adapter-method", message, "use the adapter_config.json of this checkpoint's run")
+    elif adapter.kind == "lora" and any(key.factor for key in keys.values()) and magnitudes != uses_dora:
+        values = "true, but there are no" if uses_dora else "false, but there are"
+        message = f"{adapter.path}: use_dora is {values} magnitude vectors"
+        yield Problem("adapter-method", message, "correct use_dora: merging depends on it")
+    yield from _check_base_name(adapter, plan, base)
+    yield from _check_modules(adapter, adapter.method, checkpoint.weights.infos, keys, misnamed=misnamed)
 
 
-def _base(adapter: AdapterConfig, expectation: Expectation, given: Path | None) -> Iterator[Problem]:
-    """Whether the adapter names the base of the run's plan, and the one that is given."""
-    plan, named = expectation.plan, adapter.base
+def _check_base_name(adapter: AdapterConfig, plan: TuningPlan | None, given: Path | None) -> Iterator[Problem]:
+    """Whether the adapter names the base of the run's plan, and the base that the user names."""
+    named = adapter.base
     if named is None:
         return
-    if plan is not None and expectation.adapter is None and _model_name(named) != _model_name(plan.model):
-        yield Problem("adapter-base", f"{adapter.path}: names the base {named}, the plan {plan.model}")
+    if plan is not None and _model_name(named) != _model_name(plan.model):
+        yield Problem("adapter-base", f"{adapter.path}: names the base {named}, but the plan names {plan.model}")
     elif given is not None and _model_name(named) != _model_name(str(given.absolute())):
-        if not _is_model(named):
-            message = f"{adapter.path}: names the base {named}, which is not here; --base is {given}"
-            yield Problem("base-renamed", message, "make sure that it is the same model: a name is all that tells")
+        here = os.path.isfile(f"{named}/config.json")  # noqa: PTH113  # a name too long for a file system is no error
+        place = "here" if here else "not here"
+        message = f"{adapter.path}: names the base {named}, which is {place}, but --base is {given}"
+        if not here:
+            yield Problem("base-renamed", message, "make sure that both are the same model: only names are compared")
         elif Path(named).resolve() != given.resolve():
-            message = f"{adapter.path}: names the base {named}, which is here; --base is {given}"
-            yield Problem("adapter-base", message, "give the base that it was trained from, or leave --base out")
-
-
-def _is_model(path: str) -> bool:
-    try:
-        return (Path(path) / "config.json").is_file()
-    except OSError:  # of a name that no file can have
-        return False
+            yield Problem("adapter-base", message, "give the base model of the training, or leave out --base")
 
 
 def _model_name(model: str) -> str:
-    """What a hub id and its folder in a cache have in common: models--ORG--NAME/snapshots/HASH, or NAME___PART."""
+    """The name that a hub id shares with its folder in a cache: models--ORG--NAME/snapshots/HASH, or NAME___PART."""
     path = Path(model)
     if path.parent.name == "snapshots":
         return path.parent.parent.name.rpartition("--")[2]
     return path.name.replace("___", ".")
 
 
-def _layers(found: Iterable[str]) -> list[str]:
-    """The layers that the tensors adapt, by their names in the base model."""
-    parts = (adapter_part(name) for name in found)
-    return list(dict.fromkeys(part[0] for part in parts if part))
-
-
-def _rank(adapter: AdapterConfig, found: dict[str, TensorInfo]) -> Iterator[Problem]:
-    if adapter.kind not in ("lora", "adalora") or adapter.rank is None:
-        return
-    wrong = []
-    for name, info in found.items():
-        layer, part = adapter_part(name) or ("", "")
-        side = _RANK_SIDES.get(part)
-        foreseen = not adapter.unplanned or adapter.adapts(layer)
-        if side is None or len(info.shape) <= side or not foreseen:
+def _check_modules(
+    adapter: AdapterConfig,
+    method: type[Method],
+    found: dict[str, TensorInfo],
+    keys: dict[str, PeftKey],
+    *,
+    misnamed: bool,
+) -> Iterator[Problem]:
+    """Whether the config's ranks, target_modules and modules_to_save are those of the tensors."""
+    sizes = []
+    for name, key in keys.items():
+        part = part_of(key.factor, adapter.kind)
+        shape, side = found[name].shape, part.size_side if part else None
+        if side is None or side >= len(shape) or (adapter.unplanned and not adapter.adapts(key.layer)):
             continue
-        rank, wanted = info.shape[side], adapter.size_of(layer)
-        if wanted is not None and (rank > wanted if adapter.kind == "adalora" else rank != wanted):
-            wrong.append(f"{name} has rank {rank} instead of {wanted}")
-    if wrong:
-        yield Problem("adapter-rank", f"{adapter.path}: by it, {some(wrong, 2)}", "peft would refuse to load it")
-
-
-def _targets(adapter: AdapterConfig, found: dict[str, TensorInfo]) -> Iterator[Problem]:
-    strangers = [] if adapter.unplanned else [name for name in _layers(found) if not adapter.adapts(name)]
-    if strangers:
-        message = f"{adapter.path}: target_modules does not match {some(strangers)}"
-        yield Problem("adapter-targets", message, "peft would skip them")
-
-
-def _saved(adapter: AdapterConfig, found: dict[str, TensorInfo]) -> Iterator[Problem]:
-    """Whether what is saved whole is what modules_to_save names."""
-    layers = set(_layers(found))
-    bare = (name.removeprefix(ADAPTER_PREFIX) for name in found if not adapter_part(name))
-    owners = {name: name.rpartition(".")[0] for name in bare if not _within(name, layers)}
-    absent = [entry for entry in adapter.saved if not any(f"{entry}." in f"{owner}." for owner in owners.values())]
-    if absent:
-        message = f"{adapter.path}: modules_to_save names {some(absent)}, of which no tensor is there"
-        yield Problem("adapter-saved", message)
-    strangers = [
-        name
-        for name, owner in owners.items()
-        if not any(f"{entry}." in f"{owner}." for entry in adapter.saved) and not _saved_besides(name, adapter)
+        wanted = adapter.size_of(key.layer)
+        if wanted is not None and (shape[side] > wanted if method.ranks_may_shrink else shape[side] != wanted):
+            sizes.append(f"{name} has {method.size_name} {shape[side]}, expected {wanted}")
+    hint = "correct this setting: peft refuses to load such an adapter"
+    yield from about("adapter-rank", sizes, f"with another {method.size_name}", hint, limit=2, path=adapter.path)
+    if misnamed:
+        return
+    layers = dict.fromkeys(key.layer for key in keys.values() if key.factor)
+    untargeted = [layer for layer in layers if not adapter.unplanned and not adapter.adapts(layer)]
+    hint = "correct target_modules: peft would skip these layers"
+    yield from about("adapter-targets", untargeted, "outside target_modules", hint, noun="layer", path=adapter.path)
+    whole = {name: key for name, key in keys.items() if not key.factor and key.layer not in layers}
+    absent = [entry for entry in adapter.saved if not any(f"{entry}." in f"{key.layer}." for key in whole.values())]
+    hint = "correct modules_to_save, or use another checkpoint"
+    what = "of modules_to_save without a tensor"
+    yield from about("adapter-saved", absent, what, hint, noun="module", path=adapter.path)
+    unnamed = [
+        name.removeprefix(ADAPTER_PREFIX)
+        for name, key in whole.items()
+        if not adapter.saves(key.layer) and not adapter.saves_besides(key)
     ]
-    if strangers:
-        yield Problem("adapter-saved", f"{adapter.path}: modules_to_save does not name what holds {some(strangers)}")
+    hint = "correct modules_to_save: peft would skip these tensors"
+    yield from about("adapter-saved", unnamed, "outside modules_to_save", hint, path=adapter.path)
 
 
-def _within(name: str, layers: set[str]) -> bool:
-    """Whether a tensor lies in one of the layers."""
-    return any(name[:place] in layers for place, sign in enumerate(name) if sign == ".")
-
-
-def _saved_besides(name: str, adapter: AdapterConfig) -> bool:
-    """What peft saves of modules that modules_to_save does not name: biases, rows and embeddings."""
-    biases = adapter.saves_biases and name.endswith(".bias")
-    rows = bool(adapter.tokens) and name.endswith(".token_adapter.trainable_tokens_delta")
-    return biases or rows or name.endswith((".embed_tokens.weight", "lm_head.weight"))
-
-
-def check_state(folder: Path, expectation: Expectation, *, deep: bool) -> Iterator[Problem]:
+def check_state(folder: Path, plan: TuningPlan | None, *, deep: bool) -> Iterator[Problem]:
     """Trainer, optimizer and scheduler state of a checkpoint-N folder."""
-    match = _CHECKPOINT_NAME.fullmatch(folder.name)
+    number = number_of(folder)
     path = folder / "trainer_state.json"
     if not path.exists():
-        if match:
-            yield Problem(
-                "state-missing", f"{folder}: has no trainer_state.json", "saving was interrupted, or cleaned up"
-            )
+        if number is not None:
+            hint = "use another checkpoint to resume: saving was interrupted, or the file was removed"
+            yield Problem("state-missing", f"{folder}: has no trainer_state.json", hint)
         return
     try:
-        state = read_json(path)
-        step = state["global_step"]
+        step = read_json(path)["global_step"]
     except (ModelError, KeyError, TypeError) as error:
-        reason = error.message if isinstance(error, ModelError) else f"{path}: names no global_step"
-        yield Problem("state-malformed", reason, "saving was interrupted: take another checkpoint")
+        reason = error.message if isinstance(error, ModelError) else f"{path}: has no global_step"
+        yield Problem("state-malformed", reason, "use another checkpoint: saving was interrupted")
         return
-    if match and step != int(match[1]):
-        yield Problem("state-step", f"{path}: is of step {str(step)[:20]}, the folder of step {match[1]}")
-    yield from _optimizer(folder, expectation, deep=deep)
-
-
-def _optimizer(folder: Path, expectation: Expectation, *, deep: bool) -> Iterator[Problem]:
+    if number is not None and step != number:
+        yield Problem("state-step", f"{path}: its step is {str(step)[:20]}, but the folder's name says {number}")
+    if any(folder.glob("global_step*")):  # DeepSpeed keeps optimizer and scheduler in a folder of its own
+        return
     optimizer = next((folder / name for name in _OPTIMIZER if (folder / name).exists()), None)
-    missing = [] if optimizer else ["optimizer.pt"]
-    missing += [] if (folder / "scheduler.pt").exists() else ["scheduler.pt"]
-    if any(folder.glob("global_step*")):  # DeepSpeed keeps both in a folder of its own
-        return
+    states = {"optimizer.pt": optimizer is not None, "scheduler.pt": (folder / "scheduler.pt").exists()}
+    missing = [name for name, there in states.items() if not there]
     if missing:
-        yield Problem("optimizer-missing", f"{folder}: has no {' and no '.join(missing)}", "it can still be exported")
-    if deep and optimizer is not None and optimizer.suffix == ".pt" and expectation.plan is not None:
-        yield from _optimizer_size(optimizer, expectation.plan.trainable_parameters)
-
-
-def _optimizer_size(path: Path, expected: int) -> Iterator[Problem]:
-    try:
-        values = load_pickle(path)
-        moments = [entry["exp_avg"].numel() for entry in values["state"].values() if "exp_avg" in entry]
-    except PICKLE_ERRORS as error:
-        reason = " ".join(str(error).split())[:160]
-        yield Problem("pickle-refused", f"{path}: {reason}", "training can't be resumed from here")
+        hint = "use another checkpoint to resume; this one can still be exported"
+        yield Problem("optimizer-missing", f"{folder}: has no {' and no '.join(missing)}", hint)
+    if not deep or plan is None or optimizer is None or optimizer.suffix != ".pt":
         return
-    if moments and sum(moments) != expected:
-        message = f"{path}: holds state of {sum(moments):,} parameters, the plan trains {expected:,}"
-        yield Problem("optimizer-size", message, "training can't be resumed from here")
+    try:
+        values = load_pickle(optimizer)
+        moments = [entry["exp_avg"].numel() for entry in values["state"].values() if "exp_avg" in entry]
+    except Exception as error:
+        yield pickle_refused(optimizer, error)
+        return
+    if moments and sum(moments) != plan.trainable_parameters:
+        trained = plan.trainable_parameters
+        message = f"{optimizer}: holds the state of {sum(moments):,} parameters, but the plan trains {trained:,}"
+        yield Problem("optimizer-size", message, "use another checkpoint to resume")
 
 
-def check_model_files(folder: Path, weights: Weights, *, deep: bool) -> Iterator[Problem]:
+def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem]:
     """Config, tokenizer, processor and chat template of a full model."""
-    yield from _config(folder / "config.json", weights, deep=deep)
-    kinds = (("processor-missing", _PROCESSOR), ("tokenizer-missing", _TOKENIZER))
-    for code, files in kinds:
+    folder = checkpoint.folder
+    yield from _check_config(folder / "config.json", checkpoint.weights, deep=deep)
+    hint = "copy it from the base model: servers need it"
+    for code, files in (("processor-missing", _PROCESSOR), ("tokenizer-missing", _TOKENIZER)):
         if not any((folder / name).exists() for name in files):
-            yield Problem(code, f"{folder}: has none of {', '.join(files)}", "copy the base model's: servers need it")
-    if not any((folder / name).exists() for name in _TEMPLATE) and not _template_in_tokenizer(folder):
-        yield Problem("chat-template-missing", f"{folder}: has no chat template", "copy the base model's")
+            yield Problem(code, f"{folder}: has none of {', '.join(files)}", hint)
+    try:
+        inside = read_json(folder / "tokenizer_config.json").get("chat_template")
+    except (ModelError, AttributeError):
+        inside = None
+    if not inside and not any((folder / name).exists() for name in _TEMPLATE):
+        yield Problem("chat-template-missing", f"{folder}: has no chat template", hint)
 
 
-def _config(path: Path, weights: Weights, *, deep: bool) -> Iterator[Problem]:
+def _check_config(path: Path, weights: Weights, *, deep: bool) -> Iterator[Problem]:
     try:
         values = read_json(path)
         if not isinstance(values.get("model_type"), str):
-            raise ModelError(f"{path}: names no model_type")
+            raise ModelError(f"{path}: has no model_type")
         inner = values.get("text_config") or {}
         tied = bool(values.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
     except (ModelError, AttributeError) as error:
-        message = error.message if isinstance(error, ModelError) else f"{path}: no mapping"
-        yield Problem("config-malformed", message, "copy the base model's")
+        message = error.message if isinstance(error, ModelError) else f"{path}: is not a mapping"
+        yield Problem("config-malformed", message, "copy it from the base model")
         return
     embedding = "model.language_model.embed_tokens.weight"
     if embedding not in weights.infos or weights.damaged:
         return
     if not tied and "lm_head.weight" not in weights.infos:
-        hint = "set tie_word_embeddings, or add the head: it would start from random values"
-        yield Problem("tied-head", f"{path}: tie_word_embeddings is false, and the weights hold no lm_head", hint)
+        hint = "set tie_word_embeddings to true, or add lm_head: it would start from random values"
+        yield Problem("tied-head", f"{path}: tie_word_embeddings is false, but the weights hold no lm_head", hint)
     elif tied and _heads_differ(weights, embedding, deep=deep):
-        hint = "loaders drop the head: set tie_word_embeddings to false, or leave the head out"
-        yield Problem("tied-head", f"{path}: tie_word_embeddings is true, and lm_head differs from the embedding", hint)
+        hint = "set tie_word_embeddings to false, or leave out lm_head: loaders ignore it"
+        yield Problem("tied-head", f"{path}: tie_word_embeddings is true, but lm_head differs from the embedding", hint)
 
 
 def _heads_differ(weights: Weights, embedding: str, *, deep: bool) -> bool:
-    """Whether a stored head is not the embedding; by its first block alone, unless every byte is asked for."""
+    """Whether a stored head differs from the embedding; only the first block is compared unless ``deep`` is set."""
     head, other = (weights.stored.get(name) for name in ("lm_head.weight", embedding))
     if head is None or other is None:
         return False
@@ -252,10 +207,3 @@ def _heads_differ(weights: Weights, embedding: str, *, deep: bool) -> bool:
         return True
     pairs = zip(blocks(head), blocks(other), strict=True)
     return any(mine != theirs for mine, theirs in (pairs if deep else islice(pairs, 1)))
-
-
-def _template_in_tokenizer(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / "tokenizer_config.json").get("chat_template"))
-    except (ModelError, AttributeError):
-        return False

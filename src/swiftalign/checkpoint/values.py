@@ -1,6 +1,6 @@
-"""Looking at a checkpoint's values: finite, non-zero, moved from where training began, different from the base.
+"""What a checkpoint's values say: finite, non-zero, and moved from where training began.
 
-Works on raw bytes in blocks, so that memory stays bounded whatever the size of a file. numpy loads only where every
+Bytes are read in blocks, so that memory stays bounded whatever the size of a file. numpy is imported only where every
 byte is read.
 """
 
@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.model.bytes import _PATTERNS, BLOCK_BYTES, blocks, digest, is_finite
-from swiftalign.model.safetensors import StoredTensor, read_json
-from swiftalign.problems import ModelError
+from swiftalign.checkpoint.expected import Expectation
+from swiftalign.methods import part_of
+from swiftalign.methods.keys import PeftKey
+from swiftalign.model.bytes import FLOATS, blocks, digest, is_finite
+from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
+from swiftalign.problems import ModelError, Problem, about
 
 # Tensors up to this size are digested without --deep too.
 CHEAP_BYTES = 1 << 20
 INITIAL_FILE = "initial.json"
 
-# Parameters that begin at zero, so that an untrained adapter changes nothing.
-ZERO_AT_START = (".lora_B.weight", ".lora_B", ".lora_E", ".lora_embedding_A", ".boft_R", ".fourierft_spectrum")
-
 
 @dataclass
 class Values:
-    """What a look at one tensor's bytes found.
+    """What is known of the values of one tensor.
 
     Attributes:
-        finite: None where the dtype has no infinities, or it was not looked at.
-        zero: whether every byte is zero; None where it was not looked at.
-        moved: whether it differs from its initial value; None where that is not known.
+        finite: None where the dtype has no infinities, or the values were not read.
+        zero: whether every byte is zero; None where the bytes were not read.
+        moved: whether the tensor differs from its initial value; None where that is not known.
+        max_change: largest absolute difference from the base model; None without --base.
     """
 
     finite: bool | None = None
@@ -42,19 +43,22 @@ class Values:
 
 
 def starts_at_zero(name: str, method: str | None) -> bool:
-    """Whether a parameter of an adapter begins at zero; AdaLoRA's B does not, its E does."""
-    if method == "adalora":
-        return name.endswith(".lora_E")
-    return name.endswith(ZERO_AT_START)
+    """Whether a parameter of an adapter begins at zero."""
+    return _start_of(name, method) == "zero"
 
 
 def is_inert(name: str, method: str | None) -> bool:
     """Whether a parameter changes nothing while its zero partner stays zero."""
-    return ".lora_A" in name or ".lora_embedding_B" in name or (method == "adalora" and ".lora_B" in name)
+    return _start_of(name, method) == "inert"
+
+
+def _start_of(name: str, method: str | None) -> str | None:
+    part = None if name.endswith(".bias") else part_of(PeftKey.parse(name).factor, method)
+    return part.start if part else None
 
 
 def read_initial(folder: Path) -> dict[str, str]:
-    """The digests of what trained, before it did, which the run folder keeps; empty where there are none."""
+    """SHA-256 of each trained tensor before training, which the run folder keeps; empty where there are none."""
     for place in (folder, folder.parent):
         try:
             values = read_json(place / INITIAL_FILE)
@@ -66,7 +70,7 @@ def read_initial(folder: Path) -> dict[str, str]:
 
 
 def look_cheaply(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
-    """Whether a tensor has moved, as far as that can be told from few bytes."""
+    """Whether a tensor has moved, as far as that can be known from few bytes."""
     name, size = tensor.info.name, tensor.end - tensor.begin
     if starts_at_zero(name, method) and size <= 64 * CHEAP_BYTES:
         zero = all(not block.strip(b"\0") for block in blocks(tensor))
@@ -77,61 +81,68 @@ def look_cheaply(tensor: StoredTensor, initial: dict[str, str], method: str | No
 
 
 def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: str | None) -> dict[str, Values]:
-    """Every byte of every tensor, on two threads (numpy and the hash release the interpreter lock)."""
+    """Read every byte of every tensor, on two threads (numpy and the hash release the interpreter lock)."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda tensor: _look(tensor, initial, method), tensors)
+        found = pool.map(lambda tensor: _look(tensor.info, blocks(tensor), initial, method), tensors)
         return {tensor.info.name: values for tensor, values in zip(tensors, found, strict=True)}
 
 
-_local = threading.local()
-
-
-def _buffer() -> Any:
-    """Each thread's own block: a new one for each tensor would be cleared by the system each time."""
-    import numpy as np
-
-    if not hasattr(_local, "buffer"):
-        _local.buffer = np.empty(BLOCK_BYTES, dtype=np.uint8)
-    return _local.buffer
-
-
-def _look(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
-    name = tensor.info.name
-    state = hashlib.sha256() if name in initial else None
-    pattern = _PATTERNS.get(tensor.info.dtype)
-    finite, zero = True, True
-    buffer = _buffer()
-    with tensor.file.open("rb", buffering=0) as file:
-        position = tensor.begin
-        while position < tensor.end:
-            view = buffer.data[: min(tensor.end - position, BLOCK_BYTES)]
-            count = os.preadv(file.fileno(), [view], position)
-            if count <= 0:
-                break
-            block = buffer[:count]
-            zero = zero and not block.any()
-            finite = finite and is_finite(block, tensor.info.dtype)
-            if state is not None:
-                state.update(block.data)
-            position += count
-    moved = None if state is None else state.hexdigest() != initial[name]
-    if moved is None and starts_at_zero(name, method):
-        moved = not zero
-    return Values(finite if pattern or tensor.info.dtype == "float64" else None, zero, moved)
-
-
 def look_at_pickle(tensors: dict[str, Any], initial: dict[str, str], method: str | None) -> dict[str, Values]:
-    """What `look_deeply` finds, for the tensors of a torch file."""
+    """The same as `look_deeply`, for the tensors of a torch file."""
     import torch
 
     found = {}
     for name, tensor in tensors.items():
-        if hasattr(tensor, "shape") and hasattr(tensor, "dtype"):
-            data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-            zero = not data.any()
-            moved = hashlib.sha256(data).hexdigest() != initial[name] if name in initial else None
-            moved = not zero if moved is None and starts_at_zero(name, method) else moved
-            found[name] = Values(is_finite(data, str(tensor.dtype).removeprefix("torch.")), zero, moved)
+        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        info = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        found[name] = _look(info, [data], initial, method)
     return found
+
+
+def _look(info: TensorInfo, data: Iterable[Any], initial: dict[str, str], method: str | None) -> Values:
+    """Read a tensor's bytes, given in blocks."""
+    import numpy as np
+
+    known, state, finite, zero = info.name in initial, hashlib.sha256(), True, True
+    for part in data:
+        block = np.frombuffer(part, dtype=np.uint8)
+        zero = zero and not block.any()
+        finite = finite and is_finite(block, info.dtype)
+        if known:
+            state.update(part)
+    values = Values(finite if info.dtype in FLOATS else None, zero)
+    if known:
+        values.moved = state.hexdigest() != initial[info.name]
+    elif starts_at_zero(info.name, method):
+        values.moved = not zero
+    return values
+
+
+def check_values(
+    found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation
+) -> Iterator[Problem]:
+    """Tensors that are not finite, zero throughout, or as they were before training."""
+    method = expectation.train_type
+    infinite = [name for name, value in values.items() if value.finite is False]
+    hint = "use an earlier checkpoint and lower the learning rate: training diverged"
+    yield from about("not-finite", infinite, "with NaN or infinity", hint)
+    # A bias may be zero; a matrix that did not begin at zero may not.
+    matrices = [name for name in values if found[name].numel and len(found[name].shape) > 1]
+    zero = [name for name in matrices if values[name].zero and not starts_at_zero(name, method)]
+    yield from about("all-zero", zero, "with only zeros")
+    moved = {name: v.moved for name, v in values.items() if v.moved is not None and expectation.trains(name)}
+    still = [name for name in moved if not moved[name]]
+    effective = [name for name in moved if not is_inert(name, method)]
+    if still and len(still) == len(moved):
+        message = f"all {len(moved)} tensors that were compared still have their initial value"
+        yield Problem("nothing-moved", message, "check the learning rate: this checkpoint changes nothing")
+    elif still and effective and not any(moved[name] for name in effective):
+        message = (
+            f"all {len(effective)} tensors that make the adapters change their layers still have their initial value"
+        )
+        yield Problem("nothing-moved", message, "check the learning rate: this checkpoint changes nothing")
+    else:
+        hint = "check that gradients reach these tensors, unless the run was very short"
+        yield from about("untouched", still, "still with the initial value", hint)

@@ -1,34 +1,41 @@
-"""Problem and reading the weight files of a checkpoint; every fault becomes a finding."""
+"""Reading the weight files of a checkpoint without trusting them: faults become problems, not exceptions."""
 
 from __future__ import annotations
 
+import io
 import json
+import pickletools
 import warnings
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from swiftalign.model.safetensors import (
+    DAMAGED,
     ITEM_SIZES,
     MAX_JSON_BYTES,
     MAX_NAME,
     StoredTensor,
     TensorInfo,
-    index_names,
     is_outside,
-    read_json,
     scan_header,
+    scan_index,
 )
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, about
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-PICKLES = (".bin", ".pt", ".pth")
-_SUFFIXES = (".safetensors", ".bin")
+# Of a safetensors file and a pickle, the first counts, as for loaders.
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_MODEL_FILES = (
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+    *("model.safetensors", "pytorch_model.bin"),
+)
+_PICKLES = (".bin", ".pt", ".pth")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, contents, storage keys
-# The unpickler of torch meets damaged and hostile bytes with whatever its code stumbles over.
-PICKLE_ERRORS = (Exception,)
+_INCOMPLETE = "use another checkpoint: this one was not saved completely"
+
+Kind = Literal["adapter", "model", "file"]
 
 
 @dataclass
@@ -36,127 +43,152 @@ class Weights:
     """The tensors of a checkpoint.
 
     Attributes:
-        kind: ``adapter``, ``model`` or ``file`` (a lone weight file).
-        stored: where each tensor of a safetensors file lies; tensors of a pickle are in `infos` alone.
+        kind: ``file`` is a lone weight file.
+        files: the index, if there is one, and the weight files.
+        infos: every tensor, by name.
+        stored: where each tensor of a safetensors file lies; a pickle's tensors are not in it.
+        problems: what is wrong with the files.
     """
 
-    kind: str
+    kind: Kind
     files: list[Path] = field(default_factory=list)
     infos: dict[str, TensorInfo] = field(default_factory=dict)
     stored: dict[str, StoredTensor] = field(default_factory=dict)
-    findings: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def damaged(self) -> bool:
-        """Whether what is there can't be relied on: names and values would only say so again."""
-        return any(finding.severity == "error" for finding in self.findings)
-
-    def fail(self, code: str, message: str, hint: str = "") -> None:
-        self.findings.append(Problem(code, message, hint))
-
-    def refuse_pickle(self, path: Path, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        self.fail("pickle-refused", f"{path}: {reason}", "nothing in it was executed; take a .safetensors file")
+        """Whether the tensors can't be relied on: checks of names and values would only repeat the same problem."""
+        return any(problem.severity == "error" for problem in self.problems)
 
 
 def read_weights(path: Path) -> Weights:
     """The tensors of a checkpoint folder, a model folder or a single weight file.
 
     Raises:
-        ModelError: there is nothing of the kind at this path.
+        ModelError: the path is none of these.
     """
+    adapter = [path / name for name in _ADAPTER_FILES if (path / name).exists()]
+    model = [path / name for name in _MODEL_FILES if (path / name).exists()]
     if path.is_file():
-        if path.suffix not in (".safetensors", *PICKLES):
+        if path.suffix not in (".safetensors", *_PICKLES):
             raise ModelError(f"{path}: not a weight file", "name a .safetensors or .bin file, or a checkpoint folder")
-        weights = Weights("file")
-        _read_all([path], path, weights)
-        return weights
-    adapter = [path / name for name in ADAPTER_FILES if (path / name).exists()]
-    if adapter or (path / "adapter_config.json").exists():
-        weights = Weights("adapter")
-        _read_all(adapter, path, weights)
-        return weights
-    indexes = [path / name for name in INDEX_FILES if (path / name).exists()]
-    single = [path / name for name in MODEL_FILES if (path / name).exists()]
-    if not indexes and not single and not (path / "config.json").exists():
-        raise ModelError(f"{path}: neither a checkpoint, nor a run folder, nor a model", "name a checkpoint-N folder")
-    weights = Weights("model")
-    if indexes:
-        _read_index(indexes[0], weights)
+        weights, files = Weights("file"), [path]
+    elif adapter or (path / "adapter_config.json").exists():
+        weights, files = Weights("adapter"), adapter
+    elif model or (path / "config.json").exists():
+        weights, files = Weights("model"), model
     else:
-        _read_all(single, path, weights)
+        raise ModelError(f"{path}: neither a checkpoint, nor a run folder, nor a model", "name a checkpoint-N folder")
+    for problem in _read(path, files, weights):
+        weights.problems.append(problem)
     return weights
 
 
-def _read_all(files: list[Path], folder: Path, weights: Weights) -> None:
+def _read(path: Path, files: list[Path], weights: Weights) -> Iterator[Problem]:
     if not files:
-        weights.fail("no-weights", f"{folder}: holds no weight file", "saving was interrupted: take another checkpoint")
-    for file in files[:1]:  # safetensors before a pickle of the same, as loaders choose
-        _read_file(file, weights)
-        if not weights.infos and not weights.findings:
-            weights.fail("no-weights", f"{file}: holds no tensor", "saving went wrong: take another checkpoint")
+        yield Problem("no-weights", f"{path}: holds no weight file", _INCOMPLETE)
+        return
+    yield from (_read_index if files[0].suffix == ".json" else _read_file)(files[0], weights)
+    if not weights.infos and not weights.problems:
+        yield Problem("no-weights", f"{files[0]}: holds no tensor", _INCOMPLETE)
 
 
-def _read_file(path: Path, weights: Weights) -> None:
+def _read_file(path: Path, weights: Weights) -> Iterator[Problem]:
     weights.files.append(path)
     if is_outside(path.parent, path.name) and weights.kind != "file":
-        weights.fail("index-outside", f"{path}: links to a file outside its folder", "do not use this checkpoint")
-        return
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device: reading might never end
-        weights.fail("file-unreadable", f"{path}: is no regular file", "do not use this checkpoint")
-        return
-    if path.suffix in PICKLES:
-        _read_pickle(path, weights)
-        return
-    scan = scan_header(path)
-    for fault in scan.faults:
-        weights.fail(fault.code, fault.message, "the file is damaged: take another checkpoint")
-    for tensor in scan.tensors:
-        name = tensor.info.name
-        if len(name) > MAX_NAME:
-            weights.fail("header-corrupt", f"{path}: names a tensor of {len(name)} characters: {name[:50]}...")
-            return
-        if name in weights.stored:
-            other = weights.stored[name].file.name
-            weights.fail("index-tensor-unlisted", f"{path}: {name} is in {other} too", "which of them is meant?")
-        weights.infos[name] = tensor.info
-        weights.stored[name] = tensor
+        message = f"{path}: links to a file outside its folder"
+        yield Problem("index-outside", message, "do not use this checkpoint")
+    elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device: reading might never end
+        yield Problem("file-unreadable", f"{path}: is not a regular file", "do not use this checkpoint")
+    elif path.suffix in _PICKLES:
+        yield from _read_pickle(path, weights)
+    else:
+        tensors, problems = scan_header(path)
+        yield from problems
+        for tensor in tensors:
+            name = tensor.info.name
+            if name in weights.stored:
+                message = f"{path}: {name} is also in {weights.stored[name].file.name}"
+                yield Problem("tensor-duplicated", message, "save the model again: the two copies may differ")
+            weights.infos[name] = tensor.info
+            weights.stored[name] = tensor
 
 
-def _read_pickle(path: Path, weights: Weights) -> None:
+def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
+    """Read a shard index and its shards, which must agree in both directions."""
+    weights.files.append(path)
+    index, problems = scan_index(path)
+    yield from problems
+    if problems:
+        return
+    listed: dict[str, str] = index["weight_map"]
+    for name in sorted(set(listed.values())):
+        if (path.parent / name).is_file():
+            yield from _read_file(path.parent / name, weights)
+        else:
+            yield Problem("index-shard-missing", f"{path}: names {name}, which is not there", "fetch or save it again")
+    if not weights.damaged:
+        # A pickle's tensors count as being in the file that the index names.
+        files = {name: weights.stored[name].file.name for name in weights.stored}
+        held = {name: files.get(name, listed.get(name)) for name in weights.infos}
+        lacking = [name for name, file in listed.items() if held.get(name) != file]
+        yield from about("index-tensor-missing", lacking, "not in the file that the index names", path=path)
+    unlisted = [name for name in weights.infos if name not in listed]
+    yield from about("index-tensor-unlisted", unlisted, "in the shards, but not in the index", path=path)
+    beside = {file.name for file in path.parent.glob("*model*") if file.suffix in (".safetensors", ".bin")}
+    strays = sorted(beside - set(listed.values()))
+    if strays:
+        hint = "remove files that are left over from another save"
+        yield Problem("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", hint)
+    metadata = index.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    size = sum(info.nbytes for info in weights.infos.values())
+    if total is not None and total != size and not weights.damaged:
+        message = f"{path}: total_size is {json.dumps(total)[:40]}, but the tensors take {size} bytes"
+        yield Problem("index-total-size", message)
+
+
+def _read_pickle(path: Path, weights: Weights) -> Iterator[Problem]:
     """Names, shapes and dtypes by torch's weights-only unpickler, which builds tensors and runs nothing else."""
     if not path.stat().st_size:
-        weights.fail("file-empty", f"{path}: has zero bytes", "the file is damaged: take another checkpoint")
+        yield Problem("file-empty", f"{path}: has zero bytes", DAMAGED)
         return
     try:
-        values = load_pickle(path)
-        if isinstance(values, dict):
-            _list_pickle(path, values, weights)
-        else:
-            weights.fail("pickle-refused", f"{path}: holds no mapping of tensors", "take a .safetensors file")
-    except PICKLE_ERRORS as error:
-        weights.refuse_pickle(path, error)
+        for name, tensor in read_pickle(path).items():
+            weights.infos[name] = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    except Exception as error:  # torch's unpickler raises many types on damaged and hostile bytes
+        yield pickle_refused(path, error)
 
 
-def _list_pickle(path: Path, values: dict[Any, Any], weights: Weights) -> None:
-    """Take in its tensors, and refuse what no weight is."""
-    for name, tensor in values.items():
-        if not hasattr(tensor, "shape") or not hasattr(tensor, "dtype"):
-            continue
-        dtype = str(tensor.dtype).removeprefix("torch.")
+def read_pickle(path: Path, device: str = "meta") -> dict[str, Any]:
+    """The tensors of a torch file, by name.
+
+    Raises:
+        Exception: of any type, where the file is damaged, or holds something that is not a weight.
+    """
+    values = load_pickle(path, device)
+    if not isinstance(values, dict):
+        raise ValueError("does not hold a mapping of names to tensors")
+    tensors = {name: value for name, value in values.items() if hasattr(value, "shape") and hasattr(value, "dtype")}
+    for name, tensor in tensors.items():
         if tensor.nbytes > tensor.untyped_storage().nbytes():
-            weights.fail("pickle-refused", f"{path}: {str(name)[:200]!r} claims more elements than are stored")
-            return
+            raise ValueError(f"{str(name)[:100]!r} claims more elements than the file stores")
+        dtype = str(tensor.dtype).removeprefix("torch.")
         if not isinstance(name, str) or not name.isprintable() or dtype not in ITEM_SIZES:
-            weights.fail("pickle-refused", f"{path}: {str(name)[:200]!r} of {dtype} is no weight's name and dtype")
-            return
-        weights.infos[name] = TensorInfo(name, tuple(tensor.shape), dtype)
+            raise ValueError(f"{str(name)[:100]!r} ({dtype}) is not a weight by its name and dtype")
+    return tensors
+
+
+def pickle_refused(path: Path, error: Exception) -> Problem:
+    """The problem of a torch file that torch's unpickler, or this module, does not read."""
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    hint = "use another checkpoint, or a .safetensors file; nothing in the pickle was executed"
+    return Problem("pickle-refused", f"{path}: {reason}", hint)
 
 
 def load_pickle(path: Path, device: str = "meta") -> Any:
-    """A torch file's contents; on the meta device no values are read where the format allows it."""
-    import zipfile
-
+    """The contents of a torch file; on the meta device no values are read where the format allows it."""
     import torch
 
     zipped = zipfile.is_zipfile(path)
@@ -172,68 +204,16 @@ def _check_globals(path: Path, *, zipped: bool) -> None:
     Raises:
         ValueError: there is such a name, or the pickle is damaged.
     """
-    import io
-    import pickletools
-    import zipfile
-
     if zipped:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
             if sum(entry.file_size for entry in entries) > MAX_JSON_BYTES:
-                raise ValueError("its pickle is larger than that of any model")
-            pickles = [(archive.read(entry), 1) for entry in entries]
+                raise ValueError("its pickle is larger than any model needs")
+            streams = [io.BytesIO(archive.read(entry)) for entry in entries]
     else:
-        with path.open("rb") as file:
-            pickles = [(file.read(MAX_JSON_BYTES), _LEGACY_PICKLES)]
-    for data, count in pickles:
-        stream = io.BytesIO(data)
-        for _ in range(count):
-            for _, argument, _ in pickletools.genops(stream):
-                if isinstance(argument, str) and len(argument) > MAX_NAME:
-                    raise ValueError(f"it names {argument[:50]!r}... of {len(argument)} characters")
-
-
-def _read_index(path: Path, weights: Weights) -> None:
-    weights.files.append(path)
-    try:
-        index = read_json(path)
-        listed = index_names(index, path)
-    except ModelError as error:
-        code = "index-outside" if error.message.endswith("outside the folder") else "index-malformed"
-        weights.fail(code, error.message, error.hint or "")
-        return
-    for name in sorted(set(listed.values())):
-        if (path.parent / name).is_file():
-            _read_file(path.parent / name, weights)
-        else:
-            weights.fail("index-shard-missing", f"{path}: names {name}, which is not there", "fetch or save it again")
-    _compare_index(path, index, listed, weights)
-
-
-def _compare_index(path: Path, index: Any, listed: dict[str, str], weights: Weights) -> None:
-    """Index and shards must agree in both directions; tensors of pickled shards have no file of their own here."""
-    stored = weights.stored
-    held = {name: stored[name].file.name if name in stored else listed.get(name, "") for name in weights.infos}
-    present = {file.name for file in weights.files} if not weights.damaged else set()
-    lacking = [name for name, file in listed.items() if file in present and held.get(name) != file]
-    if lacking:
-        weights.fail("index-tensor-missing", f"{path}: {_some(lacking)} not in the shard that it names")
-    unlisted = [name for name in held if name not in listed]
-    if unlisted:
-        weights.fail("index-tensor-unlisted", f"{path}: {_some(unlisted)} in the shards, but not in the index")
-    beside = (file for file in path.parent.glob("*model*") if file.suffix in _SUFFIXES)
-    files = set(listed.values())
-    strays = sorted(file.name for file in beside if file.name not in files)
-    if strays:
-        weights.fail("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", "left from another save?")
-    metadata = index.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    size = sum(info.nbytes for info in weights.infos.values())
-    if total is not None and total != size and not weights.damaged:
-        message = f"{path}: total_size is {json.dumps(total)[:40]}, the tensors take {size} bytes"
-        weights.fail("index-total-size", message)
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{rest} {'are' if rest else 'is'}"
+        with path.open("rb") as file:  # one pickle after the other
+            streams = [io.BytesIO(file.read(MAX_JSON_BYTES))] * _LEGACY_PICKLES
+    for stream in streams:
+        for _, argument, _ in pickletools.genops(stream):
+            if isinstance(argument, str) and len(argument) > MAX_NAME:
+                raise ValueError(f"it holds a name of {len(argument)} characters: {argument[:50]!r}...")

@@ -1,4 +1,4 @@
-"""The commands: options, printing and exit codes; nothing else."""
+"""The commands: options, printing and exit codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app.command()(runs)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 yes, 1 a checked no, 2 could not answer."""
+    """Run a command line and return its exit code: 0 for yes, 1 for a checked no, 2 if there is no answer."""
     try:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:

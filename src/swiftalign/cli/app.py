@@ -1,4 +1,4 @@
-"""The application, and what its commands share."""
+"""The Typer application, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from swiftalign.problems import SwiftalignError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swiftalign.config.sections import Config
-    from swiftalign.data.files import RowCounts
-    from swiftalign.model.tree import Model
-    from swiftalign.plan.plan import TuningPlan
 
 app = typer.Typer(
     name="swiftalign",
@@ -27,21 +23,29 @@ app = typer.Typer(
 )
 
 Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG", help="YAML files; later ones are laid over earlier ones.")
+    list[Path],
+    typer.Argument(metavar="CONFIG", help="YAML files. Settings in later files replace those in earlier ones."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting, e.g. --set tuner.lora_rank=32."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Set one value, e.g. --set tuner.lora_rank=32. It replaces what the files say.",
+    ),
 ]
 Allowed = Annotated[
-    list[str] | None, typer.Option("--allow", metavar="CODE", help="Let an error finding through by its code.")
+    list[str] | None,
+    typer.Option(
+        "--allow", metavar="CODE", help="Continue although this problem is an error. Codes are in docs/findings.md."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for scripts.")]
 
 
 @app.callback(
     invoke_without_command=True,
-    epilog="New here? 'swiftalign init --demo demo' makes a small workspace to try everything in.",
+    epilog="New here? 'swiftalign init --demo demo' writes a small workspace in which to try every command.",
 )
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
@@ -63,33 +67,8 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def read_plans(
-    configs: list[Path], overrides: list[str] | None, *, rows: RowCounts | None = None, processes: int = 1
-) -> tuple[Config, Model, list[TuningPlan]]:
-    """The configuration, its model, and the plan of each of its phases, or of the one run that it is.
-
-    Args:
-        rows: numbers of rows that are used; None to count them.
-        processes: number of processes that train.
-    """
-    from swiftalign.config.load import load_config
-    from swiftalign.model.read import read_model
-    from swiftalign.plan.resolve import resolve
-
-    config = load_config(configs, overrides or [])
-    with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
-        modules = read_model(config)
-    return config, modules, [resolve(part, modules, rows=rows, processes=processes) for part in config.runs]
-
-
-def require_training_data(config: Config) -> None:
-    if not config.data.train:
-        file = config.where().rpartition(":")[0] or config.where()
-        file = f"{file}: {config.phase}" if config.phase else file
-        raise SwiftalignError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
-
-
 def check_allowed(allowed: list[str] | None) -> list[str]:
+    import swiftalign.methods  # noqa: F401  # registers the codes of the methods
     from swiftalign.problems import CODES, DATA_CODES
 
     known = {**CODES, **DATA_CODES}

@@ -14,30 +14,37 @@ from swiftalign.problems import SwiftalignError
 
 def verify_ckpt(
     path: Annotated[
-        Path, typer.Argument(help="A checkpoint, a run (its newest checkpoint), a model folder or a weight file.")
+        Path,
+        typer.Argument(help="A checkpoint, a run folder (its newest checkpoint), a model folder or a weight file."),
     ],
     configs: Annotated[
         list[Path] | None,
-        typer.Option("--config", metavar="FILE", help="The run's config, where no plan.json lies beside it."),
+        typer.Option(
+            "--config", metavar="FILE", help="The run's config, if there is no plan.json beside the checkpoint."
+        ),
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Base model: only what the plan trains may differ from it.")
+        Path | None,
+        typer.Option(metavar="MODEL", help="Base model to compare with: only what the plan trains may differ."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every checkpoint of a run.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: finite, moved.")] = False,
-    table: Annotated[bool, typer.Option("--table", help="List the merger's keys and shapes.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte: values must be finite, and trained ones must have changed.")
+    ] = False,
+    table: Annotated[bool, typer.Option("--table", help="List the keys and shapes of the mergers.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a checkpoint is what its run promised.
 
-    What is expected comes from the run's plan.json, else from --config, else from adapter_config.json and its base.
-    Exit code 0, or 1 with error findings, or 2 where it can't be checked. Examples:
+    The run's plan.json says what to expect, else --config, else adapter_config.json and its base model.
+    Exit code: 0; 1 if a problem is an error; 2 if the checkpoint can't be checked. Examples:
 
       swiftalign verify-ckpt runs/stage4
 
       swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
     """
-    from swiftalign.checkpoint.verify import checkpoints_of, verify
+    from swiftalign.checkpoint.read import checkpoints_of
+    from swiftalign.checkpoint.verify import verify
 
     config = None
     if configs:
@@ -61,22 +68,35 @@ def verify_ckpt(
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder (its newest checkpoint).")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to make.")],
-    base: Annotated[Path | None, typer.Option(metavar="MODEL", help="Base model, where it has moved.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Convert to float32, bfloat16 or float16, and merge in it.")] = None,
-    link: Annotated[bool, typer.Option("--link", help="Hard-link weight files in which nothing changes.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Convert the model to float32, bfloat16 or float16, and merge in this dtype.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Hard-link the weight files that do not change.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
-    adapter_only: Annotated[bool, typer.Option("--adapter-only", help="Just the adapter, cleaned.")] = False,
-    aligner_only: Annotated[bool, typer.Option("--aligner-only", help="Just the merged aligner tensors.")] = False,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="Write only the adapter, without training state.")
+    ] = False,
+    aligner_only: Annotated[
+        bool, typer.Option("--aligner-only", help="Write only the merged tensors of the aligner.")
+    ] = False,
     check_logits: Annotated[
-        bool, typer.Option("--check-logits", help="Load base with adapter and the result, and compare.")
+        bool,
+        typer.Option(
+            "--check-logits", help="Load both the base with the adapter and the result, and compare their logits."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge a checkpoint into its base: a model folder to serve.
 
-    Everything that the run did not train stays the base's own, to the byte; the result is checked before it appears.
-    Exit code 0, or 1 where the checkpoint is refused, or 2 where there is none. Examples:
+    Everything that the run did not train stays equal to the base, byte for byte. The result is checked before it is
+    put in its place.
+    Exit code: 0; 1 if the checkpoint is refused; 2 if there is no checkpoint or no base. Examples:
 
       swiftalign export runs/stage4 --output models/stage4
 
@@ -87,7 +107,7 @@ def export(
     if adapter_only and aligner_only:
         raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
     from swiftalign.cli.show import print_export
-    from swiftalign.export.export import export as write_export
+    from swiftalign.exports.export import export as write_export
 
     with open_console(stderr=True).status("merging"):
         report = write_export(

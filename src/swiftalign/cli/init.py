@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,13 +14,15 @@ from swiftalign.problems import SwiftalignError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("config.yaml"),
-    model: Annotated[str | None, typer.Option(help="Hub id, or folder of a local model.")] = None,
-    method: Annotated[str | None, typer.Option(help="modules_to_save, lora, dora, adalora, boft or fourierft.")] = None,
+    path: Annotated[Path, typer.Argument(help="Config file to write.")] = Path("config.yaml"),
+    model: Annotated[str | None, typer.Option(help="Hub id, or path of a model folder.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Tuning method: modules_to_save, lora, dora, adalora, boft or fourierft.")
+    ] = None,
     problem: Annotated[
         str | None,
         typer.Option(
-            help="Choose the method by problem: overfitting, grounding-drift, capacity, optimization, "
+            help="Choose the method by the problem to solve: overfitting, grounding-drift, capacity, optimization, "
             "coordinate-space or spatial-patterns."
         ),
     ] = None,
@@ -29,22 +31,24 @@ def init(
     demo: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Make a workspace instead: a small Qwen3-VL, and drawn data of a camera new to it."
+            metavar="DIR", help="Write a demo workspace instead: a small Qwen3-VL, and data of a camera new to it."
         ),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="With --demo: a random model and few rows, which train in seconds.")
+        bool, typer.Option("--tiny", help="With --demo: a tiny random model and few rows, which train in seconds.")
     ] = False,
     curriculum: Annotated[
         Path | None,
-        typer.Option(metavar="JSONL", help="Split rows by objects an image, and write a config in phases over them."),
+        typer.Option(
+            metavar="JSONL", help="Split rows by objects per image, and write a config with phases over them."
+        ),
     ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and exit.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Write a commented configuration, or a demo workspace.
 
-    Asks for what is missing on a terminal. Examples:
+    On a terminal, it asks for what is missing. Examples:
 
       swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl
 
@@ -57,24 +61,26 @@ def init(
 
         print(json.dumps(config_schema(), indent=2))
         return
-    from swiftalign.demo.workspace import DemoRequest, write_demo
-    from swiftalign.init.write import InitRequest, write_curriculum, write_init
+    from swiftalign.demo.workspace import write_demo
+    from swiftalign.init.write import write_curriculum, write_init
 
     console = open_console()
     if tiny and demo is None:
-        raise SwiftalignError("--tiny is for a demo workspace", "--demo DIR --tiny")
+        raise SwiftalignError("--tiny works only with --demo", "write --demo DIR --tiny")
     if demo is not None:
         _refuse_beside_demo(model=model, problem=problem, train=train_file, val=val_file, curriculum=curriculum)
         with console.status("writing a small Qwen3-VL and drawing its data"):
-            written = write_demo(DemoRequest(demo, method or "modules_to_save", force, tiny))
+            written = write_demo(demo, method=method or "modules_to_save", force=force, tiny=tiny)
     elif curriculum is not None:
         with console.status("reading rows") as status:
             written = write_curriculum(
                 path, curriculum, force=force, progress=lambda rows: status.update(f"reading rows: {rows:,}")
             )
     else:
-        request = InitRequest(path, model, method, problem, train_file, val_file, force)
-        written = write_init(_ask_for_missing(request) if sys.stdin.isatty() else request)
+        options = {"model": model, "method": method, "problem": problem, "train": train_file, "val": val_file}
+        if sys.stdin.isatty():
+            _ask_for_missing(options)
+        written = write_init(path, force=force, **options)
     for line in written:
         console.print(line, soft_wrap=True)
 
@@ -83,21 +89,18 @@ def _refuse_beside_demo(**options: object) -> None:
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise SwiftalignError(
-            f"--demo brings a model and data of its own, beside {', '.join(given)}", "keep one of them"
+            f"--demo has its own model and data, so it can't be combined with {', '.join(given)}", "remove one of them"
         )
 
 
-def _ask_for_missing(request: Any) -> Any:
-    from dataclasses import replace
+def _ask_for_missing(options: dict[str, str | None]) -> None:
+    from swiftalign.methods import offered
 
-    from swiftalign.init.recipes import RECIPES
-
-    if request.model is None:
-        request = replace(request, model=typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct"))
-    if request.method is None and request.problem is None:
-        for name, recipe in RECIPES.items():
-            print(f"  {name:16} {recipe.summary}")
-        request = replace(request, method=typer.prompt("Method", default="modules_to_save"))
-    if request.train is None:
-        request = replace(request, train=typer.prompt("Training data (JSONL)", default="data/train.jsonl"))
-    return request
+    if options["model"] is None:
+        options["model"] = typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct")
+    if options["method"] is None and options["problem"] is None:
+        for name, known in offered().items():
+            print(f"  {name:16} {known.summary}")
+        options["method"] = typer.prompt("Method", default="modules_to_save")
+    if options["train"] is None:
+        options["train"] = typer.prompt("Training data (JSONL)", default="data/train.jsonl")

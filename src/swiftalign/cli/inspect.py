@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console, read_plans
+from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console
 from swiftalign.problems import SwiftalignError
 
 if TYPE_CHECKING:
@@ -24,20 +24,21 @@ def inspect_params(
     overrides: Overrides = None,
     allowed: Allowed = None,
     expect: Annotated[
-        str | None, typer.Option(metavar="aligner", help="Fail unless all of the aligner trains, and nothing else.")
+        str | None,
+        typer.Option(metavar="aligner", help="Exit with 1 unless all of the aligner trains, and nothing else."),
     ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
-            "--gpu", metavar="80GiB", help="Predict memory and time on a card: its memory, its name, or here."
+            "--gpu", metavar="80GiB", help="Predict memory and time on a GPU: give its memory, its name, or 'here'."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a configuration would train.
 
-    Reads names, shapes and dtypes only; the model is not loaded.
-    Exit code 0, or 1 with error findings, or 2 where there is no answer. Examples:
+    Only names, shapes and dtypes are read; the model is not loaded.
+    Exit code: 0; 1 if a problem is an error; 2 if the config or the model can't be read. Examples:
 
       swiftalign inspect-params stage4.yaml
 
@@ -49,38 +50,46 @@ def inspect_params(
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
     allowed = check_allowed(allowed)
     card = _card(gpu) if gpu else None
-    config, modules, plans = read_plans(configs, overrides)
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
+    from swiftalign.checks.preflight import preflight
+    from swiftalign.checks.trained import expect_aligner
     from swiftalign.cli.show import plan_json, print_findings, print_phases, print_plan, print_what_fits
-    from swiftalign.preflight.trained import expect_aligner
+    from swiftalign.config.load import load_config
+    from swiftalign.plan.read import read_model
+    from swiftalign.plan.resolve import resolve
     from swiftalign.problems import blocking
 
-    found = [finding for each in plans for finding in each.findings]
-    once = tuple(finding for index, finding in enumerate(found) if finding not in found[:index])
-    plan = replace(plans[0], findings=once)  # every phase trains the same
-    if expect:
-        plan = replace(plan, findings=(*plan.findings, *expect_aligner(plan, modules)))
-    parts = list(zip(config.runs, plans, strict=True))
-    fits = [_what_fits(part, modules, each, card) for part, each in parts] if card else []
+    config = load_config(configs, overrides or [])
+    with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
+        model = read_model(config)
+    parts = [(part, resolve(part, model)) for part in config.runs]
+    plan = parts[0][1]  # every phase trains the same
+    problems = [problem for part in parts for problem in preflight(part[0], model, part[1])]
+    problems += expect_aligner(plan, model) if expect else []
+    problems = [problem for index, problem in enumerate(problems) if problem not in problems[:index]]
+    fits = [_what_fits(part, model, each, card) for part, each in parts] if card else []
     if as_json:
-        told = plan_json(plan)
+        values = plan_json(plan, problems)
         if config.phases:
-            told["phases"] = [_phase(*part) for part in parts]
+            values["phases"] = [
+                {"name": part.phase, "rates": each.trained_rates, "schedule": asdict(each.schedule)}
+                for part, each in parts
+            ]
         if fits:
-            told["what_fits"] = [asdict(each) for each in fits] if config.phases else asdict(fits[0])
-        print(json.dumps(told, indent=2))
+            values["what_fits"] = [asdict(each) for each in fits] if config.phases else asdict(fits[0])
+        print(json.dumps(values, indent=2))
     else:
         console = open_console()
-        print_plan(plan, modules, console)
+        print_plan(plan, model, console)
         if config.phases:
             print_phases(parts, console)
         for (part, _), what_fits in zip(parts, fits, strict=False):
             print_what_fits(what_fits, console, phase=part.phase)
-        if plan.findings:
+        if problems:
             console.print()
-            print_findings(plan.findings, console, allowed=allowed)
-    if blocking(plan.findings, allowed):
+            print_findings(problems, console, allowed=allowed)
+    if blocking(problems, allowed):
         raise typer.Exit(1)
 
 
@@ -89,26 +98,20 @@ def _card(text: str) -> Card:
 
     card = present_card() if text == "here" else named_card(text)
     if card is None:
-        raise SwiftalignError("--gpu here: this machine has no NVIDIA GPU that answers", "name one, as --gpu H100")
+        raise SwiftalignError("--gpu here: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
     return card
 
 
 def _what_fits(config: Config, modules: Model, plan: TuningPlan, card: Card) -> WhatFits:
     from swiftalign.data.encoding import encoding_of
     from swiftalign.data.rows import Rows
-    from swiftalign.speed.choices import settle
+    from swiftalign.speed.choose import choose_for_card
     from swiftalign.speed.rows import rows_of
-    from swiftalign.speed.what_fits import WhatFits
+    from swiftalign.speed.what_fits import what_fits
 
     files = [Path(name) for name in config.data.train]
     rows = rows_of(Rows(files), encoding_of(config)) if files else []
-    settled = settle(config, modules, plan, card, rows)
-    if settled.outlook is None:
+    plan, choices, predictor = choose_for_card(config, modules, plan, card, rows)
+    if predictor is None:
         raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
-    return WhatFits.of(settled.outlook, settled.plan, settled.choices, assumed=not rows)
-
-
-def _phase(config: Config, plan: TuningPlan) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"name": config.phase, "rates": plan.rates, "schedule": asdict(plan.schedule)}
+    return what_fits(predictor, plan, choices, assumed=not rows)

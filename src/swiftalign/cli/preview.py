@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, Configs, Overrides, open_console, require_training_data
+from swiftalign.cli.app import AsJson, Configs, Overrides, open_console
 from swiftalign.problems import SwiftalignError
 
 SHEET = "preview.png"
@@ -20,31 +20,32 @@ def preview_aug(
     configs: Configs,
     overrides: Overrides = None,
     num: Annotated[
-        int | None, typer.Option(min=1, help="How many rows, from the first.  [default: 6; with --report 200]")
+        int | None, typer.Option(min=1, help="Number of rows, from the first.  [default: 6; with --report 200]")
     ] = None,
-    variants: Annotated[int, typer.Option(min=1, metavar="K", help="Epochs to show of each row.")] = 3,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.  [default: the configuration's]")] = None,
-    epoch: Annotated[int, typer.Option(min=0, help="The first epoch that is shown.")] = 0,
-    rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Rows by number, instead of --num.")] = None,
+    variants: Annotated[int, typer.Option(min=1, metavar="K", help="Number of epochs to show for each row.")] = 3,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws.  [default: the configuration's]")] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="First epoch to show.")] = 0,
+    rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PNG", help=f"Contact sheet.  [default: {SHEET}]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
-    steps: Annotated[bool, typer.Option("--steps", help="Add the first epoch's operations one at a time.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also one HTML page, to switch targets on.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Show the first epoch after each operation.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page with switches for targets.")] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="What becomes of targets, in numbers; pictures only where named.")
+        bool, typer.Option("--report", help="Measure the effect on targets; pictures only with --output or --html.")
     ] = False,
     max_drift: Annotated[
-        float | None, typer.Option(min=0, max=1, metavar="X", help="Fail above this drift, e.g. 0.05; with --report.")
+        float | None, typer.Option(min=0, max=1, metavar="X", help="Fail above this drift; implies --report.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what augmentation makes of training rows: images, targets, and why some are gone.
+    """Show training rows after augmentation: images, targets, and why targets were dropped.
 
-    Pictures and targets are read back from the samples that ms-swift's template encodes, as training does.
-    Drift is the mean share of a target's area, or of a line's length, that comes to lie outside the image.
-    Exit code 0, or 1 where a sample differs from its targets or drift exceeds --max-drift, or 2 without an answer.
+    Pictures and targets are read back from samples that ms-swift's template encodes, as in training.
+    Drift is the mean share of a target's area, or of a line's length, that augmentation moves out of the image.
+    Exit code: 0; 1 if a sample differs from its targets or drift exceeds --max-drift; 2 if the command fails.
+
     Examples:
 
       swiftalign preview-aug stage4.yaml --rows 0,5,9-12 --html preview.html
@@ -53,8 +54,9 @@ def preview_aug(
 
       swiftalign preview-aug stage4.yaml --report --max-drift 0.05
     """
-    from swiftalign.cli.show import print_drift, short_path
+    from swiftalign.cli.show import print_drift
     from swiftalign.config.load import load_config
+    from swiftalign.files import short_path
 
     report = report or max_drift is not None
     sheet = output or (None if report else Path(SHEET))
@@ -62,8 +64,7 @@ def preview_aug(
     _check_outputs(sheet, files, force)
     numbers = None if rows is None else row_numbers(rows)
     config = load_config(configs, overrides or [])
-    require_training_data(config)
-    from swiftalign.preview.preview import preview
+    from swiftalign.previews.preview import preview
 
     with open_console(stderr=True).status("reading") as status:  # drawn on a terminal only
         try:
@@ -104,7 +105,7 @@ def preview_aug(
 
 def _check_outputs(sheet: Path | None, files: list[Path], force: bool) -> None:
     if sheet and sheet.suffix.lower() != ".png":
-        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"e.g. --output {sheet.with_suffix('.png')}")
+        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
     for path in files:
         if path.is_dir():
             raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'preview.png'}")
@@ -113,19 +114,19 @@ def _check_outputs(sheet: Path | None, files: list[Path], force: bool) -> None:
 
 
 def row_numbers(text: str) -> list[int]:
-    """The numbers of ``--rows``, each once.
+    """The row numbers that ``--rows`` names, without repetitions.
 
     >>> row_numbers("0,5,9-12,5")
     [0, 5, 9, 10, 11, 12]
 
     Raises:
-        SwiftalignError: it is not of this form.
+        SwiftalignError: the text does not have this form.
     """
     numbers: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SwiftalignError(f"--rows {text}: not row numbers", "e.g. --rows 0,5,9-12")
+            raise SwiftalignError(f"--rows {text}: not row numbers", "write e.g. --rows 0,5,9-12")
         begin, end = int(first), int(last or first)
         if end < begin or end - begin >= _MOST_NUMBERS:
             raise SwiftalignError(f"--rows {text}: {part.strip()} is not a range of at most {_MOST_NUMBERS:,} rows")

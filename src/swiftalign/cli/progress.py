@@ -1,36 +1,35 @@
-"""Showing a run as it goes: a bar on a terminal, plain lines elsewhere, and the loss as a picture at the end."""
+"""Showing a run as it goes: a bar on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from swiftalign.cli.show import print_findings, short_path
-from swiftalign.data.metrics import METRICS
-from swiftalign.plan.plan import TuningPlan
+from swiftalign.cli.show import choice_lines, phase_line, print_findings
+from swiftalign.files import short_path
 from swiftalign.problems import Problem
-from swiftalign.runs.events import Event, read_events
-from swiftalign.runs.picture import draw_run
-
-LOSS_PICTURE = "loss.png"
+from swiftalign.runs.events import Event
+from swiftalign.runs.folder import PICTURE_FILE
+from swiftalign.runs.train import RunResult, accuracies_of
 
 
 class RunProgress:
-    """Draws the events of one run."""
+    """Prints the events of `swiftalign.runs.train.train`, one run or phase after the other.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.losses: list[tuple[int, float]] = []
-        self.accuracies: dict[str, float] = {}  # of the last evaluation that measured them
-        self.result: dict[str, Any] = {}
-        self._started = time.monotonic()
-        self._first_step = 0
-        self._training_since = self._started
+    Args:
+        console: where progress goes.
+        problems: where the problems that pre-flight finds go.
+        allowed: codes of error problems that do not stop the run.
+    """
+
+    def __init__(self, console: Console, problems: Console | None = None, allowed: Collection[str] = ()) -> None:
+        self.console, self.problems, self.allowed = console, problems or console, allowed
+        self._steps, self._first_step, self._training_since = 0, 0, time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -42,7 +41,6 @@ class RunProgress:
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=None, loss="-")
-        self._steps = 0
 
     def __enter__(self) -> RunProgress:
         self._bar.start()
@@ -54,13 +52,35 @@ class RunProgress:
     def show(self, event: Event) -> None:
         values = event.values
         match event.kind:
+            case "progress":
+                self._bar.update(self._task, description=values["text"])
+            case "problems":
+                print_findings(values["problems"], self.problems, allowed=self.allowed)
+            case "phase":
+                heading = phase_line(values["config"], values["plan"])
+                self.console.print(f"\nphase {values['number']}/{values['phases']}   {heading}", soft_wrap=True)
+            case "resume":
+                self._tell("resume", values["text"])
+            case "finished-before":
+                self._tell("resume", f"{short_path(values['folder'])} has finished already, at step {values['step']}")
+            case "join":
+                processes = values["processes"]
+                machine = f"{processes.node + 1} of {processes.nodes}, training in {short_path(values['folder'])}"
+                self._tell("machine", machine)
+            case "begin":
+                plan = values["plan"]
+                self._bar.reset(self._task, description="starting", total=None, loss="-")
+                self._tell("run folder", short_path(values["folder"]))
+                trained = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters"
+                self._tell("training", f"{plan.method}: {len(plan.trainables)} tensors, {trained}")
+                for line in choice_lines(values["choices"]):
+                    self._tell("choice", line)
             case "stage":
                 self._bar.update(self._task, description=values["name"])
                 self._line(values["name"])
             case "note":
-                self.console.print(f"{values['name']:12}{values['text']}", soft_wrap=True, markup=False)
+                self._tell(values["name"], values["text"])
             case "finding":
-                self.result.setdefault("findings", []).append(values)
                 print_findings([Problem(values["code"], values["message"], values["hint"])], self.console)
             case "start":
                 self._steps, self._first_step = values["steps"], values["step"]
@@ -69,68 +89,50 @@ class RunProgress:
             case "step":
                 self._bar.update(self._task, completed=values["step"])
             case "log":
-                self._log(values)
+                self._log(event)
             case "saved":
-                checkpoints = self.result.setdefault("checkpoints", [])
-                if values["path"] not in checkpoints:  # the last step of an epoch may save twice
-                    checkpoints.append(values["path"])
-                    self._line(f"saved {Path(values['path']).name}")
+                self._line(f"saved {Path(values['path']).name}")
             case "stopping":
                 self.console.print("stopping after this step, and saving; Ctrl-C again stops at once")
-            case "done" | "stopped":
-                self.result.update(values, status=event.kind)
+            case "finished":
+                self._finish(values["result"])
 
-    def _log(self, values: dict[str, Any]) -> None:
-        step = values["step"]
+    def _log(self, event: Event) -> None:
+        values, at = event.values, f"step {event.values['step']}/{self._steps}"
         if "loss" in values:
-            self.losses.append((step, values["loss"]))
+            done = values["step"] - self._first_step
+            left = (time.monotonic() - self._training_since) / done * (self._steps - values["step"]) if done else 0.0
             self._bar.update(self._task, loss=f"{values['loss']:.4f}")
-            self._line(f"step {step}/{self._steps}  loss {values['loss']:.4f}  {self._time_left(step)}")
+            self._line(f"{at}  loss {values['loss']:.4f}  {left:.0f} s left")
         if "eval_loss" in values:
-            self.console.print(f"step {step}/{self._steps}  eval_loss {values['eval_loss']:.4f}")
-        scores = {name.removeprefix("eval_"): value for name, value in values.items() if name.endswith("_acc")}
-        if scores := {name: value for name, value in scores.items() if METRICS.get(name)}:
-            self.accuracies = scores
-            told = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            self.console.print(f"step {step}/{self._steps}  {told}")
+            self.console.print(f"{at}  eval_loss {values['eval_loss']:.4f}")
+        if scores := accuracies_of(event):
+            self.console.print("  ".join([at, *(f"{name} {value:.3f}" for name, value in scores.items())]))
 
-    def _time_left(self, step: int) -> str:
-        done = step - self._first_step
-        left = (time.monotonic() - self._training_since) / done * (self._steps - step) if done else 0.0
-        return f"{left:.0f} s left"
+    def _finish(self, result: RunResult) -> None:
+        losses, values = result.losses, result.values
+        loss = f", loss {losses[0][1]:.4f} -> {losses[-1][1]:.4f}" if losses else ""
+        self._tell(result.status, f"{result.step} steps in {result.seconds:.0f} s{loss}")
+        if result.best_checkpoint and values.get("best_metric") is not None:
+            self._tell("best", f"{values['best_metric']:.4f} at {result.best_checkpoint.name}")
+        if result.accuracies:
+            self._tell("accuracy", ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items()))
+        if values.get("tokens_per_second"):
+            memory = values.get("peak_memory", 0) / 1e9
+            self._tell("speed", f"{values['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GB of memory at most")
+        if result.checkpoint:
+            self._tell("checkpoint", short_path(result.checkpoint))
+        if losses:
+            self._tell("picture", short_path(result.run_folder / PICTURE_FILE))
+        if result.status == "stopped":
+            self._tell("go on with", "the same command and --resume")
+        elif result.checkpoint:
+            self._tell("next", f"swiftalign verify-ckpt {short_path(result.run_folder)}")
 
     def _line(self, text: str) -> None:
+        """What the bar shows on a terminal."""
         if not self.console.is_terminal:
             self.console.print(text)
 
-    def finish(self, folder: Path, plan: TuningPlan) -> dict[str, Any]:
-        """Draw the loss and print what the run left behind; returns the same as values."""
-        seconds = time.monotonic() - self._started
-        result = {
-            "run_folder": str(folder),
-            "seconds": round(seconds, 1),
-            **self.result,
-            "loss": self.losses[-1][1] if self.losses else None,
-        }
-        loss = f", loss {self.losses[0][1]:.4f} -> {self.losses[-1][1]:.4f}" if self.losses else ""
-        status = str(result.get("status", "done"))
-        self._tell(status, f"{result.get('step', 0)} steps in {seconds:.0f} s{loss}")
-        best = result.get("best_checkpoint")
-        if best and result.get("best_metric") is not None:
-            self._tell("best", f"{result['best_metric']:.4f} at {Path(best).name}")
-        if self.accuracies:
-            self._tell("accuracy", ", ".join(f"{name} {value:.3f}" for name, value in self.accuracies.items()))
-        if result.get("tokens_per_second"):
-            memory = result.get("peak_memory", 0) / 1e9
-            self._tell("speed", f"{result['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GB of memory at most")
-        if result.get("checkpoint"):
-            self._tell("checkpoint", short_path(result["checkpoint"]))
-        if self.losses:
-            draw_run(folder / LOSS_PICTURE, read_events(folder), title=f"{folder.name}: {plan.method}")
-            self._tell("picture", short_path(folder / LOSS_PICTURE))
-        if result.get("checkpoint") and status == "done":
-            self._tell("next", f"swiftalign verify-ckpt {short_path(folder)}")
-        return result
-
     def _tell(self, name: str, text: str) -> None:
-        self.console.print(f"{name:12}{text}", soft_wrap=True)
+        self.console.print(f"{name:12}{text}", soft_wrap=True, markup=False)

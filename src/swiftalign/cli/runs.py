@@ -12,13 +12,13 @@ from swiftalign.cli.app import AsJson, open_console
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look for runs.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to search for runs.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder and below it, the newest first.
 
-    A run is running, done, stopped (by a signal, with a checkpoint), failed, or cut off; 'swiftalign train CONFIG
-    --resume' goes on with the last three. Exit code 0, or 2 where there is no such folder. Examples:
+    A run is running, done, stopped (by a signal, after it saved a checkpoint), failed, or cut off. To continue one of
+    the last three, run 'swiftalign train CONFIG --resume'. Exit code: 0; 2 if there is no such folder. Examples:
 
       swiftalign runs
 

@@ -1,8 +1,7 @@
-"""Plans and findings as tables for people, and as JSON for scripts."""
+"""Plans, problems, runs, checkpoints and exports as tables for people, and plans as JSON for scripts."""
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from swiftalign.files import short_path
+from swiftalign.model.families import mergers_of
+from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted
 from swiftalign.speed.cards import GIB
@@ -25,10 +27,9 @@ from swiftalign.speed.what_fits import WhatFits
 if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import Verification
     from swiftalign.config.sections import Config
-    from swiftalign.export.export import ExportReport
-    from swiftalign.model.tree import Model
+    from swiftalign.exports.export import ExportReport
     from swiftalign.plan.plan import TuningPlan
-    from swiftalign.preview.drift import DriftReport
+    from swiftalign.previews.drift import DriftReport
     from swiftalign.runs.history import RunState
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -39,45 +40,26 @@ _NUMERIC = (
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
     *("peak GiB", "largest batch", "s a step", "epoch"),
 )
-# Layers of a stack are shown as one row.
-_NUMBERED = re.compile(r"(?<=\.)(layers|blocks|deepstack_merger_list)\.(\d+)(?=\.|$)")
 
 
-def plan_json(plan: TuningPlan) -> dict[str, Any]:
-    """What ``inspect-params --json`` prints."""
+def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
+    """What ``inspect-params --json`` prints: the plan, its optimizer groups in short, and the problems."""
+    groups = [
+        {**asdict(group), "parameters": len(group.parameters), "numel": _numel(plan, group.parameters)}
+        for group in plan.groups
+    ]
     return {
-        "model": plan.model,
-        "model_type": plan.model_type,
-        "method": plan.method,
-        "dtype": plan.dtype,
-        "total_parameters": plan.total_parameters,
-        "trainable_parameters": plan.trainable_parameters,
-        "components": {name: asdict(count) for name, count in plan.components.items()},
-        "adapted": list(plan.adapted),
+        **{name: value for name, value in plan.to_json().items() if name not in ("groups", "saved", "trainables")},
         "modules_to_save": list(plan.saved),
-        "optimizer_groups": [
-            {**asdict(group), "parameters": len(group.parameters)} | {"numel": _numel(plan, group.parameters)}
-            for group in plan.groups
-        ],
-        "schedule": asdict(plan.schedule),
-        "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors],
-        "ranks_may_shrink": plan.ranks_may_shrink,
+        "optimizer_groups": groups,
         "checkpoint_bytes": plan.checkpoint_bytes,
-        "findings": [finding.to_json() for finding in plan.findings],
+        "findings": [problem.to_json() for problem in problems],
     }
 
 
 def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
     wanted = set(names)
     return sum(item.numel for item in plan.trainables if item.parameter in wanted)
-
-
-def short_path(path: str | Path) -> str:
-    """A path as one would type it here: without the current folder's name."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
@@ -129,7 +111,7 @@ def print_runs(runs: Iterable[RunState], console: Console) -> None:
 
 
 def _rates(plan: TuningPlan) -> str:
-    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.rates.items()) or "the optimizer's own"
+    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
 
 
 def _augmentation(config: Config) -> str:
@@ -178,7 +160,7 @@ def _modules(plan: TuningPlan, modules: Model) -> Table:
     rows: dict[str, dict[str, Any]] = {}
     for item in plan.trainables:
         row = rows.setdefault(
-            _NUMBERED.sub(r"\1.*", item.module),
+            _stacked(item.module, modules),
             {"kind": item.how, "modules": {}, "trainable": 0, "dtype": item.dtype, "rate": rates.get(item.parameter)},
         )
         row["modules"][item.module] = True
@@ -199,6 +181,16 @@ def _modules(plan: TuningPlan, modules: Model) -> Table:
             rest = f"rest of the {_NAMES[component]}"
             table.add_row(rest, "frozen", f"{frozen:,}", "0", "0.00%", plan.dtype, "-", style="dim")
     return table
+
+
+def _stacked(name: str, model: Model) -> str:
+    """A module's name with ``*`` for the number of a layer in a stack: the layers of a stack are shown as one row."""
+    parts = name.split(".")
+    for place, part in enumerate(name.split(".")):
+        parent = model.by_name.get(".".join(name.split(".")[:place]))
+        if part.isdigit() and parent is not None and parent.kind is Kind.MODULE_LIST:
+            parts[place] = "*"
+    return ".".join(parts)
 
 
 def _groups(plan: TuningPlan) -> Table:
@@ -236,12 +228,12 @@ def _bytes(count: int) -> str:
 
 def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
-    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.path)), soft_wrap=True)
+    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.checkpoint.path)), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
-        for info in result.tensors.values():
-            if "merger" in info.name:
+        for info in result.checkpoint.weights.infos.values():
+            if mergers_of([info.name]):
                 table.add_row(info.name, str(list(info.shape)), info.dtype)
     else:
         table = _verified_modules(result)
@@ -249,14 +241,15 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
         print_table(table, console)
     print_findings(result.findings, console)
     verdict = "sound" if result.ok else "not sound"
-    console.print(Text(f"{verdict}: {len(result.tensors)} tensors", style="bold green" if result.ok else "bold red"))
+    count = len(result.checkpoint.weights.infos)
+    console.print(Text(f"{verdict}: {count} tensors", style="bold green" if result.ok else "bold red"))
 
 
 def _verified_modules(result: Verification) -> Table:
     """A row per module that trains; of a whole model only what differs from the expected, or has moved."""
     table = new_table("module", "expected", "found", "moved", "max change")
     rows = result.modules
-    if result.kind == "model":
+    if result.checkpoint.weights.kind == "model":
         rows = tuple(row for row in rows if row.expected != row.found or row.max_change)
     for row in rows:
         moved = "-" if row.moved is None else str(row.moved)
@@ -322,7 +315,7 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
 
 
 def print_drift(report: DriftReport, console: Console) -> None:
-    """A row for each operation and kind of target from which it took something."""
+    """A row for each operation and each kind of target on which it has an effect."""
     table = new_table("operation", "kind")
     for column in ("samples", "targets", "clipped", "dropped", "inflated", "mean", "max", "drift"):
         table.add_column(column, justify="right")

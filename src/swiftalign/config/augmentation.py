@@ -1,6 +1,6 @@
 """The augmentation section of a configuration: operations, their parameters, and the rules for targets.
 
-Each operation is a model of its parameters, under the guide's names. A range is ``[lo, hi]``, or one number for both.
+Each operation has a model of its parameters, with the guide's names. A range is ``[lo, hi]``, or one number for both.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic.alias_generators import to_snake
 
 Range = tuple[float, float]
 
 
 def _as_range(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if _is_number(value):
         return (value, value)
     if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(_is_number(item) for item in value):
         raise ValueError("must be a range [lo, hi], or one number")
@@ -38,18 +39,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _factors(value: Any) -> Any:
     low, high = _as_range(value)
     if low < 0 or high > _MOST:
-        raise ValueError(f"a factor is from 0 to {_MOST:g}")
+        raise ValueError(f"a factor must be from 0 to {_MOST:g}")
     return (low, high)
 
 
-_MOST = 100.0  # beyond any use, and short of overflow
+_MOST = 100.0  # greater than any useful factor, and small enough not to overflow
 _RANGE_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]}
 )
@@ -61,12 +58,16 @@ Tiles = Annotated[int, Field(ge=1, le=64)]
 Zoom = Annotated[float, Field(gt=0.05, le=20)]
 
 
-class Parameters(BaseModel):
-    """What every operation takes."""
+class Strict(BaseModel):
+    """Values of a configuration: unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    prob: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of the samples that it is applied to")
+
+class Parameters(Strict):
+    """Parameters of every operation."""
+
+    prob: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of the rows that the operation changes")
 
 
 class _Interval(Parameters):
@@ -76,7 +77,7 @@ class _Interval(Parameters):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.lo > self.hi:
-            raise ValueError(f"lo {self.lo:g} is above hi {self.hi:g}; exchange them")
+            raise ValueError(f"lo {self.lo:g} is greater than hi {self.hi:g}; exchange them")
         return self
 
 
@@ -85,29 +86,29 @@ class Hflip(Parameters):
 
 
 class Rotate(Parameters):
-    """Turn about the centre, on the same canvas."""
+    """Rotate about the centre; the image keeps its size."""
 
-    max_deg: Annotated[float, Field(ge=0, le=180)] = Field(description="turned by up to so many degrees either way")
+    max_deg: Annotated[float, Field(ge=0, le=180)] = Field(description="largest angle in degrees, in both directions")
 
 
 class Scale(_Interval):
-    """Zoom about the centre, on the same canvas."""
+    """Zoom about the centre; the image keeps its size."""
 
 
 class ResizeByScale(_Interval):
-    """Resize the image, to sides that are multiples."""
+    """Resize the image; its sides become multiples of align_multiple."""
 
     align_multiple: Multiple = 32
 
 
 class PadToMultiple(Parameters):
-    """Grow the canvas right and bottom, to sides that are multiples."""
+    """Extend the image to the right and the bottom; its sides become multiples of multiple."""
 
     multiple: Multiple = 32
 
 
 class ColorJitter(Parameters):
-    """PIL's brightness, contrast and saturation, one after the other."""
+    """Change brightness, contrast and saturation in this order, as PIL does."""
 
     brightness: Factors = (1.0, 1.0)
     contrast: Factors = (1.0, 1.0)
@@ -115,13 +116,13 @@ class ColorJitter(Parameters):
 
 
 class Gamma(Parameters):
-    """255 * (value / 255) ** gamma."""
+    """Replace each value by 255 * (value / 255) ** gamma."""
 
     gamma: Factors
 
 
 class Hsv(Parameters):
-    """Shift the hue, multiply saturation and value."""
+    """Shift the hue; multiply the saturation and the value."""
 
     hue_delta_deg: Degrees = (0.0, 0.0)
     sat: Factors = (1.0, 1.0)
@@ -129,59 +130,47 @@ class Hsv(Parameters):
 
 
 class Clahe(Parameters):
-    """Contrast-limited adaptive histogram equalisation of Lab lightness."""
+    """Contrast-limited adaptive histogram equalisation of the lightness in Lab."""
 
     clip_limit: Factors = (4.0, 4.0)
-    tile_grid_size: Annotated[tuple[Tiles, Tiles], BeforeValidator(_as_tuple)] = Field(
-        (8, 8), description="tiles across and down"
+    tile_grid_size: Annotated[tuple[Tiles, Tiles], Field(strict=False)] = Field(
+        (8, 8), description="number of tiles across and down"
     )
 
 
 class Sharpness(Parameters):
-    """PIL's sharpness: 0 blurs, 1 changes nothing."""
+    """Change the sharpness as PIL does: 0 blurs, 1 changes nothing."""
 
     factor: Factors
 
 
 class Solarize(Parameters):
-    """Invert the values from the threshold on."""
+    """Invert the values that are at least the threshold."""
 
     threshold: Annotated[int, Field(ge=0, le=256)] = 128
 
 
 class Posterize(Parameters):
-    """Keep so many bits of each value."""
+    """Keep this many bits of each value."""
 
     bits: Annotated[int, Field(ge=1, le=8)] = 4
 
 
-PARAMETERS: dict[str, type[Parameters]] = {
-    "hflip": Hflip,
-    "rotate": Rotate,
-    "scale": Scale,
-    "resize_by_scale": ResizeByScale,
-    "color_jitter": ColorJitter,
-    "gamma": Gamma,
-    "hsv": Hsv,
-    "clahe": Clahe,
-    "sharpness": Sharpness,
-    "solarize": Solarize,
-    "posterize": Posterize,
-    "pad_to_multiple": PadToMultiple,
-}
-IMGAUG = "imgaug."  # prefix of any other augmenter, under its imgaug name
+_GEOMETRY = (Hflip, Rotate, Scale, ResizeByScale)
+_COLOURS = (ColorJitter, Gamma, Hsv, Clahe, Sharpness, Solarize, Posterize)
+# Name of an operation -> its parameters. The name is that of the class in snake_case.
+PARAMETERS = {to_snake(kind.__name__): kind for kind in (*_GEOMETRY, *_COLOURS, PadToMultiple)}
+IMGAUG = "imgaug."  # prefix of imgaug's own augmenters, e.g. imgaug.MotionBlur
 
 
 class ImgaugParameters(Parameters):
-    """``prob``, and the augmenter's own arguments."""
+    """``prob``, and the arguments of the augmenter."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class Operation(BaseModel):
+class Operation(Strict):
     """One operation of the pipeline."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str
     params: Parameters
@@ -193,14 +182,14 @@ def _operation(name: str, parameters: type[Parameters]) -> type[Operation]:
 
 
 class ImgaugOp(Operation):
-    """Any other augmenter of imgaug, e.g. ``imgaug.MotionBlur``; two numbers are a range, more of them a choice."""
+    """An augmenter of imgaug, e.g. ``imgaug.MotionBlur``; two numbers are a range, more numbers a choice."""
 
     name: Annotated[str, Field(pattern=r"^imgaug\.[A-Za-z0-9]+$")]
     params: ImgaugParameters
 
 
 def spelled_out(item: Any) -> Any:
-    """``{name, params}`` for the shorter ``{rotate: {...}}`` and ``hflip``; anything else is left for the checks."""
+    """Turn ``hflip`` and ``{rotate: {...}}`` into ``{name, params}``; other values are left for the checks."""
     if isinstance(item, str):
         return {"name": item, "params": {}}
     if isinstance(item, dict) and len(item) == 1:
@@ -226,50 +215,48 @@ else:
 Preset = Literal["conservative", "progressive-1", "progressive-2", "progressive-3"]
 
 
-class AugmentationSection(BaseModel):
+class AugmentationSection(Strict):
     """The augmentation of training rows: operations in order, and the rules for their targets."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
     enabled: bool = True
-    preset: Preset | None = Field(None, description="a ready-made list of operations, in place of ops")
+    preset: Preset | None = Field(None, description="predefined list of operations, instead of ops")
     ops: list[AnyOperation] = Field(default_factory=list, description="operations, in order")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="of the draws, with the epoch and the row")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of the random draws per epoch and row")
     rotated_boxes: Literal["skip", "quad", "grow"] = Field(
-        "skip", description="where a turned box would grow too much: skip the rotation, write a quad, or let it grow"
+        "skip", description="if a rotated box would grow too much: skip the rotation, write a quad, or let the box grow"
     )
     min_overlap: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.7, description="a turned box grows too much where its own area is less than this share of the new box's"
+        0.7, description="a rotated box grows too much if its own area is less than this share of the new box's area"
     )
     min_visible: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="targets of which less stays in the image are dropped, from the answer too"
+        0.5, description="targets are dropped, also from the answer, if a smaller share of them stays in the image"
     )
     min_side: Annotated[float, Field(ge=0)] = Field(4.0, description="pixels; targets that become smaller are dropped")
     left_right: Literal["swap", "refuse", "keep"] = Field(
-        "swap", description="words for left and right in a mirrored row: exchange them, do not mirror it, or keep them"
+        "swap", description="left and right in the text of a mirrored row: swap them, do not mirror, or keep them"
     )
-    fill: Annotated[tuple[Colour, Colour, Colour], BeforeValidator(_as_tuple)] = Field(
-        (0, 0, 0), description="colour beside the image"
+    fill: Annotated[tuple[Colour, Colour, Colour], Field(strict=False)] = Field(
+        (0, 0, 0), description="colour outside the image"
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _preset_or_ops(self) -> Self:
         if self.preset is not None and self.ops:
             raise ValueError("preset and ops are both given; keep one of the two")
         return self
 
     @property
     def operations(self) -> list[Operation]:
-        """The operations of the list or the preset; none where augmentation is off."""
+        """The operations of the list or the preset; empty if augmentation is off."""
         if not self.enabled:
             return []
         return preset_operations(self.preset) if self.preset else list(self.ops)
 
 
-# The guide's conservative geometry; its progressive phases change rotate and scale.
-_CONSERVATIVE: dict[str, dict[str, Any]] = {
+# The guide's conservative preset; its progressive phases change rotate and scale.
+CONSERVATIVE: dict[str, dict[str, Any]] = {
     "hflip": {"prob": 0.5},
-    "rotate": {"max_deg": 8.0, "prob": 0.25},
+    "rotate": {"max_deg": 8, "prob": 0.25},
     "scale": {"lo": 1.02, "hi": 1.15, "prob": 0.2},
     "resize_by_scale": {"lo": 0.9, "hi": 1.1, "align_multiple": 32, "prob": 0.5},
     "color_jitter": {"brightness": [0.6, 1.4], "contrast": [0.6, 1.4], "saturation": [0.6, 1.4], "prob": 0.8},
@@ -287,10 +274,7 @@ _PHASES: dict[str, dict[str, dict[str, Any]]] = {
         "rotate": {"max_deg": 5.0, "prob": 0.15},
         "scale": {"lo": 1.01, "hi": 1.08, "prob": 0.1},
     },
-    "progressive-2": {
-        "rotate": {"max_deg": 8.0, "prob": 0.25},
-        "scale": {"lo": 1.02, "hi": 1.15, "prob": 0.2},
-    },
+    "progressive-2": {},
     "progressive-3": {
         "rotate": {"max_deg": 12.0, "prob": 0.3},
         "scale": {"lo": 1.03, "hi": 1.2, "prob": 0.25},
@@ -299,6 +283,6 @@ _PHASES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def preset_operations(preset: str) -> list[Operation]:
-    """A preset's operations."""
-    listed = {**_CONSERVATIVE, **_PHASES[preset]}
+    """The operations of a preset."""
+    listed = {**CONSERVATIVE, **_PHASES[preset]}
     return [_KINDS[name].model_validate({"name": name, "params": params}) for name, params in listed.items()]

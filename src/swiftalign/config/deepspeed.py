@@ -1,4 +1,4 @@
-"""The section zero_optimization of what training.deepspeed names."""
+"""The zero_optimization section of the DeepSpeed settings that training.deepspeed gives."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from swiftalign.model.safetensors import read_json
 
-_GATHER = "stage3_gather_16bit_weights_on_model_save"
+GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 
-# ms-swift's presets; its ZeRO-3 gathers.
-_PRESETS: dict[str, dict[str, Any]] = {
+# ms-swift's presets; those of ZeRO-3 gather the weights.
+PRESETS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("zero0", "zero1", "zero2", "zero2_offload")},
-    **{name: {"stage": 3, _GATHER: True} for name in ("zero3", "zero3_offload")},
+    **{name: {"stage": 3, GATHER: True} for name in ("zero3", "zero3_offload")},
 }
 
 
@@ -22,12 +22,12 @@ def zero_section(setting: str | dict[str, Any]) -> dict[str, Any]:
     """The zero_optimization section of a preset, a JSON text, a JSON file or a mapping.
 
     Raises:
-        ModelError: there is no such file, or it is no JSON.
-        ValueError: the text is no JSON, or the value is no mapping.
+        ModelError: the file does not exist or is not JSON.
+        ValueError: the text is not JSON, or the value is not a mapping.
     """
     if isinstance(setting, str):
-        if setting in _PRESETS:
-            return _PRESETS[setting]
+        if setting in PRESETS:
+            return PRESETS[setting]
         setting = json.loads(setting) if setting.startswith("{") else read_json(Path(setting))
     if not isinstance(setting, dict) or not isinstance(setting.get("zero_optimization", {}), dict):
         raise ValueError("not a mapping")

@@ -1,30 +1,26 @@
-"""What is wrong with a configuration's keys and values, in the words of its file."""
+"""Problems of a configuration's keys and values, named as the file spells them."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from swiftalign.config.augmentation import PARAMETERS, AugmentationSection, preset_operations
-from swiftalign.config.sections import (
-    Config,
-    EarlyStoppingSection,
-    GroundingEvalSection,
-    GroundingTextSection,
-    section_fields,
-)
+from swiftalign.config.augmentation import CONSERVATIVE, PARAMETERS
+from swiftalign.config.sections import ARGUMENT, Config, section_fields
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
-from swiftalign.config.yaml import Document, Key, holds, lookup
+from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
+from swiftalign.methods import METHODS
 from swiftalign.problems import Problem, config_problem
+from swiftalign.yaml12 import PATTERNS
 
 PASS_THROUGH = ("data", "tuner", "training", "swift")
 
-# What the plan decides -> the key that says it here, where one does. Handing any of these to ms-swift beside the plan
-# would make the plan untrue.
+# Arguments that the plan sets -> our key for it, if there is one. Handing any of them to ms-swift as well would
+# contradict the plan.
 OWNED_BY_PLAN = {
     "tuner_type": "tuner.train_type",
     "train_type": "tuner.train_type",
@@ -35,25 +31,11 @@ OWNED_BY_PLAN = {
     "freeze_vit": "tuner.freeze_vit",
     "freeze_aligner": "tuner.freeze_aligner",
     **dict.fromkeys(("bf16", "fp16"), "model.dtype"),
-    **dict.fromkeys(
-        (
-            "target_parameters",
-            "freeze_parameters",
-            "freeze_parameters_regex",
-            "freeze_parameters_ratio",
-            "trainable_parameters",
-            "trainable_parameters_regex",
-            "init_weights",
-            "lora_bias",
-            "lora_dtype",
-            "use_swift_lora",
-            "tuner_backend",
-            "adapters",
-        ),
-        "",
-    ),
+    **dict.fromkeys(("freeze_parameters", "freeze_parameters_regex", "freeze_parameters_ratio"), ""),
+    **dict.fromkeys(("trainable_parameters", "trainable_parameters_regex", "target_parameters"), ""),
+    **dict.fromkeys(("init_weights", "lora_bias", "lora_dtype", "use_swift_lora", "tuner_backend", "adapters"), ""),
 }
-# What other keys of the config say already.
+# Arguments of ms-swift -> our key that sets it.
 OWNED_BY_CONFIG = {
     "model": "model",
     "model_revision": "model.revision",
@@ -68,35 +50,23 @@ OWNED_BY_CONFIG = {
     "add_version": "training.output_dir",
 }
 OPERATIONS: Key = ("custom", "augmentation", "ops")
-# The guide's, and ms-swift 4's, names for the same.
-ALIASES: dict[Key, Key] = {
+# Names that the guide and ms-swift 4 use -> our key.
+ALIASES: dict[tuple[str, str], tuple[str, str]] = {
     ("custom", "train_jsonl"): ("data", "train"),
     ("custom", "val_jsonl"): ("data", "val"),
     ("tuner", "tuner_type"): ("tuner", "train_type"),
 }
 
 
-def _passed_through(values: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Section, name and value of each key that is handed to ms-swift."""
-    for section in PASS_THROUGH:
-        given = values.get(section)
-        declared = section_fields(section)
-        if isinstance(given, dict):
-            yield from ((section, name, value) for name, value in given.items() if name not in declared)
-
-
-def name_faults(document: Document) -> list[Problem]:
-    """Keys to hand through that are unknown, the plan's, or another section's."""
-    names = [(section, name) for section, name, _ in _passed_through(document.value)]
-    return [_wrong_name(document, key) for key in names if not is_argument(*key)]
-
-
 def is_argument(section: str, name: str) -> bool:
-    """Whether a section hands a key through, as an argument of ms-swift."""
+    """Whether a section takes a key and hands it through to ms-swift."""
     if name not in swift_arguments() or name in OWNED_BY_PLAN or name in OWNED_BY_CONFIG:
         return False
     home = str(_home(name))
-    return section in (home, "swift") and name not in section_fields(home)
+    field = section_fields(home).get(name)
+    if section == "swift":
+        return field is None or ARGUMENT in field.metadata
+    return section == home and field is None
 
 
 def _home(name: str) -> str | None:
@@ -106,11 +76,23 @@ def _home(name: str) -> str | None:
     return declaring or (argument.section if argument else None)
 
 
-def argument_faults(values: dict[str, Any]) -> list[Any]:
-    """Arguments of ms-swift with values of another type, as pydantic's error details."""
+def argument_faults(values: Mapping) -> list[Any]:
+    """Unknown keys, and malformed settings of methods and arguments of ms-swift, as error details like pydantic's."""
     details: list[Any] = []
-    for section, name, value in _passed_through(values):
-        if is_argument(section, name):
+    tuner = values.get("tuner")
+    for method in METHODS.values() if isinstance(tuner, dict) else ():
+        try:
+            method.model_validate(tuner)
+        except ValidationError as error:
+            details += [{**detail, "loc": ("tuner", *detail["loc"])} for detail in error.errors()]
+    for section in PASS_THROUGH:
+        given = values.get(section)
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if name in section_fields(section):
+                continue
+            if not is_argument(section, name):
+                details.append({"type": "extra_forbidden", "loc": (section, name)})
+                continue
             kind = TypeAdapter(swift_arguments()[name].annotation, config=ConfigDict(allow_inf_nan=False))
             try:
                 kind.validate_python(value, strict=True)
@@ -119,16 +101,16 @@ def argument_faults(values: dict[str, Any]) -> list[Any]:
     return details
 
 
-def value_faults(document: Document, details: Iterable[Any]) -> list[Problem]:
-    """Pydantic's errors in the words of the file: one a key, whose branches of a union are errors of their own."""
+def value_faults(values: Mapping, details: Iterable[Any]) -> list[Problem]:
+    """One problem per key; pydantic reports one error per branch of a union."""
     by_key: dict[Key, list[Any]] = {}
     for detail in details:
-        by_key.setdefault(_key_of(document.value, detail), []).append(detail)
-    return [_value_fault(document, key, same) for key, same in by_key.items()]
+        by_key.setdefault(_key_of(values, detail), []).append(detail)
+    return [_value_fault(values, key, same) for key, same in by_key.items()]
 
 
 def _key_of(values: Any, detail: Any) -> Key:
-    """The place of an error in the file: pydantic's path without the names of a union's branches."""
+    """The key of an error in the file: pydantic's path without the names of a union's branches."""
     key: Key = ()
     for part in detail["loc"]:
         if holds(values, (*key, part)):
@@ -136,52 +118,32 @@ def _key_of(values: Any, detail: Any) -> Key:
     return (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
 
 
-def _value_fault(document: Document, key: Key, details: list[Any]) -> Problem:
-    name, where, first = document.name(key), document.where(key), details[0]
+def _value_fault(values: Mapping, key: Key, details: list[Any]) -> Problem:
+    first, value = details[0], lookup(values, key)
+    operation = lookup(values, (*key[:4], "name")) if key[:3] == OPERATIONS else None
+    hint: str | None = None
     match first["type"]:
-        case "missing" if key[:3] == OPERATIONS:
-            operation = lookup(document.value, (*key[:4], "name"))
-            return config_problem(
-                document.where(key[:4]), f"{operation} needs {key[-1]}", f"for example {_example(operation)}"
-            )
+        case "missing" if operation:
+            message, example = f"{operation} needs {key[-1]}", str(CONSERVATIVE[operation]).replace("'", "")
+            key, hint = key[:4], f"write for example - {operation}: {example}"
         case "missing" if isinstance(key[-1], int):
-            return config_problem(document.where(key[:-1]), f"{document.name(key[:-1])} is too short")
-        case "union_tag_invalid":
-            return _no_operation(document, key)
+            key = key[:-1]
+            message = f"{values.name(*key)} is too short"
         case "missing":
-            return config_problem(
-                where, "no model is named", "add a line 'model: Qwen/Qwen3-VL-4B-Instruct', or a folder"
-            )
+            message, hint = "no model is given", "add 'model: Qwen/Qwen3-VL-4B-Instruct', or the name of a folder"
+        case "union_tag_invalid" if isinstance(operation, str):
+            message = f"{values.name(*key)}: there is no operation {operation!r}"
+            hint = _near(operation, list(PARAMETERS))
+            hint = hint or f"use {', '.join(PARAMETERS)}, or an augmenter of imgaug as imgaug.NAME"
         case "extra_forbidden":
-            return _wrong_name(document, key)
+            return _wrong_name(values, key)
         case "value_error":
-            message, _, hint = str(first["ctx"]["error"]).partition("; ")
-            return config_problem(where, f"{name}: {message}", hint or None)
-    kinds = dict.fromkeys(_EXPECTED_AT.get(key) or _expected(detail) for detail in details)
-    value = lookup(document.value, key)
-    return config_problem(
-        where, f"{name} must be {' or '.join(kinds)}, not {_show(value)}", _how_to_write(value, details)
-    )
-
-
-def _example(operation: str) -> str:
-    params = next(op.params for op in preset_operations("conservative") if op.name == operation)
-    return f"- {operation}: {{{', '.join(f'{k}: {_plain(v)}' for k, v in params.model_dump().items())}}}"
-
-
-def _plain(value: Any) -> str:
-    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, (list, tuple)) else f"{value:g}"
-
-
-def _no_operation(document: Document, key: Key) -> Problem:
-    value = lookup(document.value, key)
-    name = value.get("name") if isinstance(value, dict) else value
-    where = document.where(key)
-    if not isinstance(name, str):
-        hint = "an operation is written '- rotate: {max_deg: 8}', or as name and params"
-        return config_problem(where, f"{document.name(key)} must be an operation, not {_show(value)}", hint)
-    hint = _near(name, list(PARAMETERS)) or f"there are {', '.join(PARAMETERS)}, and imgaug's as imgaug.NAME"
-    return config_problem(where, f"{document.name(key)}: no operation {name!r}", hint)
+            message, _, hint = f"{values.name(*key)}: {first['ctx']['error']}".partition("; ")
+        case _:
+            kinds = dict.fromkeys(_EXPECTED_AT.get(key) or _expected(detail) for detail in details)
+            message = f"{values.name(*key)} must be {' or '.join(kinds)}, not {_show(value)}"
+            hint = _how_to_write(value, details)
+    return config_problem(values.where(*key), message, hint)
 
 
 _EXPECTED = {
@@ -197,6 +159,7 @@ _EXPECTED = {
     "too_long": "a list of {max_length}",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "union_tag_invalid": "an operation",
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than": "less than {lt:g}",
@@ -211,12 +174,11 @@ _EXPECTED_AT: dict[Key, str] = {
 
 
 def _expected(detail: Any) -> str:
-    context = detail.get("ctx", {})
-    if detail["type"] == "literal_error":
-        choices = _choices(detail)
+    choices = _choices(detail)
+    if choices:
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0].lower()
-    words = _EXPECTED.get(detail["type"])
-    return words.format(**context) if words else str(detail["type"]).replace("_", " ")
+    words = _EXPECTED.get(detail["type"]) or detail["type"].replace("_", " ")
+    return str(words.format(**detail.get("ctx", {})))
 
 
 def _choices(detail: Any) -> list[str]:
@@ -227,24 +189,20 @@ def _choices(detail: Any) -> list[str]:
 def _how_to_write(value: Any, details: list[Any]) -> str | None:
     kinds = {detail["type"] for detail in details}
     if value is None:
-        return "remove the key to have its default"
+        return "remove the key to use its default"
     if "literal_error" in kinds:
         return _near(value, [choice for detail in details for choice in _choices(detail)])
     if "bool_type" in kinds and value in ("yes", "on", "no", "off"):
         return f"write {'true' if value in ('yes', 'on') else 'false'}"
     if "list_type" in kinds:
-        return f"write [{value}]" if isinstance(value, str) else "a list is written [a, b], or a dash before each item"
+        return f"write [{value}]" if isinstance(value, str) else "write [a, b], or a dash before each item"
+    if "union_tag_invalid" in kinds:
+        return "write '- rotate: {max_deg: 8}', or name and params"
     if kinds & {"dict_type", "model_type"}:
         return "write 'key: value' lines under it"
-    if kinds & {"int_type", "float_type"}:
-        return _how_to_write_number(value)
-    return None
-
-
-def _how_to_write_number(value: Any) -> str | None:
-    if isinstance(value, float) and value.is_integer():
+    if "int_type" in kinds and isinstance(value, float) and value.is_integer():
         return f"write {value:.0f}"
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", value):
+    if kinds & {"int_type", "float_type"} and isinstance(value, str) and PATTERNS["float"].fullmatch(value):
         return "write it without quotes"
     return None
 
@@ -256,56 +214,36 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def dotted(key: Key) -> str:
-    return ".".join(map(str, key))
-
-
-def _wrong_name(document: Document, key: Key) -> Problem:
-    """A key that its section does not take: where it belongs, or what it may be meant to be."""
-    section, name = dotted(key[:-1]), str(key[-1])
-    where, label = document.where(key), document.name(key)
+def _wrong_name(values: Mapping, key: Key) -> Problem:
+    """The problem of a key that its section does not take; the hint names the right section or a similar key."""
+    section, name, label = dotted(key[:-1]), str(key[-1]), values.name(*key)
     home = _home(name)
     if key[:3] == OPERATIONS:
-        operation = lookup(document.value, (*key[:4], "name"))
+        operation = lookup(values, (*key[:4], "name"))
         names = list(PARAMETERS[operation].model_fields) if operation in PARAMETERS else ["name", "params"]
-        hint = _near(name, names) or f"it takes {', '.join(names)}"
-        return config_problem(where, f"{operation}: no parameter {name!r}", hint)
-    if name in OWNED_BY_PLAN:
+        message, hint = f"{operation}: there is no parameter {name!r}", _near(name, names) or f"use {', '.join(names)}"
+    elif name in OWNED_BY_PLAN:
         place = OWNED_BY_PLAN[name]
-        hint = f"write it as {place}" if place else "remove it: the plan sets it from the tuner section"
-        return config_problem(where, f"{label}: the plan decides this argument", hint)
-    if name in OWNED_BY_CONFIG:
-        return config_problem(where, f"{label}: another key says this", f"write it as {OWNED_BY_CONFIG[name]}")
-    if home not in (None, section):
-        return config_problem(where, f"{label}: not a key of {section or 'the top level'}", f"move it under '{home}:'")
-    if name in megatron_arguments():
-        return config_problem(
-            where, f"{label} is an argument of Megatron training only", "remove it: it would do nothing"
-        )
-    hint = _near(name, _names_in(section)) or _what_there_is(section)
-    return config_problem(where, f"{label}: unknown {'key' if section else 'section'}", hint)
-
-
-_NESTED: dict[str, type[BaseModel]] = {
-    "custom.augmentation": AugmentationSection,
-    "custom.grounding_eval": GroundingEvalSection,
-    "data.text": GroundingTextSection,
-    "training.early_stopping": EarlyStoppingSection,
-}
+        message = f"{label}: the plan decides this argument"
+        hint = f"set {place} instead" if place else "remove it: the plan sets it from the tuner section"
+    elif name in OWNED_BY_CONFIG:
+        message, hint = f"{label}: another key sets this argument", f"set {OWNED_BY_CONFIG[name]} instead"
+    elif home not in (None, section):
+        message, hint = f"{label}: not a key of {section or 'the top level'}", f"move it under '{home}:'"
+    elif name in megatron_arguments():
+        message, hint = f"{label} is an argument for Megatron training only", "remove it: it has no effect here"
+    elif section:
+        message = f"{label}: unknown key"
+        hint = _near(name, _names_in(section)) or "run 'swiftalign init --schema' to list the keys"
+    else:
+        message, sections = f"{label}: unknown section", list(Config.model_fields)
+        hint = _near(name, sections) or f"use one of the sections {', '.join(sections)}"
+    return config_problem(values.where(*key), message, hint)
 
 
 def _names_in(section: str) -> list[str]:
-    if not section:
-        return list(Config.model_fields)
-    if section in _NESTED:
-        return list(_NESTED[section].model_fields)
-    declared = section_fields(section)
     arguments = [name for name in swift_arguments() if is_argument(section, name)]
-    return [*declared, *arguments, *(str(alias[1]) for alias in ALIASES if alias[0] == section)]
-
-
-def _what_there_is(section: str) -> str:
-    return "'swiftalign init --schema' lists the keys" if section else f"the sections are {', '.join(_names_in(''))}"
+    return [*section_fields(section), *arguments, *(name for place, name in ALIASES if place == section)]
 
 
 def _near(name: Any, names: Sequence[str]) -> str | None:

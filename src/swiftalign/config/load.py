@@ -1,245 +1,149 @@
-"""Reading configuration files: several laid one over another, checked, with every fault named by file and line."""
+"""Read configuration files, lay them over one another, and check them; each problem has its file and line."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from swiftalign.config.augmentation import spelled_out
-from swiftalign.config.faults import ALIASES, OPERATIONS, argument_faults, dotted, name_faults, value_faults
+from swiftalign.config.faults import ALIASES, OPERATIONS, argument_faults, value_faults
 from swiftalign.config.sections import Config
-from swiftalign.config.yaml import Document, Key, holds, lookup, parse_document, read_document
-from swiftalign.problems import ConfigError, SwiftalignError, config_problem
+from swiftalign.config.yaml import Items, Mapping, Place, dotted, holds, lookup, nested, read_document, read_override
+from swiftalign.problems import ConfigError, Problem, config_problem
 
-PATHS: tuple[Key, ...] = (
-    ("data", "train"),
-    ("data", "val"),
-    ("training", "output_dir"),
-    ("training", "resume_from_checkpoint"),
-)
+# Keys that a phase may set. Every phase trains the same weights of the same model.
+_PHASE_KEYS = ("name", "data", "training", "custom", "swift")
+_RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # the same in all phases
 
 
-def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
-    """Read configuration files, later ones laid over earlier, and ``section.key=value`` overrides over all.
+def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Read configuration files; later files replace values of earlier ones, and ``section.key=value`` overrides all.
 
-    Mappings are merged key by key and lists replaced, with one exception: a file that names ``tuner.train_type``
-    chooses a method, and its ``tuner`` section replaces the one below it whole.
+    Mappings are merged key by key and lists are replaced, with one exception: a file with ``tuner.train_type``
+    chooses a method, and its ``tuner`` section replaces the whole earlier section.
 
     Raises:
         SwiftalignError: a file can't be read.
-        ConfigError: a file holds faults; all of them are listed.
+        ConfigError: the files have problems; the error lists all of them.
     """
-    merged = Document({}, {(): (str(paths[0]) if paths else "--set", 0)})
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    names = [*map(str, paths), *(f"--set {text}" for text in overrides)]
+    merged, problems = Mapping(file=str(paths[0]) if paths else "--set"), list[Problem]()
     for path in paths:
-        _lay_over(merged, _normalise(read_document(path), path.parent.absolute()), replace_tuner=True)
-    for override in overrides:
-        _lay_over(merged, _normalise(_override(override), Path.cwd()), replace_tuner=False)
-    names = [*map(str, paths), *map(_label, overrides)]
-    config = _validate(merged, names)
-    config._phases = tuple(_phase(merged, index, names) for index in range(len(config.phases)))
-    return config
+        layer = _normalised(read_document(path), str(path), path.parent.absolute(), problems)
+        if holds(layer, ("tuner", "train_type")):
+            merged.pop("tuner", None)
+        merged.merge(layer)
+    for text in overrides:
+        merged.merge(_normalised(read_override(text), f"--set {text}", Path.cwd(), problems))
+    config = _validated(merged, names, problems)
+    phases = [_phase(merged, index, names) for index in range(len(config.phases))]
+    return Config.from_values(merged, phases=phases) if phases else config
 
 
-# What a phase may hold. Every phase trains the same weights of the same model.
-_PHASE_KEYS = ("name", "data", "training", "custom", "swift")
-_RUN_KEYS: tuple[Key, ...] = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # of the whole run
-
-
-def _phase(document: Document, index: int, names: list[str]) -> Config:
-    """The configuration of a phase: its own keys, laid over those outside ``phases``."""
-    base = Document(copy.deepcopy(document.value), dict(document.lines), dict(document.spellings))
-    layer = _part(Document(base.value.pop("phases"), base.lines), index)
-    name = layer.value.pop("name", None)
-    others: list[Key] = [(key,) for key in layer.value if key not in _PHASE_KEYS]
-    for key in [*others, *(key for key in _RUN_KEYS if holds(layer.value, key))]:
-        message = f"a phase can't have {dotted(key)} of its own"
-        hint = f"it may have {', '.join(_PHASE_KEYS)}; move {dotted(key)} out of phases"
-        layer.problems.append(config_problem(layer.where(key), message, hint))
+def _phase(merged: Mapping, index: int, names: list[str]) -> Config:
+    """The configuration of a phase: its own keys replace those outside ``phases``."""
+    base = copy.deepcopy(merged)
+    layer: Mapping = base.pop("phases")[index]
+    name, problems = layer.pop("name", None), []
+    others = [(key,) for key in layer if key not in _PHASE_KEYS]
+    for key in [*others, *(key for key in _RUN_KEYS if holds(layer, key))]:
+        hint = f"move {dotted(key)} out of phases; a phase may set {', '.join(_PHASE_KEYS)}"
+        problems.append(config_problem(layer.where(*key), f"a phase can't set {dotted(key)}", hint))
     if not isinstance(name, str | None):
-        layer.problems.append(config_problem(layer.where(("name",)), "a phase's name must be text", "put it in quotes"))
-    if layer.problems:
-        raise ConfigError(layer.problems)
-    base.lines = {key: line for key, line in base.lines.items() if key[:1] != ("phases",)}
-    _lay_over(base, layer, replace_tuner=False)
-    config = _validate(base, names)
-    config._phase = name or f"phase {index + 1}"
-    return config
+        problems.append(config_problem(layer.where("name"), "a phase's name must be text", "put the name in quotes"))
+    if problems:
+        raise ConfigError(problems)
+    base.merge(layer)
+    return _validated(base, names, problems, name or f"phase {index + 1}")
 
 
-def _part(phases: Document, index: int) -> Document:
-    """One item of ``phases`` as a document of its own."""
-    prefix: Key = ("phases", index)
-    lines = {key[2:]: line for key, line in phases.lines.items() if key[:2] == prefix}
-    return Document(phases.value[index], {(): phases.lines[()], **lines})
+def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -> Mapping:
+    """The values of a file in one form: no aliases for keys, files as lists, absolute paths."""
+    if isinstance(values, Items) and all(isinstance(item, dict) for item in values):
+        values = nested(("custom", "augmentation", "ops"), values, Place(file, 1))  # a bare list, as in the guide
+    values = Mapping() if values is None else values
+    if not isinstance(values, Mapping):
+        hint = "run 'swiftalign init' to write a config"
+        raise ConfigError([config_problem(file, "not a config: the file has no 'section: ...' lines", hint)])
+    for name in [name for name, value in values.items() if value is None]:
+        del values[name]  # an empty section, e.g. "tuner:" with nothing under it
+    if isinstance(values.get("model"), str):
+        values["model"] = nested(("path",), values["model"], values.places["model"]._replace(name="model"))
+    _rename_aliases(values, problems)
+    _spell_out_operations(lookup(values, OPERATIONS))
+    _make_paths_absolute(values, folder)
+    for item in values["phases"] if isinstance(values.get("phases"), list) else ():
+        if isinstance(item, Mapping):
+            _normalised(item, file, folder, problems)
+    return values
 
 
-def _label(override: str) -> str:
-    return f"--set {override}"
-
-
-def _override(text: str) -> Document:
-    """``tuner.lora_rank=32`` as a document of one value, which is read as YAML."""
-    name, equals, value = text.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise SwiftalignError(f"--set {text}: not of the form section.key=value", "e.g. --set tuner.lora_rank=32")
-    label = _label(text)
-    try:
-        document = Document(parse_document(value, label).value, {(): (label, 0)})
-    except ConfigError as error:
-        raise ConfigError([replace(problem, where=label) for problem in error.problems]) from None
-    for depth in range(len(keys), 0, -1):
-        document.value = {keys[depth - 1]: document.value}
-        document.lines[tuple(keys[:depth])] = (label, 0)
-    return document
-
-
-def _normalise(document: Document, folder: Path) -> Document:
-    """One file in the canonical form: aliases under their own name, single files as lists, paths made absolute."""
-    _read_sections(document)
-    if isinstance(document.value.get("model"), str):
-        _move(document, ("model",), ("model", "path"))
-    for alias, key in ALIASES.items():
-        _rename(document, alias, key)
-    _spell_out_operations(document)
-    for section, name in PATHS:
-        values = document.value.get(section)
-        if isinstance(values, dict) and name in values:
-            values[name] = _locate(values[name], folder, is_list=section == "data")
-    _normalise_phases(document, folder)
-    deepspeed = lookup(document.value, ("training", "deepspeed"))
-    if isinstance(deepspeed, str) and deepspeed.endswith(".json"):  # else a preset's name, or JSON itself
-        document.value["training"]["deepspeed"] = _absolute(deepspeed, folder)
-    path = lookup(document.value, ("model", "path"))
-    if isinstance(path, str) and _is_local(path, folder):
-        document.value["model"]["path"] = _absolute(path, folder)
-    return document
-
-
-def _normalise_phases(document: Document, folder: Path) -> None:
-    phases = document.value.get("phases")
-    if not isinstance(phases, list):
-        return
-    for index, item in enumerate(phases):
-        if not isinstance(item, dict):
+def _rename_aliases(values: Mapping, problems: list[Problem]) -> None:
+    for (section, alias), key in ALIASES.items():
+        if not holds(values, (section, alias)):
             continue
-        part, prefix = _part(Document(phases, document.lines), index), ("phases", index)
-        name = item.pop("name", None)
-        _normalise(part, folder)
-        phases[index] = {**({} if name is None else {"name": name}), **part.value}
-        document.lines = {key: line for key, line in document.lines.items() if key[:2] != prefix}
-        document.lines |= {(*prefix, *key): line for key, line in part.lines.items()}
-        document.problems += part.problems
+        value, place = values[section].pop(alias), values[section].places[alias]
+        target = values.setdefault(key[0], Mapping())
+        values.places.setdefault(key[0], place)
+        if holds(values, key):
+            message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
+            problems.append(config_problem(str(place), message, "keep one of the two"))
+        elif isinstance(target, Mapping):  # otherwise the section itself is reported
+            target.put(key[1], value, place._replace(name=f"{section}.{alias}"))
 
 
-def _read_sections(document: Document) -> None:
-    """Make the value a mapping of sections; an empty one ("tuner:" with nothing under it) says nothing."""
-    if isinstance(document.value, list) and all(isinstance(item, dict) for item in document.value):
-        ops = ("custom", "augmentation", "ops")  # the guide writes a bare list of augmentation operations
-        document.value = {"custom": {"augmentation": {"ops": document.value}}}
-        lines = {(*ops, *key): line for key, line in document.lines.items()}
-        document.lines = lines | {ops[:depth]: (lines[ops][0], 1) for depth in range(4)}
-    if not isinstance(document.value, dict | None):
-        hint = "'swiftalign init' writes a config to start from"
-        raise ConfigError([config_problem(document.where(()), "not a config: it holds no 'section: ...' lines", hint)])
-    document.value = {name: value for name, value in (document.value or {}).items() if value is not None}
+def _spell_out_operations(operations: Any) -> None:
+    """Turn ``- rotate: {max_deg: 8}`` into ``{name: rotate, params: {max_deg: 8}}``."""
+    for index, item in enumerate(operations if isinstance(operations, list) else ()):
+        operations[index] = full = spelled_out(item)
+        if isinstance(item, Mapping):
+            places = {key if key in full else "params": place for key, place in item.places.items()}
+            operations[index] = Mapping(full, places)
 
 
-def _spell_out_operations(document: Document) -> None:
-    """``- rotate: {max_deg: 8}`` as ``{name: rotate, params: {max_deg: 8}}``."""
-    ops = lookup(document.value, OPERATIONS)
-    if not isinstance(ops, list):
-        return
-    for index, item in enumerate(ops):
-        ops[index] = spelled_out(item)
-        if isinstance(item, dict) and len(item) == 1 and "name" not in item:
-            ((name, _),) = item.items()
-            short = (*OPERATIONS, index, name)
-            for key in [key for key in document.lines if key[: len(short)] == short]:
-                document.lines[(*OPERATIONS, index, "params", *key[len(short) :])] = document.lines.pop(key)
+def _make_paths_absolute(values: Mapping, folder: Path) -> None:
+    """Make paths relative to the file's folder absolute; values that are not text are left for the checks."""
+    for name in ("train", "val"):
+        files = lookup(values, ("data", name))
+        if isinstance(files, str):
+            files = values["data"][name] = [files]
+        if isinstance(files, list):
+            files[:] = [_absolute(item, folder) if isinstance(item, str) else item for item in files]
+    for section, name in (*_RUN_KEYS, ("training", "deepspeed"), ("model", "path")):
+        value = lookup(values, (section, name))
+        if isinstance(value, str) and _is_path(name, value, folder):
+            values[section][name] = _absolute(value, folder)
 
 
-def _locate(value: Any, folder: Path, *, is_list: bool) -> Any:
-    """Make paths absolute, and one path a list where a list is read; what is no path is left for the checks."""
-    if isinstance(value, str):
-        path = _absolute(value, folder)
-        return [path] if is_list else path
-    if is_list and isinstance(value, list):
-        return [_absolute(item, folder) if isinstance(item, str) else item for item in value]
-    return value
+def _is_path(name: str, value: str, folder: Path) -> bool:
+    if name == "deepspeed":  # otherwise a preset's name or JSON text
+        return value.endswith(".json")
+    # A model is a hub id unless it looks like a folder or is one.
+    looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
+    return name != "path" or looks_like_one or os.path.isdir(folder / value)  # noqa: PTH112  # False for a name that is too long for the file system
 
 
 def _absolute(path: str, folder: Path) -> str:
-    """Links stay as they are named: a linked JSONL file counts its images from the link's own folder."""
+    """Make a path absolute; links are not resolved, as image paths are relative to the folder that holds the link."""
     return os.path.abspath(folder / os.path.expanduser(path)) if path else path  # noqa: PTH100, PTH111  # keeps links
 
 
-def _is_local(path: str, folder: Path) -> bool:
-    """A model is a folder where it looks like one or is one; otherwise it is a hub id."""
-    return path.startswith((".", "/", "~")) or "/" not in path or os.path.isdir(folder / path)  # noqa: PTH112  # a name too long for a file system is no error
-
-
-def _move(document: Document, old: Key, new: Key) -> None:
-    """Put ``model: X`` where ``model: {path: X}`` has it."""
-    document.value[old[0]] = {new[1]: document.value[old[0]]}
-    document.lines[new] = document.lines[old]
-    document.spellings[new] = document.name(old)
-
-
-def _rename(document: Document, alias: Key, key: Key) -> None:
-    section = document.value.get(alias[0])
-    if not isinstance(section, dict) or alias[1] not in section:
-        return
-    target = document.value.setdefault(key[0], {})
-    where = document.where(alias)
-    value = section.pop(alias[1])
-    if not isinstance(target, dict):
-        return  # the section itself is at fault, and is reported as such
-    if key[1] in target:
-        message = f"{dotted(alias)} and {dotted(key)} mean the same, and both are given"
-        document.problems.append(config_problem(where, message, "keep one of the two"))
-        return
-    target[key[1]] = value
-    document.lines.setdefault((key[0],), document.lines[alias])
-    document.lines[key] = document.lines.pop(alias)
-    document.spellings[key] = dotted(alias)
-
-
-def _lay_over(base: Document, layer: Document, *, replace_tuner: bool) -> None:
-    if replace_tuner and isinstance(lookup(layer.value, ("tuner",)), dict) and "train_type" in layer.value["tuner"]:
-        base.value.pop("tuner", None)
-        base.lines = {key: line for key, line in base.lines.items() if key[:1] != ("tuner",)}
-    _merge(base.value, layer.value)
-    base.spellings = {key: name for key, name in base.spellings.items() if key not in layer.lines} | layer.spellings
-    base.lines.update({key: line for key, line in layer.lines.items() if key})
-    base.problems += layer.problems
-
-
-def _merge(base: dict[str, Any], layer: dict[str, Any]) -> None:
-    for name, value in layer.items():
-        if isinstance(value, dict) and isinstance(base.get(name), dict):
-            _merge(base[name], value)
-        else:
-            base[name] = value
-
-
-def _validate(document: Document, names: list[str]) -> Config:
-    """Hold the merged values against the schema; ``names`` are the files and overrides, in their order."""
-    config, details = None, argument_faults(document.value)
+def _validated(values: Mapping, names: list[str], problems: list[Problem], phase: str | None = None) -> Config:
+    """Check the merged values; problems are sorted by file or override (in the order of ``names``) and line."""
+    details = argument_faults(values)
     try:
-        config = Config.model_validate(document.value)
+        config = Config.from_values(values, phase)
     except ValidationError as error:
         details += error.errors()
-    problems = document.problems + name_faults(document) + value_faults(document, details)
-    if config is None or problems:
+    problems = [*problems, *value_faults(values, details)]
+    if problems:
         raise ConfigError(sorted(problems, key=lambda problem: _position(problem.where, names)))
-    config._document = document
     return config
 
 

@@ -1,64 +1,76 @@
 """The configuration as typed values.
 
-Sections carry the key names of ms-swift and transformers. The keys that the plan reads are declared here; every other
+Keys have the names that ms-swift and transformers use. The keys that the plan reads are declared here; every other
 name is checked against the arguments of the installed releases and handed through.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
-from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.config.yaml import Document
-
-COMPONENTS = ("llm", "vit", "aligner")
-TrainType = Literal["lora", "adalora", "boft", "fourierft", "full"]
+from swiftalign.config.augmentation import AugmentationSection, Strict
+from swiftalign.config.yaml import Mapping
+from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
+from swiftalign.methods.base import Fraction, Method, PositiveInt
+from swiftalign.model.tree import Component, ModelSource
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
 
+# Methods of ms-swift that this toolkit refuses.
 _REFUSED_TRAIN_TYPES = {
     "adapter": "puts bottleneck layers into the LLM's MLPs and leaves the aligner untouched; "
     "use lora with modules_to_save to train the aligner whole",
     "lora_llm": "unfreezes the whole ViT and drops use_dora, use_rslora and lora_dropout; "
     "use lora with freeze_llm: false and modules_to_save",
-    "dora": "is LoRA with use_dora: true; write train_type: lora and use_dora: true",
-    "modules_to_save": "is lora with target_regex '^$' and modules_to_save; write train_type: lora",
 }
 
 
-def _whole_or_share(value: float) -> float:
+def _check_steps(value: float) -> float:
     if value > 1 and not value.is_integer():
-        raise ValueError("above 1 it counts steps, and must be whole; below 1 it is a share of the run")
+        raise ValueError("a number of steps must be whole; for a share of the run, write a number below 1")
     return value
 
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
-Steps = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
+Steps = Annotated[float, Field(gt=0), AfterValidator(_check_steps)]
 
 
-def _fit_for_a_file_system(path: str) -> str:
+def _check_length_of_names(path: str) -> str:
     if max(len(os.fsencode(part)) for part in path.split("/")) > 255:
-        raise ValueError("longer than a file's name can be")
+        raise ValueError("a file name of the path is longer than 255 bytes")
     return path
 
 
-Location = Annotated[str, Field(min_length=1), AfterValidator(_fit_for_a_file_system)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(_check_length_of_names)]
 
 
-class Section(BaseModel):
-    """A mapping of the file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+class Section(Strict):
+    """A section of the configuration file."""
 
     def given(self, name: str) -> bool:
         """Whether the file names this key."""
         return name in self.model_fields_set
+
+
+T = TypeVar("T")
+ARGUMENT = "argument of ms-swift"
+# A declared key that is also an argument of ms-swift: it is handed through, and the file may give it under ``swift``.
+HandedThrough = Annotated[T | None, ARGUMENT]
 
 
 class PassThroughSection(Section):
@@ -66,105 +78,134 @@ class PassThroughSection(Section):
 
     model_config = ConfigDict(extra="allow")
 
+    @classmethod
+    def declared_arguments(cls) -> list[str]:
+        """The declared keys that are arguments of ms-swift."""
+        return [name for name, field in cls.model_fields.items() if ARGUMENT in field.metadata]
+
     @property
     def passed_through(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        """The arguments of ms-swift that the section gives."""
+        declared = {name: getattr(self, name) for name in self.declared_arguments() if self.given(name)}
+        return {**(self.model_extra or {}), **declared}
 
 
 class ModelSection(Section):
     """The base model."""
 
     path: Location = Field(description="hub id, or folder of a local model")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="of the frozen weights")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="dtype of the frozen weights")
     attention: str | None = Field(None, description="attention implementation, e.g. sdpa or flash_attention_2")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    type: str | None = Field(None, description="ms-swift's model_type, where it can't be told from the config")
+    type: str | None = Field(None, description="ms-swift's model_type, if it can't be read from the model's config")
     trust_remote_code: bool = Field(False, description="run the model's own Python code (auto_map)")
 
 
 class GroundingTextSection(Section):
-    """The words around the coordinates, for rows of this toolkit's layout."""
+    """Text around the coordinates, for rows in this toolkit's layout."""
 
     prompt: str = Field(
         "Locate every object in the image. Answer in JSON.",
-        description="for rows without their own; {labels} stands for the row's labels",
+        description="prompt for rows without one; {labels} is replaced by the row's labels",
     )
-    system: str | None = Field(None, description="system message, for rows without their own")
+    system: str | None = Field(None, description="system message for rows without one")
     fenced: bool = Field(False, description="put the answer between ```json and ```")
 
 
 class DataSection(PassThroughSection):
     """Training and validation rows."""
 
-    train: list[Location] = Field(default_factory=list, description="JSONL files")
-    val: list[Location] = Field(default_factory=list, description="JSONL files")
-    split_dataset_ratio: Fraction = Field(0.0, description="share of the training rows to validate on, without val")
+    train: list[Location] = Field(default_factory=list, description="JSONL files of the training rows")
+    val: list[Location] = Field(default_factory=list, description="JSONL files of the validation rows")
+    split_dataset_ratio: Fraction = Field(0.0, description="share of the training rows to validate on if val is empty")
     dataset_shuffle: bool = Field(True, description="shuffle the rows once, before training")
     text: GroundingTextSection = GroundingTextSection()
-    too_long: Literal["refuse", "drop"] = Field(
-        "refuse", description="rows longer than max_length: refuse to train, or leave them out"
+    too_long: Literal["refuse", "drop"] = Field("refuse", description="rows longer than max_length: stop, or drop them")
+    max_length: HandedThrough[int] = Field(None, description="maximum number of tokens per row")
+    truncation_strategy: HandedThrough[Literal["delete", "left", "right", "split"]] = Field(
+        None, description="how to cut rows longer than max_length; delete leaves them to too_long"
     )
+    max_pixels: HandedThrough[int] = Field(None, description="maximum pixels per image; larger images are scaled down")
+    system: HandedThrough[str] = Field(None, description="system message for rows without one")
+    sequence_parallel_size: HandedThrough[int] = Field(None, description="number of GPUs that share each row")
 
 
 class TunerSection(PassThroughSection):
-    """What trains, and by which method."""
+    """What is trained, and by which method."""
 
-    train_type: TrainType = Field("lora", description="the tuning method (ms-swift 4 calls it tuner_type)")
-    freeze_llm: bool = Field(True, description="no adapters in the LLM; counts only without target_regex")
-    freeze_vit: bool = Field(True, description="no adapters in the ViT; counts only without target_regex")
-    freeze_aligner: bool = Field(False, description="no adapters in the aligner; counts only without target_regex")
-    target_regex: str | None = Field(None, description="layers that get an adapter: must match the whole dotted name")
+    # The methods' own settings are extra keys: `swiftalign.methods` declares and validates them.
+    train_type: str = Field("lora", description="the tuning method (ms-swift 4 calls it tuner_type)")
+    freeze_llm: bool = Field(True, description="no adapters in the LLM; used only without target_regex")
+    freeze_vit: bool = Field(True, description="no adapters in the ViT; used only without target_regex")
+    freeze_aligner: bool = Field(False, description="no adapters in the aligner; used only without target_regex")
+    target_regex: str | None = Field(None, description="layers that get an adapter; matches the whole dotted name")
     target_modules: list[str] | None = Field(None, description="layers that get an adapter, by the end of their name")
-    modules_to_save: list[str] = Field(default_factory=list, description="modules that train whole")
+    modules_to_save: list[str] = Field(default_factory=list, description="modules that are trained whole")
     trainable_dtype: Literal["float32", "base"] = Field(
-        "float32", description="float32 weights under autocast, or the base model's dtype"
+        "float32", description="train float32 weights under autocast, or keep the base model's dtype"
     )
 
-    use_dora: bool = False
-    use_rslora: bool = False
-    lora_rank: PositiveInt = 8
-    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
-    lora_dropout: Fraction = 0.05
-
-    adalora_target_r: PositiveInt = Field(8, description="mean rank at the end")
-    adalora_init_r: PositiveInt = Field(12, description="rank at the start")
-    adalora_tinit: Annotated[int, Field(ge=0)] = Field(0, description="steps before the first pruning")
-    adalora_tfinal: Annotated[int, Field(ge=0)] = Field(0, description="steps after the last pruning")
-    adalora_deltaT: PositiveInt = Field(1, description="steps between prunings")  # noqa: N815  # peft's spelling
-    adalora_beta1: Fraction = 0.85
-    adalora_beta2: Fraction = 0.85
-    adalora_orth_reg_weight: Annotated[float, Field(ge=0)] = 0.5
-
-    boft_block_size: Annotated[int, Field(ge=0)] = 4
-    boft_block_num: Annotated[int, Field(ge=0)] = 0
-    boft_n_butterfly_factor: PositiveInt = 1
-    boft_dropout: Fraction = 0.0
-
-    fourier_n_frequency: PositiveInt = 2000
-    fourier_scaling: Annotated[float, Field(gt=0)] = 300.0
+    @property
+    def frozen(self) -> dict[Component, bool]:
+        """The freeze flag of each component."""
+        return {"llm": self.freeze_llm, "vit": self.freeze_vit, "aligner": self.freeze_aligner}
 
     @field_validator("train_type", mode="before")
     @classmethod
     def _refuse_with_reason(cls, value: Any) -> Any:
-        if isinstance(value, str) and value in _REFUSED_TRAIN_TYPES:
-            raise ValueError(f"{value!r} {_REFUSED_TRAIN_TYPES[value]}")
+        reasons = {**_REFUSED_TRAIN_TYPES, **{m.name: m.spelling for m in METHODS.values() if m.variant_of}}
+        if isinstance(value, str) and value in reasons:
+            raise ValueError(f"{value!r} {reasons[value]}")
+        if value not in train_types():
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, train_types()))})
         return value
+
+    @model_serializer(mode="wrap")
+    def _with_settings(self, serialize: Any, info: Any) -> dict[str, Any]:
+        """As if every method's settings were declared keys: with defaults."""
+        values: dict[str, Any] = serialize(self)
+        methods = () if info.exclude_unset else METHODS.values()
+        return values | {name: value for method in methods for name, value in method.model_validate(values)}
+
+    @property
+    def passed_through(self) -> dict[str, Any]:
+        """The arguments of ms-swift that the section gives, without the settings of methods."""
+        return {name: value for name, value in super().passed_through.items() if name not in settings_fields()}
+
+    @property
+    def method(self) -> type[Method]:
+        """The method of train_type and its settings, supposing that there are layers to adapt."""
+        return chosen(self.train_type, self.model_extra or {})
+
+    @property
+    def variant(self) -> type[Method] | None:
+        """The variant that a setting asks for, as use_dora does, whatever the train_type."""
+        return variant(self.model_extra or {})
+
+    @property
+    def settings(self) -> Method:
+        """The method with its settings.
+
+        Raises:
+            ValidationError: a setting is malformed. `load_config` has checked them.
+        """
+        return self.method.model_validate(self.model_extra or {})
 
 
 class EarlyStoppingSection(Section):
-    """Stop where evaluation no longer gets better."""
+    """Stop training when evaluation no longer improves."""
 
     patience: PositiveInt = Field(3, description="evaluations without an improvement before training stops")
-    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="what counts as an improvement is more than this")
-    metric: str | None = Field(None, description="metric_for_best_model by default, which is the loss by default")
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="an improvement must be greater than this")
+    metric: str | None = Field(None, description="metric to watch; by default metric_for_best_model, or else the loss")
 
 
 class TrainingSection(PassThroughSection):
     """Optimizer, schedule and saving."""
 
-    output_dir: Location | None = Field(None, description="the run folder; runs/NAME beside the config by default")
-    optimizer: str | None = Field(None, description="multimodal gives each component its own rate")
-    learning_rate: Rate | None = Field(None, description="of the LLM, and of what has no rate of its own")
+    output_dir: Location | None = Field(None, description="run folder; by default runs/NAME beside the config")
+    optimizer: str | None = Field(None, description="multimodal gives each component its own learning rate")
+    learning_rate: Rate | None = Field(None, description="rate of the LLM, and of components without their own rate")
     vit_lr: Rate | None = None
     aligner_lr: Rate | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -172,55 +213,50 @@ class TrainingSection(PassThroughSection):
     num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     max_steps: int = Field(-1, description="stop after this many optimizer steps")
     per_device_train_batch_size: PositiveInt | Literal["auto"] = Field(
-        1, description="rows of a batch; auto: as many as the GPU's memory holds, at the same rows a step"
+        1, description="rows per batch; auto: as many as fit in GPU memory, at the same rows per step"
     )
-    gradient_accumulation_steps: PositiveInt | None = Field(
-        None, description="by default as many as make 16 rows a step, as in ms-swift"
-    )
+    gradient_accumulation_steps: PositiveInt | None = Field(None, description="by default enough for 16 rows per step")
     load_best_model_at_end: bool = False
     early_stopping: EarlyStoppingSection | None = None
+    metric_for_best_model: HandedThrough[str] = Field(None, description="selects the best model; by default the loss")
+    greater_is_better: HandedThrough[bool] = Field(None, description="whether more of metric_for_best_model is better")
     save_total_limit: PositiveInt | None = None
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
-    save_steps: Steps = Field(500, description="a number of steps; below 1, a share of the run")
+    save_steps: Steps = Field(500, description="number of steps; below 1, a share of the run")
     eval_strategy: Literal["no", "steps", "epoch"] | None = None
     eval_steps: Steps | None = None
     train_dataloader_shuffle: bool = True
     gradient_checkpointing: bool | None = Field(
-        None, description="compute activations twice to save memory; by default only where they don't fit the GPU"
+        None, description="recompute activations to save memory; by default only if they don't fit in GPU memory"
     )
-    padding_free: bool | None = Field(
-        None, description="rows of a batch in a line, without padding between them; by default on a GPU"
-    )
-    torch_compile: bool | None = Field(
-        None, description="compile the frozen layers; by default where that pays back within the run"
-    )
-    use_liger_kernel: bool | None = Field(
-        None, description="Liger's fused kernels; by default where they are installed and nothing is compiled"
-    )
-    frozen_fp8: bool = Field(False, description="the LLM's frozen matrices in FP8: faster, and not the same loss")
+    padding_free: bool | None = Field(None, description="concatenate the rows of a batch; by default on a GPU")
+    torch_compile: bool | None = Field(None, description="compile the frozen layers; by default if that saves time")
+    use_liger_kernel: bool | None = Field(None, description="use Liger's kernels; by default if nothing is compiled")
+    frozen_fp8: bool = Field(False, description="the LLM's frozen matrices in FP8: faster, but the loss differs")
     dataloader_num_workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="processes that read rows; by default as many as keep the GPU busy"
+        None, description="number of data loader workers; by default enough to keep the GPU busy"
     )
     deepspeed: str | dict[str, Any] | None = None
+    fsdp: HandedThrough[str] = None
     resume_from_checkpoint: Location | None = None
 
 
 class GroundingEvalSection(Section):
-    """Accuracy by kind: the model answers validation rows at each evaluation."""
+    """Accuracy per kind of target: the model answers validation rows during evaluation."""
 
-    rows: PositiveInt = Field(64, description="validation rows to answer")
-    every: PositiveInt = Field(1, description="at each n-th evaluation")
+    rows: PositiveInt = Field(64, description="number of validation rows to answer")
+    every: PositiveInt = Field(1, description="measure at every n-th evaluation")
 
 
 class CustomSection(Section):
-    """Settings of this toolkit that ms-swift does not have."""
+    """Settings that only this toolkit has."""
 
     augmentation: AugmentationSection | None = None
     grounding_eval: GroundingEvalSection | None = None
 
 
 class Config(Section):
-    """One training run, or one in phases, as its file describes it."""
+    """One training run, or a sequence of phases."""
 
     model: ModelSection
     hub: Literal["huggingface", "modelscope"] = Field("huggingface", description="where model ids come from")
@@ -228,32 +264,71 @@ class Config(Section):
     tuner: TunerSection = TunerSection()
     training: TrainingSection = TrainingSection()
     custom: CustomSection = CustomSection()
-    swift: dict[str, Any] = Field(default_factory=dict, description="any other ms-swift argument, by its own name")
+    swift: dict[str, Any] = Field(default_factory=dict, description="any other argument of ms-swift")
     phases: list[dict[str, Any]] = Field(
-        default_factory=list, description="runs in sequence: each a name, and sections laid over the others"
+        default_factory=list, description="runs in sequence; each has a name and sections that change those above"
     )
 
-    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
-    _phases: tuple[Config, ...] = PrivateAttr(())
+    _values: Mapping = PrivateAttr(default_factory=Mapping)
+    _runs: tuple[Config, ...] = PrivateAttr(())
     _phase: str | None = PrivateAttr(None)
+
+    @classmethod
+    def from_values(cls, values: Mapping, phase: str | None = None, phases: Sequence[Config] = ()) -> Config:
+        """Make a configuration that remembers where its values stand.
+
+        Args:
+            values: merged values of the files.
+            phase: name of the phase, if this is the configuration of a phase.
+            phases: configuration of each phase.
+        """
+        config = cls.model_validate(values)
+        config._values, config._phase, config._runs = values, phase, tuple(phases)
+        return config
+
+    @model_validator(mode="after")
+    def _read_arguments_under_swift(self) -> Self:
+        """Copy declared arguments of ms-swift that stand under ``swift`` to their sections."""
+        for name in ("data", "tuner", "training"):
+            section: PassThroughSection = getattr(self, name)
+            given = {key: self.swift[key] for key in section.declared_arguments() if key in self.swift}
+            object.__setattr__(self, name, section.model_copy(update=given))
+        return self
 
     @property
     def runs(self) -> tuple[Config, ...]:
-        """The configuration of each phase; this one alone, where there are none."""
-        return self._phases or (self,)
+        """The configuration of each phase; this configuration alone if there are no phases."""
+        return self._runs or (self,)
 
     @property
     def phase(self) -> str | None:
-        """Name of the phase that this is; None where it is a run of its own."""
+        """Name of the phase; None if this is not the configuration of a phase."""
         return self._phase
 
     def where(self, *key: str | int) -> str:
-        """``file:line`` of a key, for messages; empty where the config was not read from a file."""
-        return self._document.where(key)
+        """``file:line`` of a key, for messages; empty if the configuration was not read from a file."""
+        return self._values.where(*key)
+
+    def where_given(self, section: str, *keys: str) -> str:
+        """``file:line`` of the first of these keys that the file gives; of the section if it gives none of them."""
+        return self.where(section, next((key for key in keys if getattr(self, section).given(key)), keys[0]))
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the base model comes from, and how it is to be loaded."""
+        return ModelSource(
+            self.model.path,
+            self.model.revision,
+            self.hub,
+            self.model.type,
+            self.model.dtype,
+            self.model.trust_remote_code,
+            self.where("model", "path"),
+        )
 
     @property
     def handed_through(self) -> dict[str, Any]:
-        """Every argument of ms-swift that is not a key of this toolkit, from all sections."""
+        """The arguments that all sections together hand through to ms-swift."""
         sections = (self.data, self.tuner, self.training)
         passed = {name: value for section in sections for name, value in section.passed_through.items()}
         return {**passed, **self.swift}
@@ -261,18 +336,20 @@ class Config(Section):
     @property
     def values(self) -> dict[str, Any]:
         """The merged values as the files spell them, with paths made absolute."""
-        return dict(self._document.value or {})
+        return dict(self._values)
 
 
 def best_metric_given(config: Config) -> str | None:
-    """The metric that the best model and early stopping are told by, where one is named."""
-    stopping, named = config.training.early_stopping, config.handed_through.get("metric_for_best_model")
-    return str(named) if named else stopping.metric if stopping else None
+    """The metric that selects the best model and stops training early; None if the config names none."""
+    stopping = config.training.early_stopping
+    return config.training.metric_for_best_model or (stopping.metric if stopping else None)
 
 
 def section_fields(section: str) -> dict[str, Any]:
-    """The declared keys of a section, with their pydantic fields."""
-    annotation = Config.model_fields[section].annotation
-    candidates = [annotation, *get_args(annotation)]
-    kind = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return dict(kind.model_fields) if kind else {}
+    """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings."""
+    fields = Config.model_fields
+    for name in section.split("."):
+        annotation = fields[name].annotation
+        candidates = [annotation, *get_args(annotation)]
+        fields = next((c.model_fields for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), {})
+    return fields | settings_fields() if section == "tuner" else fields

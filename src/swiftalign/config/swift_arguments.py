@@ -1,7 +1,7 @@
 """The names and types of ms-swift's and transformers' arguments, read from their sources without importing them.
 
 Importing ms-swift takes seconds and loads torch; parsing the few files that declare its argument dataclasses takes
-milliseconds. The tables say which names a config section may use, and what their values must look like.
+milliseconds. The tables give the names that a config section may use, and the types of their values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Which of our sections takes the arguments of which dataclass.
+# Section, package, file and dataclass: the section takes the arguments of the dataclass.
 _SOURCES: tuple[tuple[str, str, str, str], ...] = (
     ("tuner", "swift", "arguments/tuner_args.py", "TunerArguments"),
     ("training", "swift", "trainers/arguments.py", "TrainArgumentsMixin"),
@@ -31,7 +31,7 @@ _SOURCES: tuple[tuple[str, str, str, str], ...] = (
     ("swift", "swift", "ray_utils/arguments.py", "RayArguments"),
 )
 
-# What annotations may name; any other class makes an argument's type unknown, and its value is left to ms-swift.
+# Names that annotations may use; any other class makes the argument's type unknown, and only ms-swift checks its value.
 _TYPES: dict[str, Any] = {
     **{name: getattr(typing, name) for name in ("Any", "Dict", "List", "Literal", "Optional", "Tuple", "Union")},
     **{kind.__name__: kind for kind in (bool, int, float, str, list, dict, tuple)},
@@ -43,8 +43,9 @@ class Argument:
     """One argument of ms-swift.
 
     Attributes:
-        section: the config section that it belongs to by kind: tuner, training, data or swift.
-        annotation: its type; ``Any`` where the annotation names a class of theirs.
+        name: name of the argument.
+        section: config section that takes the argument: tuner, training, data or swift.
+        annotation: type of the value; ``Any`` if the annotation uses a class of ms-swift or transformers.
     """
 
     name: str
@@ -54,18 +55,18 @@ class Argument:
 
 @cache
 def swift_arguments() -> dict[str, Argument]:
-    """Every argument that ``swift sft`` takes, by name."""
+    """The arguments of ``swift sft`` by name."""
     table: dict[str, Argument] = {}
     for section, package, file, class_name in _SOURCES:
         for name, annotation in _fields(_package_folder(package) / file, class_name):
-            # The first section wins: the trainer's own arguments are repeated in SftArguments.
+            # The first section is kept, because SftArguments repeats the arguments of the trainer.
             table.setdefault(name, Argument(name, section, annotation))
     return table
 
 
 @cache
 def megatron_arguments() -> frozenset[str]:
-    """The arguments that only ``megatron sft`` takes; they do nothing in ``swift sft``."""
+    """The arguments that only ``megatron sft`` takes; they have no effect in ``swift sft``."""
     file = _package_folder("swift") / "megatron/arguments/megatron_args.py"
     names = {name for kind in ("MegatronTunerMixin", "MegatronArguments") for name, _ in _fields(file, kind)}
     return frozenset(names - swift_arguments().keys())
@@ -79,7 +80,7 @@ def _package_folder(package: str) -> Path:
 
 
 def _fields(path: Path, class_name: str) -> list[tuple[str, Any]]:
-    """The annotated fields of a dataclass; none where this release has no such file or class."""
+    """The annotated fields of a dataclass; empty if the installed release has no such file or class."""
     if not path.exists():
         return []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -101,5 +102,5 @@ def _annotation(node: ast.expr) -> Any:
         kind = eval(text, {"__builtins__": {}}, _TYPES)
     except Exception:
         return Any
-    # ms-swift writes `x: int = None` where None is meant too.
+    # ms-swift writes `x: int = None` for an argument that may be None.
     return kind if kind is Any else kind | None

@@ -12,12 +12,11 @@ from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.records import Record, Row, Size
 from swiftalign.data.text import DEFAULT_TEXT, to_messages
 from swiftalign.data.tokens import DEFAULT_LIMITS, Conversation, PixelLimits, conversation, pixel_limits
+from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 
-# Models whose rows become tokens as `swiftalign.data.tokens` counts them.
-_COUNTED = ("qwen3_vl", "qwen3_vl_moe")
 _BYTES_PER_TOKEN = 3.0  # in text with coordinates
 
 
@@ -109,4 +108,5 @@ def _tokenizer(config: Config) -> Path | None:
     if not path.is_file() or not model_config.is_file():
         return None
     model_type = config.model.type or read_json(model_config).get("model_type")
-    return path if model_type in _COUNTED else None
+    family = find(model_type)
+    return path if family and family.counts_tokens else None

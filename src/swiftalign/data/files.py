@@ -36,6 +36,18 @@ class RowCounts:
 UNKNOWN = RowCounts(None, None)
 
 
+def require_training_data(config: Config) -> None:
+    """Stop where a configuration names no training data.
+
+    Raises:
+        DataError: naming its file, and the phase where there are phases.
+    """
+    if not config.data.train:
+        file = config.where().rpartition(":")[0] or config.where()
+        file = f"{file}: {config.phase}" if config.phase else file
+        raise DataError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
+
+
 def count_rows(config: Config) -> RowCounts:
     """Count the rows of all data files, in one pass over each and in constant memory.
 

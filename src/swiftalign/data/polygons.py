@@ -18,9 +18,9 @@ from swiftalign.data.records import Point
 
 Floats: TypeAlias = NDArray[np.float64]
 
-# Points this near to the image's edge lie on it: they went through float arithmetic.
+# Points this near to the image's edge lie on it: the difference is float error.
 ON_EDGE = 1e-6
-# Turns this small, relative to an outline's sharpest, are straight.
+# Turns this small, relative to the sharpest turn of the outline, are straight.
 STRAIGHT = 1e-9
 
 
@@ -36,7 +36,7 @@ def signed_area(points: Floats) -> float:
 
 
 def area(points: Floats) -> float:
-    """Area of a polygon [n, 2], whichever its orientation."""
+    """Area of a polygon [n, 2] in either orientation."""
     return abs(signed_area(points))
 
 
@@ -78,7 +78,7 @@ def clip_polygon(points: Floats, width: float, height: float) -> Floats:
     """The part of a polygon inside the image, its order and orientation kept.
 
     Args:
-        points: [n, 2]. Of a quad that is not convex or crosses itself, the convex hull is cut.
+        points: corners of the polygon [n, 2]; of a quad that is not convex or crosses itself, the convex hull is cut.
 
     Returns:
         [m, 2]; m is 0 where nothing is inside, and may be 1 or 2 where the polygon only touches the image.
@@ -96,10 +96,10 @@ def clip_polygon(points: Floats, width: float, height: float) -> Floats:
 
 
 def clip_line(points: Floats, width: float, height: float) -> Floats:
-    """The longest piece of a line inside the image, the first of equals; its order is kept.
+    """The longest piece of a line inside the image, or the first of equally long ones; its order is kept.
 
     Args:
-        points: [n, 2], in the line's order.
+        points: points of the line [n, 2], in its order.
 
     Returns:
         [m, 2]; m is 0 where nothing, or only a single point, is inside.
@@ -118,7 +118,7 @@ def clip_line(points: Floats, width: float, height: float) -> Floats:
             if not (goes_on and span[0] == 0):
                 pieces.append([_between(a, b, span[0])])
             pieces[-1].append(_between(a, b, span[1]))
-        # Not by comparing points: a line may come back where it left.
+        # Points are not compared: a line may come back in where it left.
         goes_on = span is not None and span[1] == 1
     longest = max(pieces, key=lambda piece: length(np.array(piece)))
     return _within([point for point, _ in groupby(longest)], width, height)
@@ -137,7 +137,7 @@ def _within(corners: Sequence[Point], width: float, height: float) -> Floats:
 
 
 def _cut(corners: list[Point], axis: int, edge: float, sign: int) -> list[Point]:
-    """The corners of the part at or beyond an edge, in the direction of ``sign``."""
+    """The corners of the part on one side of an edge, which is the side in the direction of ``sign``."""
     kept: list[Point] = []
     for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
         a_depth, b_depth = sign * (a[axis] - edge), sign * (b[axis] - edge)
@@ -163,7 +163,7 @@ def _visible_span(a: Point, b: Point, width: float, height: float) -> tuple[floa
 
 
 def _between(a: Point, b: Point, t: float) -> Point:
-    """The point a share t of the way from a to b; a and b themselves exactly."""
+    """The point at the share t of the way from a to b; exactly a or b at the ends."""
     return (a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) if t < 1 else b
 
 
@@ -208,7 +208,7 @@ def shorter_side(quad: Floats) -> float:
 
 
 def largest_quad(polygon: Floats) -> Floats:
-    """Four corners [4, 2] in a convex polygon's order [m, 2], m at least 1, that keep as much of its area as four can.
+    """The largest quad [4, 2] on corners of a convex polygon [m, 2], in the polygon's order; m is at least 1.
 
     A triangle gets a fourth point in the middle of its longest side.
     """
@@ -221,9 +221,9 @@ def largest_quad(polygon: Floats) -> Floats:
 
 
 def ordered_like(quad: Floats, like: Floats) -> Floats:
-    """The corners of a quad [4, 2] in the orientation of another, and from the corner that matches its first.
+    """The corners of a quad [4, 2] in the orientation of another quad, beginning at the corner that matches its first.
 
-    All four corners are matched at once, since the first may lie far outside the image.
+    All four corners are matched at once, since the first corner may lie far outside the image.
     """
     if signed_area(quad) * signed_area(like) < 0:
         quad = quad[::-1]
@@ -233,7 +233,7 @@ def ordered_like(quad: Floats, like: Floats) -> Floats:
 
 
 def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
-    """Positive where the way from a over b to c turns right, as seen on screen."""
+    """Positive where the way from a through b to c turns right, as seen on screen."""
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
 
 
@@ -298,14 +298,14 @@ def segment_lengths(line: Floats) -> Floats:
 
 
 def evenly_along(line: Floats, count: int) -> Floats:
-    """The middles of so many equal parts of a line: [n, 2] -> [count, 2]."""
+    """Points evenly along a line, in the middles of ``count`` equal parts: [n, 2] -> [count, 2]."""
     along = np.concatenate([[0], np.cumsum(segment_lengths(line))])
     at = (np.arange(count) + 0.5) / count * along[-1]
     return np.stack([np.interp(at, along, line[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def distances_to(points: Floats, lines: Sequence[Floats]) -> Floats:
-    """From each point the distance to the nearest point of each line: [m, 2] and k lines -> [m, k]."""
+    """Distance from each point to the nearest point of each line: [m, 2] and k lines -> [m, k]."""
     starts = np.concatenate([line[:-1] for line in lines])
     x, y = (np.concatenate([line[1:] for line in lines]) - starts).T
     from_x, from_y = points[:, None, 0] - starts[:, 0], points[:, None, 1] - starts[:, 1]

@@ -16,9 +16,10 @@ from typing import Any
 
 from swiftalign.data.formats.swift import flat_text
 from swiftalign.data.records import Size
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError
 
-FACTOR = 32  # pixels of a side of a visual token: a patch of 16 times a merge of 2
+FACTOR = QWEN3_VL.pixel_factor
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
 
 
@@ -186,7 +187,9 @@ def _fillings(objects: Mapping[str, Any], sizes: Sequence[Size]) -> dict[str, It
         ids = [*(objects.get("image_id") or []), *[0] * len(boxes)]
         units = [(1, 1)] * len(sizes) if objects.get("bbox_type") == "norm1" else sizes
         pairs = zip(boxes, (units[number] for number in ids), strict=False)
-        boxes = [[round(n / unit[axis % 2] * 1000) for axis, n in enumerate(box)] for box, unit in pairs]
+        boxes = [
+            [round(n / unit[axis % 2] * QWEN3_VL.coordinates) for axis, n in enumerate(box)] for box, unit in pairs
+        ]
     written = [",".join(f"({x},{y})" for x, y in zip(box[::2], box[1::2], strict=True)) for box in boxes]
     return {
         "<image>": iter(["<|vision_start|><|image_pad|><|vision_end|>"] * len(sizes)),

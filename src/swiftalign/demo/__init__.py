@@ -1,1 +1,1 @@
-"""A tiny random Qwen3-VL and synthetic grounding data, to try every command offline and on a CPU."""
+"""A small Qwen3-VL and synthetic grounding data, to try every command offline and on a CPU."""

@@ -1,4 +1,4 @@
-"""A camera that sees otherwise than the one the demo's model learnt with: what an aligner is to be trained for."""
+"""Simulate another camera (colour cast, blur, noise): the shift that the demo trains the aligner for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from PIL import Image, ImageFilter
 
 @dataclass(frozen=True)
 class Camera:
-    """What becomes of a scene's light.
+    """How a camera turns the light of a scene into pixels.
 
     Attributes:
-        colours: red, green and blue of this camera in rows, from those of the scene.
-        gamma, gain: of the tone curve, ``gain * light ** gamma``; a gain below 1 sees little light.
-        blur: radius, in pixels.
-        noise: standard deviation, of 255.
+        colours: matrix [3, 3] from the scene's red, green and blue to the camera's, one row per camera colour.
+        gamma: exponent of the tone curve ``gain * light ** gamma``, for light from 0 to 1.
+        gain: factor of the tone curve; below 1 the image is darker.
+        blur: radius of the Gaussian blur, in pixels.
+        noise: standard deviation of the noise, for pixel values from 0 to 255.
     """
 
     colours: tuple[tuple[float, float, float], ...]
@@ -27,17 +28,17 @@ class Camera:
     noise: float
 
 
-# By lamplight, its white balance left on daylight.
+# As in lamplight, with the white balance set to daylight.
 NEW_CAMERA = Camera(
     colours=((1.00, 0.00, 0.00), (0.05, 0.60, 0.00), (0.00, 0.05, 0.40)), gamma=0.9, gain=1.0, blur=0.6, noise=4.0
 )
 
 
 def photograph(image: Image.Image, seed: int | str, camera: Camera = NEW_CAMERA) -> Image.Image:
-    """The same scene, as the new camera sees it: with a warm cast, edges soft, and noise over all.
+    """The same scene as the new camera sees it: with a warm colour cast, blurred edges, and noise.
 
     Args:
-        seed: of the noise, the only thing here that differs from image to image.
+        seed: seed of the noise, the only thing that differs between images.
     """
     light = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     mixed = light @ np.array(camera.colours, dtype=np.float32).T

@@ -1,4 +1,4 @@
-"""Draw synthetic grounding data: coloured shapes, with the boxes, quads and lines that locate them."""
+"""Draw synthetic grounding data: coloured shapes, and the boxes, quads and lines that locate them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -15,9 +16,9 @@ from swiftalign.data.records import Size
 from swiftalign.demo.camera import photograph
 from swiftalign.problems import DataError
 
-GRID = 32  # pixels; image sides are multiples of it: a patch of 16 times a merge of 2
-SMALLEST_SIDE = 2 * GRID  # four objects lie in four quarters, and need room there
-MARGIN = 3  # pixels that a shape keeps from the edges of its quarter
+GRID = 32  # pixels; image sides are multiples of it: patches of 16 pixels, merged 2 by 2
+SMALLEST_SIDE = 2 * GRID  # pixels; up to four objects lie in the four quarters of an image
+MARGIN = 3  # pixels between a shape and the edges of its quarter
 WIRE_WIDTH = 3  # pixels
 
 COLOURS = {
@@ -32,12 +33,12 @@ COLOURS = {
 }
 
 Colour = tuple[int, int, int]
-Target = tuple[str, list[float]]
+Drawn = tuple[str, list[float]]  # the key of a target in a row, and its numbers
 
 
 @dataclass(frozen=True)
 class Quarter:
-    """The part of an image that one object may cover; all four edges in pixels."""
+    """The part of an image that one object may cover; its four edges in pixels."""
 
     left: int
     top: int
@@ -49,7 +50,7 @@ class Quarter:
         return self.right - self.left, self.bottom - self.top
 
 
-Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Target]
+Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Drawn]
 
 
 def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), new_camera: bool = False) -> None:
@@ -58,20 +59,23 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
     A row holds ``images`` (paths relative to the file's folder), ``prompt`` and ``objects``; each of its 1 to 4 objects
     has a ``label`` and one target in pixels, measured at pixel edges:
 
-    - ``bbox_2d``: [x1, y1, x2, y2], of a box or a disc;
-    - ``quad``: four corners, 8 numbers, clockwise from the top left one, of a rotated slab;
-    - ``line``: 2 to 4 points, 4 to 8 numbers, of a wire.
+    - ``bbox_2d``: [x1, y1, x2, y2] of a box or a disc;
+    - ``quad``: the four corners of a rotated slab, 8 numbers, clockwise from the top left corner;
+    - ``line``: the 2 to 4 points of a wire, 4 to 8 numbers.
 
     Args:
-        seed: row i depends on the seed, i and `size` alone, so a longer file starts like a shorter one.
+        rows: number of rows.
+        seed: row i depends only on the seed, i and `size`, so a longer file starts like a shorter one.
         size: width and height of most images, in pixels; every fourth image has another shape.
         new_camera: take the images with the camera of `swiftalign.demo.camera`; the objects stay where they are.
 
     Raises:
-        DataError: `size` is not made of multiples of 32, from 64 on.
+        DataError: a side in `size` is not a multiple of 32, or is below 64.
     """
     if any(side < SMALLEST_SIDE or side % GRID for side in size):
-        raise DataError(f"image size {size[0]}x{size[1]} does not fit", "sides are multiples of 32, from 64 on")
+        raise DataError(
+            f"image size {size[0]}x{size[1]} does not fit", "choose sides that are multiples of 32, and at least 64"
+        )
     folder = path.parent / "images" / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -86,7 +90,7 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
 
 
 def row_size(size: Size, index: int) -> Size:
-    """`size`, or for every fourth row a wider and a taller image by turns."""
+    """`size`; for every fourth row a wider or a taller image, alternately."""
     width, height = size
     if index % 4 != 3:
         return size
@@ -101,18 +105,24 @@ def draw_row(
     shapes: Iterable[str] | None = None,
     colours: Iterable[str] | None = None,
 ) -> tuple[Image.Image, list[dict[str, object]]]:
-    """An image, and its objects.
+    """Draw an image; returns it with its objects, as a row holds them.
 
     Args:
-        size: width and height, in pixels.
-        most: objects at most; there is one at least.
-        shapes: of `PAINTERS`, to choose from.
-        colours: of `COLOURS`, to choose from; no two objects share one.
+        size: width and height of the image, in pixels.
+        most: maximum number of objects; the minimum is 1.
+        shapes: names from `PAINTERS` to choose from; None for all.
+        colours: names from `COLOURS` to choose from, None for all; no two objects have the same colour.
     """
     image = _background(random, size)
     draw = ImageDraw.Draw(image)
+    half_width, half_height = size[0] // 2, size[1] // 2
+    quarters = [
+        Quarter(left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
+        for left in (0, half_width)
+        for top in (0, half_height)
+    ]
     count = random.randint(1, most)
-    quarters = random.sample(_quarters(size), count)
+    quarters = random.sample(quarters, count)
     chosen = random.sample(sorted(COLOURS if colours is None else colours), count)
     objects: list[dict[str, object]] = []
     for quarter, colour in zip(quarters, chosen, strict=True):
@@ -123,14 +133,14 @@ def draw_row(
 
 
 def prompt_for(objects: list[dict[str, object]]) -> str:
-    """The request for these objects, each by its label and its kind."""
+    """A request to locate these objects, each named by its label and the kind of its target."""
     wanted = [f"the {item['label']} ({kind})" for item in objects for kind in item if kind != "label"]
     listed = " and ".join([", ".join(wanted[:-1]), wanted[-1]] if len(wanted) > 1 else wanted)
     return f"Locate {listed}. Answer in JSON."
 
 
 def _background(random: Random, size: Size) -> Image.Image:
-    """A light grey, plain in half of the images and faintly blotched in the others."""
+    """A light grey, uniform in half of the images and slightly blotched in the others."""
     base = random.randint(215, 240)
     if random.random() < 0.5:
         return Image.new("RGB", size, (base, base, base))
@@ -139,38 +149,18 @@ def _background(random: Random, size: Size) -> Image.Image:
     return blotches.resize(size, Image.Resampling.BILINEAR).convert("RGB")
 
 
-def _quarters(size: Size) -> list[Quarter]:
-    half_width, half_height = size[0] // 2, size[1] // 2
-    return [
-        Quarter(left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
-        for left in (0, half_width)
-        for top in (0, half_height)
-    ]
-
-
-def _random_box(quarter: Quarter, random: Random) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom edge of a box that takes at least 40% of each side of the quarter."""
+def _paint_extent(shape: str, draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
+    """A rectangle or an ellipse that takes at least 40% of each side of the quarter."""
     width, height = (random.randint(math.ceil(0.4 * side), side) for side in quarter.sides)
     left = random.randint(quarter.left, quarter.right - width)
     top = random.randint(quarter.top, quarter.bottom - height)
-    return left, top, left + width, top + height
+    # Pillow includes the last column and row; the target names the edge behind them.
+    getattr(draw, shape)((left, top, left + width - 1, top + height - 1), fill=colour)
+    return "bbox_2d", [left, top, left + width, top + height]
 
 
-def _paint_box(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
-    left, top, right, bottom = _random_box(quarter, random)
-    # Pillow counts the last column and row in; the box names the edge behind them.
-    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-    return "bbox_2d", [left, top, right, bottom]
-
-
-def _paint_disc(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
-    left, top, right, bottom = _random_box(quarter, random)
-    draw.ellipse((left, top, right - 1, bottom - 1), fill=colour)
-    return "bbox_2d", [left, top, right, bottom]
-
-
-def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
-    """A rectangle turned by 10 to 35 degrees either way, so that its first corner stays the top left one."""
+def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
+    """A rectangle rotated by 10 to 35 degrees in either direction, so that its first corner stays the top left one."""
     diagonal = min(quarter.sides) * random.uniform(0.75, 1.0)
     slant = math.radians(random.uniform(20, 40))
     half_width, half_height = diagonal / 2 * math.cos(slant), diagonal / 2 * math.sin(slant)
@@ -185,8 +175,8 @@ def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, ran
     return "quad", numbers
 
 
-def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Target:
-    """A line from the left to the right of the quarter, with up to two bends at even distances."""
+def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
+    """A line from the left to the right of the quarter, with up to two evenly spaced bends."""
     steps = random.randint(1, 3)
     width, _ = quarter.sides
     numbers: list[float] = []
@@ -196,4 +186,9 @@ def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, ran
     return "line", numbers
 
 
-PAINTERS: dict[str, Painter] = {"box": _paint_box, "disc": _paint_disc, "slab": _paint_slab, "wire": _paint_wire}
+PAINTERS: dict[str, Painter] = {
+    "box": partial(_paint_extent, "rectangle"),
+    "disc": partial(_paint_extent, "ellipse"),
+    "slab": _paint_slab,
+    "wire": _paint_wire,
+}

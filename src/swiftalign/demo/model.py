@@ -1,13 +1,12 @@
 """Write a tiny random Qwen3-VL model folder that transformers and ms-swift load offline.
 
-It has the real model's parts under the real names (three DeepStack mergers, M-RoPE, the special tokens), and a
-byte-level vocabulary of its own, so that token ids differ from those of the published models.
+The model has the same parts and names as the published ones (three DeepStack mergers, M-RoPE, the special tokens), and
+its own byte-level vocabulary, so its token ids differ from theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# Fewer text layers than DeepStack mergers would leave the last mergers without a gradient.
+# At least as many text layers as DeepStack mergers: otherwise the last mergers would get no gradient.
 TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -58,10 +57,10 @@ VISION = {
     "num_position_embeddings": 256,
     "deepstack_visual_indexes": [0, 1, 2],
 }
-# About 1/sqrt(hidden size): with the usual 0.02, training the aligner hardly lowers the loss of so narrow a model.
+# About 1/sqrt(hidden size): with the usual 0.02, training the aligner hardly lowers the loss of such a narrow model.
 INITIALIZER_RANGE = 0.1
 
-# In pixels. The lower limit of the published processor would enlarge small images; these two are qwen-vl-utils' own.
+# Smallest and largest number of pixels: qwen-vl-utils' limits; the published processor would enlarge small images.
 IMAGE_SIZE = {"shortest_edge": 64 * 64, "longest_edge": 4096 * 4096}
 PIXEL_SCALING = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
@@ -94,30 +93,38 @@ def build_model(folder: Path, *, seed: int = 0, dtype: str = "float32", tied: bo
     """Write config, weights, tokenizer and processor files into `folder`; the same arguments give the same bytes.
 
     Args:
-        folder: created where missing; files of the same names are replaced.
-        seed: of the random weights.
-        dtype: of the stored weights, one of `DTYPES`.
-        tied: whether the output layer shares the word embeddings.
-        moe: whether the text layers have 4 experts, of which each token takes 2, in place of one MLP.
+        folder: folder to write; it is created where it is missing, and files of the same names are replaced.
+        seed: seed of the random weights.
+        dtype: dtype of the stored weights, one of `DTYPES`.
+        tied: whether the output layer shares its weight with the word embeddings.
+        moe: whether each text layer has 4 experts, 2 of them active per token, instead of one MLP.
 
     Raises:
-        ModelError: `dtype` is none of `DTYPES`.
+        ModelError: `dtype` is not one of `DTYPES`.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known", f"choose one of {', '.join(DTYPES)}")
+    import torch
+    from transformers import AutoModelForImageTextToText
+
     tokenizer = byte_tokenizer()
     config = model_config(tokenizer, TEXT, VISION, INITIALIZER_RANGE, tied=tied, moe=moe)
-    write_model(folder, _random_model(config, seed, dtype), tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    write_model(folder, model.to(getattr(torch, dtype)), tokenizer)
 
 
 def write_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write a model folder whole: config, weights, tokenizer and processor files."""
+    """Write a complete model folder: config, weights, tokenizer and processor files."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     save_processors(folder)
     model.generation_config = generation_config(tokenizer)
-    with _without_progress_bars():
-        model.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def byte_tokenizer(
@@ -126,16 +133,17 @@ def byte_tokenizer(
     *,
     max_length: int = TEXT["max_position_embeddings"],
 ) -> Any:
-    """Byte-level BPE: one token per byte of UTF-8, those that merges make, then the special tokens.
+    """Byte-level BPE: one token per byte of UTF-8, the tokens that merges make, then the special tokens.
 
     Args:
-        words: what the merges make, in their order.
-        max_length: tokens of the longest text.
+        words: the tokens that the merges make, in the order of the merges.
+        merges: the pairs of tokens that are merged, most frequent first.
+        max_length: maximum number of tokens in a text.
     """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
-    # alphabet() comes in another order in each process.
+    # The order of alphabet() differs between processes.
     tokens = (*sorted(ByteLevel.alphabet()), *words, *SPECIAL_TOKENS)
     return Qwen2Tokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
@@ -148,18 +156,6 @@ def byte_tokenizer(
     )
 
 
-def _token_ids(tokenizer: Any) -> dict[str, int]:
-    """The entries of config.json that depend on the vocabulary."""
-    number = tokenizer.convert_tokens_to_ids
-    return {
-        "vocab_size": len(tokenizer),
-        "image_token_id": number("<|image_pad|>"),
-        "video_token_id": number("<|video_pad|>"),
-        "vision_start_token_id": number("<|vision_start|>"),
-        "vision_end_token_id": number("<|vision_end|>"),
-    }
-
-
 def model_config(
     tokenizer: Any,
     text: dict[str, Any],
@@ -169,29 +165,25 @@ def model_config(
     tied: bool,
     moe: bool = False,
 ) -> Any:
-    """The config of a Qwen3-VL of these sizes, for the vocabulary of a tokenizer."""
+    """The config of a Qwen3-VL of these sizes, for the vocabulary of this tokenizer."""
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-    ids = _token_ids(tokenizer)
-    own = {"vocab_size": ids.pop("vocab_size"), "initializer_range": initializer_range, "tie_word_embeddings": tied}
-    text = {**text, **own, **(EXPERTS if moe else {})}
-    vision = {**vision, "initializer_range": initializer_range}
+    own = {"vocab_size": len(tokenizer), "initializer_range": initializer_range, "tie_word_embeddings": tied}
+    number = tokenizer.convert_tokens_to_ids
     config_class = Qwen3VLMoeConfig if moe else Qwen3VLConfig
-    return config_class(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)
-
-
-def _random_model(config: Any, seed: int, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    return model.to(getattr(torch, dtype))
+    return config_class(
+        text_config={**text, **own, **(EXPERTS if moe else {})},
+        vision_config={**vision, "initializer_range": initializer_range},
+        tie_word_embeddings=tied,
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
 
 
 def generation_config(tokenizer: Any) -> Any:
-    """Greedy, so that the answer of a trained model can be repeated."""
+    """Greedy generation, so that a trained model gives the same answer every time."""
     from transformers import GenerationConfig
 
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
@@ -199,22 +191,9 @@ def generation_config(tokenizer: Any) -> Any:
 
 
 def save_processors(folder: Path) -> None:
-    """One file each, as in the published models; the processor's own save would put both into one."""
+    """Write one file per processor, as published models have; the combined processor would save both in one file."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLVideoProcessor
 
     geometry = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "size": IMAGE_SIZE}
     Qwen2VLImageProcessor(**geometry, **PIXEL_SCALING).save_pretrained(folder)
     Qwen3VLVideoProcessor(**geometry, **PIXEL_SCALING).save_pretrained(folder)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -1,9 +1,9 @@
-"""What training the aligner brought back.
+"""Measure how much accuracy the training of the aligner recovered.
 
     python -m swiftalign.demo.recovery WORKSPACE EXPORTED [--json] [--picture FILE]
 
-Scores the demo's model and the exported one, on scenes as the camera that the model knows sees them, and on the same
-scenes as the new camera sees them.
+Scores the demo's model and the exported one, on images of the camera that the model knows and on images of the same
+scenes by the new camera.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -26,13 +26,10 @@ from swiftalign.data.images import open_image
 from swiftalign.data.records import TextTarget
 from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
+from swiftalign.previews.contact_sheet import render_sheet
+from swiftalign.previews.strips import Panel, Shape, Strip
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from swiftalign.preview.strips import Shape
-
-DRAWN = (0, 4)  # rows
+DRAWN = (0, 4)  # numbers of the rows that the picture shows
 MOST_TOKENS = 250
 PICTURES = (".png", ".jpg", ".jpeg")
 KINDS = {"bbox": "boxes", "quad": "quads", "line": "lines"}
@@ -51,36 +48,33 @@ class Recovery:
 
     @property
     def share(self) -> float:
-        """Of the mean accuracy that the new camera cost, how much came back; nan where it cost none."""
+        """The part of the mean accuracy lost to the new camera that training recovered; NaN where none was lost."""
         known, before, after = map(mean_accuracy, (self.known_before, self.new_before, self.new_after))
         return (after - before) / (known - before) if before < known else math.nan
 
 
 def mean_accuracy(metrics: Accuracies) -> float:
-    """Of boxes, quads and lines."""
+    """Mean of the accuracies of boxes, quads and lines."""
     return statistics.mean(metrics[f"{kind}_acc"] for kind in KINDS)
 
 
 def measure(workspace: Path, exported: Path, progress: Callable[[str], None] = lambda text: None) -> Recovery:
-    """Score both models on both cameras' images; a minute on two cores.
+    """Score both models on images of both cameras; takes a minute on two cores.
 
     Args:
-        progress: is told what is being scored.
+        progress: is called with a description of each scoring before it begins.
     """
     known, new = workspace / "data/original.jsonl", workspace / "data/val.jsonl"
     model = workspace / "model"
-    found = []
+    metrics = []
     for folder, rows in ((model, known), (model, new), (exported, new), (exported, known)):
         progress(f"scoring {folder} on {rows}")
-        found.append(score_model(folder, rows).metrics())
-    return Recovery(*found)
+        metrics.append(score_model(folder, rows).metrics())
+    return Recovery(*metrics)
 
 
 def draw(workspace: Path, exported: Path) -> Image.Image:
-    """A few scenes: as they are, and where each model sees the objects through the new camera."""
-    from swiftalign.preview.contact_sheet import render_sheet
-    from swiftalign.preview.strips import Panel, Strip
-
+    """A few scenes: the true targets, and where each model locates the objects in images of the new camera."""
     scenes = [[*read_sized(workspace / f"data/{name}.jsonl")] for name in ("original", "val")]
     (known, new) = ([rows[index] for index in DRAWN] for rows in scenes)
     written = [Writer.of(folder, dtype="float32")(new, MOST_TOKENS) for folder in (workspace / "model", exported)]
@@ -99,47 +93,47 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
 
 
 def _shape(target: TextTarget) -> Shape:
-    from swiftalign.preview.strips import Shape
+    from swiftalign.previews.strips import Shape
 
     return Shape(target.kind, target.label, target.in_shares().points)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", type=Path, help="that swiftalign init --demo wrote")
-    parser.add_argument("exported", type=Path, help="the model that swiftalign export wrote")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--picture", type=Path, help="of a few scenes, by its ending PNG or JPEG")
+    parser.add_argument("workspace", type=Path, help="workspace written by swiftalign init --demo")
+    parser.add_argument("exported", type=Path, help="model folder written by swiftalign export")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--picture", type=Path, help="PNG or JPEG file to draw a few scenes into")
     options = parser.parse_args()
     workspace, exported, picture = options.workspace, options.exported, options.picture
     if not (workspace / "data/original.jsonl").exists():
-        parser.error(f"{workspace} is no workspace of the small model; 'swiftalign init --demo DIR' makes one")
+        parser.error(f"{workspace} is not a workspace of the small model; 'swiftalign init --demo DIR' makes one")
     if not (exported / "config.json").exists():
-        parser.error(f"{exported} is no model folder; 'swiftalign export RUN --output DIR' makes one")
+        parser.error(f"{exported} is not a model folder; 'swiftalign export RUN --output DIR' makes one")
     if picture and (picture.suffix.lower() not in PICTURES or not picture.parent.is_dir()):
         parser.error(f"--picture {picture}: name a file in a folder that exists, ending in {', '.join(PICTURES)}")
     with warnings.catch_warnings(), Console(stderr=True).status("loading") as status:
         warnings.simplefilter("ignore")
-        found = measure(workspace, exported, status.update)
+        result = measure(workspace, exported, status.update)
         if picture:
             status.update("drawing")
             draw(workspace, exported).save(picture)
     if options.json:
-        print(json.dumps({**asdict(found), "recovered": found.share}))
+        print(json.dumps({**asdict(result), "recovered": result.share}))
         return
     table = Table("images of", "model", box=None, pad_edge=False)
     for title in KINDS.values():
         table.add_column(title, justify="right")
     for camera, folder, metrics in (
-        ("the known camera", workspace / "model", found.known_before),
-        ("the new camera", workspace / "model", found.new_before),
-        ("the new camera", exported, found.new_after),
-        ("the known camera", exported, found.known_after),
+        ("the known camera", workspace / "model", result.known_before),
+        ("the new camera", workspace / "model", result.new_before),
+        ("the new camera", exported, result.new_after),
+        ("the known camera", exported, result.known_after),
     ):
         table.add_row(camera, str(folder), *(f"{metrics[f'{kind}_acc']:.0%}" for kind in KINDS))
     console = Console()
     console.print(table)
-    console.print(f"recovered: {found.share:.0%} of the accuracy that the new camera cost")
+    console.print(f"recovered: {result.share:.0%} of the accuracy that the new camera cost")
     if picture:
         console.print(f"picture: {picture}")
 

@@ -1,6 +1,6 @@
 """How well a model folder grounds the rows of a JSONL file.
 
-Loads the folder with transformers alone, as a deployment would, and lets it write greedily.
+The model is loaded with transformers only, as in a deployment, and generates greedily.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from swiftalign.data.rows import Rows
 from swiftalign.data.text import answer, to_messages
 
 BATCH = 32
-_MORE = 16  # tokens, beyond the longest true answer of a batch
+_MORE = 16  # tokens that a model may write beyond the longest true answer of a batch
 
 
 def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = BATCH) -> Scores:
-    """Accuracies of a model's answers to all rows of a file, each with one image."""
+    """Accuracies of a model's answers to all rows of a file; each row has one image."""
     write, scores = Writer.of(folder, dtype="float32", device=device), Scores()
-    for records in _batches(read_sized(rows), batch):
+    # Rows whose answers have similar lengths: their generation ends at about the same time.
+    ordered = sorted(read_sized(rows), key=lambda each: len(answer(each[0].targets, each[1], each[2])))
+    for first in range(0, len(ordered), batch):
+        records = ordered[first : first + batch]
         longest = max(write.tokens(answer(record.targets, width, height)) for record, width, height in records)
         for (record, width, height), text in zip(records, write(records, longest + _MORE), strict=True):
             truth = [target.in_text(width, height) for target in record.targets]
@@ -45,16 +48,9 @@ def read_sized(rows: Path) -> Iterator[Sized]:
             yield row.record(*size), *size
 
 
-def _batches(records: Iterator[Sized], size: int) -> Iterator[list[Sized]]:
-    """Of rows with answers of about one length, so that they end together."""
-    ordered = sorted(records, key=lambda each: len(answer(each[0].targets, each[1], each[2])))
-    for first in range(0, len(ordered), size):
-        yield ordered[first : first + size]
-
-
 @dataclass(frozen=True)
 class Writer:
-    """A model folder that writes answers, greedily."""
+    """A model that generates answers greedily."""
 
     model: Any
     processor: Any
@@ -73,14 +69,14 @@ class Writer:
         return len(self.processor.tokenizer.encode(text))
 
     def __call__(self, records: list[Sized], max_new_tokens: int) -> list[str]:
-        """What it writes for each record's first image and prompt."""
+        """The answer to each record's first image and prompt."""
         import torch
         from PIL import Image
 
         prompts, images = [], []
         for record, width, height in records:
-            asked = to_messages(record, width, height)[0]["content"].removeprefix("<image>")
-            content = [{"type": "image"}, {"type": "text", "text": asked}]
+            prompt = to_messages(record, width, height)[0]["content"].removeprefix("<image>")
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
             messages = [{"role": "user", "content": content}]
             prompts.append(self.processor.apply_chat_template(messages, add_generation_prompt=True))
             images.append([Image.fromarray(open_image(record.images[0]))])
@@ -88,5 +84,5 @@ class Writer:
         with torch.no_grad():
             output = self.model.generate(**inputs.to(self.model.device), max_new_tokens=max_new_tokens, do_sample=False)
         written = output[:, inputs["input_ids"].shape[1] :]
-        found: list[str] = self.processor.batch_decode(written, skip_special_tokens=True)
-        return found
+        answers: list[str] = self.processor.batch_decode(written, skip_special_tokens=True)
+        return answers

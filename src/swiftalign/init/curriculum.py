@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swiftalign.data.formats import read_row
 from swiftalign.data.rows import DataFile
-from swiftalign.files import open_whole
+from swiftalign.files import appearing
 from swiftalign.problems import SwiftalignError
 
 # Most objects per image in the first two phases; the third has every row.
@@ -42,7 +42,8 @@ def split(source: Path, *, force: bool = False, progress: Callable[[int], None] 
     few = many = total = 0
     try:
         with ExitStack() as stack:
-            first, second = (stack.enter_context(open_whole(path)) for path in (simple, medium))
+            files = [stack.enter_context(appearing(path)) for path in (simple, medium)]
+            first, second = (stack.enter_context(file.open("wb")) for file in files)
             for line, content in DataFile(source).read():
                 objects = read_row(content, source, line).objects
                 if 1 <= objects <= MEDIUM:

@@ -1,4 +1,4 @@
-"""The configurations that ``swiftalign init`` writes: one per tuning method, and which method suits which problem."""
+"""The configurations that ``swiftalign init`` writes, and which method suits which problem."""
 
 from __future__ import annotations
 
@@ -6,81 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from swiftalign.plan.schedule import adalora_schedule
+from swiftalign.methods import offered
 
 SCHEMA_FILE = "swiftalign.schema.json"
-
-ALIGNER_LINEAR = r"'^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$'"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One tuning method, ready to write.
-
-    Attributes:
-        summary: what it is, in a line.
-        tuner: the lines under ``tuner:``, commented.
-        aligner_lr: a learning rate to start from.
-    """
-
-    summary: str
-    tuner: str
-    aligner_lr: str
-
-
-_TARGETS = f"target_regex: {ALIGNER_LINEAR}   # the aligner's Linear layers\n"
-
-RECIPES: dict[str, Recipe] = {
-    "modules_to_save": Recipe(
-        "the whole aligner trains, everything else is frozen",
-        "train_type: lora\n"
-        "target_regex: '^$'   # no adapter layers\n"
-        "modules_to_save:   # train whole: merger and deepstack mergers\n"
-        "  - model.visual.merger\n"
-        "  - model.visual.deepstack_merger_list\n",
-        "1.0e-4",
-    ),
-    "lora": Recipe(
-        "low-rank updates of the aligner's Linear layers",
-        "train_type: lora\n" + _TARGETS + "lora_rank: 16\nlora_alpha: 32\n",
-        "2.0e-4",
-    ),
-    "dora": Recipe(
-        "LoRA with a magnitude per output, of the aligner's Linear layers (arXiv:2402.09353)",
-        "train_type: lora\nuse_dora: true\n" + _TARGETS + "lora_rank: 16\nlora_alpha: 32\n",
-        "2.0e-4",
-    ),
-    "adalora": Recipe(
-        "LoRA whose ranks are pruned where they matter least (arXiv:2303.10512)",
-        "train_type: adalora\n" + _TARGETS + "adalora_init_r: 32   # rank at the start\n"
-        "adalora_target_r: 16   # mean rank at the end\n"
-        "adalora_tinit: {tinit}   # steps before the first pruning\n"
-        "adalora_tfinal: {tfinal}   # steps after the last pruning, at the end of the run\n"
-        "adalora_deltaT: {delta}   # steps between prunings\n",
-        "2.0e-4",
-    ),
-    "boft": Recipe(
-        "orthogonal rotations, block by block, of the aligner's Linear layers (arXiv:2311.06243)",
-        "train_type: boft\n" + _TARGETS + "boft_block_size: 4\nboft_dropout: 0.1\n",
-        "1.0e-4",
-    ),
-    "fourierft": Recipe(
-        "a sparse spectrum of updates for each of the aligner's Linear layers (arXiv:2405.03003)",
-        "train_type: fourierft\n" + _TARGETS + "fourier_n_frequency: 2000\nfourier_scaling: 300.0\n",
-        "1.0e-3",
-    ),
-}
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What suits a problem: by the runs of docs/methods.md where they speak to it, else by the literature.
+    """The method that suits a problem, by the runs of docs/methods.md, or by the literature where they do not cover it.
 
     Attributes:
-        reason: why, in a line.
-        measured: what those runs show, in a line, or that they don't speak to it.
-        training: lines to add under ``training:``.
-        extra: further lines at the end of the file.
+        reason: why it suits the problem, in one line.
+        measured: what those runs show, in one line, or that they do not cover the problem.
+        training: lines to add to the training section.
+        extra: lines to add at the end of the file.
     """
 
     method: str
@@ -97,7 +36,7 @@ custom:
     preset: conservative   # little geometry, much appearance; 'swiftalign preview-aug' shows what it does
 """
 
-# tests/test_methods.py holds what is said to be measured against the runs.
+# tests/test_methods.py compares every `measured` with the runs.
 PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
         "modules_to_save",
@@ -150,19 +89,19 @@ def write_config(
     """A commented configuration as YAML text.
 
     Args:
-        steps: optimizer steps of the run, for AdaLoRA's schedule; None where the data is not known yet.
-        training: settings in place of the recipe's.
-        dtype: to load the model in; None for the one it is stored in.
-        name: of the file, for the comment that says what to type next.
+        steps: optimizer steps of the run, for AdaLoRA's schedule; None if the data is not known yet.
+        training: settings of the training section, in place of the default ones.
+        dtype: dtype to load the model in; None for the dtype that it is stored in.
+        name: file name, for the comment that says what to run next.
     """
-    recipe, advice = RECIPES[method], PROBLEMS.get(problem or "")
-    rate = (advice and advice.aligner_lr) or recipe.aligner_lr
+    chosen, advice = offered()[method], PROBLEMS.get(problem or "")
+    rate = (advice and advice.aligner_lr) or chosen.aligner_lr
     extra = advice.training if advice else ""
     lines: dict[str, Any] = {"aligner_lr": rate, "num_train_epochs": 3, "per_device_train_batch_size": 4}
     if training is not None:
         lines = dict(training)
     body = "".join(f"{key}: {value}\n" for key, value in lines.items())
-    head = f"# {method}: {recipe.summary}.\n"
+    head = f"# {method}: {chosen.summary}.\n"
     if advice:
         head += f"# Chosen for {problem}: {advice.reason}.\n# Measured (docs/methods.md): {advice.measured}.\n"
     return (
@@ -170,15 +109,9 @@ def write_config(
         f"# 'swiftalign inspect-params {name}' shows what will train, 'swiftalign train {name}' trains it.\n"
         f"model: {_model(model, dtype)}\n\n"
         f"data:\n  {_data_line('train', train)}  {_data_line('val', val)}\n"
-        f"tuner:\n{_indent(tuner_lines(method, steps))}\n"
+        f"tuner:\n{_indent(chosen.recipe_for(steps or 0))}\n"
         f"training:\n{_indent(body + extra)}" + (advice.extra if advice else "")
     )
-
-
-def tuner_lines(method: str, steps: int | None) -> str:
-    """The lines under ``tuner:``, with AdaLoRA's schedule for that many steps."""
-    tinit, tfinal, gap = adalora_schedule(steps or 0)  # zero steps: pruning over the whole run, whatever its length
-    return RECIPES[method].tuner.format(tinit=tinit, tfinal=tfinal, delta=min(gap, 200))
 
 
 def _model(path: str, dtype: str | None) -> str:

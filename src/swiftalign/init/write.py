@@ -1,93 +1,80 @@
-"""Writing what ``swiftalign init`` writes: a configuration, or a demo workspace."""
+"""Writing the files of ``swiftalign init``: a configuration, or a curriculum over one."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from swiftalign.data.files import count_lines
-from swiftalign.init.recipes import PROBLEMS, RECIPES, SCHEMA_FILE, write_config
+from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
+from swiftalign.methods import offered
 from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import SwiftalignError, counted
 
 
-@dataclass(frozen=True)
-class InitRequest:
-    """What a configuration is asked to be; see the options of ``init``."""
-
-    path: Path
-    model: str | None
-    method: str | None = None
-    problem: str | None = None
-    train: str | None = None
-    val: str | None = None
-    force: bool = False
-
-
-def write_init(request: InitRequest) -> list[str]:
+def write_init(
+    path: Path,
+    *,
+    model: str | None,
+    method: str | None = None,
+    problem: str | None = None,
+    train: str | None = None,
+    val: str | None = None,
+    force: bool = False,
+) -> list[str]:
     """Write a configuration and its schema; returns lines that say what was written and what to type next.
 
+    The arguments are the options of ``init``.
+
     Raises:
-        SwiftalignError: something is missing or unknown, or a file is there already.
+        SwiftalignError: something is missing or unknown, or a file exists already.
     """
-    method = choose_method(request)
-    if request.model is None:
+    method = choose_method(method, problem)
+    if model is None:
         raise SwiftalignError("no model is named", "e.g. --model Qwen/Qwen3-VL-4B-Instruct, or the folder of a model")
-    path = request.path
-    if path.exists() and not request.force:
-        raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
     folder = path.absolute().parent
-    text = write_config(
-        model=_from_folder(request.model, folder) if Path(request.model).is_dir() else request.model,
-        method=method,
-        train=request.train and _from_folder(request.train, folder),
-        val=request.val and _from_folder(request.val, folder),
-        problem=request.problem,
-        steps=_steps(request.train),
-        name=path.name,
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(path, force=force):
+        text = write_config(
+            model=_from_folder(model, folder) if Path(model).is_dir() else model,
+            method=method,
+            train=train and _from_folder(train, folder),
+            val=val and _from_folder(val, folder),
+            problem=problem,
+            steps=_steps(train),
+            name=path.name,
+        )
         path.write_text(text, encoding="utf-8")
         write_schema(folder)
-    except OSError as error:
-        raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
-    advice = PROBLEMS.get(request.problem or "")
-    told = [f"measured (docs/methods.md): {advice.measured}"] if advice else []
-    return [f"wrote {path}: {method}", *told, f"next: swiftalign inspect-params {path}"]
+    measured = [f"measured (docs/methods.md): {PROBLEMS[problem].measured}"] if problem else []
+    return [f"wrote {path}: {method}", *measured, f"next: swiftalign inspect-params {path}"]
 
 
 def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callable[[int], None]) -> list[str]:
-    """Split a JSONL file by objects an image, and write a config of three phases, to be laid over a method.
+    """Split a JSONL file by objects per image, and write a config of three phases, to be laid over a method.
 
     Raises:
-        SwiftalignError: the source can't be split, or a file is there already.
+        SwiftalignError: the source can't be split, or a file exists already.
     """
     from swiftalign.init.curriculum import EPOCHS, split
 
-    if path.exists() and not force:
-        raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
-    found = split(source, force=force, progress=progress)
-    folder, names = path.absolute().parent, ("simple", "medium", "full")
-    phases = zip(names, (found.simple, found.medium, found.full), found.rows, EPOCHS, strict=True)
-    text = CURRICULUM_HEAD + "".join(
-        f"  - name: {name}   # {counted(rows, 'row')}\n"
-        f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
-        f"    training: {{num_train_epochs: {epochs}}}\n"
-        for name, file, rows, epochs in phases
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(path, force=force):
+        parts = split(source, force=force, progress=progress)
+        folder, names = path.absolute().parent, ("simple", "medium", "full")
+        phases = zip(names, (parts.simple, parts.medium, parts.full), parts.rows, EPOCHS, strict=True)
+        text = CURRICULUM_HEAD + "".join(
+            f"  - name: {name}   # {counted(rows, 'row')}\n"
+            f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
+            f"    training: {{num_train_epochs: {epochs}}}\n"
+            for name, file, rows, epochs in phases
+        )
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
-    rows = ", ".join(f"{name} {count:,}" for name, count in zip(names, found.rows, strict=True))
+    rows = ", ".join(f"{name} {count:,}" for name, count in zip(names, parts.rows, strict=True))
     return [
-        f"wrote {path}, {found.simple} and {found.medium}: {rows} rows",
+        f"wrote {path}, {parts.simple} and {parts.medium}: {rows} rows",
         f"next: swiftalign inspect-params METHOD.yaml {path}",
     ]
 
@@ -101,23 +88,40 @@ phases:
 """
 
 
-def choose_method(request: InitRequest) -> str:
-    for name, value, known in (("--method", request.method, RECIPES), ("--problem", request.problem, PROBLEMS)):
+@contextlib.contextmanager
+def writing(path: Path, *, force: bool, folder: bool = False) -> Iterator[None]:
+    """A block that writes a file, or fills a folder, that is not there yet; missing folders are created.
+
+    Raises:
+        SwiftalignError: the file exists, or the folder holds something, and ``force`` is not given; or it can't be
+            written.
+    """
+    kind, state = ("folder", "exists and is not empty") if folder else ("file", "exists already")
+    if path.exists() and not force and not (folder and path.is_dir() and not any(path.iterdir())):
+        raise SwiftalignError(f"{path} {state}", f"name another {kind}, or pass --force to overwrite it")
+    try:
+        (path if folder else path.absolute().parent).mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
+
+
+def choose_method(method: str | None, problem: str | None = None) -> str:
+    """The tuning method: as named, or the one that suits the problem."""
+    for option, value, known in (("--method", method, offered()), ("--problem", problem, PROBLEMS)):
         if value is not None and value not in known:
             near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise SwiftalignError(f"{name} {value}: not one of {', '.join(known)}", hint.strip() or None)
-    if request.method is not None and request.problem is not None:
+            hint = f"did you mean {near[0]}?" if near else None
+            raise SwiftalignError(f"{option} {value}: not one of {', '.join(known)}", hint)
+    if method and problem:
         raise SwiftalignError("--method and --problem both choose the method", "keep one of the two")
-    if request.method is not None:
-        return request.method
-    if request.problem is not None:
-        return PROBLEMS[request.problem].method
-    raise SwiftalignError("no method is named", f"--method {'|'.join(RECIPES)}, or --problem {'|'.join(PROBLEMS)}")
+    if method or problem:
+        return method or PROBLEMS[problem or ""].method
+    raise SwiftalignError("no method is named", f"--method {'|'.join(offered())}, or --problem {'|'.join(PROBLEMS)}")
 
 
 def _from_folder(path: str, folder: Path) -> str:
-    """A path as the config file is to spell it: from its own folder, where that is shorter than the absolute path."""
+    """A path as a config file in ``folder`` spells it: relative, except where the absolute path is shorter."""
     absolute = str(Path(path).expanduser().absolute())
     relative = os.path.relpath(absolute, folder)
     if relative.startswith(os.path.join("..", "..")):  # noqa: PTH118  # a prefix, not a path
@@ -126,7 +130,7 @@ def _from_folder(path: str, folder: Path) -> str:
 
 
 def _steps(train: str | None) -> int | None:
-    """Steps of the recipe's three epochs, where the data is there."""
+    """Steps of the recipe's three epochs; None where the data is not there yet."""
     if train is None or not Path(train).expanduser().is_file():
         return None
     return 3 * max(1, -(-count_lines(Path(train).expanduser()) // ROWS_PER_STEP))

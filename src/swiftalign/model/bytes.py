@@ -1,29 +1,30 @@
-"""Tensors as bytes: blocks, digests, finite values, and the largest difference of two."""
+"""The bytes of tensors: blocks, digests, finite values, and the largest difference between two tensors."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swiftalign.model.safetensors import ITEM_SIZES, StoredTensor
+from swiftalign.problems import ExportError
 
-BLOCK_BYTES = 1 << 20  # fits a core's cache: each block is gone over more than once
+if TYPE_CHECKING:
+    import torch
 
+BLOCK_BYTES = 1 << 20  # fits into a core's cache: each block is passed over more than once
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
-# Width of a float's bit pattern, the pattern of +infinity, and that of -infinity.
+# Bytes per element, and the bit patterns of +infinity and -infinity.
 _PATTERNS = {"float16": (2, 0x7C00, 0xFC00), "bfloat16": (2, 0x7F80, 0xFF80), "float32": (4, 0x7F800000, 0xFF800000)}
 
 
-def blocks(tensor: StoredTensor) -> Iterator[bytes]:
-    """The tensor's bytes, in order."""
+def blocks(tensor: StoredTensor, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """The tensor's bytes in order, in blocks of ``size`` bytes; the last block may be shorter."""
     with tensor.file.open("rb") as file:
         file.seek(tensor.begin)
         left = tensor.end - tensor.begin
-        while left:
-            block = file.read(min(left, BLOCK_BYTES))
-            if not block:
-                return
+        while left and (block := file.read(min(left, size))):
             left -= len(block)
             yield block
 
@@ -39,17 +40,17 @@ def digest(tensor: StoredTensor) -> str:
 def is_finite(block: Any, dtype: str) -> bool:
     """Whether a block of bytes [n] of this dtype holds neither NaN nor infinity.
 
-    A float with all exponent bits set is no number: as a signed integer it is at least +infinity's pattern where it is
-    positive; as an unsigned one at least -infinity's where it is negative. Two maxima need no temporary array.
+    In a float that is NaN or infinite, all exponent bits are set. As a signed integer, a positive one is at least the
+    pattern of +infinity; as an unsigned integer, a negative one is at least the pattern of -infinity. Two maxima need
+    no temporary array.
     """
     import numpy as np
 
     if dtype == "float64":
         return bool(np.isfinite(block.view(np.float64)).all())
-    pattern = _PATTERNS.get(dtype)
-    if pattern is None:
+    if dtype not in _PATTERNS:
         return True
-    width, positive, negative = pattern
+    width, positive, negative = _PATTERNS[dtype]
     usable = block[: len(block) // width * width]
     signed, unsigned = (np.int16, np.uint16) if width == 2 else (np.int32, np.uint32)
     return not usable.size or bool(usable.view(signed).max() < positive and usable.view(unsigned).max() < negative)
@@ -61,34 +62,77 @@ def to_float(data: bytes, dtype: str) -> Any:
 
     if dtype == "bfloat16":
         return (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
-    kinds = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
-    return np.frombuffer(data, dtype=kinds[dtype]).astype(np.float32)
+    return np.frombuffer(data, dtype=dtype).astype(np.float32)
 
 
 def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:
-    """max |tensor - base| in float32, for two tensors of one shape; 0 where every byte is the same."""
+    """max |tensor - base| in float32, for two tensors of the same shape; 0 if all bytes are equal."""
     import numpy as np
 
-    same_dtype = tensor.info.dtype == base.info.dtype
-    floats = {"float16", "bfloat16", "float32", "float64"}
+    dtypes = tensor.info.dtype, base.info.dtype
+    # NaN, and -0.0 in place of 0.0, are changes too.
+    least = float(np.finfo(np.float32).tiny) if dtypes[0] == dtypes[1] else 0.0
     largest = 0.0
-    for mine, theirs in zip(_elements(tensor), _elements(base), strict=True):
-        if same_dtype and mine == theirs:
+    pieces = (blocks(each, BLOCK_BYTES * ITEM_SIZES[each.info.dtype]) for each in (tensor, base))
+    for mine, theirs in zip(*pieces, strict=True):
+        if dtypes[0] == dtypes[1] and mine == theirs:
             continue
-        if not {tensor.info.dtype, base.info.dtype} <= floats:
+        if not FLOATS.issuperset(dtypes):
             return float("inf")
         with np.errstate(all="ignore"):
-            change = np.abs(to_float(mine, tensor.info.dtype) - to_float(theirs, base.info.dtype)).max()
-        # NaN, and -0.0 against 0.0, are changes too.
-        least = float(np.finfo(np.float32).tiny) if same_dtype else 0.0
+            change = np.abs(to_float(mine, dtypes[0]) - to_float(theirs, dtypes[1])).max()
         largest = max(largest, least, float("inf") if np.isnan(change) else float(change))
     return largest
 
 
-def _elements(tensor: StoredTensor, count: int = 1 << 20) -> Iterator[bytes]:
-    """The tensor's bytes in pieces of ``count`` elements."""
-    size = count * ITEM_SIZES[tensor.info.dtype]
+def read_bytes(tensor: StoredTensor) -> bytes:
+    """All bytes of a tensor.
+
+    Raises:
+        ExportError: the file ends before the tensor does.
+    """
     with tensor.file.open("rb") as file:
         file.seek(tensor.begin)
-        for begin in range(tensor.begin, tensor.end, size):
-            yield file.read(min(size, tensor.end - begin))
+        data = file.read(tensor.end - tensor.begin)
+    if len(data) != tensor.end - tensor.begin:
+        raise ExportError(f"{tensor.file}: the file ends inside {tensor.info.name!r}")
+    return data
+
+
+def cast(data: bytes, dtype: str, target: str) -> bytes:
+    """Float bytes in another dtype, rounded to the nearest, ties to even, as torch casts.
+
+    >>> cast(bytes.fromhex("0000803f"), "float32", "bfloat16").hex()
+    '803f'
+
+    Raises:
+        ExportError: one of the dtypes is not float16, bfloat16, float32 or float64.
+    """
+    if dtype == target:
+        return data
+    if not {dtype, target} <= FLOATS:
+        raise ExportError(f"can't convert {dtype} weights to {target}")
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = to_float(data, dtype)
+        if target != "bfloat16":
+            converted: bytes = values.astype(target).tobytes()
+            return converted
+    # bfloat16 is the upper half of float32, rounded by the lower half.
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    # NaN would overflow into infinity; torch writes this one pattern for every NaN.
+    rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = 0x7FC0
+    half: bytes = rounded.astype(np.uint16).tobytes()
+    return half
+
+
+def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
+    """A stored tensor as a torch tensor, cast to ``dtype`` where one is given."""
+    import torch
+
+    data = bytearray(read_bytes(tensor))
+    stored: torch.dtype = getattr(torch, tensor.info.dtype)
+    values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
+    return values if dtype is None else values.to(getattr(torch, dtype))

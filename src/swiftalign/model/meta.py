@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from swiftalign.config.sections import Config
-from swiftalign.model.qwen3_vl import NAME_TABLES
+from swiftalign.model.families import find
 from swiftalign.model.safetensors import TensorInfo
-from swiftalign.model.tree import Architecture, Kind, Module
+from swiftalign.model.tree import Architecture, Kind, Model, ModelSource, Module
 from swiftalign.problems import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-import warnings
-
-from swiftalign.model.tree import Model
-
-
-def modules_from_config(model_config: dict[str, Any], config: Config) -> Model:
-    """Model of the class that a config names.
+def model_from_config(config: dict[str, Any], source: ModelSource) -> Model:
+    """The model of the class that a config names.
 
     Raises:
         ModelError: transformers or ms-swift do not know the model type, or the config is malformed.
     """
-    table = NAME_TABLES.get(str(model_config["model_type"]))
-    architectures = [table.architecture] if table else _architectures_of_swift(model_config, config)
+    family = find(config["model_type"])
+    architectures = [family.architecture] if family else _architectures_of_swift(config, source.type)
     if architectures:
-        model = build_on_meta(model_config, trust_remote_code=config.model.trust_remote_code, dtype=config.model.dtype)
+        model = build_on_meta(config, trust_remote_code=source.trust_remote_code, dtype=source.dtype)
         names = {name for name, _ in model.named_modules()}
         for architecture in architectures:
             if not names.isdisjoint(architecture.aligner):  # a model may lack an optional part, e.g. for audio
-                return modules_of(model, architecture, source=config.model.path, config=model_config)
+                return model_of(model, architecture, source=source.path, config=config)
     raise ModelError(
-        f"{config.model.path}: ms-swift knows no aligner in a {model_config['model_type']!r} model",
+        f"{source.path}: ms-swift knows no aligner in a {config['model_type']!r} model",
         "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
     )
 
@@ -65,17 +60,17 @@ def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = Fal
     return model
 
 
-def _architectures_of_swift(model_config: dict[str, Any], config: Config) -> list[Architecture]:
-    """ms-swift's own maps of a model family into LLM, ViT and aligner; several of its types may share a class."""
+def _architectures_of_swift(config: dict[str, Any], swift_type: str | None) -> list[Architecture]:
+    """The components of a model class according to ms-swift, of which several model types may share a class."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from swift.model import MODEL_MAPPING, MultiModelKeys
         from swift.model.model_meta import get_matched_model_types
 
-    model_type, classes = str(model_config["model_type"]), model_config.get("architectures")
-    # Without a class ms-swift would match every type of its own that names none.
+    classes = config.get("architectures")
+    # Without a class, ms-swift would match every one of its types that names none.
     matched = get_matched_model_types(classes) if classes else []
-    types = [config.model.type] if config.model.type else list(dict.fromkeys([model_type, *matched]))
+    types = [swift_type] if swift_type else list(dict.fromkeys([config["model_type"], *matched]))
     keys = [meta.model_arch for name in types if (meta := MODEL_MAPPING.get(name))]
     return [
         Architecture(key.arch_name, tuple(key.language_model), tuple(key.vision_tower), tuple(key.aligner))
@@ -84,35 +79,34 @@ def _architectures_of_swift(model_config: dict[str, Any], config: Config) -> lis
     ]
 
 
-def modules_of(model: nn.Module, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:
-    """Model of a model that torch has built, on any device, the meta device included."""
+def model_of(model: nn.Module, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:
+    """Names, kinds, shapes and dtypes of a model that torch has built, on any device, the meta device included."""
     from torch import nn
 
-    kinds = ((nn.Linear, Kind.LINEAR), (nn.Embedding, Kind.EMBEDDING), (nn.LayerNorm, Kind.LAYER_NORM))
-    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    classes: dict[Any, Kind] = {
+        nn.Linear: Kind.LINEAR,
+        nn.Embedding: Kind.EMBEDDING,
+        nn.LayerNorm: Kind.LAYER_NORM,
+        (nn.Conv1d, nn.Conv2d, nn.Conv3d): Kind.CONV,
+        nn.ModuleList: Kind.MODULE_LIST,
+    }
     seen: dict[int, str] = {}
     tied: set[str] = set()
     by_name: dict[str, Module] = {}
     for name, module in model.named_modules():
-        if not name:
-            continue
         own = []
         for weight_name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
             full = f"{name}.{weight_name}"
             own.append(TensorInfo(full, tuple(weight.shape), str(weight.dtype).removeprefix("torch.")))
             if seen.setdefault(id(weight), full) != full:
                 tied.add(full)
-        kind = next((kind for cls, kind in kinds if isinstance(module, cls)), None)
-        if kind is None:
-            if isinstance(module, convolutions):
-                kind = Kind.CONV
-            elif isinstance(module, nn.ModuleList):
-                kind = Kind.MODULE_LIST
-            elif own:
-                kind = Kind.NORM if "norm" in type(module).__name__.lower() else Kind.PARAMETERS
-            else:
-                kind = Kind.CONTAINER if next(module.children(), None) is not None else Kind.PLAIN
+        kind = next((kind for cls, kind in classes.items() if isinstance(module, cls)), None)
+        if kind is None and own:
+            kind = Kind.NORM if "norm" in type(module).__name__.lower() else Kind.PARAMETERS
+        elif kind is None:
+            kind = Kind.CONTAINER if next(module.children(), None) is not None else Kind.PLAIN
         by_name[name] = Module(name, kind, tuple(own))
+    del by_name[""]  # the model itself
     dtype = next((w.dtype for m in by_name.values() for w in m.weights), "float32")
     return Model(
         source=source,

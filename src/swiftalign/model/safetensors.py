@@ -6,13 +6,13 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from swiftalign.problems import ModelError
+from swiftalign.problems import ModelError, Problem
 
 # safetensors' dtype names -> torch's name and bytes per element.
 _DTYPES: dict[str, tuple[str, int]] = {
@@ -40,7 +40,7 @@ MAX_JSON_BYTES = 64_000_000
 _MAX_SIDE = 2**48
 MAX_NAME = 1000
 
-DAMAGED = "the file is damaged or incomplete: fetch or save it again"
+DAMAGED = "fetch or save the file again: it is damaged or incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,106 +70,94 @@ class StoredTensor:
     end: int
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One thing wrong with a file; ``code`` is one of `swiftalign.findings.CODES`."""
+def scan_header(path: Path) -> tuple[list[StoredTensor], list[Problem]]:
+    """Read the header of a safetensors file and check it against the file's size.
 
-    code: str
-    message: str
+    Only the header is read, in time and memory bounded by the file's size and by the format's limit.
 
-
-@dataclass
-class HeaderScan:
-    """What a safetensors header lists, and what is wrong with it."""
-
-    tensors: list[StoredTensor] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    metadata: dict[str, str] = field(default_factory=dict)
-
-    def fail(self, code: str, message: str) -> HeaderScan:
-        self.faults.append(Fault(code, message))
-        return self
-
-
-def scan_header(path: Path) -> HeaderScan:
-    """Read a safetensors header and hold it against the file's size; tensors that don't fit are left out.
-
-    Reads nothing but the header, in time and memory bounded by the file's size and the format's limit.
+    Returns:
+        The sound tensors, in the header's order, and what is wrong with the file.
 
     References:
         https://github.com/huggingface/safetensors, "Format".
     """
-    scan = HeaderScan()
+    tensors: list[StoredTensor] = []
+    return tensors, list(_scan(path, tensors))
+
+
+def _scan(path: Path, tensors: list[StoredTensor]) -> Iterator[Problem]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            first = file.read(8)
+            length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
             data = file.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
+        header = json.loads(data, object_pairs_hook=_without_duplicates) if data else None
     except OSError as error:
-        return scan.fail("file-unreadable", f"{path}: {error.strerror or error}")
-    if size == 0:
-        return scan.fail("file-empty", f"{path}: has zero bytes")
-    if len(start) < 8 or length > size - 8:
-        return scan.fail("file-truncated", f"{path}: its header claims {length} bytes, the file has {size}")
-    if length > MAX_HEADER_BYTES:
-        return scan.fail("header-corrupt", f"{path}: its header claims {length} bytes, more than the format allows")
-    try:
-        header = json.loads(data, object_pairs_hook=_without_duplicates)
+        yield _damage("file-unreadable", path, error.strerror or str(error))
+        return
     except (ValueError, RecursionError) as error:
-        return scan.fail("header-corrupt", f"{path}: its header is not valid JSON ({error})")
-    if not isinstance(header, dict):
-        return scan.fail("header-corrupt", f"{path}: its header is no mapping")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        return scan.fail("header-corrupt", f"{path}: its header's __metadata__ is no mapping of strings")
-    scan.metadata = metadata
-    for name, entry in header.items():
-        _place(name, entry, path, size - 8 - length, 8 + length, scan)
-    _check_layout(path, size, 8 + length, scan)
-    return scan
+        yield _damage("header-corrupt", path, f"its header is not valid JSON ({error})")
+        return
+    if size == 0:
+        yield _damage("file-empty", path, "has zero bytes")
+    elif len(first) < 8 or length > size - 8:
+        yield _damage("file-truncated", path, f"its header claims {length} bytes, but the file has {size}")
+    elif length > MAX_HEADER_BYTES:
+        yield _damage("header-corrupt", path, f"its header claims {length} bytes, more than the format allows")
+    elif not isinstance(header, dict):
+        yield _damage("header-corrupt", path, "its header is not a mapping")
+    else:
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            yield _damage("header-corrupt", path, "its header's __metadata__ is not a mapping of strings")
+            return
+        yield from _place(path, header, 8 + length, size, tensors)
+
+
+def _damage(code: str, path: Path, what: str) -> Problem:
+    return Problem(code, f"{path}: {what}", DAMAGED)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("a name occurs twice")
     return values
 
 
-def _place(name: str, entry: Any, path: Path, data_size: int, data_start: int, scan: HeaderScan) -> None:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sound = isinstance(entry["shape"], list) and name.isprintable()  # a terminal would obey control characters
-        sound = sound and all(type(number) is int and 0 <= number < _MAX_SIDE for number in (*shape, begin, end))
-    except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound or not isinstance(dtype, str) or dtype not in _DTYPES or len(shape) > 16:
-        scan.fail("header-corrupt", f"{path}: the header's entry for {name[:200]!r} is malformed")
-        return
-    info = TensorInfo(name, shape, _DTYPES[dtype][0])
-    if begin > end or end - begin != info.nbytes:
-        scan.fail("header-corrupt", f"{path}: {name!r} takes {info.nbytes} bytes, its place has {end - begin}")
-    elif end > data_size:
-        scan.fail("file-truncated", f"{path}: {name!r} ends at byte {end} of {data_size}")
-    else:
-        scan.tensors.append(StoredTensor(info, path, data_start + begin, data_start + end))
-
-
-def _check_layout(path: Path, size: int, data_start: int, scan: HeaderScan) -> None:
-    """Tensors must fill the file from end to end, without overlap."""
-    position, hole = data_start, ""
-    for tensor in sorted(scan.tensors, key=lambda item: (item.begin, item.end)):
-        if tensor.begin < position:
-            scan.fail("header-overlap", f"{path}: {tensor.info.name!r} overlaps the tensor before it")
-            return
-        if tensor.begin > position and not hole:
-            hole = f"{tensor.begin - position} bytes before {tensor.info.name!r} are no tensor's"
-        position = tensor.end
-    if position < size and not hole:
-        hole = f"its last {size - position} bytes are no tensor's"
-    if hole and not scan.faults:
-        scan.fail("header-holes", f"{path}: {hole}")
+def _place(path: Path, header: dict[str, Any], start: int, size: int, tensors: list[StoredTensor]) -> Iterator[Problem]:
+    """Check that the tensors fill the file's bytes [start, size) from end to end, without overlap."""
+    for name, entry in header.items():
+        try:
+            shape, (begin, end) = entry["shape"], entry["data_offsets"]
+            sound = isinstance(shape, list) and len(shape) <= 16 and len(name) <= MAX_NAME
+            sound = sound and name.isprintable()  # a terminal would obey control characters
+            sound = sound and all(type(number) is int and 0 <= number < _MAX_SIDE for number in (*shape, begin, end))
+            info = TensorInfo(name, tuple(shape), _DTYPES[entry["dtype"]][0])
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            yield _damage("header-corrupt", path, f"the header's entry for {name[:200]!r} is malformed")
+        elif end - begin != info.nbytes:
+            what = f"{name!r} takes {info.nbytes} bytes, but its data_offsets span {end - begin}"
+            yield _damage("header-corrupt", path, what)
+        elif start + end > size:
+            what = f"{name!r} ends at byte {end}, but the file has {size - start} bytes of data"
+            yield _damage("file-truncated", path, what)
+        else:
+            tensors.append(StoredTensor(info, path, start + begin, start + end))
+    placed = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
+    ends = [start, *(tensor.end for tensor in placed)]
+    gaps = [(tensor.begin - end, tensor.info.name) for tensor, end in zip(placed, ends, strict=False)]
+    overlapping = next((name for gap, name in gaps if gap < 0), None)
+    hole = next((f"{gap} bytes before {name!r}" for gap, name in gaps if gap > 0), None)
+    if overlapping is not None:
+        yield _damage("header-overlap", path, f"{overlapping!r} overlaps the tensor before it")
+    elif len(tensors) == len(header) and hole:
+        yield _damage("header-holes", path, f"{hole} belong to no tensor")
+    elif len(tensors) == len(header) and ends[-1] < size:
+        yield _damage("header-holes", path, f"its last {size - ends[-1]} bytes belong to no tensor")
 
 
 def read_stored(path: Path) -> list[StoredTensor]:
@@ -178,14 +166,19 @@ def read_stored(path: Path) -> list[StoredTensor]:
     Raises:
         ModelError: anything is wrong with the file.
     """
-    scan = scan_header(path)
-    if scan.faults:
-        raise ModelError(scan.faults[0].message, DAMAGED)
-    return scan.tensors
+    tensors, problems = scan_header(path)
+    _refuse(problems)
+    return tensors
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    """Raise the first problem, if there is any."""
+    for problem in problems:
+        raise ModelError(problem.message, problem.hint)
 
 
 def read_header(path: Path) -> list[TensorInfo]:
-    """The tensors that a safetensors file lists, in its own order; raises as `read_stored` does."""
+    """The tensors that a safetensors file lists, in the header's order; raises as `read_stored` does."""
     return [tensor.info for tensor in read_stored(path)]
 
 
@@ -207,21 +200,24 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path}: not valid JSON ({error})", DAMAGED) from None
 
 
-def index_names(index: Any, path: Path) -> dict[str, str]:
-    """The weight map of a shard index: tensor -> file.
+def scan_index(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Read a shard index.
 
-    Raises:
-        ModelError: it has none, or names a file outside its own folder.
+    Returns:
+        The index, and what is wrong with it; if nothing is, its ``weight_map`` names a file of the folder per tensor.
     """
+    try:
+        index = read_json(path)
+    except ModelError as error:
+        return {}, [Problem("index-malformed", error.message, error.hint or "")]
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ModelError(f"{path}: has no weight_map", DAMAGED)
+        return {}, [_damage("index-malformed", path, "has no weight_map")]
     if not all(name.isprintable() and len(name) <= MAX_NAME for pair in weight_map.items() for name in pair):
-        raise ModelError(f"{path}: its weight_map holds what can't be a name", DAMAGED)
-    for name in set(weight_map.values()):
-        if is_outside(path.parent, name):
-            raise ModelError(f"{path}: names {name!r}, which lies outside the folder", "do not use this model")
-    return weight_map
+        return {}, [_damage("index-malformed", path, "its weight_map holds an invalid name")]
+    outside = sorted(name for name in set(weight_map.values()) if is_outside(path.parent, name))
+    messages = (f"{path}: names {name!r}, which lies outside the folder" for name in outside)
+    return index, [Problem("index-outside", message, "do not use this model") for message in messages]
 
 
 def is_outside(folder: Path, name: str) -> bool:
@@ -246,11 +242,12 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index_path = folder / "model.safetensors.index.json"
     if index_path.exists():
-        names = sorted(set(index_names(read_json(index_path), index_path).values()))
-        for name in names:
-            if not (folder / name).is_file():
-                raise ModelError(f"{index_path}: names {name}, which is missing", DAMAGED)
-        return [folder / name for name in names]
+        index, problems = scan_index(index_path)
+        _refuse(problems)
+        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+        missing = (file.name for file in files if not file.is_file())
+        _refuse(_damage("index-shard-missing", index_path, f"names {name}, which is missing") for name in missing)
+        return files
     single = folder / "model.safetensors"
     return [single] if single.exists() else []
 
@@ -262,13 +259,10 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         ModelError: a file is damaged, or two files hold the same name.
     """
     found: dict[str, StoredTensor] = {}
-    for tensor in _all(weight_files(folder)):
-        if tensor.info.name in found:
-            raise ModelError(f"{tensor.file}: {tensor.info.name!r} is also in {found[tensor.info.name].file}", DAMAGED)
-        found[tensor.info.name] = tensor
+    for file in weight_files(folder):
+        for tensor in read_stored(file):
+            name = tensor.info.name
+            if name in found:
+                raise ModelError(f"{file}: {name!r} is also in {found[name].file}", DAMAGED)
+            found[name] = tensor
     return found
-
-
-def _all(files: Iterable[Path]) -> Iterable[StoredTensor]:
-    for file in files:
-        yield from read_stored(file)

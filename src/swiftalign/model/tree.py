@@ -1,33 +1,64 @@
-"""Where LLM, ViT and aligner live in a model, and what kind of layer each Qwen3-VL name is.
-
-Qwen3-VL is described here by name, so that a plan needs nothing but the headers of its weight files. Tests hold the
-description against the real classes of transformers.
-"""
+"""A model without its weights: which modules it has, of which kind, with parameters of which shape and dtype."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from swiftalign.model.safetensors import TensorInfo
 
+Component = Literal["llm", "vit", "aligner"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
 
 class Kind(StrEnum):
-    """What a module is, as far as the tuning methods care."""
+    """What a module is, as far as it matters to the tuning methods."""
 
     LINEAR = "linear"
     EMBEDDING = "embedding"
     CONV = "conv"
     LAYER_NORM = "layer_norm"  # torch's own LayerNorm, which weight decay skips by its class
     NORM = "norm"  # any other normalisation
-    PARAMETERS = "parameters"  # holds weights of its own and is none of the above, e.g. MoE experts
+    PARAMETERS = "parameters"  # any other module with weights of its own, e.g. MoE experts
     MODULE_LIST = "module_list"
     CONTAINER = "container"
-    PLAIN = "plain"  # neither weights nor children, e.g. an activation
+    PLAIN = "plain"  # has neither weights nor children, e.g. an activation
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from, and how it is to be loaded.
+
+    Attributes:
+        path: absolute path of a model folder, or an id on a hub.
+        revision: branch, tag or commit on the hub; None for the hub's default.
+        hub: ``huggingface`` or ``modelscope``.
+        type: ms-swift's model_type, where the model's config does not decide it.
+        dtype: torch's name of the dtype to load the weights in; None for the dtype they are stored in.
+        trust_remote_code: whether the model's own Python code may run.
+        where: ``file:line`` of the setting that names the model, for messages; may be empty.
+    """
+
+    path: str
+    revision: str | None = None
+    hub: str = "huggingface"
+    type: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    where: str = ""
+
+
+def is_inside(name: str, parents: Iterable[str]) -> bool:
+    """Whether a dotted name is one of the parents, or lies in one.
+
+    >>> is_inside("model.visual.merger.norm", ["model.visual"]), is_inside("model.visuals", ["model.visual"])
+    (True, False)
+    """
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 
 @dataclass(frozen=True)
@@ -43,25 +74,23 @@ class Architecture:
     vit: tuple[str, ...]
     aligner: tuple[str, ...]
 
-    def component(self, name: str) -> str:
-        """``aligner``, ``vit`` or ``llm``; like ms-swift, what lies outside all prefixes counts with the LLM."""
-        for component, prefixes in (("aligner", self.aligner), ("vit", self.vit)):
-            if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
-                return component
-        return "llm"
+    def component(self, name: str) -> Component:
+        """The component of a module or parameter; as in ms-swift, names outside all prefixes count as the LLM's."""
+        return "aligner" if is_inside(name, self.aligner) else "vit" if is_inside(name, self.vit) else "llm"
 
     def covers(self, name: str) -> bool:
-        """Whether a name lies in one of the prefixes: ms-swift's freeze flags reach no other."""
-        prefixes = (*self.llm, *self.vit, *self.aligner)
-        return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+        """Whether a name lies in one of the prefixes; ms-swift's freeze flags reach no other name."""
+        return is_inside(name, (*self.llm, *self.vit, *self.aligner))
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One module of the model.
+    """One module of a model.
 
     Attributes:
-        weights: its own parameters, without those of its children, under their full names.
+        name: full dotted name.
+        kind: what the module is.
+        weights: the module's own parameters, without those of its children, under their full names.
     """
 
     name: str
@@ -70,7 +99,7 @@ class Module:
 
     @property
     def weight(self) -> TensorInfo:
-        """The matrix of a layer; files list the bias first."""
+        """The layer's weight matrix, which need not be listed first."""
         return next(tensor for tensor in self.weights if tensor.name == f"{self.name}.weight")
 
 
@@ -79,11 +108,15 @@ class Model:
     """Every module of a model, by its dotted name.
 
     Attributes:
-        source: the hub id or folder that it was read from.
-        tied: parameters that share another's memory (`lm_head.weight` of a tied model); they count once.
-        dtype: of the weights, as they are loaded.
-        unbuilt: tensors of the weight files that the model class does not build, e.g. of an MTP head.
-        missing: tensors that the model class builds and the weight files lack; they would start from random values.
+        source: the hub id or folder that the model was read from.
+        model_type: ``model_type`` of the model's config.json.
+        architecture: the name prefixes of the model's components.
+        by_name: module by dotted name, in the model's order.
+        dtype: dtype of the weights once loaded.
+        tied: names of parameters that share another parameter's memory, e.g. ``lm_head.weight``; they count once.
+        config: the model's config.json.
+        unbuilt: tensors of the weight files that the model class does not build, e.g. an MTP head's.
+        missing: tensors that the model class builds but the weight files lack; they would start from random values.
     """
 
     source: str
@@ -105,28 +138,28 @@ class Model:
     def under(self, name: str) -> Iterator[TensorInfo]:
         """The parameters of a module and all its descendants."""
         for module in self:
-            if module.name == name or module.name.startswith(name + "."):
+            if is_inside(module.name, [name]):
                 yield from module.weights
 
-    def component(self, name: str) -> str:
+    def component(self, name: str) -> Component:
         return self.architecture.component(name)
 
     def parameters(self) -> Iterator[TensorInfo]:
-        """Every parameter once, tied ones under the name that holds the memory."""
+        """Every parameter once; a tied one under the name that owns the memory."""
         for module in self:
             yield from (weight for weight in module.weights if weight.name not in self.tied)
 
     @cached_property
-    def totals(self) -> dict[str, int]:
-        """Parameters by component."""
-        counts = {"llm": 0, "vit": 0, "aligner": 0}
+    def totals(self) -> dict[Component, int]:
+        """Number of parameters per component."""
+        counts = dict.fromkeys(COMPONENTS, 0)
         for weight in self.parameters():
             counts[self.component(weight.name)] += weight.numel
         return counts
 
     @cached_property
     def mergers(self) -> tuple[str, ...]:
-        """The aligner's parts: its prefixes, with module lists spelled out member by member."""
+        """The aligner's parts: its prefixes, where a module list is replaced by its members."""
         parts: list[str] = []
         for prefix in self.architecture.aligner:
             module = self.by_name.get(prefix)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
-from swiftalign.config.sections import COMPONENTS, Config
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import COMPONENTS, Component
 from swiftalign.plan.plan import OptimizerGroup, Trainable
 
 
-def learning_rates(config: Config) -> dict[str, float]:
-    """The rate of each component; a component without one of its own takes learning_rate."""
+def learning_rates(config: Config) -> dict[Component, float]:
+    """The learning rate of each component; a component without one of its own takes learning_rate."""
     training = config.training
     default = 1e-5 if config.tuner.train_type == "full" else 1e-4  # ms-swift's own defaults
     general = training.learning_rate if training.learning_rate is not None else default
     if optimizer_name(config) != "multimodal":
         return dict.fromkeys(COMPONENTS, general)
-    own = {"llm": None, "vit": training.vit_lr, "aligner": training.aligner_lr}
+    own: dict[Component, float | None] = {"llm": None, "vit": training.vit_lr, "aligner": training.aligner_lr}
     return {name: general if rate is None else rate for name, rate in own.items()}
 
 
@@ -24,23 +26,26 @@ def optimizer_name(config: Config) -> str:
     return config.training.optimizer or "multimodal"
 
 
-def optimizer_groups(config: Config, trainables: tuple[Trainable, ...]) -> Iterable[OptimizerGroup]:
-    """The groups that ms-swift's optimizer makes, in its order.
+def optimizer_groups(
+    config: Config, rates: dict[Component, float], trainables: tuple[Trainable, ...]
+) -> Iterable[OptimizerGroup]:
+    """The groups that ms-swift's optimizer makes, in its order; none for an optimizer that makes its own.
 
     References:
         ms-swift `swift/optimizers/multimodal.py`; transformers `Trainer.create_optimizer`.
     """
-    name, rates, decay = optimizer_name(config), learning_rates(config), config.training.weight_decay
-    if name == "multimodal":
-        parts = [(part, [item for item in trainables if item.component == part]) for part in ("vit", "aligner", "llm")]
-        order = (False, True)
-    elif name == "default":
-        parts, order = [("all", list(trainables))], (True, False)
+    parts: tuple[Component | Literal["all"], ...]
+    if optimizer_name(config) == "multimodal":
+        parts, order = ("vit", "aligner", "llm"), (False, True)
+    elif optimizer_name(config) == "default":
+        parts, order = ("all",), (True, False)
     else:
         return
-    for part, members in parts:
+    for part in parts:
         for decays in order:
-            parameters = tuple(item.parameter for item in members if item.decays is decays)
+            parameters = tuple(
+                item.parameter for item in trainables if part in ("all", item.component) and item.decays is decays
+            )
             if parameters:
-                rate = rates["llm"] if part == "all" else rates[part]
-                yield OptimizerGroup(part, rate, decay if decays else 0.0, parameters)
+                rate = rates["llm" if part == "all" else part]
+                yield OptimizerGroup(part, rate, config.training.weight_decay if decays else 0.0, parameters)

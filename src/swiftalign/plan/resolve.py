@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
-from swiftalign.config.sections import COMPONENTS, Config, TunerSection
+from swiftalign.config.sections import Config, TunerSection
 from swiftalign.data.files import RowCounts, count_rows
-from swiftalign.methods import adapter_tensors, extra_checkpoint_tensor, method_of
+from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
-from swiftalign.model.tree import Kind, Model
-from swiftalign.plan.optimizer import optimizer_groups
+from swiftalign.model.tree import COMPONENTS, Component, Kind, Model
+from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
 from swiftalign.plan.schedule import read_schedule
 from swiftalign.plan.selection import Selection, select
-from swiftalign.preflight.check import check
 
 # transformers decays no bias and no normalisation weight: by name, and LayerNorm by class.
 # Source: transformers `Trainer.get_decay_parameter_names`.
@@ -23,109 +21,113 @@ _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\
 
 
 def resolve(
-    config: Config, modules: Model, *, rows: RowCounts | None = None, processes: int = 1, fitting: int = 1
+    config: Config, model: Model, *, rows: RowCounts | None = None, processes: int = 1, fitting: int = 1
 ) -> TuningPlan:
     """Turn a configuration and a model into the plan.
 
-    Faults do not raise: they become findings, and the plan shows what would train in spite of them.
+    Faults in the configuration do not raise: the plan shows what would train in spite of them, and
+    `swiftalign.checks.preflight` names them.
 
     Args:
-        rows: numbers of rows that are used; None to count them.
-        processes: how many processes train, for the number of steps.
-        fitting: rows of a batch that the GPU's memory holds.
+        rows: numbers of rows to train and validate on; None to count them in the configuration's data files.
+        processes: number of training processes, from which the number of steps follows.
+        fitting: rows per batch that fit the GPU's memory, for ``per_device_train_batch_size: auto``.
 
     Raises:
-        DataError: a data file that the configuration names is missing.
+        DataError: a data file that the configuration names is missing, and the rows are to be counted.
     """
-    selection = select(config, modules)
-    trainables = tuple(_trainables(config.tuner, modules, selection))
-    schedule = read_schedule(config, rows or count_rows(config), processes=processes, fitting=fitting)
-    plan = TuningPlan(
-        method=method_of(config.tuner, has_layers=bool(selection.adapted)),
-        train_type=config.tuner.train_type,
-        model=modules.source,
-        model_type=modules.model_type,
-        dtype=modules.dtype,
+    tuner, selection = config.tuner, select(config, model)
+    trainables = tuple(_trainables(tuner, model, selection))
+    rates = learning_rates(config)
+    return TuningPlan(
+        method=tuner.method.name if selection.adapted or not tuner.method.adapts else "modules_to_save",
+        train_type=tuner.train_type,
+        model=model.source,
+        model_type=model.model_type,
+        dtype=model.dtype,
         adapted=tuple(layer.name for layer in selection.adapted),
-        saved=tuple(selection.saved) if config.tuner.train_type != "full" else (),
+        saved=selection.saved,
+        decided_by=selection.decided_by,
+        decided_at=selection.decided_at,
+        matches=selection.matches,
         trainables=trainables,
-        tensors=tuple(_checkpoint_tensors(config.tuner, modules, selection, trainables)),
-        components=_count(modules, trainables),
-        groups=tuple(optimizer_groups(config, trainables)),
-        schedule=schedule,
+        tensors=tuple(_checkpoint_tensors(tuner, model, selection, trainables)),
+        components=_count(model, trainables),
+        optimizer=optimizer_name(config),
+        rates=rates,
+        groups=tuple(optimizer_groups(config, rates, trainables)),
+        schedule=read_schedule(config, rows or count_rows(config), processes=processes, fitting=fitting),
     )
-    return replace(plan, findings=(*selection.findings, *check(config, modules, plan)))
 
 
-def _trainables(tuner: TunerSection, modules: Model, selection: Selection) -> Iterable[Trainable]:
-    whole_dtype = "float32" if tuner.trainable_dtype == "float32" else modules.dtype
+def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iterable[Trainable]:
+    whole_dtype = "float32" if tuner.trainable_dtype == "float32" else model.dtype
     if tuner.train_type == "full":
-        yield from _unfrozen(tuner, modules, whole_dtype)
+        yield from _unfrozen(tuner, model, whole_dtype)
         return
     if whole_dtype == "float16":
         whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
+    settings = tuner.settings
     for layer in selection.adapted:
-        for tensor in adapter_tensors(layer, tuner):
-            name = f"base_model.model.{layer.name}.{tensor.parameter}"
+        for part, shape in settings.shapes(layer).items():
+            name = str(PeftKey(layer.name, f"{part.name}{part.in_model}"))
             yield Trainable(
                 parameter=name,
-                key=f"base_model.model.{layer.name}.{tensor.key}",
+                key=str(PeftKey(layer.name, f"{part.name}{part.in_file}")),
                 module=layer.name,
-                component=modules.component(layer.name),
+                component=model.component(layer.name),
                 how="adapter",
-                shape=tensor.shape,
+                shape=shape,
                 dtype="float32",  # peft keeps adapters of a 16-bit base in float32 (autocast_adapter_dtype)
                 decays=not _NO_DECAY.search(name.lower()),
             )
     for saved in selection.saved:
-        for weight in modules.under(saved):
+        for weight in model.under(saved):
             inner = weight.name.removeprefix(saved)
-            name = f"base_model.model.{saved}.modules_to_save.default{inner}"
-            module = weight.name.rpartition(".")[0]
+            name = str(PeftKey(saved, f"modules_to_save.default{inner}"))
+            module, _, last = weight.name.rpartition(".")
             yield Trainable(
                 parameter=name,
-                key=f"base_model.model.{weight.name}",
+                key=str(PeftKey(module, last)),
                 module=module,
-                component=modules.component(module),
+                component=model.component(module),
                 how="whole",
                 shape=weight.shape,
                 dtype=whole_dtype,
-                decays=_whole_decays(name, module, modules),
+                decays=_whole_decays(name, module, model),
             )
 
 
-def _unfrozen(tuner: TunerSection, modules: Model, dtype: str) -> Iterable[Trainable]:
-    frozen = {"llm": tuner.freeze_llm, "vit": tuner.freeze_vit, "aligner": tuner.freeze_aligner}
-    for weight in modules.parameters():
+def _unfrozen(tuner: TunerSection, model: Model, dtype: str) -> Iterable[Trainable]:
+    for weight in model.parameters():
         module = weight.name.rpartition(".")[0]
-        component = modules.component(module)
-        if not frozen[component] or not modules.architecture.covers(module):
-            decays = _whole_decays(weight.name, module, modules)
+        component = model.component(module)
+        if not tuner.frozen[component] or not model.architecture.covers(module):
+            decays = _whole_decays(weight.name, module, model)
             yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, dtype, decays)
 
 
-def _whole_decays(parameter: str, module: str, modules: Model) -> bool:
-    return modules.by_name[module].kind is not Kind.LAYER_NORM and not _NO_DECAY.search(parameter.lower())
+def _whole_decays(parameter: str, module: str, model: Model) -> bool:
+    return model.by_name[module].kind is not Kind.LAYER_NORM and not _NO_DECAY.search(parameter.lower())
 
 
 def _checkpoint_tensors(
-    tuner: TunerSection, modules: Model, selection: Selection, trainables: tuple[Trainable, ...]
+    tuner: TunerSection, model: Model, selection: Selection, trainables: tuple[Trainable, ...]
 ) -> Iterable[TensorInfo]:
     if tuner.train_type == "full":  # a whole model, trained or not
         trained = {item.key: item.dtype for item in trainables}
-        for weight in modules.parameters():
+        for weight in model.parameters():
             yield TensorInfo(weight.name, weight.shape, trained.get(weight.name, weight.dtype))
         return
     for item in trainables:
         yield TensorInfo(item.key, item.shape, item.dtype)
     for layer in selection.adapted:
-        extra = extra_checkpoint_tensor(layer)
-        if extra:
-            yield TensorInfo(f"base_model.model.{extra.name}", extra.shape, extra.dtype)
+        if layer.name.rpartition(".")[2] in ("embed_tokens", "lm_head"):  # peft saves their base weights too ("auto")
+            yield TensorInfo(str(PeftKey(layer.name, "base_layer.weight")), layer.weight.shape, layer.weight.dtype)
 
 
-def _count(modules: Model, trainables: tuple[Trainable, ...]) -> dict[str, Count]:
+def _count(model: Model, trainables: tuple[Trainable, ...]) -> dict[Component, Count]:
     trainable = dict.fromkeys(COMPONENTS, 0)
     for item in trainables:
         trainable[item.component] += item.numel
-    return {name: Count(modules.totals[name], trainable[name]) for name in COMPONENTS}
+    return {name: Count(model.totals[name], trainable[name]) for name in COMPONENTS}

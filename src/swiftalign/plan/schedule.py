@@ -67,11 +67,3 @@ def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> t
 def split_rows(rows: int, ratio: float) -> int:
     """The number of training rows that are split off for validation: at least one, never all."""
     return min(max(round(rows * ratio), 1), rows - 1)
-
-
-def adalora_schedule(steps: int) -> tuple[int, int, int]:
-    """AdaLoRA's steps before the first pruning, after the last pruning, and between two prunings.
-
-    peft counts `adalora_tfinal` as the last steps of the run, not as the step at which pruning ends.
-    """
-    return steps // 10, steps * 3 // 10, max(1, steps // 20)

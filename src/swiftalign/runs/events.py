@@ -1,4 +1,4 @@
-"""What a training process tells its parent: one JSON object a line, appended to the run folder's ``events.jsonl``."""
+"""Events of a run. The training process appends them to the run folder's ``events.jsonl``, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ EVENTS_FILE = "events.jsonl"
 
 @dataclass(frozen=True)
 class Event:
-    """One message of the worker.
+    """One thing that happened in a run.
 
     Attributes:
-        kind: stage, note, start, step, log, saved, stopping, stopped, done or error.
-        values: what it says, by name.
+        kind: from the training processes stage, note, finding, start, step, log, saved, stopped, done or error; from
+            the process that follows them stopping and signal; from `swiftalign.runs.train` progress, problems, phase,
+            resume, begin, join, finished-before and finished.
+        values: the event's details, by name.
     """
 
     kind: str
@@ -27,7 +29,7 @@ class Event:
 
 
 class EventWriter:
-    """Appends events; every line is written whole, so that a reader never sees half of one."""
+    """Appends events. Each line is written by one system call, so a reader never sees an incomplete line."""
 
     def __init__(self, run_folder: Path) -> None:
         self._file = (run_folder / EVENTS_FILE).open("ab", buffering=0)
@@ -38,7 +40,7 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads the events that have arrived since the last look."""
+    """Reads the events that were appended since the last poll."""
 
     def __init__(self, run_folder: Path) -> None:
         self._path = run_folder / EVENTS_FILE
@@ -58,7 +60,7 @@ class EventReader:
 
 
 def read_events(run_folder: Path) -> Iterator[Event]:
-    """All events of a run so far; none where there are none, and none of a line that is damaged."""
+    """All events of a run so far. Damaged lines are skipped."""
     path = run_folder / EVENTS_FILE
     if not path.is_file():
         return
@@ -73,7 +75,7 @@ def read_events(run_folder: Path) -> Iterator[Event]:
 
 
 def outcome(run_folder: Path) -> Event | None:
-    """How a run ended the last time it trained: a done, stopped or error event; None where it was cut off."""
+    """The event with which the last training of a run ended: done, stopped or error; None if it was killed."""
     found: Event | None = None
     for event in read_events(run_folder):
         if event.kind in ("done", "stopped", "error"):
@@ -84,5 +86,5 @@ def outcome(run_folder: Path) -> Event | None:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that speaks for all (rank 0)."""
+    """Whether this process has rank 0."""
     return int(os.environ.get("RANK", "0")) == 0

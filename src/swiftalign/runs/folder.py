@@ -1,4 +1,4 @@
-"""The folder of one run: its name, its lock, and what it keeps."""
+"""The folder of one run: its name, its lock, and the files in it."""
 
 from __future__ import annotations
 
@@ -23,30 +23,36 @@ from swiftalign.yaml12 import dump_yaml
 
 CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "data.json", "left_out.json"
 VERSIONS_FILE, CHOICES_FILE, INDEX_FILE = "versions.json", "speed.json", "rows.npz"
+PICTURE_FILE = "loss.png"
 LOCK_FILE = ".lock"
 START_FILE = ".start"
-STOP_FILE = ".stop"  # asks a run to save and end
-_OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", "loss.png", "train.log", "events.jsonl")
+STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end
+_OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
 
 
-def choose_run_folder(config: Config, config_path: Path) -> Path:
-    """Where a run goes: ``training.output_dir``, or the next free ``runs/NAME`` beside the config file."""
+def choose_run_folder(config: Config) -> Path:
+    """The folder for a new run: ``training.output_dir``, or the next unused ``runs/NAME`` beside the config file."""
     if config.training.output_dir:
         return Path(config.training.output_dir)
-    runs = config_path.absolute().parent / "runs"
-    number = 1
-    while True:
-        folder = runs / (config_path.stem if number == 1 else f"{config_path.stem}-{number}")
-        if not folder.exists():
-            return folder
+    first = _first_folder(config)
+    folder, number = first, 1
+    while folder.exists():
         number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
 
 
-def latest_run(config: Config, config_path: Path) -> Path:
+def _first_folder(config: Config) -> Path:
+    """``runs/NAME`` beside the config file, whose name it takes; ``runs/run`` here for a config without a file."""
+    file = Path(config.where() or "run.yaml").absolute()
+    return file.parent / "runs" / file.stem
+
+
+def latest_run(config: Config) -> Path:
     """The run to resume: ``training.output_dir``, or the last of ``runs/NAME`` beside the config file."""
     if config.training.output_dir:
         return Path(config.training.output_dir)
-    first = config_path.absolute().parent / "runs" / config_path.stem
+    first = _first_folder(config)
     found = {1: first}
     for folder in first.parent.glob(f"{glob.escape(first.name)}-*"):
         number = folder.name.removeprefix(f"{first.name}-")
@@ -56,40 +62,40 @@ def latest_run(config: Config, config_path: Path) -> Path:
 
 
 def phase_folder(run_folder: Path, number: int) -> Path:
-    """Where the n-th phase of a run goes, counted from 1: a run folder of its own."""
+    """The run folder of the n-th phase of a run, counted from 1."""
     return run_folder / f"phase-{number}"
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun there."""
+    """Whether a run has begun in this folder."""
     return any((place / PLAN_FILE).exists() for place in (folder, phase_folder(folder, 1)))
 
 
 @contextmanager
 def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
-    """Hold a run folder for one process; the system frees the lock with the process, however it ends.
+    """Lock a run folder for this process. The system releases the lock when the process ends, however it ends.
 
     Args:
-        used: it may hold a run already, which goes on.
+        used: the folder may hold a run already, which is resumed.
 
     Raises:
-        RunFolderError: another run holds it, it has been used already, or it can't be written.
+        RunFolderError: another run holds the lock, the folder holds a run already, or it can't be written.
     """
     begun = (folder / LOCK_FILE).exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
+        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunFolderError(f"{folder}: another run is writing there now", _ELSEWHERE) from None
+            raise RunFolderError(f"{folder}: another run is writing to this folder now", _ELSEWHERE) from None
         if not used and (holds_run(folder) or any(folder.glob("checkpoint-*"))):
-            raise RunFolderError(f"{folder}: holds a run already", f"go on with it by --resume, or {_ELSEWHERE}")
+            raise RunFolderError(f"{folder}: holds a run already", f"pass --resume to continue it, or {_ELSEWHERE}")
         others = [] if begun or holds_run(folder) else [name for name in _OWN_FILES if (folder / name).exists()]
-        if others:  # somebody else's
+        if others:  # files of something else
             (folder / LOCK_FILE).unlink()
             raise RunFolderError(f"{folder}: holds files that a run would overwrite: {', '.join(others)}", _ELSEWHERE)
         yield
@@ -107,7 +113,7 @@ def write_run_files(
     data: DataReport | None = None,
     choices: Choices | None = None,
 ) -> None:
-    """Keep what the run is: configuration, plan, versions, speed's choices, and what was found in its data."""
+    """Write configuration, plan, versions, the choices for speed, and what was found in the data."""
     write_config(folder, config)
     try:
         if data:
@@ -120,11 +126,11 @@ def write_run_files(
         write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_whole(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
     except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
+        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def read_left_out(folder: Path) -> rows.LeftOut:
-    """The rows that a run leaves out."""
+    """The rows that a run does not use, by file."""
     path = folder / LEFT_OUT_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {Path(name): lines for name, lines in values.items()}
@@ -138,14 +144,14 @@ def read_index(folder: Path) -> rows.Index:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins: at a checkpoint of the run, with the weights of another run, or with the model's own."""
+    """Where training begins: at a checkpoint of this run, with other weights, or with those of the base model."""
 
     checkpoint: Path | None = None
     weights: Path | None = None
 
 
 def write_start(folder: Path, start: Start) -> None:
-    """Leave word for the training processes, on whichever machine they are."""
+    """Write ``.start``: the checkpoint or weights that every training process loads."""
     values = {name: str(path) for name, path in vars(start).items() if path}
     write_whole(folder / START_FILE, json.dumps(values) + "\n")
 
@@ -157,7 +163,7 @@ def read_start(folder: Path) -> Start:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Keep a run's configuration.
+    """Write a run's configuration.
 
     Raises:
         RunFolderError: it can't be written.
@@ -165,11 +171,11 @@ def write_config(folder: Path, config: Config) -> None:
     try:
         write_whole(folder / CONFIG_FILE, dump_yaml(config.values))
     except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run there: {error.strerror or error}", _ELSEWHERE) from None
+        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def versions_changed(folder: Path) -> list[str]:
-    """Packages that are not the ones that a run began with."""
+    """What has changed among the installed packages since a run began, in words."""
     try:
         began = json.loads((folder / VERSIONS_FILE).read_text(encoding="utf-8"))
         return [f"{name} was {began[name]}, now {now}" for name, now in versions().items() if began[name] != now]

@@ -1,4 +1,4 @@
-"""A training process does not outlive the command that started it."""
+"""Ends a training process when the command that started it has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLL_SECONDS = 0.5
 
 
 def end_with_launcher() -> None:
-    """Watch the process that started training, and torchrun where that lies between; go down with either."""
+    """Watch the process that started training, and torchrun if it is the parent; end when either of them ends."""
     launcher = os.environ.get(LAUNCHER, "")
     if launcher.isdigit():
         watched = {int(launcher), os.getppid()}
@@ -23,7 +23,7 @@ def end_with_launcher() -> None:
 
 def _end_with(processes: Iterable[int]) -> None:
     _wait_for_any(processes)
-    os.killpg(0, signal.SIGKILL)  # data-loader workers too
+    os.killpg(0, signal.SIGKILL)  # data loader workers too
 
 
 def _wait_for_any(processes: Iterable[int]) -> None:
@@ -33,9 +33,9 @@ def _wait_for_any(processes: Iterable[int]) -> None:
             for process in processes:
                 poll.register(os.pidfd_open(process), select.POLLIN)
             poll.poll()
-        except ProcessLookupError:  # gone already
+        except ProcessLookupError:  # it has ended already
             return
-        except OSError:  # a system without it
+        except OSError:  # the system does not support pidfd
             pass
         else:
             return
@@ -48,6 +48,6 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it belongs to somebody else, and so is there
+    except PermissionError:  # it belongs to another user, so it exists
         return True
     return True

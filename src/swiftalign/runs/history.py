@@ -1,4 +1,4 @@
-"""What run folders tell: how each run stands, and how far it came."""
+"""The state of runs, read from their folders."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _DEPTH = 3  # folders below the one that is searched
 
 @dataclass(frozen=True)
 class RunState:
-    """How a run stands.
+    """The state of a run.
 
     Attributes:
-        status: cut off is a run that ended without a word, as by SIGKILL.
-        step: the last that it has told; of a run in phases, of the phase that it is in.
-        steps: of the plan; None where unknown.
-        loss: of training, the last that was logged.
-        best: the best value of the metric that the best model is told by.
-        accuracies: of the last evaluation that measured them, by name.
-        updated: seconds since 1970.
+        status: ``cut off`` means that the run ended without an event, for example by SIGKILL.
+        step: the last step that was logged; for a run in phases, of the current phase.
+        steps: number of steps in the plan; None if unknown.
+        loss: the last training loss that was logged.
+        best: the best value of the metric by which the best model is chosen.
+        accuracies: by name, from the last evaluation that measured them.
+        updated: time of the last event, in seconds since 1970.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ def find_runs(folder: Path) -> list[RunState]:
         SwiftalignError: there is no such folder.
     """
     if not folder.is_dir():
-        raise SwiftalignError(f"{folder}: no such folder", "name a folder with runs, e.g. runs/")
+        raise SwiftalignError(f"{folder}: no such folder", "name a folder that contains runs, e.g. runs/")
     return sorted((run_state(run) for run in _run_folders(folder, _DEPTH)), key=lambda run: -run.updated)
 
 
@@ -69,7 +69,7 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def run_state(folder: Path) -> RunState:
-    """Read from plan and events; what is damaged there is left out."""
+    """Read a run's state from its plan and events; damaged parts are skipped."""
     inner, phase = _last_phase(folder)
     plan = _plan(inner)
     step, loss, best, updated, ended = 0, None, None, 0.0, None
@@ -96,7 +96,7 @@ _ENDS: dict[str, Status] = {"done": "done", "stopped": "stopped", "error": "fail
 
 
 def _status(folder: Path, ended: Event | None, *, last: bool) -> Status:
-    """A run in phases that has done one of them, and has not begun the next, was cut off between the two."""
+    """A run in phases that finished one phase, but did not begin the next one, was cut off."""
     if _locked(folder):
         return "running"
     return _ENDS[ended.kind] if ended and (last or ended.kind != "done") else "cut off"
@@ -110,7 +110,7 @@ def _phases(folder: Path) -> int:
 
 
 def _last_phase(folder: Path) -> tuple[Path, str]:
-    """The run folder that counts: of a run in phases, the last that has begun."""
+    """The folder of the last phase that has begun, and its number; the folder itself for a run without phases."""
     if (folder / PLAN_FILE).exists():
         return folder, ""
     number = 1
@@ -136,7 +136,7 @@ def _is_accuracy(name: str, value: Any) -> bool:
 
 
 def _locked(folder: Path) -> bool:
-    """Whether a living run holds its folder."""
+    """Whether a running process holds the lock of the folder."""
     try:
         lock = os.open(folder / LOCK_FILE, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Starting the training process and following it."""
+"""Starting the training processes and following their events."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _STOP_SECONDS = 20.0
 
 
 def follow_training(run_folder: Path, *, local_model: bool, processes: Processes = ONE) -> Iterator[Event]:
-    """Train in a child process, which writes its output to the run folder's log, and yield its events.
+    """Train in a child process, whose output goes to the run folder's log, and yield its events.
 
-    SIGTERM and the first Ctrl-C let it end its step and save; before the first step, and the second time, it is
-    stopped at once.
+    After SIGTERM or the first Ctrl-C the child finishes its step, saves a checkpoint and ends. Before the first step,
+    or after a second signal, it is ended at once.
 
     Args:
-        run_folder: prepared by `write_run_files`.
+        run_folder: the run folder, as `write_run_files` prepares it.
         local_model: whether the model is a folder; then the child makes no network call.
-        processes: how many train, and where.
+        processes: number of training processes, and the machines and GPUs that they use.
 
     Raises:
-        TrainingError: the child ended before its last step.
-        SystemExit: after a signal, with the exit code that it stands for.
+        TrainingError: the child process ended before its last step.
+        SystemExit: after a signal before the first step, or a second one, with the exit code that it stands for.
     """
     events = EventReader(run_folder)
     failure: Event | None = None
@@ -51,7 +51,7 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(local_model=local_model) | processes.environment(),
-            start_new_session=True,  # so that Ctrl-C reaches it through us alone, with its own children
+            start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
         )
         try:
             while True:
@@ -71,14 +71,14 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
     if child.returncode != 0 or not finished:
         raise _failure(log_file, child.returncode, failure)
     if stop.number:
-        raise SystemExit(128 + stop.number)
+        yield Event("signal", {"number": stop.number})
 
 
 class _Stop:
-    """Turns signals into the run folder's stop file, which the training process looks for after each step."""
+    """Turns signals into the stop file of the run folder, which the training process looks for after each step."""
 
     def __init__(self, run_folder: Path) -> None:
-        self.can_wait = False  # whether there is a step to end and something to save
+        self.can_wait = False  # whether training has begun, so that a step can end and be saved
         self.number = 0
         self._file = run_folder / STOP_FILE
         self._told = False
@@ -99,11 +99,11 @@ class _Stop:
     def _asked(self, number: int, frame: object) -> None:
         again, self.number = bool(self.number), self.number or number
         if again or not self.can_wait:
-            raise SystemExit(128 + number)  # unwinds, and so stops the child
+            raise SystemExit(128 + number)  # unwinds the stack, which ends the child
         self._file.touch()
 
     def news(self) -> bool:
-        """Whether a stop was asked for since the last look."""
+        """Whether a signal came since the last call."""
         told, self._told = self._told, bool(self.number)
         return self._told and not told
 
@@ -117,12 +117,12 @@ def _environment(*, local_model: bool) -> dict[str, str]:
 
 
 def _stop(child: subprocess.Popen[Any]) -> None:
-    """End the child and everything that it started."""
+    """End the child process and all processes that it started."""
     if child.poll() is None:
         _signal_group(child, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_STOP_SECONDS)
-    _signal_group(child, signal.SIGKILL)  # data-loader workers may outlive their parent
+    _signal_group(child, signal.SIGKILL)  # data loader workers may outlive their parent
     child.wait()
 
 
@@ -133,17 +133,17 @@ def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
 
 def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
     if event is not None:
-        error = TrainingError(event.values["message"], event.values.get("hint") or f"the whole story is in {log}")
+        error = TrainingError(event.values["message"], event.values.get("hint") or f"see {log} for the full output")
         error.exit_code = event.values.get("exit_code", 1)
         return error
     if code < 0:
         name = signal.Signals(-code).name
         hint = "the system may have run out of memory" if name == "SIGKILL" else f"see {log}"
-        return TrainingError(f"the training process was ended by {name}", hint)
+        return TrainingError(f"the training process was killed by {name}", hint)
     killed = re.findall(rb"exitcode +: -(\d+)", _end_of(log))  # torchrun's report on its processes
     if killed:
         name = signal.Signals(int(killed[-1])).name
-        return TrainingError(f"one of the training processes was ended by {name}", f"see the end of {log}")
+        return TrainingError(f"one of the training processes was killed by {name}", f"see the end of {log}")
     return TrainingError(f"the training process ended with code {code}", f"see the end of {log}")
 
 

@@ -1,4 +1,4 @@
-"""The plan as arguments of ``swift sft``. Nothing is decided here: what the plan says is spelled out."""
+"""The plan as arguments of ``swift sft``: what the plan says is spelled out, and nothing is decided here."""
 
 from __future__ import annotations
 
@@ -9,33 +9,14 @@ from typing import Any
 from swiftalign.config.sections import Config, best_metric_given
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
-from swiftalign.plan.optimizer import learning_rates, optimizer_name
+from swiftalign.model.tree import COMPONENTS
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.choices import Choices
 
-CALLBACK = "swiftalign"  # the worker's own trainer callback, registered under this name
+CALLBACK = "swiftalign"  # name under which the worker registers its own trainer callback
 GROUNDING_CALLBACK = "swiftalign_grounding"
 STOPPING_CALLBACK = "swiftalign_early_stopping"
 
-_METHOD_SETTINGS = {
-    "lora": ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora"),
-    "adalora": (
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
-        "adalora_target_r",
-        "adalora_init_r",
-        "adalora_tinit",
-        "adalora_tfinal",
-        "adalora_deltaT",
-        "adalora_beta1",
-        "adalora_beta2",
-        "adalora_orth_reg_weight",
-    ),
-    "boft": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
-    "fourierft": ("fourier_n_frequency", "fourier_scaling"),
-    "full": ("freeze_llm", "freeze_vit", "freeze_aligner"),
-}
 _TRAINING_SETTINGS = (
     "weight_decay",
     "warmup_ratio",
@@ -54,12 +35,12 @@ _TRAINING_SETTINGS = (
 )
 
 
-def lower(config: Config, plan: TuningPlan, run_folder: Path, choices: Choices) -> dict[str, Any]:
+def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) -> dict[str, Any]:
     """ms-swift's arguments by name, in the order in which they are shown.
 
     Args:
-        run_folder: where checkpoints go.
-        choices: what the run does to be fast; `swiftalign.training.fast` does what ms-swift has no argument for.
+        run_folder: folder for the checkpoints.
+        choices: how the run is made fast; `swiftalign.worker.apply_choices` applies what ms-swift has no argument for.
     """
     arguments: dict[str, Any] = {
         **_model(config, plan),
@@ -73,11 +54,11 @@ def lower(config: Config, plan: TuningPlan, run_folder: Path, choices: Choices) 
     metric = best_metric_given(config)
     if metric:
         arguments["metric_for_best_model"] = metric
-    if metric and metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would take more for better
+    if metric and metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would prefer the higher value
         arguments.setdefault("greater_is_better", False)
     own = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
     if config.training.early_stopping:
-        own.append(STOPPING_CALLBACK)  # after the accuracies that it may watch
+        own.append(STOPPING_CALLBACK)  # after the callback that measures the accuracies
         arguments["restore_callback_states_from_checkpoint"] = True
     arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *own, CALLBACK]
     return {name: value for name, value in arguments.items() if value is not None and value != []}
@@ -91,12 +72,12 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
     model = config.model
     return {
         "model": model.path,
-        "model_type": swift_model_type(config, plan.model_type),
+        "model_type": swift_model_type(model.type, plan.model_type),
         "model_revision": model.revision,
         "use_hf": config.hub == "huggingface",
         "torch_dtype": plan.dtype,
         "attn_impl": model.attention,
-        # ms-swift turns fp16 on for a float32 model, unless told.
+        # ms-swift enables fp16 for a float32 model unless it is set.
         "bf16": plan.dtype == "bfloat16",
         "fp16": plan.dtype == "float16",
         "check_model": False,  # asks a hub whether the model is its latest
@@ -105,30 +86,28 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
 
 def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:
     tuner = config.tuner
-    settings = {name: getattr(tuner, name) for name in _METHOD_SETTINGS[tuner.train_type]}
-    if tuner.train_type == "full":
-        return {"tuner_type": "full", **settings}
+    if plan.train_type == "full":
+        return {"tuner_type": "full", **{f"freeze_{part}": tuner.frozen[part] for part in COMPONENTS}}
     return {
-        "tuner_type": tuner.train_type,
-        "target_regex": plan.target_regex,
+        "tuner_type": plan.train_type,
+        "target_regex": plan.adapted_pattern,
         "modules_to_save": list(plan.saved),
-        **settings,
+        **tuner.settings.model_dump(),
     }
 
 
 def _training(config: Config, plan: TuningPlan, choices: Choices) -> dict[str, Any]:
-    rates = learning_rates(config)
-    own_rates = {"vit_lr": rates["vit"], "aligner_lr": rates["aligner"]}
+    own_rates = {"vit_lr": plan.rates["vit"], "aligner_lr": plan.rates["aligner"]}
     return {
-        "optimizer": optimizer_name(config),
-        "learning_rate": rates["llm"],
-        **(own_rates if optimizer_name(config) == "multimodal" else {}),
+        "optimizer": plan.optimizer,
+        "learning_rate": plan.rates["llm"],
+        **(own_rates if plan.optimizer == "multimodal" else {}),
         "per_device_train_batch_size": plan.schedule.batch,
         "gradient_accumulation_steps": plan.schedule.accumulation,
         "gradient_checkpointing": choices.gradient_checkpointing,
         "vit_gradient_checkpointing": choices.vit_checkpointing,
         "use_liger_kernel": choices.kernels == "liger",
-        "logging_nan_inf_filter": False,  # it waits for the GPU in each step, and leaves NaN out of the logged loss
+        "logging_nan_inf_filter": False,  # the filter waits for the GPU in each step, and hides NaN in the log
         **{name: getattr(config.training, name) for name in _TRAINING_SETTINGS},
         "max_steps": config.training.max_steps if config.training.max_steps > 0 else -1,  # 0 would train one step
     }
@@ -141,8 +120,8 @@ def _data(config: Config) -> dict[str, Any]:
         "val_dataset": list(data.val),
         "split_dataset_ratio": data.split_dataset_ratio if not data.val else 0.0,
         "dataset_shuffle": data.dataset_shuffle,
-        "strict": True,  # a bad row is an error, not silently another row
-        "lazy_tokenize": True,  # rows are read, and images opened, when their turn comes
+        "strict": True,  # a malformed row is an error, and is not replaced by another row
+        "lazy_tokenize": True,  # rows are read and images opened only when they are needed
     }
 
 

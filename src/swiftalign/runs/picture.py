@@ -1,4 +1,4 @@
-"""A run as one picture: loss, learning rates and, where they were measured, accuracies."""
+"""A picture of a run: loss, learning rates and, if they were measured, accuracies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLOURS = ("#1f6f8b", "#d1495b", "#3c7a3c", "#8a5fbf", "#b0752a")
 
 
 def draw_run(path: Path, events: Iterable[Event], *, title: str) -> None:
-    """Draw the events of a run, over steps, as a PNG; where a run was resumed, the later word counts."""
+    """Draw the logs of a run over its steps as a PNG. If a resumed run logged a step again, the last log counts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,7 +39,7 @@ def draw_run(path: Path, events: Iterable[Event], *, title: str) -> None:
 
 
 def _panels(events: Iterable[Event]) -> dict[str, dict[str, Points]]:
-    """Panel -> line -> points."""
+    """The points (step, value) to draw, by panel and line."""
     found: dict[str, dict[str, dict[int, float]]] = {name: defaultdict(dict) for name in ("loss", "rate", "accuracy")}
     for event in events:
         step = event.values.get("step")

@@ -12,14 +12,14 @@ _WORKER = ("-m", "swiftalign.worker")
 
 @dataclass(frozen=True)
 class Processes:
-    """Where training runs.
+    """The processes that train, and the machines and GPUs that they use.
 
     Attributes:
-        per_node: processes on each machine.
-        nodes: machines.
-        node: number of this one, from 0; the run folder is written by the first.
-        rendezvous: HOST:PORT of the first machine, where there are several.
-        gpus: numbers of the GPUs to use here; empty for all.
+        per_node: number of processes per machine.
+        nodes: number of machines.
+        node: number of this machine, from 0; machine 0 writes the run folder.
+        rendezvous: HOST:PORT of machine 0; empty for a single machine.
+        gpus: numbers of the GPUs to use on this machine; empty for all.
     """
 
     per_node: int = 1
@@ -33,7 +33,7 @@ class Processes:
         return self.per_node * self.nodes
 
     def command(self, run_folder: str) -> list[str]:
-        """What to run on this machine: the worker itself, or torchrun with it."""
+        """The command to run on this machine: the worker, or torchrun that starts it."""
         if self.total == 1:
             return [sys.executable, *_WORKER, run_folder]
         where = ["--standalone"]
@@ -50,7 +50,7 @@ class Processes:
 def choose_processes(
     nproc: int | None, gpus: str | None, nodes: int, node: int | None, rendezvous: str | None
 ) -> Processes:
-    """The processes that options of ``train`` ask for.
+    """The processes that the options of ``train`` describe.
 
     Raises:
         SwiftalignError: the options contradict each other, or one is missing.

@@ -1,4 +1,4 @@
-"""Going on with a run: which one, whether it still is the same, and from which checkpoint."""
+"""Resuming a run: whether configuration and data are the same as before, and from which checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint.verify import checkpoints_of, verify
+from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import ADALORA_STATE
@@ -17,7 +18,7 @@ from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import RunFolderError, SwiftalignError
 from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
 
-# What a resumed run may do otherwise without becoming another one, by the last part of the key.
+# Settings that may change when a run is resumed, by the last part of their key.
 MAY_CHANGE = frozenset(
     {
         "output_dir",
@@ -34,19 +35,19 @@ MAY_CHANGE = frozenset(
         "per_device_eval_batch_size",
     }
 )
-# A checkpoint of the first steps, at a rate that still warms up, is sound although nothing has moved.
+# During warm-up nothing may have moved yet, and a checkpoint is sound all the same.
 _HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed"})
-_NEEDED = frozenset({"state-missing", "optimizer-missing"})  # warnings elsewhere
+_NEEDED = frozenset({"state-missing", "optimizer-missing"})  # only warnings for verify-ckpt
 _DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run goes on.
+    """The checkpoint to resume from.
 
     Attributes:
-        checkpoint: None to begin anew, where no sound one is there.
-        damaged: checkpoints that were passed over, each with the reason.
+        checkpoint: None if no checkpoint is sound, so that the run begins from the start.
+        damaged: newer checkpoints that can't be used, each with the reason.
     """
 
     checkpoint: Path | None
@@ -54,10 +55,10 @@ class Resumption:
 
 
 def require_same_config(folder: Path, config: Config) -> None:
-    """Compare a configuration with that which a run began with.
+    """Compare a configuration with the one that a run began with.
 
     Raises:
-        RunFolderError: naming what may not change and has.
+        RunFolderError: a setting has changed that may not change.
     """
     try:
         began = load_config([folder / CONFIG_FILE])
@@ -85,15 +86,17 @@ def require_same_run(folder: Path, config: Config, plan: TuningPlan, digests: Ma
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder}: its plan can't be read: {error}", _ANEW) from None
     if _essence(plan) != _essence(planned):
-        raise RunFolderError(f"{folder}: the model, or the number of rows or processes, is not what it was", _ANEW)
+        raise RunFolderError(
+            f"{folder}: the model, the number of rows or the number of processes has changed since the run began", _ANEW
+        )
     _require_same_data(folder, digests)
 
 
-_ANEW = "set it back, or start a run of its own: --set training.output_dir=runs/NAME"
+_ANEW = "undo the change, or start a new run: --set training.output_dir=runs/NAME"
 
 
 def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Settings that differ and matter."""
+    """Settings that differ, except those that may change."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys((*old, *new)):
             if name not in MAY_CHANGE:
@@ -118,11 +121,11 @@ def _require_same_data(folder: Path, digests: Mapping[str, str]) -> None:
         raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
     for name, digest in digests.items():
         if began.get(name) != digest:
-            raise RunFolderError(f"{name} is not what it was when the run began", _ANEW)
+            raise RunFolderError(f"{name} has changed since the run began", _ANEW)
 
 
 def newest_sound(folder: Path, plan: TuningPlan) -> Resumption:
-    """The newest checkpoint of a run that verify-ckpt passes, with all that a resumed run needs."""
+    """The newest checkpoint of a run that is sound and holds everything that a resumed run needs."""
     damaged: list[tuple[Path, str]] = []
     for checkpoint in reversed(checkpoints_of(folder)):
         fault = checkpoint_fault(checkpoint, plan)
@@ -133,7 +136,7 @@ def newest_sound(folder: Path, plan: TuningPlan) -> Resumption:
 
 
 def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
-    """Why a run can't be resumed from a checkpoint, in a line."""
+    """Why a run can't be resumed from a checkpoint, on one line; None if it can."""
     try:
         findings = verify(checkpoint, deep=True).findings
     except SwiftalignError as error:
@@ -147,7 +150,7 @@ def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
 
 
 def set_aside(resumption: Resumption) -> None:
-    """Rename damaged checkpoints, so that the save limit does not count them."""
+    """Rename damaged checkpoints, so that ``save_total_limit`` does not count them."""
     for checkpoint, _ in resumption.damaged:
         aside = checkpoint.with_name(f"{_DAMAGED}{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""GPUs: how much memory they have, and how fast they multiply."""
+"""GPUs: how much memory they have, and how fast they compute."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swiftalign.problems import SwiftalignError
 
@@ -16,10 +16,11 @@ class Card:
     """One GPU.
 
     Attributes:
-        memory: bytes.
-        rate: bf16 operations a second that a large matrix product reaches; None where it is not known.
-        bandwidth: bytes of its memory that it reads or writes a second; None likewise.
-        measured: whether the rates are this toolkit's own measurements, not a share of the maker's figures.
+        name: the maker's name, or the memory as text where only that is known.
+        memory: memory in bytes.
+        rate: bf16 operations per second that a large matrix product reaches; None where it is not known.
+        bandwidth: bytes of memory that are read or written per second; None where it is not known.
+        measured: whether rate and bandwidth were measured by this toolkit, not taken from the maker's data sheet.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Card:
     measured: bool = False
 
 
-# Of the makers' dense bf16 rate and bandwidth, what large products and copies reach; on the H100 both were measured.
+# Shares of the makers' dense bf16 rate and bandwidth that large products and copies reach, as measured on an H100.
 _REACHED_RATE, _REACHED_BANDWIDTH = 0.8, 0.9
 
 # Name -> GiB, dense bf16 TFLOP/s and TB/s, from NVIDIA's data sheets.
@@ -61,7 +62,7 @@ def named_card(text: str) -> Card:
     """A card by its name, or by its memory alone.
 
     Raises:
-        SwiftalignError: it is neither.
+        SwiftalignError: the text is neither a known card nor an amount of memory.
 
     >>> named_card("80GiB").memory // GIB
     80
@@ -69,18 +70,18 @@ def named_card(text: str) -> Card:
     'H100'
     """
     size = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(Gi?B?)", text.strip(), re.IGNORECASE)
-    if size:  # a card "of 80 GB" has 80 GiB
+    if size:  # a card sold as 80 GB has 80 GiB
         return Card(f"{size[1]} GiB", int(float(size[1]) * GIB))
-    key = next((name for name in _SHEETS if _same(name, text)), None)
+    letters = re.sub(r"\W", "", text).lower()
+    key = next((name for name in _SHEETS if re.sub(r"\W", "", name).lower() == letters), None)
     if key is None:
-        raise SwiftalignError(
-            f"--gpu {text}: no such card", f"write its memory, as 80GiB, or one of {', '.join(_SHEETS)}"
-        )
+        hint = f"give the card's memory, e.g. 80GiB, or one of {', '.join(_SHEETS)}"
+        raise SwiftalignError(f"--gpu {text}: no such card", hint)
     return _card(key)
 
 
 def present_card() -> Card | None:
-    """The first GPU of this machine; None where there is none, or its driver doesn't answer."""
+    """The first GPU of this machine; None where there is no GPU, or its driver doesn't answer."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits", "--id=0"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -90,9 +91,9 @@ def present_card() -> Card | None:
     if not mebibytes.strip().isdigit():
         return None
     memory = int(mebibytes) * 2**20
-    key = next((key for key in _SHEETS if _words(key) <= _words(name)), None)
-    known = _card(key) if key else Card(name, memory)
-    return Card(name.strip(), memory, known.rate, known.bandwidth, known.measured)
+    words = re.split(r"[\s-]+", name.strip().upper())
+    known = next((_card(key) for key in _SHEETS if set(key.upper().split()) <= set(words)), Card("", memory))
+    return replace(known, name=name.strip(), memory=memory)
 
 
 def _card(key: str) -> Card:
@@ -100,11 +101,3 @@ def _card(key: str) -> Card:
     rate, bandwidth = teraflops * 1e12 * _REACHED_RATE, terabytes * 1e12 * _REACHED_BANDWIDTH
     rate, bandwidth = _MEASURED.get(key, (rate, bandwidth))
     return Card(key, memory * GIB, rate, bandwidth, key in _MEASURED)
-
-
-def _words(name: str) -> set[str]:
-    return set(re.split(r"[\s-]+", name.upper()))
-
-
-def _same(name: str, text: str) -> bool:
-    return re.sub(r"\W", "", name).lower() == re.sub(r"\W", "", text).lower()

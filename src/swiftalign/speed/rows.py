@@ -10,12 +10,12 @@ from swiftalign.data.images import remembered_sizes
 from swiftalign.data.records import Size
 from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import Conversation, visual_tokens
+from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError
 from swiftalign.speed.work import Row
 
 # Rows to look at: evenly spread over the data.
 LOOKED_AT = 2000
-MERGE = 4  # patches per visual token
 
 
 def rows_of(rows: Rows, encoding: Encoding) -> list[Row]:
@@ -34,6 +34,6 @@ def rows_of(rows: Rows, encoding: Encoding) -> list[Row]:
     answers = [Conversation(text.texts[1::2], 0) for text in whole]
     counted = zip(known, encoding.lengths(whole), encoding.lengths(answers), strict=True)
     return [
-        Row(tokens, tuple(MERGE * visual_tokens(*size, encoding.limits) for size in sizes), labels)
+        Row(tokens, tuple(QWEN3_VL.merge**2 * visual_tokens(*size, encoding.limits) for size in sizes), labels)
         for (_, sizes), tokens, labels in counted
     ]

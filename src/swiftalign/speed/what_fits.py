@@ -1,27 +1,30 @@
-"""Choices and predictions, as lines and tables."""
+"""What fits on a card, and how fast it trains: predictions for every setting that a run may have."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from swiftalign.model.families import find
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.cards import Card
-from swiftalign.speed.choices import Choices, Outlook
-from swiftalign.speed.memory import How, Kernels
+from swiftalign.speed.choices import Choices, Kernels
+from swiftalign.speed.predictor import Predictor
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a batch takes with some kernels, with or without checkpointing.
+    """Predictions for one kind of kernels, with or without gradient checkpointing.
 
     Attributes:
+        kernels: how the frozen layers run.
+        gradient_checkpointing: whether the LLM's activations are computed twice.
         peak: bytes that the largest batch of the run takes, without CUDA's own context.
-        largest_batch: rows; 0 where not even one fits.
-        step_seconds: of an optimizer step; None where the card's speed is not known.
-        epoch_seconds: of a pass over the data; None likewise, or without data.
-        chosen: whether a run on this card trains so.
+        largest_batch: the most rows per batch that fit; 0 where not even one row does.
+        step_seconds: seconds per optimizer step; None where the card's speed is not known.
+        epoch_seconds: seconds per pass over the data; None where the card's speed or the data are not known.
+        chosen: whether a run on this card trains with this setting.
     """
 
     kernels: Kernels
@@ -38,9 +41,11 @@ class WhatFits:
     """Predictions for a run on a card.
 
     Attributes:
-        batch: rows of the run's batches.
+        card: the GPU that each process trains on.
+        batch: rows per batch of the run.
         longest: tokens of the longest row.
-        estimates: what of this was not measured.
+        settings: predictions for every setting.
+        estimates: sentences that say what in the predictions is an estimate, not compared with a measurement.
     """
 
     card: Card
@@ -49,48 +54,36 @@ class WhatFits:
     settings: tuple[Setting, ...]
     estimates: tuple[str, ...]
 
-    @classmethod
-    def of(cls, outlook: Outlook, plan: TuningPlan, choices: Choices, *, assumed: bool) -> WhatFits:
-        """
-        Args:
-            assumed: the rows are not of the run's data.
-        """
-        settings = tuple(
-            _setting(outlook, plan, choices, kernels, checkpointing=checkpointing)
-            for kernels in ("compiled", "liger", "plain")
-            for checkpointing in (False, True)
-        )
-        longest = max(row.tokens for row in outlook.rows)
-        return cls(outlook.card, plan.schedule.batch, longest, settings, tuple(_estimates(outlook, plan, assumed)))
+
+def what_fits(predictor: Predictor, plan: TuningPlan, choices: Choices, *, assumed: bool) -> WhatFits:
+    """Predict every setting of a run.
+
+    Args:
+        assumed: whether the predictor's rows are assumed, not rows of the run's data.
+    """
+    schedule, rows, settings = plan.schedule, plan.schedule.train_rows, []
+    kernels: tuple[Kernels, ...] = ("compiled", "liger", "plain")
+    for kind, checkpointing in ((kind, checkpointing) for kind in kernels for checkpointing in (False, True)):
+        setting = replace(choices, batch=schedule.batch, kernels=kind, gradient_checkpointing=checkpointing)
+        peak, largest, seconds = predictor.peak(setting), predictor.largest_batch(setting), predictor.seconds(setting)
+        step = seconds and seconds * schedule.accumulation
+        epoch = seconds * math.ceil(rows / schedule.batch) if seconds and rows else None
+        chosen = (kind, checkpointing) == (choices.kernels, choices.gradient_checkpointing)
+        settings.append(Setting(kind, checkpointing, peak, largest, step, epoch, chosen))
+    longest = max(row.tokens for row in predictor.rows)
+    estimates = tuple(_estimates(predictor, plan, assumed))
+    return WhatFits(predictor.card, schedule.batch, longest, tuple(settings), estimates)
 
 
-def _setting(outlook: Outlook, plan: TuningPlan, choices: Choices, kernels: Kernels, *, checkpointing: bool) -> Setting:
-    how = How(checkpointing, choices.padding_free, kernels, choices.frozen_fp8)
-    schedule = plan.schedule
-    seconds, rows = outlook.seconds(schedule.batch, how), schedule.train_rows
-    return Setting(
-        kernels,
-        checkpointing,
-        outlook.peak(schedule.batch, how),
-        outlook.largest_batch(how),
-        seconds and seconds * schedule.accumulation,
-        seconds * math.ceil(rows / schedule.batch) if seconds and rows else None,
-        (kernels, checkpointing) == (choices.kernels, choices.gradient_checkpointing),
-    )
-
-
-_MEASURED_WIDTHS = (2560, 4096)  # of the LLM: the 4B's and the 8B's
-
-
-def _estimates(outlook: Outlook, plan: TuningPlan, assumed: bool) -> Iterator[str]:
-    """What the figures rest on, where that is not a measurement."""
+def _estimates(predictor: Predictor, plan: TuningPlan, assumed: bool) -> Iterator[str]:
+    family, trained = find(plan.model_type), predictor.trained
     if assumed:
-        yield "no data: each row is taken for a 1024x768 image and 350 tokens of text"
-    if outlook.card.rate is None:
-        yield "times need the card's name, as --gpu H100"
-    elif not outlook.card.measured:
-        yield f"the speed of {outlook.card.name} is from its data sheet"
-    if plan.model_type != "qwen3_vl" or outlook.sizes.width not in _MEASURED_WIDTHS:
+        yield "no data is given: every row is assumed to be a 1024x768 image and 350 tokens of text"
+    if predictor.card.rate is None:
+        yield "times can only be predicted for a named card, e.g. --gpu H100"
+    elif not predictor.card.measured:
+        yield f"the speed of {predictor.card.name} is from its data sheet"
+    if family is None or predictor.sizes.width not in family.measured_widths:
         yield "an estimate: measured with the 4B and the 8B on one H100"
-    elif outlook.trained.llm or outlook.trained.vit or outlook.trained.method != "modules_to_save":
+    elif trained.llm or trained.vit or trained.method != "modules_to_save":
         yield "an estimate: measured with modules_to_save on the aligner"

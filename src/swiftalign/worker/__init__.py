@@ -1,0 +1,14 @@
+"""The training processes: ms-swift's own pipeline, given a plan and compared with it.
+
+ms-swift, peft and transformers are not patched: no function or class of theirs is replaced. `pipeline.AlignerSft` is a
+subclass of ms-swift's `SwiftSft`, and callbacks and the attention function are registered where those packages ask for
+it. Some attributes of this run's own model and trainer are replaced:
+
+- ``trainer.get_train_dataloader``, by `batches.train_dataloader`, unless the run asks its loader for something else.
+- ``trainer._load_from_checkpoint`` and ``trainer._load_best_model``, by `weights.load_state`, with AdaLoRA.
+- ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, and the language model's
+  ``_deepstack_process``, by `sync_free`, in padding-free batches of a Qwen3-VL.
+- ``trainer.evaluate``, wrapped by `apply_choices` so that it runs uncompiled, where the frozen layers are compiled.
+- ``config._attn_implementation_internal`` of the model and its parts, by `attention`, in padding-free batches.
+- The LLM's frozen ``nn.Linear`` modules, by `fp8.Fp8Linear`, with frozen_fp8.
+"""

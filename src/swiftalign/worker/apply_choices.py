@@ -1,69 +1,67 @@
-"""Putting a run's `Choices` into effect on the live model and trainer."""
+"""Applying a run's `Choices` to the live model and trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
 
+from swiftalign.model.families import find
+from swiftalign.model.family import Family
+from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.attention import use_padding_free_attention
 from swiftalign.worker.fp8 import freeze_in_fp8
 
 
-def speed_up_model(model: nn.Module, choices: Choices) -> None:
-    """Attention and matrices, once the model is loaded and what trains is known."""
-    _end_backward_at_vit(model)
+def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices) -> None:
+    """Apply the choices of attention and matrices to a model, once it is known what of it trains.
+
+    The backward pass is stopped at a frozen ViT: with gradient checkpointing, ms-swift asks for gradients of the ViT's
+    patches, so that its activations would be kept and its backward pass would run for nothing.
+    """
+    llm, vit = _stacks(plan)
+    if not any(item.component == "vit" for item in plan.trainables):
+        for name, blocks in model.named_modules():
+            if name.endswith(vit) and isinstance(blocks, nn.ModuleList):
+                blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
     if choices.padding_free:
         use_padding_free_attention(model)
     if choices.frozen_fp8:
-        freeze_in_fp8(_frozen_layers(model, "language_model.layers"))
+        freeze_in_fp8(_frozen_layers(model, llm))
 
 
-def speed_up_trainer(trainer: Any, choices: Choices) -> None:
-    """Compile the frozen layers, one at a time: all of a kind share the code of the first.
+def speed_up_trainer(trainer: Any, plan: TuningPlan, choices: Choices) -> None:
+    """Compile the frozen layers one by one: layers of the same kind share the code of the first.
 
-    The whole model in one graph takes minutes, and breaks where deepstack features are added. Evaluation runs as it
-    is written: its shapes and its cache would be compiled anew.
+    One graph of the whole model takes minutes to compile, and breaks where deepstack features are added. Evaluation is
+    not compiled, since its shapes and its cache would be compiled anew.
     """
     if choices.kernels != "compiled":
         return
-    for stack in ("language_model.layers", "visual.blocks"):
+    for stack in _stacks(plan):
         for layer in _frozen_layers(trainer.model, stack):
             layer.compile(dynamic=True)
-    trainer.evaluate = _uncompiled(trainer.evaluate)
+    evaluate = trainer.evaluate
+
+    @wraps(evaluate)
+    def uncompiled(*args: Any, **kwargs: Any) -> Any:
+        with torch.compiler.set_stance("force_eager"):
+            return evaluate(*args, **kwargs)
+
+    trainer.evaluate = uncompiled
 
 
-def _end_backward_at_vit(model: nn.Module) -> None:
-    """Let no gradient into a ViT of which nothing trains.
-
-    With gradient checkpointing ms-swift asks for gradients of the ViT's patches too, and its activations are kept, and
-    its backward pass runs, for nothing.
-    """
-    for name, visual in model.named_modules():
-        blocks = getattr(visual, "blocks", None)
-        if name.endswith("visual") and isinstance(blocks, nn.ModuleList) and not _vit_trains(visual):
-            blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
-
-
-def _vit_trains(visual: nn.Module) -> bool:
-    return any(weight.requires_grad for name, weight in visual.named_parameters() if "merger" not in name)
+def _stacks(plan: TuningPlan) -> tuple[str, str]:
+    """Ends of the names of the LLM's layers and the ViT's blocks; an unknown family may have the usual names."""
+    return (find(plan.model_type) or Family).stacks
 
 
 def _frozen_layers(model: nn.Module, stack: str) -> Iterator[nn.Module]:
-    """The layers of a stack, by the end of its name, unless something in it trains."""
+    """The layers of a stack, unless something in it trains."""
     for name, module in model.named_modules():
         if name.endswith(stack) and not any(weight.requires_grad for weight in module.parameters()):
             yield from module.children()
-
-
-def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.compiler.set_stance("force_eager"):
-            return function(*args, **kwargs)
-
-    return run

@@ -1,7 +1,7 @@
-"""Attention over rows that lie in a line, without padding between them, by torch alone.
+"""Padding-free attention over concatenated rows, in torch only.
 
-Registered with transformers' own interface under a name with "flash" in it: by that word its models hand over where
-rows and images begin (``cu_seq_lens_q``) instead of a mask or a loop over images.
+It is registered with transformers' own interface under a name that contains "flash". For such names, its models pass
+on where rows and images begin (``cu_seq_lens_q``) instead of a mask, and don't loop over images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def use_padding_free_attention(model: nn.Module) -> None:
-    """Let a model and its parts attend by `attention`."""
+    """Make a model and its parts use `attention`."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)  # for generation, whose rows are padded
     for part in model.modules():
@@ -43,12 +43,14 @@ def attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each row; with a mask, or a cache, as transformers' ``sdpa`` does.
+    """Attend within each row; with a mask or a cache, as transformers' ``sdpa`` does.
 
     Args:
-        query: [1, heads, tokens, head_dim]; key and value likewise, with as many heads or a divisor.
-        cu_seq_lens_q: [rows + 1], int32: where each row begins, and the last one's end.
-        max_length_q: tokens of the longest row.
+        query: [1, heads, tokens, head_dim].
+        key: [1, key heads, tokens, head_dim]; the number of key heads divides that of heads.
+        value: [1, key heads, tokens, head_dim].
+        cu_seq_lens_q: the token at which each row begins, and the number of tokens: [rows + 1], int32.
+        max_length_q: number of tokens in the longest row.
 
     Returns:
         [1, tokens, heads, head_dim].
@@ -58,35 +60,21 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
         return out, None
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # norms with float32 weights leave float32 behind
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # norms with float32 weights return float32
         query, key, value = (heads.to(torch.get_autocast_dtype("cuda")) for heads in (query, key, value))
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    starts, longest = cu_seq_lens_q, max_length_q
     if query.is_cuda and query.dtype in _HALF and not dropout:
-        out = _on_gpu(query, key, value, cu_seq_lens_q, max_length_q, scaling, causal=causal)
-    else:
-        out = _row_by_row(query, key, value, cu_seq_lens_q, scaling, dropout, causal=causal)
-    return out, None
-
-
-def _on_gpu(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float | None, *, causal: bool
-) -> Tensor:
-    query, key, value = (heads.squeeze(0).transpose(0, 1) for heads in (query, key, value))
-    # The operator behind `torch.nn.attention.varlen_attn`, whose earlier releases refuse grouped key heads.
-    out: Tensor = torch.ops.aten._flash_attention_forward(
-        query, key, value, starts, starts, longest, longest, 0.0, causal, False, scale=scale
-    )[0]
-    return out.unsqueeze(0)
-
-
-def _row_by_row(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float | None, dropout: float, *, causal: bool
-) -> Tensor:
-    lengths = starts.diff().tolist()
+        query, key, value = (heads.squeeze(0).transpose(0, 1) for heads in (query, key, value))
+        # The operator behind `torch.nn.attention.varlen_attn`, whose earlier releases refuse grouped key heads.
+        out = torch.ops.aten._flash_attention_forward(
+            query, key, value, starts, starts, longest, longest, 0.0, causal, False, scale=scaling
+        )[0]
+        return out.unsqueeze(0), None
+    lengths, grouped = starts.diff().tolist(), query.shape[1] != key.shape[1]
     rows = zip(*(torch.split(heads, lengths, dim=2) for heads in (query, key, value)), strict=True)
-    grouped = query.shape[1] != key.shape[1]
-    out = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
+    attended = [
+        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=grouped)
         for q, k, v in rows
     ]
-    return torch.cat(out, dim=2).transpose(1, 2)
+    return torch.cat(attended, dim=2).transpose(1, 2), None

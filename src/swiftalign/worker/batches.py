@@ -1,11 +1,11 @@
-"""The same batches for any number of processes and of workers, and after a resume.
+"""The same batches for any number of processes and data loader workers, and after a resume.
 
-ms-swift drops rows until the processes have equally many, and so shuffles another list for each number of them. Here
-the order is that of a single process; each global batch is dealt out among the processes, and one that would go without
-a row gets one of which nothing is to be learned.
+ms-swift drops rows until all processes have the same number, so that each number of processes shuffles another list.
+Here the order is that of a single process; each global batch is distributed among the processes, and a process left
+without a row gets a copy of a row with all labels masked.
 
-torch's loader seeds its workers by a draw from the generator that dropout draws from, once an epoch, unless workers
-persist. Here it has a generator of its own.
+torch's loader seeds its workers by a draw from the generator that dropout uses, once per epoch unless workers persist.
+Here the loader has its own generator.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from swift.dataset import LazyLLMDataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import seed_worker
 
-UNLEARNED = -100  # label of the tokens that are not to be learned
+from swiftalign.model.template import IGNORED
 
 
 class GlobalBatches:
-    """Deals the batches of one process out among several.
+    """Distributes the batches of one process among several.
 
     Args:
-        rows: of the data set.
-        batch_size: rows of a process.
-        seed: of the order; None for the order of the data set.
-        rank: this process.  world: how many there are.
-        lengths: of the rows: those of a batch are then of about one length.
+        rows: number of rows in the dataset.
+        batch_size: rows per batch in each process.
+        seed: seed of the order; None for the order of the dataset.
+        rank: number of this process.
+        world: number of processes.
+        lengths: tokens per row; if given, rows of similar length share a batch.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class GlobalBatches:
         return -(-self.rows // self.together)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Row numbers; of a filler, ``~number``."""
+        """Row numbers per batch; ``~number`` stands for a masked copy of a row."""
         order = list(range(self.rows))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed + self._epoch)  # as ms-swift shuffles for one process
@@ -63,17 +64,17 @@ class GlobalBatches:
 
 
 class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no types
-    """Encoded rows, and fillers: rows of which nothing is to be learned."""
+    """Encoded rows, and copies of rows with all labels masked."""
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str) or index >= 0:
             return super().__getitem__(index)
         row = super().__getitem__(~index)
-        return {**row, "labels": [UNLEARNED] * len(row["labels"])}
+        return {**row, "labels": [IGNORED] * len(row["labels"])}
 
 
 def replaces_dataloader(args: Any) -> bool:
-    """Whether `train_dataloader` knows all that a run asks of its loader."""
+    """Whether `train_dataloader` supports everything that a run asks of its loader."""
     tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
     others = args.dataloader_drop_last or args.dataloader_multiprocessing_context
     return not (others or tensor_parallel)
@@ -86,10 +87,13 @@ def train_dataloader(
     loader: type[DataLoaderShard] = DataLoaderShard,
     lengths: Sequence[int] | None = None,
 ) -> DataLoaderShard:
-    """What ms-swift's ``get_train_dataloader`` makes, with `GlobalBatches` and a generator of its own.
+    """ms-swift's ``get_train_dataloader``, but with `GlobalBatches` and its own random generator.
 
     Args:
-        lengths: of the rows, to group them by.
+        trainer: ms-swift's trainer.
+        skip_batches: number of batches to skip, where a run resumes within an epoch.
+        loader: class of the loader.
+        lengths: tokens per row, to put rows of similar length in a batch.
     """
     args, rows = trainer.args, trainer.train_dataset
     seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None

@@ -1,15 +1,13 @@
-"""Holding the running model and its optimizer against the plan, name by name."""
+"""Comparing the running model and its optimizer with the plan, name by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+from torch import nn, optim
 
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import PlanMismatchError
-
-if TYPE_CHECKING:
-    from torch import nn, optim
 
 Described = tuple[tuple[int, ...], str]
 
@@ -18,7 +16,7 @@ def compare_model(plan: TuningPlan, model: nn.Module) -> None:
     """Raise unless exactly the plan's parameters require gradients, with the plan's shapes and dtypes.
 
     Raises:
-        PlanMismatchError: naming the first differences of each kind.
+        PlanMismatchError: there are differences; the message names the first of each kind.
     """
     planned = {item.parameter: (item.shape, item.dtype) for item in plan.trainables}
     real = {
@@ -33,9 +31,9 @@ def compare_optimizer(plan: TuningPlan, model: nn.Module, optimizer: optim.Optim
     """Raise unless the optimizer's groups hold the plan's parameters at the plan's rates and decays.
 
     Raises:
-        PlanMismatchError: naming the first differences of each kind.
+        PlanMismatchError: there are differences; the message names the first of each kind.
     """
-    if not plan.groups:  # an optimizer that makes its own groups
+    if not plan.groups:  # the optimizer makes its own groups
         return
     names = {id(weight): name for name, weight in model.named_parameters()}
     planned = {name: (group.learning_rate, group.weight_decay) for group in plan.groups for name in group.parameters}

@@ -1,8 +1,8 @@
-"""Frozen matrices in FP8: the products of the forward and of the backward pass with e4m3 operands.
+"""Frozen matrices in FP8: the products of the forward and the backward pass have e4m3 operands.
 
-A frozen layer needs no gradient of its weight, so its two products are by the weight and by its transpose. Each is
-kept in FP8 with a scale for each row of its result, which takes the memory of the one in bfloat16. Activations and
-their gradients get a scale for each token, when they come.
+A frozen layer needs no gradient of its weight, so it multiplies only by the weight and by the transposed weight. Both
+are kept in FP8, with a scale per output; together they take as much memory as the weight in bfloat16. Activations and
+their gradients get a scale per token in each pass.
 
 References:
     Micikevicius et al., "FP8 Formats for Deep Learning", 2022 (arXiv:2209.05433).
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MULTIPLE = 16  # of both sides of a matrix: a demand of torch's scaled product
+_MULTIPLE = 16  # torch's scaled product requires both sides of a matrix to be multiples of it
 
 
 def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,10 +26,10 @@ def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
         matrix: [rows, columns].
 
     Returns:
-        [rows, columns] in e4m3, and [rows, 1]: their product is the matrix again, nearly.
+        The matrix in e4m3 [rows, columns] and scales [rows, 1]: their product is nearly the given matrix.
     """
-    # Numbers, not names of the module: those would be compiled as variables, which autograd functions can't have.
-    scale = matrix.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 448.0  # the largest of e4m3
+    # Literal numbers: module constants would be compiled as variables, which autograd functions can't have.
+    scale = matrix.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 448.0  # the largest number in e4m3
     return (matrix.float() / scale).to(torch.float8_e4m3fn), scale
 
 
@@ -71,20 +71,17 @@ class Fp8Linear(nn.Module):
 
 
 def freeze_in_fp8(layers: Iterable[nn.Module]) -> int:
-    """Replace the frozen matrices inside these layers; returns how many.
+    """Replace the frozen matrices inside these layers; returns the number of replaced matrices.
 
-    What trains stays as it is, and so does a matrix with a bias or with a side that is no multiple of 16.
+    What trains is not replaced, nor is a matrix with a bias or with a side that is not a multiple of 16.
     """
     replaced = 0
     for layer in layers:
         for parent in list(layer.modules()):
             for name, child in list(parent.named_children()):
-                if type(child) is nn.Linear and _can_be_fp8(child):
+                if type(child) is not nn.Linear or child.bias is not None or child.weight.requires_grad:
+                    continue
+                if not any(side % _MULTIPLE for side in child.weight.shape):
                     setattr(parent, name, Fp8Linear(child))
                     replaced += 1
     return replaced
-
-
-def _can_be_fp8(layer: nn.Linear) -> bool:
-    sides_fit = not any(side % _MULTIPLE for side in layer.weight.shape)
-    return layer.bias is None and not layer.weight.requires_grad and sides_fit

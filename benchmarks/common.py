@@ -1,0 +1,49 @@
+"""What several benchmarks share: the command to time, and how a process is timed."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+# As the console script runs it.
+SWIFTALIGN = [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall time in seconds and peak resident memory in MB of one process."""
+
+    seconds: float
+    megabytes: float
+
+
+def measure(command: list[str]) -> Measured:
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
+    return Measured(seconds, usage.ru_maxrss / 1024)
+
+
+def compare(label: str, command: list[str], peer: list[str], limit: float, rounds: int) -> bool:
+    """Time a command and its peer, alternating; print the ratio of the medians, and return whether it is within limits.
+
+    Args:
+        limit: the largest ratio that is accepted.
+        rounds: number of timed rounds.
+    """
+    pairs = [(measure(command), measure(peer)) for _ in range(rounds + 1)][1:]  # the first round warms the disk cache
+    mine = statistics.median(pair[0].seconds for pair in pairs)
+    theirs = statistics.median(pair[1].seconds for pair in pairs)
+    memory = max(pair[0].megabytes for pair in pairs)
+    kept = mine / theirs <= limit
+    verdict = "" if kept else "  ABOVE THE LIMIT"
+    print(f"{label:44} {mine:6.2f} s  {mine / theirs:5.2f}x  (limit {limit}x)  {memory:6.0f} MB{verdict}")
+    return kept

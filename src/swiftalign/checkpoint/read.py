@@ -1,0 +1,124 @@
+"""What the files of a checkpoint say, each read once: its tensors, its adapter_config.json, and the plan of its run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
+from swiftalign.checkpoint.weights import Weights, read_weights
+from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
+from swiftalign.plan.plan import TuningPlan, read_plan
+from swiftalign.problems import ModelError, Problem
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the files of a checkpoint say.
+
+    Attributes:
+        path: its folder, or a lone weight file.
+        folder: the folder that holds its files.
+        weights: its tensors, and what is wrong with the weight files.
+        adapter: its adapter_config.json; None where it has none that can be read.
+        adapter_problem: why an adapter has no `adapter`.
+        plan: the plan of its run; None where neither the checkpoint nor its run folder keeps one.
+        plan_path: the file that holds `plan`.
+    """
+
+    path: Path
+    folder: Path
+    weights: Weights
+    adapter: AdapterConfig | None = None
+    adapter_problem: Problem | None = None
+    plan: TuningPlan | None = None
+    plan_path: Path | None = None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder, a run folder (its newest checkpoint), a model folder or a weight file.
+
+    Raises:
+        ModelError: the path is none of these, or the run's plan can't be read.
+    """
+    path = (checkpoints_of(path) or [path])[-1]
+    weights = read_weights(path)
+    folder = path.parent if weights.kind == "file" else path
+    adapter, problem = _read_adapter_config(folder) if weights.kind == "adapter" else (None, None)
+    plans = (place / "plan.json" for place in (folder, folder.parent))
+    plan_path = next((file for file in plans if file.is_file()), None)
+    plan = _read_plan(plan_path) if plan_path else None
+    return Checkpoint(path, folder, weights, adapter, problem, plan, plan_path)
+
+
+def checkpoints_of(path: Path) -> list[Path]:
+    """The checkpoints of a run folder's last phase that has any, the newest last; empty if it is not a run folder.
+
+    Raises:
+        ModelError: there is no such path, or it holds whole runs.
+    """
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")
+    if not path.is_dir():
+        return []
+    found = _checkpoints(path)
+    if not found and not any(path.glob("*config.json")):
+        runs = [child for child in path.iterdir() if child.is_dir() and _checkpoints(child)]
+        if runs:
+            newest = max(runs, key=lambda run: run.stat().st_mtime)
+            raise ModelError(f"{path}: holds runs, but is not a run itself", f"name one of them, e.g. {newest}")
+    return found
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    places = (path, *reversed(_numbered(path, "phase")))
+    return next((found for place in places if (found := _numbered(place, "checkpoint"))), [])
+
+
+def _numbered(folder: Path, kind: str) -> list[Path]:
+    """The folders of this name with a number, in the order of their numbers."""
+    found = [(number_of(child, kind), child) for child in folder.iterdir()]
+    return [child for number, child in sorted((n, child) for n, child in found if n is not None) if child.is_dir()]
+
+
+def number_of(folder: Path, kind: str = "checkpoint") -> int | None:
+    """The number N in the folder's name ``checkpoint-N``; None for any other name."""
+    match = re.fullmatch(rf"{kind}-(\d+)", folder.name)
+    return int(match[1]) if match else None
+
+
+def _read_adapter_config(folder: Path) -> tuple[AdapterConfig | None, Problem | None]:
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        message = f"{folder}: has no adapter_config.json"
+        return None, Problem(
+            "adapter-config-missing", message, "copy it from another checkpoint of the run: peft needs it"
+        )
+    try:
+        return checked_adapter_config(path, read_json(path)), None
+    except ModelError as error:
+        return None, Problem("adapter-config-malformed", error.message, "use another checkpoint")
+
+
+def _read_plan(path: Path) -> TuningPlan:
+    """Read a plan and check the types of what is used of it; the file may have been changed by anyone."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"larger than {MAX_JSON_BYTES // 1_000_000} MB")
+        plan = read_plan(path)
+        shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
+        if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
+            raise ValueError("a shape is not a list of numbers")
+        if not all(isinstance(tensor.name, str) and tensor.dtype in ITEM_SIZES for tensor in plan.tensors):
+            raise ValueError("a tensor has no name, or no known dtype")
+        texts = [plan.model, plan.method, plan.train_type, *plan.adapted]
+        texts += [text for item in plan.trainables for text in (item.key, item.how)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name is not text")
+        if not isinstance(plan.trainable_parameters, int):
+            raise ValueError("its numbers of parameters are not numbers")
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = f"{path}: not a plan of this release ({error})"
+        raise ModelError(message, "give the run's config with --config") from None

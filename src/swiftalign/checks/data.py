@@ -1,0 +1,45 @@
+"""What would go wrong with the data and its augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from swiftalign.checks.best_model import best_metric, metric_place
+from swiftalign.config.augmentation import ImgaugParameters
+from swiftalign.config.sections import Config
+from swiftalign.data.metrics import METRICS
+from swiftalign.data.records import Kind
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import ConfigError, Problem
+
+
+def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Problem]:
+    """Whether the validation rows have the kind of target that the best model is told by.
+
+    Args:
+        kinds: of the training files and then of the validation files.
+    """
+    metric = best_metric(config)
+    kind = METRICS.get(metric)
+    validation = kinds[len(config.data.train) :] or kinds  # split off from the training rows
+    if kind and not any(kind in found for found in validation):
+        present = sorted({f"{other}_acc" for found in validation for other in found}) or ["loss"]
+        message = f"metric_for_best_model: {metric}, but no validation row holds a {kind}"
+        hint = f"choose one that the rows have: {', '.join(present)}"
+        yield Problem("data-metric-absent", message, hint, where=metric_place(config))
+
+
+def imgaug_operations(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Build each augmenter of imgaug, which tries it on a small image."""
+    section = config.custom.augmentation
+    for index, operation in enumerate(section.operations if section else []):
+        if isinstance(operation.params, ImgaugParameters):
+            from swiftalign.augment.imgaug_ops import build
+
+            try:
+                build(operation.name, operation.params.model_extra or {})
+            except ConfigError as error:
+                (problem,) = error.problems
+                where = config.where("custom", "augmentation", "ops", index)
+                yield Problem("augmentation-imgaug", problem.message, problem.hint or "", where=where)

@@ -1,0 +1,57 @@
+"""Pre-flight: what a plan and its configuration would do wrong, silently or with a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from swiftalign.checks import (
+    best_model,
+    data,
+    deepspeed,
+    methods,
+    phases,
+    rates,
+    resume,
+    selection,
+    trained,
+    versions,
+)
+from swiftalign.config.sections import Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import Problem
+
+Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
+
+CHECKS: tuple[Check, ...] = (
+    selection.saved,
+    selection.targets,
+    methods.variant,
+    trained.something_trains,
+    trained.whole_aligner,
+    trained.vit_by_suffix,
+    trained.head_and_embeddings,
+    methods.method,
+    rates.every_parameter_has_a_group,
+    rates.optimizer,
+    rates.rates,
+    rates.precision,
+    best_model.best_model,
+    best_model.grounding_eval,
+    best_model.early_stopping,
+    phases.phases,
+    deepspeed.deepspeed,
+    resume.resume,
+    phases.curriculum,
+    data.imgaug_operations,
+    trained.freeze_flags,
+    trained.unused_settings,
+    trained.weights_missing,
+    trained.unbuilt,
+    versions.versions,
+)
+
+
+def preflight(config: Config, model: Model, plan: TuningPlan) -> list[Problem]:
+    """Every problem that the checks find, in their order; none is raised."""
+    return [problem for check in CHECKS for problem in check(config, model, plan)]

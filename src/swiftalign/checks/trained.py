@@ -1,0 +1,216 @@
+"""What trains, against what the settings seem to mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from swiftalign.config.sections import Config, TunerSection
+from swiftalign.methods import METHODS, settings_fields
+from swiftalign.model.tree import COMPONENTS, Component, Kind, Model, is_inside
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.selection import aligner_regex
+from swiftalign.problems import SPOKEN, Problem, counted, names
+
+
+def something_trains(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    tuner = config.tuner
+    if plan.trainables or tuner.method is tuner.variant:  # dora-without-layers says it then
+        return
+    fix = {"tuner": _something_to_train(tuner, model, plan)}
+    where = config.where(*plan.decided_at)
+    yield Problem("nothing-trains", "no parameter would train", "train the aligner:", fix, where)
+
+
+def _something_to_train(tuner: TunerSection, model: Model, plan: TuningPlan) -> dict[str, Any]:
+    if plan.decided_by == "full":
+        return {"freeze_aligner": False}
+    if plan.train_type == "lora" and plan.decided_by in ("nothing", "freeze_flags"):
+        return {"target_regex": "^$", "modules_to_save": list(model.mergers)}
+    return {"freeze_aligner": False} if plan.decided_by == "freeze_flags" else {"target_regex": aligner_regex(model)}
+
+
+def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    if config.tuner.variant and not plan.adapted:
+        return  # DoRA's own finding gives the whole correction
+    trained = [part for part in model.mergers if any(is_inside(item.module, [part]) for item in plan.trainables)]
+    missing = [part for part in model.mergers if part not in trained]
+    where = config.where(*(("tuner", "modules_to_save") if _saves_aligner(model, plan) else plan.decided_at))
+    if trained and missing:
+        shares = {part: sum(weight.numel for weight in model.under(part)) for part in model.mergers}
+        percent = round(100 * sum(shares[part] for part in missing) / sum(shares.values()))
+        yield Problem(
+            "aligner-incomplete",
+            f"{names(missing)} would stay frozen: {percent}% of the aligner",
+            "the deepstack mergers feed the LLM beside visual.merger; train all of the aligner:",
+            {"tuner": _the_rest_too(config, model, plan, missing)},
+            where,
+        )
+    elif not trained and plan.trainables:
+        yield Problem(
+            "aligner-untouched",
+            "nothing in the aligner would train",
+            "train the aligner, or ignore this if you mean to train other parts only",
+            where=where,
+        )
+
+
+def _the_rest_too(config: Config, model: Model, plan: TuningPlan, missing: list[str]) -> dict[str, Any]:
+    """What is adapted or saved outside the aligner stays so."""
+    tuner = config.tuner
+    if _saves_aligner(model, plan):
+        return {"modules_to_save": [*plan.saved, *missing]}
+    if all(model.component(name) == "aligner" for name in plan.adapted):
+        return {"target_regex": aligner_regex(model)}
+    if tuner.target_regex is not None:
+        return {"target_regex": f"{tuner.target_regex}|{aligner_regex(model)}"}
+    layers = [m.name for m in model if m.kind is Kind.LINEAR and is_inside(m.name, missing)]
+    return {"target_modules": [*(tuner.target_modules or []), *layers]}
+
+
+def _saves_aligner(model: Model, plan: TuningPlan) -> bool:
+    return any(model.component(name) == "aligner" for name in plan.saved)
+
+
+def vit_by_suffix(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    tuner = config.tuner
+    if tuner.train_type == "full" or (tuner.given("freeze_vit") and not tuner.freeze_vit):
+        return
+    targets = [tuner.target_regex] if tuner.target_regex is not None else tuner.target_modules or []
+    adapted = _unnamed_vit(plan.adapted, targets, model)
+    if adapted:
+        yield Problem(
+            "vit-by-suffix",
+            f"{plan.decided_at[1]} also adapts {counted(len(adapted), 'ViT layer')}: {names(adapted)}",
+            "set freeze_vit: false if you mean the ViT too; to train the aligner alone:",
+            {"tuner": _aligner_alone(tuner, model, plan)},
+            config.where(*plan.decided_at),
+        )
+    saved = _unnamed_vit(plan.saved, tuner.modules_to_save, model)
+    if saved:
+        kept = [name for name in plan.saved if model.component(name) == "llm"]
+        yield Problem(
+            "vit-by-suffix",
+            f"modules_to_save also trains {counted(len(saved), 'ViT module')} whole: {names(saved)}",
+            "set freeze_vit: false if you mean the ViT too; to train the aligner alone:",
+            {"tuner": {"modules_to_save": [*kept, *model.mergers]}},
+            config.where("tuner", "modules_to_save"),
+        )
+
+
+def _unnamed_vit(chosen: Iterable[str], settings: list[str], model: Model) -> list[str]:
+    """ViT modules that no setting names by their part of the ViT, e.g. "blocks", nor by ms-swift's all-norm."""
+    hit = [name for name in chosen if model.component(name) == "vit" and name not in settings]
+    named = " ".join(settings)
+    if "all-norm" in settings or "all-embedding" in settings:
+        return []
+    return [name for name in hit if _vit_part(name, model) not in named]
+
+
+def _vit_part(name: str, model: Model) -> str:
+    prefix = next((prefix for prefix in model.architecture.vit if is_inside(name, [prefix])), "")
+    return name.removeprefix(prefix + ".").partition(".")[0]
+
+
+def _aligner_alone(tuner: TunerSection, model: Model, plan: TuningPlan) -> dict[str, Any]:
+    """By adapters, or as modules_to_save trains it already."""
+    if not _saves_aligner(model, plan):
+        return {"target_regex": aligner_regex(model)}
+    if tuner.method.name == "lora":
+        return {"target_regex": "^$"}
+    return {"target_regex": aligner_regex(model), "modules_to_save": []}
+
+
+def head_and_embeddings(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    tuner = config.tuner
+    if tuner.train_type == "full" and not tuner.freeze_llm:  # which names them
+        return
+    named = " ".join([tuner.target_regex or "", *(tuner.target_modules or []), *tuner.modules_to_save])
+    for name in sorted({item.module for item in plan.trainables}):
+        last = name.rpartition(".")[2]
+        if last not in ("lm_head", "embed_tokens"):
+            continue
+        where = config.where(*(plan.decided_at if name in plan.adapted else ("tuner", "modules_to_save")))
+        if last not in named and "all-embedding" not in named:
+            code = "lm-head-trained" if last == "lm_head" else "embeddings-trained"
+            message = f"{name} would train, and no setting names it"
+            yield Problem(code, message, "narrow the target to the layers that you mean", where=where)
+        if model.tied:
+            message = f"{name} would train, but this model ties lm_head to the embedding: both would change"
+            yield Problem("tied-embeddings", message, "leave lm_head and embed_tokens frozen", where=where)
+
+
+def freeze_flags(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    tuner = config.tuner
+    given = [part for part in COMPONENTS if tuner.given(f"freeze_{part}")]
+    if plan.decided_by in ("full", "freeze_flags") or not given:
+        return
+    wrong = {part: text for part in given if (text := _contradiction(part, tuner, model, plan))}
+    key = plan.decided_at[1]
+    if wrong:
+        where = config.where("tuner", f"freeze_{next(iter(wrong))}")
+        hint = f"{key} decides what gets adapters: correct it, or remove the flag"
+        yield Problem("freeze-flags-contradicted", "; ".join(wrong.values()), hint, where=where)
+    else:
+        flags = ", ".join(f"freeze_{part}" for part in given)
+        message = f"{flags}: no effect, since {key} decides what gets adapters"
+        yield Problem("freeze-flags-ignored", message, where=config.where("tuner", f"freeze_{given[0]}"))
+
+
+def _contradiction(part: Component, tuner: TunerSection, model: Model, plan: TuningPlan) -> str | None:
+    """The guide freezes the aligner from adapters and saves it whole; LLM and ViT are to be frozen altogether."""
+    frozen = tuner.frozen[part]
+    text = f"freeze_{part}: {'true' if frozen else 'false'}, but"
+    trains = any(item.component == part for item in plan.trainables)
+    if not frozen:
+        return None if trains else f"{text} the {SPOKEN[part]} stays frozen"
+    if any(model.component(name) == part for name in plan.adapted):
+        return f"{text} the {SPOKEN[part]} gets adapters"
+    saved = [name for name in plan.saved if model.component(name) == part]
+    return f"{text} {names(saved)} trains whole" if saved and part != "aligner" else None
+
+
+def unused_settings(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    tuner = config.tuner
+    # With use_dora alone, dora-without-layers gives the correction, and these settings belong to it.
+    own = tuner.method if plan.adapted or tuner.variant else METHODS[plan.method]
+    foreign = settings_fields().keys() - own.model_fields.keys() - {method.flag for method in METHODS.values()}
+    unused = [name for name in foreign if tuner.given(name)]
+    if tuner.train_type == "full":
+        unused += [n for n in ("modules_to_save", "target_regex", "target_modules") if tuner.given(n)]
+    if unused:
+        message = f"{', '.join(sorted(unused))}: no effect with {plan.method}"
+        hint = METHODS[plan.method].unused_hint
+        yield Problem("setting-unused", message, hint, where=config.where("tuner", min(unused)))
+    elif tuner.target_regex is not None and tuner.target_modules is not None:
+        where = config.where("tuner", "target_modules")
+        yield Problem("setting-unused", "target_modules: no effect, since target_regex is given", where=where)
+    if tuner.trainable_dtype == "base" and plan.adapted and not any(item.how == "whole" for item in plan.trainables):
+        where = config.where("tuner", "trainable_dtype")
+        yield Problem("setting-unused", "trainable_dtype: no effect, since adapters are float32", where=where)
+
+
+def weights_missing(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """transformers gives missing weights random values, with a warning at most."""
+    if model.missing:
+        count = counted(len(model.missing), "tensor")
+        message = f"the weight files lack {count} that config.json describes: {names(model.missing)}"
+        yield Problem("weights-missing", message, "download the model again, or correct its config.json")
+
+
+def unbuilt(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    if model.unbuilt:
+        count = counted(len(model.unbuilt), "tensor")
+        message = f"the weight files hold {count} outside the model class: {names(model.unbuilt)}"
+        yield Problem("unbuilt-tensors", message, "training leaves them as they are")
+
+
+def expect_aligner(plan: TuningPlan, model: Model) -> Iterable[Problem]:
+    """For ``--expect aligner``: what trains lies in the aligner, and in each of its mergers."""
+    outside = [item.parameter for item in plan.trainables if item.component != "aligner"]
+    if outside:
+        message = f"{counted(len(outside), 'tensor')} outside the aligner would train: {names(outside, 2)}"
+        yield Problem("outside-expected", message)
+    idle = [part for part in model.mergers if not any(is_inside(item.module, [part]) for item in plan.trainables)]
+    if idle:
+        yield Problem("outside-expected", f"nothing would train in {names(idle)}")

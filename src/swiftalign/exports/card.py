@@ -1,0 +1,53 @@
+"""The model card of an export: what it is, how to load it, and how to use the adapter without merging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swiftalign.exports.outputs import Written
+from swiftalign.exports.source import Source
+
+
+def model_card(source: Source, written: Written, output: Path, part: str) -> str:
+    """The card of a part ("model", "aligner" or "adapter") as Markdown text."""
+    base, changed = source.base.name, f"{len(written.changed)} tensors differ from the base"
+    if written.rounded:
+        changed += f"; {len(written.rounded)} more were trained, but equal it after rounding"
+    merged = f"{base} with {source.method} merged into it by swiftalign"
+    about = {
+        "model": f"{merged}.\n{changed}; everything else is the base's own, to the byte.",
+        "aligner": f"The aligner of {merged}.\n{changed}.",
+        "adapter": f"An adapter for {base}, trained by {source.method} and written by swiftalign.",
+    }
+    adapter = _ADAPTER.format(base=str(source.base), adapter=str(output if part == "adapter" else source.checkpoint))
+    return f"""---
+library_name: transformers
+base_model: {base}
+---
+
+# {output.name}
+
+{about[part]}
+`export.json` records base, run, versions and hashes.
+{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if source.adapter else ""}"""
+
+
+_LOADING = """
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained({output!r}, dtype="auto")
+processor = AutoProcessor.from_pretrained({output!r})
+```
+"""
+_ADAPTER = """
+To use the adapter without merging:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+base = AutoModelForImageTextToText.from_pretrained({base!r}, dtype="auto")
+model = PeftModel.from_pretrained(base, {adapter!r})
+```
+"""

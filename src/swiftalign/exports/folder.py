@@ -1,0 +1,72 @@
+"""Where an export may be written, whether the disk has room, and copying the base's files into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from swiftalign.files import appearing_folder
+from swiftalign.problems import ExportError
+
+_CHUNK = 64 << 20
+# --force replaces a folder that holds one of these; a folder of anything else is not a model.
+_REPLACEABLE = ("config.json", "adapter_config.json", "export.json", "model.safetensors")
+
+
+@contextlib.contextmanager
+def output_folder(target: Path, *, force: bool, apart_from: Iterable[Path]) -> Iterator[Path]:
+    """Yield a new folder to write into; it replaces the target when the block ends without an error.
+
+    Args:
+        force: replace the target where it exists.
+        apart_from: folders that the target must neither lie inside, nor hold.
+
+    Raises:
+        ExportError: the target is taken, or can't be written.
+    """
+    place = target.resolve()  # follows links and ..
+    for folder in apart_from:
+        real = folder.resolve()
+        if place == real or real in place.parents or place in real.parents:
+            raise ExportError(f"{target}: lies inside {folder}, or holds it", "name a folder of its own")
+    if os.path.lexists(target):
+        if target.is_symlink() or not target.is_dir():
+            raise ExportError(f"{target} exists already, and is not a folder", "name another folder")
+        if not force:
+            raise ExportError(f"{target} exists already", "name another folder, or pass --force to replace it")
+        if any(target.iterdir()) and not any((target / name).is_file() for name in _REPLACEABLE):
+            raise ExportError(f"{target} holds no model, so --force does not replace it", "name another folder")
+    try:
+        with appearing_folder(target) as folder:
+            yield folder
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise ExportError(f"{target}: can't be written: {error.strerror or error}{where}") from error
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes; the mode follows the umask.
+
+    The kernel copies, and shares the blocks where the file system can (Linux: `copy_file_range` tries to clone first).
+    """
+    with source.open("rb") as reader, target.open("xb") as writer:
+        with contextlib.suppress(OSError):  # across file systems, on some kernels
+            while os.copy_file_range(reader.fileno(), writer.fileno(), _CHUNK):
+                pass
+        reader.seek(writer.tell())
+        shutil.copyfileobj(reader, writer, _CHUNK)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise unless a folder's disk has room.
+
+    Raises:
+        ExportError: the disk has fewer bytes free than needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        message = f"{folder}: needs {needed / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB free"
+        raise ExportError(message, "free some space, or pass --link to share the shards that stay as they are")

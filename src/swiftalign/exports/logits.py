@@ -1,0 +1,37 @@
+"""Compare the logits of two forms of a model: the base with its adapter, and the merged model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from swiftalign.exports.source import Source
+
+
+def largest_difference(source: Source, merged: Path) -> float:
+    """max |logit - logit| of the two forms for a fixed image and text, in float32 on the CPU."""
+    import torch
+    from peft import PeftModel
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
+
+    def logits(folder: Path, adapter: Path | None = None) -> torch.Tensor:
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter))
+        result: torch.Tensor = model.eval()(**inputs).logits
+        return result
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        processor = AutoProcessor.from_pretrained(source.base)
+        image = Image.linear_gradient("L").convert("RGB").resize((128, 96))
+        content = [{"type": "image"}, {"type": "text", "text": "Locate every object."}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(text=[text], images=[image], return_tensors="pt")
+        unmerged = logits(source.base, source.checkpoint) if source.adapter else logits(source.checkpoint)
+        return float((logits(merged) - unmerged).abs().max())

@@ -1,0 +1,103 @@
+"""What an export can write: a whole model, the merged aligner alone, or the adapter alone. A new output goes here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swiftalign.exports.convert import declare_dtype, header
+from swiftalign.exports.folder import copy_file, require_space
+from swiftalign.exports.merge import merged_values
+from swiftalign.exports.source import ADAPTER_FILE, Source
+from swiftalign.exports.weights import write_weights
+from swiftalign.model.bytes import read_bytes
+from swiftalign.model.families import in_aligner
+from swiftalign.model.safetensors import ITEM_SIZES
+from swiftalign.problems import ExportError
+
+CARD, BASE_CARD = "README.md", "README.base.md"
+RECORD, PLAN = "export.json", "plan.json"
+# A base that is itself an export holds these; the new export writes its own.
+_OWN_FILES = (BASE_CARD, RECORD, PLAN)
+# Weights of the base in other formats would be stale beside the merged ones.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an output holds.
+
+    Attributes:
+        changed: names of the tensors that differ from the base.
+        rounded: names of the tensors that were trained, but equal the base after rounding to its dtype.
+        copied: number of tensors that are the base's own.
+        linked: names of the files that are hard links to the base's.
+        digests: SHA-256 of the bytes of each merged tensor, as it was written.
+        total_bytes: size of the weight files.
+    """
+
+    changed: list[str]
+    rounded: list[str] = field(default_factory=list)
+    copied: int = 0
+    linked: list[str] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    total_bytes: int = 0
+
+
+def write_model(source: Source, folder: Path, *, dtype: str | None = None, link: bool = False) -> Written:
+    """The base's folder, with the merged values in their places; see `export` for the arguments."""
+    shared = [file for file in source.files if link and dtype is None and file not in source.changed_files]
+    widest = 2 if dtype == "float32" else 1  # of a 16-bit base
+    require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest)
+    for path in sorted(source.base.iterdir()):  # config, tokenizer, processor, template, licence
+        other_index = path.name.endswith(".index.json") and not path.name.startswith("model.safetensors")
+        passed_over = other_index or path.suffix in _WEIGHT_SUFFIXES or path.name in _OWN_FILES
+        if path.is_file() and not path.name.startswith(".") and not passed_over:
+            copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
+    placed = write_weights(source, folder, shared=shared, dtype=dtype)
+    changed = [name for name, item in placed.items() if not item.same]
+    if not changed:
+        hint = "train longer, or at a higher learning rate: the updates are smaller than the base's dtype can hold"
+        raise ExportError("the merged model equals the base: nothing changed", hint)
+    if dtype is not None:
+        parameters = sum(tensor.info.numel for tensor in source.base_tensors.values())
+        declare_dtype(folder, dtype, parameters * ITEM_SIZES[dtype])
+    return Written(
+        changed=changed,
+        rounded=[name for name, item in placed.items() if item.same],
+        copied=len(source.base_tensors) - len(changed),
+        linked=[file.name for file in shared],
+        digests={name: item.digest for name, item in placed.items()},
+        total_bytes=sum((folder / file.name).stat().st_size for file in source.files),
+    )
+
+
+def write_aligner(source: Source, folder: Path) -> Written:
+    """The merged aligner tensors as one file, under the base's names and in the base's dtype."""
+    merged = dict(merged_values(source))
+    places = [tensor for name, tensor in source.base_tensors.items() if in_aligner(name)]
+    if not places:
+        raise ExportError(f"{source.base}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
+    path = folder / "aligner.safetensors"
+    with path.open("xb") as file:
+        file.write(header(tensor.info for tensor in places))
+        file.writelines(merged.get(tensor.info.name) or read_bytes(tensor) for tensor in places)
+    changed = [tensor.info.name for tensor in places if tensor.info.name in merged]
+    return Written(
+        changed=changed,
+        copied=len(places) - len(changed),
+        digests={name: hashlib.sha256(merged[name]).hexdigest() for name in changed},
+        total_bytes=path.stat().st_size,
+    )
+
+
+def write_adapter(source: Source, folder: Path) -> Written:
+    """peft's two files; adapter_config.json names the base's folder on this machine."""
+    if not source.adapter:
+        raise ExportError(f"{source.checkpoint}: full training has no adapter", "leave out --adapter-only")
+    copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
+    values = {**source.adapter, "base_model_name_or_path": str(source.base), "inference_mode": True}
+    (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return Written(changed=source.changed, total_bytes=(folder / ADAPTER_FILE).stat().st_size)

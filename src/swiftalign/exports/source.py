@@ -1,0 +1,145 @@
+"""What is to be exported: a checkpoint, its base model, and the tensors of the base that it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checkpoint.read import read_checkpoint
+from swiftalign.checkpoint.verify import verify
+from swiftalign.config.sections import Config
+from swiftalign.methods import of_adapter
+from swiftalign.methods.keys import PeftKey
+from swiftalign.model.families import find
+from swiftalign.model.hub import cached_folder
+from swiftalign.model.safetensors import StoredTensor, read_json, stored_tensors
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import ExportError, ModelError, counted
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked checkpoint and the base that it belongs to.
+
+    Attributes:
+        checkpoint: folder of the checkpoint.
+        base: folder of the base model.
+        base_tensors: the base's tensors, by name.
+        adapter: peft's own config; empty for a checkpoint of full training.
+        plan: the plan of the run; None where the checkpoint has none.
+        tensors: the checkpoint's tensors, by its own names.
+        whole: base tensor -> the checkpoint's tensor that replaces it.
+        adapted: layers of the base that have an adapter.
+        merged: names of the base tensors that the adapters change: weights, and biases that were trained too.
+    """
+
+    checkpoint: Path
+    base: Path
+    base_tensors: dict[str, StoredTensor]
+    adapter: dict[str, Any]
+    plan: TuningPlan | None
+    tensors: dict[str, StoredTensor]
+    whole: dict[str, StoredTensor]
+    adapted: tuple[str, ...]
+    merged: tuple[str, ...]
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the base tensors that merging changes."""
+        return [*self.whole, *self.merged]
+
+    @property
+    def files(self) -> list[Path]:
+        """The base's weight files."""
+        return sorted({tensor.file for tensor in self.base_tensors.values()})
+
+    @property
+    def changed_files(self) -> set[Path]:
+        """The base's weight files that hold a tensor which changes."""
+        return {self.base_tensors[name].file for name in self.changed}
+
+    @property
+    def method(self) -> str:
+        if self.plan is not None:
+            return self.plan.method
+        method = of_adapter(self.adapter)
+        return method.name if method and self.adapted else "modules_to_save"
+
+
+def read_source(path: Path, *, base: Path | None = None, config: Config | None = None) -> Source:
+    """Find, read and check a checkpoint and its base.
+
+    Raises:
+        ModelError: there is no checkpoint here, or its base is not a folder.
+        ExportError: the checkpoint is damaged, incomplete, or of another base.
+    """
+    checkpoint = read_checkpoint(path)
+    folder, kind, plan, problem = checkpoint.path, checkpoint.weights.kind, checkpoint.plan, checkpoint.adapter_problem
+    if kind == "file":
+        raise ModelError(f"{folder}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")
+    if kind != "adapter" and (plan is None or plan.train_type != "full"):
+        raise ModelError(f"{folder}: has no adapter_config.json, and its run did not train a whole model")
+    if problem:
+        raise ExportError(f"{folder} is not sound:\n{problem.message} [{problem.code}]", problem.hint)
+    adapter = checkpoint.adapter.values if checkpoint.adapter else {}
+    if adapter.get("bias") == "lora_only":
+        hint = "train with bias: none or bias: all"
+        raise ExportError(f"{folder}: bias: lora_only trains biases that peft does not save", hint)
+    base = _base_folder(base, plan, adapter)
+    # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
+    checked = verify(checkpoint, base=None if plan or config else base, config=config, deep=True, resumable=False)
+    errors = [finding for finding in checked.findings if finding.severity == "error"]
+    if errors:
+        lines = "\n".join(f"{finding.message} [{finding.code}]" for finding in errors)
+        raise ExportError(f"{folder} is not sound:\n{lines}", errors[0].hint or None)
+    tensors, base_tensors = checkpoint.weights.stored, checked.base_tensors or stored_tensors(base)
+    if not tensors:
+        raise ExportError(f"{folder}: has no safetensors file", "save it again: only safetensors files are merged")
+    keys = {PeftKey.parse(name): tensor for name, tensor in tensors.items()}
+    adapted = dict.fromkeys(key.layer for key in keys if key.factor)
+    merged = dict.fromkeys(key.base for key in keys if key.layer in adapted)
+    whole = {key.base: tensor for key, tensor in keys.items() if key.layer not in adapted}
+    if not adapter and plan:
+        trained = {item.key for item in plan.trainables}
+        whole = {name: tensor for name, tensor in whole.items() if name in trained}
+    lacking = [name for name in (*whole, *merged) if name not in base_tensors]
+    if lacking:
+        others = f" and {counted(len(lacking) - 1, 'more tensor')}" if len(lacking) > 1 else ""
+        raise ExportError(f"the base lacks {lacking[0]}{others}", "is this the right base?")
+    for name, tensor in whole.items():
+        mine, theirs = list(tensor.info.shape), list(base_tensors[name].info.shape)
+        if mine != theirs:
+            raise ExportError(f"{name} has the shape {mine}, in the base {theirs}", "is this the right base?")
+    if plan:
+        _refuse_other_base(base, base_tensors, plan)
+    return Source(folder, base, base_tensors, adapter, plan, tensors, whole, tuple(adapted), tuple(merged))
+
+
+def _base_folder(given: Path | None, plan: TuningPlan | None, adapter: dict[str, Any]) -> Path:
+    named = given or (plan.model if plan else None) or adapter.get("base_model_name_or_path")
+    if not named:
+        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
+    folder = Path(str(named)).expanduser()
+    if not folder.is_dir() and given is None and not folder.is_absolute():
+        folder = cached_folder(str(named), None, "huggingface") or folder
+    if not folder.is_dir():
+        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
+    return folder.absolute()
+
+
+def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:
+    """Compare the base's size with the plan's: a FourierFT spectrum fits layers of any shape."""
+    values = read_json(folder / "config.json")
+    model_type = str(values.get("model_type")) if isinstance(values, dict) else ""
+    family = find(model_type)
+    model = family.build(values, str(folder)) if family else None
+    if model is None:
+        return
+    total = sum(tensors[weight.name].info.numel for weight in model.parameters() if weight.name in tensors)
+    if (model_type, total) != (plan.model_type, plan.total_parameters):
+        theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
+        hint = "name the run's own base with --base"
+        raise ExportError(f"{folder}: a {model_type} of {total:,} parameters; {theirs}", hint)

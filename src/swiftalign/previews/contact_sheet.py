@@ -1,0 +1,265 @@
+"""The contact sheet: every original beside its variants, as one picture.
+
+Lengths are in points of the page; the picture has `SCALE` pixels for each.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from swiftalign.data.records import Kind, Point
+from swiftalign.previews.strips import Panel, Shape, Strip
+
+SCALE = 2
+SMOOTH = 2  # strokes are drawn this many times larger and then reduced
+CELL, GAP, MARGIN = 270, 18, 26
+TALLEST = 320  # height of an image at most
+NARROWEST = 640  # width of the sheet at least
+MOST_COLUMNS = 5
+TEXT, LABEL, LEADING = 12.5, 11.5, 18
+MOST_NUMBERED = 12  # points of a line; of a line with more, only the ends are numbered
+
+INK, DIM, FAINT, PAPER, CASING = "#1f2328", "#656d76", "#d0d7de", "#ffffff", "#ffffffb0"
+TROUBLE, LEFT_OUT = "#d1242f", "#9a6700"
+COLOURS: dict[Kind, str] = {"bbox": "#0969da", "quad": "#1a7f37", "line": "#8250df"}
+
+# For labels with letters that DejaVu lacks; Pillow looks for these fonts in the system's folders.
+_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf")
+_WIDE_FROM = "\u2e80"
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+_SWATCH_BOX = ((0.08, 0.14), (0.92, 0.86))
+_LEGEND = (
+    (Shape("bbox", "", _SWATCH_BOX), "box"),
+    (Shape("quad", "", ((0.2, 0.1), (0.95, 0.2), (0.8, 0.9), (0.05, 0.8))), "quad, corners numbered"),
+    (Shape("line", "", ((0.05, 0.8), (0.95, 0.2))), "line, points numbered"),
+    (Shape("bbox", "", _SWATCH_BOX, "clipped"), "clipped"),
+    (Shape("bbox", "", _SWATCH_BOX, "dropped"), "dropped"),
+)
+
+
+def render_sheet(
+    strips: Sequence[Strip], heading: str, *, title: str = "Augmentation preview", with_losses: bool = True
+) -> Image.Image:
+    """Strips below one another, with a legend.
+
+    Args:
+        heading: line below the title.
+        title: title of the sheet.
+        with_losses: whether the legend explains clipped and dropped targets.
+    """
+    columns = min(max(len(strip.panels) for strip in strips), MOST_COLUMNS)
+    width = max(columns * (CELL + GAP) - GAP, NARROWEST - 2 * MARGIN)
+    head = _blank(width, 78)
+    _write(head, 0, 0, title, 21, INK, bold=True)
+    _write(head, 0, 28, heading, 13, DIM)
+    left = 0.0
+    for shape, text in _LEGEND if with_losses else _LEGEND[:3]:
+        swatch = _blank(30, 16)
+        _draw_shapes(swatch, [shape])
+        head.paste(swatch, (round(left * SCALE), 54 * SCALE))
+        left = 22 + _write(head, left + 36, 54, text, TEXT, INK)
+    sheet = _joined([head, *(_strip(strip, columns, width) for strip in strips)])
+    return ImageOps.expand(sheet, MARGIN * SCALE, PAPER)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _strip(strip: Strip, columns: int, width: int) -> Image.Image:
+    """A row's panels, in lines of ``columns``."""
+    head = _blank(width, 40)
+    ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
+    left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
+    _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
+    cells = [_cell(panel) for panel in strip.panels]
+    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    return _joined([head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)])
+
+
+def _cell(panel: Panel) -> Image.Image:
+    """A panel's picture with its targets, and its caption."""
+    height, width = panel.image.shape[:2]
+    zoom = min(CELL * SCALE / width, TALLEST * SCALE / height)
+    size = max(1, round(width * zoom)), max(1, round(height * zoom))
+    picture = Image.fromarray(panel.image).resize(size, Image.Resampling.LANCZOS)
+    ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=FAINT)
+    taken = _draw_shapes(picture, panel.shapes, numbered=True)
+    for shape in panel.shapes:
+        _draw_label(picture, shape, taken)
+    left_out = ", ".join(entry.replace(": ", " (", 1) + ")" for entry in panel.left_out)
+    texts = [
+        (", ".join(panel.operations), DIM),
+        (f"not applied: {left_out}" if left_out else "", LEFT_OUT),
+        *((fault, TROUBLE) for fault in panel.faults),
+    ]
+    lines = [(line, colour) for text, colour in texts for line in _wrapped(text)]
+    top = math.ceil(picture.height / SCALE) + 8
+    cell = _blank(CELL, top + (len(lines) + 1) * LEADING + GAP)
+    cell.paste(picture)
+    _write(cell, 0, top, f"{panel.title}   {panel.size[0]}×{panel.size[1]}", 13, INK, bold=True)  # noqa: RUF001
+    for number, (line, colour) in enumerate(lines, 1):
+        _write(cell, 0, top + number * LEADING, line, TEXT, colour)
+    return cell
+
+
+def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: bool = False) -> list[Box]:
+    """Draw targets over a picture with smooth strokes, and return the places of the points' numbers."""
+    layer = Image.new("RGBA", (picture.width * SMOOTH, picture.height * SMOOTH), (255, 255, 255, 0))
+    draw, unit = ImageDraw.Draw(layer), SCALE * SMOOTH
+    paths = [[(x * layer.width, y * layer.height) for x, y in shape.corners] for shape in shapes]
+    for shape, path in zip(shapes, paths, strict=True):
+        outline = path if shape.kind == "line" else [*path, path[0]]
+        for colour, width in ((CASING, 4.5), (_colour(shape), 2.2)):
+            for part in _dashes(outline, 7 * unit, 5 * unit) if shape.status == "dropped" else [outline]:
+                draw.line(part, colour, round(width * unit), joint="curve")
+        for a, b in pairwise(path if shape.kind == "line" else []):
+            middle, direction = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2), math.atan2(b[0] - a[0], b[1] - a[1])
+            draw.regular_polygon((middle, 6.5 * unit), 3, 180 + math.degrees(direction), _colour(shape))
+    taken, radius = [], 6.5 * unit
+    for shape, path in zip(shapes, paths, strict=True):
+        for number, (x, y) in enumerate(path if numbered and shape.kind != "bbox" else (), 1):
+            if len(path) > MOST_NUMBERED and 1 < number < len(path):
+                continue
+            if -radius <= x <= layer.width + radius and -radius <= y <= layer.height + radius:
+                x, y = _clamp(x, radius, layer.width - radius), _clamp(y, radius, layer.height - radius)
+                disc = x - radius, y - radius, x + radius, y + radius
+                draw.ellipse(disc, _colour(shape))
+                draw.text((x, y), str(number), "white", _font((9 if number < 10 else 7.5) * SMOOTH, True), anchor="mm")
+                taken.append(disc)
+    layer = layer.reduce(SMOOTH)
+    picture.paste(layer, (0, 0), layer)
+    return [(a / SMOOTH, b / SMOOTH, c / SMOOTH, d / SMOOTH) for a, b, c, d in taken]
+
+
+def _draw_label(picture: Image.Image, shape: Shape, taken: list[Box]) -> None:
+    """Write a target's label in a free place, and add that place to ``taken``."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in shape.label[:200]).split())
+    text = _cut(" · ".join(part for part in (text, shape.note) if part), LABEL, picture.width / SCALE - 10)
+    font = _font(LABEL, wide=_is_wide(text))
+    width, height = font.getlength(text) + 8 * SCALE, 17 * SCALE
+    points = [(x * picture.width, y * picture.height) for x, y in shape.corners]
+    left, top = _free_place(shape.kind, points, (width, height), picture.size, taken)
+    taken.append((left, top, left + width, top + height))
+    draw = ImageDraw.Draw(picture)
+    draw.rounded_rectangle(taken[-1], 3 * SCALE, _colour(shape))
+    draw.text((left + 4 * SCALE, top + height / 2), text, "white", font, anchor="lm")
+
+
+def _free_place(kind: Kind, points: Sequence[Point], label: Point, picture: Point, taken: Sequence[Box]) -> Point:
+    """The top left corner of a label: above or below one of the points, or else on the nearest free line.
+
+    Args:
+        points: the target's points in pixels.
+        label: width and height of the label in pixels.
+        picture: width and height of the picture in pixels.
+        taken: places of numbers and other labels in pixels.
+    """
+    width, height = label
+    spots, apart, shift = sorted(points[:MOST_NUMBERED], key=lambda point: point[1]), 9 * SCALE, width / 2
+    if kind == "bbox":
+        left = min(x for x, _ in points)
+        spots, apart, shift = [(left, spots[0][1]), (left, spots[-1][1])], 4 * SCALE, 0.0
+    places = [
+        (_clamp(x - shift, 0, picture[0] - width), _clamp(y + down, 0, picture[1] - height))
+        for x, y in spots
+        for down in (-height - apart, apart)
+    ]
+    lines = [(places[0][0], number * height) for number in range(int(picture[1] // height))]
+    for left, top in (*places, *sorted(lines, key=lambda at: abs(at[1] - places[0][1]))):
+        if not any(left < r and le < left + width and top < b and t < top + height for le, t, r, b in taken):
+            return left, top
+    return places[0]
+
+
+def _colour(shape: Shape) -> str:
+    return COLOURS[shape.kind] if shape.status == "kept" else TROUBLE
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return max(min(value, high), low)
+
+
+def _dashes(path: Sequence[Point], dash: float, gap: float) -> Iterator[list[Point]]:
+    """The dashes along a path; each side begins with a dash, so that corners are visible."""
+    for a, b in pairwise(path):
+        length = math.dist(a, b)
+        for index in range(min(math.ceil(length / (dash + gap)), 400)):
+            start, end = index * (dash + gap) / length, min((index * (dash + gap) + dash) / length, 1)
+            yield [(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for t in (start, end)]
+
+
+def _blank(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
+
+
+def _joined(parts: Sequence[Image.Image], *, across: bool = False, gap: int = 0) -> Image.Image:
+    """Pictures below one another, or beside one another."""
+    widths, heights, gaps = [part.width for part in parts], [part.height for part in parts], gap * (len(parts) - 1)
+    size = (sum(widths) + gaps, max(heights)) if across else (max(widths), sum(heights) + gaps)
+    page, at = Image.new("RGB", size, PAPER), 0
+    for part in parts:
+        page.paste(part, (at, 0) if across else (0, at))
+        at += (part.width if across else part.height) + gap
+    return page
+
+
+def _write(
+    page: Image.Image, left: float, top: float, text: str, size: float, colour: str, *, bold: bool = False
+) -> float:
+    """Write a line of text, and return where it ends."""
+    draw, font = ImageDraw.Draw(page), _font(size, bold, _is_wide(text))
+    draw.text((left * SCALE, top * SCALE), text, colour, font)
+    return draw.textbbox((left * SCALE, top * SCALE), text, font)[2] / SCALE
+
+
+def _wrapped(text: str) -> Iterator[str]:
+    """A text in lines as wide as a cell."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and _font(TEXT).getlength(longer) > CELL * SCALE:
+            yield line
+            longer = word
+        line = longer
+    if line:
+        yield _cut(line, TEXT, CELL)
+
+
+def _cut(text: str, size: float, width: float) -> str:
+    """The text, cut to this width with an ellipsis."""
+    font = _font(size, wide=_is_wide(text))
+    if font.getlength(text) <= width * SCALE:
+        return text
+    while text and font.getlength(f"{text}…") > width * SCALE:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _is_wide(text: str) -> bool:
+    return any(letter >= _WIDE_FROM for letter in text)
+
+
+@functools.cache
+def _font(size: float, bold: bool = False, wide: bool = False) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    for name in _WIDE_FONTS if wide else ():
+        try:
+            return ImageFont.truetype(name, size * SCALE)
+        except OSError:
+            continue
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf", size * SCALE)

@@ -1,0 +1,158 @@
+"""Rows as training sees them: encoded by ms-swift's own template, and read back into an image and an answer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swiftalign.config.sections import Config
+from swiftalign.data.answers import Answer, parse_answer
+from swiftalign.data.images import Pixels
+from swiftalign.model.hub import cached_folder
+from swiftalign.model.read import refuse_remote_code
+from swiftalign.model.safetensors import read_json
+from swiftalign.model.template import IGNORED, swift_model_type, use_own_tokens
+from swiftalign.problems import DataError, ModelError
+
+# Without these files ms-swift would ask the hub.
+_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+
+
+class NotHereError(ModelError):
+    """A model whose tokenizer and processor are not on this machine."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A row read back from what the model gets.
+
+    Attributes:
+        image: the first image, RGB [h, w, 3].
+        answer: the answer, with coordinates 0..1000 of the image's sides.
+    """
+
+    image: Pixels
+    answer: Answer
+
+
+Encode = Callable[[dict[str, Any]], Encoded]
+"""Encodes a row with ``messages`` and ``images``, a list of PIL images, and reads it back."""
+
+
+def as_written(row: dict[str, Any]) -> Encoded:
+    """A row's own text and first image, not encoded."""
+    content = row["messages"][-1]["content"]
+    answer = parse_answer(content if isinstance(content, str) else "")
+    return Encoded(np.array(row["images"][0].convert("RGB")), answer)
+
+
+class TemplateEncoder:
+    """Encodes rows as the trainer does, without the model.
+
+    Args:
+        template: ms-swift's template, in training mode.
+    """
+
+    def __init__(self, template: Any) -> None:
+        self.template = template
+
+    def __call__(self, row: dict[str, Any]) -> Encoded:
+        """The row that its token ids and patches contain.
+
+        Raises:
+            DataError: the text has another number of image tokens than the images need.
+            Exception: ms-swift can't encode the row, e.g. because it is too long; the types are many.
+        """
+        encoded = self.template.encode(row, return_length=True)
+        learned = [token for token in encoded["labels"] if token != IGNORED]
+        text = self.template.tokenizer.decode(learned)
+        if "image_grid_thw" not in encoded:  # a model family with other image inputs
+            return Encoded(as_written(row).image, parse_answer(text))
+        processor = self.template.processor.image_processor
+        needed = int(encoded["image_grid_thw"].prod(dim=1).sum()) // processor.merge_size**2
+        held = list(encoded["input_ids"]).count(self.template.image_token_id)
+        if held != needed:
+            raise DataError(f"the text holds {held} image tokens, the images need {needed}")
+        return Encoded(from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor), parse_answer(text))
+
+
+def from_patches(patches: Any, grid: Any, processor: Any) -> Pixels:
+    """The first image of a row from its normalised patches.
+
+    Args:
+        patches: tensor [t * h * w, channels * temporal_patch * patch * patch], the row's images one after another.
+        grid: numbers of patches along time, height and width, [images, 3].
+        processor: the image processor, which has the patch size and the normalisation.
+
+    Returns:
+        RGB [h * patch, w * patch, 3].
+
+    References:
+        transformers' ``image_processing_qwen2_vl.py``: the 2 x 2 patches that merge into a token follow one another.
+    """
+    t, h, w = grid[0].tolist()
+    merge, patch, frames = processor.merge_size, processor.patch_size, processor.temporal_patch_size
+    values = patches[: t * h * w].reshape(t, h // merge, w // merge, merge, merge, 3, frames, patch, patch)
+    values = values[0, :, :, :, :, :, 0].permute(0, 2, 5, 1, 3, 6, 4).reshape(h * patch, w * patch, 3).numpy()
+    shade = (values * np.array(processor.image_std) + np.array(processor.image_mean)) / processor.rescale_factor
+    pixels: Pixels = np.clip(np.rint(shade), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def training_encoder(config: Config) -> TemplateEncoder:
+    """The encoder of a configuration's training run; imports ms-swift, which takes seconds.
+
+    Raises:
+        NotHereError: the model's tokenizer and processor are not on this machine.
+        ModelError: they can't be read, or need to run Python code of their own.
+    """
+    folder = _model_folder(config)
+    model_config = read_json(folder / "config.json")
+    if not config.model.trust_remote_code:
+        refuse_remote_code(folder, model_config, config.model.path, config.where("model", "path"))
+    model_type = swift_model_type(config.model.type, str(model_config.get("model_type")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            template = _template(config, folder, model_type)
+    except Exception as error:  # damaged files raise errors of many types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"model {config.model.path}: its tokenizer and processor can't be loaded: {reason}") from None
+    use_own_tokens(template, model_config)
+    return TemplateEncoder(template)
+
+
+def _template(config: Config, folder: Path, model_type: str | None) -> Any:
+    from swift.utils import get_logger
+    from transformers.utils.logging import set_verbosity_error
+
+    get_logger().setLevel(logging.ERROR)
+    set_verbosity_error()
+    from swift.arguments.base_args.template_args import TemplateArguments
+    from swift.model import get_processor
+    from swift.template import get_template
+
+    processor = get_processor(str(folder), model_type=model_type, use_hf=config.hub == "huggingface")
+    names = {field.name for field in fields(TemplateArguments)}
+    arguments = TemplateArguments(**{name: value for name, value in config.handed_through.items() if name in names})
+    arguments.remove_unused_columns = True  # belongs to another group of arguments
+    template = get_template(processor, **arguments.get_template_kwargs())
+    template.set_mode("train")
+    return template
+
+
+def _model_folder(config: Config) -> Path:
+    """The folder with the model's small files: the model's own, or the hub client's cache."""
+    source = config.model.path
+    folder = Path(source) if Path(source).is_absolute() else cached_folder(source, config.model.revision, config.hub)
+    missing = [name for name in _FILES if folder is None or not (folder / name).is_file()]
+    if folder is None or missing:
+        lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
+        raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
+    return folder

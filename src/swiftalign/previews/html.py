@@ -1,0 +1,44 @@
+"""The HTML page: one file that needs no others, on which targets and variants can be switched on and off."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from PIL import Image
+
+from swiftalign.previews.strips import Panel, Strip
+
+
+def render_page(strips: Sequence[Strip], heading: str) -> str:
+    """Strips as HTML; labels and file names are data in it, never markup.
+
+    Args:
+        heading: line below the title.
+    """
+    page = files("swiftalign.previews").joinpath("page.html").read_text(encoding="utf-8")
+    data = {"heading": heading, "strips": [_strip(strip) for strip in strips]}
+    # The page's policy: nothing is loaded, and nothing runs but the page's own style and script.
+    for tag in ("style", "script"):
+        [text] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        page = page.replace(f"%{tag}%", f"sha256-{digest}")
+    # Inside <script> only "<" could end the data.
+    return page.replace("%data%", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _strip(strip: Strip) -> dict[str, Any]:
+    panels = [panel.to_json() | {"source": _data_uri(panel)} for panel in strip.panels]
+    return strip.to_json() | {"image": "/".join(strip.path.parts[-3:]), "panels": panels}
+
+
+def _data_uri(panel: Panel) -> str:
+    file = io.BytesIO()
+    Image.fromarray(panel.image).save(file, "JPEG", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

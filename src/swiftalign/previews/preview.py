@@ -1,0 +1,178 @@
+"""Preview a configuration's augmentation: pictures of training rows, and numbers about their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from swiftalign.augment.pipeline import Pipeline, run_pipeline
+from swiftalign.config.sections import Config
+from swiftalign.data.files import data_files, require_training_data
+from swiftalign.data.records import Row
+from swiftalign.data.rows import Rows
+from swiftalign.files import write_whole
+from swiftalign.previews.contact_sheet import png, render_sheet
+from swiftalign.previews.drift import DriftReport, measure_drift
+from swiftalign.previews.encoded import NotHereError, as_written, training_encoder
+from swiftalign.previews.html import render_page
+from swiftalign.previews.strips import Previewer, Strip
+from swiftalign.problems import DataError, SwiftalignError
+
+SHOWN_ROWS, REPORTED_ROWS = 6, 200  # unless the caller chooses rows
+MOST_PANELS = 240  # held in memory at once
+
+
+@dataclass(frozen=True)
+class PreviewResult:
+    """What a preview shows.
+
+    Attributes:
+        seed: seed of the draws.
+        epochs: epochs that are shown or measured.
+        strips: pictures of each row; None where only the report was wanted.
+        encoded: whether the pictures were read back from encoded samples.
+        sheet: file of the contact sheet; None where none was written.
+        html: file of the HTML page; None where none was written.
+        report: effect of augmentation on targets; None where it was not measured.
+        notes: what is not shown, or not as in training, each as a sentence.
+    """
+
+    seed: int
+    epochs: list[int]
+    strips: list[Strip] | None
+    encoded: bool
+    sheet: Path | None
+    html: Path | None
+    report: DriftReport | None
+    notes: list[str]
+
+    @property
+    def faults(self) -> list[str]:
+        """Differences between encoded samples and what the augmentation made, each with its row."""
+        panels = [(strip.row, panel) for strip in self.strips or () for panel in strip.panels]
+        return [f"row {row}, {panel.title}: {fault}" for row, panel in panels for fault in panel.faults]
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = {"seed": self.seed, "epochs": self.epochs}
+        if self.strips is not None:
+            names = {"output": self.sheet and str(self.sheet), "html": self.html and str(self.html)}
+            values |= {"encoded": self.encoded, **names, "rows": [strip.to_json() for strip in self.strips]}
+        return values | ({"report": self.report.to_json()} if self.report else {})
+
+
+def preview(
+    config: Config,
+    *,
+    rows: Sequence[int] | None = None,
+    num: int | None = None,
+    epochs: Sequence[int] = (0, 1, 2),
+    seed: int | None = None,
+    steps: bool = False,
+    sheet: Path | None = None,
+    html: Path | None = None,
+    report: bool = False,
+    source: str = "",
+    progress: Callable[[str], None] = lambda text: None,
+) -> PreviewResult:
+    """Show training rows after augmentation.
+
+    Pictures and targets are read back from samples that ms-swift's template encodes, as in training.
+
+    Args:
+        rows: numbers of the rows, counted from 0 over all training files.
+        num: number of rows, from the first, where ``rows`` is None; by default 6, or 200 for the report.
+        epochs: epochs whose draws are shown or measured.
+        seed: seed of the draws; by default the configuration's.
+        steps: show the first epoch after each of its operations, instead of all epochs.
+        sheet: PNG file to write the pictures to.
+        html: HTML file to write the pictures to.
+        report: measure the effect on targets; pictures are then made only if a file is named for them.
+        source: name of the configuration, for the heading.
+        progress: called with what is being done.
+
+    Raises:
+        SwiftalignError: the configuration has no augmentation or no training data, or there are too many rows.
+        DataError: a row or an image can't be read.
+        OSError: a file can't be written.
+    """
+    pipeline = _pipeline(config, seed)
+    require_training_data(config)
+    reader = Rows(data_files(config, "train"), text=config.data.text)
+    notes: list[str] = []
+    strips, encoded, measured = None, False, None
+
+    def chosen(default: int) -> dict[int, Row]:
+        """The rows whose images are all files on this machine."""
+        wanted = read_chosen(reader, range(min(num or default, len(reader))) if rows is None else rows)
+        usable = {number: row for number, row in wanted.items() if row.images and all(row.images)}
+        if not usable:
+            raise SwiftalignError("none of the rows has an image file", "choose other rows with --rows")
+        if without := [str(number) for number in wanted if number not in usable]:
+            notes.append(f"passed over, because there is no image file: row {', '.join(without)}")
+        return usable
+
+    if sheet or html or not report:
+        shown = list(chosen(SHOWN_ROWS))
+        panels = 1 + (len(pipeline.settings.operations) if steps else len(epochs))
+        if len(shown) * panels > MOST_PANELS:
+            message = f"{len(shown):,} rows of up to {panels} images are too many for one sheet"
+            raise SwiftalignError(message, f"show {max(MOST_PANELS // panels, 1)} rows at a time, with --rows")
+        progress("loading ms-swift and the model's tokenizer")
+        try:
+            previewer, encoded = Previewer(reader, pipeline, training_encoder(config)), True
+        except NotHereError as error:
+            previewer = Previewer(reader, pipeline, as_written)
+            notes.append(f"{error.message}; the rows are shown as written, not as encoded")
+        strips = []
+        for count, row in enumerate(shown, 1):
+            progress(f"augmenting row {row} ({count} of {len(shown)})")
+            strips.append(previewer.steps(row, epochs[0]) if steps else previewer.variants(row, epochs))
+        progress("drawing")
+        how = "read back from encoded samples" if encoded else "as written, not encoded"
+        heading = " · ".join(part for part in (source, f"seed {pipeline.settings.seed}", how) if part)
+        for path, content in (
+            (sheet, sheet and png(render_sheet(strips, heading))),
+            (html, html and render_page(strips, heading)),
+        ):
+            if path and content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, content)
+    if report:
+        counted = chosen(REPORTED_ROWS)
+        measured = measure_drift(
+            counted.items(),
+            pipeline.settings,
+            pipeline.limits,
+            epochs,
+            progress=lambda count: progress(f"measuring row {count:,} of {len(counted):,}"),
+        )
+    notes = list(dict.fromkeys(notes))
+    return PreviewResult(pipeline.settings.seed, list(epochs), strips, encoded, sheet, html, measured, notes)
+
+
+def _pipeline(config: Config, seed: int | None) -> Pipeline:
+    settings = config.custom.augmentation
+    where = config.where("custom", "augmentation") or config.where()
+    place = f"{where}: " if where else ""
+    hint = "e.g. custom: {augmentation: {preset: conservative}}"
+    if settings is None:
+        raise SwiftalignError(f"{place}no augmentation is configured", hint)
+    if not settings.enabled:
+        raise SwiftalignError(f"{place}augmentation is off", "set custom.augmentation.enabled: true")
+    if not settings.operations:
+        raise SwiftalignError(f"{place}augmentation has no operations", hint)
+    pipeline = run_pipeline(config)
+    return pipeline if seed is None else replace(pipeline, settings=settings.model_copy(update={"seed": seed}))
+
+
+def read_chosen(rows: Rows, numbers: Sequence[int]) -> dict[int, Row]:
+    """Rows by their number over all files.
+
+    Raises:
+        DataError: a row is malformed, or does not exist.
+    """
+    if beyond := [number for number in numbers if not 0 <= number < len(rows)]:
+        raise DataError(f"row {min(beyond)}: the training files have {len(rows):,} rows, counted from 0")
+    return {number: rows.row(number) for number in numbers}

@@ -1,0 +1,273 @@
+"""What training will see of chosen rows: each original beside its variants, with the status of every target."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from swiftalign.augment.draws import Step, is_imgaug
+from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
+from swiftalign.data.formats.own import GroundingRow
+from swiftalign.data.images import Pixels, image_size, open_image
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
+from swiftalign.previews.encoded import Encode, Encoded, as_written
+
+if TYPE_CHECKING:
+    from swiftalign.data.rows import Rows
+
+THUMBNAIL = 640  # pixels of the longer side of the image in a panel
+
+Status = Literal["kept", "clipped", "dropped"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One target as it is drawn.
+
+    Attributes:
+        points: points in shares of the image's width and height; the top left and the bottom right corner of a box, or
+            all four corners where the box was dropped.
+        status: whether the target was kept whole, clipped or dropped.
+        note: how much of the target is left, e.g. "dropped: 18% visible"; empty where all of it is.
+    """
+
+    kind: Kind
+    label: str
+    points: tuple[Point, ...]
+    status: Status = "kept"
+    note: str = ""
+
+    @property
+    def corners(self) -> tuple[Point, ...]:
+        """The corners of the target's outline, or the points of a line."""
+        return ShareTarget(self.kind, self.label, self.points).corners
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One image with its targets.
+
+    Attributes:
+        title: "original", "epoch 0" or, for single operations, "step 1".
+        image: the image reduced to a thumbnail, RGB [h, w, 3].
+        size: width and height of the whole image in pixels.
+        operations: the operations that were applied, in short.
+        left_out: operations that were drawn but not applied, with the reasons.
+        faults: differences between the encoded sample and what the augmentation made.
+        replay: what was done, sufficient to repeat it; None for an original.
+    """
+
+    title: str
+    image: Pixels
+    size: Size
+    shapes: tuple[Shape, ...]
+    operations: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    replay: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The panel without its pixels; points are in thousandths of the image's sides."""
+        shapes = [
+            asdict(shape) | {"points": [[round(1000 * value, 3) for value in point] for point in shape.points]}
+            for shape in self.shapes
+        ]
+        size = {"title": self.title, "width": self.size[0], "height": self.size[1], "targets": shapes}
+        words = {"operations": list(self.operations), "left_out": list(self.left_out), "faults": list(self.faults)}
+        return {**size, **words, "replay": self.replay}
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """A row of the training data: its original and its variants."""
+
+    row: int
+    path: Path
+    panels: tuple[Panel, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"row": self.row, "image": str(self.path), "panels": [panel.to_json() for panel in self.panels]}
+
+
+@dataclass(frozen=True)
+class Previewer:
+    """Makes strips of training rows.
+
+    Args:
+        rows: the training rows, in the order of the files.
+        pipeline: the augmentation.
+        encode: encodes a row as training does, and reads it back.
+    """
+
+    rows: Rows
+    pipeline: Pipeline
+    encode: Encode
+
+    def variants(self, row: int, epochs: Sequence[int]) -> Strip:
+        """A row's original, and the row in each epoch, from the trainer's own dataset.
+
+        Raises:
+            DataError: the image can't be read.
+        """
+        from swiftalign.augment.rows import AugmentedRows
+
+        augmented = AugmentedRows(self.rows, self.pipeline)
+        path, record, original = self._original(row)
+        panels = [original]
+        for epoch in epochs:
+            augmented.set_epoch(epoch)
+            placed = self.pipeline.place(blank(original.size), record or Record((path,)), epoch=epoch, row=row)
+            panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
+        return Strip(row, path, tuple(panels))
+
+    def steps(self, row: int, epoch: int) -> Strip:
+        """A row's original, and the row after each operation of an epoch.
+
+        Raises:
+            DataError: the image can't be read.
+        """
+        from swiftalign.data.rows import to_row
+
+        path, record, original = self._original(row)
+        if record is None:
+            return self.variants(row, [epoch])
+        image, panels = open_image(path), [original]
+        whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
+        for count, step in enumerate(whole.steps, 1):
+            left_out = whole.left_out if count == len(whole.steps) else ()
+            part = replace(whole, steps=whole.steps[:count], left_out=left_out)
+            sample = self.pipeline.replay(image, record, part)
+            placed = self.pipeline.place_again(image, record, part)
+            panel = self._panel(f"step {count}", to_row(sample.record, sample.image, self.rows.text), record, placed)
+            panels.append(replace(panel, operations=(describe(step),)))
+        return Strip(row, path, tuple(panels))
+
+    def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
+        """A row's image file, its record where targets move with the image, and a panel of the row as in the file."""
+        row = self.rows.row(number)
+        path = next(image for image in row.images if image)
+        size = image_size(path)
+        record = row.record(*size) if isinstance(row, GroundingRow) else None
+        shapes = tuple(
+            _shape(target.in_shares() if isinstance(target, TextTarget) else target.in_shares(*size))
+            for target in row.targets
+        )
+        return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
+
+    def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
+        """An augmented row with its encoded targets, and with the dropped targets where they would be."""
+        shown, faults = self._read_back(row)
+        if record:
+            faults += answer_faults(shown, placed)
+            shapes = (*_kept(shown, placed), *_dropped(record, placed))
+            done, left_out = placed.replay, placed.replay.left_out
+        else:
+            shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
+            colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
+            done, left_out = Replay(colours), ()
+        size = (shown.image.shape[1], shown.image.shape[0])
+        operations = tuple(describe(step) for step in done.steps)
+        image = thumbnail(shown.image)
+        return Panel(title, image, size, shapes, operations, left_out, tuple(faults), done.to_json())
+
+    def _read_back(self, row: dict[str, Any]) -> tuple[Encoded, list[str]]:
+        written = as_written(row)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                encoded = self.encode(row)
+        except Exception as error:  # ms-swift raises errors of many types
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            return written, [f"ms-swift can't encode it: {reason}"]
+        return encoded, image_faults(encoded.image, written.image)
+
+
+def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
+    """Whether an encoded image is the augmented one; an image that was resized for encoding can't be compared."""
+    if encoded.shape != augmented.shape:
+        return []
+    difference = float(np.abs(encoded.astype(np.int16) - augmented).mean())
+    return [f"the encoded image differs by {difference:.1f} of 255 from the augmented one"] if difference > 0.5 else []
+
+
+def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
+    """Whether the answer holds the targets that were kept, exact to a thousandth of the image's sides."""
+    kept = [outcome.target for outcome in placed.outcomes if outcome.target]
+    read = shown.answer.targets
+    if [target.kind for target in read] != [target.kind for target in kept] or not shown.answer.sound:
+        return [f"the encoded answer has {len(read)} readable targets, but {len(kept)} were kept"]
+    pairs = [
+        (number, wanted)
+        for target, true in zip(read, kept, strict=True)
+        for number, wanted in zip(np.ravel(target.points), np.ravel(true.in_text(*placed.size).points), strict=False)
+    ]
+    apart = max((abs(number - wanted) for number, wanted in pairs), default=0)
+    return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
+
+
+def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
+    """The targets of the answer as they were read back; the note of a clipped one says how much of it is left."""
+    kept = [outcome for outcome in placed.outcomes if outcome.target]
+    matches = len(kept) == len(shown.answer.targets)
+    for index, target in enumerate(shown.answer.targets):
+        clipped = matches and kept[index].clipped
+        note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
+        yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
+
+
+def _shape(target: ShareTarget, status: Status = "kept", note: str = "") -> Shape:
+    return Shape(target.kind, target.label, target.points, status, note)
+
+
+def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
+    """The targets that were dropped, where they would be."""
+    for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
+        if outcome.target is None:
+            corners = tuple((x, y) for x, y in points.tolist())
+            lost = PixelTarget(target.kind, target.label, corners).in_shares(*placed.size)
+            yield _shape(lost, "dropped", f"dropped: {outcome.reason}")
+
+
+def thumbnail(image: Pixels) -> Pixels:
+    """The image, reduced if its longer side has more than `THUMBNAIL` pixels."""
+    from PIL import Image as PilImage
+
+    if max(image.shape[:2]) <= THUMBNAIL:
+        return image
+    reduced = PilImage.fromarray(image)
+    reduced.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
+    return np.array(reduced)
+
+
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "rotate": lambda v: f"rotate {v['degrees']:.1f}°",
+    "scale": lambda v: f"scale ×{v['factor']:.2f}",  # noqa: RUF001  # the multiplication sign is meant
+    "resize_by_scale": lambda v: f"resize ×{v['factor']:.2f}",  # noqa: RUF001
+    "fit": lambda v: f"fit {v['size'][0]}×{v['size'][1]}",  # noqa: RUF001
+    "pad_to_multiple": lambda v: f"pad to {v['multiple']}",
+    "color_jitter": lambda v: f"color b{v['brightness']:.1f} c{v['contrast']:.1f} s{v['saturation']:.1f}",
+    "gamma": lambda v: f"gamma {v['gamma']:.2f}",
+    "hsv": lambda v: f"hsv h{v['hue_deg']:+.0f}° s{v['sat']:.1f} v{v['val']:.1f}",
+    "clahe": lambda v: f"clahe {v['clip_limit']:g}",
+    "sharpness": lambda v: f"sharpness {v['factor']:.1f}",
+    "solarize": lambda v: f"solarize {v['threshold']}",
+    "posterize": lambda v: f"posterize {v['bits']}",
+}
+
+
+def describe(step: Step) -> str:
+    """An operation and its values, in short.
+
+    >>> describe(Step("rotate", {"degrees": -3.21}))
+    'rotate -3.2°'
+    """
+    if is_imgaug(step.name):
+        arguments = " ".join(f"{name}={value}" for name, value in step.values["arguments"].items())
+        return f"{step.name.rpartition('.')[2]} {arguments}".strip()
+    return _WORDS[step.name](step.values) if step.name in _WORDS else step.name

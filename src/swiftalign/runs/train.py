@@ -1,0 +1,319 @@
+"""Training as a function: pre-flight, the run folder, the training processes, and what they leave behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from swiftalign.checks.data import scored_kind
+from swiftalign.checks.preflight import preflight
+from swiftalign.config.sections import Config
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.files import UNKNOWN, require_training_data
+from swiftalign.data.metrics import METRICS
+from swiftalign.data.rows import Rows
+from swiftalign.data.scan import DataReport, read_data
+from swiftalign.files import short_path
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
+from swiftalign.plan.resolve import resolve
+from swiftalign.problems import PreflightError, Problem, SwiftalignError, blocking
+from swiftalign.runs.events import Event, outcome, read_events
+from swiftalign.runs.folder import (
+    PICTURE_FILE,
+    Start,
+    choose_run_folder,
+    holds_run,
+    latest_run,
+    locked,
+    phase_folder,
+    versions_changed,
+    write_config,
+    write_run_files,
+    write_start,
+)
+from swiftalign.runs.launch import follow_training
+from swiftalign.runs.picture import draw_run
+from swiftalign.runs.processes import Processes
+from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run, set_aside
+from swiftalign.speed.cards import Card, present_card
+from swiftalign.speed.choices import Choices
+from swiftalign.speed.choose import choose_for_card
+from swiftalign.speed.rows import rows_of
+
+Listener = Callable[[Event], None]
+ONE = Processes()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run, or one phase of a run, that has passed pre-flight.
+
+    Attributes:
+        data: what the pass over the data has found.
+        choices: how the run is made fast.
+    """
+
+    config: Config
+    plan: TuningPlan
+    data: DataReport
+    choices: Choices
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        status: ``done``, or ``stopped`` by a signal after a checkpoint was saved.
+        step: the last optimizer step.
+        seconds: wall-clock time from the start of the training processes to their end.
+        losses: (step, training loss) of every log.
+        accuracies: by name, from the last evaluation that measured them.
+        values: everything else that the training processes report, by name, e.g. ``tokens_per_second``.
+        phases: the result of each phase; empty for a run without phases.
+        signal: number of the signal that stopped the run; None where it was not stopped.
+    """
+
+    run_folder: Path
+    status: str
+    step: int
+    checkpoint: Path | None
+    best_checkpoint: Path | None = None
+    seconds: float = 0.0
+    losses: tuple[tuple[int, float], ...] = ()
+    accuracies: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    phases: tuple[RunResult, ...] = ()
+    signal: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        if self.phases:
+            phases = [phase.to_json() for phase in self.phases]
+            return {"run_folder": str(self.run_folder), "checkpoint": phases[-1].get("checkpoint"), "phases": phases}
+        loss = self.losses[-1][1] if self.losses else None
+        seconds = round(self.seconds, 1)
+        folder = str(self.run_folder)
+        return {"run_folder": folder, "seconds": seconds, **self.values, "status": self.status, "loss": loss}
+
+
+def prepare(
+    config: Config,
+    *,
+    allow: Collection[str] = (),
+    processes: Processes = ONE,
+    listen: Listener = lambda event: None,
+) -> list[Part]:
+    """Everything that comes before training: read the model, resolve the plan, run pre-flight, look at every row.
+
+    Args:
+        allow: codes of error problems that do not stop the run.
+        processes: how many processes train, and where.
+        listen: is called with each event, for progress and messages.
+
+    Returns:
+        The run, or its phases in their order.
+
+    Raises:
+        PreflightError: a problem that is an error was found and is not allowed.
+        ModelError: there is no such model.
+        DataError: a data file is missing or empty.
+    """
+    for part in config.runs:
+        require_training_data(part)
+    seen: list[Problem] = []
+
+    def stop_at_errors(problems: list[Problem]) -> None:
+        new = [problem for problem in problems if problem not in seen]
+        seen.extend(new)
+        if new:
+            listen(Event("problems", {"problems": new}))
+        if errors := blocking(new, allow):
+            raise PreflightError(errors)
+
+    listen(Event("progress", {"text": "reading the model"}))
+    model = read_model(config)
+    card = present_card()
+    return [_prepare(part, model, card, processes, listen, stop_at_errors) for part in config.runs]
+
+
+def _prepare(
+    config: Config,
+    model: Model,
+    card: Card | None,
+    processes: Processes,
+    listen: Listener,
+    stop_at_errors: Callable[[list[Problem]], None],
+) -> Part:
+    # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
+    stop_at_errors(preflight(config, model, resolve(config, model, rows=UNKNOWN, processes=processes.total)))
+    data = read_data(config, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
+    stop_at_errors([*data.findings, *scored_kind(config, data.kinds)])
+    plan = resolve(config, model, rows=data.rows, processes=processes.total)
+    stop_at_errors(preflight(config, model, plan))
+    sample = []
+    if card:
+        rows = Rows([Path(name) for name in config.data.train], data.left_out, config.data.text, data.index)
+        sample = rows_of(rows, encoding_of(config))
+    plan, choices, _ = choose_for_card(config, model, plan, card, sample, counts=data.rows)
+    stop_at_errors(preflight(config, model, plan))
+    return Part(config, plan, data, choices)
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    allow: Collection[str] = (),
+    processes: Processes = ONE,
+    listen: Listener = lambda event: None,
+) -> RunResult:
+    """Check a configuration, then train it with ms-swift in child processes.
+
+    Args:
+        resume: go on with the configuration's last run, from its newest sound checkpoint.
+        allow: codes of error problems that do not stop the run.
+        processes: how many processes train, and where.
+        listen: is called with each event, for progress and messages.
+
+    Raises:
+        PreflightError: a problem that is an error was found and is not allowed.
+        RunFolderError: the run folder is in use, holds another run, or can't be written.
+        TrainingError: training ended before its last step.
+        SystemExit: SIGTERM or Ctrl-C came before the first step, or a second time.
+    """
+    if processes.nodes > 1 and not config.training.output_dir:
+        hint = "--set training.output_dir=/shared/runs/NAME"
+        raise SwiftalignError("several machines need a run folder that all of them see", hint)
+    parts = prepare(config, allow=allow, processes=processes, listen=listen)
+    folder = latest_run(config) if resume else choose_run_folder(config)
+    if processes.node:
+        return _join(parts, folder, processes, listen)
+    with locked(folder, used=resume):
+        if not config.phases:
+            return _run(parts[0], folder, processes, listen, resume=resume)
+        if resume and holds_run(folder):
+            require_same_config(folder, config)
+        write_config(folder, config)
+        results: list[RunResult] = []
+        for number, part in enumerate(parts, 1):
+            listen(Event("phase", {"number": number, "phases": len(parts), "config": part.config, "plan": part.plan}))
+            # Weights are carried on from phase to phase; optimizer and schedule begin afresh.
+            best = results[-1].best_checkpoint if results and config.training.load_best_model_at_end else None
+            weights = best or results[-1].checkpoint if results else None
+            inner = phase_folder(folder, number)
+            inner.mkdir(exist_ok=True)
+            again = resume and holds_run(inner)
+            results.append(_run(part, inner, processes, listen, resume=again, weights=weights))
+            if results[-1].status == "stopped":
+                break
+        return replace(results[-1], run_folder=folder, phases=tuple(results))
+
+
+def _join(parts: list[Part], folder: Path, processes: Processes, listen: Listener) -> RunResult:
+    """Train as one of several machines; the first one writes the run folder and shows progress."""
+    listen(Event("join", {"folder": folder, "processes": processes}))
+    for number, part in enumerate(parts, 1):
+        inner = phase_folder(folder, number) if part.config.phase else folder
+        inner.mkdir(parents=True, exist_ok=True)
+        for _ in follow_training(inner, local_model=_is_local(part.config), processes=processes):
+            pass
+    return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
+
+
+def _run(
+    part: Part, folder: Path, processes: Processes, listen: Listener, *, resume: bool, weights: Path | None = None
+) -> RunResult:
+    """Train in a run folder.
+
+    Args:
+        weights: a checkpoint whose weights the run begins with.
+    """
+    config, plan = part.config, part.plan
+    if resume and (ended := outcome(folder)) and ended.kind == "done":
+        listen(Event("finished-before", {"folder": folder, "step": ended.values["step"]}))
+        return _result(folder, [ended], 0.0)
+    checkpoint = _resume(folder, part, listen) if resume else None
+    write_run_files(folder, config, plan, part.data, part.choices)
+    write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
+    listen(Event("begin", {"folder": folder, "plan": plan, "choices": part.choices}))
+    began, events = time.monotonic(), []
+    for event in follow_training(folder, local_model=_is_local(config), processes=processes):
+        events.append(event)
+        listen(event)
+    result = _result(folder, events, time.monotonic() - began)
+    if result.losses:
+        draw_run(folder / PICTURE_FILE, read_events(folder), title=f"{folder.name}: {plan.method}")
+    listen(Event("finished", {"result": result}))
+    return result
+
+
+def _is_local(config: Config) -> bool:
+    """Whether the model is a folder; then the training processes make no network call."""
+    return Path(config.model.path).is_absolute()
+
+
+def _resume(folder: Path, part: Part, listen: Listener) -> Path | None:
+    """The checkpoint from which a run goes on; None where it begins."""
+    if not holds_run(folder):
+        listen(Event("resume", {"text": f"no run in {short_path(folder)}: it begins now"}))
+        return None
+    require_same_run(folder, part.config, part.plan, part.data.digests)
+    for change in versions_changed(folder):
+        listen(Event("resume", {"text": f"{change}: the result may differ"}))
+    listen(Event("progress", {"text": "checking checkpoints"}))
+    resumption = newest_sound(folder, part.plan)
+    for damaged, reason in resumption.damaged:
+        listen(Event("resume", {"text": f"passing over {damaged.name}: {reason}"}))
+    set_aside(resumption)
+    name = resumption.checkpoint.name if resumption.checkpoint else "the beginning, as no checkpoint is sound"
+    listen(Event("resume", {"text": f"from {name}"}))
+    return resumption.checkpoint
+
+
+def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:
+    """What a run's events add up to."""
+    values: dict[str, Any] = {}
+    losses: list[tuple[int, float]] = []
+    accuracies: dict[str, float] = {}
+    status, signal = "done", None
+    for event in events:
+        match event.kind:
+            case "finding":
+                values.setdefault("findings", []).append(event.values)
+            case "log":
+                if "loss" in event.values:
+                    losses.append((event.values["step"], event.values["loss"]))
+                accuracies = accuracies_of(event) or accuracies
+            case "saved":
+                paths = values.setdefault("checkpoints", [])
+                if event.values["path"] not in paths:  # the last step of an epoch may save twice
+                    paths.append(event.values["path"])
+            case "done" | "stopped":
+                values |= event.values
+                status = event.kind
+            case "signal":
+                signal = event.values["number"]
+    best, last = (values.get(name) for name in ("best_checkpoint", "checkpoint"))
+    return RunResult(
+        folder,
+        status,
+        values.get("step", 0),
+        Path(last) if last else None,
+        Path(best) if best else None,
+        seconds,
+        tuple(losses),
+        accuracies,
+        values,
+        signal=signal,
+    )
+
+
+def accuracies_of(event: Event) -> dict[str, float]:
+    """The accuracies by kind of target that an event of an evaluation holds, without the prefix ``eval_``."""
+    scores = {name.removeprefix("eval_"): value for name, value in event.values.items() if name.endswith("_acc")}
+    return {name: value for name, value in scores.items() if METRICS.get(name)}

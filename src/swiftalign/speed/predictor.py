@@ -1,0 +1,161 @@
+"""How much memory a batch takes on a GPU, and how long it takes there.
+
+Memory is counted from what has to be kept until the backward pass. Where weights are frozen, autograd keeps no layer's
+input, only the operands of norms, attention and activations. Time is that of the counted operations at the card's
+rate, and of the bytes that pass through its memory. `benchmarks/RESULTS.md` compares both with measurements on an H100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from swiftalign.methods import METHODS
+from swiftalign.model.families import find
+from swiftalign.model.family import Sizes
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.speed.cards import GIB, Card
+from swiftalign.speed.choices import Choices
+from swiftalign.speed.work import Row, Trained, count, padded
+
+LARGEST_BATCH = 256
+BATCHES_TIMED = 64
+
+# Memory that tensors can't use: CUDA's context and libraries, and the allocator's fragments.
+CONTEXT = int(0.9 * GIB)
+SAFETY = 0.04  # share of the card's memory that stays free
+
+_HALF, _FLOAT = 2, 4  # bytes per element
+# Elements kept per token and layer by plain and by Liger's kernels, relative to compiled ones.
+_MORE_KEPT = {"compiled": 1.0, "liger": 1.17, "plain": 1.48}
+
+# Shares of a large product's rate, measured on an H100 (benchmarks/RESULTS.md).
+_PRODUCTS, _ATTENTION = 0.94, 0.24
+_FP8_GAIN = 1.83  # of the LLM's products
+# Elementwise memory traffic of plain and of Liger's kernels, relative to compiled ones.
+_MORE_TRAFFIC = {"compiled": 1.0, "liger": 2.3, "plain": 5.0}
+_BATCH_SECONDS = 0.05  # per batch, in which the card waits for the CPU
+# Seconds of CPU time to start the kernels of one LLM layer, forward and backward; small batches wait for it.
+_STARTS = {"compiled": 0.002, "liger": 0.0045, "plain": 0.0045}
+_FORWARD = 0.3  # share of the forward pass in _STARTS
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts one run on one card.
+
+    Attributes:
+        sizes: sizes of the base model.
+        trained: what of the model trains.
+        card: the GPU that each process trains on.
+        rows: rows of the data, or an assumed one; batches are made of them in this order.
+        parameters: number of parameters of the base model.
+        half: whether the base model is in bfloat16 or float16.
+        shards: number of GPUs that share the weights (ZeRO-3); with more than one, memory is an estimate.
+    """
+
+    sizes: Sizes
+    trained: Trained
+    card: Card
+    rows: Sequence[Row]
+    parameters: int
+    half: bool
+    shards: int = 1
+
+    @classmethod
+    def of(
+        cls, model: Model, plan: TuningPlan, card: Card, rows: Sequence[Row], *, shards: int = 1
+    ) -> Predictor | None:
+        """None where the model's family has no predictions, or its config leaves sizes to transformers' defaults."""
+        family = find(plan.model_type)
+        if family is None or family.sizes is None:
+            return None
+        try:
+            sizes = family.sizes(model.config)
+        except (KeyError, TypeError):
+            return None
+        half = plan.dtype in ("bfloat16", "float16")
+        return cls(sizes, Trained.by(plan, model), card, rows, plan.total_parameters, half, shards)
+
+    def fits(self, choices: Choices) -> bool:
+        """Whether the run's largest batch fits on the card."""
+        return self.peak(choices) + CONTEXT <= self.card.memory * (1 - SAFETY)
+
+    def largest_batch(self, choices: Choices) -> int:
+        """The most rows per batch with which the largest batch fits; 0 where not even one row does."""
+        low, high = 0, LARGEST_BATCH
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(replace(choices, batch=middle)) else (low, middle - 1)
+        return low
+
+    def largest_rows(self, choices: Choices) -> list[Row]:
+        """The batch that takes most memory: the longest rows, and with padding the row with the shortest question."""
+        rows = sorted(self.rows, key=lambda row: row.tokens, reverse=True)[: choices.batch]
+        rows += rows[:1] * (choices.batch - len(rows))
+        if not choices.padding_free and choices.batch > 1:
+            rows[-1] = min(self.rows, key=lambda row: row.question)
+        return rows
+
+    def peak(self, choices: Choices) -> int:
+        """Bytes that a step with the largest batch takes at most, without CUDA's own context."""
+        sizes, trained = self.sizes, self.trained
+        element = _HALF if self.half else _FLOAT
+        rows = self.largest_rows(choices)
+        rows = rows if choices.padding_free else padded(rows)
+        tokens, labels = sum(row.tokens for row in rows), sum(row.labels for row in rows)
+        patches = sum(count for row in rows for count in row.patches)
+        trained_bytes = trained.float32 * _FLOAT + (trained.numel - trained.float32) * element
+        copies = trained_bytes if trained.method != "full" else trained.float32 * (_FLOAT - element)
+        weights = self.parameters * element + copies
+        training = 3 * trained_bytes  # gradients, and Adam's two averages
+        # Elements kept per token and LLM layer: the inputs of both norms; queries and keys before and after their
+        # norms; values; the attention's result with its sums; and both halves of the gated product.
+        own = 2 * sizes.width + 2 * (sizes.queries + sizes.keys) + sizes.keys + sizes.queries + 2 * sizes.inner
+        layer = own * _MORE_KEPT[choices.kernels]
+        if trained.llm:  # the inputs of the layers whose weights train
+            layer += 2 * sizes.width + sizes.queries + sizes.inner
+        # Activations that are kept until the backward pass.
+        kept: float = tokens * (sizes.layers * (sizes.width if choices.gradient_checkpointing else layer)) * element
+        if trained.aligner or trained.vit:  # norm, first layer and activation, before and after
+            aligner = 5 * sizes.mergers * sizes.merged + 2 * sizes.mergers * sizes.width
+            kept += patches // sizes.merge * aligner * element
+        if trained.vit:
+            kept += patches * sizes.vit_layers * (10 * sizes.vit_width + 3 * sizes.vit_inner) * element
+        kept += METHODS[trained.method].dense_copies * trained.adapted_numel * element
+        # One layer in work.
+        working: float = tokens * (3 * sizes.inner + 4 * sizes.width) * element
+        if choices.gradient_checkpointing:  # its activations, computed again
+            working += tokens * layer * element
+        # Logits, and in float32 the loss's softmax, its gradient and that of its input; freed before the layers begin.
+        working = max(working, labels * sizes.vocabulary * (element + 3 * _FLOAT))
+        # A frozen ViT keeps nothing and has finished when the LLM begins; it counts only where it takes more.
+        vit = patches * (6 * sizes.vit_width + sizes.vit_inner) * _FLOAT
+        in_work = int(max(working, vit - kept)) + trained.numel * element
+        return weights // self.shards + training // self.shards + int(max(kept, 0)) + in_work
+
+    def seconds(self, choices: Choices) -> float | None:
+        """Seconds per average batch, forward and backward; None where the card's rates are not known."""
+        rate, bandwidth, size = self.card.rate, self.card.bandwidth, choices.batch
+        if rate is None or bandwidth is None:
+            return None
+        starts = range(0, min(len(self.rows), BATCHES_TIMED * size), size)
+        batches = ([self.rows[index % len(self.rows)] for index in range(first, first + size)] for first in starts)
+        return sum(self._batch_seconds(rows, choices, rate, bandwidth) for rows in batches) / len(starts)
+
+    def _batch_seconds(self, rows: list[Row], choices: Choices, rate: float, bandwidth: float) -> float:
+        sizes, again = self.sizes, choices.gradient_checkpointing
+        rows = rows if choices.padding_free else padded(rows)
+        work = count(sizes, self.trained, rows, checkpointing=again)
+        llm = work.llm / (_FP8_GAIN if choices.frozen_fp8 else 1.0)
+        products = (llm + work.head + work.vit + work.aligner) / (rate * _PRODUCTS)
+        attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION)
+        tokens, patches = sum(row.tokens for row in rows), sum(sum(row.patches) for row in rows)
+        llm_elements = 8 * sizes.inner + 24 * sizes.width + 12 * (sizes.queries + sizes.keys)
+        vit_elements = 2 * sizes.vit_inner + 24 * sizes.vit_width
+        elements = tokens * sizes.layers * llm_elements * (1.4 if again else 1.0)
+        elements += patches * sizes.vit_layers * vit_elements
+        traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
+        layers = sizes.layers * (1 + _FORWARD * again) + sizes.vit_layers * (1 if self.trained.vit else _FORWARD)
+        return max(products + attention + traffic, layers * _STARTS[choices.kernels]) + _BATCH_SECONDS

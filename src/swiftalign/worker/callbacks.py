@@ -1,0 +1,124 @@
+"""What happens beside ms-swift's training loop: checking the optimizer, reporting progress, stopping and saving."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from swift.callbacks.adalora import AdaloraCallback
+from swift.callbacks.base import TrainerCallback
+
+from swiftalign.checkpoint.values import INITIAL_FILE
+from swiftalign.files import write_whole
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.runs.events import EventWriter
+from swiftalign.runs.folder import STOP_FILE
+from swiftalign.worker.compare import compare_optimizer
+from swiftalign.worker.weights import save_state
+
+
+class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no types
+    """Compares the live optimizer with the plan before the first step, and reports progress.
+
+    Args:
+        plan: the run's plan.
+        writer: writes the run's events; None in processes other than rank 0.
+
+    Attributes:
+        stopped: whether training ends before its last step because a stop was asked for.
+        tokens: number of tokens that training has seen in all processes, padding included.
+        began: the monotonic clock's seconds when training began.
+    """
+
+    def __init__(self, args: Any, trainer: Any, *, plan: TuningPlan, writer: EventWriter | None) -> None:
+        super().__init__(args, trainer)
+        self.plan, self.writer = plan, writer
+        self.stopped, self.tokens, self.began = False, 0, 0.0
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Write an event, on rank 0."""
+        if self.writer is not None:
+            self.writer.write(kind, **values)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, AdaloraCallback):
+                callback.global_step = state.global_step  # ms-swift starts at 0 in a resumed run too
+        if self.writer is not None and state.global_step == 0:
+            self._keep_initial(kwargs["model"], Path(args.output_dir))
+        kwargs["model"].register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+        self.began = time.monotonic()
+        self.write("start", steps=state.max_steps, step=state.global_step)
+
+    def _count_tokens(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if model.training and kwargs.get("input_ids") is not None:
+            self.tokens += kwargs["input_ids"].numel() * self.args.world_size
+
+    def _keep_initial(self, model: Any, folder: Path) -> None:
+        """Write digests of what trains, before it does: verify-ckpt compares a checkpoint with them."""
+        keys = {item.parameter: item.key for item in self.plan.trainables}
+        digests = {
+            keys[name]: hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+            for name, weight in model.named_parameters()
+            if name in keys
+        }
+        write_whole(folder / INITIAL_FILE, json.dumps(digests, indent=1))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        rows = self.trainer.train_dataset.dataset  # ms-swift encodes each row when it is needed
+        if hasattr(rows, "set_epoch"):
+            rows.set_epoch(int(state.epoch))  # the current epoch also where a run resumes within one
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.write("step", step=state.global_step)
+        if not control.should_training_stop and self._stop_requested(args):
+            self.stopped = control.should_training_stop = True
+            args.load_best_model_at_end = False  # the run is not finished
+            control.should_save = not _ends_epoch(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            # A finished epoch is evaluated and then saved: a resumed run begins with the next epoch.
+            control.should_save = _ends_epoch(state)
+            control.should_evaluate = control.should_evaluate and _ends_epoch(state)
+
+    def _stop_requested(self, args: Any) -> bool:
+        """Whether a stop was asked for: the same answer in every process."""
+        requested = (Path(args.output_dir) / STOP_FILE).exists()
+        if args.world_size == 1:
+            return requested
+        flag = torch.tensor(int(requested), device=args.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
+        if "loss" in numbers:
+            numbers |= self._rates(kwargs["model"], kwargs["optimizer"])
+        self.write("log", step=state.global_step, **numbers)
+
+    def _rates(self, model: Any, optimizer: Any) -> dict[str, float]:
+        """The current learning rate of each component."""
+        components = {item.parameter: item.component for item in self.plan.trainables}
+        names = {id(weight): name for name, weight in model.named_parameters() if name in components}
+        return {
+            f"rate_{components[names[id(weight)]]}": float(group["lr"])
+            for group in optimizer.param_groups
+            for weight in group["params"]
+            if id(weight) in names
+        }
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = f"{args.output_dir}/checkpoint-{state.global_step}"
+        if self.plan.ranks_may_shrink and args.should_save:
+            save_state(kwargs["model"], Path(folder))
+        self.write("saved", step=state.global_step, path=folder)
+
+
+def _ends_epoch(state: Any) -> bool:
+    return float(state.epoch).is_integer()

@@ -1,0 +1,140 @@
+"""ms-swift's training pipeline, given a plan and compared with it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from swift.dataloader import DataLoaderShard
+from swift.pipelines.train.sft import SwiftSft
+
+from swiftalign.augment.pipeline import run_pipeline
+from swiftalign.augment.rows import AugmentedRows
+from swiftalign.config.sections import Config
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.rows import Rows
+from swiftalign.model.families import find
+from swiftalign.model.template import use_own_tokens
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.schedule import split_rows
+from swiftalign.runs.folder import read_index, read_left_out
+from swiftalign.speed.choices import Choices
+from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
+from swiftalign.worker.batches import FilledRows, replaces_dataloader, train_dataloader
+from swiftalign.worker.callbacks import PlanCallback
+from swiftalign.worker.compare import compare_model
+from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
+from swiftalign.worker.weights import carry_weights, load_state
+from swiftalign.worker.workers import cores_here, plan_loading, seconds_per_row
+
+
+class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
+    """`swift sft` for a plan.
+
+    It differs from ms-swift's own in four points. Rows are read by this toolkit, and a bad row is an error, never
+    replaced by another row. The image token comes from the model's config. What trains is float32 where the plan says
+    so. And training does not begin unless the model trains exactly what is in the plan.
+
+    Args:
+        arguments: ms-swift's command line.
+        config: the run's configuration.
+        plan: the run's plan.
+        choices: how the run is made fast.
+        weights: a checkpoint of an earlier phase to begin with, if any.
+
+    Attributes:
+        callback: the run's `PlanCallback`, once training has begun.
+        rows: the training rows, in their order.
+    """
+
+    callback: PlanCallback
+    rows: Rows
+
+    def __init__(
+        self, arguments: list[str], config: Config, plan: TuningPlan, choices: Choices, weights: Path | None
+    ) -> None:
+        self.config, self.plan, self.choices, self.weights = config, plan, choices, weights
+        super().__init__(arguments)  # calls `_prepare_template`
+
+    def _prepare_template(self) -> None:
+        super()._prepare_template()
+        use_own_tokens(self.template, vars(self.model.config))
+        # Not by ms-swift's argument, which insists on flash-attn.
+        self.template.padding_free = self.choices.padding_free
+
+    def _get_dataset(self) -> tuple[Rows | AugmentedRows, Rows | None]:
+        args, config = self.args, self.config
+        folder = Path(args.output_dir)
+        index, left_out = read_index(folder), read_left_out(folder)
+        train, val = (
+            Rows([Path(name) for name in names], left_out, config.data.text, index) if names else None
+            for names in (args.dataset, args.val_dataset)
+        )
+        assert train is not None
+        random = np.random.default_rng(args.data_seed)
+        if val is None and args.split_dataset_ratio > 0:
+            count = split_rows(len(train), args.split_dataset_ratio)
+            order = random.permutation(len(train))
+            train, val = train.reordered(np.sort(order[count:])), train.reordered(np.sort(order[:count]))
+        if args.dataset_shuffle:
+            train = train.reordered(random.permutation(len(train)))
+        self.rows, settings = train, config.custom.augmentation
+        augments = settings is not None and settings.enabled
+        return AugmentedRows(train, run_pipeline(config)) if augments else train, val
+
+    def _post_process_datasets(self, datasets: list[Any]) -> list[Any]:
+        return [
+            None if rows is None else FilledRows(rows, self.template.encode, strict=self.args.strict)
+            for rows in datasets
+        ]
+
+    def prepare_model(self, args: Any, model: Any, **kwargs: Any) -> Any:
+        plan = self.plan
+        if plan.ranks_may_shrink:  # pruned factors can't be loaded: begin with whole ones; `train` loads the state
+            args = copy.copy(args)
+            args.resume_from_checkpoint, args.adapters = None, []
+        model = super().prepare_model(args, model, **kwargs)
+        dtypes = {item.parameter: item.dtype for item in plan.trainables}
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and dtypes.get(name) == "float32":
+                weight.data = weight.data.float()
+        compare_model(plan, model)
+        if self.weights is not None:
+            carry_weights(plan, model, self.weights)
+        speed_up_model(model, plan, self.choices)
+        return model
+
+    def train(self, trainer: Any) -> Any:
+        config, plan, choices = self.config, self.plan, self.choices
+        self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))
+        if plan.ranks_may_shrink:
+            trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
+            trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
+        family = find(plan.model_type)
+        sync_free = choices.padding_free and family is not None and family.sync_free
+        if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
+            loader = SyncFreeLoader if sync_free else DataLoaderShard
+            limits = encoding_of(config).limits
+            lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
+            trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
+        if sync_free:
+            make_sync_free(trainer)
+        speed_up_trainer(trainer, plan, choices)
+        if choices.seconds and config.training.dataloader_num_workers is None:
+            self._choose_workers(trainer, choices.seconds)
+        return super().train(trainer)
+
+    def _choose_workers(self, trainer: Any, batch_seconds: float) -> None:
+        """Read rows with as many processes as keep the GPU busy; the rows are the same with any number."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        row_seconds, batch = seconds_per_row(trainer.train_dataset), self.choices.batch
+        loading = plan_loading(row_seconds, batch, batch_seconds, processes=processes, cores=cores_here())
+        trainer.args.dataloader_num_workers = loading.workers
+        self.callback.write("note", name="loader", text=str(loading))
+        if problem := loading.problem:
+            self.callback.write("finding", severity=problem.severity, **asdict(problem))

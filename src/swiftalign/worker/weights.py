@@ -1,0 +1,80 @@
+"""Loading weights that ms-swift doesn't load: those of an earlier phase, and AdaLoRA's unpruned state.
+
+peft saves AdaLoRA's factors without their pruned ranks, and saves neither the importance of the ranks nor the pattern
+of the remaining ones. Resuming from such a checkpoint and reloading the best one fail in ms-swift. So the whole state
+is kept beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from swiftalign.files import appearing
+from swiftalign.methods.keys import ADALORA_STATE, ADAPTER_PREFIX
+from swiftalign.model.safetensors import weight_files
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import PlanMismatchError
+
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of peft's RankAllocator: tensors by parameter name
+
+
+def carry_weights(plan: TuningPlan, model: Any, checkpoint: Path) -> None:
+    """Copy a checkpoint's values into everything that trains.
+
+    Args:
+        checkpoint: a checkpoint of the same plan, from an earlier phase.
+
+    Raises:
+        PlanMismatchError: the checkpoint lacks a tensor, or has it in another shape.
+    """
+    adapter = checkpoint / "adapter_model.safetensors"
+    parameters = {item.key: item.parameter for item in plan.trainables}
+    weights, loaded = dict(model.named_parameters()), set()
+    for path in [adapter] if adapter.is_file() else weight_files(checkpoint):
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            for key in parameters.keys() & set(file.keys()):
+                value, weight = file.get_tensor(key), weights[parameters[key]]
+                if value.shape == weight.shape:
+                    weight.copy_(value)
+                    loaded.add(key)
+    missing = sorted(parameters.keys() - loaded)
+    if missing:
+        message = f"{checkpoint}: {len(missing)} of the phase's tensors are missing, e.g. {missing[0]}"
+        raise PlanMismatchError(message, f"run swiftalign verify-ckpt {checkpoint}")
+
+
+def save_state(model: Any, folder: Path) -> None:
+    """Write everything that trains with AdaLoRA, unpruned, and the rank allocator's averages."""
+    tensors = {f"parameter:{name}": weight for name, weight in model.named_parameters() if weight.requires_grad}
+    for average in _AVERAGES:
+        values = getattr(model.base_model.rankallocator, average)
+        tensors |= {f"{average}:{name}": value for name, value in values.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    pattern = json.dumps(_config(model).rank_pattern)
+    with appearing(folder / ADALORA_STATE) as part:
+        save_file(plain, part, metadata={"rank_pattern": pattern})
+
+
+def load_state(model: Any, folder: Path) -> None:
+    """Load what `save_state` wrote into a model whose factors have their initial ranks."""
+    weights, allocator = dict(model.named_parameters()), model.base_model.rankallocator
+    allocator.reset_ipt()
+    with safe_open(folder / ADALORA_STATE, framework="pt") as file, torch.no_grad():
+        for key in file.keys():  # noqa: SIM118  # not a mapping
+            kind, _, name = key.partition(":")
+            tensor = file.get_tensor(key)
+            if kind == "parameter":
+                weights[name].copy_(tensor)
+            else:  # by the names of the model inside peft's wrapper
+                getattr(allocator, kind)[name] = tensor.to(weights[f"{ADAPTER_PREFIX}{name}"].device)
+        _config(model).rank_pattern = json.loads(file.metadata()["rank_pattern"])
+
+
+def _config(model: Any) -> Any:
+    return model.peft_config[model.active_adapter]
