@@ -82,6 +82,11 @@ def test_a_file_that_changed_since_its_rows_were_found_is_refused(rows: Rows, tm
         Rows([path], index=read_index(tmp_path / "index.npz")).row(0)
 
 
+def test_a_file_that_is_read_again_has_the_same_rows(rows: Rows) -> None:
+    file = rows.files[0]
+    assert [line for line, _ in file.read()] == [line for line, _ in file.read()] == [1, 2, 3, 4, 5]
+
+
 def test_rows_that_another_process_gets_are_read_from_a_file_of_its_own(rows: Rows) -> None:
     rows.row(0)
     copied = pickle.loads(pickle.dumps(rows))

@@ -152,7 +152,7 @@ class Row(Protocol):
         """Number of objects that the answer locates."""
 
     def problems(self, sizes: Sequence[Size | None]) -> Iterator[Problem]:
-        """What is wrong with the row on images of these sizes, None where one is not known; code and message only."""
+        """What is wrong with the row on images of these sizes, None where one is not known."""
 
     def to_swift(self, sizes: Sequence[Size], text: GroundingTextSection) -> dict[str, Any]:
         """The row in ms-swift's own layout.

@@ -62,6 +62,7 @@ class DataFile:
         places, digest = array("q"), hashlib.sha256()
         try:
             file = self._file()
+            file.seek(0)
             for position, line, content in read_lines(file, digest.update):
                 places.extend((position, line))
                 yield line, content

@@ -138,10 +138,10 @@ class _Scan:
             try:
                 row = read_row(content, file.path, line)
                 kinds |= {target.kind for target in row.targets}
-                found = self._check(row, file.path, line, spread)
+                problems = self._check(row, file.path, line, spread)
             except DataError as error:
-                found = [malformed(error.message.removeprefix(f"{where}: "))]
-            for problem in {each.code: each for each in reversed(found)}.values():  # the first one of each code
+                problems = [malformed(error.message.removeprefix(f"{where}: "))]
+            for problem in {each.code: each for each in reversed(problems)}.values():  # the first one of each code
                 self._add(problem, where)
             self.rows += 1
             if self.rows % PROGRESS_ROWS == 0:
@@ -153,17 +153,17 @@ class _Scan:
         return frozenset(kinds)
 
     def _check(self, row: Row, path: Path, line: int, spread: PixelSpread) -> list[Problem]:
-        found: list[Problem] = []
-        sizes = [None if image is None else self._size(image, found) for image in row.images]
-        found += row.problems(sizes)
+        problems: list[Problem] = []
+        sizes = [None if image is None else self._size(image, problems) for image in row.images]
+        problems += row.problems(sizes)
         targets = [target for target in row.targets if isinstance(target, PixelTarget)]
         if targets and sizes[0]:
-            spread.add(targets, *sizes[0], outside=any(problem.code == "data-outside-image" for problem in found))
+            spread.add(targets, *sizes[0], outside=any(problem.code == "data-outside-image" for problem in problems))
         known = [size for size in sizes if size]
         if self._encoding.max_length and self._encoding.tokenizer and len(known) == len(sizes):
             conversation = self._encoding.conversation(row, known)
             if conversation is None:
-                found.append(
+                problems.append(
                     Problem("data-unchecked", "its length, as it has tools, video, audio or a loss of its own")
                 )
             elif conversation.most > self._encoding.max_length:
@@ -171,9 +171,9 @@ class _Scan:
                 self._characters += conversation.most
                 if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
                     self.count_waiting()
-        return found
+        return problems
 
-    def _size(self, image: Path, found: list[Problem]) -> Size | None:
+    def _size(self, image: Path, problems: list[Problem]) -> Size | None:
         limits = self._encoding.limits
         try:
             size = self._size_of(image)
@@ -183,7 +183,7 @@ class _Scan:
             hint = "replace these images, or remove their rows"
             if isinstance(error, NoSuchImageError):
                 code, message, hint = "data-image-missing", str(image), "image paths count from the data file's folder"
-            found.append(Problem(code, message, hint))
+            problems.append(Problem(code, message, hint))
             return None
         pixels = size[0] * size[1]
         self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)
