@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config.sections import Config, TrainingSection, best_metric_given
+from swiftalign.config.sections import Config, best_metric_given
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
@@ -15,6 +15,11 @@ from swiftalign.problems import Problem, ordinal
 
 
 def best_model(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """The best model needs validation data, and evaluation and saving at the same steps.
+
+    References:
+        transformers `TrainingArguments._validate_args`; ms-swift `SftArguments._init_eval_strategy`.
+    """
     training = config.training
     if not training.load_best_model_at_end and training.save_strategy != "best":
         return
@@ -24,12 +29,27 @@ def best_model(config: Config, model: Model, plan: TuningPlan) -> Iterable[Probl
         message = f"{asker} needs validation data to choose the best model"
         fix = {"data": _validation(config)}
         yield Problem("best-model-without-validation", message, "validate on separate rows:", fix, where)
-    fault = _strategies_fault(training)
-    if fault:
-        message, values = fault
-        yield Problem(
-            "best-model-strategies", f"{asker}: {message}", "evaluate and save together:", {"training": values}, where
-        )
+    saving, evaluation = training.save_strategy, training.eval_strategy or training.save_strategy
+    save_steps, eval_steps = training.save_steps, training.eval_steps or training.save_steps
+    # Whether saving falls on evaluations, as transformers decides it; below 1, steps are a share of the run.
+    unit = 1_000_000 if save_steps < 1 and eval_steps < 1 else 1
+    together = saving == "epoch" or (save_steps * unit) % (eval_steps * unit) == 0
+    values: dict[str, Any] = {"eval_strategy": "epoch" if saving == "best" else saving}
+    if not together and saving == "steps":
+        values["eval_steps"] = int(save_steps) if save_steps == int(save_steps) else save_steps
+    if saving == "no":
+        fault, values = "nothing is saved (save_strategy: no)", {"save_strategy": "epoch", "eval_strategy": "epoch"}
+    elif evaluation == "best":  # ms-swift hands save_strategy on, and transformers does not know it as eval_strategy
+        fault = "eval_strategy is not given"
+    elif evaluation == "no":
+        fault = "nothing is evaluated (eval_strategy: no)"
+    elif saving == "best" or (saving == evaluation and together):
+        return
+    else:
+        apart = f"saving {_rhythm(saving, save_steps)} and evaluation {_rhythm(evaluation, eval_steps)}"
+        fault = f"{apart} never happen at the same step"
+    fix = {"training": values}
+    yield Problem("best-model-strategies", f"{asker}: {fault}", "evaluate and save together:", fix, where)
 
 
 _EVALUATION: dict[str, Any] = {"training": {"eval_strategy": "epoch"}}
@@ -98,39 +118,6 @@ def _validation(config: Config) -> dict[str, Any]:
     neighbours = (Path(name).with_name("val.jsonl") for name in config.data.train)
     found = next((path for path in neighbours if path.is_file()), None)
     return {"val": [str(found)]} if found else {"split_dataset_ratio": 0.1}
-
-
-def _strategies_fault(training: TrainingSection) -> tuple[str, dict[str, Any]] | None:
-    """Why evaluation and saving give no best model, and settings that do.
-
-    References:
-        transformers `TrainingArguments._validate_args`; ms-swift `SftArguments._init_eval_strategy`.
-    """
-    saving, evaluation = training.save_strategy, training.eval_strategy or training.save_strategy
-    save_steps, eval_steps = training.save_steps, training.eval_steps or training.save_steps
-    together = saving == "epoch" or _is_multiple(save_steps, eval_steps)
-    if saving == "no":
-        return "nothing is saved (save_strategy: no)", {"save_strategy": "epoch", "eval_strategy": "epoch"}
-    if evaluation == "best":  # ms-swift hands save_strategy on, and transformers does not know it as eval_strategy
-        return "eval_strategy is not given", {"eval_strategy": "epoch"}
-    if evaluation == "no":
-        message = "nothing is evaluated (eval_strategy: no)"
-    elif saving == "best" or (saving == evaluation and together):
-        return None
-    else:
-        apart = f"saving {_rhythm(saving, save_steps)} and evaluation {_rhythm(evaluation, eval_steps)}"
-        message = f"{apart} never happen at the same step"
-    fix: dict[str, Any] = {"eval_strategy": "epoch" if saving == "best" else saving}
-    if not together and saving == "steps":
-        fix["eval_steps"] = int(save_steps) if save_steps == int(save_steps) else save_steps
-    return message, fix
-
-
-def _is_multiple(save_steps: float, eval_steps: float) -> bool:
-    """Whether saving falls on evaluations, as transformers decides it; below 1, steps are a share of the run."""
-    if save_steps < 1 and eval_steps < 1:
-        return (save_steps * 1_000_000) % (eval_steps * 1_000_000) == 0
-    return save_steps % eval_steps == 0
 
 
 def _rhythm(strategy: str, steps: float) -> str:

@@ -28,14 +28,11 @@ def phases(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
 
 
 def curriculum(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
-    flags = {
-        ("data", "dataset_shuffle"): config.data.dataset_shuffle,
-        ("training", "train_dataloader_shuffle"): config.training.train_dataloader_shuffle,
-    }
-    if len(set(flags.values())) == 1:
+    if config.data.dataset_shuffle == config.training.train_dataloader_shuffle:
         return
-    (on,) = (key for key, value in flags.items() if value)
-    (off,) = (key for key, value in flags.items() if not value)
+    on, off = ("data", "dataset_shuffle"), ("training", "train_dataloader_shuffle")
+    if config.training.train_dataloader_shuffle:
+        on, off = off, on
     message = f"{'.'.join(off)} is false, but {'.'.join(on)} is true: the rows are not read in the order of the file"
     fix = {on[0]: {on[1]: False}}
     yield Problem(

@@ -8,65 +8,35 @@ from collections.abc import Iterable
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import COMPONENTS, Component, Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import SPOKEN, Problem, counted, names
+from swiftalign.problems import SPOKEN, Problem, about, counted
 
 # The names of ms-swift's `swift/optimizers/mapping.py`; a plugin may add others.
 SWIFT_OPTIMIZERS = ("default", "galore", "lorap", "muon", "muonclip", "multimodal")
 
+_MULTIMODAL = {"training": {"optimizer": "multimodal"}}
+_OWN_RATES = "use the optimizer that gives each component its own learning rate:"
+
 
 def optimizer(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     name, where = plan.optimizer, config.where("training", "optimizer")
-    fix = {"training": {"optimizer": "multimodal"}}
     if name not in SWIFT_OPTIMIZERS and not config.swift.get("external_plugins"):
         message = f"ms-swift has no optimizer {name!r}, only {', '.join(SWIFT_OPTIMIZERS)}"
-        yield Problem(
-            "optimizer-unknown",
-            message,
-            "set training.optim to choose AdamW or the like, and take the parameter groups of:",
-            fix,
-            where,
-        )
+        hint = "set training.optim to choose AdamW or the like, and take the parameter groups of:"
+        yield Problem("optimizer-unknown", message, hint, _MULTIMODAL, where)
     elif name not in ("multimodal", "default"):
         message = (
             f"optimizer {name} makes its own parameter groups: the plan can't say which learning rate a parameter gets"
         )
-        yield Problem(
-            "optimizer-unplanned",
-            message,
-            "use the optimizer that gives each component its own learning rate:",
-            fix,
-            where,
-        )
+        yield Problem("optimizer-unplanned", message, _OWN_RATES, _MULTIMODAL, where)
 
 
 def rates(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
-    training, name = config.training, plan.optimizer
+    training, multimodal = config.training, plan.optimizer == "multimodal"
     ignored = [key for key in ("vit_lr", "aligner_lr") if getattr(training, key) is not None]
-    if name != "multimodal" and ignored:
-        message = f"{' and '.join(ignored)} {_verb(ignored, 'has', 'have')} no effect with optimizer {name}"
-        fix = {"training": {"optimizer": "multimodal"}}
+    if ignored and not multimodal:
+        message = f"{' and '.join(ignored)} {_verb(ignored, 'has', 'have')} no effect with optimizer {plan.optimizer}"
         where = config.where("training", ignored[0])
-        yield Problem(
-            "rate-needs-multimodal",
-            message,
-            "use the optimizer that gives each component its own learning rate:",
-            fix,
-            where,
-        )
-    yield from _unused_rates(config, plan)
-    for part, rate in plan.rates.items():
-        if plan.components[part].trainable and rate == 0:
-            own = f"{part}_lr" if part != "llm" and name == "multimodal" else "learning_rate"
-            where = config.where_given("training", own, "learning_rate")
-            message = f"the {SPOKEN[part]} trains at learning rate 0, so nothing in it changes"
-            yield Problem("zero-learning-rate", message, f"raise {own}", where=where)
-
-
-def _unused_rates(config: Config, plan: TuningPlan) -> Iterable[Problem]:
-    """Rates of components that do not train, in one finding: the guide's configs name all three."""
-    training = config.training
-    if plan.optimizer != "multimodal" or not plan.trainables:
-        return
+        yield Problem("rate-needs-multimodal", message, _OWN_RATES, _MULTIMODAL, where)
     users: dict[str, list[Component]] = {
         "learning_rate": [part for part in COMPONENTS if part == "llm" or getattr(training, f"{part}_lr") is None],
         "vit_lr": ["vit"],
@@ -77,13 +47,19 @@ def _unused_rates(config: Config, plan: TuningPlan) -> Iterable[Problem]:
         for key, parts in users.items()
         if getattr(training, key) is not None and not any(plan.components[part].trainable for part in parts)
     }
-    if unused:
+    if unused and multimodal and plan.trainables:  # one problem: the guide's configs name all three rates
         idle = dict.fromkeys(SPOKEN[part] for parts in unused.values() for part in parts)
         keys = list(unused)
         message = (
             f"{' and '.join(keys)} {_verb(keys, 'is', 'are')} not used: nothing in the {' or the '.join(idle)} trains"
         )
         yield Problem("unused-learning-rate", message, where=config.where("training", keys[0]))
+    for part, rate in plan.rates.items():
+        if plan.components[part].trainable and rate == 0:
+            own = f"{part}_lr" if part != "llm" and multimodal else "learning_rate"
+            where = config.where_given("training", own, "learning_rate")
+            message = f"the {SPOKEN[part]} trains at learning rate 0, so nothing in it changes"
+            yield Problem("zero-learning-rate", message, f"raise {own}", where=where)
 
 
 def _verb(items: list[str], one: str, many: str) -> str:
@@ -97,10 +73,9 @@ def every_parameter_has_a_group(config: Config, model: Model, plan: TuningPlan) 
     times = Counter(name for group in plan.groups for name in group.parameters)
     missing = [item.parameter for item in plan.trainables if not times[item.parameter]]
     twice = [name for name, count in times.items() if count > 1]
-    for faulty, what in ((missing, "in no optimizer group"), (twice, "in two optimizer groups")):
-        if faulty:
-            message = f"{counted(len(faulty), 'trainable parameter')} would be {what}: {names(faulty, 2)}"
-            yield Problem("parameter-without-group", message, "report this as a bug, with your config")
+    code, hint, noun = "parameter-without-group", "report this as a bug, with your config", "trainable parameter"
+    yield from about(code, missing, "would be in no optimizer group", hint, noun=noun, limit=2)
+    yield from about(code, twice, "would be in two optimizer groups", hint, noun=noun, limit=2)
 
 
 def precision(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
-from swiftalign.config.sections import Config, TunerSection
+from swiftalign.config.sections import Config
 from swiftalign.methods import METHODS, of_adapter
 from swiftalign.model.safetensors import read_json
-from swiftalign.model.tree import Model
+from swiftalign.model.tree import Model, is_inside
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ModelError, Problem, counted, names
 
@@ -20,8 +20,10 @@ def resume(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     if checkpoint is None:
         return
     where = config.where("training", "resume_from_checkpoint")
+    adapter, name = None, "adapter_config.json"
     try:
-        adapter = None if plan.train_type == "full" else _read_adapter(checkpoint)
+        if plan.train_type != "full":
+            adapter = checked_adapter_config(Path(checkpoint) / name, _read_mapping(checkpoint, name))
         state = _read_mapping(checkpoint, "trainer_state.json")
     except ModelError as error:
         yield Problem(
@@ -36,11 +38,6 @@ def resume(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     if isinstance(step, int) and total is not None and step >= total:
         message = f"{checkpoint} is at step {step}, and the run ends at step {total}: no steps are left to train"
         yield Problem("resume-finished", message, "raise num_train_epochs or max_steps", where=where)
-
-
-def _read_adapter(checkpoint: str) -> AdapterConfig:
-    name = "adapter_config.json"
-    return checked_adapter_config(Path(checkpoint) / name, _read_mapping(checkpoint, name))
 
 
 def _read_mapping(checkpoint: str, name: str) -> dict[str, Any]:
@@ -65,30 +62,20 @@ def _differences(adapter: AdapterConfig, config: Config, model: Model, plan: Tun
     saved = [module.name for module in model if module.name.endswith(tuple(adapter.saved))]
     if set(saved) != set(plan.saved):
         differences.append(f"modules_to_save {names(saved) or 'none'}, here {names(plan.saved) or 'none'}")
-    layers = _targeted(adapter, saved, model, plan)
+    matched = [m.name for m in model if m.kind in METHODS[plan.train_type].adapts and adapter.adapts(m.name)]
+    layers = [name for name in matched if not is_inside(name, saved)]
     if set(layers) != set(plan.adapted):
         differences.append(f"adapters on {counted(len(layers), 'layer')}, here on {len(plan.adapted)} or on others")
-    elif layers:
-        differences += _setting_differences(adapter, config.tuner)
+    elif layers and not config.tuner.method.ranks_may_shrink:
+        settings = config.tuner.settings  # the checkpoint brings its own along: the config's would have no effect
+        differences += [
+            f"{name} {_spelled(value)}, here {_spelled(getattr(settings, name))}"
+            for name, value in settings.peft_settings(adapter.values).items()
+            if value != getattr(settings, name)
+        ]
     if adapter.base and Path(adapter.base).name != Path(plan.model).name:
         differences.append(f"base {adapter.base}, here {plan.model}")
     return differences
-
-
-def _targeted(adapter: AdapterConfig, saved: list[str], model: Model, plan: TuningPlan) -> list[str]:
-    """The layers that a checkpoint's adapter is on."""
-    matched = [m.name for m in model if m.kind in METHODS[plan.train_type].adapts and adapter.adapts(m.name)]
-    return [name for name in matched if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)]
-
-
-def _setting_differences(adapter: AdapterConfig, tuner: TunerSection) -> list[str]:
-    """Settings that the checkpoint brings along, so that the config's values would have no effect."""
-    settings = tuner.settings
-    return [
-        f"{name} {_spelled(value)}, here {_spelled(getattr(settings, name))}"
-        for name, value in tuner.method.peft_settings(adapter.values).items()
-        if value != getattr(settings, name) and not tuner.method.ranks_may_shrink
-    ]
 
 
 def _spelled(value: object) -> str:

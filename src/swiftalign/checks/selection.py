@@ -17,14 +17,25 @@ from swiftalign.problems import Problem, counted, names
 def saved(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Each entry of modules_to_save must match modules, by their whole names, and none inside another."""
     for match in _matches(plan, "modules_to_save"):
-        where = config.where(*match.key)
-        if not match.modules and match.entry not in ("all-norm", "all-embedding"):
-            yield _saved_nothing(match.entry, where, config, model)
+        entry, where = match.entry, config.where(*match.key)
+        if entry in ("all-norm", "all-embedding"):
+            continue
+        if not match.modules:
+            others = [name for name in config.tuner.modules_to_save if name != entry and name in model]
+            fix: dict[str, Any] | None = {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *model.mergers]))}}
+            near = difflib.get_close_matches(entry, list(model.by_name), n=1, cutoff=0.75)
+            hint = "to train the aligner whole:"
+            if near:
+                hint, fix = f"did you mean {near[0]}?", None
+            elif config.tuner.variant:  # nothing is saved whole with DoRA; its own problem gives the whole correction
+                hint, fix = "remove it: DoRA trains adapter layers only", None
+            message = f"modules_to_save: {entry!r} matches no module of {model.model_type}"
+            yield Problem("saved-matches-nothing", message, hint, fix, where)
         # peft compares only the end of a name, whether a dot comes before it or not.
-        accidents = [name for name in match.modules if not f".{name}".endswith(f".{match.entry}")]
-        if accidents and match.entry not in ("all-norm", "all-embedding"):
+        accidents = [name for name in match.modules if not f".{name}".endswith(f".{entry}")]
+        if accidents:
             wanted = [name for name in match.modules if name not in accidents]
-            also = f"{match.entry!r} also matches {names(accidents)}"
+            also = f"{entry!r} also matches {names(accidents)}"
             message = f"modules_to_save: {also}: peft compares only the end of a name"
             hint = f"write whole names, e.g. {names(wanted or match.modules, 2)}"
             yield Problem("saved-by-suffix", message, hint, where=where)
@@ -44,13 +55,20 @@ def targets(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
     """Each target must match layers that the method can adapt, and none that is saved whole."""
     tuner, able = config.tuner, config.tuner.method.adapts
     matches = _matches(plan, "target_regex") + _matches(plan, "target_modules")
+    aligner = {"tuner": {"target_regex": aligner_regex(model)}}
     for match in matches:
         if match.fault:
             message = f"target_regex {match.entry!r}: {match.fault}"
-            cure: dict[str, Any] = {"tuner": {"target_regex": aligner_regex(model)}}
-            yield Problem("regex-invalid", message, "to adapt the aligner:", cure, config.where(*match.key))
+            yield Problem("regex-invalid", message, "to adapt the aligner:", aligner, config.where(*match.key))
         elif not any(model.by_name[name].kind in able for name in match.modules):
-            yield _target_nothing(match, config, model)
+            what, hint, reason = str(match.key[1]), "to adapt the aligner:", "no name matches it"
+            if match.modules:
+                reason = f"it matches only {names(f'{name} ({model.by_name[name].kind})' for name in match.modules)}"
+                hint = "name the layers inside it:"
+            elif what == "target_regex" and any(re.search(match.entry, name) for name in model.by_name):
+                reason = "it matches parts of names, but it must match a whole name"
+            message = f"{what} {match.entry!r} adapts no layer of {model.model_type}: {reason}"
+            yield Problem("target-matches-nothing", message, hint, aligner, config.where(*match.key))
     named = {name for match in matches for name in match.modules}
     matched = [module.name for module in model if module.name in named]
     adaptable = [name for name in matched if model.by_name[name].kind in able]
@@ -81,29 +99,3 @@ def targets(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
 
 def _matches(plan: TuningPlan, key: str) -> list[Match]:
     return [match for match in plan.matches if match.key[1] == key]
-
-
-def _saved_nothing(entry: str, where: str, config: Config, model: Model) -> Problem:
-    message = f"modules_to_save: {entry!r} matches no module of {model.model_type}"
-    near = difflib.get_close_matches(entry, list(model.by_name), n=1, cutoff=0.75)
-    if near:
-        return Problem("saved-matches-nothing", message, f"did you mean {near[0]}?", where=where)
-    if config.tuner.variant:  # nothing is saved whole with DoRA; its own finding gives the whole correction
-        return Problem("saved-matches-nothing", message, "remove it: DoRA trains adapter layers only", where=where)
-    others = [name for name in config.tuner.modules_to_save if name != entry and name in model]
-    fix = {"tuner": {"modules_to_save": list(dict.fromkeys([*others, *model.mergers]))}}
-    return Problem("saved-matches-nothing", message, "to train the aligner whole:", fix, where)
-
-
-def _target_nothing(match: Match, config: Config, model: Model) -> Problem:
-    what, hint = str(match.key[1]), "to adapt the aligner:"
-    if match.modules:
-        reason = f"it matches only {names(f'{name} ({model.by_name[name].kind})' for name in match.modules)}"
-        hint = "name the layers inside it:"
-    elif what == "target_regex" and any(re.search(match.entry, module.name) for module in model):
-        reason = "it matches parts of names, but it must match a whole name"
-    else:
-        reason = "no name matches it"
-    fix: dict[str, Any] = {"tuner": {"target_regex": aligner_regex(model)}}
-    message = f"{what} {match.entry!r} adapts no layer of {model.model_type}: {reason}"
-    return Problem("target-matches-nothing", message, hint, fix, config.where(*match.key))

@@ -10,24 +10,20 @@ from swiftalign.methods import METHODS, settings_fields
 from swiftalign.model.tree import COMPONENTS, Component, Kind, Model, is_inside
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.selection import aligner_regex
-from swiftalign.problems import SPOKEN, Problem, counted, names
+from swiftalign.problems import SPOKEN, Problem, about, counted, names
 
 
 def something_trains(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     tuner = config.tuner
     if plan.trainables or tuner.method is tuner.variant:  # dora-without-layers says it then
         return
-    fix = {"tuner": _something_to_train(tuner, model, plan)}
-    where = config.where(*plan.decided_at)
-    yield Problem("nothing-trains", "no parameter would train", "train the aligner:", fix, where)
-
-
-def _something_to_train(tuner: TunerSection, model: Model, plan: TuningPlan) -> dict[str, Any]:
-    if plan.decided_by == "full":
-        return {"freeze_aligner": False}
+    cure: dict[str, Any] = {"target_regex": aligner_regex(model)}
     if plan.train_type == "lora" and plan.decided_by in ("nothing", "freeze_flags"):
-        return {"target_regex": "^$", "modules_to_save": list(model.mergers)}
-    return {"freeze_aligner": False} if plan.decided_by == "freeze_flags" else {"target_regex": aligner_regex(model)}
+        cure = {"target_regex": "^$", "modules_to_save": list(model.mergers)}
+    elif plan.decided_by in ("full", "freeze_flags"):
+        cure = {"freeze_aligner": False}
+    where = config.where(*plan.decided_at)
+    yield Problem("nothing-trains", "no parameter would train", "train the aligner:", {"tuner": cure}, where)
 
 
 def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -35,15 +31,26 @@ def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
         return  # DoRA's own finding gives the whole correction
     trained = [part for part in model.mergers if any(is_inside(item.module, [part]) for item in plan.trainables)]
     missing = [part for part in model.mergers if part not in trained]
-    where = config.where(*(("tuner", "modules_to_save") if _saves_aligner(model, plan) else plan.decided_at))
+    tuner, saves = config.tuner, _saves_aligner(model, plan)
+    where = config.where(*(("tuner", "modules_to_save") if saves else plan.decided_at))
     if trained and missing:
+        # What is adapted or saved outside the aligner stays so.
+        if saves:
+            cure: dict[str, Any] = {"modules_to_save": [*plan.saved, *missing]}
+        elif all(model.component(name) == "aligner" for name in plan.adapted):
+            cure = {"target_regex": aligner_regex(model)}
+        elif tuner.target_regex is not None:
+            cure = {"target_regex": f"{tuner.target_regex}|{aligner_regex(model)}"}
+        else:
+            layers = [m.name for m in model if m.kind is Kind.LINEAR and is_inside(m.name, missing)]
+            cure = {"target_modules": [*(tuner.target_modules or []), *layers]}
         shares = {part: sum(weight.numel for weight in model.under(part)) for part in model.mergers}
         percent = round(100 * sum(shares[part] for part in missing) / sum(shares.values()))
         yield Problem(
             "aligner-incomplete",
             f"{names(missing)} would stay frozen: {percent}% of the aligner",
             "the deepstack mergers feed the LLM beside visual.merger; train all of the aligner:",
-            {"tuner": _the_rest_too(config, model, plan, missing)},
+            {"tuner": cure},
             where,
         )
     elif not trained and plan.trainables:
@@ -55,19 +62,6 @@ def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
         )
 
 
-def _the_rest_too(config: Config, model: Model, plan: TuningPlan, missing: list[str]) -> dict[str, Any]:
-    """What is adapted or saved outside the aligner stays so."""
-    tuner = config.tuner
-    if _saves_aligner(model, plan):
-        return {"modules_to_save": [*plan.saved, *missing]}
-    if all(model.component(name) == "aligner" for name in plan.adapted):
-        return {"target_regex": aligner_regex(model)}
-    if tuner.target_regex is not None:
-        return {"target_regex": f"{tuner.target_regex}|{aligner_regex(model)}"}
-    layers = [m.name for m in model if m.kind is Kind.LINEAR and is_inside(m.name, missing)]
-    return {"target_modules": [*(tuner.target_modules or []), *layers]}
-
-
 def _saves_aligner(model: Model, plan: TuningPlan) -> bool:
     return any(model.component(name) == "aligner" for name in plan.saved)
 
@@ -77,25 +71,20 @@ def vit_by_suffix(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
     if tuner.train_type == "full" or (tuner.given("freeze_vit") and not tuner.freeze_vit):
         return
     targets = [tuner.target_regex] if tuner.target_regex is not None else tuner.target_modules or []
+    code, hint = "vit-by-suffix", "set freeze_vit: false if you mean the ViT too; to train the aligner alone:"
     adapted = _unnamed_vit(plan.adapted, targets, model)
     if adapted:
-        yield Problem(
-            "vit-by-suffix",
-            f"{plan.decided_at[1]} also adapts {counted(len(adapted), 'ViT layer')}: {names(adapted)}",
-            "set freeze_vit: false if you mean the ViT too; to train the aligner alone:",
-            {"tuner": _aligner_alone(tuner, model, plan)},
-            config.where(*plan.decided_at),
-        )
+        cure: dict[str, Any] = {"target_regex": aligner_regex(model)}
+        if _saves_aligner(model, plan):  # it trains whole already
+            cure = {"target_regex": "^$"} if tuner.method.name == "lora" else {**cure, "modules_to_save": []}
+        message = f"{plan.decided_at[1]} also adapts {counted(len(adapted), 'ViT layer')}: {names(adapted)}"
+        yield Problem(code, message, hint, {"tuner": cure}, config.where(*plan.decided_at))
     saved = _unnamed_vit(plan.saved, tuner.modules_to_save, model)
     if saved:
         kept = [name for name in plan.saved if model.component(name) == "llm"]
-        yield Problem(
-            "vit-by-suffix",
-            f"modules_to_save also trains {counted(len(saved), 'ViT module')} whole: {names(saved)}",
-            "set freeze_vit: false if you mean the ViT too; to train the aligner alone:",
-            {"tuner": {"modules_to_save": [*kept, *model.mergers]}},
-            config.where("tuner", "modules_to_save"),
-        )
+        cure = {"modules_to_save": [*kept, *model.mergers]}
+        message = f"modules_to_save also trains {counted(len(saved), 'ViT module')} whole: {names(saved)}"
+        yield Problem(code, message, hint, {"tuner": cure}, config.where("tuner", "modules_to_save"))
 
 
 def _unnamed_vit(chosen: Iterable[str], settings: list[str], model: Model) -> list[str]:
@@ -110,15 +99,6 @@ def _unnamed_vit(chosen: Iterable[str], settings: list[str], model: Model) -> li
 def _vit_part(name: str, model: Model) -> str:
     prefix = next((prefix for prefix in model.architecture.vit if is_inside(name, [prefix])), "")
     return name.removeprefix(prefix + ".").partition(".")[0]
-
-
-def _aligner_alone(tuner: TunerSection, model: Model, plan: TuningPlan) -> dict[str, Any]:
-    """By adapters, or as modules_to_save trains it already."""
-    if not _saves_aligner(model, plan):
-        return {"target_regex": aligner_regex(model)}
-    if tuner.method.name == "lora":
-        return {"target_regex": "^$"}
-    return {"target_regex": aligner_regex(model), "modules_to_save": []}
 
 
 def head_and_embeddings(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -208,9 +188,7 @@ def unbuilt(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
 def expect_aligner(plan: TuningPlan, model: Model) -> Iterable[Problem]:
     """For ``--expect aligner``: what trains lies in the aligner, and in each of its mergers."""
     outside = [item.parameter for item in plan.trainables if item.component != "aligner"]
-    if outside:
-        message = f"{counted(len(outside), 'tensor')} outside the aligner would train: {names(outside, 2)}"
-        yield Problem("outside-expected", message)
+    yield from about("outside-expected", outside, "outside the aligner would train", limit=2)
     idle = [part for part in model.mergers if not any(is_inside(item.module, [part]) for item in plan.trainables)]
     if idle:
         yield Problem("outside-expected", f"nothing would train in {names(idle)}")

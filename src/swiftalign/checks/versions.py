@@ -12,11 +12,10 @@ from swiftalign.versions import TESTED_VERSIONS, installed
 
 
 def versions(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
-    here = {name: installed(name) for name in TESTED_VERSIONS}
     other = [
-        f"{name} {here[name]} (tested: {tested})"
+        f"{name} {here} (tested: {tested})"
         for name, tested in TESTED_VERSIONS.items()
-        if here[name].partition("+")[0] != tested
+        if (here := installed(name)).partition("+")[0] != tested
     ]
     if other:
         hint = "training still compares the running model with the plan before the first step"

@@ -9,6 +9,12 @@ from swiftalign.config.sections import Config
 from swiftalign.model.tree import COMPONENTS, Component
 from swiftalign.plan.plan import OptimizerGroup, Trainable
 
+# An optimizer's name -> the components of its groups, and whether weight decay applies to the groups of each.
+_ORDERS: dict[str, tuple[tuple[Component | Literal["all"], ...], tuple[bool, ...]]] = {
+    "multimodal": (("vit", "aligner", "llm"), (False, True)),
+    "default": (("all",), (True, False)),
+}
+
 
 def learning_rates(config: Config) -> dict[Component, float]:
     """The learning rate of each component; a component without one of its own takes learning_rate."""
@@ -34,13 +40,7 @@ def optimizer_groups(
     References:
         ms-swift `swift/optimizers/multimodal.py`; transformers `Trainer.create_optimizer`.
     """
-    parts: tuple[Component | Literal["all"], ...]
-    if optimizer_name(config) == "multimodal":
-        parts, order = ("vit", "aligner", "llm"), (False, True)
-    elif optimizer_name(config) == "default":
-        parts, order = ("all",), (True, False)
-    else:
-        return
+    parts, order = _ORDERS.get(optimizer_name(config), ((), ()))
     for part in parts:
         for decays in order:
             parameters = tuple(

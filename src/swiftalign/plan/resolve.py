@@ -9,7 +9,7 @@ from swiftalign.config.sections import Config, TunerSection
 from swiftalign.data.files import RowCounts, count_rows
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
-from swiftalign.model.tree import COMPONENTS, Component, Kind, Model
+from swiftalign.model.tree import COMPONENTS, Kind, Model
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
 from swiftalign.plan.schedule import read_schedule
@@ -52,7 +52,10 @@ def resolve(
         matches=selection.matches,
         trainables=trainables,
         tensors=tuple(_checkpoint_tensors(tuner, model, selection, trainables)),
-        components=_count(model, trainables),
+        components={
+            name: Count(model.totals[name], sum(item.numel for item in trainables if item.component == name))
+            for name in COMPONENTS
+        },
         optimizer=optimizer_name(config),
         rates=rates,
         groups=tuple(optimizer_groups(config, rates, trainables)),
@@ -63,7 +66,12 @@ def resolve(
 def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iterable[Trainable]:
     whole_dtype = "float32" if tuner.trainable_dtype == "float32" else model.dtype
     if tuner.train_type == "full":
-        yield from _unfrozen(tuner, model, whole_dtype)
+        for weight in model.parameters():
+            module = weight.name.rpartition(".")[0]
+            component = model.component(module)
+            if not tuner.frozen[component] or not model.architecture.covers(module):
+                decays = _whole_decays(weight.name, module, model)
+                yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, whole_dtype, decays)
         return
     if whole_dtype == "float16":
         whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
@@ -98,15 +106,6 @@ def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iter
             )
 
 
-def _unfrozen(tuner: TunerSection, model: Model, dtype: str) -> Iterable[Trainable]:
-    for weight in model.parameters():
-        module = weight.name.rpartition(".")[0]
-        component = model.component(module)
-        if not tuner.frozen[component] or not model.architecture.covers(module):
-            decays = _whole_decays(weight.name, module, model)
-            yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, dtype, decays)
-
-
 def _whole_decays(parameter: str, module: str, model: Model) -> bool:
     return model.by_name[module].kind is not Kind.LAYER_NORM and not _NO_DECAY.search(parameter.lower())
 
@@ -124,10 +123,3 @@ def _checkpoint_tensors(
     for layer in selection.adapted:
         if layer.name.rpartition(".")[2] in ("embed_tokens", "lm_head"):  # peft saves their base weights too ("auto")
             yield TensorInfo(str(PeftKey(layer.name, "base_layer.weight")), layer.weight.shape, layer.weight.dtype)
-
-
-def _count(model: Model, trainables: tuple[Trainable, ...]) -> dict[Component, Count]:
-    trainable = dict.fromkeys(COMPONENTS, 0)
-    for item in trainables:
-        trainable[item.component] += item.numel
-    return {name: Count(model.totals[name], trainable[name]) for name in COMPONENTS}

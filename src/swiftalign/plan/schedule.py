@@ -33,35 +33,26 @@ def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fittin
     if train and not data.val and data.split_dataset_ratio and evaluates(config):
         val = split_rows(train, data.split_dataset_ratio)
         train -= val
-    batch, accumulation = _batches(config, processes, fitting)
-    steps, epochs = _steps(config, train, batch * processes, accumulation)
-    return Schedule(train, val, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
-
-
-def _batches(config: Config, processes: int, fitting: int) -> tuple[int, int]:
-    """Rows per batch, and batches per step, in each process."""
-    batch, accumulation = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
+    training = config.training
+    batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     if batch == "auto":  # a step has as many rows as with batches of one row
-        rows = accumulation or math.ceil(ROWS_PER_STEP / processes)
-        chosen = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= max(fitting, 1))
-        return chosen, rows // chosen
-    return batch, accumulation or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
+        most = accumulation or math.ceil(ROWS_PER_STEP / processes)
+        sizes = [size for size in range(1, most + 1) if most % size == 0 and size <= max(fitting, 1)]
+        batch, accumulation = sizes[-1], most // sizes[-1]
+    accumulation = accumulation or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
+    steps = training.max_steps if training.max_steps > 0 else None
+    epochs = None if steps else training.num_train_epochs
+    if train is not None:
+        # As transformers' Trainer counts them: an epoch's last batch and step may be smaller.
+        per_epoch = max(math.ceil(math.ceil(train / (batch * processes)) / accumulation), 1)
+        epochs = steps / per_epoch if steps else training.num_train_epochs
+        steps = steps or math.ceil(training.num_train_epochs * per_epoch)
+    return Schedule(train, val, accumulation, batch * accumulation * processes, steps, epochs, processes, batch)
 
 
 def evaluates(config: Config) -> bool:
     """Whether the run evaluates where it has validation rows: by default, evaluation follows saving."""
     return (config.training.eval_strategy or config.training.save_strategy) != "no"
-
-
-def _steps(config: Config, rows: int | None, batch: int, accumulation: int) -> tuple[int | None, float | None]:
-    """Steps and epochs as transformers' Trainer counts them: an epoch's last batch and step may be smaller."""
-    limit = config.training.max_steps if config.training.max_steps > 0 else None
-    if rows is None:
-        return limit, None if limit else config.training.num_train_epochs
-    per_epoch = max(math.ceil(math.ceil(rows / batch) / accumulation), 1)
-    if limit:
-        return limit, limit / per_epoch
-    return math.ceil(config.training.num_train_epochs * per_epoch), config.training.num_train_epochs
 
 
 def split_rows(rows: int, ratio: float) -> int:

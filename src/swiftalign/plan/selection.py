@@ -33,7 +33,11 @@ class Selection:
 
 
 def select(config: Config, model: Model) -> Selection:
-    """Read the tuner section as peft and ms-swift do; faults do not raise, they show in the matches."""
+    """Read the tuner section as peft and ms-swift do; faults do not raise, they show in the matches.
+
+    References:
+        ms-swift `swift/utils/transformers_utils.py`, `get_multimodal_target_regex`.
+    """
     tuner = config.tuner
     decided_by, decided_at = _decision(tuner)
     if decided_by == "full":  # the freeze flags decide alone
@@ -41,18 +45,32 @@ def select(config: Config, model: Model) -> Selection:
     whole = tuple(_saved_by(index, entry, model) for index, entry in enumerate(tuner.modules_to_save))
     # peft can't wrap a module list: it stands for its members.
     saved = tuple(dict.fromkeys(part for match in whole for name in match.modules for part in _parts(name, model)))
-    if decided_by == "freeze_flags":
-        return Selection(_by_flags(tuner, model, saved), saved, decided_by, decided_at, whole)
     targets: tuple[Match, ...] = ()
-    if decided_by == "target_regex":
-        targets = (_by_regex(tuner.target_regex or "", model),)
+    if decided_by == "target_regex":  # must match the whole name, as peft reads a string
+        text = tuner.target_regex or ""
+        try:
+            pattern = re.compile(text)
+            targets = (Match(decided_at, text, tuple(name for name in model.by_name if pattern.fullmatch(name))),)
+        except re.error as error:
+            targets = (Match(decided_at, text, (), str(error)),)
     elif decided_by == "target_modules":
         targets = tuple(_by_suffix(index, entry, model) for index, entry in enumerate(tuner.target_modules or ()))
     matched = {name for match in targets for name in match.modules}
+    kinds, frozen = tuner.method.adapts, tuner.frozen
+    if decided_by == "freeze_flags":
+        # As ms-swift expands all-linear: the Linear layers of every component that is not frozen, without lm_head.
+        kinds &= {Kind.LINEAR, Kind.EMBEDDING} if "all-embedding" in (tuner.target_modules or ()) else {Kind.LINEAR}
+        matched = {
+            name
+            for name in model.by_name
+            if model.architecture.covers(name)
+            and not frozen[model.component(name)]
+            and name.rpartition(".")[2] != "lm_head"
+        }
     adapted = tuple(  # peft leaves the layers of saved modules without an adapter
         module
         for module in model
-        if module.name in matched and module.kind in tuner.method.adapts and not is_inside(module.name, saved)
+        if module.name in matched and module.kind in kinds and not is_inside(module.name, saved)
     )
     return Selection(adapted, saved, decided_by, decided_at, (*whole, *targets))
 
@@ -83,16 +101,6 @@ def _parts(name: str, model: Model) -> list[str]:
     return model.members(name) if model.by_name[name].kind is Kind.MODULE_LIST else [name]
 
 
-def _by_regex(text: str, model: Model) -> Match:
-    """Modules whose whole name matches, as peft reads a string."""
-    key = ("tuner", "target_regex")
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        return Match(key, text, (), str(error))
-    return Match(key, text, tuple(module.name for module in model if pattern.fullmatch(module.name)))
-
-
 def _by_suffix(index: int, entry: str, model: Model) -> Match:
     """Modules whose name is the entry or ends with ``.entry``, as peft reads a list; ms-swift has ``all-embedding``."""
     names = [
@@ -110,22 +118,3 @@ def aligner_regex(model: Model) -> str:
         return family.aligner_regex
     layers = [m.name for m in model if m.kind is Kind.LINEAR and model.component(m.name) == "aligner"]
     return f"^({exactly(layers)})$"
-
-
-def _by_flags(tuner: TunerSection, model: Model, saved: tuple[str, ...]) -> tuple[Module, ...]:
-    """The Linear layers of every component that is not frozen, as ms-swift expands ``all-linear``: without lm_head.
-
-    References:
-        ms-swift `swift/utils/transformers_utils.py`, `get_multimodal_target_regex`.
-    """
-    frozen = tuner.frozen
-    kinds = {Kind.LINEAR, Kind.EMBEDDING} if "all-embedding" in (tuner.target_modules or ()) else {Kind.LINEAR}
-    return tuple(
-        module
-        for module in model
-        if module.kind in kinds & tuner.method.adapts
-        and model.architecture.covers(module.name)
-        and not frozen[model.component(module.name)]
-        and module.name.rpartition(".")[2] != "lm_head"
-        and not is_inside(module.name, saved)
-    )
