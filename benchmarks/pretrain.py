@@ -45,6 +45,7 @@ TEXT = {
     "num_key_value_heads": 3,
     "head_dim": 32,
     "max_position_embeddings": 4096,
+    "initializer_range": 0.05,
     "rope_parameters": {
         "rope_type": "default",
         "rope_theta": 10_000.0,
@@ -59,9 +60,9 @@ VISION = {
     "num_heads": 4,
     "out_hidden_size": 192,
     "num_position_embeddings": 256,
+    "initializer_range": 0.05,
     "deepstack_visual_indexes": [1, 3, 4],
 }
-INITIALIZER_RANGE = 0.05
 WORDS = 160  # tokens beyond bytes
 PATCH, MERGE = 16, 2
 SIZE = (128, 128)
@@ -152,7 +153,7 @@ def _centre(item: dict[str, Any], size: tuple[int, int]) -> str:
 
 
 def new_model(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
-    return Qwen3VLForConditionalGeneration(model_config(tokenizer, TEXT, VISION, INITIALIZER_RANGE, tied=True))
+    return Qwen3VLForConditionalGeneration(model_config(tokenizer, TEXT, VISION, tied=True))
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

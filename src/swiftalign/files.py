@@ -38,10 +38,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 def short_path(path: str | Path) -> str:
     """A path as one would type it here: relative to the current folder where it lies in it."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    return str(Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else path)
 
 
 @contextlib.contextmanager
@@ -70,9 +67,8 @@ def appearing_folder(path: Path) -> Iterator[Path]:
         os.close(lock)  # another process removed the folder as a leftover before it was locked
     try:
         yield part
-        for file in part.iterdir():
-            sync(file)
-        sync(part)
+        for written in (*part.iterdir(), part):
+            sync(written)
         if not path.exists():
             part.rename(path)
         elif not _exchange(part, path):

@@ -8,16 +8,13 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config.sections import NO_TARGETS, TunerSection
 from swiftalign.methods import of_adapter
 from swiftalign.methods.base import Method
-from swiftalign.methods.keys import PeftKey, exactly
 from swiftalign.problems import ModelError
 
 # Settings with tensors or layer names of their own, which no plan foresees.
@@ -37,43 +34,17 @@ _EXAMPLES = ("model.visual.deepstack_merger_list.0.linear_fc1", "model.language_
 _PATIENCE = 1.0  # seconds, for all matching by the regexes of a file
 
 
-class _Matcher:
-    """Matches names by the regular expressions of a file, some of which would take for ever, like ``(a|a)*b``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.left = path, _PATIENCE
-
-    def find(self, pattern: str, name: str) -> re.Match[str] | None:
-        """The result of `re.fullmatch`; None for a name that is longer than any of a model.
-
-        Raises:
-            ModelError: the file's regular expressions have taken too long altogether.
-        """
-        if len(name) > _MAX_MATCHED:
-            return None
-        if not _REPEATS.search(pattern):  # as in the plan's own lists of names: quick, and without another import
-            return re.fullmatch(pattern, name)
-        import regex  # unlike `re`, it can be stopped
-
-        begin = time.monotonic()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on what its own syntax would read otherwise
-                found: re.Match[str] | None = regex.fullmatch(pattern, name, timeout=max(self.left, 0.001))
-        except TimeoutError:
-            raise ModelError(f"{self.path}: one of its regular expressions takes too long to match") from None
-        except regex.error as error:
-            raise ModelError(f"{self.path}: not a regular expression: {error}") from None
-        self.left -= time.monotonic() - begin
-        return found
-
-
-@dataclass(frozen=True)
+@dataclass
 class AdapterConfig:
-    """A checked adapter_config.json."""
+    """A checked adapter_config.json.
+
+    Attributes:
+        patience: seconds that are left for matching by the file's regular expressions.
+    """
 
     path: Path
     values: dict[str, Any]
+    patience: float = _PATIENCE
 
     @property
     def kind(self) -> str:
@@ -115,21 +86,23 @@ class AdapterConfig:
         References:
             peft `tuners/tuners_utils.py`, `check_target_module_exists`.
         """
-        if self._matches("exclude_modules", name) or any(f".{entry}." in f".{name}." for entry in self.saved):
+        excluded = self._matches("exclude_modules", name) or any(f".{entry}." in f".{name}." for entry in self.saved)
+        if excluded or not self._matches("target_modules", name):
             return False
+        targets, layers = self.values.get("target_modules"), self.values.get("layers_to_transform")
         # Layer numbers count only where a name is matched by its end.
-        whole = isinstance(self.values.get("target_modules"), str) or name in self._names["target_modules"]
-        return self._matches("target_modules", name) and (whole or self._in_layers(name))
+        if layers in (None, []) or isinstance(targets, str) or name in self._names["target_modules"]:
+            return True
+        given = self.values.get("layers_pattern") or [r"[^.]*"]
+        lists = map(_of_list, [given] if isinstance(given, str) else given)
+        matches = (match for one in lists if (match := self._find(one, name)))
+        number = next((match[1] for match in matches), None) or ""
+        # peft fails where a group of the pattern's own comes before the number.
+        return number.isdecimal() and int(number) in ([layers] if isinstance(layers, int) else layers)
 
     def saves(self, module: str) -> bool:
         """Whether a module is saved whole, itself or with one that holds it."""
         return any(f"{entry}." in f"{module}." for entry in self.saved)
-
-    def saves_besides(self, key: PeftKey) -> bool:
-        """Whether peft saves a tensor that ``modules_to_save`` does not name: biases, token rows and embeddings."""
-        biases = self.saves_biases and key.part.rpartition(".")[2] == "bias"
-        rows = bool(self.tokens) and key.part == "token_adapter.trainable_tokens_delta"
-        return biases or rows or key.base.endswith((".embed_tokens.weight", "lm_head.weight"))
 
     def size_of(self, layer: str) -> int | None:
         """A layer's rank or number of frequencies: from the first pattern that matches, else the general one.
@@ -138,7 +111,7 @@ class AdapterConfig:
             peft `utils/other.py`, `get_pattern_key`.
         """
         general = self.method.peft_settings(self.values).get(self.method.size) if self.method else None
-        sizes = (size for key, size in _size_pattern(self.values).items() if self._matcher.find(_of_layer(key), layer))
+        sizes = (size for key, size in _size_pattern(self.values).items() if self._find(_of_layer(key), layer))
         return next(sizes, general if isinstance(general, int) else None)
 
     @cached_property
@@ -151,38 +124,34 @@ class AdapterConfig:
         """Whether a regular expression matches the whole name, or a list holds the name or its end after a dot."""
         pattern = self.values.get(key)
         if isinstance(pattern, str):
-            return bool(self._matcher.find(pattern, name))
+            return bool(self._find(pattern, name))
         dotted = f".{name}"
         return any(dotted[place + 1 :] in self._names[key] for place, sign in enumerate(dotted) if sign == ".")
 
-    def _in_layers(self, name: str) -> bool:
-        """Whether the number in the name is one of ``layers_to_transform``, where that is given."""
-        layers = self.values.get("layers_to_transform")
-        if layers is None or layers == []:
-            return True
-        given = self.values.get("layers_pattern") or [r"[^.]*"]
-        lists = map(_of_list, [given] if isinstance(given, str) else given)
-        matches = (match for one in lists if (match := self._matcher.find(one, name)))
-        number = next((match[1] for match in matches), None) or ""
-        # peft fails where a group of the pattern's own comes before the number.
-        return number.isdecimal() and int(number) in ([layers] if isinstance(layers, int) else layers)
+    def _find(self, pattern: str, name: str) -> re.Match[str] | None:
+        """The result of `re.fullmatch`; None for a name that is longer than any of a model.
 
-    @cached_property
-    def _matcher(self) -> _Matcher:
-        return _Matcher(self.path)
-
-    def tuner(self, adapted: list[str]) -> TunerSection:
-        """The tuner settings that this stands for, with its layers by name.
+        Some regular expressions would take for ever, like ``(a|a)*b``.
 
         Raises:
-            ValueError: it is of a method that this toolkit does not know, or malformed (as pydantic says it).
+            ModelError: the file's regular expressions have taken too long altogether.
         """
-        values: dict[str, Any] = {
-            "train_type": self.kind,
-            "modules_to_save": list(self.saved),
-            "target_regex": exactly(adapted) or NO_TARGETS[0],
-        }
-        return TunerSection(**values, **(self.method.peft_settings(self.values) if self.method else {}))
+        if len(name) > _MAX_MATCHED:
+            return None
+        if not _REPEATS.search(pattern):  # as in the plan's own lists of names: quick, and without another import
+            return re.fullmatch(pattern, name)
+        import regex  # unlike `re`, it can be stopped
+
+        begin = time.monotonic()
+        try:
+            with warnings.catch_warnings(action="ignore"):  # on what its own syntax would read otherwise
+                found: re.Match[str] | None = regex.fullmatch(pattern, name, timeout=max(self.patience, 0.001))
+        except TimeoutError:
+            raise ModelError(f"{self.path}: one of its regular expressions takes too long to match") from None
+        except regex.error as error:
+            raise ModelError(f"{self.path}: not a regular expression: {error}") from None
+        self.patience -= time.monotonic() - begin
+        return found
 
 
 def _of_list(pattern: str) -> str:
@@ -212,44 +181,36 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
     """
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise ModelError(f"{path}: has no peft_type")
-    for fault in _faults(values):
-        raise ModelError(f"{path}: {fault}")
-    config = AdapterConfig(path, values)
-    for name in _EXAMPLES:  # a regex that takes too long is a fault of the file
-        config.adapts(name)
-        config.size_of(name)
-    return config
-
-
-def _faults(values: dict[str, Any]) -> Iterator[str]:
     patterns: dict[str, str] = {}
     for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
         value = values.get(key) or []
         texts = [value] if isinstance(value, str) and key != "modules_to_save" else value
         if not _is_list(texts, str):
-            yield f"{key} is not a list of names"
-        elif key == "layers_pattern" or isinstance(value, str):
+            raise ModelError(f"{path}: {key} is not a list of names")
+        if key == "layers_pattern" or isinstance(value, str):
             patterns |= {_of_list(text) if key == "layers_pattern" else text: key for text in texts}
     layers, tokens = values.get("layers_to_transform") or [], values.get("trainable_token_indices") or []
     if type(layers) is not int and not _is_list(layers, int):
-        yield "layers_to_transform is not a list of numbers"
+        raise ModelError(f"{path}: layers_to_transform is not a list of numbers")
     if not all(_is_list(rows, int) for rows in (tokens.values() if isinstance(tokens, dict) else [tokens])):
-        yield "trainable_token_indices is not a list of numbers"
+        raise ModelError(f"{path}: trainable_token_indices is not a list of numbers")
     sizes = _size_pattern(values)
-    if isinstance(sizes, dict) and _is_list(list(sizes.values()), int):
-        patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
-    else:
-        yield "its pattern of ranks or frequencies is not a mapping of numbers"
+    if not isinstance(sizes, dict) or not _is_list(list(sizes.values()), int):
+        raise ModelError(f"{path}: its pattern of ranks or frequencies is not a mapping of numbers")
+    patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
     for pattern, key in patterns.items():
         if len(pattern) > _MAX_PATTERN:
-            yield f"{key} is too long for a regular expression: {len(pattern)} characters"
-            return
+            raise ModelError(f"{path}: {key} is too long for a regular expression: {len(pattern)} characters")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on what a later Python may read otherwise
+            with warnings.catch_warnings(action="ignore"):  # on what a later Python may read otherwise
                 re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            yield f"{key} is not a regular expression: {error}"
+            raise ModelError(f"{path}: {key} is not a regular expression: {error}") from None
+    config = AdapterConfig(path, values)
+    for name in _EXAMPLES:  # a regex that takes too long is a fault of the file
+        config.adapts(name)
+        config.size_of(name)
+    return config
 
 
 def _is_list(value: Any, kind: type) -> bool:

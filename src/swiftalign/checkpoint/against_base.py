@@ -11,22 +11,10 @@ from swiftalign.checkpoint.weights import Weights
 from swiftalign.methods import part_of
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.bytes import largest_change
-from swiftalign.model.safetensors import StoredTensor, stored_tensors
+from swiftalign.model.safetensors import StoredTensor
 from swiftalign.problems import ModelError, Problem, about, counted
 
 _OTHER_BASE = "check that this is the base model of the training"
-
-
-def read_base(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of the base model.
-
-    Raises:
-        ModelError: the folder holds no sound safetensors files.
-    """
-    tensors = stored_tensors(folder) if folder.is_dir() else {}
-    if not tensors:
-        raise ModelError(f"--base {folder}: not a folder with safetensors files", "name the base model's folder")
-    return tensors
 
 
 def compared_in_words(weights: Weights, expectation: Expectation, base: Path) -> str:
@@ -51,7 +39,18 @@ def compare_with_base(
         message = f"{weights.files[0]}: only safetensors files can be compared with --base"
         raise ModelError(message, "leave out --base")
     plan, keys = expectation.plan, {name: PeftKey.parse(name) for name in weights.stored}
-    yield from _check_layers(weights, keys, base)
+    modules, others = {name.rpartition(".")[0] for name in base}, []
+    absent: dict[str, None] = {}  # each layer once
+    for name, key in keys.items():
+        layer, shape = key.layer.removesuffix(".base_layer"), weights.stored[name].info.shape
+        weight = base.get(f"{layer}.weight")
+        if key.factor and layer not in modules:
+            absent[layer] = None
+        elif weight is not None and (part := part_of(key.factor)) and not part.fits(shape, weight.info.shape):
+            others.append(f"{name} is {list(shape)}, its layer is {list(weight.info.shape)}")
+    yield from about("base-mismatch", absent, "missing from the base", _OTHER_BASE, noun="adapted layer")
+    what = "of shapes that do not fit the base's layers"
+    yield from about("base-mismatch", others, what, _OTHER_BASE, noun="adapter tensor", limit=2)
     # Tensors of the checkpoint that the base holds too, under the same name or without the adapter's prefix.
     pairs = {name: base[key.base] for name, key in keys.items() if key.base in base and not key.factor}
     shapes = [name for name, own in pairs.items() if weights.stored[name].info.shape != own.info.shape]
@@ -69,11 +68,10 @@ def compare_with_base(
             changes[name] = largest_change(mine, own)
             values.setdefault(name, Values()).max_change = changes[name]
     foreign = [name for name, change in changes.items() if change and not expectation.trains(name)]
-    if weights.kind == "adapter" and plan is None:
-        foreign = []  # what an adapter holds whole was trained, as far as anything tells
-    where = "aligner" if plan is None else "plan"
-    hint = "do not use this checkpoint: only what the plan trains may differ from the base"
+    where, hint = "plan", "do not use this checkpoint: only what the plan trains may differ from the base"
     if plan is None:
+        foreign = [] if weights.kind == "adapter" else foreign  # what an adapter holds whole was trained, it seems
+        where = "aligner"
         hint = "give the run's config with --config: without a plan, only the aligner may differ from the base"
     yield from about("changed-outside-plan", foreign, f"outside the {where} and different from the base", hint)
     trained = [name for name in changes if expectation.trains(name)]
@@ -85,22 +83,3 @@ def compare_with_base(
     elif plan:  # without one, nothing says that all of the aligner was to change
         hint = "train longer, or at a higher rate: the changes were smaller than the dtype's precision"
         yield from about("rounded-to-base", still, "equal to the base", hint, noun="trained tensor")
-
-
-def _check_layers(weights: Weights, keys: dict[str, PeftKey], base: dict[str, StoredTensor]) -> Iterator[Problem]:
-    """Adapters whose layer the base does not have, or has in another shape."""
-    absent, others = [], []
-    modules = {name.rpartition(".")[0] for name in base}
-    for name, key in keys.items():
-        if not key.factor:
-            continue
-        layer, shape = key.layer.removesuffix(".base_layer"), weights.stored[name].info.shape
-        weight = base.get(f"{layer}.weight")
-        if layer not in modules:
-            absent.append(layer)
-        elif weight is not None and (part := part_of(key.factor)) and not part.fits(shape, weight.info.shape):
-            others.append(f"{name} is {list(shape)}, its layer is {list(weight.info.shape)}")
-    layers = list(dict.fromkeys(absent))
-    yield from about("base-mismatch", layers, "missing from the base", _OTHER_BASE, noun="adapted layer")
-    what = "of shapes that do not fit the base's layers"
-    yield from about("base-mismatch", others, what, _OTHER_BASE, noun="adapter tensor", limit=2)

@@ -14,7 +14,7 @@ from swiftalign.methods import part_of
 from swiftalign.methods.base import Method
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.bytes import blocks
-from swiftalign.model.safetensors import TensorInfo, read_json
+from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ModelError, Problem, about
 
@@ -42,35 +42,27 @@ def check_adapter(
         method = f"{adapter.values['peft_type']!r:.40}"
         yield Problem("adapter-method", f"{adapter.path}: peft_type {method} is not a method of this toolkit")
         return
-    keys = {name: PeftKey.parse(name) for name in checkpoint.weights.infos}
     uses_dora = bool(adapter.values.get("use_dora"))
-    magnitudes = any(key.factor == "lora_magnitude_vector" for key in keys.values())
+    factors = {PeftKey.parse(name).factor for name in checkpoint.weights.infos} - {""}
     if plan is not None and adapter.kind != plan.train_type:
         message = f"{adapter.path}: peft_type is {adapter.kind}, but the plan trains {plan.method}"
         yield Problem("adapter-method", message, "use the adapter_config.json of this checkpoint's run")
-    elif adapter.kind == "lora" and any(key.factor for key in keys.values()) and magnitudes != uses_dora:
+    elif adapter.kind == "lora" and factors and ("lora_magnitude_vector" in factors) != uses_dora:
         values = "true, but there are no" if uses_dora else "false, but there are"
         message = f"{adapter.path}: use_dora is {values} magnitude vectors"
         yield Problem("adapter-method", message, "correct use_dora: merging depends on it")
-    yield from _check_base_name(adapter, plan, base)
-    yield from _check_modules(adapter, adapter.method, checkpoint.weights.infos, keys, misnamed=misnamed)
-
-
-def _check_base_name(adapter: AdapterConfig, plan: TuningPlan | None, given: Path | None) -> Iterator[Problem]:
-    """Whether the adapter names the base of the run's plan, and the base that the user names."""
     named = adapter.base
-    if named is None:
-        return
-    if plan is not None and _model_name(named) != _model_name(plan.model):
+    if named and plan is not None and _model_name(named) != _model_name(plan.model):
         yield Problem("adapter-base", f"{adapter.path}: names the base {named}, but the plan names {plan.model}")
-    elif given is not None and _model_name(named) != _model_name(str(given.absolute())):
+    elif named and base is not None and _model_name(named) != _model_name(str(base.absolute())):
         here = os.path.isfile(f"{named}/config.json")  # noqa: PTH113  # a name too long for a file system is no error
         place = "here" if here else "not here"
-        message = f"{adapter.path}: names the base {named}, which is {place}, but --base is {given}"
+        message = f"{adapter.path}: names the base {named}, which is {place}, but --base is {base}"
         if not here:
             yield Problem("base-renamed", message, "make sure that both are the same model: only names are compared")
-        elif Path(named).resolve() != given.resolve():
+        elif Path(named).resolve() != base.resolve():
             yield Problem("adapter-base", message, "give the base model of the training, or leave out --base")
+    yield from _check_modules(adapter, adapter.method, checkpoint.weights, misnamed)
 
 
 def _model_name(model: str) -> str:
@@ -81,19 +73,12 @@ def _model_name(model: str) -> str:
     return path.name.replace("___", ".")
 
 
-def _check_modules(
-    adapter: AdapterConfig,
-    method: type[Method],
-    found: dict[str, TensorInfo],
-    keys: dict[str, PeftKey],
-    *,
-    misnamed: bool,
-) -> Iterator[Problem]:
+def _check_modules(adapter: AdapterConfig, method: type[Method], weights: Weights, misnamed: bool) -> Iterator[Problem]:
     """Whether the config's ranks, target_modules and modules_to_save are those of the tensors."""
-    sizes = []
+    sizes, keys = [], {name: PeftKey.parse(name) for name in weights.infos}
     for name, key in keys.items():
         part = part_of(key.factor, adapter.kind)
-        shape, side = found[name].shape, part.size_side if part else None
+        shape, side = weights.infos[name].shape, part.size_side if part else None
         if side is None or side >= len(shape) or (adapter.unplanned and not adapter.adapts(key.layer)):
             continue
         wanted = adapter.size_of(key.layer)
@@ -112,11 +97,13 @@ def _check_modules(
     hint = "correct modules_to_save, or use another checkpoint"
     what = "of modules_to_save without a tensor"
     yield from about("adapter-saved", absent, what, hint, noun="module", path=adapter.path)
-    unnamed = [
-        name.removeprefix(ADAPTER_PREFIX)
-        for name, key in whole.items()
-        if not adapter.saves(key.layer) and not adapter.saves_besides(key)
-    ]
+    unnamed = []
+    for name, key in whole.items():  # peft saves biases, rows of embeddings and whole embeddings besides
+        bias = adapter.saves_biases and key.part.rpartition(".")[2] == "bias"
+        rows = adapter.tokens and key.part == "token_adapter.trainable_tokens_delta"
+        embedding = key.base.endswith((".embed_tokens.weight", "lm_head.weight"))
+        if not (adapter.saves(key.layer) or bias or rows or embedding):
+            unnamed.append(name.removeprefix(ADAPTER_PREFIX))
     hint = "correct modules_to_save: peft would skip these tensors"
     yield from about("adapter-saved", unnamed, "outside modules_to_save", hint, path=adapter.path)
 
@@ -141,29 +128,45 @@ def check_state(folder: Path, plan: TuningPlan | None, *, deep: bool) -> Iterato
     if any(folder.glob("global_step*")):  # DeepSpeed keeps optimizer and scheduler in a folder of its own
         return
     optimizer = next((folder / name for name in _OPTIMIZER if (folder / name).exists()), None)
-    states = {"optimizer.pt": optimizer is not None, "scheduler.pt": (folder / "scheduler.pt").exists()}
-    missing = [name for name, there in states.items() if not there]
-    if missing:
+    there = {"optimizer.pt": optimizer is not None, "scheduler.pt": (folder / "scheduler.pt").exists()}
+    if missing := [name for name in there if not there[name]]:
         hint = "use another checkpoint to resume; this one can still be exported"
         yield Problem("optimizer-missing", f"{folder}: has no {' and no '.join(missing)}", hint)
-    if not deep or plan is None or optimizer is None or optimizer.suffix != ".pt":
-        return
-    try:
-        values = load_pickle(optimizer)
-        moments = [entry["exp_avg"].numel() for entry in values["state"].values() if "exp_avg" in entry]
-    except Exception as error:
-        yield pickle_refused(optimizer, error)
-        return
-    if moments and sum(moments) != plan.trainable_parameters:
-        trained = plan.trainable_parameters
-        message = f"{optimizer}: holds the state of {sum(moments):,} parameters, but the plan trains {trained:,}"
-        yield Problem("optimizer-size", message, "use another checkpoint to resume")
+    if deep and plan is not None and optimizer is not None and optimizer.suffix == ".pt":
+        try:
+            states = load_pickle(optimizer)["state"].values()
+            moments = [entry["exp_avg"].numel() for entry in states if "exp_avg" in entry]
+        except Exception as error:
+            yield pickle_refused(optimizer, error)
+            return
+        held, trained = sum(moments), plan.trainable_parameters
+        if moments and held != trained:
+            message = f"{optimizer}: holds the state of {held:,} parameters, but the plan trains {trained:,}"
+            yield Problem("optimizer-size", message, "use another checkpoint to resume")
 
 
 def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem]:
     """Config, tokenizer, processor and chat template of a full model."""
-    folder = checkpoint.folder
-    yield from _check_config(folder / "config.json", checkpoint.weights, deep=deep)
+    folder, weights = checkpoint.folder, checkpoint.weights
+    path, embedding = folder / "config.json", "model.language_model.embed_tokens.weight"
+    try:
+        values = read_json(path)
+        if not isinstance(values.get("model_type"), str):
+            raise ModelError(f"{path}: has no model_type")
+        inner = values.get("text_config") or {}
+        tied = bool(values.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
+    except (ModelError, AttributeError) as error:
+        message = error.message if isinstance(error, ModelError) else f"{path}: is not a mapping"
+        yield Problem("config-malformed", message, "copy it from the base model")
+    else:
+        comparable = embedding in weights.infos and not weights.damaged
+        if comparable and not tied and "lm_head.weight" not in weights.infos:
+            hint = "set tie_word_embeddings to true, or add lm_head: it would start from random values"
+            yield Problem("tied-head", f"{path}: tie_word_embeddings is false, but the weights hold no lm_head", hint)
+        elif comparable and tied and _heads_differ(weights, embedding, deep=deep):
+            hint = "set tie_word_embeddings to false, or leave out lm_head: loaders ignore it"
+            message = f"{path}: tie_word_embeddings is true, but lm_head differs from the embedding"
+            yield Problem("tied-head", message, hint)
     hint = "copy it from the base model: servers need it"
     for code, files in (("processor-missing", _PROCESSOR), ("tokenizer-missing", _TOKENIZER)):
         if not any((folder / name).exists() for name in files):
@@ -176,34 +179,12 @@ def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem
         yield Problem("chat-template-missing", f"{folder}: has no chat template", hint)
 
 
-def _check_config(path: Path, weights: Weights, *, deep: bool) -> Iterator[Problem]:
-    try:
-        values = read_json(path)
-        if not isinstance(values.get("model_type"), str):
-            raise ModelError(f"{path}: has no model_type")
-        inner = values.get("text_config") or {}
-        tied = bool(values.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
-    except (ModelError, AttributeError) as error:
-        message = error.message if isinstance(error, ModelError) else f"{path}: is not a mapping"
-        yield Problem("config-malformed", message, "copy it from the base model")
-        return
-    embedding = "model.language_model.embed_tokens.weight"
-    if embedding not in weights.infos or weights.damaged:
-        return
-    if not tied and "lm_head.weight" not in weights.infos:
-        hint = "set tie_word_embeddings to true, or add lm_head: it would start from random values"
-        yield Problem("tied-head", f"{path}: tie_word_embeddings is false, but the weights hold no lm_head", hint)
-    elif tied and _heads_differ(weights, embedding, deep=deep):
-        hint = "set tie_word_embeddings to false, or leave out lm_head: loaders ignore it"
-        yield Problem("tied-head", f"{path}: tie_word_embeddings is true, but lm_head differs from the embedding", hint)
-
-
 def _heads_differ(weights: Weights, embedding: str, *, deep: bool) -> bool:
     """Whether a stored head differs from the embedding; only the first block is compared unless ``deep`` is set."""
     head, other = (weights.stored.get(name) for name in ("lm_head.weight", embedding))
     if head is None or other is None:
         return False
-    if head.info.shape != other.info.shape or head.info.dtype != other.info.dtype:
+    if (head.info.shape, head.info.dtype) != (other.info.shape, other.info.dtype):
         return True
     pairs = zip(blocks(head), blocks(other), strict=True)
     return any(mine != theirs for mine, theirs in (pairs if deep else islice(pairs, 1)))

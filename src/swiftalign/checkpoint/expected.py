@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from swiftalign.checkpoint.adapter_config import AdapterConfig
 from swiftalign.checkpoint.adapter_plan import plan_of_adapter
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.checkpoint.weights import Kind
@@ -71,11 +70,36 @@ def expect(
         return _of_plan(checkpoint.plan, f"the run's plan, {checkpoint.plan_path}", kind)
     if config is not None:
         return _of_plan(resolve(config, read_model(config), rows=UNKNOWN), "the config", kind)
-    if kind == "adapter":
-        return _of_adapter(checkpoint.adapter, base)
-    if kind == "model":
-        return _of_model(checkpoint.folder, base_tensors)
-    return Expectation("nothing: no plan, and no config is given")
+    if kind == "file":
+        return Expectation("nothing: no plan, and no config is given")
+    if kind == "model":  # tensors that its class does not build may be there if the base holds them too
+        try:
+            values = read_json(checkpoint.folder / "config.json")
+            family = find(values.get("model_type"))
+            if family is None:
+                return Expectation("nothing: config.json does not name a known model_type")
+            model = family.build(values)
+        except (ModelError, TypeError, AttributeError):
+            model = None
+        if model is None:
+            return Expectation("nothing: config.json can't be read, or lacks sizes")
+        tensors = {tensor.name: tensor for tensor in model.parameters()}
+        optional = {"lm_head.weight", *base_tensors} - set(tensors)
+        return Expectation("the model's config.json", tensors, dtypes=False, optional=frozenset(optional))
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return Expectation("nothing: no plan, and no adapter_config.json that can be read")
+    if adapter.unplanned:
+        reason = f"adapter_config.json sets {', '.join(adapter.unplanned)}, which can't be planned"
+        return Expectation(f"nothing: no plan, and {reason}")
+    try:
+        plan, besides = plan_of_adapter(adapter, base)
+    except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        named = adapter.base or "unnamed"
+        reason = f"the base model of adapter_config.json, {named}, can't be read: give --base FOLDER"
+        return Expectation(f"nothing: no plan, and {reason}")
+    expectation = _of_plan(plan, "adapter_config.json and the base model", kind)
+    return replace(expectation, dtypes=False, optional=besides)
 
 
 def _of_plan(plan: TuningPlan, source: str, kind: Kind) -> Expectation:
@@ -87,37 +111,3 @@ def _of_plan(plan: TuningPlan, source: str, kind: Kind) -> Expectation:
         return Expectation(source, None, plan, dtypes=False)
     tensors = {weight.name: weight for weight in model.parameters()}
     return Expectation(source, tensors, plan, dtypes=False, optional=model.tied | set(model.unbuilt))
-
-
-def _of_adapter(adapter: AdapterConfig | None, base: Path | None) -> Expectation:
-    """By adapter_config.json and the base model, where both can be read."""
-    if adapter is None:
-        return Expectation("nothing: no plan, and no adapter_config.json that can be read")
-    if adapter.unplanned:
-        reason = f"adapter_config.json sets {', '.join(adapter.unplanned)}, which can't be planned"
-        return Expectation(f"nothing: no plan, and {reason}")
-    try:
-        plan, optional = plan_of_adapter(adapter, base)
-    except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError):
-        named = adapter.base or "unnamed"
-        reason = f"the base model of adapter_config.json, {named}, can't be read: give --base FOLDER"
-        return Expectation(f"nothing: no plan, and {reason}")
-    expectation = _of_plan(plan, "adapter_config.json and the base model", "adapter")
-    return replace(expectation, dtypes=False, optional=optional)
-
-
-def _of_model(folder: Path, base_tensors: dict[str, StoredTensor]) -> Expectation:
-    """By the model's own config; tensors that its class does not build may be there if the base holds them too."""
-    try:
-        values = read_json(folder / "config.json")
-        family = find(values.get("model_type"))
-        if family is None:
-            return Expectation("nothing: config.json does not name a known model_type")
-        model = family.build(values)
-    except (ModelError, TypeError, AttributeError):
-        model = None
-    if model is None:
-        return Expectation("nothing: config.json can't be read, or lacks sizes")
-    tensors = {tensor.name: tensor for tensor in model.parameters()}
-    optional = {"lm_head.weight", *base_tensors} - set(tensors)
-    return Expectation("the model's config.json", tensors, dtypes=False, optional=frozenset(optional))

@@ -24,9 +24,19 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     found, expected = checkpoint.weights.infos, expectation.tensors
     hint = "set stage3_gather_16bit_weights_on_model_save to true: without it, ZeRO-3 saves empty tensors"
     yield from about("tensor-empty", [name for name in found if not found[name].numel], "without elements", hint)
-    if expected is None:
-        yield from _check_wrappers(checkpoint)
-        yield from _check_mergers(checkpoint)
+    if expected is None:  # names hold nothing of a wrapper that loaders do not remove, and no merger is missing
+        adapter, gone = checkpoint.adapter, absent_mergers(found)
+        is_adapter = checkpoint.weights.kind == "adapter" or any(".lora_" in name or ".boft_" in name for name in found)
+        prefix = ADAPTER_PREFIX if is_adapter or all(name.startswith(ADAPTER_PREFIX) for name in found) else ""
+        # ``bias: all`` saves the biases inside peft's own wrappers too.
+        excused = ".bias" if adapter is not None and adapter.saves_biases else ()
+        right_names = {name: f"{prefix}{_WRAPPERS.sub('', name)}" for name in found if not name.endswith(excused)}
+        yield from _renamed({name: right for name, right in right_names.items() if name != right})
+        if adapter is not None:  # only the mergers that it reaches
+            gone = [part for part in gone if adapter.saves(part) or any(map(adapter.adapts, merger_layers(part)))]
+        if gone:
+            hint = "add --config or --base, so that the names can be checked"
+            yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
         return
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected and name not in expectation.optional]
@@ -35,8 +45,7 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     yield from _renamed(renamed)
     missing = [name for name in missing if name not in renamed.values()]
     kept = set(mergers_of(expected.keys() - missing))
-    gone = [part for part in mergers_of(missing) if part not in kept]
-    if gone:
+    if gone := [part for part in mergers_of(missing) if part not in kept]:
         hint = "do not merge it: the other mergers alone would change the model"
         yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
     yield from about("tensor-missing", missing, "missing", "use another checkpoint, or save it again")
@@ -53,36 +62,13 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
 
 def canonical(name: str) -> str:
     """A name without what wrappers and older releases put around it."""
-    bare = _WRAPPERS.sub("", name)
-    return re.sub(r"^(?:model\.)*(?=visual\.|language_model\.|lm_head\.)", "", bare)
+    return re.sub(r"^(?:model\.)*(?=visual\.|language_model\.|lm_head\.)", "", _WRAPPERS.sub("", name))
 
 
 def _renamed(right_names: dict[str, str]) -> Iterator[Problem]:
     wrong = [f"{name}, expected {right}" for name, right in right_names.items()]
     hint = "rename the keys: loaders would skip them and keep the base's weights"
     yield from about("prefix-wrong", wrong, "under another prefix", hint, limit=1)
-
-
-def _check_wrappers(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Without expected tensors: names hold nothing of a wrapper that loaders do not remove."""
-    found, adapter = checkpoint.weights.infos, checkpoint.adapter
-    is_adapter = checkpoint.weights.kind == "adapter" or any(".lora_" in name or ".boft_" in name for name in found)
-    prefix = ADAPTER_PREFIX if is_adapter or all(name.startswith(ADAPTER_PREFIX) for name in found) else ""
-    right_names = {name: f"{prefix}{_WRAPPERS.sub('', name)}" for name in found}
-    # ``bias: all`` saves the biases inside peft's own wrappers too.
-    biases = adapter is not None and adapter.saves_biases
-    wrong = (name for name, right in right_names.items() if name != right and not (biases and name.endswith(".bias")))
-    yield from _renamed({name: right_names[name] for name in wrong})
-
-
-def _check_mergers(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Without expected tensors: a checkpoint with one merger holds all of them, or all that its adapter reaches."""
-    gone, adapter = absent_mergers(checkpoint.weights.infos), checkpoint.adapter
-    if adapter is not None:
-        gone = [part for part in gone if adapter.saves(part) or any(map(adapter.adapts, merger_layers(part)))]
-    if gone:
-        hint = "add --config or --base, so that the names can be checked"
-        yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
 
 
 def _fits(found: TensorInfo, expected: TensorInfo, ranks_may_shrink: bool) -> bool:

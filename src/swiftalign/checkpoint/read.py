@@ -45,7 +45,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     path = (checkpoints_of(path) or [path])[-1]
     weights = read_weights(path)
     folder = path.parent if weights.kind == "file" else path
-    adapter, problem = _read_adapter_config(folder) if weights.kind == "adapter" else (None, None)
+    adapter, problem, adapter_path = None, None, folder / "adapter_config.json"
+    if weights.kind == "adapter" and not adapter_path.exists():
+        hint = "copy it from another checkpoint of the run: peft needs it"
+        problem = Problem("adapter-config-missing", f"{folder}: has no adapter_config.json", hint)
+    elif weights.kind == "adapter":
+        try:
+            adapter = checked_adapter_config(adapter_path, read_json(adapter_path))
+        except ModelError as error:
+            problem = Problem("adapter-config-malformed", error.message, "use another checkpoint")
     plans = (place / "plan.json" for place in (folder, folder.parent))
     plan_path = next((file for file in plans if file.is_file()), None)
     plan = _read_plan(plan_path) if plan_path else None
@@ -86,19 +94,6 @@ def number_of(folder: Path, kind: str = "checkpoint") -> int | None:
     """The number N in the folder's name ``checkpoint-N``; None for any other name."""
     match = re.fullmatch(rf"{kind}-(\d+)", folder.name)
     return int(match[1]) if match else None
-
-
-def _read_adapter_config(folder: Path) -> tuple[AdapterConfig | None, Problem | None]:
-    path = folder / "adapter_config.json"
-    if not path.exists():
-        message = f"{folder}: has no adapter_config.json"
-        return None, Problem(
-            "adapter-config-missing", message, "copy it from another checkpoint of the run: peft needs it"
-        )
-    try:
-        return checked_adapter_config(path, read_json(path)), None
-    except ModelError as error:
-        return None, Problem("adapter-config-malformed", error.message, "use another checkpoint")
 
 
 def _read_plan(path: Path) -> TuningPlan:

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from swiftalign.checkpoint.expected import Expectation
+from swiftalign.checkpoint.weights import Weights
 from swiftalign.methods import part_of
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.bytes import FLOATS, blocks, digest, is_finite
@@ -42,17 +42,8 @@ class Values:
     max_change: float | None = None
 
 
-def starts_at_zero(name: str, method: str | None) -> bool:
-    """Whether a parameter of an adapter begins at zero."""
-    return _start_of(name, method) == "zero"
-
-
-def is_inert(name: str, method: str | None) -> bool:
-    """Whether a parameter changes nothing while its zero partner stays zero."""
-    return _start_of(name, method) == "inert"
-
-
 def _start_of(name: str, method: str | None) -> str | None:
+    """How a parameter of an adapter begins, as `Part.start` says it; None for any other tensor."""
     part = None if name.endswith(".bias") else part_of(PeftKey.parse(name).factor, method)
     return part.start if part else None
 
@@ -72,7 +63,7 @@ def read_initial(folder: Path) -> dict[str, str]:
 def look_cheaply(tensor: StoredTensor, initial: dict[str, str], method: str | None) -> Values:
     """Whether a tensor has moved, as far as that can be known from few bytes."""
     name, size = tensor.info.name, tensor.end - tensor.begin
-    if starts_at_zero(name, method) and size <= 64 * CHEAP_BYTES:
+    if _start_of(name, method) == "zero" and size <= 64 * CHEAP_BYTES:
         zero = all(not block.strip(b"\0") for block in blocks(tensor))
         return Values(zero=zero, moved=not zero)
     if name in initial and size <= CHEAP_BYTES:
@@ -85,23 +76,11 @@ def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: st
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda tensor: _look(tensor.info, blocks(tensor), initial, method), tensors)
+        found = pool.map(lambda tensor: look(tensor.info, blocks(tensor), initial, method), tensors)
         return {tensor.info.name: values for tensor, values in zip(tensors, found, strict=True)}
 
 
-def look_at_pickle(tensors: dict[str, Any], initial: dict[str, str], method: str | None) -> dict[str, Values]:
-    """The same as `look_deeply`, for the tensors of a torch file."""
-    import torch
-
-    found = {}
-    for name, tensor in tensors.items():
-        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        info = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        found[name] = _look(info, [data], initial, method)
-    return found
-
-
-def _look(info: TensorInfo, data: Iterable[Any], initial: dict[str, str], method: str | None) -> Values:
+def look(info: TensorInfo, data: Iterable[bytes], initial: dict[str, str], method: str | None) -> Values:
     """Read a tensor's bytes, given in blocks."""
     import numpy as np
 
@@ -115,34 +94,30 @@ def _look(info: TensorInfo, data: Iterable[Any], initial: dict[str, str], method
     values = Values(finite if info.dtype in FLOATS else None, zero)
     if known:
         values.moved = state.hexdigest() != initial[info.name]
-    elif starts_at_zero(info.name, method):
+    elif _start_of(info.name, method) == "zero":
         values.moved = not zero
     return values
 
 
-def check_values(
-    found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation
-) -> Iterator[Problem]:
+def check_values(weights: Weights, values: dict[str, Values], expectation: Expectation) -> Iterator[Problem]:
     """Tensors that are not finite, zero throughout, or as they were before training."""
-    method = expectation.train_type
+    found, method = weights.infos, expectation.train_type
     infinite = [name for name, value in values.items() if value.finite is False]
     hint = "use an earlier checkpoint and lower the learning rate: training diverged"
     yield from about("not-finite", infinite, "with NaN or infinity", hint)
     # A bias may be zero; a matrix that did not begin at zero may not.
     matrices = [name for name in values if found[name].numel and len(found[name].shape) > 1]
-    zero = [name for name in matrices if values[name].zero and not starts_at_zero(name, method)]
+    zero = [name for name in matrices if values[name].zero and _start_of(name, method) != "zero"]
     yield from about("all-zero", zero, "with only zeros")
     moved = {name: v.moved for name, v in values.items() if v.moved is not None and expectation.trains(name)}
-    still = [name for name in moved if not moved[name]]
-    effective = [name for name in moved if not is_inert(name, method)]
-    if still and len(still) == len(moved):
-        message = f"all {len(moved)} tensors that were compared still have their initial value"
-        yield Problem("nothing-moved", message, "check the learning rate: this checkpoint changes nothing")
-    elif still and effective and not any(moved[name] for name in effective):
-        message = (
-            f"all {len(effective)} tensors that make the adapters change their layers still have their initial value"
-        )
+    what, effective = "that were compared", list(moved)
+    if any(moved.values()):  # an inert parameter changes nothing while its zero partner stays zero
+        what = "that make the adapters change their layers"
+        effective = [name for name in moved if _start_of(name, method) != "inert"]
+    if effective and not any(moved[name] for name in effective):
+        message = f"all {len(effective)} tensors {what} still have their initial value"
         yield Problem("nothing-moved", message, "check the learning rate: this checkpoint changes nothing")
     else:
+        still = [name for name in moved if not moved[name]]
         hint = "check that gradients reach these tensors, unless the run was very short"
         yield from about("untouched", still, "still with the initial value", hint)

@@ -14,17 +14,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint.against_base import compare_with_base, compared_in_words, read_base
+from swiftalign.checkpoint.against_base import compare_with_base, compared_in_words
 from swiftalign.checkpoint.companions import check_adapter, check_model_files, check_state
 from swiftalign.checkpoint.expected import Expectation, expect
 from swiftalign.checkpoint.names import compare_names
 from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
-from swiftalign.checkpoint.values import Values, check_values, look_at_pickle, look_cheaply, look_deeply, read_initial
+from swiftalign.checkpoint.values import Values, check_values, look, look_cheaply, look_deeply, read_initial
 from swiftalign.checkpoint.weights import pickle_refused, read_pickle
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import PeftKey
-from swiftalign.model.safetensors import StoredTensor, TensorInfo
-from swiftalign.problems import Problem
+from swiftalign.methods.merging import tensor_bytes
+from swiftalign.model.safetensors import StoredTensor, TensorInfo, stored_tensors
+from swiftalign.problems import ModelError, Problem
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,23 @@ def verify(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
     weights = checkpoint.weights
-    base_tensors = read_base(base) if base is not None else {}
+    base_tensors = stored_tensors(base) if base is not None and base.is_dir() else {}
+    if base is not None and not base_tensors:
+        raise ModelError(f"--base {base}: not a folder with safetensors files", "name the base model's folder")
     expectation = expect(checkpoint, config=config, base=base, base_tensors=base_tensors)
-    values = _look_at_values(checkpoint, expectation, deep=deep)
+    initial, method = read_initial(checkpoint.folder), expectation.train_type
+    values: dict[str, Values] = {}
+    if not deep:
+        values = {name: look_cheaply(tensor, initial, method) for name, tensor in weights.stored.items()}
+    elif weights.stored:
+        values = look_deeply(list(weights.stored.values()), initial, method)
+    elif weights.infos and not weights.damaged:
+        try:
+            tensors = read_pickle(weights.files[-1], "cpu")
+            looked = (look(weights.infos[name], [tensor_bytes(tensors[name])], initial, method) for name in tensors)
+            values = dict(zip(tensors, looked, strict=True))
+        except Exception as error:
+            weights.problems.append(pickle_refused(weights.files[-1], error))
     findings = list(weights.problems)
     if not weights.damaged:
         findings += compare_names(checkpoint, expectation)
@@ -126,7 +141,7 @@ def verify(
         findings += check_state(checkpoint.folder, expectation.plan, deep=deep)
     if base is not None and not weights.damaged:
         findings += compare_with_base(weights, expectation, base_tensors, values)
-    findings += check_values(weights.infos, values, expectation)
+    findings += check_values(weights, values, expectation)
     return Verification(
         checkpoint,
         _printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
@@ -135,21 +150,6 @@ def verify(
         values,
         base_tensors,
     )
-
-
-def _look_at_values(checkpoint: Checkpoint, expectation: Expectation, *, deep: bool) -> dict[str, Values]:
-    """What is known of each tensor's values; adds a problem to the weights where a pickle can't be read whole."""
-    weights, method = checkpoint.weights, expectation.train_type
-    initial = read_initial(checkpoint.folder)
-    tensors = list(weights.stored.values())
-    if deep and tensors:
-        return look_deeply(tensors, initial, method)
-    if deep and not weights.damaged and weights.infos:
-        try:
-            return look_at_pickle(read_pickle(weights.files[-1], "cpu"), initial, method)
-        except Exception as error:
-            weights.problems.append(pickle_refused(weights.files[-1], error))
-    return {tensor.info.name: look_cheaply(tensor, initial, method) for tensor in tensors}
 
 
 def _rows(found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation) -> Iterator[ModuleRow]:

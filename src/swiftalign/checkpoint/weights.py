@@ -80,39 +80,40 @@ def read_weights(path: Path) -> Weights:
         weights, files = Weights("model"), model
     else:
         raise ModelError(f"{path}: neither a checkpoint, nor a run folder, nor a model", "name a checkpoint-N folder")
-    for problem in _read(path, files, weights):
-        weights.problems.append(problem)
-    return weights
-
-
-def _read(path: Path, files: list[Path], weights: Weights) -> Iterator[Problem]:
     if not files:
-        yield Problem("no-weights", f"{path}: holds no weight file", _INCOMPLETE)
-        return
-    yield from (_read_index if files[0].suffix == ".json" else _read_file)(files[0], weights)
+        weights.problems.append(Problem("no-weights", f"{path}: holds no weight file", _INCOMPLETE))
+        return weights
+    for problem in (_read_index if files[0].suffix == ".json" else _read_file)(files[0], weights):
+        weights.problems.append(problem)  # at once: the next check may depend on it
     if not weights.infos and not weights.problems:
-        yield Problem("no-weights", f"{files[0]}: holds no tensor", _INCOMPLETE)
+        weights.problems.append(Problem("no-weights", f"{files[0]}: holds no tensor", _INCOMPLETE))
+    return weights
 
 
 def _read_file(path: Path, weights: Weights) -> Iterator[Problem]:
     weights.files.append(path)
     if is_outside(path.parent, path.name) and weights.kind != "file":
-        message = f"{path}: links to a file outside its folder"
-        yield Problem("index-outside", message, "do not use this checkpoint")
+        yield Problem("index-outside", f"{path}: links to a file outside its folder", "do not use this checkpoint")
     elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device: reading might never end
         yield Problem("file-unreadable", f"{path}: is not a regular file", "do not use this checkpoint")
+    elif path.suffix in _PICKLES and not path.stat().st_size:
+        yield Problem("file-empty", f"{path}: has zero bytes", DAMAGED)
     elif path.suffix in _PICKLES:
-        yield from _read_pickle(path, weights)
+        try:
+            for name, tensor in read_pickle(path).items():
+                weights.infos[name] = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        except Exception as error:  # torch's unpickler raises many types on damaged and hostile bytes
+            yield pickle_refused(path, error)
     else:
         tensors, problems = scan_header(path)
         yield from problems
-        for tensor in tensors:
-            name = tensor.info.name
+        for stored in tensors:
+            name = stored.info.name
             if name in weights.stored:
                 message = f"{path}: {name} is also in {weights.stored[name].file.name}"
                 yield Problem("tensor-duplicated", message, "save the model again: the two copies may differ")
-            weights.infos[name] = tensor.info
-            weights.stored[name] = tensor
+            weights.infos[name] = stored.info
+            weights.stored[name] = stored
 
 
 def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
@@ -130,15 +131,13 @@ def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
             yield Problem("index-shard-missing", f"{path}: names {name}, which is not there", "fetch or save it again")
     if not weights.damaged:
         # A pickle's tensors count as being in the file that the index names.
-        files = {name: weights.stored[name].file.name for name in weights.stored}
-        held = {name: files.get(name, listed.get(name)) for name in weights.infos}
-        lacking = [name for name, file in listed.items() if held.get(name) != file]
+        held = listed | {name: tensor.file.name for name, tensor in weights.stored.items()}
+        lacking = [name for name, file in listed.items() if name not in weights.infos or held[name] != file]
         yield from about("index-tensor-missing", lacking, "not in the file that the index names", path=path)
     unlisted = [name for name in weights.infos if name not in listed]
     yield from about("index-tensor-unlisted", unlisted, "in the shards, but not in the index", path=path)
     beside = {file.name for file in path.parent.glob("*model*") if file.suffix in (".safetensors", ".bin")}
-    strays = sorted(beside - set(listed.values()))
-    if strays:
+    if strays := sorted(beside - set(listed.values())):
         hint = "remove files that are left over from another save"
         yield Problem("index-shard-unlisted", f"{path}: does not name {', '.join(strays)}", hint)
     metadata = index.get("metadata")
@@ -147,18 +146,6 @@ def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
     if total is not None and total != size and not weights.damaged:
         message = f"{path}: total_size is {json.dumps(total)[:40]}, but the tensors take {size} bytes"
         yield Problem("index-total-size", message)
-
-
-def _read_pickle(path: Path, weights: Weights) -> Iterator[Problem]:
-    """Names, shapes and dtypes by torch's weights-only unpickler, which builds tensors and runs nothing else."""
-    if not path.stat().st_size:
-        yield Problem("file-empty", f"{path}: has zero bytes", DAMAGED)
-        return
-    try:
-        for name, tensor in read_pickle(path).items():
-            weights.infos[name] = TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-    except Exception as error:  # torch's unpickler raises many types on damaged and hostile bytes
-        yield pickle_refused(path, error)
 
 
 def read_pickle(path: Path, device: str = "meta") -> dict[str, Any]:
@@ -188,22 +175,17 @@ def pickle_refused(path: Path, error: Exception) -> Problem:
 
 
 def load_pickle(path: Path, device: str = "meta") -> Any:
-    """The contents of a torch file; on the meta device no values are read where the format allows it."""
+    """The contents of a torch file; on the meta device no values are read where the format allows it.
+
+    torch's weights-only unpickler builds tensors and runs nothing else. Names that no class has are refused before it
+    reads them: it takes minutes to word its error about a very long one.
+
+    Raises:
+        Exception: of any type, where the file is damaged, or holds something else than plain values and tensors.
+    """
     import torch
 
     zipped = zipfile.is_zipfile(path)
-    _check_globals(path, zipped=zipped)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on pickles of a newer protocol than torch's own
-        return torch.load(path, map_location=device, weights_only=True, mmap=zipped)
-
-
-def _check_globals(path: Path, *, zipped: bool) -> None:
-    """Refuse names that no class has: torch takes minutes to word its error about a very long one.
-
-    Raises:
-        ValueError: there is such a name, or the pickle is damaged.
-    """
     if zipped:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
@@ -217,3 +199,5 @@ def _check_globals(path: Path, *, zipped: bool) -> None:
         for _, argument, _ in pickletools.genops(stream):
             if isinstance(argument, str) and len(argument) > MAX_NAME:
                 raise ValueError(f"it holds a name of {len(argument)} characters: {argument[:50]!r}...")
+    with warnings.catch_warnings(action="ignore"):  # on pickles of a newer protocol than torch's own
+        return torch.load(path, map_location=device, weights_only=True, mmap=zipped)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -34,22 +33,7 @@ COLOURS = {
 
 Colour = tuple[int, int, int]
 Drawn = tuple[str, list[float]]  # the key of a target in a row, and its numbers
-
-
-@dataclass(frozen=True)
-class Quarter:
-    """The part of an image that one object may cover; its four edges in pixels."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def sides(self) -> Size:
-        return self.right - self.left, self.bottom - self.top
-
-
+Quarter = tuple[int, int, int, int]  # the part that one object may cover: left, top, right and bottom edge in pixels
 Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Drawn]
 
 
@@ -73,9 +57,8 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
         DataError: a side in `size` is not a multiple of 32, or is below 64.
     """
     if any(side < SMALLEST_SIDE or side % GRID for side in size):
-        raise DataError(
-            f"image size {size[0]}x{size[1]} does not fit", "choose sides that are multiples of 32, and at least 64"
-        )
+        hint = "choose sides that are multiples of 32, and at least 64"
+        raise DataError(f"image size {size[0]}x{size[1]} does not fit", hint)
     folder = path.parent / "images" / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -117,7 +100,7 @@ def draw_row(
     draw = ImageDraw.Draw(image)
     half_width, half_height = size[0] // 2, size[1] // 2
     quarters = [
-        Quarter(left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
+        (left + MARGIN, top + MARGIN, left + half_width - MARGIN, top + half_height - MARGIN)
         for left in (0, half_width)
         for top in (0, half_height)
     ]
@@ -151,21 +134,23 @@ def _background(random: Random, size: Size) -> Image.Image:
 
 def _paint_extent(shape: str, draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
     """A rectangle or an ellipse that takes at least 40% of each side of the quarter."""
-    width, height = (random.randint(math.ceil(0.4 * side), side) for side in quarter.sides)
-    left = random.randint(quarter.left, quarter.right - width)
-    top = random.randint(quarter.top, quarter.bottom - height)
+    left, top, right, bottom = quarter
+    width, height = (random.randint(math.ceil(0.4 * side), side) for side in (right - left, bottom - top))
+    x = random.randint(left, right - width)
+    y = random.randint(top, bottom - height)
     # Pillow includes the last column and row; the target names the edge behind them.
-    getattr(draw, shape)((left, top, left + width - 1, top + height - 1), fill=colour)
-    return "bbox_2d", [left, top, left + width, top + height]
+    getattr(draw, shape)((x, y, x + width - 1, y + height - 1), fill=colour)
+    return "bbox_2d", [x, y, x + width, y + height]
 
 
 def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
     """A rectangle rotated by 10 to 35 degrees in either direction, so that its first corner stays the top left one."""
-    diagonal = min(quarter.sides) * random.uniform(0.75, 1.0)
+    left, top, right, bottom = quarter
+    diagonal = min(right - left, bottom - top) * random.uniform(0.75, 1.0)
     slant = math.radians(random.uniform(20, 40))
     half_width, half_height = diagonal / 2 * math.cos(slant), diagonal / 2 * math.sin(slant)
     turn = math.radians(random.choice((-1, 1)) * random.uniform(10, 35))
-    centre_x, centre_y = (quarter.left + quarter.right) / 2, (quarter.top + quarter.bottom) / 2
+    centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
     numbers: list[float] = []
     for side_x, side_y in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
         x, y = side_x * half_width, side_y * half_height
@@ -177,11 +162,11 @@ def _paint_slab(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, ran
 
 def _paint_wire(draw: ImageDraw.ImageDraw, quarter: Quarter, colour: Colour, random: Random) -> Drawn:
     """A line from the left to the right of the quarter, with up to two evenly spaced bends."""
+    left, top, right, bottom = quarter
     steps = random.randint(1, 3)
-    width, _ = quarter.sides
     numbers: list[float] = []
     for step in range(steps + 1):
-        numbers += [quarter.left + round(width * step / steps), random.randint(quarter.top, quarter.bottom)]
+        numbers += [left + round((right - left) * step / steps), random.randint(top, bottom)]
     draw.line(numbers, fill=colour, width=WIRE_WIDTH, joint="curve")
     return "line", numbers
 

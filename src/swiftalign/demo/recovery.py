@@ -23,7 +23,6 @@ from rich.table import Table
 
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.images import open_image
-from swiftalign.data.records import TextTarget
 from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
 from swiftalign.previews.contact_sheet import render_sheet
@@ -77,25 +76,19 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
     """A few scenes: the true targets, and where each model locates the objects in images of the new camera."""
     scenes = [[*read_sized(workspace / f"data/{name}.jsonl")] for name in ("original", "val")]
     (known, new) = ([rows[index] for index in DRAWN] for rows in scenes)
-    written = [Writer.of(folder, dtype="float32")(new, MOST_TOKENS) for folder in (workspace / "model", exported)]
+    written = [Writer(folder)(new, MOST_TOKENS) for folder in (workspace / "model", exported)]
     strips = []
     for number, index in enumerate(DRAWN):
         truth, width, height = known[number]
         texts = answer(truth.targets, width, height), written[0][number], written[1][number]
         images = truth.images[0], *[new[number][0].images[0]] * 2
-        panels = [
-            Panel(title, open_image(image), (width, height), tuple(map(_shape, parse_answer(text).targets)))
-            for title, image, text in zip(("as it is", "before", "after"), images, texts, strict=True)
-        ]
+        panels = []
+        for title, image, text in zip(("as it is", "before", "after"), images, texts, strict=True):
+            shapes = [Shape(each.kind, each.label, each.in_shares().points) for each in parse_answer(text).targets]
+            panels.append(Panel(title, open_image(image), (width, height), tuple(shapes)))
         strips.append(Strip(index, images[1], tuple(panels)))
     heading = "through a new camera, before and after training the aligner"
     return render_sheet(strips, heading, title="Where the objects are", with_losses=False)
-
-
-def _shape(target: TextTarget) -> Shape:
-    from swiftalign.previews.strips import Shape
-
-    return Shape(target.kind, target.label, target.in_shares().points)
 
 
 def main() -> None:
@@ -112,8 +105,7 @@ def main() -> None:
         parser.error(f"{exported} is not a model folder; 'swiftalign export RUN --output DIR' makes one")
     if picture and (picture.suffix.lower() not in PICTURES or not picture.parent.is_dir()):
         parser.error(f"--picture {picture}: name a file in a folder that exists, ending in {', '.join(PICTURES)}")
-    with warnings.catch_warnings(), Console(stderr=True).status("loading") as status:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), Console(stderr=True).status("loading") as status:
         result = measure(workspace, exported, status.update)
         if picture:
             status.update("drawing")

@@ -6,7 +6,6 @@ The model is loaded with transformers only, as in a deployment, and generates gr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,18 @@ from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
 from swiftalign.data.text import answer, to_messages
 
-BATCH = 32
 _MORE = 16  # tokens that a model may write beyond the longest true answer of a batch
 
 
-def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = BATCH) -> Scores:
+def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = 32) -> Scores:
     """Accuracies of a model's answers to all rows of a file; each row has one image."""
-    write, scores = Writer.of(folder, dtype="float32", device=device), Scores()
+    write, scores = Writer(folder, device), Scores()
+    encode = write.processor.tokenizer.encode
     # Rows whose answers have similar lengths: their generation ends at about the same time.
     ordered = sorted(read_sized(rows), key=lambda each: len(answer(each[0].targets, each[1], each[2])))
     for first in range(0, len(ordered), batch):
         records = ordered[first : first + batch]
-        longest = max(write.tokens(answer(record.targets, width, height)) for record, width, height in records)
+        longest = max(len(encode(answer(record.targets, width, height))) for record, width, height in records)
         for (record, width, height), text in zip(records, write(records, longest + _MORE), strict=True):
             truth = [target.in_text(width, height) for target in record.targets]
             scores.add(parse_answer(text), truth, width, height)
@@ -48,25 +47,17 @@ def read_sized(rows: Path) -> Iterator[Sized]:
             yield row.record(*size), *size
 
 
-@dataclass(frozen=True)
 class Writer:
-    """A model that generates answers greedily."""
+    """A model that generates answers greedily, in float32."""
 
-    model: Any
-    processor: Any
-
-    @classmethod
-    def of(cls, folder: Path, *, dtype: str = "auto", device: str = "cpu") -> Writer:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval().to(device)
-        return cls(model, AutoProcessor.from_pretrained(folder))
-
-    def tokens(self, text: str) -> int:
-        return len(self.processor.tokenizer.encode(text))
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval().to(device)
+        self.processor: Any = AutoProcessor.from_pretrained(folder)
 
     def __call__(self, records: list[Sized], max_new_tokens: int) -> list[str]:
         """The answer to each record's first image and prompt."""

@@ -10,26 +10,26 @@ from swiftalign.exports.source import Source
 
 def model_card(source: Source, written: Written, output: Path, part: str) -> str:
     """The card of a part ("model", "aligner" or "adapter") as Markdown text."""
-    base, changed = source.base.name, f"{len(written.changed)} tensors differ from the base"
+    base, changed = source.base_folder, f"{len(written.changed)} tensors differ from the base"
     if written.rounded:
         changed += f"; {len(written.rounded)} more were trained, but equal it after rounding"
-    merged = f"{base} with {source.method} merged into it by swiftalign"
+    merged = f"{base.name} with {source.method} merged into it by swiftalign"
     about = {
         "model": f"{merged}.\n{changed}; everything else is the base's own, to the byte.",
         "aligner": f"The aligner of {merged}.\n{changed}.",
-        "adapter": f"An adapter for {base}, trained by {source.method} and written by swiftalign.",
+        "adapter": f"An adapter for {base.name}, trained by {source.method} and written by swiftalign.",
     }
-    adapter = _ADAPTER.format(base=str(source.base), adapter=str(output if part == "adapter" else source.checkpoint))
+    adapter = _ADAPTER.format(base=str(base), adapter=str(output if part == "adapter" else source.checkpoint))
     return f"""---
 library_name: transformers
-base_model: {base}
+base_model: {base.name}
 ---
 
 # {output.name}
 
 {about[part]}
 `export.json` records base, run, versions and hashes.
-{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if source.adapter else ""}"""
+{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if source.config else ""}"""
 
 
 _LOADING = """

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from swiftalign.model.bytes import blocks, cast, digest, is_finite
-from swiftalign.model.safetensors import TensorInfo, read_json, read_stored
+from swiftalign.model.safetensors import TensorInfo, read_stored
 from swiftalign.problems import ExportError
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -59,19 +59,3 @@ def convert_file(source: Path, target: Path, dtype: str) -> None:
     for tensor, expected in zip(read_stored(target), digests, strict=True):
         if digest(tensor) != expected:
             raise ExportError(f"{tensor.info.name}: was not written as converted", "check the disk")
-
-
-def declare_dtype(folder: Path, dtype: str, total_size: int) -> None:
-    """Write a converted folder's dtype into its config, and the bytes of all tensors into its shard index."""
-    index_path = folder / "model.safetensors.index.json"
-    if index_path.exists():
-        index = read_json(index_path)
-        index.setdefault("metadata", {})["total_size"] = total_size
-        index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    config_path = folder / "config.json"
-    values = read_json(config_path)
-    for part in (values, values.get("text_config"), values.get("vision_config")):
-        for key in ("dtype", "torch_dtype"):
-            if isinstance(part, dict) and key in part:
-                part[key] = dtype
-    config_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -85,7 +85,7 @@ def export(
     source = read_source(Path(checkpoint), base=base, config=config)
     output, difference = Path(output).absolute(), None
     part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
-    with output_folder(output, force=force, apart_from=(source.base, source.checkpoint)) as folder:
+    with output_folder(output, force=force, apart_from=(source.base_folder, source.checkpoint)) as folder:
         if part == "adapter":
             written = write_adapter(source, folder)
         elif part == "aligner":
@@ -96,24 +96,21 @@ def export(
         plan = source.plan.to_json() if source.plan else None
         if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.checkpoint, "method": source.method}
         record = {
             "format": 1,
-            "base": str(source.base),
-            "checkpoint": str(source.checkpoint),
-            "method": source.method,
+            **origin,
             **asdict(written),
             "max_logit_difference": difference,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest() if plan else None,
             "versions": versions(),
         }
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         (folder / CARD).write_text(model_card(source, written, output, part), encoding="utf-8")
     return ExportReport(
         output=output,
-        base=source.base,
-        checkpoint=source.checkpoint,
-        method=source.method,
         seconds=time.monotonic() - began,
         max_logit_difference=difference,
+        **origin,
         **vars(written),
     )

@@ -17,21 +17,19 @@ def largest_difference(source: Source, merged: Path) -> float:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
-    def logits(folder: Path, adapter: Path | None = None) -> torch.Tensor:
+    def logits(folder: Path, adapter: Path | None = None) -> Any:
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter))
-        result: torch.Tensor = model.eval()(**inputs).logits
-        return result
+        return model.eval()(**inputs).logits
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        processor = AutoProcessor.from_pretrained(source.base)
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        processor = AutoProcessor.from_pretrained(source.base_folder)
         image = Image.linear_gradient("L").convert("RGB").resize((128, 96))
         content = [{"type": "image"}, {"type": "text", "text": "Locate every object."}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=[text], images=[image], return_tensors="pt")
-        unmerged = logits(source.base, source.checkpoint) if source.adapter else logits(source.checkpoint)
+        unmerged = logits(source.base_folder, source.checkpoint) if source.config else logits(source.checkpoint)
         return float((logits(merged) - unmerged).abs().max())

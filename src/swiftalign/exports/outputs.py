@@ -7,14 +7,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from swiftalign.exports.convert import declare_dtype, header
+from swiftalign.exports.convert import header
 from swiftalign.exports.folder import copy_file, require_space
-from swiftalign.exports.merge import merged_values
 from swiftalign.exports.source import ADAPTER_FILE, Source
 from swiftalign.exports.weights import write_weights
 from swiftalign.model.bytes import read_bytes
 from swiftalign.model.families import in_aligner
-from swiftalign.model.safetensors import ITEM_SIZES
+from swiftalign.model.safetensors import ITEM_SIZES, read_json
 from swiftalign.problems import ExportError
 
 CARD, BASE_CARD = "README.md", "README.base.md"
@@ -51,7 +50,7 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
     shared = [file for file in source.files if link and dtype is None and file not in source.changed_files]
     widest = 2 if dtype == "float32" else 1  # of a 16-bit base
     require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest)
-    for path in sorted(source.base.iterdir()):  # config, tokenizer, processor, template, licence
+    for path in sorted(source.base_folder.iterdir()):  # config, tokenizer, processor, template, licence
         other_index = path.name.endswith(".index.json") and not path.name.startswith("model.safetensors")
         passed_over = other_index or path.suffix in _WEIGHT_SUFFIXES or path.name in _OWN_FILES
         if path.is_file() and not path.name.startswith(".") and not passed_over:
@@ -62,12 +61,22 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
         hint = "train longer, or at a higher learning rate: the updates are smaller than the base's dtype can hold"
         raise ExportError("the merged model equals the base: nothing changed", hint)
     if dtype is not None:
-        parameters = sum(tensor.info.numel for tensor in source.base_tensors.values())
-        declare_dtype(folder, dtype, parameters * ITEM_SIZES[dtype])
+        index_path, config_path = folder / "model.safetensors.index.json", folder / "config.json"
+        if index_path.exists():
+            index = read_json(index_path)
+            parameters = sum(tensor.info.numel for tensor in source.base.values())
+            index.setdefault("metadata", {})["total_size"] = parameters * ITEM_SIZES[dtype]
+            index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        values = read_json(config_path)
+        for part in (values, values.get("text_config"), values.get("vision_config")):
+            for key in ("dtype", "torch_dtype"):
+                if isinstance(part, dict) and key in part:
+                    part[key] = dtype
+        config_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return Written(
         changed=changed,
         rounded=[name for name, item in placed.items() if item.same],
-        copied=len(source.base_tensors) - len(changed),
+        copied=len(source.base) - len(changed),
         linked=[file.name for file in shared],
         digests={name: item.digest for name, item in placed.items()},
         total_bytes=sum((folder / file.name).stat().st_size for file in source.files),
@@ -76,10 +85,10 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
 
 def write_aligner(source: Source, folder: Path) -> Written:
     """The merged aligner tensors as one file, under the base's names and in the base's dtype."""
-    merged = dict(merged_values(source))
-    places = [tensor for name, tensor in source.base_tensors.items() if in_aligner(name)]
+    merged = dict(source.merged_values())
+    places = [tensor for name, tensor in source.base.items() if in_aligner(name)]
     if not places:
-        raise ExportError(f"{source.base}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
+        raise ExportError(f"{source.base_folder}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
     path = folder / "aligner.safetensors"
     with path.open("xb") as file:
         file.write(header(tensor.info for tensor in places))
@@ -95,9 +104,9 @@ def write_aligner(source: Source, folder: Path) -> Written:
 
 def write_adapter(source: Source, folder: Path) -> Written:
     """peft's two files; adapter_config.json names the base's folder on this machine."""
-    if not source.adapter:
+    if not source.config:
         raise ExportError(f"{source.checkpoint}: full training has no adapter", "leave out --adapter-only")
     copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
-    values = {**source.adapter, "base_model_name_or_path": str(source.base), "inference_mode": True}
+    values = {**source.config, "base_model_name_or_path": str(source.base_folder), "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return Written(changed=source.changed, total_bytes=(folder / ADAPTER_FILE).stat().st_size)
+    return Written(changed=[*source.whole, *source.changed], total_bytes=(folder / ADAPTER_FILE).stat().st_size)

@@ -2,71 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from swiftalign.checkpoint.read import read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.sections import Config
 from swiftalign.methods import of_adapter
 from swiftalign.methods.keys import PeftKey
+from swiftalign.methods.merging import SavedAdapter
+from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import StoredTensor, read_json, stored_tensors
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import ExportError, ModelError, counted
+from swiftalign.problems import ExportError, ModelError, blocking, counted
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Source:
-    """A checked checkpoint and the base that it belongs to.
+class Source(SavedAdapter):
+    """A checked checkpoint and the base that it belongs to; for full training its `config` and `layers` are empty.
 
     Attributes:
-        checkpoint: folder of the checkpoint.
-        base: folder of the base model.
-        base_tensors: the base's tensors, by name.
-        adapter: peft's own config; empty for a checkpoint of full training.
+        base_folder: folder of the base model.
         plan: the plan of the run; None where the checkpoint has none.
-        tensors: the checkpoint's tensors, by its own names.
         whole: base tensor -> the checkpoint's tensor that replaces it.
-        adapted: layers of the base that have an adapter.
-        merged: names of the base tensors that the adapters change: weights, and biases that were trained too.
     """
 
-    checkpoint: Path
-    base: Path
-    base_tensors: dict[str, StoredTensor]
-    adapter: dict[str, Any]
+    base_folder: Path
     plan: TuningPlan | None
-    tensors: dict[str, StoredTensor]
     whole: dict[str, StoredTensor]
-    adapted: tuple[str, ...]
-    merged: tuple[str, ...]
-
-    @property
-    def changed(self) -> list[str]:
-        """Names of the base tensors that merging changes."""
-        return [*self.whole, *self.merged]
 
     @property
     def files(self) -> list[Path]:
         """The base's weight files."""
-        return sorted({tensor.file for tensor in self.base_tensors.values()})
+        return sorted({tensor.file for tensor in self.base.values()})
 
     @property
     def changed_files(self) -> set[Path]:
         """The base's weight files that hold a tensor which changes."""
-        return {self.base_tensors[name].file for name in self.changed}
+        return {self.base[name].file for name in (*self.whole, *self.changed)}
 
     @property
     def method(self) -> str:
         if self.plan is not None:
             return self.plan.method
-        method = of_adapter(self.adapter)
-        return method.name if method and self.adapted else "modules_to_save"
+        method = of_adapter(self.config)
+        return method.name if method and self.layers else "modules_to_save"
+
+    def merged_values(self, dtype: str | None = None) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of every tensor that changes, as peft merges into a base model loaded in ``dtype``."""
+        for name, tensor in self.whole.items():
+            yield name, cast(read_bytes(tensor), tensor.info.dtype, dtype or self.base[name].info.dtype)
+        if self.layers:
+            method = of_adapter(self.config)
+            assert method is not None, "verify() refuses adapters of other methods"
+            yield from method.merge(self, dtype)
 
 
 def read_source(path: Path, *, base: Path | None = None, config: Config | None = None) -> Source:
@@ -88,11 +82,18 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     if adapter.get("bias") == "lora_only":
         hint = "train with bias: none or bias: all"
         raise ExportError(f"{folder}: bias: lora_only trains biases that peft does not save", hint)
-    base = _base_folder(base, plan, adapter)
+    named = base or (plan.model if plan else None) or adapter.get("base_model_name_or_path")
+    if not named:
+        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
+    place = Path(str(named)).expanduser()
+    if not place.is_dir() and base is None and not place.is_absolute():
+        place = cached_folder(str(named), None, "huggingface") or place
+    if not place.is_dir():
+        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
+    base = place.absolute()
     # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
     checked = verify(checkpoint, base=None if plan or config else base, config=config, deep=True, resumable=False)
-    errors = [finding for finding in checked.findings if finding.severity == "error"]
-    if errors:
+    if errors := blocking(checked.findings):
         lines = "\n".join(f"{finding.message} [{finding.code}]" for finding in errors)
         raise ExportError(f"{folder} is not sound:\n{lines}", errors[0].hint or None)
     tensors, base_tensors = checkpoint.weights.stored, checked.base_tensors or stored_tensors(base)
@@ -105,8 +106,7 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     if not adapter and plan:
         trained = {item.key for item in plan.trainables}
         whole = {name: tensor for name, tensor in whole.items() if name in trained}
-    lacking = [name for name in (*whole, *merged) if name not in base_tensors]
-    if lacking:
+    if lacking := [name for name in (*whole, *merged) if name not in base_tensors]:
         others = f" and {counted(len(lacking) - 1, 'more tensor')}" if len(lacking) > 1 else ""
         raise ExportError(f"the base lacks {lacking[0]}{others}", "is this the right base?")
     for name, tensor in whole.items():
@@ -115,19 +115,7 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
             raise ExportError(f"{name} has the shape {mine}, in the base {theirs}", "is this the right base?")
     if plan:
         _refuse_other_base(base, base_tensors, plan)
-    return Source(folder, base, base_tensors, adapter, plan, tensors, whole, tuple(adapted), tuple(merged))
-
-
-def _base_folder(given: Path | None, plan: TuningPlan | None, adapter: dict[str, Any]) -> Path:
-    named = given or (plan.model if plan else None) or adapter.get("base_model_name_or_path")
-    if not named:
-        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
-    folder = Path(str(named)).expanduser()
-    if not folder.is_dir() and given is None and not folder.is_absolute():
-        folder = cached_folder(str(named), None, "huggingface") or folder
-    if not folder.is_dir():
-        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
-    return folder.absolute()
+    return Source(folder, adapter, tensors, base_tensors, tuple(adapted), tuple(merged), base, plan, whole)
 
 
 def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from swiftalign.exports.convert import convert_file
 from swiftalign.exports.folder import copy_file
-from swiftalign.exports.merge import merged_values
 from swiftalign.exports.source import Source
 from swiftalign.files import sync
 from swiftalign.model.bytes import digest, is_finite, read_bytes
@@ -46,6 +45,8 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
     Raises:
         ExportError: a file that was written is not what it should be.
     """
+    import numpy as np
+
     changed = source.changed_files
     placed: dict[str, Placed] = {}
     # Copying and syncing wait in the kernel: more threads than processors.
@@ -54,12 +55,19 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
         copies = {file: pool.submit(_write, file, folder, file in shared, dtype) for file in files}
         untouched = [] if dtype else [file for file in files if file not in changed and file not in shared]
         checks = [pool.submit(_check, copies[file], file, folder / file.name, []) for file in untouched]
-        for name, data in merged_values(source, dtype):
-            places = copies[source.base_tensors[name].file].result()
-            placed[name] = _put(places[name], data)
-        for file in changed:
-            inside = [item for item in placed.values() if item.place.file.name == file.name]
-            checks.append(pool.submit(_check, copies[file], file, folder / file.name, inside, copied=dtype is None))
+        for name, data in source.merged_values(dtype):
+            place = copies[source.base[name].file].result()[name]
+            if len(data) != place.end - place.begin:
+                raise ExportError(f"{name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
+            if not is_finite(np.frombuffer(data, np.uint8), place.info.dtype):
+                raise ExportError(f"{name}: after merging, holds numbers too large for {place.info.dtype}")
+            placed[name] = Placed(place, hashlib.sha256(data).hexdigest(), data == read_bytes(place))
+            with place.file.open("r+b") as file:
+                file.seek(place.begin)
+                file.write(data)
+        for path in changed:
+            inside = [item for item in placed.values() if item.place.file.name == path.name]
+            checks.append(pool.submit(_check, copies[path], path, folder / path.name, inside, copied=dtype is None))
         for check in checks:
             check.result()
     return placed
@@ -80,21 +88,6 @@ def _write(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[st
         copy_file(real, target)
         sync(target)  # while other files are copied; what is merged into it later is little
     return {tensor.info.name: tensor for tensor in read_stored(target)}
-
-
-def _put(place: StoredTensor, data: bytes) -> Placed:
-    """Write merged values over the base's."""
-    import numpy as np
-
-    if len(data) != place.end - place.begin:
-        raise ExportError(f"{place.info.name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
-    if not is_finite(np.frombuffer(data, np.uint8), place.info.dtype):
-        raise ExportError(f"{place.info.name}: after merging, holds numbers too large for {place.info.dtype}")
-    same = data == read_bytes(place)
-    with place.file.open("r+b") as file:
-        file.seek(place.begin)
-        file.write(data)
-    return Placed(place, hashlib.sha256(data).hexdigest(), same)
 
 
 def _check(
