@@ -66,8 +66,8 @@ def main() -> None:
             }
             for stage, made in stages.items():
                 seconds = statistics.median(seconds_per_row(made) for _ in range(ROUNDS))
-                loading = plan_loading(seconds, 1, 1 / options.rows_a_second, processes=1, cores=64)
-                print(f"{kind:6} {stage:24} {1 / seconds:6.1f} rows/s per core, {loading.needed} workers", flush=True)
+                workers, _ = plan_loading(seconds, 1, 1 / options.rows_a_second, processes=1, cores=64)
+                print(f"{kind:6} {stage:24} {1 / seconds:6.1f} rows/s per core, {workers} workers", flush=True)
 
 
 if __name__ == "__main__":

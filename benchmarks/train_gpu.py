@@ -262,7 +262,7 @@ def product_rate() -> float:
 def floor(shape: str, sizes: list[tuple[int, int]], batch: int, tokens_a_step: float, rate: float) -> float:
     """Seconds of a step if all counted operations ran at the rate of a large product."""
     assert QWEN3_VL.sizes is not None
-    trained = Trained(False, False, True, 0, 0, 0, "modules_to_save")
+    trained = Trained({"aligner"}, 0, 0, 0, "modules_to_save")
     visual = sum(width * height for width, height in sizes) / 1024 / len(sizes)
     text = tokens_a_step / batch - visual
     rows = [Row(round(w * h / 1024 + text), (w * h // 256,), round(text * 0.8)) for w, h in sizes]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swiftalign.cli import main
-from swiftalign.model.safetensors import read_header
+from swiftalign.model.safetensors import read_stored
 from swiftalign.plan.plan import read_plan
 
 GUIDE = Path(__file__).parent / "guide"
@@ -44,7 +44,7 @@ def yaml_of_hints(findings: list[dict[str, str]], folder: Path) -> list[Path]:
 def test_methods_1_4_and_5_train_unchanged(name: str, method: str, tensors: int, demo: Path, tmp_path: Path) -> None:
     assert train(tmp_path / "run", demo / "config.yaml", GUIDE / f"{name}.yaml") == 0
     assert read_plan(tmp_path / "run/plan.json").method == method
-    assert len(read_header(tmp_path / "run/checkpoint-30/adapter_model.safetensors")) == tensors
+    assert len(read_stored(tmp_path / "run/checkpoint-30/adapter_model.safetensors")) == tensors
 
 
 @pytest.mark.slow

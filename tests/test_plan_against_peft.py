@@ -40,7 +40,7 @@ from swiftalign.demo.model import build_model
 from swiftalign.methods.boft import Boft
 from swiftalign.model.families import published_config
 from swiftalign.model.meta import build_on_meta
-from swiftalign.model.safetensors import TensorInfo, read_header
+from swiftalign.model.safetensors import TensorInfo, read_stored
 from swiftalign.model.tree import Architecture, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
@@ -326,7 +326,7 @@ def test_a_checkpoint_of_full_training_holds_the_planned_tensors(name: str, reso
         if weight.requires_grad and config.tuner.trainable_dtype == "float32":
             weight.data = weight.data.float()
     model.save_pretrained(tmp_path)
-    assert listed(read_header(tmp_path / "model.safetensors")) == listed(plan.tensors)
+    assert listed([tensor.info for tensor in read_stored(tmp_path / "model.safetensors")]) == listed(plan.tensors)
 
 
 # -- Optimizer groups -------------------------------------------------------------------------------------------------

@@ -63,23 +63,29 @@ def predictor_of(
 # Choices
 
 
+@pytest.fixture(autouse=True)
+def everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftalign.speed.choose._installed", lambda name: True)
+
+
 def test_the_8b_on_an_h100_is_compiled_without_checkpointing() -> None:
     config, plan, predictor = predictor_of("8B")
-    choices = choose(config, plan, predictor, has=lambda name: True)
+    choices = choose(config, plan, predictor)
     assert (choices.kernels, choices.gradient_checkpointing, choices.padding_free) == ("compiled", False, True)
     assert set(choices.reasons) == {"kernels", "gradient_checkpointing", "padding_free"}
 
 
-def test_a_short_run_is_not_compiled() -> None:
+def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     config, plan, predictor = predictor_of("8B", training=", gradient_accumulation_steps: 1")
     short = replace(plan, schedule=replace(plan.schedule, steps=10))
-    assert choose(config, short, predictor, has=lambda name: True).kernels == "liger"
-    assert choose(config, short, predictor, has=lambda name: name != "liger_kernel").kernels == "plain"
+    assert choose(config, short, predictor).kernels == "liger"
+    monkeypatch.setattr("swiftalign.speed.choose._installed", lambda name: name != "liger_kernel")
+    assert choose(config, short, predictor).kernels == "plain"
 
 
 def test_a_small_card_gets_checkpointing() -> None:
     config, plan, predictor = predictor_of("8B", card="24GiB", training=", per_device_train_batch_size: 4")
-    assert choose(config, plan, predictor, has=lambda name: True).gradient_checkpointing
+    assert choose(config, plan, predictor).gradient_checkpointing
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_a_small_card_gets_checkpointing() -> None:
 )
 def test_the_config_has_the_last_word(training: str, name: str, value: Any) -> None:
     config, plan, predictor = predictor_of("8B", training=training)
-    assert getattr(choose(config, plan, predictor, has=lambda name: True), name) == value
+    assert getattr(choose(config, plan, predictor), name) == value
 
 
 def test_fp8_without_a_card_is_refused() -> None:
@@ -106,7 +112,7 @@ def test_fp8_without_a_card_is_refused() -> None:
 def test_layers_with_adapters_are_not_compiled() -> None:
     tuner = "tuner: {train_type: lora, freeze_llm: false, freeze_aligner: false}"
     config, plan, predictor = predictor_of("8B", tuner=tuner)
-    assert choose(config, plan, predictor, has=lambda name: True).kernels == "liger"
+    assert choose(config, plan, predictor).kernels == "liger"
 
 
 def test_auto_keeps_the_rows_of_a_step() -> None:
@@ -220,7 +226,7 @@ def test_counted_operations_are_those_of_a_real_model(demo: Path, demo_modules: 
     tokens, patches = batch["input_ids"].numel(), int(batch["image_grid_thw"].prod())
     sizes = QWEN3_VL.sizes
     assert sizes is not None
-    trained = Trained(False, False, True, 0, 0, 0, "modules_to_save")
+    trained = Trained({"aligner"}, 0, 0, 0, "modules_to_save")
     work = count(sizes(demo_modules.config), trained, [Row(tokens, (patches,), tokens)])
     # Of what is counted forward and backward, the forward part.
     forward = work.llm / 2 + work.head / 2 + work.vit + work.aligner / 3
@@ -257,13 +263,13 @@ def test_the_largest_padded_batch_holds_the_row_that_asks_shortest() -> None:
 
 
 def test_the_loader_says_when_cores_are_too_few() -> None:
-    enough = plan_loading(0.1, 4, 0.4, processes=1, cores=16)
-    few = plan_loading(0.5, 4, 0.1, processes=2, cores=8)
-    assert enough.problem is None
-    assert few.workers == 3
-    assert few.problem is not None
-    assert (few.problem.code, few.problem.severity) == ("loader-starves", "warning")
-    assert few.problem.message == "a GPU trains 40 rows/s, but 3 workers can read only 6: 26 would keep it busy"
+    _, none = plan_loading(0.1, 4, 0.4, processes=1, cores=16)
+    workers, problem = plan_loading(0.5, 4, 0.1, processes=2, cores=8)
+    assert none is None
+    assert workers == 3
+    assert problem is not None
+    assert (problem.code, problem.severity) == ("loader-starves", "warning")
+    assert problem.message == "a GPU trains 40 rows/s, but 3 workers can read only 6: 26 would keep it busy"
 
 
 # The command

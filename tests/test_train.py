@@ -15,7 +15,7 @@ from swiftalign.demo.model import build_model
 from swiftalign.demo.workspace import TINY_TRAINING
 from swiftalign.init.recipes import write_config
 from swiftalign.methods import offered
-from swiftalign.model.safetensors import read_header
+from swiftalign.model.safetensors import read_stored
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
@@ -65,7 +65,7 @@ def train(config: Path, run: Path, *options: str, overlay: Path | None = None) -
 def expect_saved(run: Path, plan: TuningPlan) -> None:
     """The newest checkpoint holds the plan's tensors and no other, AdaLoRA's with ranks within the plan's."""
     checkpoint = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    saved = {t.name: (t.shape, t.dtype) for t in read_header(checkpoint / "adapter_model.safetensors")}
+    saved = {t.info.name: (t.info.shape, t.info.dtype) for t in read_stored(checkpoint / "adapter_model.safetensors")}
     planned = {t.name: (t.shape, t.dtype) for t in plan.tensors}
     if not plan.ranks_may_shrink:
         assert saved == planned
@@ -153,7 +153,7 @@ def test_full_training_follows_the_freeze_flags(demo: Path, tmp_path: Path, prob
     plan = read_plan(run / "plan.json")
     moved = json.loads((run / "probe.json").read_text())["moved"]
     assert sorted(moved) == sorted(item.parameter for item in plan.trainables)
-    saved = {t.name: (t.shape, t.dtype) for t in read_header(run / "checkpoint-2/model.safetensors")}
+    saved = {t.info.name: (t.info.shape, t.info.dtype) for t in read_stored(run / "checkpoint-2/model.safetensors")}
     assert saved == {t.name: (t.shape, t.dtype) for t in plan.tensors}
 
 

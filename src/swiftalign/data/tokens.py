@@ -19,7 +19,7 @@ from swiftalign.data.records import Size
 from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError
 
-FACTOR = QWEN3_VL.pixel_factor
+FACTOR = QWEN3_VL.patch * QWEN3_VL.merge
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
 
 

@@ -69,10 +69,9 @@ def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:
     """max |tensor - base| in float32, for two tensors of the same shape; 0 if all bytes are equal."""
     import numpy as np
 
-    dtypes = tensor.info.dtype, base.info.dtype
+    dtypes, largest = (tensor.info.dtype, base.info.dtype), 0.0
     # NaN, and -0.0 in place of 0.0, are changes too.
     least = float(np.finfo(np.float32).tiny) if dtypes[0] == dtypes[1] else 0.0
-    largest = 0.0
     pieces = (blocks(each, BLOCK_BYTES * ITEM_SIZES[each.info.dtype]) for each in (tensor, base))
     for mine, theirs in zip(*pieces, strict=True):
         if dtypes[0] == dtypes[1] and mine == theirs:
@@ -91,9 +90,7 @@ def read_bytes(tensor: StoredTensor) -> bytes:
     Raises:
         ExportError: the file ends before the tensor does.
     """
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.begin)
-        data = file.read(tensor.end - tensor.begin)
+    data = b"".join(blocks(tensor, tensor.end - tensor.begin))
     if len(data) != tensor.end - tensor.begin:
         raise ExportError(f"{tensor.file}: the file ends inside {tensor.info.name!r}")
     return data
@@ -117,15 +114,13 @@ def cast(data: bytes, dtype: str, target: str) -> bytes:
     with np.errstate(over="ignore", invalid="ignore"):
         values = to_float(data, dtype)
         if target != "bfloat16":
-            converted: bytes = values.astype(target).tobytes()
-            return converted
+            return bytes(values.astype(target).tobytes())
     # bfloat16 is the upper half of float32, rounded by the lower half.
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
     # NaN would overflow into infinity; torch writes this one pattern for every NaN.
     rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = 0x7FC0
-    half: bytes = rounded.astype(np.uint16).tobytes()
-    return half
+    return bytes(rounded.astype(np.uint16).tobytes())
 
 
 def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
@@ -133,6 +128,6 @@ def load(tensor: StoredTensor, dtype: str | None = None) -> torch.Tensor:
     import torch
 
     data = bytearray(read_bytes(tensor))
-    stored: torch.dtype = getattr(torch, tensor.info.dtype)
+    stored = getattr(torch, tensor.info.dtype)
     values = torch.frombuffer(data, dtype=stored).reshape(tensor.info.shape) if data else torch.empty(0, dtype=stored)
     return values if dtype is None else values.to(getattr(torch, dtype))

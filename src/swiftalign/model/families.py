@@ -9,7 +9,7 @@ from swiftalign.model.family import Family
 from swiftalign.model.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from swiftalign.model.safetensors import TensorInfo
 
-_FAMILIES: dict[str, Family] = {}
+_FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE)}
 
 
 def register(family: Family) -> None:
@@ -20,10 +20,6 @@ def register(family: Family) -> None:
 def unregister(model_type: str) -> None:
     """Forget a family."""
     del _FAMILIES[model_type]
-
-
-for _family in (QWEN3_VL, QWEN3_VL_MOE):
-    register(_family)
 
 
 def find(model_type: str | None) -> Family | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swiftalign.model.safetensors import TensorInfo
+from swiftalign.model.safetensors import MAX_SIDE, TensorInfo
 from swiftalign.model.tree import Architecture, Kind, Model, Module
 from swiftalign.problems import ModelError
 
@@ -20,7 +20,6 @@ Shape = tuple[int, ...]
 Described = tuple[str, Kind, dict[str, Shape]]
 
 _MAX_COUNT = 10_000  # layers of a stack: no model has more, and listing them would take forever
-_MAX_SIDE = 2**48
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Sizes:
         vit_matrix: parameters that multiply one patch, over all blocks of the ViT.
         merge: patches per visual token.
         mergers: number of mergers in the aligner.
-        merged: input width and intermediate width of a merger.
         aligner_matrix: parameters that multiply one visual token, over all mergers.
     """
 
@@ -58,7 +56,6 @@ class Sizes:
     vit_matrix: int
     merge: int
     mergers: int
-    merged: int
     aligner_matrix: int
 
 
@@ -110,11 +107,6 @@ class Family:
     compiles: bool = False
     fp8: bool = False
 
-    @property
-    def pixel_factor(self) -> int:
-        """Side of a visual token, in pixels: the models see images whose sides are multiples of it."""
-        return self.patch * self.merge
-
     def build(self, config: dict[str, Any], source: str = "config.json", dtype: str | None = None) -> Model | None:
         """The model that a config describes; None where the config leaves a size to transformers' defaults.
 
@@ -129,7 +121,7 @@ class Family:
         by_name: dict[str, Module] = {}
         try:
             for name, kind, shapes in self.describe(config):
-                if not all(type(side) is int and 0 < side <= _MAX_SIDE for shape in shapes.values() for side in shape):
+                if not all(type(side) is int and 0 < side <= MAX_SIDE for shape in shapes.values() for side in shape):
                     raise TypeError(name)
                 parts = name.split(".")
                 for depth in range(1, len(parts)):

@@ -12,8 +12,6 @@ from swiftalign.model.families import published_ids
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 
-TIMEOUT_SECONDS = 10.0
-
 
 def fetch_config(model_id: str, revision: str | None, hub: str) -> Any:
     """A model's ``config.json`` from the hub client's cache, or else from the hub, with one request.
@@ -39,7 +37,7 @@ def fetch_config(model_id: str, revision: str | None, hub: str) -> Any:
             return read_json(Path(cached))
         # The client's own download retries for half a minute where there is no network.
         url = hf_hub_url(model_id, "config.json", revision=revision)
-        answer = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=10.0, follow_redirects=True)
         answer.raise_for_status()
         return json.loads(answer.content)
     except Exception as error:  # each client raises errors of many types

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swiftalign.model.families import find
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import Architecture, Kind, Model, ModelSource, Module
 from swiftalign.problems import ModelError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def model_from_config(config: dict[str, Any], source: ModelSource) -> Model:
@@ -41,9 +38,8 @@ def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = Fal
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    values = {key: value for key, value in model_config.items() if key != "model_type"}
     try:
-        hf_config = AutoConfig.for_model(str(model_config["model_type"]), **values)
+        hf_config = AutoConfig.for_model(**model_config)
         name = dtype or hf_config.dtype or "float32"
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(
@@ -71,16 +67,15 @@ def _architectures_of_swift(config: dict[str, Any], swift_type: str | None) -> l
     # Without a class, ms-swift would match every one of its types that names none.
     matched = get_matched_model_types(classes) if classes else []
     types = [swift_type] if swift_type else list(dict.fromkeys([config["model_type"], *matched]))
-    keys = [meta.model_arch for name in types if (meta := MODEL_MAPPING.get(name))]
     return [
         Architecture(key.arch_name, tuple(key.language_model), tuple(key.vision_tower), tuple(key.aligner))
-        for key in keys
-        if isinstance(key, MultiModelKeys) and key.aligner
+        for name in types
+        if (meta := MODEL_MAPPING.get(name)) and isinstance(key := meta.model_arch, MultiModelKeys) and key.aligner
     ]
 
 
-def model_of(model: nn.Module, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:
-    """Names, kinds, shapes and dtypes of a model that torch has built, on any device, the meta device included."""
+def model_of(model: Any, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:
+    """Names, kinds, shapes and dtypes of an ``nn.Module`` that torch has built, on any device, also the meta device."""
     from torch import nn
 
     classes: dict[Any, Kind] = {
@@ -95,8 +90,7 @@ def model_of(model: nn.Module, architecture: Architecture, *, source: str, confi
     by_name: dict[str, Module] = {}
     for name, module in model.named_modules():
         own = []
-        for weight_name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
-            full = f"{name}.{weight_name}"
+        for full, weight in module.named_parameters(name, recurse=False, remove_duplicate=False):
             own.append(TensorInfo(full, tuple(weight.shape), str(weight.dtype).removeprefix("torch.")))
             if seen.setdefault(id(weight), full) != full:
                 tied.add(full)
@@ -107,13 +101,12 @@ def model_of(model: nn.Module, architecture: Architecture, *, source: str, confi
             kind = Kind.CONTAINER if next(module.children(), None) is not None else Kind.PLAIN
         by_name[name] = Module(name, kind, tuple(own))
     del by_name[""]  # the model itself
-    dtype = next((w.dtype for m in by_name.values() for w in m.weights), "float32")
     return Model(
         source=source,
         model_type=str(config.get("model_type", "")),
         architecture=architecture,
         by_name=by_name,
-        dtype=dtype,
+        dtype=next((w.dtype for m in by_name.values() for w in m.weights), "float32"),
         tied=frozenset(tied),
         config=config,
     )

@@ -38,9 +38,8 @@ def _vit_and_aligner(vision: dict[str, Any]) -> Iterator[Described]:
         yield _linear(f"{block}.mlp.linear_fc1", width, inner)
         yield _linear(f"{block}.mlp.linear_fc2", inner, width)
         yield f"{block}.mlp.act_fn", Kind.PLAIN, {}
-    mergers = ["merger", *(f"deepstack_merger_list.{i}" for i in range(len(vision["deepstack_visual_indexes"])))]
     merged = width * vision["spatial_merge_size"] ** 2
-    for part in mergers:
+    for part in ("merger", *(f"deepstack_merger_list.{i}" for i in range(len(vision["deepstack_visual_indexes"])))):
         name = f"model.visual.{part}"
         # The merger normalises before it joins neighbouring patches, the deepstack mergers after.
         yield _layer_norm(f"{name}.norm", width if part == "merger" else merged)
@@ -62,18 +61,14 @@ def _llm(text: dict[str, Any]) -> Iterator[Described]:
         yield f"{layer}.post_attention_layernorm", Kind.NORM, {"weight": (width,)}
         yield f"{layer}.self_attn.q_norm", Kind.NORM, {"weight": (head,)}
         yield f"{layer}.self_attn.k_norm", Kind.NORM, {"weight": (head,)}
-        yield _linear(f"{layer}.self_attn.q_proj", width, queries, bias=bias)
-        yield _linear(f"{layer}.self_attn.k_proj", width, keys, bias=bias)
-        yield _linear(f"{layer}.self_attn.v_proj", width, keys, bias=bias)
+        for part, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+            yield _linear(f"{layer}.self_attn.{part}", width, outputs, bias=bias)
         yield _linear(f"{layer}.self_attn.o_proj", queries, width, bias=bias)
         if _is_sparse(index, text):
             experts, small = _experts(text), text["moe_intermediate_size"]
             yield f"{layer}.mlp.gate", Kind.PARAMETERS, {"weight": (experts, width)}
-            matrices: dict[str, Shape] = {
-                "gate_up_proj": (experts, 2 * small, width),
-                "down_proj": (experts, width, small),
-            }
-            yield f"{layer}.mlp.experts", Kind.PARAMETERS, matrices
+            gate_up, down = (experts, 2 * small, width), (experts, width, small)
+            yield f"{layer}.mlp.experts", Kind.PARAMETERS, {"gate_up_proj": gate_up, "down_proj": down}
             yield f"{layer}.mlp.experts.act_fn", Kind.PLAIN, {}
         else:
             yield _linear(f"{layer}.mlp.gate_proj", width, inner, bias=False)
@@ -106,9 +101,8 @@ def _sizes(config: dict[str, Any]) -> Sizes:
     text, vision = config["text_config"], config["vision_config"]
     width, layers, head = text["hidden_size"], text["num_hidden_layers"], text["head_dim"]
     queries, keys = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
-    inner = text["intermediate_size"]
-    if _is_sparse(layers - 1, text):
-        inner = text["moe_intermediate_size"] * text["num_experts_per_tok"]
+    sparse = _is_sparse(layers - 1, text)
+    inner = text["moe_intermediate_size"] * text["num_experts_per_tok"] if sparse else text["intermediate_size"]
     vit_width, vit_inner = vision["hidden_size"], vision["intermediate_size"]
     merge = vision["spatial_merge_size"] ** 2
     merged, mergers = vit_width * merge, 1 + len(vision["deepstack_visual_indexes"])
@@ -126,7 +120,6 @@ def _sizes(config: dict[str, Any]) -> Sizes:
         vit_matrix=vision["depth"] * (4 * vit_width**2 + 2 * vit_width * vit_inner),
         merge=merge,
         mergers=mergers,
-        merged=merged,
         aligner_matrix=mergers * (merged**2 + merged * vision["out_hidden_size"]),
     )
 

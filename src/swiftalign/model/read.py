@@ -8,7 +8,7 @@ from typing import Any
 
 from swiftalign.model.families import find, published_config, published_ids, shape_fits
 from swiftalign.model.family import config_dtype
-from swiftalign.model.safetensors import TensorInfo, read_header, read_json, weight_files
+from swiftalign.model.safetensors import TensorInfo, read_json, read_stored, weight_files
 from swiftalign.model.tree import Model, ModelSource
 from swiftalign.problems import ModelError
 
@@ -29,7 +29,7 @@ def read(source: ModelSource) -> Model:
     model, stored = None, {}
     if family:
         files = weight_files(folder) if folder.is_absolute() else []
-        stored = {tensor.name: tensor for file in files for tensor in read_header(file)}
+        stored = {tensor.info.name: tensor.info for file in files for tensor in read_stored(file)}
         first = next((tensor.dtype for tensor in stored.values()), None)
         source = replace(source, dtype=source.dtype or config_dtype(config) or first)
         model = family.build(config, source.path, source.dtype)
@@ -59,8 +59,7 @@ def _config(folder: Path, source: ModelSource) -> dict[str, Any]:
     if not folder.is_absolute():
         from swiftalign.model.hub import fetch_config
 
-        known = published_config(source.path)
-        config = known or fetch_config(source.path, source.revision, source.hub)
+        config = published_config(source.path) or fetch_config(source.path, source.revision, source.hub)
     elif not folder.exists():
         where = f"{source.where}: " if source.where else ""
         hint = f"name a model folder, or a hub id such as {published_ids()[1]}"

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,28 +16,20 @@ from swiftalign.problems import ModelError, Problem
 
 # safetensors' dtype names -> torch's name and bytes per element.
 _DTYPES: dict[str, tuple[str, int]] = {
-    "F64": ("float64", 8),
-    "F32": ("float32", 4),
-    "F16": ("float16", 2),
+    **{f"F{bits}": (f"float{bits}", bits // 8) for bits in (16, 32, 64)},
+    **{f"I{bits}": (f"int{bits}", bits // 8) for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": (f"uint{bits}", bits // 8) for bits in (8, 16, 32, 64)},
     "BF16": ("bfloat16", 2),
     "F8_E4M3": ("float8_e4m3fn", 1),
     "F8_E5M2": ("float8_e5m2", 1),
     "F8_E8M0": ("float8_e8m0fnu", 1),
-    "I64": ("int64", 8),
-    "I32": ("int32", 4),
-    "I16": ("int16", 2),
-    "I8": ("int8", 1),
-    "U64": ("uint64", 8),
-    "U32": ("uint32", 4),
-    "U16": ("uint16", 2),
-    "U8": ("uint8", 1),
     "BOOL": ("bool", 1),
 }
 ITEM_SIZES = dict(_DTYPES.values())
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_JSON_BYTES = 64_000_000
-_MAX_SIDE = 2**48
+MAX_SIDE = 2**48
 MAX_NAME = 1000
 
 DAMAGED = "fetch or save the file again: it is damaged or incomplete"
@@ -81,11 +73,6 @@ def scan_header(path: Path) -> tuple[list[StoredTensor], list[Problem]]:
     References:
         https://github.com/huggingface/safetensors, "Format".
     """
-    tensors: list[StoredTensor] = []
-    return tensors, list(_scan(path, tensors))
-
-
-def _scan(path: Path, tensors: list[StoredTensor]) -> Iterator[Problem]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -94,25 +81,21 @@ def _scan(path: Path, tensors: list[StoredTensor]) -> Iterator[Problem]:
             data = file.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
         header = json.loads(data, object_pairs_hook=_without_duplicates) if data else None
     except OSError as error:
-        yield _damage("file-unreadable", path, error.strerror or str(error))
-        return
+        return [], [_damage("file-unreadable", path, error.strerror or str(error))]
     except (ValueError, RecursionError) as error:
-        yield _damage("header-corrupt", path, f"its header is not valid JSON ({error})")
-        return
+        return [], [_damage("header-corrupt", path, f"its header is not valid JSON ({error})")]
     if size == 0:
-        yield _damage("file-empty", path, "has zero bytes")
-    elif len(first) < 8 or length > size - 8:
-        yield _damage("file-truncated", path, f"its header claims {length} bytes, but the file has {size}")
-    elif length > MAX_HEADER_BYTES:
-        yield _damage("header-corrupt", path, f"its header claims {length} bytes, more than the format allows")
-    elif not isinstance(header, dict):
-        yield _damage("header-corrupt", path, "its header is not a mapping")
-    else:
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            yield _damage("header-corrupt", path, "its header's __metadata__ is not a mapping of strings")
-            return
-        yield from _place(path, header, 8 + length, size, tensors)
+        return [], [_damage("file-empty", path, "has zero bytes")]
+    if len(first) < 8 or length > size - 8:
+        return [], [_damage("file-truncated", path, f"its header claims {length} bytes, but the file has {size}")]
+    if length > MAX_HEADER_BYTES:
+        return [], [_damage("header-corrupt", path, f"its header claims {length} bytes, more than the format allows")]
+    if not isinstance(header, dict):
+        return [], [_damage("header-corrupt", path, "its header is not a mapping")]
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        return [], [_damage("header-corrupt", path, "its header's __metadata__ is not a mapping of strings")]
+    return _place(path, header, 8 + length, size)
 
 
 def _damage(code: str, path: Path, what: str) -> Problem:
@@ -126,25 +109,27 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _place(path: Path, header: dict[str, Any], start: int, size: int, tensors: list[StoredTensor]) -> Iterator[Problem]:
+def _place(path: Path, header: dict[str, Any], start: int, size: int) -> tuple[list[StoredTensor], list[Problem]]:
     """Check that the tensors fill the file's bytes [start, size) from end to end, without overlap."""
+    tensors: list[StoredTensor] = []
+    found: list[tuple[str, str]] = []  # code, and what is wrong
     for name, entry in header.items():
         try:
             shape, (begin, end) = entry["shape"], entry["data_offsets"]
             sound = isinstance(shape, list) and len(shape) <= 16 and len(name) <= MAX_NAME
             sound = sound and name.isprintable()  # a terminal would obey control characters
-            sound = sound and all(type(number) is int and 0 <= number < _MAX_SIDE for number in (*shape, begin, end))
+            sound = sound and all(type(number) is int and 0 <= number < MAX_SIDE for number in (*shape, begin, end))
             info = TensorInfo(name, tuple(shape), _DTYPES[entry["dtype"]][0])
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:
-            yield _damage("header-corrupt", path, f"the header's entry for {name[:200]!r} is malformed")
+            found.append(("header-corrupt", f"the header's entry for {name[:200]!r} is malformed"))
         elif end - begin != info.nbytes:
             what = f"{name!r} takes {info.nbytes} bytes, but its data_offsets span {end - begin}"
-            yield _damage("header-corrupt", path, what)
+            found.append(("header-corrupt", what))
         elif start + end > size:
             what = f"{name!r} ends at byte {end}, but the file has {size - start} bytes of data"
-            yield _damage("file-truncated", path, what)
+            found.append(("file-truncated", what))
         else:
             tensors.append(StoredTensor(info, path, start + begin, start + end))
     placed = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
@@ -153,11 +138,12 @@ def _place(path: Path, header: dict[str, Any], start: int, size: int, tensors: l
     overlapping = next((name for gap, name in gaps if gap < 0), None)
     hole = next((f"{gap} bytes before {name!r}" for gap, name in gaps if gap > 0), None)
     if overlapping is not None:
-        yield _damage("header-overlap", path, f"{overlapping!r} overlaps the tensor before it")
+        found.append(("header-overlap", f"{overlapping!r} overlaps the tensor before it"))
     elif len(tensors) == len(header) and hole:
-        yield _damage("header-holes", path, f"{hole} belong to no tensor")
+        found.append(("header-holes", f"{hole} belong to no tensor"))
     elif len(tensors) == len(header) and ends[-1] < size:
-        yield _damage("header-holes", path, f"its last {size - ends[-1]} bytes belong to no tensor")
+        found.append(("header-holes", f"its last {size - ends[-1]} bytes belong to no tensor"))
+    return tensors, [_damage(code, path, what) for code, what in found]
 
 
 def read_stored(path: Path) -> list[StoredTensor]:
@@ -175,11 +161,6 @@ def _refuse(problems: Iterable[Problem]) -> None:
     """Raise the first problem, if there is any."""
     for problem in problems:
         raise ModelError(problem.message, problem.hint)
-
-
-def read_header(path: Path) -> list[TensorInfo]:
-    """The tensors that a safetensors file lists, in the header's order; raises as `read_stored` does."""
-    return [tensor.info for tensor in read_stored(path)]
 
 
 def read_json(path: Path) -> Any:

@@ -160,14 +160,12 @@ class Model:
     @cached_property
     def mergers(self) -> tuple[str, ...]:
         """The aligner's parts: its prefixes, where a module list is replaced by its members."""
-        parts: list[str] = []
-        for prefix in self.architecture.aligner:
-            module = self.by_name.get(prefix)
-            if module is not None and module.kind is Kind.MODULE_LIST:
-                parts += self.members(prefix)
-            elif module is not None:
-                parts.append(prefix)
-        return tuple(parts)
+        return tuple(
+            part
+            for prefix in self.architecture.aligner
+            if prefix in self
+            for part in (self.members(prefix) if self.by_name[prefix].kind is Kind.MODULE_LIST else [prefix])
+        )
 
     def members(self, name: str) -> list[str]:
         """The direct children of a module list, in order."""

@@ -30,9 +30,6 @@ class Card:
     measured: bool = False
 
 
-# Shares of the makers' dense bf16 rate and bandwidth that large products and copies reach, as measured on an H100.
-_REACHED_RATE, _REACHED_BANDWIDTH = 0.8, 0.9
-
 # Name -> GiB, dense bf16 TFLOP/s and TB/s, from NVIDIA's data sheets.
 _SHEETS = {
     "H200": (140, 989, 4.8),
@@ -55,7 +52,13 @@ _SHEETS = {
     "RTX 4090": (24, 165, 1.01),
     "RTX 3090": (24, 71, 0.94),
 }
-_MEASURED = {"H100": (798e12, 3.0e12), "H200": (788e12, 4.3e12)}
+# Large products and copies reach these shares of the makers' rate and bandwidth, as measured on an H100.
+_CARDS = {
+    name: Card(name, memory * GIB, teraflops * 1e12 * 0.8, terabytes * 1e12 * 0.9)
+    for name, (memory, teraflops, terabytes) in _SHEETS.items()
+}
+for _name, _rate, _bandwidth in (("H100", 798e12, 3.0e12), ("H200", 788e12, 4.3e12)):
+    _CARDS[_name] = replace(_CARDS[_name], rate=_rate, bandwidth=_bandwidth, measured=True)
 
 
 def named_card(text: str) -> Card:
@@ -73,11 +76,11 @@ def named_card(text: str) -> Card:
     if size:  # a card sold as 80 GB has 80 GiB
         return Card(f"{size[1]} GiB", int(float(size[1]) * GIB))
     letters = re.sub(r"\W", "", text).lower()
-    key = next((name for name in _SHEETS if re.sub(r"\W", "", name).lower() == letters), None)
-    if key is None:
-        hint = f"give the card's memory, e.g. 80GiB, or one of {', '.join(_SHEETS)}"
-        raise SwiftalignError(f"--gpu {text}: no such card", hint)
-    return _card(key)
+    for name, card in _CARDS.items():
+        if re.sub(r"\W", "", name).lower() == letters:
+            return card
+    hint = f"give the card's memory, e.g. 80GiB, or one of {', '.join(_CARDS)}"
+    raise SwiftalignError(f"--gpu {text}: no such card", hint)
 
 
 def present_card() -> Card | None:
@@ -92,12 +95,5 @@ def present_card() -> Card | None:
         return None
     memory = int(mebibytes) * 2**20
     words = re.split(r"[\s-]+", name.strip().upper())
-    known = next((_card(key) for key in _SHEETS if set(key.upper().split()) <= set(words)), Card("", memory))
+    known = next((card for key, card in _CARDS.items() if set(key.upper().split()) <= set(words)), Card("", memory))
     return replace(known, name=name.strip(), memory=memory)
-
-
-def _card(key: str) -> Card:
-    memory, teraflops, terabytes = _SHEETS[key]
-    rate, bandwidth = teraflops * 1e12 * _REACHED_RATE, terabytes * 1e12 * _REACHED_BANDWIDTH
-    rate, bandwidth = _MEASURED.get(key, (rate, bandwidth))
-    return Card(key, memory * GIB, rate, bandwidth, key in _MEASURED)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from swiftalign.config.deepspeed import zero_section
@@ -46,24 +47,17 @@ def choose_for_card(
     Raises:
         SwiftalignError: the config asks for something that this run can't have.
     """
-    processes, predictor, fitting = plan.schedule.processes, None, 1
+    training, processes, predictor, shards = config.training, plan.schedule.processes, None, 1
     if card:
-        shards = processes if _shares_weights(config) else 1
+        with suppress(ModelError, ValueError):  # pre-flight reports it
+            if training.deepspeed and zero_section(training.deepspeed).get("stage") == 3:
+                shards = processes
         predictor = Predictor.of(model, plan, card, rows or [ASSUMED], shards=shards)
-    if predictor and config.training.per_device_train_batch_size == "auto":
+    if predictor and training.per_device_train_batch_size == "auto":
         fitting = fitting_batch(config, plan, predictor)
-    if fitting > 1:  # another batch changes the number of steps
-        plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
+        if fitting > 1:  # another batch changes the number of steps
+            plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
     return plan, choose(config, plan, predictor), predictor
-
-
-def _shares_weights(config: Config) -> bool:
-    """Whether the GPUs of a run share the weights (ZeRO-3)."""
-    setting = config.training.deepspeed
-    try:
-        return bool(setting and zero_section(setting).get("stage") == 3)
-    except (ModelError, ValueError):
-        return False  # pre-flight reports it
 
 
 def _installed(name: str) -> bool:
@@ -71,22 +65,17 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None or shutil.which(name) is not None
 
 
-def choose(
-    config: Config, plan: TuningPlan, predictor: Predictor | None, *, has: Callable[[str], bool] = _installed
-) -> Choices:
+def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Choices:
     """The choices of a run; a setting that the config names is taken from there.
 
     Args:
         predictor: None without a GPU, or for a model without predictions: then ms-swift's defaults are taken.
-        has: whether a Python package or a program of this name is there.
 
     Raises:
         SwiftalignError: the config asks for something that this run can't have.
     """
-    training = config.training
-    given = training.gradient_checkpointing
-    vit_trains = any(item.component == "vit" for item in plan.trainables)
-    vit_checkpointing = vit_trains and given is not False
+    training, given = config.training, config.training.gradient_checkpointing
+    vit_checkpointing = given is not False and any(item.component == "vit" for item in plan.trainables)
     where = config.where("training", "frozen_fp8")
     if predictor is None:
         if training.frozen_fp8:
@@ -102,10 +91,10 @@ def choose(
             reasons={"gradient_checkpointing": why},
         )
     family = find(plan.model_type)
-    if training.frozen_fp8 and not (family and family.fp8 and not predictor.trained.llm):
+    if training.frozen_fp8 and not (family and family.fp8 and "llm" not in predictor.trained.parts):
         message = f"{where}: training.frozen_fp8 is for a dense Qwen3-VL whose LLM is frozen"
         raise SwiftalignError(message, "leave it out")
-    choices = _without_checkpointing(config, plan, predictor, has)
+    choices = _without_checkpointing(config, plan, predictor)
     checkpointing = not predictor.fits(choices) if given is None else given
     fitting = "the largest batch does not fit otherwise" if checkpointing else "the largest batch fits without"
     choices.reasons["gradient_checkpointing"] = fitting if given is None else _AS_CONFIGURED
@@ -117,16 +106,14 @@ def choose(
 
 def fitting_batch(config: Config, plan: TuningPlan, predictor: Predictor) -> int:
     """Rows of the largest batch that fits, without gradient checkpointing where that is possible; at least 1."""
-    given, choices = config.training.gradient_checkpointing, _without_checkpointing(config, plan, predictor, _installed)
+    given, choices = config.training.gradient_checkpointing, _without_checkpointing(config, plan, predictor)
     fitting = 0 if given else predictor.largest_batch(choices)
     if not fitting and given is not False:
         fitting = predictor.largest_batch(replace(choices, gradient_checkpointing=True))
     return max(fitting, 1)
 
 
-def _without_checkpointing(
-    config: Config, plan: TuningPlan, predictor: Predictor, has: Callable[[str], bool]
-) -> Choices:
+def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predictor) -> Choices:
     """The choices of attention, kernels and FP8, with their reasons."""
     training = config.training
     given, reasons = training.padding_free, {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
@@ -134,41 +121,33 @@ def _without_checkpointing(
     if given is None:
         ruled_out = "model.attention or sequence_parallel_size rules it out"
         reasons["padding_free"] = ruled_out if other else "torch's own attention supports it"
-    liger: Kernels = "plain"
-    if training.use_liger_kernel is not False and (training.use_liger_kernel or has("liger_kernel")):
-        liger = "liger"
+    liger = _installed("liger_kernel") if training.use_liger_kernel is None else training.use_liger_kernel
     choices = Choices(
         plan.schedule.batch,
         gradient_checkpointing=False,
         padding_free=not other if given is None else given,
-        kernels="compiled" if training.torch_compile else liger,
+        kernels="compiled" if training.torch_compile else "liger" if liger else "plain",
         frozen_fp8=training.frozen_fp8,
         reasons=reasons,
     )
     if training.torch_compile is not None:
         return choices
-    compiles, reasons["kernels"] = _compiles(config, plan, predictor, choices, has)
-    return replace(choices, kernels="compiled") if compiles else choices
-
-
-def _compiles(
-    config: Config, plan: TuningPlan, predictor: Predictor, choices: Choices, has: Callable[[str], bool]
-) -> tuple[bool, str]:
-    """Whether to compile the frozen layers, and why."""
-    family = find(plan.model_type)
-    if not (family and family.compiles):
-        return False, "compiling was not measured for this model"
-    if predictor.trained.llm:
-        return False, "the LLM's layers train"
-    if config.training.deepspeed or config.training.fsdp:
-        return False, "compiling was not measured with DeepSpeed or FSDP"
-    if not has("triton") or not (has("cc") or has("gcc")):
-        return False, "compiling needs triton and a C compiler"
-    plain = replace(choices, frozen_fp8=False)
+    family, plain = find(plan.model_type), replace(choices, frozen_fp8=False)
     slow, fast = predictor.seconds(plain), predictor.seconds(replace(plain, kernels="compiled"))
-    if slow is None or fast is None:
-        return False, "the card's speed is not known, so it can't be said whether compiling pays back"
     batches = (plan.schedule.steps or 0) * plan.schedule.accumulation
-    if (slow - fast) * batches <= _COMPILE_SECONDS:
-        return False, "compiling would not pay back in so short a run"
-    return True, f"compiling saves about {(slow - fast) * 1000:.0f} ms per batch, in {batches:,} batches"
+    if not (family and family.compiles):
+        reasons["kernels"] = "compiling was not measured for this model"
+    elif "llm" in predictor.trained.parts:
+        reasons["kernels"] = "the LLM's layers train"
+    elif training.deepspeed or training.fsdp:
+        reasons["kernels"] = "compiling was not measured with DeepSpeed or FSDP"
+    elif not _installed("triton") or not (_installed("cc") or _installed("gcc")):
+        reasons["kernels"] = "compiling needs triton and a C compiler"
+    elif slow is None or fast is None:
+        reasons["kernels"] = "the card's speed is not known, so it can't be said whether compiling pays back"
+    elif (slow - fast) * batches <= _COMPILE_SECONDS:
+        reasons["kernels"] = "compiling would not pay back in so short a run"
+    else:
+        reasons["kernels"] = f"compiling saves about {(slow - fast) * 1000:.0f} ms per batch, in {batches:,} batches"
+        return replace(choices, kernels="compiled")
+    return choices

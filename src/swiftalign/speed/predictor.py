@@ -7,6 +7,7 @@ rate, and of the bytes that pass through its memory. `benchmarks/RESULTS.md` com
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -84,11 +85,8 @@ class Predictor:
 
     def largest_batch(self, choices: Choices) -> int:
         """The most rows per batch with which the largest batch fits; 0 where not even one row does."""
-        low, high = 0, LARGEST_BATCH
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.fits(replace(choices, batch=middle)) else (low, middle - 1)
-        return low
+        batches = range(1, LARGEST_BATCH + 1)
+        return bisect_left(batches, True, key=lambda batch: not self.fits(replace(choices, batch=batch)))
 
     def largest_rows(self, choices: Choices) -> list[Row]:
         """The batch that takes most memory: the longest rows, and with padding the row with the shortest question."""
@@ -112,16 +110,15 @@ class Predictor:
         training = 3 * trained_bytes  # gradients, and Adam's two averages
         # Elements kept per token and LLM layer: the inputs of both norms; queries and keys before and after their
         # norms; values; the attention's result with its sums; and both halves of the gated product.
-        own = 2 * sizes.width + 2 * (sizes.queries + sizes.keys) + sizes.keys + sizes.queries + 2 * sizes.inner
-        layer = own * _MORE_KEPT[choices.kernels]
-        if trained.llm:  # the inputs of the layers whose weights train
+        layer = (2 * sizes.width + 3 * (sizes.queries + sizes.keys) + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]
+        if "llm" in trained.parts:  # the inputs of the layers whose weights train
             layer += 2 * sizes.width + sizes.queries + sizes.inner
         # Activations that are kept until the backward pass.
         kept: float = tokens * (sizes.layers * (sizes.width if choices.gradient_checkpointing else layer)) * element
-        if trained.aligner or trained.vit:  # norm, first layer and activation, before and after
-            aligner = 5 * sizes.mergers * sizes.merged + 2 * sizes.mergers * sizes.width
+        if "aligner" in trained.parts or "vit" in trained.parts:  # norm, first layer and activation, before and after
+            aligner = sizes.mergers * (5 * sizes.vit_width * sizes.merge + 2 * sizes.width)
             kept += patches // sizes.merge * aligner * element
-        if trained.vit:
+        if "vit" in trained.parts:
             kept += patches * sizes.vit_layers * (10 * sizes.vit_width + 3 * sizes.vit_inner) * element
         kept += METHODS[trained.method].dense_copies * trained.adapted_numel * element
         # One layer in work.
@@ -140,22 +137,20 @@ class Predictor:
         rate, bandwidth, size = self.card.rate, self.card.bandwidth, choices.batch
         if rate is None or bandwidth is None:
             return None
-        starts = range(0, min(len(self.rows), BATCHES_TIMED * size), size)
-        batches = ([self.rows[index % len(self.rows)] for index in range(first, first + size)] for first in starts)
-        return sum(self._batch_seconds(rows, choices, rate, bandwidth) for rows in batches) / len(starts)
-
-    def _batch_seconds(self, rows: list[Row], choices: Choices, rate: float, bandwidth: float) -> float:
-        sizes, again = self.sizes, choices.gradient_checkpointing
-        rows = rows if choices.padding_free else padded(rows)
-        work = count(sizes, self.trained, rows, checkpointing=again)
-        llm = work.llm / (_FP8_GAIN if choices.frozen_fp8 else 1.0)
-        products = (llm + work.head + work.vit + work.aligner) / (rate * _PRODUCTS)
-        attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION)
-        tokens, patches = sum(row.tokens for row in rows), sum(sum(row.patches) for row in rows)
+        sizes, again, times = self.sizes, choices.gradient_checkpointing, []
         llm_elements = 8 * sizes.inner + 24 * sizes.width + 12 * (sizes.queries + sizes.keys)
-        vit_elements = 2 * sizes.vit_inner + 24 * sizes.vit_width
-        elements = tokens * sizes.layers * llm_elements * (1.4 if again else 1.0)
-        elements += patches * sizes.vit_layers * vit_elements
-        traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
-        layers = sizes.layers * (1 + _FORWARD * again) + sizes.vit_layers * (1 if self.trained.vit else _FORWARD)
-        return max(products + attention + traffic, layers * _STARTS[choices.kernels]) + _BATCH_SECONDS
+        vit_passes = 1 if "vit" in self.trained.parts else _FORWARD
+        layers = sizes.layers * (1 + _FORWARD * again) + sizes.vit_layers * vit_passes
+        for first in range(0, min(len(self.rows), BATCHES_TIMED * size), size):
+            rows = [self.rows[index % len(self.rows)] for index in range(first, first + size)]
+            rows = rows if choices.padding_free else padded(rows)
+            work = count(sizes, self.trained, rows, checkpointing=again)
+            llm = work.llm / (_FP8_GAIN if choices.frozen_fp8 else 1.0)
+            products = (llm + work.head + work.vit + work.aligner) / (rate * _PRODUCTS)
+            attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION)
+            tokens, patches = sum(row.tokens for row in rows), sum(sum(row.patches) for row in rows)
+            elements = tokens * sizes.layers * llm_elements * (1.4 if again else 1.0)
+            elements += patches * sizes.vit_layers * (2 * sizes.vit_inner + 24 * sizes.vit_width)
+            traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
+            times.append(max(products + attention + traffic, layers * _STARTS[choices.kernels]) + _BATCH_SECONDS)
+        return sum(times) / len(times)

@@ -30,10 +30,9 @@ def rows_of(rows: Rows, encoding: Encoding) -> list[Row]:
                 sizes = [size_of(image) for image in row.images if image]
                 if text := encoding.conversation(row, sizes):
                     known.append((text, sizes))
-    whole = [text for text, _ in known]
-    answers = [Conversation(text.texts[1::2], 0) for text in whole]
-    counted = zip(known, encoding.lengths(whole), encoding.lengths(answers), strict=True)
+    tokens = encoding.lengths([text for text, _ in known])
+    labels = encoding.lengths([Conversation(text.texts[1::2], 0) for text, _ in known])
     return [
-        Row(tokens, tuple(QWEN3_VL.merge**2 * visual_tokens(*size, encoding.limits) for size in sizes), labels)
-        for (_, sizes), tokens, labels in counted
+        Row(whole, tuple(QWEN3_VL.merge**2 * visual_tokens(*size, encoding.limits) for size in sizes), answers)
+        for (_, sizes), whole, answers in zip(known, tokens, labels, strict=True)
     ]

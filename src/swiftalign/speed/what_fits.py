@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from swiftalign.model.families import find
@@ -71,19 +70,15 @@ def what_fits(predictor: Predictor, plan: TuningPlan, choices: Choices, *, assum
         chosen = (kind, checkpointing) == (choices.kernels, choices.gradient_checkpointing)
         settings.append(Setting(kind, checkpointing, peak, largest, step, epoch, chosen))
     longest = max(row.tokens for row in predictor.rows)
-    estimates = tuple(_estimates(predictor, plan, assumed))
-    return WhatFits(predictor.card, schedule.batch, longest, tuple(settings), estimates)
-
-
-def _estimates(predictor: Predictor, plan: TuningPlan, assumed: bool) -> Iterator[str]:
-    family, trained = find(plan.model_type), predictor.trained
+    family, trained, estimates = find(plan.model_type), predictor.trained, []
     if assumed:
-        yield "no data is given: every row is assumed to be a 1024x768 image and 350 tokens of text"
+        estimates.append("no data is given: every row is assumed to be a 1024x768 image and 350 tokens of text")
     if predictor.card.rate is None:
-        yield "times can only be predicted for a named card, e.g. --gpu H100"
+        estimates.append("times can only be predicted for a named card, e.g. --gpu H100")
     elif not predictor.card.measured:
-        yield f"the speed of {predictor.card.name} is from its data sheet"
+        estimates.append(f"the speed of {predictor.card.name} is from its data sheet")
     if family is None or predictor.sizes.width not in family.measured_widths:
-        yield "an estimate: measured with the 4B and the 8B on one H100"
-    elif trained.llm or trained.vit or trained.method != "modules_to_save":
-        yield "an estimate: measured with modules_to_save on the aligner"
+        estimates.append("an estimate: measured with the 4B and the 8B on one H100")
+    elif set(trained.parts) - {"aligner"} or trained.method != "modules_to_save":
+        estimates.append("an estimate: measured with modules_to_save on the aligner")
+    return WhatFits(predictor.card, schedule.batch, longest, tuple(settings), tuple(estimates))

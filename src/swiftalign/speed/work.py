@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from swiftalign.model.family import Sizes
-from swiftalign.model.tree import Model
+from swiftalign.model.tree import Component, Model
 from swiftalign.plan.plan import TuningPlan
 
 
@@ -39,18 +39,14 @@ class Trained:
     """What decides how far back gradients run in a model, and how much memory they need.
 
     Attributes:
-        llm: whether something in the LLM trains.
-        vit: whether something in the ViT trains.
-        aligner: whether something in the aligner trains.
+        parts: the components in which something trains.
         numel: number of parameters that train.
         float32: number of parameters that train in float32.
         adapted_numel: number of parameters in the layers that carry an adapter.
         method: the tuning method.
     """
 
-    llm: bool
-    vit: bool
-    aligner: bool
+    parts: Collection[Component]
     numel: int
     float32: int
     adapted_numel: int
@@ -58,11 +54,8 @@ class Trained:
 
     @classmethod
     def by(cls, plan: TuningPlan, model: Model) -> Trained:
-        parts = {item.component for item in plan.trainables}
         return cls(
-            "llm" in parts,
-            "vit" in parts,
-            "aligner" in parts,
+            {item.component for item in plan.trainables},
             numel=sum(item.numel for item in plan.trainables),
             float32=sum(item.numel for item in plan.trainables if item.dtype == "float32"),
             adapted_numel=sum(weight.numel for name in plan.adapted for weight in model.by_name[name].weights),
@@ -105,29 +98,26 @@ def count(sizes: Sizes, trained: Trained, rows: Sequence[Row], *, checkpointing:
     """
     tokens, labels = sum(row.tokens for row in rows), sum(row.labels for row in rows)
     patches = [count for row in rows for count in row.patches]
-    merged = sum(patches) / sizes.merge
     again = _FORWARD if checkpointing else 0
-    llm = _FORWARD + again + _BY_INPUT + (_BY_WEIGHT if trained.method == "full" and trained.llm else 0)
-    vit = _FORWARD + (_BY_INPUT + _BY_WEIGHT if trained.vit else 0)
+    llm = _FORWARD + again + _BY_INPUT + (_BY_WEIGHT if trained.method == "full" and "llm" in trained.parts else 0)
+    vit = _FORWARD + (_BY_INPUT + _BY_WEIGHT if "vit" in trained.parts else 0)
     pairs = sum(row.tokens**2 for row in rows) / 2  # each token sees those before it
-    seen = sum(count**2 for count in patches)
     attention = _ATTENTION_FORWARD * (2 if checkpointing else 1) + _ATTENTION_BACKWARD
-    vit_attention = _ATTENTION_FORWARD + (_ATTENTION_BACKWARD if trained.vit else 0)
+    vit_attention = _ATTENTION_FORWARD + (_ATTENTION_BACKWARD if "vit" in trained.parts else 0)
     return Work(
         llm=llm * sizes.matrix * tokens,
         head=(_FORWARD + _BY_INPUT) * sizes.vocabulary * sizes.width * labels,
         vit=vit * sizes.vit_matrix * sum(patches),
-        aligner=(_FORWARD + _BY_INPUT + _BY_WEIGHT) * sizes.aligner_matrix * merged,
+        aligner=(_FORWARD + _BY_INPUT + _BY_WEIGHT) * sizes.aligner_matrix * (sum(patches) / sizes.merge),
         llm_attention=attention * sizes.layers * sizes.queries * pairs,
-        vit_attention=vit_attention * sizes.vit_layers * sizes.vit_width * seen,
+        vit_attention=vit_attention * sizes.vit_layers * sizes.vit_width * sum(count**2 for count in patches),
     )
 
 
-def padded(rows: Iterable[Row]) -> list[Row]:
+def padded(rows: Sequence[Row]) -> list[Row]:
     """The rows of a batch with padding: each is as long as the longest.
 
     ms-swift computes the logits of every position from the beginning of the earliest answer in the batch.
     """
-    rows = list(rows)
     longest, first = max(row.tokens for row in rows), min(row.question for row in rows)
     return [Row(longest, row.patches, longest - first) for row in rows]

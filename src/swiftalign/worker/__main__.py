@@ -32,6 +32,8 @@ from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.grounding_eval import GroundingEval
 from swiftalign.worker.pipeline import AlignerSft
 
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+
 
 def main(argv: list[str]) -> int:
     """Run, and turn an exception into an event; the traceback goes to the log."""
@@ -43,10 +45,8 @@ def main(argv: list[str]) -> int:
         return 0
     except Exception as error:
         traceback.print_exc()
-        if isinstance(error, SwiftalignError):
-            message, hint, exit_code = error.message, error.hint, error.exit_code
-        else:
-            (message, hint), exit_code = explain(error), 1
+        message, hint = explain(error)
+        exit_code = error.exit_code if isinstance(error, SwiftalignError) else 1
         # An error is reported from every process.
         (writer or EventWriter(run_folder)).write("error", message=message, hint=hint, exit_code=exit_code)
         return exit_code
@@ -87,42 +87,37 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     result = pipeline.main()
     callback = pipeline.callback
     seconds = max(time.monotonic() - callback.began, 1e-9)
+    # Bytes of the GPU, or of the process where there is no GPU.
+    memory = torch.cuda.max_memory_allocated() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
     best = {"best_checkpoint": result["best_model_checkpoint"], "best_metric": result["best_metric"]}
     callback.write(
         "stopped" if callback.stopped else "done",
         tokens=callback.tokens,
         tokens_per_second=round(callback.tokens / seconds, 1),
-        peak_memory=_peak_memory(),
+        peak_memory=memory,
         step=result["global_step"],
         checkpoint=result["last_model_checkpoint"],
         **{name: value for name, value in best.items() if value is not None},
     )
 
 
-def _peak_memory() -> int:
-    """Peak memory in bytes: of the GPU, or of the process where there is no GPU."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def explain(error: Exception) -> tuple[str, str | None]:
     """What ended training, in one line, and what to change; None where only the log can say."""
+    if isinstance(error, SwiftalignError):
+        return error.message, error.hint
     text = " ".join(str(error).split()) or "no message"
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"the GPU is out of memory: {text[:200]}", _LESS_MEMORY
+        return f"the GPU is out of memory: {text[:200]}", (
+            "lower training.per_device_train_batch_size (a higher gradient_accumulation_steps keeps the rows per step),"
+            " or the size of the images: --set swift.max_pixels=1003520; then --resume where the batch is the same, or "
+            "start a new run"
+        )
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text or "unexpected pos" in text:
         return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
     return f"{type(error).__name__}: {text[:500]}", None
-
-
-_LESS_MEMORY = (
-    "lower training.per_device_train_batch_size (a higher gradient_accumulation_steps keeps the rows per step), or the "
-    "size of the images: --set swift.max_pixels=1003520; then --resume where the batch is the same, or start a new run"
-)
 
 
 if __name__ == "__main__":

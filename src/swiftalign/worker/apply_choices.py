@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import wraps
 from typing import Any
 
 import torch
@@ -45,14 +44,7 @@ def speed_up_trainer(trainer: Any, plan: TuningPlan, choices: Choices) -> None:
     for stack in _stacks(plan):
         for layer in _frozen_layers(trainer.model, stack):
             layer.compile(dynamic=True)
-    evaluate = trainer.evaluate
-
-    @wraps(evaluate)
-    def uncompiled(*args: Any, **kwargs: Any) -> Any:
-        with torch.compiler.set_stance("force_eager"):
-            return evaluate(*args, **kwargs)
-
-    trainer.evaluate = uncompiled
+    trainer.evaluate = torch.compiler.set_stance("force_eager")(trainer.evaluate)
 
 
 def _stacks(plan: TuningPlan) -> tuple[str, str]:

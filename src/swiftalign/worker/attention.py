@@ -16,7 +16,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "swiftalign_flash"
-_HALF = (torch.bfloat16, torch.float16)
 
 
 def use_padding_free_attention(model: nn.Module) -> None:
@@ -64,7 +63,7 @@ def attention(
         query, key, value = (heads.to(torch.get_autocast_dtype("cuda")) for heads in (query, key, value))
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     starts, longest = cu_seq_lens_q, max_length_q
-    if query.is_cuda and query.dtype in _HALF and not dropout:
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         query, key, value = (heads.squeeze(0).transpose(0, 1) for heads in (query, key, value))
         # The operator behind `torch.nn.attention.varlen_attn`, whose earlier releases refuse grouped key heads.
         out = torch.ops.aten._flash_attention_forward(

@@ -73,13 +73,6 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
         return {**row, "labels": [IGNORED] * len(row["labels"])}
 
 
-def replaces_dataloader(args: Any) -> bool:
-    """Whether `train_dataloader` supports everything that a run asks of its loader."""
-    tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
-    others = args.dataloader_drop_last or args.dataloader_multiprocessing_context
-    return not (others or tensor_parallel)
-
-
 def train_dataloader(
     trainer: Any,
     skip_batches: int = 0,
@@ -97,20 +90,19 @@ def train_dataloader(
     """
     args, rows = trainer.args, trainer.train_dataset
     seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None
-    size = trainer._train_batch_size
-    batches: Any = GlobalBatches(len(rows), size, seed, args.process_index, args.world_size, lengths)
+    rank, world = args.process_index, args.world_size
+    batches: Any = GlobalBatches(len(rows), trainer._train_batch_size, seed, rank, world, lengths)
     if skip_batches:
         batches = SkipBatchSampler(batches, skip_batches=skip_batches)
-    workers = args.dataloader_num_workers
     return loader(
         rows,
         device=trainer.accelerator.device,
         generator=torch.Generator().manual_seed(args.data_seed or 0),
         batch_sampler=batches,
         collate_fn=trainer.data_collator,
-        num_workers=workers,
+        num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
-        worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
+        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank),
     )

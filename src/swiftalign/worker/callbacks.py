@@ -50,7 +50,14 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
             if isinstance(callback, AdaloraCallback):
                 callback.global_step = state.global_step  # ms-swift starts at 0 in a resumed run too
         if self.writer is not None and state.global_step == 0:
-            self._keep_initial(kwargs["model"], Path(args.output_dir))
+            # Digests of what trains, before it does: verify-ckpt compares a checkpoint with them.
+            keys = {item.parameter: item.key for item in self.plan.trainables}
+            digests = {
+                keys[name]: hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+                for name, weight in kwargs["model"].named_parameters()
+                if name in keys
+            }
+            write_whole(Path(args.output_dir) / INITIAL_FILE, json.dumps(digests, indent=1))
         kwargs["model"].register_forward_pre_hook(self._count_tokens, with_kwargs=True)
         self.began = time.monotonic()
         self.write("start", steps=state.max_steps, step=state.global_step)
@@ -59,16 +66,6 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         if model.training and kwargs.get("input_ids") is not None:
             self.tokens += kwargs["input_ids"].numel() * self.args.world_size
 
-    def _keep_initial(self, model: Any, folder: Path) -> None:
-        """Write digests of what trains, before it does: verify-ckpt compares a checkpoint with them."""
-        keys = {item.parameter: item.key for item in self.plan.trainables}
-        digests = {
-            keys[name]: hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
-            for name, weight in model.named_parameters()
-            if name in keys
-        }
-        write_whole(folder / INITIAL_FILE, json.dumps(digests, indent=1))
-
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         rows = self.trainer.train_dataset.dataset  # ms-swift encodes each row when it is needed
         if hasattr(rows, "set_epoch"):
@@ -76,7 +73,11 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write("step", step=state.global_step)
-        if not control.should_training_stop and self._stop_requested(args):
+        stop: Any = (Path(args.output_dir) / STOP_FILE).exists()
+        if args.world_size > 1 and not control.should_training_stop:  # every process gets the same answer
+            stop = torch.tensor(int(stop), device=args.device)
+            torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)
+        if stop and not control.should_training_stop:
             self.stopped = control.should_training_stop = True
             args.load_best_model_at_end = False  # the run is not finished
             control.should_save = not _ends_epoch(state)
@@ -87,31 +88,19 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
             control.should_save = _ends_epoch(state)
             control.should_evaluate = control.should_evaluate and _ends_epoch(state)
 
-    def _stop_requested(self, args: Any) -> bool:
-        """Whether a stop was asked for: the same answer in every process."""
-        requested = (Path(args.output_dir) / STOP_FILE).exists()
-        if args.world_size == 1:
-            return requested
-        flag = torch.tensor(int(requested), device=args.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag)
-
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
-        if "loss" in numbers:
-            numbers |= self._rates(kwargs["model"], kwargs["optimizer"])
+        if "loss" in numbers:  # add the current learning rate of each component
+            planned = {item.parameter: item.component for item in self.plan.trainables}
+            named = kwargs["model"].named_parameters()
+            components = {id(weight): planned[name] for name, weight in named if name in planned}
+            numbers |= {
+                f"rate_{components[id(weight)]}": float(group["lr"])
+                for group in kwargs["optimizer"].param_groups
+                for weight in group["params"]
+                if id(weight) in components
+            }
         self.write("log", step=state.global_step, **numbers)
-
-    def _rates(self, model: Any, optimizer: Any) -> dict[str, float]:
-        """The current learning rate of each component."""
-        components = {item.parameter: item.component for item in self.plan.trainables}
-        names = {id(weight): name for name, weight in model.named_parameters() if name in components}
-        return {
-            f"rate_{components[names[id(weight)]]}": float(group["lr"])
-            for group in optimizer.param_groups
-            for weight in group["params"]
-            if id(weight) in names
-        }
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = f"{args.output_dir}/checkpoint-{state.global_step}"

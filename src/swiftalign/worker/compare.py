@@ -9,8 +9,6 @@ from torch import nn, optim
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import PlanMismatchError
 
-Described = tuple[tuple[int, ...], str]
-
 
 def compare_model(plan: TuningPlan, model: nn.Module) -> None:
     """Raise unless exactly the plan's parameters require gradients, with the plan's shapes and dtypes.

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MULTIPLE = 16  # torch's scaled product requires both sides of a matrix to be multiples of it
-
 
 def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """A matrix as e4m3 and float32 scales.
@@ -47,10 +45,9 @@ class _Product(torch.autograd.Function):
 
 def _scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     rows, row_scale = quantize_rows(x)
-    product: Tensor = torch._scaled_mm(
+    return torch._scaled_mm(
         rows, weight.t(), scale_a=row_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
     )
-    return product
 
 
 class Fp8Linear(nn.Module):
@@ -81,7 +78,7 @@ def freeze_in_fp8(layers: Iterable[nn.Module]) -> int:
             for name, child in list(parent.named_children()):
                 if type(child) is not nn.Linear or child.bias is not None or child.weight.requires_grad:
                     continue
-                if not any(side % _MULTIPLE for side in child.weight.shape):
+                if not any(side % 16 for side in child.weight.shape):  # torch's scaled product requires multiples of it
                     setattr(parent, name, Fp8Linear(child))
                     replaced += 1
     return replaced

@@ -31,8 +31,6 @@ from swiftalign.problems import DataError
 # An answer may be longer than the true one by this factor, and by this many tokens.
 _LONGER, _MORE = 1.25, 32
 
-_SAMPLE_SEED = 0
-
 
 @dataclass(frozen=True)
 class Question:
@@ -55,7 +53,7 @@ class Question:
 
 def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
     """A row in ms-swift's layout as a question; None unless it has one image and ends with a grounding answer."""
-    row = rows[index]
+    row = rows[index]  # opens the image
     last, images = row["messages"][-1], row.get("images") or []
     answer, has_image = last.get("content"), len(images) == 1 and isinstance(images[0], Image.Image)
     if last["role"] != "assistant" or not isinstance(answer, str) or not has_image:
@@ -75,7 +73,7 @@ def choose_questions(rows: Sequence[dict[str, Any]], count: int) -> list[Questio
     Raises:
         DataError: no row is a question.
     """
-    order = np.random.default_rng(_SAMPLE_SEED).permutation(len(rows)).tolist()
+    order = np.random.default_rng(seed=0).permutation(len(rows)).tolist()
     questions = list(islice(filter(None, (to_question(rows, index) for index in order)), count))
     if not questions:
         hint = "give grounding_eval rows with 'objects', or messages that end with such an answer in JSON"
@@ -101,8 +99,7 @@ def share(count: int, rank: int, processes: int) -> list[tuple[int, bool]]:
     All processes take the same number, since a sharded model needs every process in each step. Processes that would
     have fewer take indices that another process counts.
     """
-    full = -(-count // processes) * processes
-    return [(index % count, index < count) for index in range(rank, full, processes)]
+    return [(index % count, index < count) for index in range(rank, -(-count // processes) * processes, processes)]
 
 
 class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no types
@@ -160,17 +157,12 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
         with _generating(self.trainer):
             for first in range(0, len(shared), size):
                 batch = [(self.questions[index], counts) for index, counts in shared[first : first + size]]
-                add_answers(scores, batch, self._write([question for question, _ in batch]))
+                longest = max(self._tokens(question) for question, _ in batch)
+                request = RequestConfig(max_tokens=int(longest * _LONGER) + _MORE, temperature=0)
+                asked = [without_answer(self._dataset[question.index]) for question, _ in batch]
+                replies = self._engine.infer(asked, request, use_tqdm=False)
+                add_answers(scores, batch, [reply.choices[0].message.content for reply in replies])
         return _of_all(scores, state.num_processes)
-
-    def _write(self, questions: list[Question]) -> list[str]:
-        """Generate the model's answers, greedily."""
-        limit = int(max(map(self._tokens, questions)) * _LONGER) + _MORE
-        request = RequestConfig(max_tokens=limit, temperature=0)
-        replies = self._engine.infer(
-            [without_answer(self._dataset[question.index]) for question in questions], request, use_tqdm=False
-        )
-        return [reply.choices[0].message.content for reply in replies]
 
 
 def _of_all(scores: Scores, processes: int) -> Scores:
@@ -214,8 +206,7 @@ def _generating(trainer: Any) -> Iterator[None]:
 def _random_kept() -> Iterator[None]:
     """Restore every random generator that training draws from."""
     python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         try:
             yield
         finally:

@@ -19,18 +19,20 @@ from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Rows
 from swiftalign.model.families import find
+from swiftalign.model.family import Family
 from swiftalign.model.template import use_own_tokens
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import split_rows
+from swiftalign.problems import counted
 from swiftalign.runs.folder import read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
-from swiftalign.worker.batches import FilledRows, replaces_dataloader, train_dataloader
+from swiftalign.worker.batches import FilledRows, train_dataloader
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
 from swiftalign.worker.weights import carry_weights, load_state
-from swiftalign.worker.workers import cores_here, plan_loading, seconds_per_row
+from swiftalign.worker.workers import plan_loading, seconds_per_row
 
 
 class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
@@ -68,11 +70,10 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         self.template.padding_free = self.choices.padding_free
 
     def _get_dataset(self) -> tuple[Rows | AugmentedRows, Rows | None]:
-        args, config = self.args, self.config
-        folder = Path(args.output_dir)
+        args, folder = self.args, Path(self.args.output_dir)
         index, left_out = read_index(folder), read_left_out(folder)
         train, val = (
-            Rows([Path(name) for name in names], left_out, config.data.text, index) if names else None
+            Rows([Path(name) for name in names], left_out, self.config.data.text, index) if names else None
             for names in (args.dataset, args.val_dataset)
         )
         assert train is not None
@@ -83,15 +84,14 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             train, val = train.reordered(np.sort(order[count:])), train.reordered(np.sort(order[:count]))
         if args.dataset_shuffle:
             train = train.reordered(random.permutation(len(train)))
-        self.rows, settings = train, config.custom.augmentation
-        augments = settings is not None and settings.enabled
-        return AugmentedRows(train, run_pipeline(config)) if augments else train, val
+        self.rows, settings = train, self.config.custom.augmentation
+        if settings is None or not settings.enabled:
+            return train, val
+        return AugmentedRows(train, run_pipeline(self.config)), val
 
     def _post_process_datasets(self, datasets: list[Any]) -> list[Any]:
-        return [
-            None if rows is None else FilledRows(rows, self.template.encode, strict=self.args.strict)
-            for rows in datasets
-        ]
+        encode, strict = self.template.encode, self.args.strict
+        return [None if rows is None else FilledRows(rows, encode, strict=strict) for rows in datasets]
 
     def prepare_model(self, args: Any, model: Any, **kwargs: Any) -> Any:
         plan = self.plan
@@ -110,31 +110,29 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         return model
 
     def train(self, trainer: Any) -> Any:
-        config, plan, choices = self.config, self.plan, self.choices
+        config, plan, choices, args = self.config, self.plan, self.choices, trainer.args
         self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))
         if plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
-        family = find(plan.model_type)
-        sync_free = choices.padding_free and family is not None and family.sync_free
-        if replaces_dataloader(trainer.args) and self.template.sequence_parallel_size == 1:
+        sync_free = choices.padding_free and (find(plan.model_type) or Family).sync_free
+        tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
+        special = args.dataloader_drop_last or args.dataloader_multiprocessing_context or tensor_parallel
+        if not special and self.template.sequence_parallel_size == 1:
             loader = SyncFreeLoader if sync_free else DataLoaderShard
-            limits = encoding_of(config).limits
-            lengths = self.rows.lengths(limits) if trainer.args.group_by_length else None
+            lengths = self.rows.lengths(encoding_of(config).limits) if args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if sync_free:
             make_sync_free(trainer)
         speed_up_trainer(trainer, plan, choices)
         if choices.seconds and config.training.dataloader_num_workers is None:
-            self._choose_workers(trainer, choices.seconds)
+            # As many as keep the GPU busy; the rows are the same with any number.
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            row_seconds = seconds_per_row(trainer.train_dataset)
+            workers, problem = plan_loading(row_seconds, choices.batch, choices.seconds, processes=processes)
+            args.dataloader_num_workers = workers
+            text = f"{1 / row_seconds:.0f} rows/s per core, {counted(workers, 'worker')}"
+            self.callback.write("note", name="loader", text=text)
+            if problem:
+                self.callback.write("finding", severity=problem.severity, **asdict(problem))
         return super().train(trainer)
-
-    def _choose_workers(self, trainer: Any, batch_seconds: float) -> None:
-        """Read rows with as many processes as keep the GPU busy; the rows are the same with any number."""
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        row_seconds, batch = seconds_per_row(trainer.train_dataset), self.choices.batch
-        loading = plan_loading(row_seconds, batch, batch_seconds, processes=processes, cores=cores_here())
-        trainer.args.dataloader_num_workers = loading.workers
-        self.callback.write("note", name="loader", text=str(loading))
-        if problem := loading.problem:
-            self.callback.write("finding", severity=problem.severity, **asdict(problem))

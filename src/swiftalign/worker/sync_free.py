@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from swift.dataloader import DataLoaderShard
 from swift.metrics.utils import MeanMetric
 from torch import Tensor, nn
@@ -25,8 +26,6 @@ from swiftalign.model.template import IGNORED
 
 _KEY = "swiftalign_images"  # of a batch: what `SyncFreeCollator` adds for `SyncFreeModel`
 
-Collate = Callable[[list[Any]], dict[str, Any]]
-
 
 class SyncFreeCollator:
     """Makes ms-swift's padding-free batch, and adds what a Qwen3-VL would compute from it.
@@ -40,7 +39,7 @@ class SyncFreeCollator:
         dtype: dtype in which pixels are sent to the GPU: the ViT's, to which the model would cast them later.
     """
 
-    def __init__(self, model: nn.Module, collate: Collate, *, keep_answers: bool) -> None:
+    def __init__(self, model: nn.Module, collate: Callable[..., dict[str, Any]], *, keep_answers: bool) -> None:
         inner = _multimodal(model)
         vision = inner.config.vision_config
         self.collate, self.keep_answers, self.dtype = collate, keep_answers, inner.visual.dtype
@@ -55,26 +54,18 @@ class SyncFreeCollator:
             learned = batch["labels"][0] != IGNORED
             batch["logits_to_keep"] = nn.functional.pad(learned[1:], (0, 1), value=True).nonzero().flatten()
             batch["labels"] = nn.functional.pad(batch["labels"][:, learned], (1, 0), value=IGNORED)
-        if "pixel_values" in batch and "pixel_values_videos" not in batch:
-            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
-            batch[_KEY] = self._of_images(batch["input_ids"], batch["image_grid_thw"])
-        return batch
-
-    def _of_images(self, tokens: Tensor, grids: Tensor) -> dict[str, Any]:
-        """What the model computes from the images' sizes and places.
-
-        Args:
-            tokens: token ids [1, tokens].
-            grids: number of frames, and of rows and columns of patches, per image [images, 3].
-        """
-        positions = (tokens[0] == self._image_token).nonzero().flatten()
+        if "pixel_values" not in batch or "pixel_values_videos" in batch:
+            return batch
+        batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+        grids = batch["image_grid_thw"]  # number of frames, and of rows and columns of patches, per image [images, 3]
+        positions = (batch["input_ids"][0] == self._image_token).nonzero().flatten()
         if len(positions) != int(grids.prod(-1).sum()) // self._merge**2:
             raise ValueError(f"{len(positions)} image tokens do not match images of {grids.tolist()} patches")
         starts = get_vision_cu_seqlens(grids)
         indices, weights = get_vision_interpolation_indices_and_weights(
             grids, self._grid_side, align_corners=True, spatial_merge_size=self._merge
         )
-        return {
+        batch[_KEY] = {
             "grids": grids.tolist(),  # a list, since a tensor would be moved to the GPU
             "positions": positions,
             "visual": {
@@ -85,6 +76,7 @@ class SyncFreeCollator:
                 "interp_weights": weights,
             },
         }
+        return batch
 
 
 class SyncFreeLoader(DataLoaderShard):  # type: ignore[misc]  # ms-swift ships no types
@@ -92,13 +84,7 @@ class SyncFreeLoader(DataLoaderShard):  # type: ignore[misc]  # ms-swift ships n
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in DataLoader.__iter__(self):
-            yield _moved(batch, self.device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    return {name: _moved(item, device) for name, item in value.items()} if isinstance(value, dict) else value
+            yield send_to_device(batch, self.device, non_blocking=True)
 
 
 class SyncFreeModel:
@@ -113,7 +99,7 @@ class SyncFreeModel:
         llm = inner.language_model
         self._positions: Tensor | None = None
         self._features: list[Tensor] = []
-        self._by_mask = llm._deepstack_process
+        self._by_mask: Callable[..., Tensor] = llm._deepstack_process
         inner.register_forward_pre_hook(self._embed, with_kwargs=True)
         llm.register_forward_pre_hook(self._hand_to_llm, with_kwargs=True)
         llm._deepstack_process = self._deepstack
@@ -139,10 +125,8 @@ class SyncFreeModel:
     def _deepstack(self, hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
         """Add features [image tokens, width] to hidden states [1, tokens, width]."""
         if self._positions is None:
-            unchanged: Tensor = self._by_mask(hidden, mask, features)
-            return unchanged
-        added: Tensor = hidden.index_add(1, self._positions, features.to(hidden.dtype).unsqueeze(0))
-        return added
+            return self._by_mask(hidden, mask, features)
+        return hidden.index_add(1, self._positions, features.to(hidden.dtype).unsqueeze(0))
 
 
 def _multimodal(model: nn.Module) -> Any:
@@ -155,10 +139,6 @@ class GpuMean(MeanMetric):  # type: ignore[misc]
 
     state: Any
     count: Any
-
-    def add(self, values: Tensor, counted: Tensor) -> None:
-        self.state = self.state + (values & counted).sum()
-        self.count = self.count + counted.sum()
 
     def compute(self) -> Any:
         self.state, self.count = float(self.state), int(self.count)
@@ -175,20 +155,17 @@ def make_sync_free(trainer: Any) -> None:
     trainer.data_collator = SyncFreeCollator(trainer.model, trainer.data_collator, keep_answers=keep_answers)
     keep = trainer.prepare_logits_to_keep
     trainer.prepare_logits_to_keep = lambda batch: None if "logits_to_keep" in batch else keep(batch)
-    if args.acc_strategy == "token":
-        trainer._compute_acc = _accuracy_on_gpu(trainer)
-
-
-def _accuracy_on_gpu(trainer: Any) -> Callable[..., None]:
-    """Accumulate the token accuracy of training on the GPU; evaluation counts as before."""
-    compute, mean = trainer._compute_acc, GpuMean(nan_value=None, device=trainer.args.device)
+    compute, mean = trainer._compute_acc, GpuMean(nan_value=None, device=args.device)
 
     def count(outputs: Any, labels: Tensor, cu_seqlens: Tensor | None = None) -> None:
+        """Accumulate the token accuracy of training on the GPU; evaluation counts as before."""
         if not trainer.model.training:
             compute(outputs, labels, cu_seqlens=cu_seqlens)
             return
         trainer.custom_metrics["train"]["token_acc"] = mean
-        answers = labels[..., 1:]
-        mean.add(outputs.logits.argmax(-1)[..., :-1] == answers, answers != IGNORED)
+        answers, learned = labels[..., 1:], labels[..., 1:] != IGNORED
+        mean.state = mean.state + ((outputs.logits.argmax(-1)[..., :-1] == answers) & learned).sum()
+        mean.count = mean.count + learned.sum()
 
-    return count
+    if args.acc_strategy == "token":
+        trainer._compute_acc = count

@@ -55,10 +55,10 @@ def save_state(model: Any, folder: Path) -> None:
     for average in _AVERAGES:
         values = getattr(model.base_model.rankallocator, average)
         tensors |= {f"{average}:{name}": value for name, value in values.items()}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    pattern = json.dumps(_config(model).rank_pattern)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    pattern = json.dumps(model.peft_config[model.active_adapter].rank_pattern)
     with appearing(folder / ADALORA_STATE) as part:
-        save_file(plain, part, metadata={"rank_pattern": pattern})
+        save_file(tensors, part, metadata={"rank_pattern": pattern})
 
 
 def load_state(model: Any, folder: Path) -> None:
@@ -73,8 +73,4 @@ def load_state(model: Any, folder: Path) -> None:
                 weights[name].copy_(tensor)
             else:  # by the names of the model inside peft's wrapper
                 getattr(allocator, kind)[name] = tensor.to(weights[f"{ADAPTER_PREFIX}{name}"].device)
-        _config(model).rank_pattern = json.loads(file.metadata()["rank_pattern"])
-
-
-def _config(model: Any) -> Any:
-    return model.peft_config[model.active_adapter]
+        model.peft_config[model.active_adapter].rank_pattern = json.loads(file.metadata()["rank_pattern"])
