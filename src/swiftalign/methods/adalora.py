@@ -15,7 +15,7 @@ from swiftalign.problems import Problem, register
 
 register("adalora-schedule", "error", "AdaLoRA's schedule leaves no steps for pruning")
 register("adalora-ranks", "error", "AdaLoRA's target rank is not below its initial rank")
-register("adalora-reload", "error", "a checkpoint to resume from has AdaLoRA's pruned factors alone")
+register("adalora-reload", "error", "a checkpoint to resume from has only AdaLoRA's pruned factors")
 
 _A = Part("lora_A", lambda a, weight: a[1:] == weight[1:], "inert", 0)
 _B = Part("lora_B", lambda b, weight: b[:1] == weight[:1], "inert", 1)
