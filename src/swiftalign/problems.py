@@ -55,7 +55,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     ),
     "early-stopping": ("error", "early stopping has no metric, or two different metrics"),
     "phases-uncarried": ("error", "a phase leaves no weights for the next phase to begin with"),
-    "curriculum-shuffle": ("warning", "one of dataset_shuffle and train_dataloader_shuffle is on, and the other is off"),
+    "curriculum-shuffle": ("warning", "of dataset_shuffle and train_dataloader_shuffle, one is on and one is off"),
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
     "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),
     "zero3-moe": ("warning", "a mixture-of-experts model may hang under ZeRO-3"),
