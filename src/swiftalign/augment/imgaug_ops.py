@@ -26,8 +26,6 @@ GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric
 _OWN_ARGUMENTS = {"self", "seed", "name", "random_state", "deterministic"}
 _CHILDREN = {"children", "foreground", "background", "then_list", "else_list"}
 
-_TRIALS = 3  # seeds that a new augmenter is tried with
-
 _REFUSED = {
     "AffineCv2": "it is deprecated for imgaug.Affine",
     "AssertLambda": "it takes functions",
@@ -89,7 +87,7 @@ def build(name: str, params: Mapping[str, Any]) -> Any:
     # With numpy 2, all augmenters that crop or pad fail here.
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     points = np.array([[10.0, 10.0], [50.0, 40.0]])
-    for seed in range(_TRIALS):
+    for seed in range(3):
         try:
             result, moved = apply(augmenter, image, points, seed)
         except Exception as error:  # any error here would end the training

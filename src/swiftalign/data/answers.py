@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
@@ -57,9 +56,19 @@ def parse_answer(text: str) -> Answer:
     start = _START.search(text)
     if start is None:
         return Answer(complete=_NOTHING.search(text) is not None)
-    items, complete = _items(text, start.end(), listed=start.group() != "")
+    position, listed, complete = start.end(), start.group() != "", False
     targets, malformed = list[TextTarget](), list[Kind | None]()
-    for item in items:
+    while not complete and len(targets) + len(malformed) < MAX_ITEMS:
+        if gap := _BETWEEN.match(text, position):
+            position = gap.end()
+        if listed and text.startswith("]", position):
+            complete = True
+            break
+        try:
+            item, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError):  # also a number of thousands of digits, and deep nesting
+            break
+        complete = not listed
         kinds = [kind for key, kind in _KINDS.items() if key in item] if isinstance(item, dict) else []
         kind = kinds[0] if len(kinds) == 1 else None
         label = item.get("label") if kind else None
@@ -70,21 +79,3 @@ def parse_answer(text: str) -> Answer:
         else:
             malformed.append(kind)
     return Answer(tuple(targets), tuple(malformed), complete)
-
-
-def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
-    """The items from a position on, and whether they ended properly."""
-    items: list[Any] = []
-    while len(items) < MAX_ITEMS:
-        gap = _BETWEEN.match(text, position)
-        position = gap.end() if gap else position
-        if listed and text.startswith("]", position):
-            return items, True
-        try:
-            item, position = _DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError):  # also a number of thousands of digits, and deep nesting
-            return items, False
-        items.append(item)
-        if not listed:
-            return items, True
-    return items, False

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 from swiftalign.config.sections import Config
 from swiftalign.problems import DataError
 
-PARTS = ("train", "val")
 MAX_ROW_BYTES = 16_000_000
 JSONL = "a JSONL file has one JSON object per line"  # a hint
 
@@ -55,7 +54,7 @@ def count_rows(config: Config) -> RowCounts:
         DataError: a file does not exist, can't be read, or holds no row.
     """
     counts = []
-    for part in PARTS:
+    for part in ("train", "val"):
         counts.append(0)
         for index, path in enumerate(data_files(config, part)):
             rows = count_lines(path)

@@ -91,7 +91,15 @@ def clip_polygon(points: Floats, width: float, height: float) -> Floats:
         return points
     corners: list[Point] = [(x, y) for x, y in convex(points).tolist()]
     for axis, edge, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
-        corners = _cut(corners, axis, edge, sign)
+        kept: list[Point] = []  # on the side of the edge in the direction of the sign
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
+            a_depth, b_depth = sign * (a[axis] - edge), sign * (b[axis] - edge)
+            if a_depth >= 0:
+                kept.append(a)
+            if a_depth * b_depth < 0:
+                x, y = _between(a, b, a_depth / (a_depth - b_depth))
+                kept.append((edge, y) if axis == 0 else (x, edge))
+        corners = kept
     return _within(corners, width, height)
 
 
@@ -134,19 +142,6 @@ def _snapped(points: Floats, width: float, height: float) -> Floats:
 def _within(corners: Sequence[Point], width: float, height: float) -> Floats:
     """Corners of a part as [m, 2], with nothing outside the image by a rounding error."""
     return np.clip(np.array(corners, dtype=np.float64).reshape(-1, 2), 0, (width, height))
-
-
-def _cut(corners: list[Point], axis: int, edge: float, sign: int) -> list[Point]:
-    """The corners of the part on one side of an edge, which is the side in the direction of ``sign``."""
-    kept: list[Point] = []
-    for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
-        a_depth, b_depth = sign * (a[axis] - edge), sign * (b[axis] - edge)
-        if a_depth >= 0:
-            kept.append(a)
-        if a_depth * b_depth < 0:
-            x, y = _between(a, b, a_depth / (a_depth - b_depth))
-            kept.append((edge, y) if axis == 0 else (x, edge))
-    return kept
 
 
 def _visible_span(a: Point, b: Point, width: float, height: float) -> tuple[float, float] | None:

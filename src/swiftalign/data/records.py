@@ -169,14 +169,10 @@ class Format:
 
     Attributes:
         recognise: whether a JSON object is a row of this layout.
-        problems: what is wrong with the layout of a JSON value.
-        read: makes a row without problems from the JSON object and the folder that its image paths count from.
+        fault: what is wrong with the layout of a JSON value; None for nothing.
+        read: makes a row without fault from the JSON object and the folder that its image paths count from.
     """
 
     recognise: Callable[[dict[str, Any]], bool]
-    problems: Callable[[Any], Iterator[Problem]]
+    fault: Callable[[Any], str | None]
     read: Callable[[dict[str, Any], Path], Row]
-
-
-def malformed(message: str) -> Problem:
-    return Problem("data-row-malformed", message, "correct or remove these rows")
