@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from swiftalign.config.augmentation import IMGAUG, Operation
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation that is applied: its name and the values drawn for it."""
 
     name: str

@@ -20,8 +20,6 @@ from swiftalign.data.images import Pixels
 from swiftalign.data.polygons import Floats
 from swiftalign.problems import ConfigError, config_problem
 
-GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric", "size")}
-
 # Arguments that only the pipeline sets, and arguments that would be augmenters themselves.
 _OWN_ARGUMENTS = {"self", "seed", "name", "random_state", "deterministic"}
 _CHILDREN = {"children", "foreground", "background", "then_list", "else_list"}
@@ -113,7 +111,7 @@ def augmenter(step: Step) -> Any:
 
 def is_geometric(augmenter: Any) -> bool:
     """Whether an augmenter moves points; the others do not change them."""
-    return type(augmenter).__module__ in GEOMETRIC_MODULES
+    return type(augmenter).__module__.removeprefix("imgaug.augmenters.") in ("flip", "geometric", "size")
 
 
 def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pixels, Floats]:

@@ -99,11 +99,9 @@ class Placement:
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:
         """Outcome of each of the row's targets, in the row's order."""
-        as_quads = self.replay.boxes_as_quads
-        fitted = fit_targets(
-            self.record.targets, self.moved, self.size, self.settings, flipped=self.flipped, boxes_as_quads=as_quads
-        )
-        return tuple(fitted)
+        targets, flipped, as_quads = self.record.targets, self.flipped, self.replay.boxes_as_quads
+        size, rules = self.size, self.settings
+        return tuple(fit_targets(targets, self.moved, size, rules, flipped=flipped, boxes_as_quads=as_quads))
 
     @property
     def placed_record(self) -> Record:
@@ -189,8 +187,8 @@ class Pipeline:
         """
         size = image.shape[1], image.shape[0]
         points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in record.targets]
-        canvas = [(0, 0), (size[0], 0), size, (0, size[1])]  # if the canvas is mirrored, everything is
-        points.append(np.array(canvas, dtype=np.float64))
+        # If the canvas is mirrored, everything is.
+        points.append(np.array([(0, 0), (size[0], 0), size, (0, size[1])], dtype=np.float64))
         affine = inner = geometry.start(size)
         moves = [step for step in replay.steps if is_geometric(step)]
         for step in moves:

@@ -14,7 +14,6 @@ MAX_ITEMS = 2_000
 
 # Where a list of objects or a lone object begins; words may stand in brackets before it.
 _START = re.compile(r"\[\s*(?=\{)|(?=\{)")
-_NOTHING = re.compile(r"\[\s*\]")
 # A comma too many or too few between complete items is forgiven.
 _BETWEEN = re.compile(r"[\s,]*")
 _KINDS: dict[str, Kind] = {spelling.text_key: kind for kind, spelling in SPELLINGS.items()}
@@ -55,7 +54,7 @@ def parse_answer(text: str) -> Answer:
     text = text[:MAX_CHARACTERS]
     start = _START.search(text)
     if start is None:
-        return Answer(complete=_NOTHING.search(text) is not None)
+        return Answer(complete=re.search(r"\[\s*\]", text) is not None)
     position, listed, complete = start.end(), start.group() != "", False
     targets, malformed = list[TextTarget](), list[Kind | None]()
     while not complete and len(targets) + len(malformed) < MAX_ITEMS:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from swiftalign.config.sections import Config
 from swiftalign.problems import DataError
@@ -19,8 +18,7 @@ JSONL = "a JSONL file has one JSON object per line"  # a hint
 _SURROGATE = re.compile(rb"\\u[dD]|\xed")
 
 
-@dataclass(frozen=True)
-class RowCounts:
+class RowCounts(NamedTuple):
     """Numbers of rows that a run uses, without those that are left out.
 
     Attributes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from swiftalign.problems import DataError
 
@@ -23,7 +23,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 # Pillow itself refuses to decode more than this, unless another library has lifted its limit.
 MAX_PIXELS = 178_956_970
 
-_ORIENTATION = 0x0112  # the EXIF tag
 # EXIF orientation, from 2 on -> the name in PIL.Image.Transpose of what turns the stored pixels upright.
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 
@@ -109,7 +108,7 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Pillow turns these itself: the size is already that of the shown image
     try:
         # A PNG's own getexif would decode the image, to look for EXIF data behind the pixels.
-        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         return int(value) if value in range(1, 9) else 1
     except Exception:  # damaged EXIF data; viewers then show the pixels as they are stored
         return 1

@@ -105,14 +105,10 @@ class PixelSpread:
 
     def problems(self) -> Iterator[Problem]:
         """That the coordinates look relative, where they do."""
-        if not 900 <= self._most <= 1000:
-            return
-        reason = ""
-        if self._odds < SURE:
-            reason = "though the images are larger"
-        elif self._outside >= max(ENOUGH_ROWS, self._rows / 5):
-            reason = f"and in {self._outside:,} rows they lie outside the image"
-        if reason:
+        larger, outside = self._odds < SURE, self._outside >= max(ENOUGH_ROWS, self._rows / 5)
+        if 900 <= self._most <= 1000 and (larger or outside):
+            many = f"and in {self._outside:,} rows they lie outside the image"
+            reason = "though the images are larger" if larger else many
             message = f"no coordinate of {self._rows:,} rows passes 1000, the largest is {self._most:g}, {reason}"
             hint = 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
             yield Problem("data-coordinates-relative-like", message, hint)

@@ -182,12 +182,12 @@ class _Scan:
         try:
             size = self._size_of(image)
             becomes = model_size(*size, limits)
+        except NoSuchImageError:
+            found.append(Problem("data-image-missing", str(image), "image paths count from the data file's folder"))
+            return None
         except DataError as error:
-            code, message = "data-image-unreadable", error.message.removeprefix("image ")
-            hint = "replace these images, or remove their rows"
-            if isinstance(error, NoSuchImageError):
-                code, message, hint = "data-image-missing", str(image), "image paths count from the data file's folder"
-            found.append(Problem(code, message, hint))
+            message = error.message.removeprefix("image ")
+            found.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
             return None
         pixels = size[0] * size[1]
         self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)

@@ -11,8 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from swiftalign.data.formats.swift import flat_text
 from swiftalign.data.records import Size
@@ -23,8 +22,7 @@ FACTOR = QWEN3_VL.pixel_factor
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
 
 
-@dataclass(frozen=True)
-class PixelLimits:
+class PixelLimits(NamedTuple):
     """How large an image reaches the model.
 
     Attributes:
@@ -111,12 +109,10 @@ def visual_tokens(width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS)
     >>> visual_tokens(1024, 768)
     768
     """
-    wide, high = model_size(width, height, limits)
-    return wide * high // FACTOR**2
+    return math.prod(model_size(width, height, limits)) // FACTOR**2
 
 
-@dataclass(frozen=True)
-class Conversation:
+class Conversation(NamedTuple):
     """A row before its text becomes tokens.
 
     Attributes:
