@@ -24,8 +24,6 @@ IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
-# Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
-_FULL_SCALE = (720, 1, 255)
 # Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
@@ -142,7 +140,8 @@ def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 
     if hue_deg % 360 == 0 and sat == val == 1:
         return
     factors = np.array([[1, 0, 0, hue_deg % 360], [0, sat, 0, 0], [0, 0, val, 0]], np.float32)
-    most = np.full((pending.step, pending.image.shape[1], 3), _FULL_SCALE, np.float32)
+    # Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
+    most = np.full((pending.step, pending.image.shape[1], 3), (720, 1, 255), np.float32)
     result = next(pending.blanks)
     for rows, colour, changed, _ in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)

@@ -75,7 +75,7 @@ def fit_targets(
         if visible == 0 or visible < settings.min_visible:
             yield Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
             continue
-        if boxes_as_quads and _is_bare_box(target) and _wrap_iou(points) < 1 - UPRIGHT:
+        if boxes_as_quads and _wrap_iou(target, points) < 1 - UPRIGHT:
             target = PixelTarget("quad", target.label, target.corners)
         quad: tuple[Point, ...] = ()
         if target.kind == "quad" or (target.outline and len(part) == 4):
@@ -100,8 +100,7 @@ def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> f
     Args:
         moved: each target's ``corners`` on the new canvas, [n, 2].
     """
-    pairs = zip(targets, moved, strict=True)
-    return min((_wrap_iou(points) for target, points in pairs if _is_bare_box(target)), default=1.0)
+    return min((_wrap_iou(target, points) for target, points in zip(targets, moved, strict=True)), default=1.0)
 
 
 def _extent(target: PixelTarget) -> tuple[float, str]:
@@ -115,15 +114,14 @@ def _extent(target: PixelTarget) -> tuple[float, str]:
     return min((right - left, "wide"), (bottom - top, "high"))
 
 
-def _is_bare_box(target: PixelTarget) -> bool:
-    """Whether it is a box without outline."""
-    return target.kind == "bbox" and not target.outline
+def _wrap_iou(target: PixelTarget, points: Floats) -> float:
+    """IoU of a box's moved corners [4, 2] with the upright box around them; 1.0 for a target of any other kind.
 
-
-def _wrap_iou(points: Floats) -> float:
-    """IoU of a box's moved corners [4, 2] with the upright box around them."""
+    A box with an outline counts as another kind: the outline is what is wrapped.
+    """
+    bare = target.kind == "bbox" and not target.outline
     box = float(polygons.box_area(np.array(polygons.envelope(points))))
-    return polygons.area(points) / box if box else 1.0
+    return polygons.area(points) / box if bare and box else 1.0
 
 
 def _pairs(points: Floats) -> tuple[Point, ...]:

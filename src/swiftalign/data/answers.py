@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
@@ -20,8 +20,7 @@ _KINDS: dict[str, Kind] = {spelling.text_key: kind for kind, spelling in SPELLIN
 _DECODER = json.JSONDecoder()
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A model's answer, as it was read.
 
     Attributes:

@@ -161,8 +161,7 @@ class Row(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """A layout of rows.
 
     Attributes:

@@ -153,7 +153,8 @@ def _fault(row: dict[str, Any]) -> str | None:
     if not isinstance(objects, dict) or not isinstance(objects.get("bbox"), list):
         return "'objects' must be {ref: [...], bbox: [[...], ...]}"
     for box in objects["bbox"]:
-        if not isinstance(box, list) or len(box) < 2 or len(box) % 2 or not all(map(_is_coordinate, box)):
+        even = isinstance(box, list) and len(box) > 1 and len(box) % 2 == 0
+        if not even or not all(type(number) in (int, float) and abs(number) < 1e9 for number in box):
             return "a 'bbox' in 'objects' must be an even count of numbers, 2 or more"
     labels, ids, count = objects.get("ref"), objects.get("image_id"), len(inside or listed)
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
@@ -163,10 +164,6 @@ def _fault(row: dict[str, Any]) -> str | None:
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < count for i in ids)):
         return f"'image_id' must number the row's {count} images from 0"
     return None
-
-
-def _is_coordinate(number: Any) -> bool:
-    return type(number) in (int, float) and abs(number) < 1e9
 
 
 def _content_is_sound(message: dict[str, Any]) -> bool:
