@@ -33,7 +33,8 @@ def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> lis
         if is_imgaug(operation.name):
             values: dict[str, Any] = {"arguments": dict(parameters.model_extra or {}), "seed": int(numbers[0] * 2**31)}
         else:
-            values = _VALUES[operation.name](parameters)
+            own_values = _OWN_VALUES.get(operation.name)
+            values = own_values(parameters) if own_values else {n: v for n, v in parameters if n != "prob"}
             ranges = [name for name, value in values.items() if isinstance(value, tuple)]
             for name, number in zip(ranges, numbers, strict=False):
                 low, high = values[name]
@@ -42,20 +43,14 @@ def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> lis
     return steps
 
 
-# An operation's name -> its values, from its parameters; a tuple is a range that the value is drawn from.
-_VALUES: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "hflip": lambda p: {},
+# An operation's name -> its values, from its parameters, where they are not just these; a tuple is a range that the
+# value is drawn from.
+_OWN_VALUES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "rotate": lambda p: {"degrees": (-p.max_deg, p.max_deg)},
     "scale": lambda p: {"factor": (p.lo, p.hi)},
     "resize_by_scale": lambda p: {"factor": (p.lo, p.hi), "align_multiple": p.align_multiple},
-    "pad_to_multiple": lambda p: {"multiple": p.multiple},
-    "color_jitter": lambda p: {"brightness": p.brightness, "contrast": p.contrast, "saturation": p.saturation},
-    "gamma": lambda p: {"gamma": p.gamma},
     "hsv": lambda p: {"hue_deg": p.hue_delta_deg, "sat": p.sat, "val": p.val},
     "clahe": lambda p: {"clip_limit": p.clip_limit, "tile_grid_size": list(p.tile_grid_size)},
-    "sharpness": lambda p: {"factor": p.factor},
-    "solarize": lambda p: {"threshold": p.threshold},
-    "posterize": lambda p: {"bits": p.bits},
 }
 
 
