@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from swiftalign.augment import geometry
 from swiftalign.augment.geometry import Affine
-from swiftalign.augment.targets import Outcome, Rules, fit_targets, inflation_cost
+from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
+from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
 from swiftalign.data.records import Kind, PixelTarget, Point
 
 WIDTH, HEIGHT = 200, 120
-ALL = Rules(min_visible=0.0, min_side=0.0)
+DEFAULT = AugmentationSection()
+ALL = AugmentationSection(min_visible=0.0, min_side=0.0)
 
 
 def box(left: float, top: float, right: float, bottom: float, outline: tuple[Point, ...] = ()) -> PixelTarget:
@@ -37,12 +39,25 @@ def corners(target: PixelTarget) -> Floats:
     return np.array(target.corners, dtype=np.float64)
 
 
-def move(targets: list[PixelTarget], affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> list[Outcome]:
+def mirrors(affine: Affine) -> bool:
+    return bool(np.linalg.det(affine.matrix) < 0)
+
+
+def stays(affine: Affine) -> bool:
+    return np.array_equal(affine.matrix, np.eye(3))
+
+
+def move(
+    targets: list[PixelTarget], affine: Affine, rules: AugmentationSection = ALL, boxes_as_quads: bool = False
+) -> list[Outcome]:
     moved = [geometry.transform(corners(target), affine.matrix) for target in targets]
-    return fit_targets(targets, moved, affine.size, rules, flipped=affine.flipped, boxes_as_quads=boxes_as_quads)
+    flipped = mirrors(affine)
+    return list(fit_targets(targets, moved, affine.size, rules, flipped=flipped, boxes_as_quads=boxes_as_quads))
 
 
-def kept(target: PixelTarget, affine: Affine, rules: Rules = ALL, boxes_as_quads: bool = False) -> PixelTarget:
+def kept(
+    target: PixelTarget, affine: Affine, rules: AugmentationSection = ALL, boxes_as_quads: bool = False
+) -> PixelTarget:
     (outcome,) = move([target], affine, rules, boxes_as_quads)
     assert outcome.target is not None
     assert outcome.reason is None
@@ -109,7 +124,7 @@ def affines(draw: st.DrawFn) -> Affine:
 def test_the_identity_leaves_every_target_as_it_is(targets: list[PixelTarget], boxes_as_quads: bool) -> None:
     """Also those that reach beyond the image, or are tiny; padding is no other geometry."""
     for affine in (plain(), geometry.hflip(geometry.hflip(plain())), geometry.pad_to_multiple(plain(), 32)):
-        outcomes = move(targets, affine, Rules(), boxes_as_quads)
+        outcomes = move(targets, affine, DEFAULT, boxes_as_quads)
         assert all(outcome.target is target for outcome, target in zip(outcomes, targets, strict=True))
         assert all(outcome == Outcome(outcome.target) for outcome in outcomes)
 
@@ -135,7 +150,7 @@ def test_a_box_is_the_envelope_of_its_visible_part(target: PixelTarget, affine: 
     moved = geometry.transform(corners(target), affine.matrix)
     part = shapely.Polygon(moved).intersection(shapely.box(0, 0, *affine.size))
     (outcome,) = move([target], affine)
-    assume(not affine.unmoved and part.area > 0.1)
+    assume(not stays(affine) and part.area > 0.1)
     assert outcome.target is not None
     (left, top), (right, bottom) = outcome.target.points
     np.testing.assert_allclose((left, top, right, bottom), part.bounds, atol=1e-5)
@@ -148,7 +163,7 @@ def test_a_box_is_the_envelope_of_its_visible_part(target: PixelTarget, affine: 
 def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: PixelTarget, affine: Affine) -> None:
     moved = shapely.Polygon(geometry.transform(corners(target), affine.matrix))
     part = moved.intersection(shapely.box(0, 0, *affine.size))
-    assume(part.area > 1 and not affine.unmoved)
+    assume(part.area > 1 and not stays(affine))
     settled = shapely.Polygon(kept(target, affine).points)
     assert shapely.LinearRing(settled.exterior).is_ccw
     assert settled.is_valid
@@ -161,7 +176,7 @@ def test_quads_stay_clockwise_four_cornered_and_near_their_visible_part(target: 
 def test_uncut_quads_keep_their_corners(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
     assume(polygons.inside(moved, *affine.size))
-    expected = moved[[1, 0, 3, 2]] if affine.flipped else moved
+    expected = moved[[1, 0, 3, 2]] if mirrors(affine) else moved
     np.testing.assert_allclose(kept(target, affine).points, expected, atol=1e-6)
 
 
@@ -179,7 +194,7 @@ def test_flipping_twice_gives_the_same_quad(target: PixelTarget, boxed: bool) ->
 def test_lines_keep_their_longest_piece_and_direction(target: PixelTarget, affine: Affine) -> None:
     moved = geometry.transform(corners(target), affine.matrix)
     part = polygons.clip_line(moved, *affine.size)
-    assume(not affine.unmoved and len(part))
+    assume(not stays(affine) and len(part))
     outcome = move([target], affine)[0]
     assert outcome.target is not None
     assert outcome.target.points == tuple(map(tuple, part.tolist()))
@@ -281,12 +296,12 @@ def test_a_quad_cut_at_a_corner_keeps_its_largest_four() -> None:
     ],
 )
 def test_what_is_hardly_visible_is_dropped(target: PixelTarget, x: float, visible: float, reason: str) -> None:
-    (outcome,) = move([target], shifted(x, 0), Rules())
+    (outcome,) = move([target], shifted(x, 0), DEFAULT)
     assert outcome == Outcome(None, reason, True, pytest.approx(visible))
 
 
 def test_half_visible_is_enough() -> None:
-    (outcome,) = move([box(10, 20, 60, 50)], shifted(-35, 0), Rules())
+    (outcome,) = move([box(10, 20, 60, 50)], shifted(-35, 0), DEFAULT)
     assert outcome == Outcome(box(0, 20, 25, 50), None, True, 0.5, 0.5)
 
 
@@ -301,9 +316,9 @@ def test_half_visible_is_enough() -> None:
 )
 def test_what_became_too_small_is_dropped(target: PixelTarget, reason: str) -> None:
     half = geometry.resize(plain(), (WIDTH // 2, HEIGHT // 2))
-    (outcome,) = move([target], half, Rules())
+    (outcome,) = move([target], half, DEFAULT)
     assert outcome == Outcome(None, reason, False, 1.0)
-    assert kept(target, half, Rules(min_side=2.0)).kind == target.kind
+    assert kept(target, half, AugmentationSection(min_side=2.0)).kind == target.kind
 
 
 @pytest.mark.parametrize(
@@ -318,15 +333,15 @@ def test_what_became_too_small_is_dropped(target: PixelTarget, reason: str) -> N
     ],
 )
 def test_what_was_small_before_stays(target: PixelTarget, grow: Callable[[Affine], Affine]) -> None:
-    assert kept(target, grow(plain()), Rules()).kind == target.kind
+    assert kept(target, grow(plain()), DEFAULT).kind == target.kind
 
 
 @pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
 def test_targets_without_extent_do_not_crash(kind: Kind) -> None:
     flat = {"bbox": ((30.0, 40.0), (30.0, 60.0)), "quad": ((30.0, 40.0),) * 4, "line": ((30.0, 40.0),) * 2}[kind]
     target = PixelTarget(kind, "flat", flat)
-    assert kept(target, geometry.hflip(plain()), Rules()).kind == kind
-    assert move([target], shifted(500, 0), Rules())[0] == Outcome(None, "0% visible", True, 0.0)
+    assert kept(target, geometry.hflip(plain()), DEFAULT).kind == kind
+    assert move([target], shifted(500, 0), DEFAULT)[0] == Outcome(None, "0% visible", True, 0.0)
 
 
 def test_quads_that_cross_themselves_keep_their_points_until_they_are_cut() -> None:
@@ -339,11 +354,11 @@ def test_quads_that_cross_themselves_keep_their_points_until_they_are_cut() -> N
 
 def test_targets_that_hang_over_the_edge_are_cut_only_when_they_move() -> None:
     over = box(-10, 20, 40, 50)
-    assert kept(over, plain(), Rules()) is over
-    (outcome,) = move([over], geometry.hflip(plain()), Rules())
+    assert kept(over, plain(), DEFAULT) is over
+    (outcome,) = move([over], geometry.hflip(plain()), DEFAULT)
     assert outcome == Outcome(box(160, 20, 200, 50), None, True, 0.8, 0.8)
 
 
 def test_every_target_needs_its_points() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        fit_targets(EVERY_KIND, [], (WIDTH, HEIGHT), Rules(), flipped=False)
+        list(fit_targets(EVERY_KIND, [], (WIDTH, HEIGHT), DEFAULT, flipped=False))

@@ -13,7 +13,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftalign.data.accuracy import Scores, box_costs, line_costs, quad_costs
+from swiftalign.data.accuracy import Scores, line_costs, overlap_costs
 from swiftalign.data.answers import Answer
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.data.records import Kind, Point, TextTarget
@@ -256,7 +256,7 @@ def test_the_sums_of_two_processes_are_those_of_one(
 @unhurried
 @given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4))
 def test_boxes_as_shapely_has_them(truth: list[TextTarget], predicted: list[TextTarget]) -> None:
-    costs = box_costs(*(np.array([t.points for t in side], dtype=float) for side in (truth, predicted)))
+    costs = overlap_costs(*(np.array([t.points for t in side], dtype=float) for side in (truth, predicted)))
     for row, true in zip(costs, truth, strict=True):
         for cost, written in zip(row, predicted, strict=True):
             a, b = (shapely.box(*t.points[0], *t.points[1]) for t in (true, written))
@@ -269,7 +269,7 @@ def test_boxes_as_shapely_has_them(truth: list[TextTarget], predicted: list[Text
 def test_a_box_as_a_quad_has_the_same_iou(truth: list[TextTarget], predicted: list[TextTarget]) -> None:
     as_boxes = (np.array([t.points for t in side], dtype=float) for side in (truth, predicted))
     as_quads = (np.array([t.corners for t in side], dtype=float) for side in (truth, predicted))
-    np.testing.assert_allclose(quad_costs(*as_quads), box_costs(*as_boxes), atol=1e-9)
+    np.testing.assert_allclose(overlap_costs(*as_quads), overlap_costs(*as_boxes), atol=1e-9)
 
 
 @settings(max_examples=50, deadline=None)

@@ -158,7 +158,7 @@ def test_16_bits_are_scaled_where_pillow_would_clip(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_32_bits_a_channel_are_refused(mode: str, tmp_path: Path) -> None:
     Image.new(mode, (4, 4), 7).save(tmp_path / "a.tiff")
-    with pytest.raises(DataError, match=r"a\.tiff: 32 bits a channel, so that white is unknown") as error:
+    with pytest.raises(DataError, match=r"a\.tiff: 32 bits per channel, so that white is unknown") as error:
         open_image(tmp_path / "a.tiff")
     assert error.value.hint == "save it with 8 or 16 bits"
 
@@ -213,13 +213,13 @@ def test_a_decompression_bomb_is_refused_by_its_header(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not an image, or of a format that is not read"),
-        (b"plain text", "not an image, or of a format that is not read"),
+        (b"", "not an image, or of a format that is not supported"),
+        (b"plain text", "not an image, or of a format that is not supported"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
-            "not an image, or of a format that is not read",
+            "not an image, or of a format that is not supported",
         ),
-        (b"\xff\xd8\xff\xe0", "not an image, or of a format that is not read"),
+        (b"\xff\xd8\xff\xe0", "not an image, or of a format that is not supported"),
     ],
     ids=["empty", "text", "PostScript", "JPEG cut in its header"],
 )

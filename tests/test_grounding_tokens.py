@@ -160,7 +160,7 @@ def filled(row: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
         row["messages"][0]["content"][0]["image"] = named[0]
     else:
         row["images"] = named
-    assert not list(SWIFT.problems(row))
+    assert SWIFT.fault(row) is None
     return SWIFT.read(row, paths[0].parent).to_swift([], GroundingTextSection())
 
 

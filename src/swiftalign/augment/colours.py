@@ -7,6 +7,7 @@ rows, in buffers that fit into the processor's cache: new memory for each step w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -23,8 +24,6 @@ IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
-# Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
-_FULL_SCALE = (720, 1, 255)
 # Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
@@ -56,11 +55,12 @@ class _Pending:
     """An image, the table of values that is still to be applied to it, and work buffers."""
 
     def __init__(self, image: Pixels) -> None:
-        self.image = self._source = image
-        self.table = IDENTITY
-        self.step = min(image.shape[0], max(1, _STRIP_PIXELS // image.shape[1]))  # rows per strip
-        self._spare: Pixels | None = None
-        self._buffers: tuple[Plane, Plane, Plane] | None = None
+        self.image, self.table = image, IDENTITY
+        # Images to overwrite in turn: one from here goes to ``replace`` before the next one is taken.
+        self.blanks = itertools.cycle(np.empty(image.shape, np.uint8) for _ in range(2))
+        height, width = image.shape[:2]
+        self.step = min(height, max(1, _STRIP_PIXELS // width))  # rows per strip
+        self._buffers = *np.empty((2, self.step, width, 3), np.float32), np.empty((self.step, width), np.float32)
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
         """Apply one more table, whose entries are rounded down, after the pending one."""
@@ -69,16 +69,10 @@ class _Pending:
     def pixels(self) -> Pixels:
         """The image with the pending table applied; the table is the identity afterwards."""
         if not np.array_equal(self.table, IDENTITY):
-            self.replace(cv2.LUT(self.image, self.table, dst=self.blank()))
+            self.replace(cv2.LUT(self.image, self.table, dst=next(self.blanks)))
         return self.image
 
-    def blank(self) -> Pixels:
-        """An image to overwrite and pass to ``replace`` before the next call of this method."""
-        return np.empty(self.image.shape, np.uint8) if self._spare is None else self._spare
-
     def replace(self, image: npt.NDArray[Any]) -> None:
-        if self.image is not self._source:
-            self._spare = self.image
         self.image, self.table = image, IDENTITY
 
     def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
@@ -87,12 +81,8 @@ class _Pending:
         Yields:
             the range of rows, their pixels after the table [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
         """
-        height, width = self.image.shape[:2]
-        if self._buffers is None:
-            colour, other = np.empty((2, self.step, width, 3), np.float32)
-            self._buffers = colour, other, np.empty((self.step, width), np.float32)
-        for top in range(0, height, self.step):
-            rows = slice(top, min(top + self.step, height))
+        for top in range(0, len(self.image), self.step):
+            rows = slice(top, min(top + self.step, len(self.image)))
             colour, other, plane = (buffer[: rows.stop - top] for buffer in self._buffers)
             if self.table is IDENTITY:
                 np.copyto(colour, self.image[rows])
@@ -115,7 +105,7 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
         height, width = pending.image.shape[:2]
         _fade(pending, int(total / (height * width) + 0.5), contrast)
     if saturation != 1:
-        result = pending.blank()
+        result = next(pending.blanks)
         for rows, colour, degenerate, grey in pending.strips():
             cv2.cvtColor(_grey(colour, out=grey), cv2.COLOR_GRAY2RGB, dst=degenerate)
             result[rows] = _blend(degenerate, colour, saturation)
@@ -150,8 +140,9 @@ def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 
     if hue_deg % 360 == 0 and sat == val == 1:
         return
     factors = np.array([[1, 0, 0, hue_deg % 360], [0, sat, 0, 0], [0, 0, val, 0]], np.float32)
-    most = np.full((pending.step, pending.image.shape[1], 3), _FULL_SCALE, np.float32)
-    result = pending.blank()
+    # Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
+    most = np.full((pending.step, pending.image.shape[1], 3), (720, 1, 255), np.float32)
+    result = next(pending.blanks)
     for rows, colour, changed, _ in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)
         if max(sat, val) > 1:
@@ -172,7 +163,7 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
         Zuiderveld, Graphics Gems IV, 1994; bit-identical to ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``.
     """
     image = pending.pixels()
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=pending.blank())
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=next(pending.blanks))
     columns, rows = tile_grid_size
     equalised = cv2.createCLAHE(clip_limit, (columns, rows)).apply(cv2.extractChannel(lab, 0))
     cv2.insertChannel(equalised, lab, 0)
@@ -190,7 +181,7 @@ def sharpness(pending: _Pending, factor: float) -> None:
     if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
     image = pending.pixels()
-    result = cv2.filter2D(image, -1, _SMOOTH, dst=pending.blank())
+    result = cv2.filter2D(image, -1, _SMOOTH, dst=next(pending.blanks))
     for rows, colour, smooth, _ in pending.strips():
         np.copyto(smooth, result[rows])
         result[rows] = _blend(smooth, colour, factor)

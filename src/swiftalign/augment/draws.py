@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from swiftalign.config.augmentation import IMGAUG, Operation, Range
+from swiftalign.config.augmentation import IMGAUG, Operation
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation that is applied: its name and the values drawn for it."""
 
     name: str
     values: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, **self.values}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Step:
-        return cls(value["name"], {name: item for name, item in value.items() if name != "name"})
 
 
 def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> list[Step]:
@@ -35,48 +26,31 @@ def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> lis
     generator = np.random.default_rng([seed, epoch, row])
     steps = []
     for operation in operations:
-        applies, *numbers = generator.random(_NUMBERS).tolist()
+        applies, *numbers = generator.random(4).tolist()  # up to three are for values
         parameters = operation.params
         if applies >= parameters.prob:
             continue
         if is_imgaug(operation.name):
-            values = {"arguments": dict(parameters.model_extra or {}), "seed": int(numbers[0] * 2**31)}
+            values: dict[str, Any] = {"arguments": dict(parameters.model_extra or {}), "seed": int(numbers[0] * 2**31)}
         else:
-            values = _VALUES[operation.name](parameters, numbers)
+            own_values = _OWN_VALUES.get(operation.name)
+            values = own_values(parameters) if own_values else {n: v for n, v in parameters if n != "prob"}
+            ranges = [name for name, value in values.items() if isinstance(value, tuple)]
+            for name, number in zip(ranges, numbers, strict=False):
+                low, high = values[name]
+                values[name] = low + (high - low) * number
         steps.append(Step(operation.name, values))
     return steps
 
 
-_NUMBERS = 4  # random numbers per operation: one for whether it applies, and up to three for values
-
-
-def _within(interval: Range, number: float) -> float:
-    low, high = interval
-    return low + (high - low) * number
-
-
-# An operation's name -> its values, from its parameters and three random numbers.
-_VALUES: dict[str, Callable[[Any, list[float]], dict[str, Any]]] = {
-    "hflip": lambda p, n: {},
-    "rotate": lambda p, n: {"degrees": _within((-p.max_deg, p.max_deg), n[0])},
-    "scale": lambda p, n: {"factor": _within((p.lo, p.hi), n[0])},
-    "resize_by_scale": lambda p, n: {"factor": _within((p.lo, p.hi), n[0]), "align_multiple": p.align_multiple},
-    "pad_to_multiple": lambda p, n: {"multiple": p.multiple},
-    "color_jitter": lambda p, n: {
-        "brightness": _within(p.brightness, n[0]),
-        "contrast": _within(p.contrast, n[1]),
-        "saturation": _within(p.saturation, n[2]),
-    },
-    "gamma": lambda p, n: {"gamma": _within(p.gamma, n[0])},
-    "hsv": lambda p, n: {
-        "hue_deg": _within(p.hue_delta_deg, n[0]),
-        "sat": _within(p.sat, n[1]),
-        "val": _within(p.val, n[2]),
-    },
-    "clahe": lambda p, n: {"clip_limit": _within(p.clip_limit, n[0]), "tile_grid_size": list(p.tile_grid_size)},
-    "sharpness": lambda p, n: {"factor": _within(p.factor, n[0])},
-    "solarize": lambda p, n: {"threshold": p.threshold},
-    "posterize": lambda p, n: {"bits": p.bits},
+# An operation's name -> its values, from its parameters, where they are not just these; a tuple is a range that the
+# value is drawn from.
+_OWN_VALUES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "rotate": lambda p: {"degrees": (-p.max_deg, p.max_deg)},
+    "scale": lambda p: {"factor": (p.lo, p.hi)},
+    "resize_by_scale": lambda p: {"factor": (p.lo, p.hi), "align_multiple": p.align_multiple},
+    "hsv": lambda p: {"hue_deg": p.hue_delta_deg, "sat": p.sat, "val": p.val},
+    "clahe": lambda p: {"clip_limit": p.clip_limit, "tile_grid_size": list(p.tile_grid_size)},
 }
 
 

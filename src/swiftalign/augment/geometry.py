@@ -41,22 +41,6 @@ class Affine:
     matrix: Floats
     size: Size
 
-    @property
-    def axis_aligned(self) -> bool:
-        """Whether boxes stay boxes: neither rotated nor sheared."""
-        return bool(self.matrix[0, 1] == 0 and self.matrix[1, 0] == 0)
-
-    @property
-    def flipped(self) -> bool:
-        """Whether it mirrors, so that clockwise outlines become counter-clockwise."""
-        m = self.matrix
-        return bool(m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0] < 0)
-
-    @property
-    def unmoved(self) -> bool:
-        """Whether no point moves; the canvas may still have grown."""
-        return bool(np.array_equal(self.matrix, np.eye(3)))
-
 
 def start(size: Size) -> Affine:
     """The identity on an image of this size."""
@@ -173,9 +157,16 @@ def warp(image: Pixels, affine: Affine, fill: Colour = (0, 0, 0)) -> Pixels:
     Raises:
         DataError: a rotated or zoomed image is longer than 32766 pixels.
     """
-    if affine.axis_aligned and (placed := _place(image, affine, fill)) is not None:
+    matrix, (height, width) = affine.matrix, image.shape[:2]
+    upright = matrix[0, 1] == 0 and matrix[1, 0] == 0
+    if upright and (placed := _place(image, affine, fill)) is not None:
         return placed
-    image, matrix = _shrink_first(image, affine.matrix)
+    # A much smaller image is made by the mean of pixels first; the matrix does the rest.
+    factors = zip((width, height), np.hypot(matrix[0, :2], matrix[1, :2]).tolist(), strict=True)
+    size = [max(1, round(side * factor)) if factor * AREA_FROM < 1 else side for side, factor in factors]
+    if size != [width, height]:
+        image = _image(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        matrix = matrix @ np.diag([width / size[0], height / size[1], 1.0])
     if max(*image.shape[:2], *affine.size) > MAX_WARP_SIDE:
         raise DataError(
             f"an image of {image.shape[1]} x {image.shape[0]} pixels is too long to rotate or zoom: "
@@ -209,39 +200,19 @@ def _place(image: Pixels, affine: Affine, fill: Colour) -> Pixels | None:
     right, bottom = affine.size[0] - left - new_width, affine.size[1] - top - new_height
     if min(left, top, right, bottom) < 0 or min(new_width, new_height) < 1:
         return None
-    image = _resized(image, (new_width, new_height))
+    # Each axis that shrinks much becomes the mean of its pixels, the other is interpolated; cv2 can't mix the two.
+    new_size = new_width, new_height
+    shrunk = [new if old > AREA_FROM * new else old for old, new in zip((width, height), new_size, strict=True)]
+    if shrunk != [width, height]:
+        image = _image(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA))
+    if shrunk != [*new_size]:
+        image = _image(cv2.resize(image, new_size, interpolation=cv2.INTER_LINEAR))
     if x_scale < 0:
         image = _image(cv2.flip(image, 1))
     if max(left, top, right, bottom) > 0:
         border = cv2.BORDER_CONSTANT
         image = _image(cv2.copyMakeBorder(image, top, bottom, left, right, border, value=fill))
     return image
-
-
-def _resized(image: Pixels, size: Size) -> Pixels:
-    """Resize each axis by the mean of pixels where it shrinks much, else by interpolation; cv2 can't mix the two."""
-    height, width = image.shape[:2]
-    shrunk = (size[0] if width > AREA_FROM * size[0] else width, size[1] if height > AREA_FROM * size[1] else height)
-    if shrunk != (width, height):
-        image = _image(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA))
-    if shrunk != size:
-        image = _image(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
-    return image
-
-
-def _shrink_first(image: Pixels, matrix: Floats) -> tuple[Pixels, Floats]:
-    """The image shrunk by the mean of pixels as far as the matrix shrinks it, and the matrix for the rest."""
-    height, width = image.shape[:2]
-    x_factor, y_factor = np.hypot(matrix[0, :2], matrix[1, :2]).tolist()
-    size = _shrunk_side(width, x_factor), _shrunk_side(height, y_factor)
-    if size == (width, height):
-        return image, matrix
-    shrunk = _image(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-    return shrunk, matrix @ np.diag([width / size[0], height / size[1], 1.0])
-
-
-def _shrunk_side(side: int, factor: float) -> int:
-    return max(1, round(side * factor)) if factor * AREA_FROM < 1 else side
 
 
 def _image(array: cv2.typing.MatLike) -> Pixels:

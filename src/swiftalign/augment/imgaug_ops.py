@@ -20,13 +20,9 @@ from swiftalign.data.images import Pixels
 from swiftalign.data.polygons import Floats
 from swiftalign.problems import ConfigError, config_problem
 
-GEOMETRIC_MODULES = {f"imgaug.augmenters.{name}" for name in ("flip", "geometric", "size")}
-
 # Arguments that only the pipeline sets, and arguments that would be augmenters themselves.
 _OWN_ARGUMENTS = {"self", "seed", "name", "random_state", "deterministic"}
 _CHILDREN = {"children", "foreground", "background", "then_list", "else_list"}
-
-_TRIALS = 3  # seeds that a new augmenter is tried with
 
 _REFUSED = {
     "AffineCv2": "it is deprecated for imgaug.Affine",
@@ -89,7 +85,7 @@ def build(name: str, params: Mapping[str, Any]) -> Any:
     # With numpy 2, all augmenters that crop or pad fail here.
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     points = np.array([[10.0, 10.0], [50.0, 40.0]])
-    for seed in range(_TRIALS):
+    for seed in range(3):
         try:
             result, moved = apply(augmenter, image, points, seed)
         except Exception as error:  # any error here would end the training
@@ -115,7 +111,7 @@ def augmenter(step: Step) -> Any:
 
 def is_geometric(augmenter: Any) -> bool:
     """Whether an augmenter moves points; the others do not change them."""
-    return type(augmenter).__module__ in GEOMETRIC_MODULES
+    return type(augmenter).__module__.removeprefix("imgaug.augmenters.") in ("flip", "geometric", "size")
 
 
 def apply(augmenter: Any, image: Pixels, points: Floats, seed: int) -> tuple[Pixels, Floats]:

@@ -28,8 +28,7 @@ def _exchanged(match: re.Match[str]) -> str:
 
 def names_sides(record: Record) -> bool:
     """Whether a row's prompt, system message or labels contain left or right."""
-    texts = (record.prompt or "", record.system or "", *(target.label for target in record.targets))
-    return any(_SIDES.search(text) for text in texts)
+    return mirror_record(record) != record
 
 
 def mirror_record(record: Record) -> Record:

@@ -8,9 +8,10 @@ last, so that no colour operation changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from swiftalign.augment.colours import apply_appearance
 from swiftalign.augment.draws import Step, draw, is_imgaug
 from swiftalign.augment.geometry import Affine
 from swiftalign.augment.mirror_text import mirror_record, names_sides
-from swiftalign.augment.targets import Outcome, Rules, fit_targets, inflation_cost
+from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
@@ -44,17 +45,11 @@ class Replay:
     left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        steps = [step.to_json() for step in self.steps]
+        steps = [{"name": step.name, **step.values} for step in self.steps]
         return {"steps": steps, "boxes_as_quads": self.boxes_as_quads, "left_out": list(self.left_out)}
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Replay:
-        steps = tuple(Step.from_json(step) for step in value["steps"])
-        return cls(steps, value["boxes_as_quads"], tuple(value["left_out"]))
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
+class Sample(NamedTuple):
     """One augmented row.
 
     Attributes:
@@ -72,45 +67,46 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class _Moved:
-    """Geometry that is decided, but not yet applied to the pixels: ``affine`` will be applied to ``image``."""
-
-    image: Pixels
-    affine: Affine
-    inner: Affine  # affine without the padding at its end
-    points: tuple[Floats, ...]
-    flipped: bool
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Placement:
-    """Where a row's targets end up, decided before the image is resampled.
+    """Where a row's targets end up, decided before the image is resampled: ``affine`` is still to be applied to it.
 
     Attributes:
+        settings: the configuration's augmentation section.
         record: the row before augmentation.
-        outcomes: outcome of each of the row's targets, in the row's order.
         replay: what will be done to the row.
-        geometry: the map of the image and of all points.
+        image: the image, with imgaug's geometric operations applied.
+        affine: the map from the image to the new canvas.
+        inner: the map without the padding at its end.
+        moved: each target's ``corners`` on the new canvas, before clipping, [n, 2].
+        flipped: whether the row is mirrored.
     """
 
+    settings: AugmentationSection
     record: Record
-    outcomes: tuple[Outcome, ...]
     replay: Replay
-    geometry: _Moved
-
-    @property
-    def moved(self) -> tuple[Floats, ...]:
-        """Each target's ``corners`` on the new canvas, before clipping, [n, 2]."""
-        return self.geometry.points
+    image: Pixels
+    affine: Affine
+    inner: Affine
+    moved: tuple[Floats, ...]
+    flipped: bool
 
     @property
     def size(self) -> Size:
         """Width and height of the new canvas in pixels."""
-        return self.geometry.affine.size
+        return self.affine.size
 
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Outcome of each of the row's targets, in the row's order."""
+        targets, flipped, as_quads = self.record.targets, self.flipped, self.replay.boxes_as_quads
+        size, rules = self.size, self.settings
+        return tuple(fit_targets(targets, self.moved, size, rules, flipped=flipped, boxes_as_quads=as_quads))
 
-Fits = Callable[[Record, Size], bool]
+    @property
+    def placed_record(self) -> Record:
+        """The row with the targets that were kept, and with left and right exchanged where it is mirrored."""
+        record = replace(self.record, targets=tuple(outcome.target for outcome in self.outcomes if outcome.target))
+        return mirror_record(record) if self.flipped and self.settings.left_right == "swap" else record
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,8 @@ class Pipeline:
     """
 
     settings: AugmentationSection
-    limits: PixelLimits = field(default=DEFAULT_LIMITS)
-    fits: Fits | None = None
+    limits: PixelLimits = DEFAULT_LIMITS
+    fits: Callable[[Record, Size], bool] | None = None
 
     def __call__(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Sample:
         """Augment a row with the draws of an epoch; arguments and errors are those of `place`."""
@@ -150,33 +146,27 @@ class Pipeline:
         moves, colours = self._draw(epoch, row)
         left_out: list[str] = []
 
-        def leave_out(names: tuple[str, ...], reason: str) -> None:
+        def place_without(names: tuple[str, ...], reason: str) -> Placement:
             left_out.extend(f"{step.name}: {reason}" for step in moves if step.name.startswith(names))
             moves[:] = [step for step in moves if not step.name.startswith(names)]
+            return self._move(image, record, Replay((*moves, *colours), left_out=tuple(left_out)))
 
-        if self.settings.left_right == "refuse" and names_sides(record):
-            leave_out(("hflip",), "the row says left or right")
-        moved, as_quads = self._move(image, record, moves), False
-        if inflation_cost(record.targets, moved.points) < self.settings.min_overlap:
-            as_quads = self.settings.rotated_boxes == "quad"
-            if self.settings.rotated_boxes == "skip":
-                leave_out(_TURNING, "a box would grow too much")
-                moved = self._move(image, record, moves)
-        outcomes = self._outcomes(record, moved, as_quads)
-        if record.targets and not any(outcome.target for outcome in outcomes):
-            leave_out(_MOVING, "every target would be lost")
-            moved, as_quads = self._move(image, record, moves), False
-            outcomes = self._outcomes(record, moved, as_quads)
-        if self.fits and not self.fits(self._record(record, moved, outcomes), moved.affine.size):
-            leave_out(_GROWING, "the row would be longer than max_length")
-            moved, as_quads = self._move(image, record, moves), False
-            outcomes = self._outcomes(record, moved, as_quads)
-        return Placement(record, outcomes, Replay((*moved.steps, *colours), as_quads, tuple(left_out)), moved)
+        refused = self.settings.left_right == "refuse" and names_sides(record)
+        placed = place_without(("hflip",) if refused else (), "the row says left or right")
+        if inflation_cost(record.targets, placed.moved) < self.settings.min_overlap:
+            if self.settings.rotated_boxes == "quad":
+                placed = replace(placed, replay=replace(placed.replay, boxes_as_quads=True))
+            elif self.settings.rotated_boxes == "skip":
+                placed = place_without(("rotate", "imgaug."), "a box would grow too much")
+        if record.targets and not any(outcome.target for outcome in placed.outcomes):
+            placed = place_without(_MOVING, "every target would be lost")
+        if self.fits and not self.fits(placed.placed_record, placed.size):
+            placed = place_without((*_MOVING, "pad_to_multiple"), "the row would be longer than max_length")
+        return placed
 
     def place_again(self, image: Pixels, record: Record, replay: Replay) -> Placement:
         """Where a row's targets ended up when this was done to it."""
-        moved = self._move(image, record, [step for step in replay.steps if is_geometric(step)], fitted=True)
-        return Placement(record, self._outcomes(record, moved, replay.boxes_as_quads), replay, moved)
+        return self._move(image, record, replay, fitted=True)
 
     def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
         """Augment only the colours of a row's images, because the row's text says in its own words where things are."""
@@ -188,16 +178,28 @@ class Pipeline:
         steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
         return [step for step in steps if is_geometric(step)], [step for step in steps if not is_geometric(step)]
 
-    def _move(self, image: Pixels, record: Record, steps: Sequence[Step], *, fitted: bool = False) -> _Moved:
+    def _move(self, image: Pixels, record: Record, replay: Replay, *, fitted: bool = False) -> Placement:
+        """Apply the operations that move points.
+
+        Args:
+            fitted: whether the operations end with the resize to a size that the image processor does not change.
+        """
         size = image.shape[1], image.shape[0]
         points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in record.targets]
-        canvas = [(0, 0), (size[0], 0), size, (0, size[1])]  # if the canvas is mirrored, everything is
-        points.append(np.array(canvas, dtype=np.float64))
+        # If the canvas is mirrored, everything is.
+        points.append(np.array([(0, 0), (size[0], 0), size, (0, size[1])], dtype=np.float64))
         affine = inner = geometry.start(size)
-        for step in steps:
+        moves = [step for step in replay.steps if is_geometric(step)]
+        for step in moves:
             if is_imgaug(step.name):
-                image, points, affine = self._by_imgaug(step, image, points, affine)
-                inner = affine
+                from swiftalign.augment import imgaug_ops
+
+                # It moves pixels itself: the pending matrix is applied before it, and a new one begins after it.
+                image = geometry.warp(image, affine, self.settings.fill)
+                moved = geometry.transform(np.concatenate(points), affine.matrix)
+                image, moved = imgaug_ops.apply(imgaug_ops.augmenter(step), image, moved, step.values["seed"])
+                points = np.split(moved, np.cumsum([len(each) for each in points])[:-1])
+                affine = inner = geometry.start((image.shape[1], image.shape[0]))
             else:
                 affine = geometry.OPERATIONS[step.name](affine, **step.values)
                 inner = inner if step.name == "pad_to_multiple" else affine
@@ -205,40 +207,18 @@ class Pipeline:
             fit = geometry.fit(affine, FACTOR, self.limits.least, self.limits.most_unreduced)
             if fit.size != affine.size:
                 affine = inner = fit
-                steps = [*steps, Step(geometry.FIT, {"size": list(fit.size)})]
+                resize = Step(geometry.FIT, {"size": list(fit.size)})
+                replay = replace(replay, steps=(*moves, resize, *replay.steps[len(moves) :]))
         *points, corners = [geometry.transform(each, affine.matrix) for each in points]
-        return _Moved(image, affine, inner, tuple(points), signed_area(corners) < 0, tuple(steps))
-
-    def _by_imgaug(
-        self, step: Step, image: Pixels, points: list[Floats], affine: Affine
-    ) -> tuple[Pixels, list[Floats], Affine]:
-        """imgaug moves pixels itself: the pending matrix is applied before it, and a new one begins after it."""
-        from swiftalign.augment import imgaug_ops
-
-        image = geometry.warp(image, affine, self.settings.fill)
-        moved = geometry.transform(np.concatenate(points), affine.matrix)
-        image, moved = imgaug_ops.apply(imgaug_ops.augmenter(step), image, moved, step.values["seed"])
-        ends = np.cumsum([len(each) for each in points])[:-1]
-        return image, np.split(moved, ends), geometry.start((image.shape[1], image.shape[0]))
-
-    def _outcomes(self, record: Record, moved: _Moved, as_quads: bool) -> tuple[Outcome, ...]:
-        rules = Rules(self.settings.min_visible, self.settings.min_side)
-        flipped, size = moved.flipped, moved.affine.size
-        return tuple(fit_targets(record.targets, moved.points, size, rules, flipped=flipped, boxes_as_quads=as_quads))
+        flipped = signed_area(corners) < 0
+        return Placement(self.settings, record, replay, image, affine, inner, tuple(points), flipped)
 
     def _render(self, placed: Placement) -> Sample:
-        moved = placed.geometry
-        image = geometry.warp(moved.image, moved.inner, self.settings.fill)
+        image = geometry.warp(placed.image, placed.inner, self.settings.fill)
         image = _coloured(image, [step for step in placed.replay.steps if not is_geometric(step)])
-        if moved.inner.size != moved.affine.size:
-            image = geometry.warp(image, replace(moved.affine, matrix=np.eye(3)), self.settings.fill)
-        return Sample(image, self._record(placed.record, moved, placed.outcomes), placed.outcomes, placed.replay)
-
-    def _record(self, record: Record, moved: _Moved, outcomes: Sequence[Outcome]) -> Record:
-        """The row with the targets that were kept, and with left and right exchanged where it is mirrored."""
-        record = replace(record, targets=tuple(outcome.target for outcome in outcomes if outcome.target))
-        swapped = moved.flipped and self.settings.left_right == "swap"
-        return mirror_record(record) if swapped else record
+        if placed.inner.size != placed.affine.size:
+            image = geometry.warp(image, replace(placed.affine, matrix=np.eye(3)), self.settings.fill)
+        return Sample(image, placed.placed_record, placed.outcomes, placed.replay)
 
 
 def run_pipeline(config: Config) -> Pipeline:
@@ -255,8 +235,6 @@ def blank(size: Size) -> Pixels:
 
 
 _MOVING = ("hflip", "rotate", "scale", "resize_by_scale", "imgaug.")
-_GROWING = (*_MOVING, "pad_to_multiple")
-_TURNING = ("rotate", "imgaug.")
 
 
 def is_geometric(step: Step) -> bool:

@@ -32,6 +32,5 @@ class AugmentedRows:
             height, width = images[0].shape[:2]
             sample = self.pipeline(images[0], row.record(width, height), epoch=epoch, row=number)
             return to_row(sample.record, sample.image, self.rows.text)
-        return with_images(
-            row.to_swift((), self.rows.text), self.pipeline.colours_only(images, epoch=epoch, row=number)
-        )
+        coloured = self.pipeline.colours_only(images, epoch=epoch, row=number)
+        return with_images(row.to_swift((), self.rows.text), coloured)

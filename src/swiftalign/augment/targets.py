@@ -6,37 +6,22 @@ Boxes are wrapped once, at the end: wrapping after each operation would make the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
 from swiftalign.data.records import PixelTarget, Point, Size
 
-# A mirrored outline runs the other way round; in this order a quad is clockwise again, from its top left corner.
-MIRRORED = [1, 0, 3, 2]
 # Corners are an upright rectangle if the IoU with the box around them differs from 1 by less than this.
 UPRIGHT = 1e-9
 
 
-@dataclass(frozen=True)
-class Rules:
-    """When a target is dropped because too little of it is left.
-
-    Attributes:
-        min_visible: least share of the target's area, or of a line's length, on the canvas, 0..1.
-        min_side: least shorter side of a box or a quad, or length of a line, in pixels; only a target that shrank is
-            dropped for it.
-    """
-
-    min_visible: float = 0.5
-    min_side: float = 4.0
-
-
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one target.
 
     Attributes:
@@ -58,11 +43,11 @@ def fit_targets(
     targets: Sequence[PixelTarget],
     moved: Sequence[Floats],
     size: Size,
-    rules: Rules,
+    settings: AugmentationSection,
     *,
     flipped: bool,
     boxes_as_quads: bool = False,
-) -> list[Outcome]:
+) -> Iterator[Outcome]:
     """Each target on the new canvas.
 
     A target whose points did not move is returned unchanged, even where it reaches beyond the image. A box becomes the
@@ -72,14 +57,41 @@ def fit_targets(
     Args:
         moved: each target's ``corners`` on the new canvas, [n, 2].
         size: width and height of the canvas in pixels.
+        settings: when a target is dropped: ``min_visible``, and ``min_side`` for a target that shrank.
         flipped: whether the geometry mirrors; the order of a quad's corners is then reversed, so that a quad that was
             clockwise from the top left is so again. Lines keep their order, which may have a meaning.
         boxes_as_quads: whether boxes without outline that a rotation tilted become quads.
     """
-    return [
-        _fitted(target, points, size, rules, flipped, boxes_as_quads)
-        for target, points in zip(targets, moved, strict=True)
-    ]
+    order = [1, 0, 3, 2] if flipped else [0, 1, 2, 3]
+    for target, points in zip(targets, moved, strict=True):
+        if np.array_equal(points, np.array(target.corners)):
+            yield Outcome(target)
+            continue
+        clipped = not polygons.inside(points, *size)
+        area = 0.0 if target.kind == "line" else polygons.area(polygons.convex(points))
+        clip, measure = (polygons.clip_polygon, polygons.area) if area else (polygons.clip_line, polygons.length)
+        part, whole = clip(points, *size), area or polygons.length(points)
+        visible = min(measure(part) / whole, 1.0) if clipped and whole else float(not clipped)
+        if visible == 0 or visible < settings.min_visible:
+            yield Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
+            continue
+        if boxes_as_quads and _wrap_iou(target, points) < 1 - UPRIGHT:
+            target = PixelTarget("quad", target.label, target.corners)
+        quad: tuple[Point, ...] = ()
+        if target.kind == "quad" or (target.outline and len(part) == 4):
+            clockwise = polygons.ordered_like(polygons.largest_quad(part), points[order]) if clipped else part[order]
+            quad = _pairs(clockwise)
+        if target.kind == "bbox":
+            fitted = replace(target, points=polygons.envelope(part), outline=quad)
+        else:
+            fitted = replace(target, points=quad or _pairs(part))
+        side, word = _extent(fitted)
+        if side < settings.min_side and side < _extent(target)[0] - polygons.ON_EDGE:
+            yield Outcome(None, f"{math.floor(side * 10) / 10} px {word}", clipped, visible)
+            continue
+        inflated = fitted.kind == "bbox" and area > 0
+        inflation = float(polygons.box_area(np.array(fitted.points))) / area if inflated else 1.0
+        yield Outcome(fitted, None, clipped, visible, inflation)
 
 
 def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> float:
@@ -88,53 +100,7 @@ def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> f
     Args:
         moved: each target's ``corners`` on the new canvas, [n, 2].
     """
-    pairs = zip(targets, moved, strict=True)
-    return min((_wrap_iou(points) for target, points in pairs if _is_bare_box(target)), default=1.0)
-
-
-def _fitted(
-    target: PixelTarget, points: Floats, size: Size, rules: Rules, flipped: bool, boxes_as_quads: bool
-) -> Outcome:
-    if np.array_equal(points, np.array(target.corners)):
-        return Outcome(target)
-    clipped = not polygons.inside(points, *size)
-    visible, part = _visible_part(target, points, size, clipped)
-    if visible == 0 or visible < rules.min_visible:
-        return Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
-    if boxes_as_quads and _is_bare_box(target) and _wrap_iou(points) < 1 - UPRIGHT:
-        target = PixelTarget("quad", target.label, target.corners)
-    quad: tuple[Point, ...] = ()
-    if target.kind == "quad" or (target.outline and len(part) == 4):
-        quad = _pairs(_four_corners(points, part, flipped, clipped))
-    if target.kind == "bbox":
-        fitted = replace(target, points=polygons.envelope(part), outline=quad)
-    else:
-        fitted = replace(target, points=quad or _pairs(part))
-    side, measure = _extent(fitted)
-    if side < rules.min_side and side < _extent(target)[0] - polygons.ON_EDGE:
-        return Outcome(None, f"{math.floor(side * 10) / 10} px {measure}", clipped, visible)
-    whole = polygons.area(polygons.convex(points)) if fitted.kind == "bbox" else 0.0
-    inflation = float(polygons.box_area(np.array(fitted.points))) / whole if whole else 1.0
-    return Outcome(fitted, None, clipped, visible, inflation)
-
-
-def _visible_part(target: PixelTarget, points: Floats, size: Size, clipped: bool) -> tuple[float, Floats]:
-    """Share of a target on the canvas, by area or else by length, and its part there [m, 2]."""
-    part = (polygons.clip_line if target.kind == "line" else polygons.clip_polygon)(points, *size)
-    if not clipped:
-        return 1.0, part
-    if target.kind != "line" and (whole := polygons.area(polygons.convex(points))):
-        return min(polygons.area(part) / whole, 1.0), part
-    part, whole = polygons.clip_line(points, *size), polygons.length(points)
-    return (min(polygons.length(part) / whole, 1.0) if whole else 0.0), part
-
-
-def _four_corners(points: Floats, part: Floats, flipped: bool, clipped: bool) -> Floats:
-    """A quad's corners [4, 2] from its part on the canvas [m, 2], in the order of the moved quad [4, 2]."""
-    if not clipped:
-        return part[MIRRORED] if flipped else part
-    quad = part if len(part) == 4 else polygons.largest_quad(part)
-    return polygons.ordered_like(quad, points[MIRRORED] if flipped else points)
+    return min((_wrap_iou(target, points) for target, points in zip(targets, moved, strict=True)), default=1.0)
 
 
 def _extent(target: PixelTarget) -> tuple[float, str]:
@@ -148,15 +114,14 @@ def _extent(target: PixelTarget) -> tuple[float, str]:
     return min((right - left, "wide"), (bottom - top, "high"))
 
 
-def _is_bare_box(target: PixelTarget) -> bool:
-    """Whether it is a box without outline."""
-    return target.kind == "bbox" and not target.outline
+def _wrap_iou(target: PixelTarget, points: Floats) -> float:
+    """IoU of a box's moved corners [4, 2] with the upright box around them; 1.0 for a target of any other kind.
 
-
-def _wrap_iou(points: Floats) -> float:
-    """IoU of a box's moved corners [4, 2] with the upright box around them."""
+    A box with an outline counts as another kind: the outline is what is wrapped.
+    """
+    bare = target.kind == "bbox" and not target.outline
     box = float(polygons.box_area(np.array(polygons.envelope(points))))
-    return polygons.area(points) / box if box else 1.0
+    return polygons.area(points) / box if bare and box else 1.0
 
 
 def _pairs(points: Floats) -> tuple[Point, ...]:

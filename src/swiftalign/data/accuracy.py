@@ -60,7 +60,25 @@ class Scores:
             for target in targets:
                 groups[target.kind, target.label.strip().casefold()][side].append(target)
         for (kind, _), (true, written) in groups.items():
-            self.sums[kind] += _score(kind, true, written, width, height)
+            hits, cost = [0, 0], len(true)
+            if true and written:
+                from scipy.optimize import linear_sum_assignment
+
+                if kind == "line":
+                    sides = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (true, written))
+                    costs = line_costs(*sides)
+                else:
+                    corners = (np.array([t.points for t in side], dtype=np.float64) for side in (true, written))
+                    costs = overlap_costs(*corners)
+                # Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total
+                # cost. So no count depends on the order of the objects.
+                weights, above = costs, min(costs.shape) + 1.0
+                for level, limit in enumerate(reversed(HITS[kind]), 1):
+                    weights = weights - (costs <= limit) * above**level
+                matched = costs[linear_sum_assignment(weights)]
+                hits = [int((matched <= most).sum()) for most in HITS[kind]]
+                cost = len(true) - len(matched) + matched.sum()
+            self.sums[kind] += [len(true), len(written), *hits, cost]
 
     def merge(self, other: Scores) -> None:
         """Add another's sums to these."""
@@ -92,49 +110,13 @@ class Scores:
         return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
 
 
-def _score(kind: Kind, truth: list[TextTarget], predicted: list[TextTarget], width: int, height: int) -> Floats:
-    """The sums of objects with one label, as in `Scores`."""
-    if not truth or not predicted:
-        return np.array([len(truth), len(predicted), 0, 0, len(truth)], dtype=np.float64)
-    if kind == "line":
-        costs = line_costs(*([np.array(t.in_pixels(width, height).points) for t in x] for x in (truth, predicted)))
-    else:
-        true, written = (np.array([t.points for t in side], dtype=np.float64) for side in (truth, predicted))
-        costs = (box_costs if kind == "bbox" else quad_costs)(true, written)
-    matched = _matched(costs, HITS[kind])
-    hits = [(matched <= most).sum() for most in HITS[kind]]
-    return np.array([len(truth), len(predicted), *hits, len(truth) - len(matched) + matched.sum()])
+def overlap_costs(truth: Floats, predicted: Floats) -> Floats:
+    """1 - IoU of boxes, (t, 2, 2) and (p, 2, 2) corners, or of quads, (t, 4, 2) and (p, 4, 2) -> (t, p).
 
-
-def _matched(costs: Floats, limits: tuple[float, ...]) -> Floats:
-    """Costs of the pairs of the best assignment.
-
-    Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total cost. So no
-    count depends on the order of the objects.
-
-    Args:
-        costs: cost of each pair, 0..1, (true, predicted).
+    It is 0 where all coordinates are equal: the same object even where it has no area.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    weights, above = costs, min(costs.shape) + 1.0
-    for level, limit in enumerate(reversed(limits), 1):
-        weights = weights - (costs <= limit) * above**level
-    return np.asarray(costs[linear_sum_assignment(weights)])
-
-
-def box_costs(truth: Floats, predicted: Floats) -> Floats:
-    """1 - IoU of boxes: (t, 2, 2) and (p, 2, 2) corners -> (t, p)."""
-    return _overlap_costs(box_iou(truth[:, None], predicted[None]), truth, predicted)
-
-
-def quad_costs(truth: Floats, predicted: Floats) -> Floats:
-    """1 - IoU of quads: (t, 4, 2) and (p, 4, 2) corners -> (t, p)."""
-    return _overlap_costs(quad_iou(truth, predicted), truth, predicted)
-
-
-def _overlap_costs(iou: Floats, truth: Floats, predicted: Floats) -> Floats:
-    """1 - IoU, and 0 where all coordinates are equal: the same object even where it has no area."""
+    boxes = truth.shape[1] == 2
+    iou = box_iou(truth[:, None], predicted[None]) if boxes else quad_iou(truth, predicted)
     same = (truth[:, None] == predicted[None]).all((-1, -2))
     return np.asarray(np.where(same, 0.0, np.clip(1 - iou, 0, 1)))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from swiftalign.data.records import SPELLINGS, Kind, TextTarget, to_points
 
@@ -15,15 +14,13 @@ MAX_ITEMS = 2_000
 
 # Where a list of objects or a lone object begins; words may stand in brackets before it.
 _START = re.compile(r"\[\s*(?=\{)|(?=\{)")
-_NOTHING = re.compile(r"\[\s*\]")
 # A comma too many or too few between complete items is forgiven.
 _BETWEEN = re.compile(r"[\s,]*")
 _KINDS: dict[str, Kind] = {spelling.text_key: kind for kind, spelling in SPELLINGS.items()}
 _DECODER = json.JSONDecoder()
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A model's answer, as it was read.
 
     Attributes:
@@ -56,10 +53,20 @@ def parse_answer(text: str) -> Answer:
     text = text[:MAX_CHARACTERS]
     start = _START.search(text)
     if start is None:
-        return Answer(complete=_NOTHING.search(text) is not None)
-    items, complete = _items(text, start.end(), listed=start.group() != "")
+        return Answer(complete=re.search(r"\[\s*\]", text) is not None)
+    position, listed, complete = start.end(), start.group() != "", False
     targets, malformed = list[TextTarget](), list[Kind | None]()
-    for item in items:
+    while not complete and len(targets) + len(malformed) < MAX_ITEMS:
+        if gap := _BETWEEN.match(text, position):
+            position = gap.end()
+        if listed and text.startswith("]", position):
+            complete = True
+            break
+        try:
+            item, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError):  # also a number of thousands of digits, and deep nesting
+            break
+        complete = not listed
         kinds = [kind for key, kind in _KINDS.items() if key in item] if isinstance(item, dict) else []
         kind = kinds[0] if len(kinds) == 1 else None
         label = item.get("label") if kind else None
@@ -70,21 +77,3 @@ def parse_answer(text: str) -> Answer:
         else:
             malformed.append(kind)
     return Answer(tuple(targets), tuple(malformed), complete)
-
-
-def _items(text: str, position: int, *, listed: bool) -> tuple[list[Any], bool]:
-    """The items from a position on, and whether they ended properly."""
-    items: list[Any] = []
-    while len(items) < MAX_ITEMS:
-        gap = _BETWEEN.match(text, position)
-        position = gap.end() if gap else position
-        if listed and text.startswith("]", position):
-            return items, True
-        try:
-            item, position = _DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError):  # also a number of thousands of digits, and deep nesting
-            return items, False
-        items.append(item)
-        if not listed:
-            return items, True
-    return items, False

@@ -87,26 +87,18 @@ def encoding_of(config: Config) -> Encoding:
     Raises:
         DataError: an environment variable with a limit of the images' sizes is not a whole number.
     """
-    other = config.handed_through
+    other, folder = config.handed_through, Path(config.model.path)
     refuses = other.get("truncation_strategy", "delete") == "delete"
+    if not folder.is_absolute():
+        folder = cached_folder(config.model.path, config.model.revision, config.hub) or folder
+    tokenizer, family = folder / "tokenizer.json", None
+    if tokenizer.is_file() and (folder / "config.json").is_file():
+        family = find(config.model.type or read_json(folder / "config.json").get("model_type"))
     return Encoding(
         pixel_limits(other.get("max_pixels")),
         config.data.text,
         other.get("system"),
         int(other["max_length"]) if other.get("max_length") and refuses else None,
         config.data.too_long,
-        _tokenizer(config),
+        tokenizer if family and family.counts_tokens else None,
     )
-
-
-def _tokenizer(config: Config) -> Path | None:
-    """The model's ``tokenizer.json``, where its rows are counted here and it lies on this machine."""
-    folder = Path(config.model.path)
-    if not folder.is_absolute():
-        folder = cached_folder(config.model.path, config.model.revision, config.hub) or folder
-    path, model_config = folder / "tokenizer.json", folder / "config.json"
-    if not path.is_file() or not model_config.is_file():
-        return None
-    model_type = config.model.type or read_json(model_config).get("model_type")
-    family = find(model_type)
-    return path if family and family.counts_tokens else None

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from swiftalign.config.sections import Config
 from swiftalign.problems import DataError
 
-PARTS = ("train", "val")
 MAX_ROW_BYTES = 16_000_000
 JSONL = "a JSONL file has one JSON object per line"  # a hint
 
@@ -20,8 +18,7 @@ JSONL = "a JSONL file has one JSON object per line"  # a hint
 _SURROGATE = re.compile(rb"\\u[dD]|\xed")
 
 
-@dataclass(frozen=True)
-class RowCounts:
+class RowCounts(NamedTuple):
     """Numbers of rows that a run uses, without those that are left out.
 
     Attributes:
@@ -55,7 +52,7 @@ def count_rows(config: Config) -> RowCounts:
         DataError: a file does not exist, can't be read, or holds no row.
     """
     counts = []
-    for part in PARTS:
+    for part in ("train", "val"):
         counts.append(0)
         for index, path in enumerate(data_files(config, part)):
             rows = count_lines(path)

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from swiftalign.problems import DataError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 """An RGB image [h, w, 3]."""
@@ -25,7 +23,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 # Pillow itself refuses to decode more than this, unless another library has lifted its limit.
 MAX_PIXELS = 178_956_970
 
-_ORIENTATION = 0x0112  # the EXIF tag
 # EXIF orientation, from 2 on -> the name in PIL.Image.Transpose of what turns the stored pixels upright.
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 
@@ -57,11 +54,20 @@ def open_image(path: Path) -> Pixels:
     References:
         Transparency as in qwen_vl_utils' ``to_rgb``.
     """
-    from PIL import Image
-
     with _opened(path) as image:
         orientation = _orientation(image)
-        shown = _to_rgb(image, path)
+        if image.mode.startswith("I;16"):
+            # Pillow's convert would clip: everything above 255 would be white.
+            wide = np.asarray(image).astype(np.uint32)
+            shown = Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+        elif image.mode in ("I", "F"):
+            raise DataError(f"image {path}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits")
+        elif image.has_transparency_data:
+            layer = image.convert("RGBA")
+            shown = Image.new("RGB", image.size, "white")
+            shown.paste(layer, mask=layer.getchannel("A"))
+        else:
+            shown = image.convert("RGB")
         if orientation > 1:
             shown = shown.transpose(Image.Transpose[_TURNS[orientation - 2]])
         return np.array(shown)
@@ -74,8 +80,6 @@ class NoSuchImageError(DataError):
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image whose header has been read; every error until the end of the block becomes a DataError."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"image {path}: not a file")
@@ -100,30 +104,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, of an image that is not decoded yet."""
-    from PIL import Image
-
     if image.format == "TIFF":
         return 1  # Pillow turns these itself: the size is already that of the shown image
     try:
         # A PNG's own getexif would decode the image, to look for EXIF data behind the pixels.
-        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         return int(value) if value in range(1, 9) else 1
     except Exception:  # damaged EXIF data; viewers then show the pixels as they are stored
         return 1
-
-
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        # Pillow's convert would clip: everything above 255 would be white.
-        wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise DataError(f"image {path}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    shown = Image.new("RGB", image.size, "white")
-    shown.paste(layer, mask=layer.getchannel("A"))
-    return shown

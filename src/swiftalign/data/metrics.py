@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from swiftalign.data.records import Kind
-
-_NAMES: dict[Kind, tuple[str, ...]] = {
-    "bbox": ("acc", "acc75", "iou", "precision"),
-    "quad": ("acc", "acc75", "iou", "precision"),
-    "line": ("acc", "distance", "precision"),
-}
+from swiftalign.data.records import KINDS, Kind
 
 # Each metric, and the kind of target that validation rows must have for it; None for any kind.
 METRICS: dict[str, Kind | None] = {
-    **{f"{kind}_{name}": kind for kind, names in _NAMES.items() for name in names},
-    "malformed_answers": None,
-}
+    f"{kind}_{name}": kind
+    for kind in KINDS
+    for name in (("acc", "distance", "precision") if kind == "line" else ("acc", "acc75", "iou", "precision"))
+} | {"malformed_answers": None}
 
 # A lower value of these metrics is better; of all others, a higher value.
 LOWER_IS_BETTER = ("line_distance", "malformed_answers")

@@ -91,7 +91,15 @@ def clip_polygon(points: Floats, width: float, height: float) -> Floats:
         return points
     corners: list[Point] = [(x, y) for x, y in convex(points).tolist()]
     for axis, edge, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
-        corners = _cut(corners, axis, edge, sign)
+        kept: list[Point] = []  # on the side of the edge in the direction of the sign
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
+            a_depth, b_depth = sign * (a[axis] - edge), sign * (b[axis] - edge)
+            if a_depth >= 0:
+                kept.append(a)
+            if a_depth * b_depth < 0:
+                x, y = _between(a, b, a_depth / (a_depth - b_depth))
+                kept.append((edge, y) if axis == 0 else (x, edge))
+        corners = kept
     return _within(corners, width, height)
 
 
@@ -113,13 +121,20 @@ def clip_line(points: Floats, width: float, height: float) -> Floats:
     pieces: list[list[Point]] = [[]]
     goes_on = False
     for a, b in pairwise([(x, y) for x, y in points.tolist()]):
-        span = _visible_span(a, b, width, height)
-        if span is not None:
-            if not (goes_on and span[0] == 0):
-                pieces.append([_between(a, b, span[0])])
-            pieces[-1].append(_between(a, b, span[1]))
+        # The shares of the way from a to b at which it enters and leaves the image.
+        enter, leave = 0.0, 1.0
+        for start, step, side in ((a[0], b[0] - a[0], width), (a[1], b[1] - a[1], height)):
+            if step:
+                first, second = sorted((-start / step, (side - start) / step))
+                enter, leave = max(enter, first), min(leave, second)
+            elif not 0 <= start <= side:
+                leave = -1.0
+        if enter <= leave:
+            if not (goes_on and enter == 0):
+                pieces.append([_between(a, b, enter)])
+            pieces[-1].append(_between(a, b, leave))
         # Points are not compared: a line may come back in where it left.
-        goes_on = span is not None and span[1] == 1
+        goes_on = enter <= leave == 1
     longest = max(pieces, key=lambda piece: length(np.array(piece)))
     return _within([point for point, _ in groupby(longest)], width, height)
 
@@ -134,32 +149,6 @@ def _snapped(points: Floats, width: float, height: float) -> Floats:
 def _within(corners: Sequence[Point], width: float, height: float) -> Floats:
     """Corners of a part as [m, 2], with nothing outside the image by a rounding error."""
     return np.clip(np.array(corners, dtype=np.float64).reshape(-1, 2), 0, (width, height))
-
-
-def _cut(corners: list[Point], axis: int, edge: float, sign: int) -> list[Point]:
-    """The corners of the part on one side of an edge, which is the side in the direction of ``sign``."""
-    kept: list[Point] = []
-    for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
-        a_depth, b_depth = sign * (a[axis] - edge), sign * (b[axis] - edge)
-        if a_depth >= 0:
-            kept.append(a)
-        if a_depth * b_depth < 0:
-            x, y = _between(a, b, a_depth / (a_depth - b_depth))
-            kept.append((edge, y) if axis == 0 else (x, edge))
-    return kept
-
-
-def _visible_span(a: Point, b: Point, width: float, height: float) -> tuple[float, float] | None:
-    """Where the segment from a (0) to b (1) enters and leaves the image; None where it stays outside."""
-    enter, leave = 0.0, 1.0
-    for start, step, side in ((a[0], b[0] - a[0], width), (a[1], b[1] - a[1], height)):
-        if step == 0:
-            if not 0 <= start <= side:
-                return None
-            continue
-        first, second = sorted((-start / step, (side - start) / step))
-        enter, leave = max(enter, first), min(leave, second)
-    return (enter, leave) if enter <= leave else None
 
 
 def _between(a: Point, b: Point, t: float) -> Point:
@@ -284,11 +273,8 @@ def _iou(overlap: Floats, one: Floats, other: Floats) -> Floats:
 
 def box_gaps(one: Iterable[Floats], other: Iterable[Floats]) -> Floats:
     """Distances between the upright boxes around two lists of outlines: [n, m], 0 where two boxes touch or overlap."""
-    (low_a, high_a), (low_b, high_b) = (
-        (np.stack([points.min(0) for points in side]), np.stack([points.max(0) for points in side]))
-        for side in (one, other)
-    )
-    apart = np.maximum(low_b[None] - high_a[:, None], low_a[:, None] - high_b[None])
+    a, b = (np.array([(points.min(0), points.max(0)) for points in side]) for side in (one, other))
+    apart = np.maximum(b[None, :, 0] - a[:, None, 1], a[:, None, 0] - b[None, :, 1])
     return np.asarray(np.linalg.norm(np.clip(apart, 0, None), axis=-1))
 
 

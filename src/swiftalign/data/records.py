@@ -42,13 +42,11 @@ SPELLINGS: dict[Kind, KindSpelling] = {
 
 def to_points(kind: Kind, numbers: Any, least: float = -1e9, most: float = 1e9) -> tuple[Point, ...]:
     """Numbers as the points of a target; none unless they are as many as the kind has, each from `least` to `most`."""
-    if not isinstance(numbers, list) or len(numbers) % 2:
-        return ()
-    if not all(type(number) in (int, float) and least <= number <= most for number in numbers):
-        return ()
     spelling = SPELLINGS[kind]
-    right = spelling.least <= len(numbers) // 2 <= (spelling.most or len(numbers))
-    return tuple(zip(numbers[::2], numbers[1::2], strict=True)) if right else ()
+    sound = isinstance(numbers, list) and all(type(n) in (int, float) and least <= n <= most for n in numbers)
+    if not sound or len(numbers) % 2 or not spelling.least <= len(numbers) // 2 <= (spelling.most or len(numbers)):
+        return ()
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 @dataclass(frozen=True)
@@ -163,20 +161,15 @@ class Row(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """A layout of rows.
 
     Attributes:
         recognise: whether a JSON object is a row of this layout.
-        problems: what is wrong with the layout of a JSON value.
-        read: makes a row without problems from the JSON object and the folder that its image paths count from.
+        fault: what is wrong with the layout of a JSON value; None for nothing.
+        read: makes a row without fault from the JSON object and the folder that its image paths count from.
     """
 
     recognise: Callable[[dict[str, Any]], bool]
-    problems: Callable[[Any], Iterator[Problem]]
+    fault: Callable[[Any], str | None]
     read: Callable[[dict[str, Any], Path], Row]
-
-
-def malformed(message: str) -> Problem:
-    return Problem("data-row-malformed", message, "correct or remove these rows")

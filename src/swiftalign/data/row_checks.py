@@ -21,6 +21,7 @@ LEAST_OVERLAP = 0.5  # of a box with its own object's outline, as intersection o
 SURE = math.log(1e-6)
 ENOUGH_ROWS = 5
 
+_CHECK_UNIT = 'check that they are pixels of this very image, or 0..1000 with "coordinates": "relative1000"'
 _NOT_TEXT = re.compile(
     r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>"
     r"|<(?:image|video|audio|bbox|ref-object)>"
@@ -73,17 +74,10 @@ def outside_problems(points: Sequence[Point], width: int, height: int, name: str
     by, side = round(beyond[edge], 6), width if edge in ("left", "right") else height
     if by <= 0:  # 1000 of 1000 may come out a hair beyond the edge
         return
-    message = f"{name} reaches {by:.4g} px beyond the {edge} of {width}x{height}"
-    if by <= max(SLACK_PIXELS, SLACK_SHARE * side):
-        yield Problem("data-outside-slightly", message, "they are cut at its edge")
-    else:
-        yield Problem("data-outside-image", message, _OUTSIDE_HINT)
-
-
-_OUTSIDE_HINT = (
-    'check that they are pixels of this very image, or 0..1000 with "coordinates": "relative1000"; '
-    "if you allow them, they are cut at its edge"
-)
+    code, hint = "data-outside-slightly", "they are cut at its edge"
+    if by > max(SLACK_PIXELS, SLACK_SHARE * side):
+        code, hint = "data-outside-image", f"{_CHECK_UNIT}; if you allow them, {hint}"
+    yield Problem(code, f"{name} reaches {by:.4g} px beyond the {edge} of {width}x{height}", hint)
 
 
 class PixelSpread:
@@ -111,14 +105,10 @@ class PixelSpread:
 
     def problems(self) -> Iterator[Problem]:
         """That the coordinates look relative, where they do."""
-        if not 900 <= self._most <= 1000:
-            return
-        reason = ""
-        if self._odds < SURE:
-            reason = "though the images are larger"
-        elif self._outside >= max(ENOUGH_ROWS, self._rows / 5):
-            reason = f"and in {self._outside:,} rows they lie outside the image"
-        if reason:
+        larger, outside = self._odds < SURE, self._outside >= max(ENOUGH_ROWS, self._rows / 5)
+        if 900 <= self._most <= 1000 and (larger or outside):
+            many = f"and in {self._outside:,} rows they lie outside the image"
+            reason = "though the images are larger" if larger else many
             message = f"no coordinate of {self._rows:,} rows passes 1000, the largest is {self._most:g}, {reason}"
             hint = 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
             yield Problem("data-coordinates-relative-like", message, hint)

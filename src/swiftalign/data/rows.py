@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.files import JSONL, MAX_ROW_BYTES, read_lines
@@ -182,6 +183,4 @@ def to_row(record: Record, image: Pixels, text: GroundingTextSection) -> dict[st
 
 def with_images(row: dict[str, Any], images: Sequence[Pixels]) -> dict[str, Any]:
     """A row with its images in memory: from a file, ms-swift would not turn them upright, and clip 16 bits to white."""
-    from PIL import Image as PilImage
-
-    return {**row, "images": [PilImage.fromarray(image) for image in images]} if images else row
+    return {**row, "images": [Image.fromarray(image) for image in images]} if images else row

@@ -13,13 +13,14 @@ from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.files import RowCounts, data_files
 from swiftalign.data.formats import read_row
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
-from swiftalign.data.records import Kind, PixelTarget, Row, Size, malformed
+from swiftalign.data.records import Kind, PixelTarget, Row, Size
 from swiftalign.data.row_checks import PixelSpread, special_text
 from swiftalign.data.rows import DataFile, Index
 from swiftalign.data.tokens import Conversation, model_size
 from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 
 NAMED_ROWS = 4  # that a finding names; the others are counted
+LONGEST_MESSAGE = 300  # characters
 PROGRESS_ROWS = 1000
 
 # What goes to the tokenizer together: rows, and characters, which bound the memory.
@@ -108,10 +109,13 @@ class _Scan:
             self._add(Problem("data-unchecked", message), "")
 
     def _add(self, problem: Problem, where: str) -> None:
+        """Count a problem. Its message may hold the data's own words: it is kept short, and safe to print."""
         self.counts[problem.code] += 1
-        first = self._first.setdefault(problem.code, [])
+        first, text = self._first.setdefault(problem.code, []), problem.message
         if len(first) < NAMED_ROWS:
-            first.append(replace(problem, message=_brief(problem.message), where=where))
+            text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
+            text = text if text.isprintable() else text.encode("unicode_escape").decode()
+            first.append(replace(problem, message=text, where=where))
 
     def findings(self) -> Iterator[Problem]:
         """One for each code: the first rows in full, the others as a number."""
@@ -140,7 +144,8 @@ class _Scan:
                 kinds |= {target.kind for target in row.targets}
                 problems = self._check(row, file.path, line, spread)
             except DataError as error:
-                problems = [malformed(error.message.removeprefix(f"{where}: "))]
+                message = error.message.removeprefix(f"{where}: ")
+                problems = [Problem("data-row-malformed", message, "correct or remove these rows")]
             for problem in {each.code: each for each in reversed(problems)}.values():  # the first one of each code
                 self._add(problem, where)
             self.rows += 1
@@ -163,9 +168,8 @@ class _Scan:
         if self._encoding.max_length and self._encoding.tokenizer and len(known) == len(sizes):
             conversation = self._encoding.conversation(row, known)
             if conversation is None:
-                problems.append(
-                    Problem("data-unchecked", "its length, as it has tools, video, audio or a loss of its own")
-                )
+                message = "its length, as it has tools, video, audio or a loss of its own"
+                problems.append(Problem("data-unchecked", message))
             elif conversation.most > self._encoding.max_length:
                 self._waiting.append((conversation, path, line))
                 self._characters += conversation.most
@@ -178,12 +182,12 @@ class _Scan:
         try:
             size = self._size_of(image)
             becomes = model_size(*size, limits)
+        except NoSuchImageError:
+            problems.append(Problem("data-image-missing", str(image), "image paths count from the data file's folder"))
+            return None
         except DataError as error:
-            code, message = "data-image-unreadable", error.message.removeprefix("image ")
-            hint = "replace these images, or remove their rows"
-            if isinstance(error, NoSuchImageError):
-                code, message, hint = "data-image-missing", str(image), "image paths count from the data file's folder"
-            problems.append(Problem(code, message, hint))
+            message = error.message.removeprefix("image ")
+            problems.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
             return None
         pixels = size[0] * size[1]
         self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)
@@ -204,9 +208,3 @@ class _Scan:
                 self._add(Problem(code, f"{length:,} tokens of {most:,}", hint), f"{path}:{line}")
         self._waiting.clear()
         self._characters = 0
-
-
-def _brief(text: str, limit: int = 300) -> str:
-    """A text that may hold the data's own words, for a message: not long, and safe to print."""
-    cut = text if len(text) <= limit else f"{text[:limit]}..."
-    return cut if cut.isprintable() else cut.encode("unicode_escape").decode()

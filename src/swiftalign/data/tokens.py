@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from swiftalign.data.formats.swift import flat_text
 from swiftalign.data.records import Size
@@ -23,8 +22,7 @@ FACTOR = QWEN3_VL.patch * QWEN3_VL.merge
 MAX_RATIO = 200  # of an image's sides; qwen_vl_utils refuses more
 
 
-@dataclass(frozen=True)
-class PixelLimits:
+class PixelLimits(NamedTuple):
     """How large an image reaches the model.
 
     Attributes:
@@ -111,12 +109,10 @@ def visual_tokens(width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS)
     >>> visual_tokens(1024, 768)
     768
     """
-    wide, high = model_size(width, height, limits)
-    return wide * high // FACTOR**2
+    return math.prod(model_size(width, height, limits)) // FACTOR**2
 
 
-@dataclass(frozen=True)
-class Conversation:
+class Conversation(NamedTuple):
     """A row before its text becomes tokens.
 
     Attributes:
@@ -173,15 +169,7 @@ def conversation(
     for index in range(0, len(texts), 2):
         texts[index] = f"{head}<|im_start|>user\n{texts[index]}<|im_end|>\n<|im_start|>assistant\n"
         head = "<|im_end|>\n"
-    fillings = _fillings(row.get("objects") or {}, sizes)
-    texts = [re.sub("<image>|<ref-object>|<bbox>", lambda tag: next(fillings[tag[0]], tag[0]), text) for text in texts]
-    if not texts[-1].endswith(("<|im_end|>", "<|endoftext|>")):
-        texts[-1] += "<|im_end|>\n"
-    return Conversation(tuple(texts), sum(visual_tokens(*size, limits) - 1 for size in sizes))
-
-
-def _fillings(objects: Mapping[str, Any], sizes: Sequence[Size]) -> dict[str, Iterator[str]]:
-    """What takes the place of each placeholder, in order."""
+    objects = row.get("objects") or {}
     boxes = objects.get("bbox") or []
     if sizes:  # ms-swift leaves boxes without an image as they are
         ids = [*(objects.get("image_id") or []), *[0] * len(boxes)]
@@ -191,8 +179,12 @@ def _fillings(objects: Mapping[str, Any], sizes: Sequence[Size]) -> dict[str, It
             [round(n / unit[axis % 2] * QWEN3_VL.coordinates) for axis, n in enumerate(box)] for box, unit in pairs
         ]
     written = [",".join(f"({x},{y})" for x, y in zip(box[::2], box[1::2], strict=True)) for box in boxes]
-    return {
+    fillings = {  # what takes the place of each placeholder, in order
         "<image>": iter(["<|vision_start|><|image_pad|><|vision_end|>"] * len(sizes)),
         "<ref-object>": iter([f"<|object_ref_start|>{name}<|object_ref_end|>" for name in objects.get("ref") or []]),
         "<bbox>": iter([f"<|box_start|>{numbers}<|box_end|>" for numbers in written]),
     }
+    texts = [re.sub("<image>|<ref-object>|<bbox>", lambda tag: next(fillings[tag[0]], tag[0]), text) for text in texts]
+    if not texts[-1].endswith(("<|im_end|>", "<|endoftext|>")):
+        texts[-1] += "<|im_end|>\n"
+    return Conversation(tuple(texts), sum(visual_tokens(*size, limits) - 1 for size in sizes))

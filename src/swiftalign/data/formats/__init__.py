@@ -10,7 +10,7 @@ from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.records import Row
 from swiftalign.problems import DataError
 
-# Tried in this order. The last one names the problem of a row that none of them recognises.
+# Tried in this order. The last one names the fault of a row that none of them recognises.
 FORMATS = (SWIFT, OWN)
 
 
@@ -26,7 +26,6 @@ def read_row(content: bytes, path: Path, line: int) -> Row:
     """
     value = parse_json(content, path, line)
     layout = next((each for each in FORMATS if isinstance(value, dict) and each.recognise(value)), FORMATS[-1])
-    problem = next(layout.problems(value), None)
-    if problem:
-        raise DataError(f"{path}:{line}: {problem.message}", problem.hint)
+    if fault := layout.fault(value):
+        raise DataError(f"{path}:{line}: {fault}", "correct or remove these rows")
     return layout.read(value, path.parent)

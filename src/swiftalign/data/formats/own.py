@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.records import SPELLINGS, Format, Kind, PixelTarget, Record, Size, TextTarget, malformed, to_points
+from swiftalign.data.records import SPELLINGS, Format, Kind, PixelTarget, Record, Size, TextTarget, to_points
 from swiftalign.data.row_checks import SLACK_SHARE, shown, special_text, target_problems
 from swiftalign.data.text import to_messages
 from swiftalign.problems import Problem
@@ -72,34 +72,32 @@ class GroundingRow:
         return {"messages": to_messages(self.record(*sizes[0]), *sizes[0], text)}
 
 
-def _problems(row: Any) -> Iterator[Problem]:
+def _fault(row: Any) -> str | None:
     if not isinstance(row, dict):
-        yield malformed("not a JSON object")
-        return
+        return "not a JSON object"
     images, objects = row.get("images", []), row.get("objects")
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        yield malformed("'images' must be a list of paths")
-    elif not images or not isinstance(objects, list):
-        yield malformed("needs 'images' and 'objects', or 'messages'")
-    elif len(images) != 1:
-        yield malformed("needs exactly one image, or 'messages'")
+        return "'images' must be a list of paths"
+    if not images or not isinstance(objects, list):
+        return "needs 'images' and 'objects', or 'messages'"
+    if len(images) != 1:
+        return "needs exactly one image, or 'messages'"
     if row.get("coordinates", "pixels") not in ("pixels", "relative1000"):
-        yield malformed("'coordinates' must be pixels or relative1000")
+        return "'coordinates' must be pixels or relative1000"
     if not all(isinstance(row.get(key), str | None) for key in ("prompt", "system")):
-        yield malformed("'prompt' and 'system' must be text")
-    for item in objects if isinstance(objects, list) else ():
+        return "'prompt' and 'system' must be text"
+    for item in objects:
         if not isinstance(item, dict) or not isinstance(item.get("label"), str):
-            yield malformed("an object needs a 'label'")
-            continue
+            return "an object needs a 'label'"
         name, keys = f"object {item['label']!r}", [key for key in _KINDS if key in item]
         if len(keys) != 1 and keys != ["bbox_2d", "quad"]:
-            one_of = f"needs one of {', '.join(_KINDS)} (a box may have its object's quad beside it)"
-            yield malformed(f"{name} {one_of}")
+            return f"{name} needs one of {', '.join(_KINDS)} (a box may have its object's quad beside it)"
         for key in keys:
             if not to_points(_KINDS[key], item[key]):
                 _, _, least, most = SPELLINGS[_KINDS[key]]
                 wanted = f"{2 * least} numbers" if most else f"an even count of {2 * least} numbers or more"
-                yield malformed(f"{name}: {key} must be {wanted}")
+                return f"{name}: {key} must be {wanted}"
+    return None
 
 
 def _read(row: dict[str, Any], folder: Path) -> GroundingRow:
@@ -111,4 +109,4 @@ def _read(row: dict[str, Any], folder: Path) -> GroundingRow:
     return GroundingRow((folder / row["images"][0],), tuple(targets), row.get("prompt"), row.get("system"))
 
 
-OWN = Format(recognise=lambda row: "objects" in row and "messages" not in row, problems=_problems, read=_read)
+OWN = Format(recognise=lambda row: "objects" in row and "messages" not in row, fault=_fault, read=_read)

@@ -15,7 +15,7 @@ from typing import Any
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.answers import parse_answer
-from swiftalign.data.records import SPELLINGS, Format, Size, TextTarget, malformed
+from swiftalign.data.records import SPELLINGS, Format, Size, TextTarget
 from swiftalign.data.row_checks import outside_problems, special_text
 from swiftalign.problems import Problem
 
@@ -125,30 +125,45 @@ def _medium(part: dict[str, Any]) -> str:
     return str(part["type"]).removesuffix("_url")
 
 
-def _problems(row: dict[str, Any]) -> Iterator[Problem]:
-    for check in (_message_problems, _image_problems, _object_problems):
-        found = list(check(row))
-        yield from found
-        if found:  # what follows relies on it
-            return
-
-
-def _message_problems(row: dict[str, Any]) -> Iterator[Problem]:
+def _fault(row: dict[str, Any]) -> str | None:
     messages, learned = row["messages"], False
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
-        yield malformed("'messages' must be a list of {role, content}")
-        return
+        return "'messages' must be a list of {role, content}"
     for number, message in enumerate(messages):
         role, content = message["role"], message.get("content")
         if role not in _ROLES:
-            yield malformed(f"a message's role must be one of {', '.join(_ROLES)}")
-        elif role == "system" and (number or not isinstance(content, str)):
-            yield malformed("the system message must come first, and be text")
-        elif role not in _TOOL_ROLES and not _content_is_sound(message):
-            yield malformed(f"a message of {role} has no text")
+            return f"a message's role must be one of {', '.join(_ROLES)}"
+        if role == "system" and (number or not isinstance(content, str)):
+            return "the system message must come first, and be text"
+        if role not in _TOOL_ROLES and not _content_is_sound(message):
+            return f"a message of {role} has no text"
         learned |= role == "tool_call" or (role == "assistant" and bool(content or message.get("tool_calls")))
     if not learned:
-        yield malformed("no message of assistant that could be learned")
+        return "no message of assistant that could be learned"
+    if row.get("image") and not row.get("images"):
+        return "the key is 'images'; 'image' would be ignored"
+    listed, inside, _ = _split(row)
+    if not all(isinstance(image, str) for image in listed):
+        return "'images' must be a list of paths"
+    if listed and inside:
+        return "images both in 'images' and in the messages"
+    objects = row.get("objects")
+    if objects is None or objects == {}:
+        return None
+    if not isinstance(objects, dict) or not isinstance(objects.get("bbox"), list):
+        return "'objects' must be {ref: [...], bbox: [[...], ...]}"
+    for box in objects["bbox"]:
+        even = isinstance(box, list) and len(box) > 1 and len(box) % 2 == 0
+        if not even or not all(type(number) in (int, float) and abs(number) < 1e9 for number in box):
+            return "a 'bbox' in 'objects' must be an even count of numbers, 2 or more"
+    labels, ids, count = objects.get("ref"), objects.get("image_id"), len(inside or listed)
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        return "'ref' in 'objects' must be a list of names"
+    if objects.get("bbox_type") not in (None, "real", "norm1"):
+        return "'bbox_type' must be real or norm1"
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < count for i in ids)):
+        return f"'image_id' must number the row's {count} images from 0"
+    return None
 
 
 def _content_is_sound(message: dict[str, Any]) -> bool:
@@ -171,38 +186,4 @@ def _part_is_sound(part: Any) -> bool:
     return isinstance(_value(part), str | None) or _medium(part) == "video"
 
 
-def _image_problems(row: dict[str, Any]) -> Iterator[Problem]:
-    if row.get("image") and not row.get("images"):
-        yield malformed("the key is 'images'; 'image' would be ignored")
-    listed, inside, _ = _split(row)
-    if not all(isinstance(image, str) for image in listed):
-        yield malformed("'images' must be a list of paths")
-    elif listed and inside:
-        yield malformed("images both in 'images' and in the messages")
-
-
-def _object_problems(row: dict[str, Any]) -> Iterator[Problem]:
-    objects = row.get("objects")
-    if objects is None or objects == {}:
-        return
-    if not isinstance(objects, dict) or not isinstance(objects.get("bbox"), list):
-        yield malformed("'objects' must be {ref: [...], bbox: [[...], ...]}")
-        return
-    for box in objects["bbox"]:
-        if not isinstance(box, list) or len(box) < 2 or len(box) % 2 or not all(map(_is_coordinate, box)):
-            yield malformed("a 'bbox' in 'objects' must be an even count of numbers, 2 or more")
-    listed, inside, _ = _split(row)
-    labels, ids, count = objects.get("ref"), objects.get("image_id"), len(inside or listed)
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-        yield malformed("'ref' in 'objects' must be a list of names")
-    if objects.get("bbox_type") not in (None, "real", "norm1"):
-        yield malformed("'bbox_type' must be real or norm1")
-    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < count for i in ids)):
-        yield malformed(f"'image_id' must number the row's {count} images from 0")
-
-
-def _is_coordinate(number: Any) -> bool:
-    return type(number) in (int, float) and abs(number) < 1e9
-
-
-SWIFT = Format(recognise=lambda row: "messages" in row, problems=_problems, read=_read)
+SWIFT = Format(recognise=lambda row: "messages" in row, fault=_fault, read=_read)
