@@ -85,9 +85,9 @@ class PassThroughSection(Section):
 
     @property
     def passed_through(self) -> dict[str, Any]:
-        """The arguments of ms-swift that the section gives."""
-        declared = {name: getattr(self, name) for name in self.declared_arguments() if self.given(name)}
-        return {**(self.model_extra or {}), **declared}
+        """The arguments of ms-swift that the section gives, without the settings of methods."""
+        others = {name: value for name, value in (self.model_extra or {}).items() if name not in settings_fields()}
+        return others | {name: getattr(self, name) for name in self.declared_arguments() if self.given(name)}
 
 
 class ModelSection(Section):
@@ -166,11 +166,6 @@ class TunerSection(PassThroughSection):
         values: dict[str, Any] = serialize(self)
         methods = () if info.exclude_unset else METHODS.values()
         return values | {name: value for method in methods for name, value in method.model_validate(values)}
-
-    @property
-    def passed_through(self) -> dict[str, Any]:
-        """The arguments of ms-swift that the section gives, without the settings of methods."""
-        return {name: value for name, value in super().passed_through.items() if name not in settings_fields()}
 
     @property
     def method(self) -> type[Method]:
@@ -316,15 +311,8 @@ class Config(Section):
     @property
     def source(self) -> ModelSource:
         """Where the base model comes from, and how it is to be loaded."""
-        return ModelSource(
-            self.model.path,
-            self.model.revision,
-            self.hub,
-            self.model.type,
-            self.model.dtype,
-            self.model.trust_remote_code,
-            self.where("model", "path"),
-        )
+        model = self.model.model_dump(exclude={"attention"})
+        return ModelSource(**model, hub=self.hub, where=self.where("model", "path"))
 
     @property
     def handed_through(self) -> dict[str, Any]:
