@@ -28,10 +28,9 @@ PATTERNS = {
         r"^(?:[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
 }
-_FIRST = {"bool": "tTfF", "null": ["~", "n", "N", ""], "int": "-+0123456789", "float": "-+.0123456789"}
 for _kind, _pattern in PATTERNS.items():
-    CoreSchemaLoader.add_implicit_resolver(TAG + _kind, _pattern, list(_FIRST[_kind]))
-    CoreSchemaDumper.add_implicit_resolver(TAG + _kind, _pattern, list(_FIRST[_kind]))
+    CoreSchemaLoader.add_implicit_resolver(TAG + _kind, _pattern, None)
+    CoreSchemaDumper.add_implicit_resolver(TAG + _kind, _pattern, None)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:

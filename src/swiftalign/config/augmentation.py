@@ -47,7 +47,6 @@ _RANGE_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]}
 )
 Factors = Annotated[Range, BeforeValidator(_factors), _RANGE_SCHEMA]
-Degrees = Annotated[Range, BeforeValidator(_as_range), _RANGE_SCHEMA]
 Multiple = Annotated[int, Field(ge=1, le=4096)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
@@ -120,7 +119,7 @@ class Gamma(Parameters):
 class Hsv(Parameters):
     """Shift the hue; multiply the saturation and the value."""
 
-    hue_delta_deg: Degrees = (0.0, 0.0)
+    hue_delta_deg: Annotated[Range, BeforeValidator(_as_range), _RANGE_SCHEMA] = (0.0, 0.0)
     sat: Factors = (1.0, 1.0)
     val: Factors = (1.0, 1.0)
 

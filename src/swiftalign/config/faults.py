@@ -162,8 +162,7 @@ _EXPECTED_AT: dict[Key, str] = {
 
 
 def _expected(detail: Any) -> str:
-    choices = _choices(detail)
-    if choices:
+    if choices := _choices(detail):
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0].lower()
     words = _EXPECTED.get(detail["type"]) or detail["type"].replace("_", " ")
     return str(words.format(**detail.get("ctx", {})))

@@ -81,22 +81,13 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
             message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
             problems.append(config_problem(str(place), message, "keep one of the two"))
         elif isinstance(target, Mapping):  # otherwise the section itself is reported
-            target.put(key[1], value, place._replace(name=f"{section}.{alias}"))
+            target[key[1]], target.places[key[1]] = value, place._replace(name=f"{section}.{alias}")
     operations = lookup(values, OPERATIONS)
     for index, item in enumerate(operations if isinstance(operations, list) else ()):
         operations[index] = full = spelled_out(item)
         if isinstance(item, Mapping):
             places = {key if key in full else "params": place for key, place in item.places.items()}
             operations[index] = Mapping(full, places)
-    _make_paths_absolute(values, folder)
-    for item in values["phases"] if isinstance(values.get("phases"), list) else ():
-        if isinstance(item, Mapping):
-            _normalised(item, file, folder, problems)
-    return values
-
-
-def _make_paths_absolute(values: Mapping, folder: Path) -> None:
-    """Make paths relative to the file's folder absolute; values that are not text are left for the checks."""
     for name in ("train", "val"):
         files = lookup(values, ("data", name))
         if isinstance(files, str):
@@ -106,11 +97,15 @@ def _make_paths_absolute(values: Mapping, folder: Path) -> None:
     for section, name in (*_RUN_KEYS, ("training", "deepspeed"), ("model", "path")):
         value = lookup(values, (section, name))
         if not isinstance(value, str) or (name == "deepspeed" and not value.endswith(".json")):
-            continue  # a preset's name or JSON text
+            continue  # a preset's name or JSON text; what is not text is left for the checks
         # A model is a hub id unless it looks like a folder or is one.
         looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
         if name != "path" or looks_like_one or os.path.isdir(folder / value):  # noqa: PTH112  # False for a name that is too long for the file system
             values[section][name] = _absolute(value, folder)
+    for item in values["phases"] if isinstance(values.get("phases"), list) else ():
+        if isinstance(item, Mapping):
+            _normalised(item, file, folder, problems)
+    return values
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -318,8 +318,7 @@ class Config(Section):
     def handed_through(self) -> dict[str, Any]:
         """The arguments that all sections together hand through to ms-swift."""
         sections = (self.data, self.tuner, self.training)
-        passed = {name: value for section in sections for name, value in section.passed_through.items()}
-        return {**passed, **self.swift}
+        return {name: value for section in sections for name, value in section.passed_through.items()} | self.swift
 
     @property
     def values(self) -> dict[str, Any]:

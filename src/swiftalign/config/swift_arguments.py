@@ -68,16 +68,13 @@ def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any
     path = Path(spec.origin).parent / file
     for node in ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else ():
         for item in node.body if isinstance(node, ast.ClassDef) and node.name == class_name else ():
-            if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
-                continue
-            text = ast.unparse(item.annotation)
-            if isinstance(item.annotation, ast.Constant) and isinstance(item.annotation.value, str):
-                text = item.annotation.value
-            try:
-                # The text comes from the installed packages' own sources, never from a user's file.
-                kind = eval(text, {"__builtins__": {}}, _TYPES)
-            except Exception:
-                kind = Any
-            if not text.startswith("ClassVar"):
-                # ms-swift writes `x: int = None` for an argument that may be None.
-                yield item.target.id, kind if kind is Any else kind | None
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                text = ast.unparse(item.annotation).strip("'\"")  # some annotations are written as a text
+                try:
+                    # The text comes from the installed packages' own sources, never from a user's file.
+                    kind = eval(text, {"__builtins__": {}}, _TYPES)
+                except Exception:
+                    kind = Any
+                if not text.startswith("ClassVar"):
+                    # ms-swift writes `x: int = None` for an argument that may be None.
+                    yield item.target.id, kind if kind is Any else kind | None

@@ -68,9 +68,6 @@ class Mapping(dict[str, Any]):
         self.places = places or {}
         self.file = file
 
-    def put(self, key: str, value: Any, place: Place) -> None:
-        self[key], self.places[key] = value, place
-
     def merge(self, layer: Mapping) -> None:
         """Lay another mapping over this one: mappings are merged key by key, other values are replaced."""
         self.places |= layer.places
@@ -129,9 +126,8 @@ def read_document(path: Path) -> Any:
         ConfigError: the file is not YAML, or it contains a tag, a duplicate key or an alias bomb.
     """
     if path.is_dir():
-        raise SwiftalignError(
-            f"{path} is a folder, not a config file", f"give a YAML file, e.g. {path / 'config.yaml'}"
-        )
+        hint = f"give a YAML file, e.g. {path / 'config.yaml'}"
+        raise SwiftalignError(f"{path} is a folder, not a config file", hint)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -262,10 +258,9 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, text, kind)
         if isinstance(node, yaml.SequenceNode):
-            items = Items()
-            items.places = [self.place(item) for item in node.value]
-            for index, item in enumerate(node.value):
-                items.append(self.value(item, (*key, index), top if key else items.places[index]))
+            places = [self.place(item) for item in node.value]
+            items = Items(self.value(item, (*key, i), top if key else places[i]) for i, item in enumerate(node.value))
+            items.places = places
             return items
         result = Mapping(file=self.file)
         for key_node, value_node in node.value:
@@ -278,7 +273,8 @@ class _Builder:
             elif name in result:
                 self.fail(key_node, f"{dotted((*key, name))} is given twice", "keep one of the two")
             else:
-                result.put(name, self.value(value_node, (*key, name), top if key else place), place)
+                result[name] = self.value(value_node, (*key, name), top if key else place)
+                result.places[name] = place
         return result
 
     def scalar(self, node: yaml.Node, text: str, kind: str) -> Any:

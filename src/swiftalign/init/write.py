@@ -20,7 +20,6 @@ from swiftalign.problems import SwiftalignError, counted
 
 # Most objects per image in a curriculum's first two phases; the third has every row.
 SIMPLE, MEDIUM = 3, 8
-EPOCHS = (30, 30, 40)
 
 
 def write_init(
@@ -79,7 +78,7 @@ def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callabl
             "training: {train_dataloader_shuffle: false, save_strategy: epoch}\n"
             "phases:\n"
         )
-        for name, (file, rows), epochs in zip(names, files.items(), EPOCHS, strict=True):
+        for name, (file, rows), epochs in zip(names, files.items(), (30, 30, 40), strict=True):
             text += (
                 f"  - name: {name}   # {counted(rows, 'row')}\n"
                 f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"

@@ -98,8 +98,7 @@ def merge_by_peft(
                 cast_adapter_dtype(model, "default")  # to float32 also the factors that AdaLoRA's pattern has resized
                 weights = dict(model.merge_and_unload().named_parameters())
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            text = " ".join(str(error).split())[:500]
-            message = f"{adapter.checkpoint}: peft can't merge it: {text}"
+            message = f"{adapter.checkpoint}: peft can't merge it: {' '.join(str(error).split())[:500]}"
             raise ExportError(message, "check that this is the right base model") from error
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if name in adapter.changed:
