@@ -81,16 +81,14 @@ def argument_faults(values: Mapping) -> list[Any]:
     for section in PASS_THROUGH:
         given = values.get(section)
         for name, value in given.items() if isinstance(given, dict) else ():
-            if name in section_fields(section):
-                continue
-            if not is_argument(section, name):
+            if is_argument(section, name):
+                _, kind = swift_arguments()[name]
+                try:
+                    TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+                except ValidationError as error:
+                    details += [{**detail, "loc": (section, name, *detail["loc"])} for detail in error.errors()]
+            elif name not in section_fields(section):
                 details.append({"type": "extra_forbidden", "loc": (section, name)})
-                continue
-            _, kind = swift_arguments()[name]
-            try:
-                TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
-            except ValidationError as error:
-                details += [{**detail, "loc": (section, name, *detail["loc"])} for detail in error.errors()]
     return details
 
 

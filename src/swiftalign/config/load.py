@@ -71,23 +71,25 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
         del values[name]  # an empty section, e.g. "tuner:" with nothing under it
     if isinstance(values.get("model"), str):
         values["model"] = nested(("path",), values["model"], values.places["model"]._replace(name="model"))
+
     for (section, alias), key in ALIASES.items():
-        if not holds(values, (section, alias)):
-            continue
-        value, place = values[section].pop(alias), values[section].places[alias]
-        target = values.setdefault(key[0], Mapping())
-        values.places.setdefault(key[0], place)
-        if holds(values, key):
-            message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
-            problems.append(config_problem(str(place), message, "keep one of the two"))
-        elif isinstance(target, Mapping):  # otherwise the section itself is reported
-            target[key[1]], target.places[key[1]] = value, place._replace(name=f"{section}.{alias}")
+        if holds(values, (section, alias)):
+            value, place = values[section].pop(alias), values[section].places[alias]
+            target = values.setdefault(key[0], Mapping())
+            values.places.setdefault(key[0], place)
+            if holds(values, key):
+                message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
+                problems.append(config_problem(str(place), message, "keep one of the two"))
+            elif isinstance(target, Mapping):  # otherwise the section itself is reported
+                target[key[1]], target.places[key[1]] = value, place._replace(name=f"{section}.{alias}")
+
     operations = lookup(values, OPERATIONS)
     for index, item in enumerate(operations if isinstance(operations, list) else ()):
         operations[index] = full = spelled_out(item)
         if isinstance(item, Mapping):
             places = {key if key in full else "params": place for key, place in item.places.items()}
             operations[index] = Mapping(full, places)
+
     for name in ("train", "val"):
         files = lookup(values, ("data", name))
         if isinstance(files, str):
@@ -102,6 +104,7 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
         looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
         if name != "path" or looks_like_one or os.path.isdir(folder / value):  # noqa: PTH112  # False for a name that is too long for the file system
             values[section][name] = _absolute(value, folder)
+
     for item in values["phases"] if isinstance(values.get("phases"), list) else ():
         if isinstance(item, Mapping):
             _normalised(item, file, folder, problems)

@@ -311,8 +311,8 @@ class Config(Section):
     @property
     def source(self) -> ModelSource:
         """Where the base model comes from, and how it is to be loaded."""
-        model = self.model.model_dump(exclude={"attention"})
-        return ModelSource(**model, hub=self.hub, where=self.where("model", "path"))
+        where = self.where("model", "path")
+        return ModelSource(**self.model.model_dump(exclude={"attention"}), hub=self.hub, where=where)
 
     @property
     def handed_through(self) -> dict[str, Any]:
@@ -336,7 +336,6 @@ def section_fields(section: str) -> dict[str, Any]:
     """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings."""
     fields = Config.model_fields
     for name in section.split("."):
-        annotation = fields[name].annotation
-        candidates = [annotation, *get_args(annotation)]
-        fields = next((c.model_fields for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), {})
+        kinds = [fields[name].annotation, *get_args(fields[name].annotation)]
+        fields = next((k.model_fields for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), {})
     return fields | settings_fields() if section == "tuner" else fields
