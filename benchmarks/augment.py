@@ -33,7 +33,7 @@ from imgaug.augmentables import (
 
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
-from swiftalign.config.augmentation import AugmentationSection, preset_operations
+from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import PixelTarget, Record
 
 SIZES = ((1024, 768), (2048, 1536))
@@ -200,7 +200,7 @@ def main() -> int:
     for width, height in SIZES:
         image, record = picture(width, height), Record((Path("x.png"),), tuple(targets(width, height)))
         for label in ("all", "usual"):
-            ops = [op.model_dump() for op in preset_operations("conservative")]
+            ops = [op.model_dump() for op in AugmentationSection(preset="conservative").operations]
             for op in ops if label == "all" else []:
                 op["params"]["prob"] = 1.0
             pipeline = Pipeline(AugmentationSection(ops=ops, rotated_boxes="grow", min_side=0, min_visible=0))

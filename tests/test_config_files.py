@@ -333,7 +333,7 @@ ODD_VALUES = [True, -1.5, 3, "odd", [1], ["odd"], [None], {"odd": 1}, float("inf
 def passed_through() -> list[tuple[str, str]]:
     owned = {*OWNED_BY_PLAN, *OWNED_BY_CONFIG}
     declared = {name for section in ("data", "tuner", "training") for name in section_fields(section)}
-    return [(a.section, a.name) for a in swift_arguments().values() if a.name not in owned | declared]
+    return [(section, name) for name, (section, _) in swift_arguments().items() if name not in owned | declared]
 
 
 @pytest.mark.parametrize("value", ODD_VALUES, ids=repr)

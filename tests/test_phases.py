@@ -176,7 +176,7 @@ def test_a_curriculum_overwrites_nothing_unasked(workspace: Path, capsys: pytest
     [("{", "rows.jsonl:1"), ('{"images": ["a.png"], "objects": []}', "no row for the simple phase")],
 )
 def test_a_source_without_a_curriculum_leaves_no_file(line: str, message: str, tmp_path: Path) -> None:
-    from swiftalign.init.curriculum import split
+    from swiftalign.init.write import split
 
     (tmp_path / "rows.jsonl").write_text(line + "\n")
     with pytest.raises(SwiftalignError, match=message):

@@ -47,7 +47,7 @@ class Toy(Method):
         if self.toy_harmonics % 2:
             fix = {"tuner": {"toy_harmonics": self.toy_harmonics + 1}}
             message = f"toy_harmonics {self.toy_harmonics} is odd"
-            yield Problem("toy-odd", message, "choose an even number:", fix, usage.place("toy_harmonics"))
+            yield Problem("toy-odd", message, "choose an even number:", fix, usage.where("tuner", "toy_harmonics"))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,10 @@ class CoreSchemaLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's class variable has no type
 
 
+class CoreSchemaDumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would read as another kind of value."""
+
+
 TAG = "tag:yaml.org,2002:"
 # Text of a plain scalar, per kind.
 PATTERNS = {
@@ -24,23 +28,14 @@ PATTERNS = {
         r"^(?:[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
 }
-_FIRST = {"bool": "tTfF", "null": ["~", "n", "N", ""], "int": "-+0123456789", "float": "-+.0123456789"}
 for _kind, _pattern in PATTERNS.items():
-    CoreSchemaLoader.add_implicit_resolver(TAG + _kind, _pattern, list(_FIRST[_kind]))
-
-
-class CoreSchemaDumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or 1.2 would read as another kind of value."""
+    CoreSchemaLoader.add_implicit_resolver(TAG + _kind, _pattern, None)
+    CoreSchemaDumper.add_implicit_resolver(TAG + _kind, _pattern, None)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     # YAML 1.1 reads U+0085 as a line end, unless it is escaped; PyYAML escapes it in double quotes.
     return dumper.represent_scalar(TAG + "str", text, style='"' if "\x85" in text else None)
-
-
-for _first, _resolvers in CoreSchemaLoader.yaml_implicit_resolvers.items():
-    for _tag, _regexp in _resolvers:
-        CoreSchemaDumper.add_implicit_resolver(_tag, _regexp, [_first])
 
 
 CoreSchemaDumper.add_representer(str, _represent_text)

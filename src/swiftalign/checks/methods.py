@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 from swiftalign.config.sections import NO_TARGETS, Config
@@ -37,6 +36,5 @@ def _usage(config: Config, model: Model, plan: TuningPlan) -> Usage:
         steps=plan.schedule.adalora_steps,
         resume_from=None if checkpoint is None else Path(checkpoint),
         aligner_regex=aligner_regex(model),
-        where=config.where,
-        place=partial(config.where_given, "tuner"),
+        where=config.where_given,
     )

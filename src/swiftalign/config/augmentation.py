@@ -26,17 +26,13 @@ Range = tuple[float, float]
 
 
 def _as_range(value: Any) -> Any:
-    if _is_number(value):
+    if type(value) in (int, float):  # isinstance would take true and false, too
         return (value, value)
-    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(_is_number(item) for item in value):
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(item) in (int, float) for item in value):
         raise ValueError("must be a range [lo, hi], or one number")
     if value[0] > value[1]:
         raise ValueError(f"the range [{value[0]}, {value[1]}] ends before it begins; write the lower number first")
     return (float(value[0]), float(value[1]))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _factors(value: Any) -> Any:
@@ -51,7 +47,6 @@ _RANGE_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]}
 )
 Factors = Annotated[Range, BeforeValidator(_factors), _RANGE_SCHEMA]
-Degrees = Annotated[Range, BeforeValidator(_as_range), _RANGE_SCHEMA]
 Multiple = Annotated[int, Field(ge=1, le=4096)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
@@ -124,7 +119,7 @@ class Gamma(Parameters):
 class Hsv(Parameters):
     """Shift the hue; multiply the saturation and the value."""
 
-    hue_delta_deg: Degrees = (0.0, 0.0)
+    hue_delta_deg: Annotated[Range, BeforeValidator(_as_range), _RANGE_SCHEMA] = (0.0, 0.0)
     sat: Factors = (1.0, 1.0)
     val: Factors = (1.0, 1.0)
 
@@ -133,9 +128,7 @@ class Clahe(Parameters):
     """Contrast-limited adaptive histogram equalisation of the lightness in Lab."""
 
     clip_limit: Factors = (4.0, 4.0)
-    tile_grid_size: Annotated[tuple[Tiles, Tiles], Field(strict=False)] = Field(
-        (8, 8), description="number of tiles across and down"
-    )
+    tile_grid_size: tuple[Tiles, Tiles] = Field((8, 8), strict=False, description="number of tiles across and down")
 
 
 class Sharpness(Parameters):
@@ -176,11 +169,6 @@ class Operation(Strict):
     params: Parameters
 
 
-def _operation(name: str, parameters: type[Parameters]) -> type[Operation]:
-    fields: dict[str, Any] = {"name": (Literal[name], ...), "params": (parameters, ...)}
-    return create_model(f"{parameters.__name__}Op", __base__=Operation, **fields)
-
-
 class ImgaugOp(Operation):
     """An augmenter of imgaug, e.g. ``imgaug.MotionBlur``; two numbers are a range, more numbers a choice."""
 
@@ -188,13 +176,18 @@ class ImgaugOp(Operation):
     params: ImgaugParameters
 
 
+def _operation(name: str, parameters: type[Parameters]) -> type[Operation]:
+    fields: dict[str, Any] = {"name": (Literal[name], ...), "params": (parameters, ...)}
+    return create_model(f"{parameters.__name__}Op", __base__=Operation, **fields)
+
+
 def spelled_out(item: Any) -> Any:
     """Turn ``hflip`` and ``{rotate: {...}}`` into ``{name, params}``; other values are left for the checks."""
     if isinstance(item, str):
         return {"name": item, "params": {}}
-    if isinstance(item, dict) and len(item) == 1:
+    if isinstance(item, dict) and len(item) == 1 and "name" not in item:
         ((name, params),) = item.items()
-        item = {"name": params} if name == "name" else {"name": name, "params": params}
+        item = {"name": name, "params": params}
     if isinstance(item, dict) and item.get("params") is None:
         return {**item, "params": {}}
     return item
@@ -235,9 +228,7 @@ class AugmentationSection(Strict):
     left_right: Literal["swap", "refuse", "keep"] = Field(
         "swap", description="left and right in the text of a mirrored row: swap them, do not mirror, or keep them"
     )
-    fill: Annotated[tuple[Colour, Colour, Colour], Field(strict=False)] = Field(
-        (0, 0, 0), description="colour outside the image"
-    )
+    fill: tuple[Colour, Colour, Colour] = Field((0, 0, 0), strict=False, description="colour outside the image")
 
     @model_validator(mode="after")
     def _preset_or_ops(self) -> Self:
@@ -250,10 +241,13 @@ class AugmentationSection(Strict):
         """The operations of the list or the preset; empty if augmentation is off."""
         if not self.enabled:
             return []
-        return preset_operations(self.preset) if self.preset else list(self.ops)
+        if self.preset is None:
+            return list(self.ops)
+        listed = {**CONSERVATIVE, **_PHASES.get(self.preset, {})}
+        return [_KINDS[name].model_validate({"name": name, "params": params}) for name, params in listed.items()]
 
 
-# The guide's conservative preset; its progressive phases change rotate and scale.
+# The guide's conservative preset, which is also its second progressive phase; the other two change rotate and scale.
 CONSERVATIVE: dict[str, dict[str, Any]] = {
     "hflip": {"prob": 0.5},
     "rotate": {"max_deg": 8, "prob": 0.25},
@@ -269,20 +263,12 @@ CONSERVATIVE: dict[str, dict[str, Any]] = {
     "pad_to_multiple": {"multiple": 32},
 }
 _PHASES: dict[str, dict[str, dict[str, Any]]] = {
-    "conservative": {},
     "progressive-1": {
         "rotate": {"max_deg": 5.0, "prob": 0.15},
         "scale": {"lo": 1.01, "hi": 1.08, "prob": 0.1},
     },
-    "progressive-2": {},
     "progressive-3": {
         "rotate": {"max_deg": 12.0, "prob": 0.3},
         "scale": {"lo": 1.03, "hi": 1.2, "prob": 0.25},
     },
 }
-
-
-def preset_operations(preset: str) -> list[Operation]:
-    """The operations of a preset."""
-    listed = {**CONSERVATIVE, **_PHASES[preset]}
-    return [_KINDS[name].model_validate({"name": name, "params": params}) for name, params in listed.items()]

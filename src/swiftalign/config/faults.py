@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swiftalign.config.augmentation import CONSERVATIVE, PARAMETERS
-from swiftalign.config.sections import ARGUMENT, Config, section_fields
+from swiftalign.config.sections import ARGUMENT, Config, TunerSection, section_fields
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
 from swiftalign.methods import METHODS
@@ -23,13 +23,7 @@ PASS_THROUGH = ("data", "tuner", "training", "swift")
 # contradict the plan.
 OWNED_BY_PLAN = {
     "tuner_type": "tuner.train_type",
-    "train_type": "tuner.train_type",
-    "target_modules": "tuner.target_modules",
-    "target_regex": "tuner.target_regex",
-    "modules_to_save": "tuner.modules_to_save",
-    "freeze_llm": "tuner.freeze_llm",
-    "freeze_vit": "tuner.freeze_vit",
-    "freeze_aligner": "tuner.freeze_aligner",
+    **{name: f"tuner.{name}" for name in TunerSection.model_fields if name != "trainable_dtype"},  # that is our own
     **dict.fromkeys(("bf16", "fp16"), "model.dtype"),
     **dict.fromkeys(("freeze_parameters", "freeze_parameters_regex", "freeze_parameters_ratio"), ""),
     **dict.fromkeys(("trainable_parameters", "trainable_parameters_regex", "target_parameters"), ""),
@@ -72,8 +66,7 @@ def is_argument(section: str, name: str) -> bool:
 def _home(name: str) -> str | None:
     """The section that takes a key of this name."""
     declaring = next((section for section in PASS_THROUGH if name in section_fields(section)), None)
-    argument = swift_arguments().get(name)
-    return declaring or (argument.section if argument else None)
+    return declaring or swift_arguments().get(name, (None, Any))[0]
 
 
 def argument_faults(values: Mapping) -> list[Any]:
@@ -88,62 +81,55 @@ def argument_faults(values: Mapping) -> list[Any]:
     for section in PASS_THROUGH:
         given = values.get(section)
         for name, value in given.items() if isinstance(given, dict) else ():
-            if name in section_fields(section):
-                continue
-            if not is_argument(section, name):
+            if is_argument(section, name):
+                _, kind = swift_arguments()[name]
+                try:
+                    TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+                except ValidationError as error:
+                    details += [{**detail, "loc": (section, name, *detail["loc"])} for detail in error.errors()]
+            elif name not in section_fields(section):
                 details.append({"type": "extra_forbidden", "loc": (section, name)})
-                continue
-            kind = TypeAdapter(swift_arguments()[name].annotation, config=ConfigDict(allow_inf_nan=False))
-            try:
-                kind.validate_python(value, strict=True)
-            except ValidationError as error:
-                details += [{**detail, "loc": (section, name, *detail["loc"])} for detail in error.errors()]
     return details
 
 
-def value_faults(values: Mapping, details: Iterable[Any]) -> list[Problem]:
+def value_faults(values: Mapping, details: Iterable[Any]) -> Iterator[Problem]:
     """One problem per key; pydantic reports one error per branch of a union."""
     by_key: dict[Key, list[Any]] = {}
     for detail in details:
-        by_key.setdefault(_key_of(values, detail), []).append(detail)
-    return [_value_fault(values, key, same) for key, same in by_key.items()]
-
-
-def _key_of(values: Any, detail: Any) -> Key:
-    """The key of an error in the file: pydantic's path without the names of a union's branches."""
-    key: Key = ()
-    for part in detail["loc"]:
-        if holds(values, (*key, part)):
-            key = (*key, part)
-    return (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
-
-
-def _value_fault(values: Mapping, key: Key, details: list[Any]) -> Problem:
-    first, value = details[0], lookup(values, key)
-    operation = lookup(values, (*key[:4], "name")) if key[:3] == OPERATIONS else None
-    hint: str | None = None
-    match first["type"]:
-        case "missing" if operation:
-            message, example = f"{operation} needs {key[-1]}", str(CONSERVATIVE[operation]).replace("'", "")
-            key, hint = key[:4], f"write for example - {operation}: {example}"
-        case "missing" if isinstance(key[-1], int):
-            key = key[:-1]
-            message = f"{values.name(*key)} is too short"
-        case "missing":
-            message, hint = "no model is given", "add 'model: Qwen/Qwen3-VL-4B-Instruct', or the name of a folder"
-        case "union_tag_invalid" if isinstance(operation, str):
-            message = f"{values.name(*key)}: there is no operation {operation!r}"
-            hint = _near(operation, list(PARAMETERS))
-            hint = hint or f"use {', '.join(PARAMETERS)}, or an augmenter of imgaug as imgaug.NAME"
-        case "extra_forbidden":
-            return _wrong_name(values, key)
-        case "value_error":
-            message, _, hint = f"{values.name(*key)}: {first['ctx']['error']}".partition("; ")
-        case _:
-            kinds = dict.fromkeys(_EXPECTED_AT.get(key) or _expected(detail) for detail in details)
-            message = f"{values.name(*key)} must be {' or '.join(kinds)}, not {_show(value)}"
-            hint = _how_to_write(value, details)
-    return config_problem(values.where(*key), message, hint)
+        key: Key = ()
+        for part in detail["loc"]:
+            if holds(values, (*key, part)):  # otherwise the name of a union's branch
+                key = (*key, part)
+        key = (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
+        by_key.setdefault(key, []).append(detail)
+    for key, same in by_key.items():
+        first, value = same[0], lookup(values, key)
+        operation = lookup(values, (*key[:4], "name")) if key[:3] == OPERATIONS else None
+        hint: str | None = None
+        match first["type"]:
+            case "missing" if operation:
+                message, example = f"{operation} needs {key[-1]}", str(CONSERVATIVE[operation]).replace("'", "")
+                key, hint = key[:4], f"write for example - {operation}: {example}"
+            case "missing" if isinstance(key[-1], int):
+                key = key[:-1]
+                message = f"{values.name(*key)} is too short"
+            case "missing":
+                message, hint = "no model is given", "add 'model: Qwen/Qwen3-VL-4B-Instruct', or the name of a folder"
+            case "union_tag_invalid" if isinstance(operation, str):
+                message = f"{values.name(*key)}: there is no operation {operation!r}"
+                hint = _near(operation, list(PARAMETERS))
+                hint = hint or f"use {', '.join(PARAMETERS)}, or an augmenter of imgaug as imgaug.NAME"
+            case "extra_forbidden":
+                message, hint = _wrong_name(values, key)
+            case "value_error":
+                message, _, hint = f"{values.name(*key)}: {first['ctx']['error']}".partition("; ")
+            case _:
+                kinds = dict.fromkeys(_EXPECTED_AT.get(key) or _expected(detail) for detail in same)
+                text = str(value).lower() if isinstance(value, bool) else "empty" if value is None else repr(value)
+                text = text if len(text) <= 60 else text[:57] + "..."
+                message = f"{values.name(*key)} must be {' or '.join(kinds)}, not {text}"
+                hint = _how_to_write(value, same)
+        yield config_problem(values.where(*key), message, hint)
 
 
 _EXPECTED = {
@@ -174,8 +160,7 @@ _EXPECTED_AT: dict[Key, str] = {
 
 
 def _expected(detail: Any) -> str:
-    choices = _choices(detail)
-    if choices:
+    if choices := _choices(detail):
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0].lower()
     words = _EXPECTED.get(detail["type"]) or detail["type"].replace("_", " ")
     return str(words.format(**detail.get("ctx", {})))
@@ -207,15 +192,8 @@ def _how_to_write(value: Any, details: list[Any]) -> str | None:
     return None
 
 
-def _show(value: Any) -> str:
-    if value is None:
-        return "empty"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _wrong_name(values: Mapping, key: Key) -> Problem:
-    """The problem of a key that its section does not take; the hint names the right section or a similar key."""
+def _wrong_name(values: Mapping, key: Key) -> tuple[str, str]:
+    """What to say of a key that its section does not take; the hint names the right section or a similar key."""
     section, name, label = dotted(key[:-1]), str(key[-1]), values.name(*key)
     home = _home(name)
     if key[:3] == OPERATIONS:
@@ -223,8 +201,7 @@ def _wrong_name(values: Mapping, key: Key) -> Problem:
         names = list(PARAMETERS[operation].model_fields) if operation in PARAMETERS else ["name", "params"]
         message, hint = f"{operation}: there is no parameter {name!r}", _near(name, names) or f"use {', '.join(names)}"
     elif name in OWNED_BY_PLAN:
-        place = OWNED_BY_PLAN[name]
-        message = f"{label}: the plan decides this argument"
+        place, message = OWNED_BY_PLAN[name], f"{label}: the plan decides this argument"
         hint = f"set {place} instead" if place else "remove it: the plan sets it from the tuner section"
     elif name in OWNED_BY_CONFIG:
         message, hint = f"{label}: another key sets this argument", f"set {OWNED_BY_CONFIG[name]} instead"
@@ -233,17 +210,14 @@ def _wrong_name(values: Mapping, key: Key) -> Problem:
     elif name in megatron_arguments():
         message, hint = f"{label} is an argument for Megatron training only", "remove it: it has no effect here"
     elif section:
-        message = f"{label}: unknown key"
-        hint = _near(name, _names_in(section)) or "run 'swiftalign init --schema' to list the keys"
+        arguments = [argument for argument in swift_arguments() if is_argument(section, argument)]
+        aliases = [alias for place, alias in ALIASES if place == section]
+        message, known = f"{label}: unknown key", [*section_fields(section), *arguments, *aliases]
+        hint = _near(name, known) or "run 'swiftalign init --schema' to list the keys"
     else:
         message, sections = f"{label}: unknown section", list(Config.model_fields)
         hint = _near(name, sections) or f"use one of the sections {', '.join(sections)}"
-    return config_problem(values.where(*key), message, hint)
-
-
-def _names_in(section: str) -> list[str]:
-    arguments = [name for name in swift_arguments() if is_argument(section, name)]
-    return [*section_fields(section), *arguments, *(name for place, name in ALIASES if place == section)]
+    return message, hint
 
 
 def _near(name: Any, names: Sequence[str]) -> str | None:

@@ -41,26 +41,23 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
         merged.merge(layer)
     for text in overrides:
         merged.merge(_normalised(read_override(text), f"--set {text}", Path.cwd(), problems))
-    config = _validated(merged, names, problems)
-    phases = [_phase(merged, index, names) for index in range(len(config.phases))]
+    config, phases = _validated(merged, names, problems), list[Config]()
+    for index in range(len(config.phases)):
+        base = copy.deepcopy(merged)
+        own: Mapping = base.pop("phases")[index]
+        name, problems = own.pop("name", None), []
+        others = [(key,) for key in own if key not in _PHASE_KEYS]
+        for key in [*others, *(key for key in _RUN_KEYS if holds(own, key))]:
+            hint = f"move {dotted(key)} out of phases; a phase may set {', '.join(_PHASE_KEYS)}"
+            problems.append(config_problem(own.where(*key), f"a phase can't set {dotted(key)}", hint))
+        if not isinstance(name, str | None):
+            message, hint = "a phase's name must be text", "put the name in quotes"
+            problems.append(config_problem(own.where("name"), message, hint))
+        if problems:
+            raise ConfigError(problems)
+        base.merge(own)  # a phase's own keys replace those outside ``phases``
+        phases.append(_validated(base, names, problems, name or f"phase {index + 1}"))
     return Config.from_values(merged, phases=phases) if phases else config
-
-
-def _phase(merged: Mapping, index: int, names: list[str]) -> Config:
-    """The configuration of a phase: its own keys replace those outside ``phases``."""
-    base = copy.deepcopy(merged)
-    layer: Mapping = base.pop("phases")[index]
-    name, problems = layer.pop("name", None), []
-    others = [(key,) for key in layer if key not in _PHASE_KEYS]
-    for key in [*others, *(key for key in _RUN_KEYS if holds(layer, key))]:
-        hint = f"move {dotted(key)} out of phases; a phase may set {', '.join(_PHASE_KEYS)}"
-        problems.append(config_problem(layer.where(*key), f"a phase can't set {dotted(key)}", hint))
-    if not isinstance(name, str | None):
-        problems.append(config_problem(layer.where("name"), "a phase's name must be text", "put the name in quotes"))
-    if problems:
-        raise ConfigError(problems)
-    base.merge(layer)
-    return _validated(base, names, problems, name or f"phase {index + 1}")
 
 
 def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -> Mapping:
@@ -75,40 +72,25 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
         del values[name]  # an empty section, e.g. "tuner:" with nothing under it
     if isinstance(values.get("model"), str):
         values["model"] = nested(("path",), values["model"], values.places["model"]._replace(name="model"))
-    _rename_aliases(values, problems)
-    _spell_out_operations(lookup(values, OPERATIONS))
-    _make_paths_absolute(values, folder)
-    for item in values["phases"] if isinstance(values.get("phases"), list) else ():
-        if isinstance(item, Mapping):
-            _normalised(item, file, folder, problems)
-    return values
 
-
-def _rename_aliases(values: Mapping, problems: list[Problem]) -> None:
     for (section, alias), key in ALIASES.items():
-        if not holds(values, (section, alias)):
-            continue
-        value, place = values[section].pop(alias), values[section].places[alias]
-        target = values.setdefault(key[0], Mapping())
-        values.places.setdefault(key[0], place)
-        if holds(values, key):
-            message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
-            problems.append(config_problem(str(place), message, "keep one of the two"))
-        elif isinstance(target, Mapping):  # otherwise the section itself is reported
-            target.put(key[1], value, place._replace(name=f"{section}.{alias}"))
+        if holds(values, (section, alias)):
+            value, place = values[section].pop(alias), values[section].places[alias]
+            target = values.setdefault(key[0], Mapping())
+            values.places.setdefault(key[0], place)
+            if holds(values, key):
+                message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
+                problems.append(config_problem(str(place), message, "keep one of the two"))
+            elif isinstance(target, Mapping):  # otherwise the section itself is reported
+                target[key[1]], target.places[key[1]] = value, place._replace(name=f"{section}.{alias}")
 
-
-def _spell_out_operations(operations: Any) -> None:
-    """Turn ``- rotate: {max_deg: 8}`` into ``{name: rotate, params: {max_deg: 8}}``."""
+    operations = lookup(values, OPERATIONS)
     for index, item in enumerate(operations if isinstance(operations, list) else ()):
         operations[index] = full = spelled_out(item)
         if isinstance(item, Mapping):
             places = {key if key in full else "params": place for key, place in item.places.items()}
             operations[index] = Mapping(full, places)
 
-
-def _make_paths_absolute(values: Mapping, folder: Path) -> None:
-    """Make paths relative to the file's folder absolute; values that are not text are left for the checks."""
     for name in ("train", "val"):
         files = lookup(values, ("data", name))
         if isinstance(files, str):
@@ -117,16 +99,17 @@ def _make_paths_absolute(values: Mapping, folder: Path) -> None:
             files[:] = [_absolute(item, folder) if isinstance(item, str) else item for item in files]
     for section, name in (*_RUN_KEYS, ("training", "deepspeed"), ("model", "path")):
         value = lookup(values, (section, name))
-        if isinstance(value, str) and _is_path(name, value, folder):
+        if not isinstance(value, str) or (name == "deepspeed" and not value.endswith(".json")):
+            continue  # a preset's name or JSON text; what is not text is left for the checks
+        # A model is a hub id unless it looks like a folder or is one.
+        looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
+        if name != "path" or looks_like_one or os.path.isdir(folder / value):  # noqa: PTH112  # False for a name that is too long for the file system
             values[section][name] = _absolute(value, folder)
 
-
-def _is_path(name: str, value: str, folder: Path) -> bool:
-    if name == "deepspeed":  # otherwise a preset's name or JSON text
-        return value.endswith(".json")
-    # A model is a hub id unless it looks like a folder or is one.
-    looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
-    return name != "path" or looks_like_one or os.path.isdir(folder / value)  # noqa: PTH112  # False for a name that is too long for the file system
+    for item in values["phases"] if isinstance(values.get("phases"), list) else ():
+        if isinstance(item, Mapping):
+            _normalised(item, file, folder, problems)
+    return values
 
 
 def _absolute(path: str, folder: Path) -> str:
@@ -141,14 +124,13 @@ def _validated(values: Mapping, names: list[str], problems: list[Problem], phase
         config = Config.from_values(values, phase)
     except ValidationError as error:
         details += error.errors()
-    problems = [*problems, *value_faults(values, details)]
-    if problems:
-        raise ConfigError(sorted(problems, key=lambda problem: _position(problem.where, names)))
+
+    def position(problem: Problem) -> tuple[int, int]:
+        file, _, line = problem.where.rpartition(":")
+        if file in names and line.isdigit():
+            return names.index(file), int(line)
+        return names.index(problem.where) if problem.where in names else 0, 0
+
+    if problems := sorted([*problems, *value_faults(values, details)], key=position):
+        raise ConfigError(problems)
     return config
-
-
-def _position(where: str, names: list[str]) -> tuple[int, int]:
-    file, _, line = where.rpartition(":")
-    if file in names and line.isdigit():
-        return names.index(file), int(line)
-    return names.index(where) if where in names else 0, 0

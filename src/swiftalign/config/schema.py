@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, TypeAdapter
@@ -10,7 +11,7 @@ from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from swiftalign.config.augmentation import IMGAUG, PARAMETERS
 from swiftalign.config.faults import ALIASES, is_argument
 from swiftalign.config.sections import Config
-from swiftalign.config.swift_arguments import Argument, swift_arguments
+from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.methods import METHODS, train_types
 
 
@@ -21,7 +22,20 @@ def config_schema() -> dict[str, Any]:
     schema |= {"type": ["object", "array"], "items": {"type": "object"}}  # a bare list: augmentation operations
     schema.pop("required", None)  # a file may be a fragment that is laid over another
     sections = schema["$defs"]
-    _allow_short_operations(sections)
+
+    # Operations: ``hflip`` and ``{rotate: {...}}`` as well as ``{name, params}``.
+    ops = sections["AugmentationSection"]["properties"]["ops"]
+    for branch in ops["items"]["oneOf"]:
+        operation = sections[branch["$ref"].rpartition("/")[2]]
+        parameters = sections[operation["properties"]["params"]["$ref"].rpartition("/")[2]]
+        operation["required"] = ["name", *(["params"] if "required" in parameters else [])]
+    short = {name: sections[f"{kind.__name__}Op"]["properties"]["params"] for name, kind in PARAMETERS.items()}
+    other = {f"^{re.escape(IMGAUG)}": {"type": ["object", "null"]}}
+    one = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+    mapping = {"type": "object", "properties": short, "patternProperties": other, **one}
+    ops["items"] = {"anyOf": [{"type": "string"}, mapping, ops["items"]]}
+
+    # Keys that the sections take in addition to the declared ones, and other spellings of values.
     tuner = sections["TunerSection"]["properties"]
     tuner["train_type"]["enum"] = train_types()
     for method in METHODS.values():
@@ -45,31 +59,15 @@ def config_schema() -> dict[str, Any]:
     return schema
 
 
-def _allow_short_operations(sections: dict[str, Any]) -> None:
-    """Allow ``hflip`` and ``{rotate: {...}}`` as well as ``{name, params}``."""
-    ops = sections["AugmentationSection"]["properties"]["ops"]
-    for branch in ops["items"]["oneOf"]:
-        operation = sections[branch["$ref"].rpartition("/")[2]]
-        parameters = sections[operation["properties"]["params"]["$ref"].rpartition("/")[2]]
-        operation["required"] = ["name", *(["params"] if "required" in parameters else [])]
-    short = {name: sections[f"{kind.__name__}Op"]["properties"]["params"] for name, kind in PARAMETERS.items()}
-    other = {f"^{re.escape(IMGAUG)}": {"type": ["object", "null"]}}
-    one = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
-    mapping = {"type": "object", "properties": short, "patternProperties": other, **one}
-    ops["items"] = {"anyOf": [{"type": "string"}, mapping, ops["items"]]}
-
-
 def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"type": "string", "minLength": 1}, schema]}
 
 
 def _arguments(section: str) -> dict[str, Any]:
     """The arguments of ms-swift that a section takes in addition to its declared keys."""
-    return {a.name: _argument_schema(a) for a in swift_arguments().values() if is_argument(section, a.name)}
-
-
-def _argument_schema(argument: Argument) -> dict[str, Any]:
-    try:
-        return TypeAdapter(argument.annotation).json_schema()
-    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
-        return {}
+    schemas: dict[str, Any] = {name: {} for name in swift_arguments() if is_argument(section, name)}
+    for name in schemas:
+        with suppress(PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
+            _, kind = swift_arguments()[name]
+            schemas[name] = TypeAdapter(kind).json_schema()
+    return schemas

@@ -85,9 +85,9 @@ class PassThroughSection(Section):
 
     @property
     def passed_through(self) -> dict[str, Any]:
-        """The arguments of ms-swift that the section gives."""
-        declared = {name: getattr(self, name) for name in self.declared_arguments() if self.given(name)}
-        return {**(self.model_extra or {}), **declared}
+        """The arguments of ms-swift that the section gives, without the settings of methods."""
+        others = {name: value for name, value in (self.model_extra or {}).items() if name not in settings_fields()}
+        return others | {name: getattr(self, name) for name in self.declared_arguments() if self.given(name)}
 
 
 class ModelSection(Section):
@@ -166,11 +166,6 @@ class TunerSection(PassThroughSection):
         values: dict[str, Any] = serialize(self)
         methods = () if info.exclude_unset else METHODS.values()
         return values | {name: value for method in methods for name, value in method.model_validate(values)}
-
-    @property
-    def passed_through(self) -> dict[str, Any]:
-        """The arguments of ms-swift that the section gives, without the settings of methods."""
-        return {name: value for name, value in super().passed_through.items() if name not in settings_fields()}
 
     @property
     def method(self) -> type[Method]:
@@ -316,22 +311,14 @@ class Config(Section):
     @property
     def source(self) -> ModelSource:
         """Where the base model comes from, and how it is to be loaded."""
-        return ModelSource(
-            self.model.path,
-            self.model.revision,
-            self.hub,
-            self.model.type,
-            self.model.dtype,
-            self.model.trust_remote_code,
-            self.where("model", "path"),
-        )
+        where = self.where("model", "path")
+        return ModelSource(**self.model.model_dump(exclude={"attention"}), hub=self.hub, where=where)
 
     @property
     def handed_through(self) -> dict[str, Any]:
         """The arguments that all sections together hand through to ms-swift."""
         sections = (self.data, self.tuner, self.training)
-        passed = {name: value for section in sections for name, value in section.passed_through.items()}
-        return {**passed, **self.swift}
+        return {name: value for section in sections for name, value in section.passed_through.items()} | self.swift
 
     @property
     def values(self) -> dict[str, Any]:
@@ -349,7 +336,6 @@ def section_fields(section: str) -> dict[str, Any]:
     """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings."""
     fields = Config.model_fields
     for name in section.split("."):
-        annotation = fields[name].annotation
-        candidates = [annotation, *get_args(annotation)]
-        fields = next((c.model_fields for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), {})
+        kinds = [fields[name].annotation, *get_args(fields[name].annotation)]
+        fields = next((k.model_fields for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), {})
     return fields | settings_fields() if section == "tuner" else fields

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import typing
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,69 +38,43 @@ _TYPES: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Argument:
-    """One argument of ms-swift.
-
-    Attributes:
-        name: name of the argument.
-        section: config section that takes the argument: tuner, training, data or swift.
-        annotation: type of the value; ``Any`` if the annotation uses a class of ms-swift or transformers.
-    """
-
-    name: str
-    section: str
-    annotation: Any
-
-
 @cache
-def swift_arguments() -> dict[str, Argument]:
-    """The arguments of ``swift sft`` by name."""
-    table: dict[str, Argument] = {}
+def swift_arguments() -> dict[str, tuple[str, Any]]:
+    """The arguments of ``swift sft``: name -> section and type.
+
+    The section is the one that takes the argument: tuner, training, data or swift. The type of its value is ``Any`` if
+    the annotation uses a class of ms-swift or transformers.
+    """
+    table: dict[str, tuple[str, Any]] = {}
     for section, package, file, class_name in _SOURCES:
-        for name, annotation in _fields(_package_folder(package) / file, class_name):
+        for name, annotation in _fields(package, file, class_name):
             # The first section is kept, because SftArguments repeats the arguments of the trainer.
-            table.setdefault(name, Argument(name, section, annotation))
+            table.setdefault(name, (section, annotation))
     return table
 
 
 @cache
 def megatron_arguments() -> frozenset[str]:
     """The arguments that only ``megatron sft`` takes; they have no effect in ``swift sft``."""
-    file = _package_folder("swift") / "megatron/arguments/megatron_args.py"
-    names = {name for kind in ("MegatronTunerMixin", "MegatronArguments") for name, _ in _fields(file, kind)}
-    return frozenset(names - swift_arguments().keys())
+    file, kinds = "megatron/arguments/megatron_args.py", ("MegatronTunerMixin", "MegatronArguments")
+    return frozenset({name for kind in kinds for name, _ in _fields("swift", file, kind)} - swift_arguments().keys())
 
 
-def _package_folder(package: str) -> Path:
+def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any]]:
+    """Names and types of a dataclass's fields; none if the installed release has no such file or class."""
     spec = find_spec(package)  # finds a top-level package without running its code
     assert spec is not None, f"{package} is a dependency"
     assert spec.origin is not None
-    return Path(spec.origin).parent
-
-
-def _fields(path: Path, class_name: str) -> list[tuple[str, Any]]:
-    """The annotated fields of a dataclass; empty if the installed release has no such file or class."""
-    if not path.exists():
-        return []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            return [
-                (item.target.id, _annotation(item.annotation))
-                for item in node.body
-                if isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and not ast.unparse(item.annotation).startswith("ClassVar")
-            ]
-    return []
-
-
-def _annotation(node: ast.expr) -> Any:
-    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
-    try:
-        # The text comes from the installed packages' own sources, never from a user's file.
-        kind = eval(text, {"__builtins__": {}}, _TYPES)
-    except Exception:
-        return Any
-    # ms-swift writes `x: int = None` for an argument that may be None.
-    return kind if kind is Any else kind | None
+    path = Path(spec.origin).parent / file
+    for node in ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else ():
+        for item in node.body if isinstance(node, ast.ClassDef) and node.name == class_name else ():
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                text = ast.unparse(item.annotation).strip("'\"")  # some annotations are written as a text
+                try:
+                    # The text comes from the installed packages' own sources, never from a user's file.
+                    kind = eval(text, {"__builtins__": {}}, _TYPES)
+                except Exception:
+                    kind = Any
+                if not text.startswith("ClassVar"):
+                    # ms-swift writes `x: int = None` for an argument that may be None.
+                    yield item.target.id, kind if kind is Any else kind | None

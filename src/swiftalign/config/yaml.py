@@ -68,9 +68,6 @@ class Mapping(dict[str, Any]):
         self.places = places or {}
         self.file = file
 
-    def put(self, key: str, value: Any, place: Place) -> None:
-        self[key], self.places[key] = value, place
-
     def merge(self, layer: Mapping) -> None:
         """Lay another mapping over this one: mappings are merged key by key, other values are replaced."""
         self.places |= layer.places
@@ -129,9 +126,8 @@ def read_document(path: Path) -> Any:
         ConfigError: the file is not YAML, or it contains a tag, a duplicate key or an alias bomb.
     """
     if path.is_dir():
-        raise SwiftalignError(
-            f"{path} is a folder, not a config file", f"give a YAML file, e.g. {path / 'config.yaml'}"
-        )
+        hint = f"give a YAML file, e.g. {path / 'config.yaml'}"
+        raise SwiftalignError(f"{path} is a folder, not a config file", hint)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -171,7 +167,15 @@ def parse_document(text: str, file: str) -> Any:
     try:
         node = yaml.compose(text, Loader=CoreSchemaLoader)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError([_syntax_problem(error, file)]) from None
+        reason, mark, hint = str(error.problem or error.context), error.problem_mark, None
+        message = reason
+        for pattern, plain, advice in _SYNTAX:
+            if found := re.match(f".*?(?:{pattern})", reason):
+                message, hint = found.expand(plain), found.expand(advice)
+                mark = (_UNFINISHED.search(reason) and error.context_mark) or mark
+                break
+        place = Place(file, mark.line + 1 if mark else 0)
+        raise ConfigError([config_problem(str(place), f"not valid YAML: {message}", hint)]) from None
     except yaml.reader.ReaderError as error:
         place = Place(file, text.count("\n", 0, error.position) + 1)
         raise ConfigError([config_problem(str(place), "not valid YAML: it contains a control character")]) from None
@@ -187,56 +191,37 @@ def parse_document(text: str, file: str) -> Any:
 _TOO_DEEP = f"values are nested more than {MAX_DEPTH} levels deep"
 
 
-class _Syntax(NamedTuple):
-    """What PyYAML says about a fault, and a plainer message."""
-
-    pattern: str
-    message: str
-    hint: str
-    at_start: bool = False  # name the line where the unfinished value begins, not where PyYAML stopped
-
-
+# What PyYAML says about a fault, a plainer message, and a hint.
 _SYNTAX = (
-    _Syntax(
+    (
         "mapping values are not allowed",
         "a ':' is in the wrong place",
         "look for a missing ':' above, wrong indentation, or a text with ': ' without quotes",
     ),
-    _Syntax(r"found character '\\t'", "a tab is not allowed here", "indent with spaces"),
-    _Syntax(r"found character '(.)'", r"a text can't begin with '\1'", "put the text in quotes"),
-    _Syntax(
-        "found undefined alias '(.*)'", r"there is no anchor &\1 for the alias *\1", "put a text with '*' in quotes"
-    ),
-    _Syntax("expected alphabetic or numeric", "'*' or '&' has no name", "put a text with '*' or '&' in quotes"),
-    _Syntax("found unexpected end of stream", "this quote is not closed", "add the closing quote", at_start=True),
-    _Syntax(
+    (r"found character '\\t'", "a tab is not allowed here", "indent with spaces"),
+    (r"found character '(.)'", r"a text can't begin with '\1'", "put the text in quotes"),
+    ("found undefined alias '(.*)'", r"there is no anchor &\1 for the alias *\1", "put a text with '*' in quotes"),
+    ("expected alphabetic or numeric", "'*' or '&' has no name", "put a text with '*' or '&' in quotes"),
+    ("found unexpected end of stream", "this quote is not closed", "add the closing quote"),
+    (
         r"expected ',' or '(.)'",
         r"this list or mapping is not closed",
         r"add the '\1', or put a text with brackets in quotes",
-        at_start=True,
     ),
-    _Syntax("expected <block end>", "this line does not fit the lines above", "compare the indentation and the quotes"),
-    _Syntax("could not find expected ':'", "a key is not followed by ':'", "write 'key: value'", at_start=True),
-    _Syntax(
+    ("expected <block end>", "this line does not fit the lines above", "compare the indentation and the quotes"),
+    ("could not find expected ':'", "a key is not followed by ':'", "write 'key: value'"),
+    (
         "unknown escape character|expected escape sequence",
         "an unknown escape sequence in double quotes",
         "put a regular expression in single quotes",
     ),
-    _Syntax("another document", "a second document begins here", "move it to its own file"),
+    ("another document", "a second document begins here", "move it to its own file"),
 )
+# Said where a value is not finished: messages name the line where it begins, not the one where PyYAML stopped.
+_UNFINISHED = re.compile("found unexpected end of stream|expected ',' or '|could not find expected ':'")
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
-    reason = str(error.problem or error.context)
-    mark, message, hint = error.problem_mark, reason, None
-    for known in _SYNTAX:
-        found = re.match(f".*?(?:{known.pattern})", reason)
-        if found:
-            message, hint = found.expand(known.message), found.expand(known.hint)
-            mark = (known.at_start and error.context_mark) or mark
-            break
-    place = Place(file, mark.line + 1 if mark else 0)
-    return config_problem(str(place), f"not valid YAML: {message}", hint)
+_TAGS = {yaml.MappingNode: ("map",), yaml.SequenceNode: ("seq",), yaml.ScalarNode: ("str", *PATTERNS)}
 
 
 class _Builder:
@@ -267,15 +252,16 @@ class _Builder:
         if len(key) > MAX_DEPTH:
             hint = "use fewer levels, and no alias inside the value that it names"
             raise ConfigError([config_problem(str(self.place(node)), _TOO_DEEP, hint)])
-        if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, key, top)
+        kind, text = node.tag.removeprefix(TAG), self.text(node) if isinstance(node, yaml.ScalarNode) else ""
+        if kind not in _TAGS[type(node)]:
+            self.fail(node, f"the tag {node.tag.replace(TAG, '!!')} is not allowed", "remove the tag")
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, text, kind)
         if isinstance(node, yaml.SequenceNode):
-            return self.sequence(node, key, top)
-        return self.scalar(node)
-
-    def mapping(self, node: yaml.MappingNode, key: Key, top: Place) -> Mapping:
-        if node.tag != TAG + "map":
-            self.refuse_tag(node)
+            places = [self.place(item) for item in node.value]
+            items = Items(self.value(item, (*key, i), top if key else places[i]) for i, item in enumerate(node.value))
+            items.places = places
+            return items
         result = Mapping(file=self.file)
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -287,23 +273,12 @@ class _Builder:
             elif name in result:
                 self.fail(key_node, f"{dotted((*key, name))} is given twice", "keep one of the two")
             else:
-                result.put(name, self.value(value_node, (*key, name), top if key else place), place)
+                result[name] = self.value(value_node, (*key, name), top if key else place)
+                result.places[name] = place
         return result
 
-    def sequence(self, node: yaml.SequenceNode, key: Key, top: Place) -> Items:
-        if node.tag != TAG + "seq":
-            self.refuse_tag(node)
-        items = Items()
-        items.places = [self.place(item) for item in node.value]
-        for index, item in enumerate(node.value):
-            items.append(self.value(item, (*key, index), top if key else items.places[index]))
-        return items
-
-    def scalar(self, node: yaml.Node) -> Any:
-        text, kind = self.text(node), node.tag.removeprefix(TAG)
+    def scalar(self, node: yaml.Node, text: str, kind: str) -> Any:
         if kind not in PATTERNS:
-            if kind != "str":
-                self.refuse_tag(node)
             return text
         if not PATTERNS[kind].fullmatch(text):  # an explicit tag on unsuitable text, e.g. `!!bool yes`
             meaning = {"null": "not null", "bool": "not true or false"}.get(kind, "not a number")
@@ -324,7 +299,3 @@ class _Builder:
         if yaml.reader.Reader.NON_PRINTABLE.search(node.value):  # an escape such as "\0" in double quotes
             self.fail(node, "the text contains a control character", "put a regular expression in single quotes")
         return str(node.value)
-
-    def refuse_tag(self, node: yaml.Node) -> None:
-        tag = node.tag.replace(TAG, "!!")
-        self.fail(node, f"the tag {tag} is not allowed", "remove the tag")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from swiftalign.data.files import count_lines
+from swiftalign.data.formats import read_row
+from swiftalign.data.rows import DataFile
+from swiftalign.files import appearing
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
 from swiftalign.methods import offered
 from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import SwiftalignError, counted
+
+# Most objects per image in a curriculum's first two phases; the third has every row.
+SIMPLE, MEDIUM = 3, 8
 
 
 def write_init(
@@ -36,15 +42,17 @@ def write_init(
     method = choose_method(method, problem)
     if model is None:
         raise SwiftalignError("no model is named", "e.g. --model Qwen/Qwen3-VL-4B-Instruct, or the folder of a model")
-    folder = path.absolute().parent
+    folder, steps = path.absolute().parent, 0
     with writing(path, force=force):
+        if train is not None and Path(train).expanduser().is_file():  # steps of the recipe's three epochs
+            steps = 3 * max(1, -(-count_lines(Path(train).expanduser()) // ROWS_PER_STEP))
         text = write_config(
             model=_from_folder(model, folder) if Path(model).is_dir() else model,
             method=method,
             train=train and _from_folder(train, folder),
             val=val and _from_folder(val, folder),
             problem=problem,
-            steps=_steps(train),
+            steps=steps,
             name=path.name,
         )
         path.write_text(text, encoding="utf-8")
@@ -59,36 +67,69 @@ def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callabl
     Raises:
         SwiftalignError: the source can't be split, or a file exists already.
     """
-    from swiftalign.init.curriculum import EPOCHS, split
-
     with writing(path, force=force):
-        parts = split(source, force=force, progress=progress)
+        files = split(source, force=force, progress=progress)
         folder, names = path.absolute().parent, ("simple", "medium", "full")
-        phases = zip(names, (parts.simple, parts.medium, parts.full), parts.rows, EPOCHS, strict=True)
-        text = CURRICULUM_HEAD + "".join(
-            f"  - name: {name}   # {counted(rows, 'row')}\n"
-            f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
-            f"    training: {{num_train_epochs: {epochs}}}\n"
-            for name, file, rows, epochs in phases
+        text = (
+            "# A curriculum, to be laid over a method: 'swiftalign train METHOD.yaml THIS.yaml'.\n"
+            "# Weights are carried from phase to phase; optimizer and schedule begin afresh. "
+            "Rows come in the order of the file.\n"
+            "data: {dataset_shuffle: false}\n"
+            "training: {train_dataloader_shuffle: false, save_strategy: epoch}\n"
+            "phases:\n"
         )
+        for name, (file, rows), epochs in zip(names, files.items(), (30, 30, 40), strict=True):
+            text += (
+                f"  - name: {name}   # {counted(rows, 'row')}\n"
+                f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
+                f"    training: {{num_train_epochs: {epochs}}}\n"
+            )
         path.write_text(text, encoding="utf-8")
-    rows = ", ".join(f"{name} {count:,}" for name, count in zip(names, parts.rows, strict=True))
-    return [
-        f"wrote {path}, {parts.simple} and {parts.medium}: {rows} rows",
-        f"next: swiftalign inspect-params METHOD.yaml {path}",
-    ]
+    simple, medium, _ = files
+    sizes = ", ".join(f"{name} {count:,}" for name, count in zip(names, files.values(), strict=True))
+    written = f"wrote {path}, {simple} and {medium}: {sizes} rows"
+    return [written, f"next: swiftalign inspect-params METHOD.yaml {path}"]
 
 
-CURRICULUM_HEAD = """\
-# A curriculum, to be laid over a method: 'swiftalign train METHOD.yaml THIS.yaml'.
-# Weights are carried from phase to phase; optimizer and schedule begin afresh. Rows come in the order of the file.
-data: {dataset_shuffle: false}
-training: {train_dataloader_shuffle: false, save_strategy: epoch}
-phases:
-"""
+def split(source: Path, *, force: bool = False, progress: Callable[[int], None] = lambda rows: None) -> dict[Path, int]:
+    """Write the rows with one to three and with four to eight objects beside the source, each in the source's order.
+
+    Image paths stay valid, as they count from the same folder. Rows without an object are in the full data alone.
+
+    Returns:
+        The files of the three phases, the last of which is the source, and the number of rows in each.
+
+    Raises:
+        SwiftalignError: the source can't be read, a row is malformed, a phase would be empty, or a file is there.
+    """
+    simple, medium = (source.with_name(f"{source.stem}.{name}{source.suffix}") for name in ("simple", "medium"))
+    for path in (simple, medium):
+        if path.exists() and not force:
+            raise SwiftalignError(f"{path} exists already", "pass --force to overwrite it")
+    rows = {simple: 0, medium: 0, source: 0}
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(appearing(path)) for path in (simple, medium)]
+            opened = [stack.enter_context(file.open("wb")) for file in files]
+            for line, content in DataFile(source).read():
+                objects = read_row(content, source, line).objects
+                if 1 <= objects <= MEDIUM:
+                    opened[objects > SIMPLE].write(content.rstrip(b"\r\n") + b"\n")
+                    rows[medium if objects > SIMPLE else simple] += 1
+                rows[source] += 1
+                if rows[source] % 1000 == 0:
+                    progress(rows[source])
+            for name, path, most in (("simple", simple, SIMPLE), ("medium", medium, MEDIUM)):
+                if not rows[path]:
+                    hint = "write the phases by hand, see configs/strategies/curriculum.yaml"
+                    fault = f"{source}: no row for the {name} phase, which takes images with up to {most} objects"
+                    raise SwiftalignError(fault, hint)
+    except OSError as error:
+        raise SwiftalignError(f"{error.filename or source}: {error.strerror or error}") from None
+    return rows
 
 
-@contextlib.contextmanager
+@contextmanager
 def writing(path: Path, *, force: bool, folder: bool = False) -> Iterator[None]:
     """A block that writes a file, or fills a folder, that is not there yet; missing folders are created.
 
@@ -127,13 +168,6 @@ def _from_folder(path: str, folder: Path) -> str:
     if relative.startswith(os.path.join("..", "..")):  # noqa: PTH118  # a prefix, not a path
         return absolute
     return relative if relative.startswith("..") or "/" in relative else f"./{relative}"
-
-
-def _steps(train: str | None) -> int | None:
-    """Steps of the recipe's three epochs; None where the data is not there yet."""
-    if train is None or not Path(train).expanduser().is_file():
-        return None
-    return 3 * max(1, -(-count_lines(Path(train).expanduser()) // ROWS_PER_STEP))
 
 
 def write_schema(folder: Path) -> None:

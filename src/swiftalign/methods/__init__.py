@@ -16,7 +16,7 @@ from swiftalign.methods.fourierft import Fourierft
 from swiftalign.methods.lora import Dora, Lora
 from swiftalign.methods.whole import Full, ModulesToSave
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Method]] = {m.name: m for m in (ModulesToSave, Lora, Dora, Adalora, Boft, Fourierft, Full)}
 
 
 def register(method: type[Method]) -> None:
@@ -26,10 +26,6 @@ def register(method: type[Method]) -> None:
 
 def unregister(name: str) -> None:
     del METHODS[name]
-
-
-for _method in (ModulesToSave, Lora, Dora, Adalora, Boft, Fourierft, Full):
-    register(_method)
 
 
 def train_types() -> list[str]:

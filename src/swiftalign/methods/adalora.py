@@ -65,7 +65,7 @@ class Adalora(Method):
         if target >= self.adalora_init_r:
             message = f"adalora_target_r {target} is not below adalora_init_r {self.adalora_init_r}"
             fix: dict[str, Any] = {"tuner": {"adalora_init_r": target * 3 // 2 + 1}}
-            where = usage.place("adalora_target_r", "adalora_init_r")
+            where = usage.where("tuner", "adalora_target_r", "adalora_init_r")
             yield Problem("adalora-ranks", message, "start at a higher rank:", fix, where)
         if total is not None and self.adalora_tinit >= total - self.adalora_tfinal:
             message = (
@@ -73,7 +73,7 @@ class Adalora(Method):
                 f"({self.adalora_tfinal}) steps before the end: a run of {total} leaves no step for it"
             )
             fix = {"tuner": _schedule(total, most=self.adalora_deltaT)}
-            where = usage.place("adalora_tinit", "adalora_tfinal")
+            where = usage.where("tuner", "adalora_tinit", "adalora_tfinal")
             yield Problem("adalora-schedule", message, "choose a schedule that fits:", fix, where)
         if checkpoint is not None and usage.layers and not (checkpoint / ADALORA_STATE).is_file():
             lacks = f"{checkpoint} has AdaLoRA's pruned factors without {ADALORA_STATE}"

@@ -60,8 +60,7 @@ class Usage:
         steps: optimizer steps of the run, as ms-swift counts them for AdaLoRA; None where they are not known.
         resume_from: the checkpoint to resume from.
         aligner_regex: a target_regex of exactly the aligner's Linear layers, for fixes.
-        where: a function that returns ``file:line`` of a key of the config.
-        place: a function that returns ``file:line`` of the first of these settings that the config names.
+        where: a function that returns ``file:line`` of the first of these keys of a section that the config names.
     """
 
     train_type: str
@@ -72,7 +71,6 @@ class Usage:
     resume_from: Path | None
     aligner_regex: str
     where: Callable[..., str]
-    place: Callable[..., str]
 
 
 class Method(BaseModel):

@@ -56,6 +56,7 @@ class Boft(Method):
             peft `tuners/boft/layer.py`, `Linear.update_layer` and `block_butterfly_perm`.
         """
         size, number, factors = self.boft_block_size, self.boft_block_num, self.boft_n_butterfly_factor
+        fault = ""
         if (size == 0) == (number == 0):
             fault = "exactly one of boft_block_size and boft_block_num must be non-zero"
         elif inputs % (size or number):
@@ -66,9 +67,7 @@ class Boft(Method):
             fault = f"boft_n_butterfly_factor {factors} needs peft's CUDA extension; without it peft silently takes 1"
             if number % 2 or size % 2 or number % half or half * size > inputs:
                 fault = f"{number} blocks of {size} allow no butterfly factor of {factors}"
-        else:
-            return None
-        return Problem("boft-blocks", f"{layer}: {fault}")
+        return Problem("boft-blocks", f"{layer}: {fault}") if fault else None
 
     def problems(self, usage: Usage) -> Iterable[Problem]:
         widths = {layer.name: layer.weight.shape[1] for layer in usage.layers}
@@ -83,7 +82,7 @@ class Boft(Method):
         if self.boft_n_butterfly_factor > 1:
             fix = {"boft_n_butterfly_factor": 1, **fix}
             hint = "use blocks without butterfly factors, which fit every layer:"
-        where = usage.place("boft_block_num", "boft_block_size", "boft_n_butterfly_factor")
+        where = usage.where("tuner", "boft_block_num", "boft_block_size", "boft_n_butterfly_factor")
         yield replace(problem, hint=hint, fix={"tuner": fix}, where=where)
 
     @staticmethod
@@ -120,8 +119,7 @@ def _rotate_densely(rotation: torch.Tensor, inputs: torch.Tensor) -> torch.Tenso
 
 def _rotate_in_batches(rotation: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """The same product block by block, without the zeros."""
-    blocks, size, _ = rotation.shape
-    return rotation.bmm(inputs.reshape(blocks, size, -1)).flatten(0, 1)
+    return rotation.bmm(inputs.reshape(*rotation.shape[:2], -1)).flatten(0, 1)
 
 
 def adds_alike(rotation: torch.Tensor, inputs: torch.Tensor) -> bool:

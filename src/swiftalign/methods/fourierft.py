@@ -46,7 +46,7 @@ class Fourierft(Method):
             message = f"fourier_n_frequency {count} is more than the {size} weights of {name}"
             hint = "choose at most as many frequencies as the smallest layer has weights:"
             fix = {"tuner": {"fourier_n_frequency": size // 2}}
-            yield Problem("fourier-frequencies", message, hint, fix, usage.place("fourier_n_frequency"))
+            yield Problem("fourier-frequencies", message, hint, fix, usage.where("tuner", "fourier_n_frequency"))
 
     @staticmethod
     def merge(adapter: SavedAdapter, dtype: str | None) -> Iterator[tuple[str, bytes]]:

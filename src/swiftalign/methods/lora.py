@@ -76,7 +76,7 @@ class Dora(Lora):
         return {**super().shapes(layer), _MAGNITUDE: magnitude}
 
     def problems(self, usage: Usage) -> Iterable[Problem]:
-        where = usage.place("use_dora")
+        where = usage.where("tuner", "use_dora")
         tuner: dict[str, Any] = {"train_type": "lora", "use_dora": True, "target_regex": usage.aligner_regex}
         if usage.train_type != "lora":
             message = f"use_dora does not work with train_type {usage.train_type}"

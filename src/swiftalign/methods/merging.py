@@ -18,7 +18,6 @@ from swiftalign.problems import ExportError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,28 @@ def merge_by_peft(
     import torch
     from peft import PeftConfig, PeftModel
     from peft.functional import cast_adapter_dtype, set_peft_model_state_dict
+    from torch import nn
 
     for layer in adapter.layers:
         held = {name: load(t) for name, t in adapter.tensors.items() if name.startswith(f"{ADAPTER_PREFIX}{layer}.")}
         try:
+            # The layer's kind follows from the shape of its weight, and for an embedding from the names in the adapter.
+            weight, bias = adapter.weight(layer, dtype), adapter.base.get(f"{layer}.bias")
+            with torch.device("meta"):
+                if str(PeftKey(layer, "lora_embedding_A")) in adapter.tensors:
+                    module: nn.Module = nn.Embedding(*weight.shape)
+                elif weight.dim() == 5:
+                    outputs, inputs, depth, height, width = weight.shape
+                    module = nn.Conv3d(inputs, outputs, (depth, height, width), bias=bias is not None)
+                else:
+                    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+            module.weight = nn.Parameter(weight, requires_grad=False)
+            if bias is not None:
+                module.bias = nn.Parameter(load(bias, dtype), requires_grad=False)
+            for part in reversed(layer.split(".")):  # the layer alone, under its name in the base model
+                parent = nn.Module()
+                parent.add_module(part, module)
+                module = parent
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 config = PeftConfig.from_pretrained(str(adapter.checkpoint))
@@ -76,44 +93,16 @@ def merge_by_peft(
                         setattr(config, setting, None)
                 narrow(config, layer)
                 # Without low_cpu_mem_usage, which would keep the adapter in the base model's dtype.
-                model = PeftModel(_alone(adapter, layer, dtype), config)
+                model = PeftModel(module, config)
                 set_peft_model_state_dict(model, held)
                 cast_adapter_dtype(model, "default")  # to float32 also the factors that AdaLoRA's pattern has resized
                 weights = dict(model.merge_and_unload().named_parameters())
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            text = " ".join(str(error).split())[:500]
-            message = f"{adapter.checkpoint}: peft can't merge it: {text}"
+            message = f"{adapter.checkpoint}: peft can't merge it: {' '.join(str(error).split())[:500]}"
             raise ExportError(message, "check that this is the right base model") from error
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if name in adapter.changed:
                 yield name, tensor_bytes(weights[name])
-
-
-def _alone(adapter: SavedAdapter, name: str, dtype: str | None) -> nn.Module:
-    """A model of one layer, under the layer's name in the base model.
-
-    The layer's kind follows from the shape of its weight, and for an embedding from the names in the adapter.
-    """
-    import torch
-    from torch import nn
-
-    weight, bias = adapter.weight(name, dtype), adapter.base.get(f"{name}.bias")
-    with torch.device("meta"):
-        if str(PeftKey(name, "lora_embedding_A")) in adapter.tensors:
-            module: nn.Module = nn.Embedding(*weight.shape)
-        elif weight.dim() == 5:
-            depth, height, width = weight.shape[2:]
-            module = nn.Conv3d(weight.shape[1], weight.shape[0], (depth, height, width), bias=bias is not None)
-        else:
-            module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    module.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        module.bias = nn.Parameter(load(bias, dtype), requires_grad=False)
-    for part in reversed(name.split(".")):
-        parent = nn.Module()
-        parent.add_module(part, module)
-        module = parent
-    return module
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
