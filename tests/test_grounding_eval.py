@@ -297,7 +297,7 @@ def test_a_question_has_no_answer_in_it(demo_rows: Rows) -> None:
     assert [message["role"] for message in without_answer(row)["messages"]] == ["user"]
     assert question.index == 3
     assert question.answer == row["messages"][-1]["content"]
-    assert (question.width, question.height) == Image.open(demo_rows.row(3).images[0]).size
+    assert question.size == Image.open(demo_rows.row(3).images[0]).size
 
 
 def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: Rows) -> None:

@@ -19,7 +19,7 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
-from swiftalign.model.safetensors import read_header
+from swiftalign.model.safetensors import read_stored
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ConfigError, PlanMismatchError, SwiftalignError
@@ -281,7 +281,7 @@ def test_float32_weights_are_carried_over_a_bf16_base_without_rounding(
     files = [str(demo_config), str(tmp_path / "phases.yaml")]
     assert main(["train", *files, "--set", f"training.output_dir={tmp_path / 'run'}"]) == 0
     first, second = (tmp_path / f"run/phase-{number}/checkpoint-1/adapter_model.safetensors" for number in (1, 2))
-    assert {tensor.dtype for tensor in read_header(first)} == {"float32"}
+    assert {tensor.info.dtype for tensor in read_stored(first)} == {"float32"}
     assert {name: value.tolist() for name, value in load_file(first).items()} == {
         name: value.tolist() for name, value in load_file(second).items()
     }

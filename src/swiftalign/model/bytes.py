@@ -52,8 +52,9 @@ def is_finite(block: Any, dtype: str) -> bool:
         return True
     width, positive, negative = _PATTERNS[dtype]
     usable = block[: len(block) // width * width]
-    signed, unsigned = (np.int16, np.uint16) if width == 2 else (np.int32, np.uint32)
-    return not usable.size or bool(usable.view(signed).max() < positive and usable.view(unsigned).max() < negative)
+    return not usable.size or bool(
+        usable.view(f"i{width}").max() < positive and usable.view(f"u{width}").max() < negative
+    )
 
 
 def to_float(data: bytes, dtype: str) -> Any:

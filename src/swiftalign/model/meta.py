@@ -40,12 +40,11 @@ def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = Fal
     logging.set_verbosity_error()
     try:
         hf_config = AutoConfig.for_model(**model_config)
-        name = dtype or hf_config.dtype or "float32"
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(
                 hf_config,
                 trust_remote_code=trust_remote_code,
-                dtype=getattr(torch, str(name).removeprefix("torch.")),
+                dtype=getattr(torch, str(dtype or hf_config.dtype or "float32").removeprefix("torch.")),
             )
     except Exception as error:  # whatever a malformed config makes of transformers' classes
         raise ModelError(

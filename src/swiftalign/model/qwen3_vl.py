@@ -19,36 +19,6 @@ def _modules(config: dict[str, Any]) -> Iterator[Described]:
     for count in (text["num_hidden_layers"], vision["depth"], vision["spatial_merge_size"]):
         whole_number(count)
     yield from _vit_and_aligner(vision)
-    yield from _llm(text)
-    yield _linear("lm_head", text["hidden_size"], text["vocab_size"], bias=False)
-
-
-def _vit_and_aligner(vision: dict[str, Any]) -> Iterator[Described]:
-    width, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
-    kernel: Shape = (width, vision.get("in_channels", 3), vision["temporal_patch_size"], patch, patch)
-    yield "model.visual.patch_embed.proj", Kind.CONV, {"weight": kernel, "bias": (width,)}
-    yield "model.visual.pos_embed", Kind.EMBEDDING, {"weight": (vision["num_position_embeddings"], width)}
-    yield "model.visual.rotary_pos_emb", Kind.PLAIN, {}
-    for index in range(vision["depth"]):
-        block = f"model.visual.blocks.{index}"
-        yield _layer_norm(f"{block}.norm1", width)
-        yield _layer_norm(f"{block}.norm2", width)
-        yield _linear(f"{block}.attn.qkv", width, 3 * width)
-        yield _linear(f"{block}.attn.proj", width, width)
-        yield _linear(f"{block}.mlp.linear_fc1", width, inner)
-        yield _linear(f"{block}.mlp.linear_fc2", inner, width)
-        yield f"{block}.mlp.act_fn", Kind.PLAIN, {}
-    merged = width * vision["spatial_merge_size"] ** 2
-    for part in ("merger", *(f"deepstack_merger_list.{i}" for i in range(len(vision["deepstack_visual_indexes"])))):
-        name = f"model.visual.{part}"
-        # The merger normalises before it joins neighbouring patches, the deepstack mergers after.
-        yield _layer_norm(f"{name}.norm", width if part == "merger" else merged)
-        yield _linear(f"{name}.linear_fc1", merged, merged)
-        yield _linear(f"{name}.linear_fc2", merged, vision["out_hidden_size"])
-        yield f"{name}.act_fn", Kind.PLAIN, {}
-
-
-def _llm(text: dict[str, Any]) -> Iterator[Described]:
     width, head, inner = text["hidden_size"], text["head_dim"], text["intermediate_size"]
     queries, keys = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
     bias = text.get("attention_bias", False)
@@ -75,6 +45,32 @@ def _llm(text: dict[str, Any]) -> Iterator[Described]:
             yield _linear(f"{layer}.mlp.up_proj", width, inner, bias=False)
             yield _linear(f"{layer}.mlp.down_proj", inner, width, bias=False)
             yield f"{layer}.mlp.act_fn", Kind.PLAIN, {}
+    yield _linear("lm_head", width, text["vocab_size"], bias=False)
+
+
+def _vit_and_aligner(vision: dict[str, Any]) -> Iterator[Described]:
+    width, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
+    kernel: Shape = (width, vision.get("in_channels", 3), vision["temporal_patch_size"], patch, patch)
+    yield "model.visual.patch_embed.proj", Kind.CONV, {"weight": kernel, "bias": (width,)}
+    yield "model.visual.pos_embed", Kind.EMBEDDING, {"weight": (vision["num_position_embeddings"], width)}
+    yield "model.visual.rotary_pos_emb", Kind.PLAIN, {}
+    for index in range(vision["depth"]):
+        block = f"model.visual.blocks.{index}"
+        yield _layer_norm(f"{block}.norm1", width)
+        yield _layer_norm(f"{block}.norm2", width)
+        yield _linear(f"{block}.attn.qkv", width, 3 * width)
+        yield _linear(f"{block}.attn.proj", width, width)
+        yield _linear(f"{block}.mlp.linear_fc1", width, inner)
+        yield _linear(f"{block}.mlp.linear_fc2", inner, width)
+        yield f"{block}.mlp.act_fn", Kind.PLAIN, {}
+    merged = width * vision["spatial_merge_size"] ** 2
+    for part in ("merger", *(f"deepstack_merger_list.{i}" for i in range(len(vision["deepstack_visual_indexes"])))):
+        name = f"model.visual.{part}"
+        # The merger normalises before it joins neighbouring patches, the deepstack mergers after.
+        yield _layer_norm(f"{name}.norm", width if part == "merger" else merged)
+        yield _linear(f"{name}.linear_fc1", merged, merged)
+        yield _linear(f"{name}.linear_fc2", merged, vision["out_hidden_size"])
+        yield f"{name}.act_fn", Kind.PLAIN, {}
 
 
 def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Described:
@@ -146,9 +142,7 @@ def _config(
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
         }
-    depth, vit_hidden, vit_inter, deepstack = (
-        (27, 1152, 4304, [8, 16, 24]) if large_vit else (24, 1024, 4096, [5, 11, 17])
-    )
+    depth, width, inner, deepstack = (27, 1152, 4304, [8, 16, 24]) if large_vit else (24, 1024, 4096, [5, 11, 17])
     model_type = "qwen3_vl_moe" if experts else "qwen3_vl"
     return {
         "model_type": model_type,
@@ -159,8 +153,8 @@ def _config(
         "vision_config": {
             "model_type": f"{model_type}_vision",
             "depth": depth,
-            "hidden_size": vit_hidden,
-            "intermediate_size": vit_inter,
+            "hidden_size": width,
+            "intermediate_size": inner,
             "num_heads": 16,
             "out_hidden_size": hidden,
             "deepstack_visual_indexes": deepstack,

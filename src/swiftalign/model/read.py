@@ -81,8 +81,7 @@ def refuse_remote_code(folder: Path, config: dict[str, Any], source: str, where:
     Raises:
         ModelError: the config of the model, or of its tokenizer or processor, has an ``auto_map``.
     """
-    files = sorted(folder.glob("*config.json")) if folder.is_dir() else []
-    configs = {"config.json": config} | {file.name: read_json(file) for file in files}
+    configs = {"config.json": config} | {file.name: read_json(file) for file in sorted(folder.glob("*config.json"))}
     for name, values in configs.items():
         if isinstance(values, dict) and values.get("auto_map"):
             place = f"{where}: " if where else ""

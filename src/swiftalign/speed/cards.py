@@ -52,7 +52,7 @@ _SHEETS = {
     "RTX 4090": (24, 165, 1.01),
     "RTX 3090": (24, 71, 0.94),
 }
-# Large products and copies reach these shares of the makers' rate and bandwidth, as measured on an H100.
+# Large products reach 0.8 of that rate, and copies 0.9 of that bandwidth, as measured on an H100.
 _CARDS = {
     name: Card(name, memory * GIB, teraflops * 1e12 * 0.8, terabytes * 1e12 * 0.9)
     for name, (memory, teraflops, terabytes) in _SHEETS.items()

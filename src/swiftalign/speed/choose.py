@@ -17,7 +17,7 @@ from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError, SwiftalignError
 from swiftalign.speed.cards import Card
-from swiftalign.speed.choices import Choices, Kernels
+from swiftalign.speed.choices import Choices
 from swiftalign.speed.predictor import Predictor
 from swiftalign.speed.work import ASSUMED, Row
 
@@ -53,10 +53,10 @@ def choose_for_card(
             if training.deepspeed and zero_section(training.deepspeed).get("stage") == 3:
                 shards = processes
         predictor = Predictor.of(model, plan, card, rows or [ASSUMED], shards=shards)
-    if predictor and training.per_device_train_batch_size == "auto":
-        fitting = fitting_batch(config, plan, predictor)
-        if fitting > 1:  # another batch changes the number of steps
-            plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
+    auto = training.per_device_train_batch_size == "auto"
+    if predictor and auto and (fitting := fitting_batch(config, plan, predictor)) > 1:
+        # Another batch changes the number of steps.
+        plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
     return plan, choose(config, plan, predictor), predictor
 
 
@@ -80,13 +80,12 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Cho
     if predictor is None:
         if training.frozen_fp8:
             raise SwiftalignError(f"{where}: training.frozen_fp8 needs a GPU, and a dense Qwen3-VL", "leave it out")
-        kernels: Kernels = "compiled" if training.torch_compile else "liger" if training.use_liger_kernel else "plain"
         why = "ms-swift's default; no card is known" if given is None else _AS_CONFIGURED
         return Choices(
             plan.schedule.batch,
             gradient_checkpointing=given is not False,
             padding_free=bool(training.padding_free),
-            kernels=kernels,
+            kernels="compiled" if training.torch_compile else "liger" if training.use_liger_kernel else "plain",
             vit_checkpointing=vit_checkpointing,
             reasons={"gradient_checkpointing": why},
         )

@@ -52,7 +52,7 @@ class Predictor:
         card: the GPU that each process trains on.
         rows: rows of the data, or an assumed one; batches are made of them in this order.
         parameters: number of parameters of the base model.
-        half: whether the base model is in bfloat16 or float16.
+        element: bytes per element of the base model.
         shards: number of GPUs that share the weights (ZeRO-3); with more than one, memory is an estimate.
     """
 
@@ -61,7 +61,7 @@ class Predictor:
     card: Card
     rows: Sequence[Row]
     parameters: int
-    half: bool
+    element: int
     shards: int = 1
 
     @classmethod
@@ -76,8 +76,15 @@ class Predictor:
             sizes = family.sizes(model.config)
         except (KeyError, TypeError):
             return None
-        half = plan.dtype in ("bfloat16", "float16")
-        return cls(sizes, Trained.by(plan, model), card, rows, plan.total_parameters, half, shards)
+        trained = Trained(
+            {item.component for item in plan.trainables},
+            numel=sum(item.numel for item in plan.trainables),
+            float32=sum(item.numel for item in plan.trainables if item.dtype == "float32"),
+            adapted_numel=sum(weight.numel for name in plan.adapted for weight in model.by_name[name].weights),
+            method=plan.method,
+        )
+        element = _HALF if plan.dtype in ("bfloat16", "float16") else _FLOAT
+        return cls(sizes, trained, card, rows, plan.total_parameters, element, shards)
 
     def fits(self, choices: Choices) -> bool:
         """Whether the run's largest batch fits on the card."""
@@ -93,21 +100,20 @@ class Predictor:
         rows = sorted(self.rows, key=lambda row: row.tokens, reverse=True)[: choices.batch]
         rows += rows[:1] * (choices.batch - len(rows))
         if not choices.padding_free and choices.batch > 1:
-            rows[-1] = min(self.rows, key=lambda row: row.question)
+            rows[-1] = min(self.rows, key=lambda row: row.tokens - row.labels)
         return rows
 
     def peak(self, choices: Choices) -> int:
         """Bytes that a step with the largest batch takes at most, without CUDA's own context."""
-        sizes, trained = self.sizes, self.trained
-        element = _HALF if self.half else _FLOAT
+        sizes, trained, element = self.sizes, self.trained, self.element
         rows = self.largest_rows(choices)
         rows = rows if choices.padding_free else padded(rows)
         tokens, labels = sum(row.tokens for row in rows), sum(row.labels for row in rows)
         patches = sum(count for row in rows for count in row.patches)
         trained_bytes = trained.float32 * _FLOAT + (trained.numel - trained.float32) * element
         copies = trained_bytes if trained.method != "full" else trained.float32 * (_FLOAT - element)
-        weights = self.parameters * element + copies
-        training = 3 * trained_bytes  # gradients, and Adam's two averages
+        # The weights; and the gradients, with Adam's two averages.
+        shared = (self.parameters * element + copies) // self.shards + 3 * trained_bytes // self.shards
         # Elements kept per token and LLM layer: the inputs of both norms; queries and keys before and after their
         # norms; values; the attention's result with its sums; and both halves of the gated product.
         layer = (2 * sizes.width + 3 * (sizes.queries + sizes.keys) + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]
@@ -130,7 +136,7 @@ class Predictor:
         # A frozen ViT keeps nothing and has finished when the LLM begins; it counts only where it takes more.
         vit = patches * (6 * sizes.vit_width + sizes.vit_inner) * _FLOAT
         in_work = int(max(working, vit - kept)) + trained.numel * element
-        return weights // self.shards + training // self.shards + int(max(kept, 0)) + in_work
+        return shared + int(max(kept, 0)) + in_work
 
     def seconds(self, choices: Choices) -> float | None:
         """Seconds per average batch, forward and backward; None where the card's rates are not known."""

@@ -14,9 +14,6 @@ from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError
 from swiftalign.speed.work import Row
 
-# Rows to look at: evenly spread over the data.
-LOOKED_AT = 2000
-
 
 def rows_of(rows: Rows, encoding: Encoding) -> list[Row]:
     """About 2000 training rows as the model sees them, without those that can't be counted."""
@@ -24,7 +21,7 @@ def rows_of(rows: Rows, encoding: Encoding) -> list[Row]:
     known: list[tuple[Conversation, list[Size]]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults the scan reports
-        for index in range(0, len(rows), max(len(rows) // LOOKED_AT, 1)):
+        for index in range(0, len(rows), max(len(rows) // 2000, 1)):  # evenly spread over the data
             with suppress(DataError):  # the scan reports it
                 row = rows.row(index)
                 sizes = [size_of(image) for image in row.images if image]

@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from swiftalign.model.family import Sizes
-from swiftalign.model.tree import Component, Model
-from swiftalign.plan.plan import TuningPlan
+from swiftalign.model.tree import Component
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,6 @@ class Row:
     tokens: int
     patches: tuple[int, ...]
     labels: int
-
-    @property
-    def question(self) -> int:
-        """Number of tokens before the answer."""
-        return self.tokens - self.labels
 
 
 # Where no data is given: a 1024x768 image, and a few boxes.
@@ -51,16 +45,6 @@ class Trained:
     float32: int
     adapted_numel: int
     method: str
-
-    @classmethod
-    def by(cls, plan: TuningPlan, model: Model) -> Trained:
-        return cls(
-            {item.component for item in plan.trainables},
-            numel=sum(item.numel for item in plan.trainables),
-            float32=sum(item.numel for item in plan.trainables if item.dtype == "float32"),
-            adapted_numel=sum(weight.numel for name in plan.adapted for weight in model.by_name[name].weights),
-            method=plan.method,
-        )
 
 
 @dataclass(frozen=True)
@@ -119,5 +103,5 @@ def padded(rows: Sequence[Row]) -> list[Row]:
 
     ms-swift computes the logits of every position from the beginning of the earliest answer in the batch.
     """
-    longest, first = max(row.tokens for row in rows), min(row.question for row in rows)
+    longest, first = max(row.tokens for row in rows), min(row.tokens - row.labels for row in rows)
     return [Row(longest, row.patches, longest - first) for row in rows]

@@ -32,7 +32,7 @@ from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.grounding_eval import GroundingEval
 from swiftalign.worker.pipeline import AlignerSft
 
-_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def main(argv: list[str]) -> int:
@@ -86,15 +86,14 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         writer.write("stage", name="preparing data and optimizer")
     result = pipeline.main()
     callback = pipeline.callback
-    seconds = max(time.monotonic() - callback.began, 1e-9)
-    # Bytes of the GPU, or of the process where there is no GPU.
-    memory = torch.cuda.max_memory_allocated() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
     best = {"best_checkpoint": result["best_model_checkpoint"], "best_metric": result["best_metric"]}
     callback.write(
         "stopped" if callback.stopped else "done",
         tokens=callback.tokens,
-        tokens_per_second=round(callback.tokens / seconds, 1),
-        peak_memory=memory,
+        tokens_per_second=round(callback.tokens / max(time.monotonic() - callback.began, 1e-9), 1),
+        # Bytes of the GPU, or of the process where there is no GPU.
+        peak_memory=torch.cuda.max_memory_allocated()
+        or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT,
         step=result["global_step"],
         checkpoint=result["last_model_checkpoint"],
         **{name: value for name, value in best.items() if value is not None},

@@ -22,7 +22,7 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices) -> None
     The backward pass is stopped at a frozen ViT: with gradient checkpointing, ms-swift asks for gradients of the ViT's
     patches, so that its activations would be kept and its backward pass would run for nothing.
     """
-    llm, vit = _stacks(plan)
+    llm, vit = (find(plan.model_type) or Family).stacks  # an unknown family may have the usual names
     if not any(item.component == "vit" for item in plan.trainables):
         for name, blocks in model.named_modules():
             if name.endswith(vit) and isinstance(blocks, nn.ModuleList):
@@ -41,15 +41,10 @@ def speed_up_trainer(trainer: Any, plan: TuningPlan, choices: Choices) -> None:
     """
     if choices.kernels != "compiled":
         return
-    for stack in _stacks(plan):
+    for stack in (find(plan.model_type) or Family).stacks:
         for layer in _frozen_layers(trainer.model, stack):
             layer.compile(dynamic=True)
     trainer.evaluate = torch.compiler.set_stance("force_eager")(trainer.evaluate)
-
-
-def _stacks(plan: TuningPlan) -> tuple[str, str]:
-    """Ends of the names of the LLM's layers and the ViT's blocks; an unknown family may have the usual names."""
-    return (find(plan.model_type) or Family).stacks
 
 
 def _frozen_layers(model: nn.Module, stack: str) -> Iterator[nn.Module]:

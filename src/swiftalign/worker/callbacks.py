@@ -80,13 +80,13 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         if stop and not control.should_training_stop:
             self.stopped = control.should_training_stop = True
             args.load_best_model_at_end = False  # the run is not finished
-            control.should_save = not _ends_epoch(state)
+            control.should_save = not float(state.epoch).is_integer()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.stopped:
             # A finished epoch is evaluated and then saved: a resumed run begins with the next epoch.
-            control.should_save = _ends_epoch(state)
-            control.should_evaluate = control.should_evaluate and _ends_epoch(state)
+            control.should_save = finished = float(state.epoch).is_integer()
+            control.should_evaluate = control.should_evaluate and finished
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
@@ -107,7 +107,3 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         if self.plan.ranks_may_shrink and args.should_save:
             save_state(kwargs["model"], Path(folder))
         self.write("saved", step=state.global_step, path=folder)
-
-
-def _ends_epoch(state: Any) -> bool:
-    return float(state.epoch).is_integer()

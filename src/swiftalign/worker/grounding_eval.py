@@ -40,15 +40,13 @@ class Question:
         index: number of the row, whose image is opened only when the question is asked.
         answer: the true answer's text, as the model is trained to write it.
         truth: the true answer's targets.
-        width: width of the image in pixels.
-        height: height of the image in pixels.
+        size: width and height of the image in pixels.
     """
 
     index: int
     answer: str
     truth: tuple[TextTarget, ...]
-    width: int
-    height: int
+    size: tuple[int, int]
 
 
 def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
@@ -59,7 +57,7 @@ def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
     if last["role"] != "assistant" or not isinstance(answer, str) or not has_image:
         return None
     truth = parse_answer(answer)
-    return Question(index, answer, truth.targets, *images[0].size) if truth.sound else None
+    return Question(index, answer, truth.targets, images[0].size) if truth.sound else None
 
 
 def without_answer(row: dict[str, Any]) -> dict[str, Any]:
@@ -141,9 +139,8 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        # Counted in the log history, which a resumed run continues.
-        evaluations = sum("eval_loss" in entry for entry in state.log_history)
-        if metrics is None or (evaluations - 1) % self.every:
+        # Evaluations are counted in the log history, which a resumed run continues.
+        if metrics is None or (sum("eval_loss" in entry for entry in state.log_history) - 1) % self.every:
             return
         values = {f"eval_{name}": value for name, value in self.score().metrics().items()}
         metrics.update(values)
@@ -181,7 +178,7 @@ def add_answers(scores: Scores, batch: Sequence[tuple[Question, bool]], texts: S
     """Score the answers to the questions that count."""
     for (question, counts), text in zip(batch, texts, strict=True):
         if counts:
-            scores.add(parse_answer(text), question.truth, question.width, question.height)
+            scores.add(parse_answer(text), question.truth, *question.size)
 
 
 @contextmanager

@@ -54,9 +54,6 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         rows: the training rows, in their order.
     """
 
-    callback: PlanCallback
-    rows: Rows
-
     def __init__(
         self, arguments: list[str], config: Config, plan: TuningPlan, choices: Choices, weights: Path | None
     ) -> None:
