@@ -22,25 +22,17 @@ def end_with_launcher() -> None:
 
 
 def _end_with(processes: Iterable[int]) -> None:
-    _wait_for_any(processes)
-    os.killpg(0, signal.SIGKILL)  # data loader workers too
-
-
-def _wait_for_any(processes: Iterable[int]) -> None:
-    if hasattr(os, "pidfd_open"):
+    try:
         poll = select.poll()
-        try:
-            for process in processes:
-                poll.register(os.pidfd_open(process), select.POLLIN)
-            poll.poll()
-        except ProcessLookupError:  # it has ended already
-            return
-        except OSError:  # the system does not support pidfd
-            pass
-        else:
-            return
-    while all(_lives(process) for process in processes):
-        time.sleep(_POLL_SECONDS)
+        for process in processes:
+            poll.register(os.pidfd_open(process), select.POLLIN)
+        poll.poll()
+    except ProcessLookupError:  # it has ended already
+        pass
+    except (AttributeError, OSError):  # the system does not support pidfd
+        while all(_lives(process) for process in processes):
+            time.sleep(_POLL_SECONDS)
+    os.killpg(0, signal.SIGKILL)  # data loader workers too
 
 
 def _lives(process: int) -> bool:

@@ -44,13 +44,18 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
     finished = False
     stop = _Stop(run_folder)
     log_file = run_folder / (LOG_FILE if processes.node == 0 else f"train-{processes.node}.log")
+    environment = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", LAUNCHER: str(os.getpid())}
+    if processes.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(processes.gpus)
+    if local_model:
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with log_file.open("ab") as log, stop:
         child = subprocess.Popen(
             processes.command(str(run_folder)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(local_model=local_model) | processes.environment(),
+            env=os.environ | environment,
             start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
         )
         try:
@@ -108,14 +113,6 @@ class _Stop:
         return self._told and not told
 
 
-def _environment(*, local_model: bool) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment[LAUNCHER] = str(os.getpid())
-    if local_model:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return environment
-
-
 def _stop(child: subprocess.Popen[Any]) -> None:
     """End the child process and all processes that it started."""
     if child.poll() is None:
@@ -140,14 +137,10 @@ def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
         name = signal.Signals(-code).name
         hint = "the system may have run out of memory" if name == "SIGKILL" else f"see {log}"
         return TrainingError(f"the training process was killed by {name}", hint)
-    killed = re.findall(rb"exitcode +: -(\d+)", _end_of(log))  # torchrun's report on its processes
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 20_000, 0))
+        killed = re.findall(rb"exitcode +: -(\d+)", file.read())  # torchrun's report on its processes
     if killed:
         name = signal.Signals(int(killed[-1])).name
         return TrainingError(f"one of the training processes was killed by {name}", f"see the end of {log}")
     return TrainingError(f"the training process ended with code {code}", f"see the end of {log}")
-
-
-def _end_of(log: Path, most: int = 20_000) -> bytes:
-    with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - most, 0))
-        return file.read()

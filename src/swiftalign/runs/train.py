@@ -17,7 +17,6 @@ from swiftalign.data.metrics import METRICS
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, read_data
 from swiftalign.files import short_path
-from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
@@ -36,17 +35,16 @@ from swiftalign.runs.folder import (
     write_run_files,
     write_start,
 )
-from swiftalign.runs.launch import follow_training
+from swiftalign.runs.launch import ONE, follow_training
 from swiftalign.runs.picture import draw_run
 from swiftalign.runs.processes import Processes
 from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run, set_aside
-from swiftalign.speed.cards import Card, present_card
+from swiftalign.speed.cards import present_card
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import choose_for_card
 from swiftalign.speed.rows import rows_of
 
 Listener = Callable[[Event], None]
-ONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -137,31 +135,22 @@ def prepare(
 
     listen(Event("progress", {"text": "reading the model"}))
     model = read_model(config)
-    card = present_card()
-    return [_prepare(part, model, card, processes, listen, stop_at_errors) for part in config.runs]
-
-
-def _prepare(
-    config: Config,
-    model: Model,
-    card: Card | None,
-    processes: Processes,
-    listen: Listener,
-    stop_at_errors: Callable[[list[Problem]], None],
-) -> Part:
-    # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
-    stop_at_errors(preflight(config, model, resolve(config, model, rows=UNKNOWN, processes=processes.total)))
-    data = read_data(config, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
-    stop_at_errors([*data.findings, *scored_kind(config, data.kinds)])
-    plan = resolve(config, model, rows=data.rows, processes=processes.total)
-    stop_at_errors(preflight(config, model, plan))
-    sample = []
-    if card:
-        rows = Rows([Path(name) for name in config.data.train], data.left_out, config.data.text, data.index)
-        sample = rows_of(rows, encoding_of(config))
-    plan, choices, _ = choose_for_card(config, model, plan, card, sample, counts=data.rows)
-    stop_at_errors(preflight(config, model, plan))
-    return Part(config, plan, data, choices)
+    card, parts = present_card(), []
+    for part in config.runs:
+        # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
+        stop_at_errors(preflight(part, model, resolve(part, model, rows=UNKNOWN, processes=processes.total)))
+        data = read_data(part, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
+        stop_at_errors([*data.findings, *scored_kind(part, data.kinds)])
+        plan = resolve(part, model, rows=data.rows, processes=processes.total)
+        stop_at_errors(preflight(part, model, plan))
+        sample = []
+        if card:
+            rows = Rows([Path(name) for name in part.data.train], data.left_out, part.data.text, data.index)
+            sample = rows_of(rows, encoding_of(part))
+        plan, choices, _ = choose_for_card(part, model, plan, card, sample, counts=data.rows)
+        stop_at_errors(preflight(part, model, plan))
+        parts.append(Part(part, plan, data, choices))
+    return parts
 
 
 def train(
@@ -191,8 +180,14 @@ def train(
         raise SwiftalignError("several machines need a run folder that all of them see", hint)
     parts = prepare(config, allow=allow, processes=processes, listen=listen)
     folder = latest_run(config) if resume else choose_run_folder(config)
-    if processes.node:
-        return _join(parts, folder, processes, listen)
+    if processes.node:  # the first machine writes the run folder and shows progress
+        listen(Event("join", {"folder": folder, "processes": processes}))
+        for number, part in enumerate(parts, 1):
+            inner = phase_folder(folder, number) if part.config.phase else folder
+            inner.mkdir(parents=True, exist_ok=True)
+            for _ in follow_training(inner, local_model=_is_local(part.config), processes=processes):
+                pass
+        return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
     with locked(folder, used=resume):
         if not config.phases:
             return _run(parts[0], folder, processes, listen, resume=resume)
@@ -212,17 +207,6 @@ def train(
             if results[-1].status == "stopped":
                 break
         return replace(results[-1], run_folder=folder, phases=tuple(results))
-
-
-def _join(parts: list[Part], folder: Path, processes: Processes, listen: Listener) -> RunResult:
-    """Train as one of several machines; the first one writes the run folder and shows progress."""
-    listen(Event("join", {"folder": folder, "processes": processes}))
-    for number, part in enumerate(parts, 1):
-        inner = phase_folder(folder, number) if part.config.phase else folder
-        inner.mkdir(parents=True, exist_ok=True)
-        for _ in follow_training(inner, local_model=_is_local(part.config), processes=processes):
-            pass
-    return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
 
 
 def _run(
@@ -266,13 +250,13 @@ def _resume(folder: Path, part: Part, listen: Listener) -> Path | None:
     for change in versions_changed(folder):
         listen(Event("resume", {"text": f"{change}: the result may differ"}))
     listen(Event("progress", {"text": "checking checkpoints"}))
-    resumption = newest_sound(folder, part.plan)
-    for damaged, reason in resumption.damaged:
-        listen(Event("resume", {"text": f"passing over {damaged.name}: {reason}"}))
-    set_aside(resumption)
-    name = resumption.checkpoint.name if resumption.checkpoint else "the beginning, as no checkpoint is sound"
+    checkpoint, damaged = newest_sound(folder, part.plan)
+    for passed_over, reason in damaged:
+        listen(Event("resume", {"text": f"passing over {passed_over.name}: {reason}"}))
+        set_aside(passed_over)
+    name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
     listen(Event("resume", {"text": f"from {name}"}))
-    return resumption.checkpoint
+    return checkpoint
 
 
 def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:
