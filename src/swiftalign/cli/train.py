@@ -47,7 +47,7 @@ def train(
     allowed = check_allowed(allowed)
     from swiftalign.cli.progress import RunProgress
     from swiftalign.config.load import load_config
-    from swiftalign.runs.folder import choose_run_folder, latest_run, phase_folder
+    from swiftalign.runs.folder import choose_run_folder, phase_folder
     from swiftalign.runs.lowering import lower, to_argv
     from swiftalign.runs.processes import choose_processes
     from swiftalign.runs.train import prepare
@@ -69,7 +69,7 @@ def train(
         if result.signal:
             raise typer.Exit(128 + result.signal)
         return
-    folder = latest_run(config) if go_on else choose_run_folder(config)
+    folder = choose_run_folder(config, resume=go_on)
     lowered = [
         lower(part.plan, part.config, phase_folder(folder, number) if config.phases else folder, part.choices)
         for number, part in enumerate(parts, 1)

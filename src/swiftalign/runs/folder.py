@@ -30,29 +30,24 @@ STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
 
 
-def choose_run_folder(config: Config) -> Path:
-    """The folder for a new run: ``training.output_dir``, or the next unused ``runs/NAME`` beside the config file."""
+def choose_run_folder(config: Config, *, resume: bool = False) -> Path:
+    """``training.output_dir``, or ``runs/NAME`` beside the config file, whose name it takes.
+
+    A config without a file has ``runs/run`` in the current folder.
+
+    Args:
+        resume: choose the last run, which is to be resumed; otherwise the next unused folder, for a new run.
+    """
     if config.training.output_dir:
         return Path(config.training.output_dir)
-    first = _first_folder(config)
-    folder, number = first, 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
-
-
-def _first_folder(config: Config) -> Path:
-    """``runs/NAME`` beside the config file, whose name it takes; ``runs/run`` here for a config without a file."""
     file = Path(config.where() or "run.yaml").absolute()
-    return file.parent / "runs" / file.stem
-
-
-def latest_run(config: Config) -> Path:
-    """The run to resume: ``training.output_dir``, or the last of ``runs/NAME`` beside the config file."""
-    if config.training.output_dir:
-        return Path(config.training.output_dir)
-    first = _first_folder(config)
+    first = file.parent / "runs" / file.stem
+    if not resume:
+        folder, number = first, 1
+        while folder.exists():
+            number += 1
+            folder = first.with_name(f"{first.name}-{number}")
+        return folder
     found = {1: first}
     for folder in first.parent.glob(f"{glob.escape(first.name)}-*"):
         number = folder.name.removeprefix(f"{first.name}-")

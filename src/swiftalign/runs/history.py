@@ -97,21 +97,17 @@ def run_state(folder: Path) -> RunState:
     # A run in phases that finished one phase, but did not begin the next one, was cut off.
     if _locked(folder):
         status = "running"
-    elif phase and status == "done" and phase != _phases(folder):
-        status = "cut off"
+    elif phase and status == "done":
+        try:
+            status = "done" if phase == len(load_config([folder / CONFIG_FILE]).phases) else "cut off"
+        except SwiftalignError:
+            status = "cut off"
     updated = updated or (inner / PLAN_FILE).stat().st_mtime
     method = str(plan.get("method", "?"))
     return RunState(folder, method, status, step, steps, loss, best, accuracies, updated, str(phase or ""))
 
 
 _ENDS: dict[str, Status] = {"done": "done", "stopped": "stopped", "error": "failed"}
-
-
-def _phases(folder: Path) -> int:
-    try:
-        return len(load_config([folder / CONFIG_FILE]).phases)
-    except SwiftalignError:
-        return 0
 
 
 def _number(value: Any) -> float | None:

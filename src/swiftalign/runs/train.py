@@ -27,7 +27,6 @@ from swiftalign.runs.folder import (
     Start,
     choose_run_folder,
     holds_run,
-    latest_run,
     locked,
     phase_folder,
     versions_changed,
@@ -179,7 +178,7 @@ def train(
         hint = "--set training.output_dir=/shared/runs/NAME"
         raise SwiftalignError("several machines need a run folder that all of them see", hint)
     parts = prepare(config, allow=allow, processes=processes, listen=listen)
-    folder = latest_run(config) if resume else choose_run_folder(config)
+    folder = choose_run_folder(config, resume=resume)
     if processes.node:  # the first machine writes the run folder and shows progress
         listen(Event("join", {"folder": folder, "processes": processes}))
         for number, part in enumerate(parts, 1):
@@ -202,8 +201,7 @@ def train(
             weights = best or results[-1].checkpoint if results else None
             inner = phase_folder(folder, number)
             inner.mkdir(exist_ok=True)
-            again = resume and holds_run(inner)
-            results.append(_run(part, inner, processes, listen, resume=again, weights=weights))
+            results.append(_run(part, inner, processes, listen, resume=resume and holds_run(inner), weights=weights))
             if results[-1].status == "stopped":
                 break
         return replace(results[-1], run_folder=folder, phases=tuple(results))
