@@ -44,14 +44,13 @@ _NUMERIC = (
 
 def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
     """What ``inspect-params --json`` prints: the plan, its optimizer groups in short, and the problems."""
-    groups = [
-        {**asdict(group), "parameters": len(group.parameters), "numel": _numel(plan, group.parameters)}
-        for group in plan.groups
-    ]
     return {
         **{name: value for name, value in plan.to_json().items() if name not in ("groups", "saved", "trainables")},
         "modules_to_save": list(plan.saved),
-        "optimizer_groups": groups,
+        "optimizer_groups": [
+            {**asdict(group), "parameters": len(group.parameters), "numel": _numel(plan, group.parameters)}
+            for group in plan.groups
+        ],
         "checkpoint_bytes": plan.checkpoint_bytes,
         "findings": [problem.to_json() for problem in problems],
     }

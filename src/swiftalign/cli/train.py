@@ -55,7 +55,8 @@ def train(
 
     processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
     config = load_config(configs, overrides or [])
-    with RunProgress(open_console(stderr=as_json), open_console(stderr=True), allowed) as progress:
+    progress = RunProgress(open_console(stderr=as_json), open_console(stderr=True), allowed)
+    with progress.bar:
         try:
             if dry_run:
                 parts = prepare(config, allow=allowed, processes=processes, listen=progress.show)

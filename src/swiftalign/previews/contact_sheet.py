@@ -67,8 +67,16 @@ def render_sheet(
         _draw_shapes(swatch, [shape])
         head.paste(swatch, (round(left * SCALE), 54 * SCALE))
         left = 22 + _write(head, left + 36, 54, text, TEXT, INK)
-    sheet = _joined([head, *(_strip(strip, columns, width) for strip in strips)])
-    return ImageOps.expand(sheet, MARGIN * SCALE, PAPER)
+    parts = [head]
+    for strip in strips:
+        head = _blank(width, 40)
+        ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
+        left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
+        _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
+        cells = [_cell(panel) for panel in strip.panels]
+        lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        parts += [head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)]
+    return ImageOps.expand(_joined(parts), MARGIN * SCALE, PAPER)
 
 
 def png(picture: Image.Image) -> bytes:
@@ -76,17 +84,6 @@ def png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
-
-
-def _strip(strip: Strip, columns: int, width: int) -> Image.Image:
-    """A row's panels, in lines of ``columns``."""
-    head = _blank(width, 40)
-    ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
-    left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
-    _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
-    cells = [_cell(panel) for panel in strip.panels]
-    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    return _joined([head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)])
 
 
 def _cell(panel: Panel) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -30,16 +31,10 @@ def _end_with(processes: Iterable[int]) -> None:
     except ProcessLookupError:  # it has ended already
         pass
     except (AttributeError, OSError):  # the system does not support pidfd
-        while all(_lives(process) for process in processes):
-            time.sleep(_POLL_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                for process in processes:
+                    with contextlib.suppress(PermissionError):  # it belongs to another user, so it exists
+                        os.kill(process, 0)
+                time.sleep(_POLL_SECONDS)
     os.killpg(0, signal.SIGKILL)  # data loader workers too
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it belongs to another user, so it exists
-        return True
-    return True

@@ -41,7 +41,7 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
     """
     events = EventReader(run_folder)
     failure: Event | None = None
-    finished = False
+    finished = announced = False
     stop = _Stop(run_folder)
     log_file = run_folder / (LOG_FILE if processes.node == 0 else f"train-{processes.node}.log")
     environment = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", LAUNCHER: str(os.getpid())}
@@ -61,7 +61,8 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
         try:
             while True:
                 ended = child.poll() is not None
-                if stop.news():
+                if stop.number and not announced:
+                    announced = True
                     yield Event("stopping")
                 for event in events.poll():
                     stop.can_wait = stop.can_wait or event.kind == "start"
@@ -86,7 +87,6 @@ class _Stop:
         self.can_wait = False  # whether training has begun, so that a step can end and be saved
         self.number = 0
         self._file = run_folder / STOP_FILE
-        self._told = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Stop:
@@ -107,25 +107,16 @@ class _Stop:
             raise SystemExit(128 + number)  # unwinds the stack, which ends the child
         self._file.touch()
 
-    def news(self) -> bool:
-        """Whether a signal came since the last call."""
-        told, self._told = self._told, bool(self.number)
-        return self._told and not told
-
 
 def _stop(child: subprocess.Popen[Any]) -> None:
     """End the child process and all processes that it started."""
-    if child.poll() is None:
-        _signal_group(child, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
             child.wait(_STOP_SECONDS)
-    _signal_group(child, signal.SIGKILL)  # data loader workers may outlive their parent
-    child.wait()
-
-
-def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
+        os.killpg(child.pid, signal.SIGKILL)  # data loader workers may outlive their parent
+    child.wait()
 
 
 def _failure(log: Path, code: int, event: Event | None) -> TrainingError:

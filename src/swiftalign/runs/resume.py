@@ -18,21 +18,19 @@ from swiftalign.problems import RunFolderError, SwiftalignError
 from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
 
 # Settings that may change when a run is resumed, by the last part of their key.
-MAY_CHANGE = frozenset(
-    {
-        "output_dir",
-        "resume_from_checkpoint",
-        "save_steps",
-        "save_total_limit",
-        "logging_steps",
-        "report_to",
-        "run_name",
-        "dataloader_num_workers",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-        "dataloader_pin_memory",
-        "per_device_eval_batch_size",
-    }
+MAY_CHANGE = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "run_name",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_pin_memory",
+    "per_device_eval_batch_size",
 )
 # During warm-up nothing may have moved yet, and a checkpoint is sound all the same.
 _HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed"})

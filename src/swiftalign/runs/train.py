@@ -89,13 +89,12 @@ class RunResult:
     signal: int | None = None
 
     def to_json(self) -> dict[str, Any]:
+        folder = {"run_folder": str(self.run_folder)}
         if self.phases:
             phases = [phase.to_json() for phase in self.phases]
-            return {"run_folder": str(self.run_folder), "checkpoint": phases[-1].get("checkpoint"), "phases": phases}
+            return {**folder, "checkpoint": phases[-1].get("checkpoint"), "phases": phases}
         loss = self.losses[-1][1] if self.losses else None
-        seconds = round(self.seconds, 1)
-        folder = str(self.run_folder)
-        return {"run_folder": folder, "seconds": seconds, **self.values, "status": self.status, "loss": loss}
+        return {**folder, "seconds": round(self.seconds, 1), **self.values, "status": self.status, "loss": loss}
 
 
 def prepare(
@@ -219,7 +218,20 @@ def _run(
     if resume and (ended := outcome(folder)) and ended.kind == "done":
         listen(Event("finished-before", {"folder": folder, "step": ended.values["step"]}))
         return _result(folder, [ended], 0.0)
-    checkpoint = _resume(folder, part, listen) if resume else None
+    checkpoint = None
+    if resume and not holds_run(folder):
+        listen(Event("resume", {"text": f"no run in {short_path(folder)}: it begins now"}))
+    elif resume:
+        require_same_run(folder, config, plan, part.data.digests)
+        for change in versions_changed(folder):
+            listen(Event("resume", {"text": f"{change}: the result may differ"}))
+        listen(Event("progress", {"text": "checking checkpoints"}))
+        checkpoint, damaged = newest_sound(folder, plan)
+        for passed_over, reason in damaged:
+            listen(Event("resume", {"text": f"passing over {passed_over.name}: {reason}"}))
+            set_aside(passed_over)
+        name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
+        listen(Event("resume", {"text": f"from {name}"}))
     write_run_files(folder, config, plan, part.data, part.choices)
     write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
     listen(Event("begin", {"folder": folder, "plan": plan, "choices": part.choices}))
@@ -237,24 +249,6 @@ def _run(
 def _is_local(config: Config) -> bool:
     """Whether the model is a folder; then the training processes make no network call."""
     return Path(config.model.path).is_absolute()
-
-
-def _resume(folder: Path, part: Part, listen: Listener) -> Path | None:
-    """The checkpoint from which a run goes on; None where it begins."""
-    if not holds_run(folder):
-        listen(Event("resume", {"text": f"no run in {short_path(folder)}: it begins now"}))
-        return None
-    require_same_run(folder, part.config, part.plan, part.data.digests)
-    for change in versions_changed(folder):
-        listen(Event("resume", {"text": f"{change}: the result may differ"}))
-    listen(Event("progress", {"text": "checking checkpoints"}))
-    checkpoint, damaged = newest_sound(folder, part.plan)
-    for passed_over, reason in damaged:
-        listen(Event("resume", {"text": f"passing over {passed_over.name}: {reason}"}))
-        set_aside(passed_over)
-    name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
-    listen(Event("resume", {"text": f"from {name}"}))
-    return checkpoint
 
 
 def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:
