@@ -13,8 +13,6 @@ from swiftalign.cli.runs import runs
 from swiftalign.cli.train import train
 from swiftalign.problems import ConfigError, SwiftalignError
 
-__all__ = ["main"]
-
 app.command()(init)
 app.command("inspect-params")(inspect_params)
 app.command()(train)

@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from swiftalign.cli.show import choice_lines, phase_line, print_findings
+from swiftalign.cli.show import phase_line, print_findings
 from swiftalign.files import short_path
 from swiftalign.problems import Problem
 from swiftalign.runs.events import Event
 from swiftalign.runs.folder import PICTURE_FILE
 from swiftalign.runs.train import RunResult, accuracies_of
+from swiftalign.speed.cards import GIB
 
 
 class RunProgress:
@@ -65,8 +66,14 @@ class RunProgress:
                 self._tell("run folder", short_path(values["folder"]))
                 trained = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters"
                 self._tell("training", f"{plan.method}: {len(plan.trainables)} tensors, {trained}")
-                for line in choice_lines(values["choices"]):
-                    self._tell("choice", line)
+                choices = values["choices"]
+                for name, reason in choices.reasons.items():
+                    value = getattr(choices, name)
+                    shown = str(value).lower() if isinstance(value, bool) else value
+                    self._tell("choice", f"{name}: {shown} ({reason})")
+                if choices.peak is not None:
+                    seconds = f", {choices.seconds:.2f} s a batch" if choices.seconds else ""
+                    self._tell("choice", f"predicted: {choices.peak / GIB:.1f} GiB at most{seconds}")
             case "stage":
                 self.bar.update(self._task, description=values["name"])
                 self._line(values["name"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,6 @@ from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted
 from swiftalign.speed.cards import GIB
-from swiftalign.speed.choices import Choices
 from swiftalign.speed.what_fits import WhatFits
 
 if TYPE_CHECKING:
@@ -255,16 +254,6 @@ def print_findings(findings: Iterable[Problem], console: Console, *, allowed: It
         console.print(head, soft_wrap=True)
         if finding.advice.strip():
             console.print(Text(textwrap.indent(finding.advice.strip("\n"), "  "), style="dim"), soft_wrap=True)
-
-
-def choice_lines(choices: Choices) -> Iterator[str]:
-    """Every choice, with its reason."""
-    for name, reason in choices.reasons.items():
-        value = getattr(choices, name)
-        yield f"{name}: {str(value).lower() if isinstance(value, bool) else value} ({reason})"
-    if choices.peak is not None:
-        seconds = f", {choices.seconds:.2f} s a batch" if choices.seconds else ""
-        yield f"predicted: {choices.peak / GIB:.1f} GiB at most{seconds}"
 
 
 def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = None) -> None:

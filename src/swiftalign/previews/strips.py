@@ -167,8 +167,12 @@ class Previewer:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             faults.append(f"ms-swift can't encode it: {reason}")
         else:
-            faults += image_faults(encoded.image, shown.image)
-            shown = encoded
+            before, shown = shown.image, encoded
+            # An image that was resized for encoding can't be compared.
+            if shown.image.shape == before.shape:
+                difference = float(np.abs(shown.image.astype(np.int16) - before).mean())
+                if difference > 0.5:
+                    faults.append(f"the encoded image differs by {difference:.1f} of 255 from the augmented one")
         if record:
             faults += answer_faults(shown, placed)
             shapes = tuple(_shapes(shown, record, placed))
@@ -181,14 +185,6 @@ class Previewer:
         operations = tuple(describe(step) for step in done.steps)
         image = thumbnail(shown.image)
         return Panel(title, image, size, shapes, operations, left_out, tuple(faults), done.to_json())
-
-
-def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
-    """Whether an encoded image is the augmented one; an image that was resized for encoding can't be compared."""
-    if encoded.shape != augmented.shape:
-        return []
-    difference = float(np.abs(encoded.astype(np.int16) - augmented).mean())
-    return [f"the encoded image differs by {difference:.1f} of 255 from the augmented one"] if difference > 0.5 else []
 
 
 def answer_faults(shown: Encoded, placed: Placement) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swiftalign.config.sections import Config
 from swiftalign.data import rows
@@ -43,11 +44,11 @@ def choose_run_folder(config: Config, *, resume: bool = False) -> Path:
     file = Path(config.where() or "run.yaml").absolute()
     first = file.parent / "runs" / file.stem
     if not resume:
-        folder, number = first, 1
-        while folder.exists():
-            number += 1
-            folder = first.with_name(f"{first.name}-{number}")
-        return folder
+        unused, count = first, 1
+        while unused.exists():
+            count += 1
+            unused = first.with_name(f"{first.name}-{count}")
+        return unused
     found = {1: first}
     for folder in first.parent.glob(f"{glob.escape(first.name)}-*"):
         number = folder.name.removeprefix(f"{first.name}-")
@@ -126,9 +127,7 @@ def write_run_files(
 
 def read_left_out(folder: Path) -> rows.LeftOut:
     """The rows that a run does not use, by file."""
-    path = folder / LEFT_OUT_FILE
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {Path(name): lines for name, lines in values.items()}
+    return {Path(name): lines for name, lines in _values(folder / LEFT_OUT_FILE).items()}
 
 
 def read_index(folder: Path) -> rows.Index:
@@ -152,9 +151,11 @@ def write_start(folder: Path, start: Start) -> None:
 
 
 def read_start(folder: Path) -> Start:
-    path = folder / START_FILE
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return Start(**{name: Path(value) for name, value in values.items()})
+    return Start(**{name: Path(value) for name, value in _values(folder / START_FILE).items()})
+
+
+def _values(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write_config(folder: Path, config: Config) -> None:

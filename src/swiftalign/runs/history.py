@@ -16,7 +16,6 @@ from swiftalign.runs.events import outcome, read_events
 from swiftalign.runs.folder import CONFIG_FILE, LOCK_FILE, PLAN_FILE, holds_run, phase_folder
 
 Status = Literal["running", "done", "stopped", "failed", "cut off"]
-_DEPTH = 3  # folders below the one that is searched
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,11 @@ def find_runs(folder: Path) -> list[RunState]:
     """
     if not folder.is_dir():
         raise SwiftalignError(f"{folder}: no such folder", "name a folder that contains runs, e.g. runs/")
-    return sorted((run_state(run) for run in _run_folders(folder, _DEPTH)), key=lambda run: -run.updated)
+    return sorted((run_state(run) for run in _run_folders(folder)), key=lambda run: -run.updated)
 
 
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+def _run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Folders of runs, at most ``depth`` folders below this one."""
     if holds_run(folder):
         yield folder
     elif depth:

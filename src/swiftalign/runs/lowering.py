@@ -106,13 +106,9 @@ def to_argv(arguments: dict[str, Any]) -> list[str]:
     """Arguments as ``swift sft`` takes them on a command line."""
     argv: list[str] = []
     for name, value in arguments.items():
-        argv += [f"--{name}", *(_word(item) for item in _as_list(value))]
+        argv.append(f"--{name}")
+        for item in _as_list(value):
+            if isinstance(item, float) and item.is_integer():
+                item = int(item)
+            argv.append(json.dumps(item) if isinstance(item, bool | dict) else str(item))
     return argv
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return json.dumps(value) if isinstance(value, dict) else str(value)

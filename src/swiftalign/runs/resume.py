@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,8 +106,7 @@ def newest_sound(folder: Path, plan: TuningPlan) -> tuple[Path | None, list[tupl
     """
     damaged: list[tuple[Path, str]] = []
     for checkpoint in reversed(checkpoints_of(folder)):
-        fault = checkpoint_fault(checkpoint, plan)
-        if fault is None:
+        if (fault := checkpoint_fault(checkpoint, plan)) is None:
             return checkpoint, damaged
         damaged.append((checkpoint, fault))
     return None, damaged
@@ -126,10 +124,3 @@ def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
     if plan.ranks_may_shrink and not (checkpoint / ADALORA_STATE).is_file():
         return f"it has no {ADALORA_STATE}, which is written last"
     return None
-
-
-def set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that ``save_total_limit`` does not count it."""
-    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.rename(aside)

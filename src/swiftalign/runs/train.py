@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from swiftalign.runs.folder import (
 from swiftalign.runs.launch import ONE, follow_training
 from swiftalign.runs.picture import draw_run
 from swiftalign.runs.processes import Processes
-from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run, set_aside
+from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run
 from swiftalign.speed.cards import present_card
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import choose_for_card
@@ -229,7 +230,9 @@ def _run(
         checkpoint, damaged = newest_sound(folder, plan)
         for passed_over, reason in damaged:
             listen(Event("resume", {"text": f"passing over {passed_over.name}: {reason}"}))
-            set_aside(passed_over)
+            aside = passed_over.with_name(f"damaged-{passed_over.name}")  # `save_total_limit` then does not count it
+            shutil.rmtree(aside, ignore_errors=True)
+            passed_over.rename(aside)
         name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
         listen(Event("resume", {"text": f"from {name}"}))
     write_run_files(folder, config, plan, part.data, part.choices)
