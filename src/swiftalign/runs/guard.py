@@ -18,8 +18,8 @@ def end_with_launcher() -> None:
     """Watch the process that started training, and torchrun if it is the parent; end when either of them ends."""
     launcher = os.environ.get(LAUNCHER, "")
     if launcher.isdigit():
-        watched = {int(launcher), os.getppid()}
-        threading.Thread(target=_end_with, args=(watched,), daemon=True, name="guard").start()
+        processes = {int(launcher), os.getppid()}
+        threading.Thread(target=_end_with, args=(processes,), daemon=True, name="guard").start()
 
 
 def _end_with(processes: Iterable[int]) -> None:

@@ -72,8 +72,14 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
                 if ended:
                     break
                 time.sleep(_POLL_SECONDS)
-        finally:
-            _stop(child)
+        finally:  # end the child and all processes that it started
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGTERM)
+                    child.wait(_STOP_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # data loader workers may outlive their parent
+            child.wait()
     if child.returncode != 0 or not finished:
         raise _failure(log_file, child.returncode, failure)
     if stop.number:
@@ -106,17 +112,6 @@ class _Stop:
         if again or not self.can_wait:
             raise SystemExit(128 + number)  # unwinds the stack, which ends the child
         self._file.touch()
-
-
-def _stop(child: subprocess.Popen[Any]) -> None:
-    """End the child process and all processes that it started."""
-    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM)
-            child.wait(_STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # data loader workers may outlive their parent
-    child.wait()
 
 
 def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
