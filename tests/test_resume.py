@@ -20,7 +20,7 @@ from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.init.recipes import write_config
 from swiftalign.methods import offered
-from swiftalign.runs.folder import latest_run
+from swiftalign.runs.folder import choose_run_folder
 
 pytestmark = pytest.mark.slow
 
@@ -193,12 +193,12 @@ def test_the_last_of_the_configs_runs_is_the_one_to_resume(config: Path, tmp_pat
     path = tmp_path / "stage[4].yaml"
     path.write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
     loaded = load_config([path])
-    assert latest_run(loaded) == tmp_path / "runs/stage[4]"
+    assert choose_run_folder(loaded, resume=True) == tmp_path / "runs/stage[4]"
     for name in ("stage[4]", "stage[4]-2", "stage[4]-10", "stage[4]-x", "other-11"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "plan.json").touch()
     (tmp_path / "runs/stage[4]-12").mkdir()  # holds no run
-    assert latest_run(loaded) == tmp_path / "runs/stage[4]-10"
+    assert choose_run_folder(loaded, resume=True) == tmp_path / "runs/stage[4]-10"
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,6 @@ from swiftalign.cli.runs import runs
 from swiftalign.cli.train import train
 from swiftalign.problems import ConfigError, SwiftalignError
 
-__all__ = ["main"]
-
 app.command()(init)
 app.command("inspect-params")(inspect_params)
 app.command()(train)
@@ -30,8 +28,17 @@ def main(argv: list[str] | None = None) -> int:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+            if problem.hint:
+                print(f"hint: {problem.hint}", file=sys.stderr)
+        return error.exit_code
     except SwiftalignError as error:
-        _print_error(error)
+        for line in error.message.splitlines() or [""]:
+            print(f"error: {line}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -40,16 +47,3 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     return 0
-
-
-def _print_error(error: SwiftalignError) -> None:
-    if isinstance(error, ConfigError):
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-            if problem.hint:
-                print(f"hint: {problem.hint}", file=sys.stderr)
-        return
-    for line in error.message.splitlines() or [""]:
-        print(f"error: {line}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)

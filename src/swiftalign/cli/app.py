@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from swiftalign.problems import SwiftalignError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
+from swiftalign.problems import CODES, DATA_CODES, SwiftalignError
 
 app = typer.Typer(
     name="swiftalign",
@@ -59,20 +56,14 @@ def options(
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
     console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=160)
-    return console
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160)
 
 
 def check_allowed(allowed: list[str] | None) -> list[str]:
     import swiftalign.methods  # noqa: F401  # registers the codes of the methods
-    from swiftalign.problems import CODES, DATA_CODES
 
     known = {**CODES, **DATA_CODES}
-
     for code in allowed or []:
         if code not in known:
             import difflib

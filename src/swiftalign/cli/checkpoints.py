@@ -45,12 +45,10 @@ def verify_ckpt(
     """
     from swiftalign.checkpoint.read import checkpoints_of
     from swiftalign.checkpoint.verify import verify
+    from swiftalign.cli.show import print_verification
+    from swiftalign.config.load import load_config
 
-    config = None
-    if configs:
-        from swiftalign.config.load import load_config
-
-        config = load_config(configs)
+    config = load_config(configs) if configs else None
     paths = (checkpoints_of(path) if every else []) or [path]
     with open_console(stderr=True).status("reading every byte" if deep else "reading headers"):
         results = [verify(item, config=config, base=base, deep=deep) for item in paths]
@@ -58,8 +56,6 @@ def verify_ckpt(
         values = [result.to_json() for result in results]
         print(json.dumps(values if every else values[0], indent=2))
     else:
-        from swiftalign.cli.show import print_verification
-
         for result in results:
             print_verification(result, open_console(), keys=table)
     if not all(result.ok for result in results):

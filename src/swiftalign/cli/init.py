@@ -63,12 +63,16 @@ def init(
         return
     from swiftalign.demo.workspace import write_demo
     from swiftalign.init.write import write_curriculum, write_init
+    from swiftalign.methods import offered
 
     console = open_console()
     if tiny and demo is None:
         raise SwiftalignError("--tiny works only with --demo", "write --demo DIR --tiny")
     if demo is not None:
-        _refuse_beside_demo(model=model, problem=problem, train=train_file, val=val_file, curriculum=curriculum)
+        beside = {"model": model, "problem": problem, "train": train_file, "val": val_file, "curriculum": curriculum}
+        if given := [f"--{name}" for name, value in beside.items() if value is not None]:
+            message = f"--demo has its own model and data, so it can't be combined with {', '.join(given)}"
+            raise SwiftalignError(message, "remove one of them")
         with console.status("writing a small Qwen3-VL and drawing its data"):
             written = write_demo(demo, method=method or "modules_to_save", force=force, tiny=tiny)
     elif curriculum is not None:
@@ -77,30 +81,17 @@ def init(
                 path, curriculum, force=force, progress=lambda rows: status.update(f"reading rows: {rows:,}")
             )
     else:
-        options = {"model": model, "method": method, "problem": problem, "train": train_file, "val": val_file}
-        if sys.stdin.isatty():
-            _ask_for_missing(options)
-        written = write_init(path, force=force, **options)
+        if sys.stdin.isatty():  # ask for what is missing
+            if model is None:
+                model = typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct")
+            if method is None and problem is None:
+                for name, known in offered().items():
+                    print(f"  {name:16} {known.summary}")
+                method = typer.prompt("Method", default="modules_to_save")
+            if train_file is None:
+                train_file = typer.prompt("Training data (JSONL)", default="data/train.jsonl")
+        written = write_init(
+            path, force=force, model=model, method=method, problem=problem, train=train_file, val=val_file
+        )
     for line in written:
         console.print(line, soft_wrap=True)
-
-
-def _refuse_beside_demo(**options: object) -> None:
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if given:
-        raise SwiftalignError(
-            f"--demo has its own model and data, so it can't be combined with {', '.join(given)}", "remove one of them"
-        )
-
-
-def _ask_for_missing(options: dict[str, str | None]) -> None:
-    from swiftalign.methods import offered
-
-    if options["model"] is None:
-        options["model"] = typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct")
-    if options["method"] is None and options["problem"] is None:
-        for name, known in offered().items():
-            print(f"  {name:16} {known.summary}")
-        options["method"] = typer.prompt("Method", default="modules_to_save")
-    if options["train"] is None:
-        options["train"] = typer.prompt("Training data (JSONL)", default="data/train.jsonl")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console
-from swiftalign.problems import SwiftalignError
-
-if TYPE_CHECKING:
-    from swiftalign.config.sections import Config
-    from swiftalign.model.tree import Model
-    from swiftalign.plan.plan import TuningPlan
-    from swiftalign.speed.cards import Card
-    from swiftalign.speed.what_fits import WhatFits
+from swiftalign.problems import SwiftalignError, blocking
 
 
 def inspect_params(
@@ -49,17 +43,19 @@ def inspect_params(
     if expect not in (None, "aligner"):
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
     allowed = check_allowed(allowed)
-    card = _card(gpu) if gpu else None
-    from dataclasses import asdict
-
     from swiftalign.checks.preflight import preflight
     from swiftalign.checks.trained import expect_aligner
     from swiftalign.cli.show import plan_json, print_findings, print_phases, print_plan, print_what_fits
     from swiftalign.config.load import load_config
     from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
-    from swiftalign.problems import blocking
+    from swiftalign.speed.cards import named_card, present_card
 
+    card = None
+    if gpu:
+        card = present_card() if gpu == "here" else named_card(gpu)
+        if card is None:
+            raise SwiftalignError("--gpu here: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
     config = load_config(configs, overrides or [])
     with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
         model = read_model(config)
@@ -68,7 +64,22 @@ def inspect_params(
     problems = [problem for part in parts for problem in preflight(part[0], model, part[1])]
     problems += expect_aligner(plan, model) if expect else []
     problems = [problem for index, problem in enumerate(problems) if problem not in problems[:index]]
-    fits = [_what_fits(part, model, each, card) for part, each in parts] if card else []
+    fits = []
+    if card:
+        from swiftalign.data.encoding import encoding_of
+        from swiftalign.data.rows import Rows
+        from swiftalign.speed.choose import choose_for_card
+        from swiftalign.speed.rows import rows_of
+        from swiftalign.speed.what_fits import what_fits
+
+        for part, each in parts:
+            files = [Path(name) for name in part.data.train]
+            rows = rows_of(Rows(files), encoding_of(part)) if files else []
+            chosen, choices, predictor = choose_for_card(part, model, each, card, rows)
+            if predictor is None:
+                message = f"--gpu: the memory of {each.model_type} is not known"
+                raise SwiftalignError(message, "it is counted for Qwen3-VL")
+            fits.append(what_fits(predictor, chosen, choices, assumed=not rows))
     if as_json:
         values = plan_json(plan, problems)
         if config.phases:
@@ -84,34 +95,10 @@ def inspect_params(
         print_plan(plan, model, console)
         if config.phases:
             print_phases(parts, console)
-        for (part, _), what_fits in zip(parts, fits, strict=False):
-            print_what_fits(what_fits, console, phase=part.phase)
+        for (part, _), found in zip(parts, fits, strict=False):
+            print_what_fits(found, console, phase=part.phase)
         if problems:
             console.print()
             print_findings(problems, console, allowed=allowed)
     if blocking(problems, allowed):
         raise typer.Exit(1)
-
-
-def _card(text: str) -> Card:
-    from swiftalign.speed.cards import named_card, present_card
-
-    card = present_card() if text == "here" else named_card(text)
-    if card is None:
-        raise SwiftalignError("--gpu here: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
-    return card
-
-
-def _what_fits(config: Config, modules: Model, plan: TuningPlan, card: Card) -> WhatFits:
-    from swiftalign.data.encoding import encoding_of
-    from swiftalign.data.rows import Rows
-    from swiftalign.speed.choose import choose_for_card
-    from swiftalign.speed.rows import rows_of
-    from swiftalign.speed.what_fits import what_fits
-
-    files = [Path(name) for name in config.data.train]
-    rows = rows_of(Rows(files), encoding_of(config)) if files else []
-    plan, choices, predictor = choose_for_card(config, modules, plan, card, rows)
-    if predictor is None:
-        raise SwiftalignError(f"--gpu: the memory of {plan.model_type} is not known", "it is counted for Qwen3-VL")
-    return what_fits(predictor, plan, choices, assumed=not rows)

@@ -61,7 +61,13 @@ def preview_aug(
     report = report or max_drift is not None
     sheet = output or (None if report else Path(SHEET))
     files = [path for path in (sheet, html) if path]
-    _check_outputs(sheet, files, force)
+    if sheet and sheet.suffix.lower() != ".png":
+        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
+    for path in files:
+        if path.is_dir():
+            raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'preview.png'}")
+        if path.exists() and not force:
+            raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
     numbers = None if rows is None else row_numbers(rows)
     config = load_config(configs, overrides or [])
     from swiftalign.previews.preview import preview
@@ -101,16 +107,6 @@ def preview_aug(
         raise typer.Exit(1)
     if result.faults:
         raise typer.Exit(1)
-
-
-def _check_outputs(sheet: Path | None, files: list[Path], force: bool) -> None:
-    if sheet and sheet.suffix.lower() != ".png":
-        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
-    for path in files:
-        if path.is_dir():
-            raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'preview.png'}")
-        if path.exists() and not force:
-            raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
 
 
 def row_numbers(text: str) -> list[int]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from swiftalign.cli.show import choice_lines, phase_line, print_findings
+from swiftalign.cli.show import phase_line, print_findings
 from swiftalign.files import short_path
 from swiftalign.problems import Problem
 from swiftalign.runs.events import Event
 from swiftalign.runs.folder import PICTURE_FILE
 from swiftalign.runs.train import RunResult, accuracies_of
+from swiftalign.speed.cards import GIB
 
 
 class RunProgress:
@@ -30,7 +30,7 @@ class RunProgress:
     def __init__(self, console: Console, problems: Console | None = None, allowed: Collection[str] = ()) -> None:
         self.console, self.problems, self.allowed = console, problems or console, allowed
         self._steps, self._first_step, self._training_since = 0, 0, time.monotonic()
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -40,20 +40,13 @@ class RunProgress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("starting", total=None, loss="-")
-
-    def __enter__(self) -> RunProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._bar.stop()
+        self._task = self.bar.add_task("starting", total=None, loss="-")
 
     def show(self, event: Event) -> None:
         values = event.values
         match event.kind:
             case "progress":
-                self._bar.update(self._task, description=values["text"])
+                self.bar.update(self._task, description=values["text"])
             case "problems":
                 print_findings(values["problems"], self.problems, allowed=self.allowed)
             case "phase":
@@ -69,14 +62,20 @@ class RunProgress:
                 self._tell("machine", machine)
             case "begin":
                 plan = values["plan"]
-                self._bar.reset(self._task, description="starting", total=None, loss="-")
+                self.bar.reset(self._task, description="starting", total=None, loss="-")
                 self._tell("run folder", short_path(values["folder"]))
                 trained = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters"
                 self._tell("training", f"{plan.method}: {len(plan.trainables)} tensors, {trained}")
-                for line in choice_lines(values["choices"]):
-                    self._tell("choice", line)
+                choices = values["choices"]
+                for name, reason in choices.reasons.items():
+                    value = getattr(choices, name)
+                    shown = str(value).lower() if isinstance(value, bool) else value
+                    self._tell("choice", f"{name}: {shown} ({reason})")
+                if choices.peak is not None:
+                    seconds = f", {choices.seconds:.2f} s a batch" if choices.seconds else ""
+                    self._tell("choice", f"predicted: {choices.peak / GIB:.1f} GiB at most{seconds}")
             case "stage":
-                self._bar.update(self._task, description=values["name"])
+                self.bar.update(self._task, description=values["name"])
                 self._line(values["name"])
             case "note":
                 self._tell(values["name"], values["text"])
@@ -85,9 +84,9 @@ class RunProgress:
             case "start":
                 self._steps, self._first_step = values["steps"], values["step"]
                 self._training_since = time.monotonic()
-                self._bar.update(self._task, description="training", total=self._steps, completed=values["step"])
+                self.bar.update(self._task, description="training", total=self._steps, completed=values["step"])
             case "step":
-                self._bar.update(self._task, completed=values["step"])
+                self.bar.update(self._task, completed=values["step"])
             case "log":
                 self._log(event)
             case "saved":
@@ -102,7 +101,7 @@ class RunProgress:
         if "loss" in values:
             done = values["step"] - self._first_step
             left = (time.monotonic() - self._training_since) / done * (self._steps - values["step"]) if done else 0.0
-            self._bar.update(self._task, loss=f"{values['loss']:.4f}")
+            self.bar.update(self._task, loss=f"{values['loss']:.4f}")
             self._line(f"{at}  loss {values['loss']:.4f}  {left:.0f} s left")
         if "eval_loss" in values:
             self.console.print(f"{at}  eval_loss {values['eval_loss']:.4f}")

@@ -24,15 +24,13 @@ def runs(
 
       swiftalign runs demo/runs --json
     """
+    from swiftalign.cli.show import print_runs
     from swiftalign.runs.history import find_runs
 
     found = find_runs(folder)
     if as_json:
         print(json.dumps([run.to_json() for run in found], indent=2))
-        return
-    from swiftalign.cli.show import print_runs
-
-    if not found:
+    elif found:
+        print_runs(found, open_console())
+    else:
         print(f"no runs in {folder}")
-        return
-    print_runs(found, open_console())

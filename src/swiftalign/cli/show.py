@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -21,14 +22,12 @@ from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted
 from swiftalign.speed.cards import GIB
-from swiftalign.speed.choices import Choices
 from swiftalign.speed.what_fits import WhatFits
 
 if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import Verification
     from swiftalign.config.sections import Config
     from swiftalign.exports.export import ExportReport
-    from swiftalign.plan.plan import TuningPlan
     from swiftalign.previews.drift import DriftReport
     from swiftalign.runs.history import RunState
 
@@ -44,14 +43,13 @@ _NUMERIC = (
 
 def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
     """What ``inspect-params --json`` prints: the plan, its optimizer groups in short, and the problems."""
-    groups = [
-        {**asdict(group), "parameters": len(group.parameters), "numel": _numel(plan, group.parameters)}
-        for group in plan.groups
-    ]
     return {
         **{name: value for name, value in plan.to_json().items() if name not in ("groups", "saved", "trainables")},
         "modules_to_save": list(plan.saved),
-        "optimizer_groups": groups,
+        "optimizer_groups": [
+            {**asdict(group), "parameters": len(group.parameters), "numel": _numel(plan, group.parameters)}
+            for group in plan.groups
+        ],
         "checkpoint_bytes": plan.checkpoint_bytes,
         "findings": [problem.to_json() for problem in problems],
     }
@@ -66,14 +64,31 @@ def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
     """Components, modules, optimizer groups and what a checkpoint holds."""
     console.print(Text.assemble(("model   ", "dim"), f"{short_path(plan.model)}  ({plan.model_type}, {plan.dtype})"))
     console.print(Text.assemble(("method  ", "dim"), plan.method))
-    for title, table in (
-        ("Components", _components(plan)),
-        ("Model", _modules(plan, modules)),
-        ("Optimizer groups", _groups(plan)),
-    ):
+    components = new_table("component", "total", "trainable", "share")
+    for name, count in plan.components.items():
+        share = _share(count.trainable, count.total)
+        components.add_row(_NAMES[name], f"{count.total:,}", f"{count.trainable:,}", share)
+    components.add_section()
+    total, trainable = plan.total_parameters, plan.trainable_parameters
+    components.add_row("all", f"{total:,}", f"{trainable:,}", _share(trainable, total), style="bold")
+    groups = new_table("component", "tensors", "parameters", "rate", "weight decay")
+    for group in plan.groups:
+        numbers = str(len(group.parameters)), f"{_numel(plan, group.parameters):,}"
+        groups.add_row(_NAMES[group.component], *numbers, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
+    tables = {"Components": components, "Model": _modules(plan, modules), "Optimizer groups": groups}
+    for title, table in tables.items():
         console.print(f"\n[bold]{title}[/bold]")
         print_table(table, console)
-    console.print(_footer(plan))
+    most = "at most " if plan.ranks_may_shrink else ""
+    size = f"{most}{_bytes(plan.checkpoint_bytes)}, besides optimizer state"
+    console.print(Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}"))
+    schedule = plan.schedule
+    run = "steps are known once data.train is named"
+    if schedule.steps is not None:
+        rows = f"{schedule.train_rows:,} rows, " if schedule.train_rows is not None else ""
+        epochs = f" ({schedule.epochs:.3g} epochs)" if schedule.epochs is not None else ""
+        run = f"{rows}{schedule.global_batch} a step: {schedule.steps:,} steps{epochs}"
+    console.print(Text.assemble(("run         ", "dim"), run))
 
 
 def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) -> None:
@@ -139,16 +154,6 @@ def new_table(*columns: str) -> Table:
     return table
 
 
-def _components(plan: TuningPlan) -> Table:
-    table = new_table("component", "total", "trainable", "share")
-    for name, count in plan.components.items():
-        table.add_row(_NAMES[name], f"{count.total:,}", f"{count.trainable:,}", _share(count.trainable, count.total))
-    table.add_section()
-    total, trainable = plan.total_parameters, plan.trainable_parameters
-    table.add_row("all", f"{total:,}", f"{trainable:,}", _share(trainable, total), style="bold")
-    return table
-
-
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f}%" if whole else "-"
 
@@ -157,21 +162,17 @@ def _modules(plan: TuningPlan, modules: Model) -> Table:
     """A row per module that trains, stacks of layers as one row, then what of each component stays frozen."""
     table = new_table("module", "kind", "total", "trainable", "share", "dtype", "rate")
     rates = {name: group.learning_rate for group in plan.groups for name in group.parameters}
-    rows: dict[str, dict[str, Any]] = {}
+    stacks = defaultdict(list)
     for item in plan.trainables:
-        row = rows.setdefault(
-            _stacked(item.module, modules),
-            {"kind": item.how, "modules": {}, "trainable": 0, "dtype": item.dtype, "rate": rates.get(item.parameter)},
-        )
-        row["modules"][item.module] = True
-        row["trainable"] += item.numel
-    for name, row in rows.items():
-        total = sum(w.numel for module in row["modules"] for w in modules.by_name[module].weights)
-        count = len(row["modules"])
-        label = f"{name}  ({count} layers)" if count > 1 else name
-        rate = "-" if row["rate"] is None else f"{row['rate']:g}"
-        share = _share(row["trainable"], total)
-        table.add_row(label, row["kind"], f"{total:,}", f"{row['trainable']:,}", share, row["dtype"], rate)
+        stacks[_stacked(item.module, modules)].append(item)
+    for name, items in stacks.items():
+        first, layers = items[0], {item.module for item in items}
+        total = sum(w.numel for layer in layers for w in modules.by_name[layer].weights)
+        trainable = sum(item.numel for item in items)
+        label = f"{name}  ({len(layers)} layers)" if len(layers) > 1 else name
+        rate = f"{rates[first.parameter]:g}" if first.parameter in rates else "-"
+        share = _share(trainable, total)
+        table.add_row(label, first.how, f"{total:,}", f"{trainable:,}", share, first.dtype, rate)
     trained = {item.module for item in plan.trainables if item.how == "whole"}
     for component, numbers in plan.components.items():
         frozen = numbers.total - sum(
@@ -193,30 +194,6 @@ def _stacked(name: str, model: Model) -> str:
     return ".".join(parts)
 
 
-def _groups(plan: TuningPlan) -> Table:
-    table = new_table("component", "tensors", "parameters", "rate", "weight decay")
-    for group in plan.groups:
-        numel = f"{_numel(plan, group.parameters):,}"
-        tensors = str(len(group.parameters))
-        table.add_row(_NAMES[group.component], tensors, numel, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
-    return table
-
-
-def _footer(plan: TuningPlan) -> RenderableType:
-    most = "at most " if plan.ranks_may_shrink else ""
-    size = f"{most}{_bytes(plan.checkpoint_bytes)}, besides optimizer state"
-    lines = [Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}")]
-    schedule = plan.schedule
-    if schedule.steps is None:
-        run = "steps are known once data.train is named"
-    else:
-        rows = f"{schedule.train_rows:,} rows, " if schedule.train_rows is not None else ""
-        epochs = f" ({schedule.epochs:.3g} epochs)" if schedule.epochs is not None else ""
-        run = f"{rows}{schedule.global_batch} a step: {schedule.steps:,} steps{epochs}"
-    lines.append(Text.assemble(("run         ", "dim"), run))
-    return Group(*lines)
-
-
 def _bytes(count: int) -> str:
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
@@ -236,26 +213,18 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
             if mergers_of([info.name]):
                 table.add_row(info.name, str(list(info.shape)), info.dtype)
     else:
-        table = _verified_modules(result)
+        table = new_table("module", "expected", "found", "moved", "max change")
+        for row in result.modules:
+            # Of a whole model, only what differs from the expected, or has moved.
+            if result.checkpoint.weights.kind != "model" or row.expected != row.found or row.max_change:
+                counts = ("-" if count is None else str(count) for count in (row.expected, row.found, row.moved))
+                table.add_row(row.module, *counts, "-" if row.max_change is None else f"{row.max_change:.3g}")
     if table.rows:
         print_table(table, console)
     print_findings(result.findings, console)
     verdict = "sound" if result.ok else "not sound"
     count = len(result.checkpoint.weights.infos)
     console.print(Text(f"{verdict}: {count} tensors", style="bold green" if result.ok else "bold red"))
-
-
-def _verified_modules(result: Verification) -> Table:
-    """A row per module that trains; of a whole model only what differs from the expected, or has moved."""
-    table = new_table("module", "expected", "found", "moved", "max change")
-    rows = result.modules
-    if result.checkpoint.weights.kind == "model":
-        rows = tuple(row for row in rows if row.expected != row.found or row.max_change)
-    for row in rows:
-        moved = "-" if row.moved is None else str(row.moved)
-        change = "-" if row.max_change is None else f"{row.max_change:.3g}"
-        table.add_row(row.module, "-" if row.expected is None else str(row.expected), str(row.found), moved, change)
-    return table
 
 
 def print_export(report: ExportReport, console: Console) -> None:
@@ -285,16 +254,6 @@ def print_findings(findings: Iterable[Problem], console: Console, *, allowed: It
         console.print(head, soft_wrap=True)
         if finding.advice.strip():
             console.print(Text(textwrap.indent(finding.advice.strip("\n"), "  "), style="dim"), soft_wrap=True)
-
-
-def choice_lines(choices: Choices) -> Iterator[str]:
-    """Every choice, with its reason."""
-    for name, reason in choices.reasons.items():
-        value = getattr(choices, name)
-        yield f"{name}: {str(value).lower() if isinstance(value, bool) else value} ({reason})"
-    if choices.peak is not None:
-        seconds = f", {choices.seconds:.2f} s a batch" if choices.seconds else ""
-        yield f"predicted: {choices.peak / GIB:.1f} GiB at most{seconds}"
 
 
 def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = None) -> None:

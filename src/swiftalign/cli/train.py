@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console
-
-if TYPE_CHECKING:
-    from swiftalign.config.sections import Config
-    from swiftalign.runs.processes import Processes
-    from swiftalign.runs.train import Part
+from swiftalign.problems import PreflightError
 
 
 def train(
@@ -51,14 +47,16 @@ def train(
     allowed = check_allowed(allowed)
     from swiftalign.cli.progress import RunProgress
     from swiftalign.config.load import load_config
-    from swiftalign.problems import PreflightError
+    from swiftalign.runs.folder import choose_run_folder, phase_folder
+    from swiftalign.runs.lowering import lower, to_argv
     from swiftalign.runs.processes import choose_processes
     from swiftalign.runs.train import prepare
     from swiftalign.runs.train import train as run_training
 
     processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
     config = load_config(configs, overrides or [])
-    with RunProgress(open_console(stderr=as_json), open_console(stderr=True), allowed) as progress:
+    progress = RunProgress(open_console(stderr=as_json), open_console(stderr=True), allowed)
+    with progress.bar:
         try:
             if dry_run:
                 parts = prepare(config, allow=allowed, processes=processes, listen=progress.show)
@@ -66,20 +64,13 @@ def train(
                 result = run_training(config, resume=go_on, allow=allowed, processes=processes, listen=progress.show)
         except PreflightError:  # its problems have been shown
             raise typer.Exit(1) from None
-    if dry_run:
-        _print_arguments(config, parts, processes, resume=go_on, as_json=as_json)
+    if not dry_run:
+        if as_json and not processes.node:
+            print(json.dumps(result.to_json(), indent=2))
+        if result.signal:
+            raise typer.Exit(128 + result.signal)
         return
-    if as_json and not processes.node:
-        print(json.dumps(result.to_json(), indent=2))
-    if result.signal:
-        raise typer.Exit(128 + result.signal)
-
-
-def _print_arguments(config: Config, parts: list[Part], processes: Processes, *, resume: bool, as_json: bool) -> None:
-    from swiftalign.runs.folder import choose_run_folder, latest_run, phase_folder
-    from swiftalign.runs.lowering import lower, to_argv
-
-    folder = latest_run(config) if resume else choose_run_folder(config)
+    folder = choose_run_folder(config, resume=go_on)
     lowered = [
         lower(part.plan, part.config, phase_folder(folder, number) if config.phases else folder, part.choices)
         for number, part in enumerate(parts, 1)

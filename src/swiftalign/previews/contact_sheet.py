@@ -67,8 +67,16 @@ def render_sheet(
         _draw_shapes(swatch, [shape])
         head.paste(swatch, (round(left * SCALE), 54 * SCALE))
         left = 22 + _write(head, left + 36, 54, text, TEXT, INK)
-    sheet = _joined([head, *(_strip(strip, columns, width) for strip in strips)])
-    return ImageOps.expand(sheet, MARGIN * SCALE, PAPER)
+    parts = [head]
+    for strip in strips:
+        head = _blank(width, 40)
+        ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
+        left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
+        _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
+        cells = [_cell(panel) for panel in strip.panels]
+        lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        parts += [head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)]
+    return ImageOps.expand(_joined(parts), MARGIN * SCALE, PAPER)
 
 
 def png(picture: Image.Image) -> bytes:
@@ -76,17 +84,6 @@ def png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
-
-
-def _strip(strip: Strip, columns: int, width: int) -> Image.Image:
-    """A row's panels, in lines of ``columns``."""
-    head = _blank(width, 40)
-    ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
-    left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
-    _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
-    cells = [_cell(panel) for panel in strip.panels]
-    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    return _joined([head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)])
 
 
 def _cell(panel: Panel) -> Image.Image:
@@ -145,43 +142,35 @@ def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: boo
 
 
 def _draw_label(picture: Image.Image, shape: Shape, taken: list[Box]) -> None:
-    """Write a target's label in a free place, and add that place to ``taken``."""
+    """Write a target's label above or below one of its points, or else on the nearest free line.
+
+    Args:
+        taken: places of numbers and other labels in pixels; the label's place is added.
+    """
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in shape.label[:200]).split())
     text = _cut(" · ".join(part for part in (text, shape.note) if part), LABEL, picture.width / SCALE - 10)
     font = _font(LABEL, wide=_is_wide(text))
     width, height = font.getlength(text) + 8 * SCALE, 17 * SCALE
     points = [(x * picture.width, y * picture.height) for x, y in shape.corners]
-    left, top = _free_place(shape.kind, points, (width, height), picture.size, taken)
+    spots, apart, shift = sorted(points[:MOST_NUMBERED], key=lambda point: point[1]), 9 * SCALE, width / 2
+    if shape.kind == "bbox":
+        left = min(x for x, _ in points)
+        spots, apart, shift = [(left, spots[0][1]), (left, spots[-1][1])], 4 * SCALE, 0.0
+    places = [
+        (_clamp(x - shift, 0, picture.width - width), _clamp(y + down, 0, picture.height - height))
+        for x, y in spots
+        for down in (-height - apart, apart)
+    ]
+    lines = [(places[0][0], number * height) for number in range(int(picture.height // height))]
+    for left, top in (*places, *sorted(lines, key=lambda at: abs(at[1] - places[0][1]))):
+        if not any(left < r and le < left + width and top < b and t < top + height for le, t, r, b in taken):
+            break
+    else:
+        left, top = places[0]
     taken.append((left, top, left + width, top + height))
     draw = ImageDraw.Draw(picture)
     draw.rounded_rectangle(taken[-1], 3 * SCALE, _colour(shape))
     draw.text((left + 4 * SCALE, top + height / 2), text, "white", font, anchor="lm")
-
-
-def _free_place(kind: Kind, points: Sequence[Point], label: Point, picture: Point, taken: Sequence[Box]) -> Point:
-    """The top left corner of a label: above or below one of the points, or else on the nearest free line.
-
-    Args:
-        points: the target's points in pixels.
-        label: width and height of the label in pixels.
-        picture: width and height of the picture in pixels.
-        taken: places of numbers and other labels in pixels.
-    """
-    width, height = label
-    spots, apart, shift = sorted(points[:MOST_NUMBERED], key=lambda point: point[1]), 9 * SCALE, width / 2
-    if kind == "bbox":
-        left = min(x for x, _ in points)
-        spots, apart, shift = [(left, spots[0][1]), (left, spots[-1][1])], 4 * SCALE, 0.0
-    places = [
-        (_clamp(x - shift, 0, picture[0] - width), _clamp(y + down, 0, picture[1] - height))
-        for x, y in spots
-        for down in (-height - apart, apart)
-    ]
-    lines = [(places[0][0], number * height) for number in range(int(picture[1] // height))]
-    for left, top in (*places, *sorted(lines, key=lambda at: abs(at[1] - places[0][1]))):
-        if not any(left < r and le < left + width and top < b and t < top + height for le, t, r, b in taken):
-            return left, top
-    return places[0]
 
 
 def _colour(shape: Shape) -> str:

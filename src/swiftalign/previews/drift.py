@@ -6,6 +6,7 @@ over all targets of all samples, dropped ones included. 0 means nothing, 1 every
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -108,9 +109,6 @@ class _Tally:
     inflations: list[float] = field(default_factory=list)
 
 
-_Tallies = dict[tuple[str, str], _Tally]  # by operation and kind
-
-
 def measure_drift(
     rows: Iterable[tuple[int, Row]],
     settings: AugmentationSection,
@@ -133,7 +131,7 @@ def measure_drift(
     """
     together = Pipeline(settings, limits)
     pipelines = {name: Pipeline(alone, limits) for name, alone in _alone(settings)} | {ALL: together}
-    tallies: _Tallies = defaultdict(_Tally)
+    tallies: dict[tuple[str, str], _Tally] = defaultdict(_Tally)  # by operation and kind
     left_out: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: list[float] = []
     count = passed_over = 0
@@ -156,15 +154,16 @@ def measure_drift(
             begin = time.perf_counter()
             together(open_image(row.images[0]), record, epoch=epochs[0], row=number)
             seconds.append(time.perf_counter() - begin)
-    effects = tuple(
-        _effect(name, kind, tallies[name, kind], tallies[ALL, kind].counts["targets"])
-        for name in pipelines
-        for kind in (*KINDS, ALL)
-        if (name, kind) in tallies
-    )
+    effects = []
+    for name, kind in itertools.product(pipelines, (*KINDS, ALL)):
+        if tally := tallies.get((name, kind)):
+            targets = tallies[ALL, kind].counts["targets"]
+            mean = statistics.fmean(tally.inflations) if tally.inflations else None
+            most, drift = max(tally.inflations, default=None), tally.lost / targets if targets else 0.0
+            effects.append(OperationEffect(name, kind, mean, most, drift, **tally.counts))
     reasons = {name: dict(counts) for name, counts in left_out.items()}
     median = statistics.median(seconds) if seconds else None
-    return DriftReport(count, count * len(epochs), passed_over, effects, reasons, median)
+    return DriftReport(count, count * len(epochs), passed_over, tuple(effects), reasons, median)
 
 
 def _alone(settings: AugmentationSection) -> Iterator[tuple[str, AugmentationSection]]:
@@ -182,7 +181,7 @@ def _alone(settings: AugmentationSection) -> Iterator[tuple[str, AugmentationSec
             yield name, settings.model_copy(update={"preset": None, "ops": ops})
 
 
-def _count(tallies: _Tallies, name: str, placement: Placement) -> None:
+def _count(tallies: dict[tuple[str, str], _Tally], name: str, placement: Placement) -> None:
     targets = placement.record.targets
     for kind in {ALL, *(target.kind for target in targets)}:
         tallies[name, kind].counts["samples"] += 1
@@ -195,11 +194,3 @@ def _count(tallies: _Tallies, name: str, placement: Placement) -> None:
             if target.kind == "bbox" and outcome.target and outcome.target.kind == "bbox" and not outcome.clipped:
                 tally.inflations.append(outcome.inflation)
                 tally.counts["inflated"] += outcome.inflation > INFLATED
-
-
-def _effect(name: str, kind: str, tally: _Tally, targets: int) -> OperationEffect:
-    """The effect of an operation, with its drift over this number of targets."""
-    mean = statistics.fmean(tally.inflations) if tally.inflations else None
-    most = max(tally.inflations, default=None)
-    drift = tally.lost / targets if targets else 0.0
-    return OperationEffect(name, kind, mean_inflation=mean, max_inflation=most, drift=drift, **tally.counts)

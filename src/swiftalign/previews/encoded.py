@@ -112,47 +112,37 @@ def training_encoder(config: Config) -> TemplateEncoder:
         NotHereError: the model's tokenizer and processor are not on this machine.
         ModelError: they can't be read, or need to run Python code of their own.
     """
-    folder = _model_folder(config)
-    model_config = read_json(folder / "config.json")
-    if not config.model.trust_remote_code:
-        refuse_remote_code(folder, model_config, config.model.path, config.where("model", "path"))
-    model_type = swift_model_type(config.model.type, str(model_config.get("model_type")))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            template = _template(config, folder, model_type)
-    except Exception as error:  # damaged files raise errors of many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"model {config.model.path}: its tokenizer and processor can't be loaded: {reason}") from None
-    use_own_tokens(template, model_config)
-    return TemplateEncoder(template)
-
-
-def _template(config: Config, folder: Path, model_type: str | None) -> Any:
-    from swift.utils import get_logger
-    from transformers.utils.logging import set_verbosity_error
-
-    get_logger().setLevel(logging.ERROR)
-    set_verbosity_error()
-    from swift.arguments.base_args.template_args import TemplateArguments
-    from swift.model import get_processor
-    from swift.template import get_template
-
-    processor = get_processor(str(folder), model_type=model_type, use_hf=config.hub == "huggingface")
-    names = {field.name for field in fields(TemplateArguments)}
-    arguments = TemplateArguments(**{name: value for name, value in config.handed_through.items() if name in names})
-    arguments.remove_unused_columns = True  # belongs to another group of arguments
-    template = get_template(processor, **arguments.get_template_kwargs())
-    template.set_mode("train")
-    return template
-
-
-def _model_folder(config: Config) -> Path:
-    """The folder with the model's small files: the model's own, or the hub client's cache."""
     source = config.model.path
     folder = Path(source) if Path(source).is_absolute() else cached_folder(source, config.model.revision, config.hub)
     missing = [name for name in _FILES if folder is None or not (folder / name).is_file()]
     if folder is None or missing:
         lacking = f"no {missing[0]} in {folder}" if folder else f"nothing in the cache of {config.hub}"
         raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
-    return folder
+    model_config = read_json(folder / "config.json")
+    if not config.model.trust_remote_code:
+        refuse_remote_code(folder, model_config, source, config.where("model", "path"))
+    model_type = swift_model_type(config.model.type, str(model_config.get("model_type")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from swift.utils import get_logger
+            from transformers.utils.logging import set_verbosity_error
+
+            get_logger().setLevel(logging.ERROR)
+            set_verbosity_error()
+            from swift.arguments.base_args.template_args import TemplateArguments
+            from swift.model import get_processor
+            from swift.template import get_template
+
+            processor = get_processor(str(folder), model_type=model_type, use_hf=config.hub == "huggingface")
+            names = {field.name for field in fields(TemplateArguments)}
+            given = {name: value for name, value in config.handed_through.items() if name in names}
+            arguments = TemplateArguments(**given)
+            arguments.remove_unused_columns = True  # belongs to another group of arguments
+            template = get_template(processor, **arguments.get_template_kwargs())
+            template.set_mode("train")
+    except Exception as error:  # damaged files raise errors of many types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"model {source}: its tokenizer and processor can't be loaded: {reason}") from None
+    use_own_tokens(template, model_config)
+    return TemplateEncoder(template)

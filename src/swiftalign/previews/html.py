@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from swiftalign.previews.strips import Panel, Strip
+from swiftalign.previews.strips import Strip
 
 
 def render_page(strips: Sequence[Strip], heading: str) -> str:
@@ -23,7 +23,15 @@ def render_page(strips: Sequence[Strip], heading: str) -> str:
         heading: line below the title.
     """
     page = files("swiftalign.previews").joinpath("page.html").read_text(encoding="utf-8")
-    data = {"heading": heading, "strips": [_strip(strip) for strip in strips]}
+    data: dict[str, Any] = {"heading": heading, "strips": []}
+    for strip in strips:
+        panels = []
+        for panel in strip.panels:
+            file = io.BytesIO()
+            Image.fromarray(panel.image).save(file, "JPEG", quality=90, subsampling=0)
+            source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+            panels.append(panel.to_json() | {"source": source})
+        data["strips"].append(strip.to_json() | {"image": "/".join(strip.path.parts[-3:]), "panels": panels})
     # The page's policy: nothing is loaded, and nothing runs but the page's own style and script.
     for tag in ("style", "script"):
         [text] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -31,14 +39,3 @@ def render_page(strips: Sequence[Strip], heading: str) -> str:
         page = page.replace(f"%{tag}%", f"sha256-{digest}")
     # Inside <script> only "<" could end the data.
     return page.replace("%data%", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
-
-
-def _strip(strip: Strip) -> dict[str, Any]:
-    panels = [panel.to_json() | {"source": _data_uri(panel)} for panel in strip.panels]
-    return strip.to_json() | {"image": "/".join(strip.path.parts[-3:]), "panels": panels}
-
-
-def _data_uri(panel: Panel) -> str:
-    file = io.BytesIO()
-    Image.fromarray(panel.image).save(file, "JPEG", quality=90, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -15,7 +15,7 @@ from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
 from swiftalign.previews.contact_sheet import png, render_sheet
 from swiftalign.previews.drift import DriftReport, measure_drift
-from swiftalign.previews.encoded import NotHereError, as_written, training_encoder
+from swiftalign.previews.encoded import Encode, NotHereError, as_written, training_encoder
 from swiftalign.previews.html import render_page
 from swiftalign.previews.strips import Previewer, Strip
 from swiftalign.problems import DataError, SwiftalignError
@@ -120,25 +120,24 @@ def preview(
             message = f"{len(shown):,} rows of up to {panels} images are too many for one sheet"
             raise SwiftalignError(message, f"show {max(MOST_PANELS // panels, 1)} rows at a time, with --rows")
         progress("loading ms-swift and the model's tokenizer")
+        encode: Encode = as_written
         try:
-            previewer, encoded = Previewer(reader, pipeline, training_encoder(config)), True
+            encode, encoded = training_encoder(config), True
         except NotHereError as error:
-            previewer = Previewer(reader, pipeline, as_written)
             notes.append(f"{error.message}; the rows are shown as written, not as encoded")
-        strips = []
+        previewer, strips = Previewer(reader, pipeline, encode), []
         for count, row in enumerate(shown, 1):
             progress(f"augmenting row {row} ({count} of {len(shown)})")
             strips.append(previewer.steps(row, epochs[0]) if steps else previewer.variants(row, epochs))
         progress("drawing")
         how = "read back from encoded samples" if encoded else "as written, not encoded"
         heading = " · ".join(part for part in (source, f"seed {pipeline.settings.seed}", how) if part)
-        for path, content in (
-            (sheet, sheet and png(render_sheet(strips, heading))),
-            (html, html and render_page(strips, heading)),
-        ):
-            if path and content:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, content)
+        if sheet:
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(sheet, png(render_sheet(strips, heading)))
+        if html:
+            html.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(html, render_page(strips, heading))
     if report:
         counted = chosen(REPORTED_ROWS)
         measured = measure_drift(

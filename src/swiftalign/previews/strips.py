@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from swiftalign.augment.draws import Step, is_imgaug
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
+from swiftalign.augment.rows import AugmentedRows
 from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import Pixels, image_size, open_image
 from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
+from swiftalign.data.rows import Rows, to_row
 from swiftalign.previews.encoded import Encode, Encoded, as_written
-
-if TYPE_CHECKING:
-    from swiftalign.data.rows import Rows
 
 THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
@@ -89,7 +89,7 @@ class Strip:
 
     row: int
     path: Path
-    panels: tuple[Panel, ...] = field(default=())
+    panels: tuple[Panel, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"row": self.row, "image": str(self.path), "panels": [panel.to_json() for panel in self.panels]}
@@ -115,8 +115,6 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
-        from swiftalign.augment.rows import AugmentedRows
-
         augmented = AugmentedRows(self.rows, self.pipeline)
         path, record, original = self._original(row)
         panels = [original]
@@ -132,8 +130,6 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
-        from swiftalign.data.rows import to_row
-
         path, record, original = self._original(row)
         if record is None:
             return self.variants(row, [epoch])
@@ -162,10 +158,24 @@ class Previewer:
 
     def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
         """An augmented row with its encoded targets, and with the dropped targets where they would be."""
-        shown, faults = self._read_back(row)
+        shown, faults = as_written(row), []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                encoded = self.encode(row)
+        except Exception as error:  # ms-swift raises errors of many types
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            faults.append(f"ms-swift can't encode it: {reason}")
+        else:
+            before, shown = shown.image, encoded
+            # An image that was resized for encoding can't be compared.
+            if shown.image.shape == before.shape:
+                difference = float(np.abs(shown.image.astype(np.int16) - before).mean())
+                if difference > 0.5:
+                    faults.append(f"the encoded image differs by {difference:.1f} of 255 from the augmented one")
         if record:
             faults += answer_faults(shown, placed)
-            shapes = (*_kept(shown, placed), *_dropped(record, placed))
+            shapes = tuple(_shapes(shown, record, placed))
             done, left_out = placed.replay, placed.replay.left_out
         else:
             shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
@@ -175,25 +185,6 @@ class Previewer:
         operations = tuple(describe(step) for step in done.steps)
         image = thumbnail(shown.image)
         return Panel(title, image, size, shapes, operations, left_out, tuple(faults), done.to_json())
-
-    def _read_back(self, row: dict[str, Any]) -> tuple[Encoded, list[str]]:
-        written = as_written(row)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                encoded = self.encode(row)
-        except Exception as error:  # ms-swift raises errors of many types
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            return written, [f"ms-swift can't encode it: {reason}"]
-        return encoded, image_faults(encoded.image, written.image)
-
-
-def image_faults(encoded: Pixels, augmented: Pixels) -> list[str]:
-    """Whether an encoded image is the augmented one; an image that was resized for encoding can't be compared."""
-    if encoded.shape != augmented.shape:
-        return []
-    difference = float(np.abs(encoded.astype(np.int16) - augmented).mean())
-    return [f"the encoded image differs by {difference:.1f} of 255 from the augmented one"] if difference > 0.5 else []
 
 
 def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
@@ -211,37 +202,34 @@ def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
     return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
 
 
-def _kept(shown: Encoded, placed: Placement) -> Iterator[Shape]:
-    """The targets of the answer as they were read back; the note of a clipped one says how much of it is left."""
+def _shapes(shown: Encoded, record: Record, placed: Placement) -> Iterator[Shape]:
+    """The targets of the answer as they were read back, then the dropped ones where they would be.
+
+    The note of a clipped target says how much of it is left.
+    """
     kept = [outcome for outcome in placed.outcomes if outcome.target]
     matches = len(kept) == len(shown.answer.targets)
     for index, target in enumerate(shown.answer.targets):
         clipped = matches and kept[index].clipped
         note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
         yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
+    for before, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
+        if outcome.target is None:
+            corners = tuple((x, y) for x, y in points.tolist())
+            lost = PixelTarget(before.kind, before.label, corners).in_shares(*placed.size)
+            yield _shape(lost, "dropped", f"dropped: {outcome.reason}")
 
 
 def _shape(target: ShareTarget, status: Status = "kept", note: str = "") -> Shape:
     return Shape(target.kind, target.label, target.points, status, note)
 
 
-def _dropped(record: Record, placed: Placement) -> Iterator[Shape]:
-    """The targets that were dropped, where they would be."""
-    for target, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
-        if outcome.target is None:
-            corners = tuple((x, y) for x, y in points.tolist())
-            lost = PixelTarget(target.kind, target.label, corners).in_shares(*placed.size)
-            yield _shape(lost, "dropped", f"dropped: {outcome.reason}")
-
-
 def thumbnail(image: Pixels) -> Pixels:
     """The image, reduced if its longer side has more than `THUMBNAIL` pixels."""
-    from PIL import Image as PilImage
-
     if max(image.shape[:2]) <= THUMBNAIL:
         return image
-    reduced = PilImage.fromarray(image)
-    reduced.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
+    reduced = Image.fromarray(image)
+    reduced.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return np.array(reduced)
 
 

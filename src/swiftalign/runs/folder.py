@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swiftalign.config.sections import Config
 from swiftalign.data import rows
@@ -30,29 +31,24 @@ STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
 
 
-def choose_run_folder(config: Config) -> Path:
-    """The folder for a new run: ``training.output_dir``, or the next unused ``runs/NAME`` beside the config file."""
+def choose_run_folder(config: Config, *, resume: bool = False) -> Path:
+    """``training.output_dir``, or ``runs/NAME`` beside the config file, whose name it takes.
+
+    A config without a file has ``runs/run`` in the current folder.
+
+    Args:
+        resume: choose the last run, which is to be resumed; otherwise the next unused folder, for a new run.
+    """
     if config.training.output_dir:
         return Path(config.training.output_dir)
-    first = _first_folder(config)
-    folder, number = first, 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
-
-
-def _first_folder(config: Config) -> Path:
-    """``runs/NAME`` beside the config file, whose name it takes; ``runs/run`` here for a config without a file."""
     file = Path(config.where() or "run.yaml").absolute()
-    return file.parent / "runs" / file.stem
-
-
-def latest_run(config: Config) -> Path:
-    """The run to resume: ``training.output_dir``, or the last of ``runs/NAME`` beside the config file."""
-    if config.training.output_dir:
-        return Path(config.training.output_dir)
-    first = _first_folder(config)
+    first = file.parent / "runs" / file.stem
+    if not resume:
+        unused, count = first, 1
+        while unused.exists():
+            count += 1
+            unused = first.with_name(f"{first.name}-{count}")
+        return unused
     found = {1: first}
     for folder in first.parent.glob(f"{glob.escape(first.name)}-*"):
         number = folder.name.removeprefix(f"{first.name}-")
@@ -131,9 +127,7 @@ def write_run_files(
 
 def read_left_out(folder: Path) -> rows.LeftOut:
     """The rows that a run does not use, by file."""
-    path = folder / LEFT_OUT_FILE
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {Path(name): lines for name, lines in values.items()}
+    return {Path(name): lines for name, lines in _values(folder / LEFT_OUT_FILE).items()}
 
 
 def read_index(folder: Path) -> rows.Index:
@@ -157,9 +151,11 @@ def write_start(folder: Path, start: Start) -> None:
 
 
 def read_start(folder: Path) -> Start:
-    path = folder / START_FILE
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return Start(**{name: Path(value) for name, value in values.items()})
+    return Start(**{name: Path(value) for name, value in _values(folder / START_FILE).items()})
+
+
+def _values(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write_config(folder: Path, config: Config) -> None:

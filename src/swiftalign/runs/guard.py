@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -17,37 +18,23 @@ def end_with_launcher() -> None:
     """Watch the process that started training, and torchrun if it is the parent; end when either of them ends."""
     launcher = os.environ.get(LAUNCHER, "")
     if launcher.isdigit():
-        watched = {int(launcher), os.getppid()}
-        threading.Thread(target=_end_with, args=(watched,), daemon=True, name="guard").start()
+        processes = {int(launcher), os.getppid()}
+        threading.Thread(target=_end_with, args=(processes,), daemon=True, name="guard").start()
 
 
 def _end_with(processes: Iterable[int]) -> None:
-    _wait_for_any(processes)
-    os.killpg(0, signal.SIGKILL)  # data loader workers too
-
-
-def _wait_for_any(processes: Iterable[int]) -> None:
-    if hasattr(os, "pidfd_open"):
-        poll = select.poll()
-        try:
-            for process in processes:
-                poll.register(os.pidfd_open(process), select.POLLIN)
-            poll.poll()
-        except ProcessLookupError:  # it has ended already
-            return
-        except OSError:  # the system does not support pidfd
-            pass
-        else:
-            return
-    while all(_lives(process) for process in processes):
-        time.sleep(_POLL_SECONDS)
-
-
-def _lives(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it belongs to another user, so it exists
-        return True
-    return True
+        poll = select.poll()
+        for process in processes:
+            poll.register(os.pidfd_open(process), select.POLLIN)
+        poll.poll()
+    except ProcessLookupError:  # it has ended already
+        pass
+    except (AttributeError, OSError):  # the system does not support pidfd
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                for process in processes:
+                    with contextlib.suppress(PermissionError):  # it belongs to another user, so it exists
+                        os.kill(process, 0)
+                time.sleep(_POLL_SECONDS)
+    os.killpg(0, signal.SIGKILL)  # data loader workers too

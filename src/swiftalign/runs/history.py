@@ -12,11 +12,10 @@ from typing import Any, Literal
 from swiftalign.config.load import load_config
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError, SwiftalignError
-from swiftalign.runs.events import Event, read_events
+from swiftalign.runs.events import outcome, read_events
 from swiftalign.runs.folder import CONFIG_FILE, LOCK_FILE, PLAN_FILE, holds_run, phase_folder
 
 Status = Literal["running", "done", "stopped", "failed", "cut off"]
-_DEPTH = 3  # folders below the one that is searched
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,11 @@ def find_runs(folder: Path) -> list[RunState]:
     """
     if not folder.is_dir():
         raise SwiftalignError(f"{folder}: no such folder", "name a folder that contains runs, e.g. runs/")
-    return sorted((run_state(run) for run in _run_folders(folder, _DEPTH)), key=lambda run: -run.updated)
+    return sorted((run_state(run) for run in _run_folders(folder)), key=lambda run: -run.updated)
 
 
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+def _run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Folders of runs, at most ``depth`` folders below this one."""
     if holds_run(folder):
         yield folder
     elif depth:
@@ -70,9 +70,16 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 def run_state(folder: Path) -> RunState:
     """Read a run's state from its plan and events; damaged parts are skipped."""
-    inner, phase = _last_phase(folder)
-    plan = _plan(inner)
-    step, loss, best, updated, ended = 0, None, None, 0.0, None
+    phase = 0 if (folder / PLAN_FILE).exists() else 1
+    while phase and (phase_folder(folder, phase + 1) / PLAN_FILE).exists():
+        phase += 1
+    inner = phase_folder(folder, phase) if phase else folder
+    try:
+        plan = read_json(inner / PLAN_FILE)
+    except ModelError:
+        plan = None
+    plan = plan if isinstance(plan, dict) else {}
+    step, loss, best, updated = 0, None, None, 0.0
     accuracies: dict[str, float] = {}
     for event in read_events(inner):
         values = event.values
@@ -82,49 +89,25 @@ def run_state(folder: Path) -> RunState:
         best = _number(values.get("best_metric")) if "best_metric" in values else best
         found = {name.removeprefix("eval_"): value for name, value in values.items() if _is_accuracy(name, value)}
         accuracies = found or accuracies
-        ended = None if event.kind in ("stage", "start") else event if event.kind in _ENDS else ended
     schedule = plan.get("schedule")
     planned = _number(schedule.get("steps")) if isinstance(schedule, dict) else None
     steps = None if planned is None else int(planned)
-    status = _status(folder, ended, last=not phase or int(phase) == _phases(folder))
+    ended = outcome(inner)
+    status: Status = _ENDS[ended.kind] if ended else "cut off"
+    # A run in phases that finished one phase, but did not begin the next one, was cut off.
+    if _locked(folder):
+        status = "running"
+    elif phase and status == "done":
+        try:
+            status = "done" if phase == len(load_config([folder / CONFIG_FILE]).phases) else "cut off"
+        except SwiftalignError:
+            status = "cut off"
     updated = updated or (inner / PLAN_FILE).stat().st_mtime
     method = str(plan.get("method", "?"))
-    return RunState(folder, method, status, step, steps, loss, best, accuracies, updated, phase)
+    return RunState(folder, method, status, step, steps, loss, best, accuracies, updated, str(phase or ""))
 
 
 _ENDS: dict[str, Status] = {"done": "done", "stopped": "stopped", "error": "failed"}
-
-
-def _status(folder: Path, ended: Event | None, *, last: bool) -> Status:
-    """A run in phases that finished one phase, but did not begin the next one, was cut off."""
-    if _locked(folder):
-        return "running"
-    return _ENDS[ended.kind] if ended and (last or ended.kind != "done") else "cut off"
-
-
-def _phases(folder: Path) -> int:
-    try:
-        return len(load_config([folder / CONFIG_FILE]).phases)
-    except SwiftalignError:
-        return 0
-
-
-def _last_phase(folder: Path) -> tuple[Path, str]:
-    """The folder of the last phase that has begun, and its number; the folder itself for a run without phases."""
-    if (folder / PLAN_FILE).exists():
-        return folder, ""
-    number = 1
-    while (phase_folder(folder, number + 1) / PLAN_FILE).exists():
-        number += 1
-    return phase_folder(folder, number), str(number)
-
-
-def _plan(folder: Path) -> dict[str, Any]:
-    try:
-        values = read_json(folder / PLAN_FILE)
-    except ModelError:
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -41,22 +41,28 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
     """
     events = EventReader(run_folder)
     failure: Event | None = None
-    finished = False
+    finished = announced = False
     stop = _Stop(run_folder)
     log_file = run_folder / (LOG_FILE if processes.node == 0 else f"train-{processes.node}.log")
+    environment = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", LAUNCHER: str(os.getpid())}
+    if processes.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(processes.gpus)
+    if local_model:
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with log_file.open("ab") as log, stop:
         child = subprocess.Popen(
             processes.command(str(run_folder)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(local_model=local_model) | processes.environment(),
+            env=os.environ | environment,
             start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
         )
         try:
             while True:
                 ended = child.poll() is not None
-                if stop.news():
+                if stop.number and not announced:
+                    announced = True
                     yield Event("stopping")
                 for event in events.poll():
                     stop.can_wait = stop.can_wait or event.kind == "start"
@@ -66,8 +72,14 @@ def follow_training(run_folder: Path, *, local_model: bool, processes: Processes
                 if ended:
                     break
                 time.sleep(_POLL_SECONDS)
-        finally:
-            _stop(child)
+        finally:  # end the child and all processes that it started
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGTERM)
+                    child.wait(_STOP_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # data loader workers may outlive their parent
+            child.wait()
     if child.returncode != 0 or not finished:
         raise _failure(log_file, child.returncode, failure)
     if stop.number:
@@ -81,7 +93,6 @@ class _Stop:
         self.can_wait = False  # whether training has begun, so that a step can end and be saved
         self.number = 0
         self._file = run_folder / STOP_FILE
-        self._told = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Stop:
@@ -102,34 +113,6 @@ class _Stop:
             raise SystemExit(128 + number)  # unwinds the stack, which ends the child
         self._file.touch()
 
-    def news(self) -> bool:
-        """Whether a signal came since the last call."""
-        told, self._told = self._told, bool(self.number)
-        return self._told and not told
-
-
-def _environment(*, local_model: bool) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment[LAUNCHER] = str(os.getpid())
-    if local_model:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return environment
-
-
-def _stop(child: subprocess.Popen[Any]) -> None:
-    """End the child process and all processes that it started."""
-    if child.poll() is None:
-        _signal_group(child, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_STOP_SECONDS)
-    _signal_group(child, signal.SIGKILL)  # data loader workers may outlive their parent
-    child.wait()
-
-
-def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
-
 
 def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
     if event is not None:
@@ -140,14 +123,10 @@ def _failure(log: Path, code: int, event: Event | None) -> TrainingError:
         name = signal.Signals(-code).name
         hint = "the system may have run out of memory" if name == "SIGKILL" else f"see {log}"
         return TrainingError(f"the training process was killed by {name}", hint)
-    killed = re.findall(rb"exitcode +: -(\d+)", _end_of(log))  # torchrun's report on its processes
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 20_000, 0))
+        killed = re.findall(rb"exitcode +: -(\d+)", file.read())  # torchrun's report on its processes
     if killed:
         name = signal.Signals(int(killed[-1])).name
         return TrainingError(f"one of the training processes was killed by {name}", f"see the end of {log}")
     return TrainingError(f"the training process ended with code {code}", f"see the end of {log}")
-
-
-def _end_of(log: Path, most: int = 20_000) -> bytes:
-    with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - most, 0))
-        return file.read()

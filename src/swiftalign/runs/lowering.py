@@ -42,35 +42,18 @@ def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) 
         run_folder: folder for the checkpoints.
         choices: how the run is made fast; `swiftalign.worker.apply_choices` applies what ms-swift has no argument for.
     """
+    model, tuner, training, data = config.model, config.tuner, config.training, config.data
+    if plan.train_type == "full":
+        tuning = {"tuner_type": "full", **{f"freeze_{part}": tuner.frozen[part] for part in COMPONENTS}}
+    else:
+        tuning = {
+            "tuner_type": plan.train_type,
+            "target_regex": plan.adapted_pattern,
+            "modules_to_save": list(plan.saved),
+            **tuner.settings.model_dump(),
+        }
+    own_rates = {"vit_lr": plan.rates["vit"], "aligner_lr": plan.rates["aligner"]}
     arguments: dict[str, Any] = {
-        **_model(config, plan),
-        **_tuner(config, plan),
-        **_training(config, plan, choices),
-        **_data(config),
-        "output_dir": str(run_folder),
-        "add_version": False,  # the run folder is the one that was named
-        **config.handed_through,
-    }
-    metric = best_metric_given(config)
-    if metric:
-        arguments["metric_for_best_model"] = metric
-    if metric and metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would prefer the higher value
-        arguments.setdefault("greater_is_better", False)
-    own = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
-    if config.training.early_stopping:
-        own.append(STOPPING_CALLBACK)  # after the callback that measures the accuracies
-        arguments["restore_callback_states_from_checkpoint"] = True
-    arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *own, CALLBACK]
-    return {name: value for name, value in arguments.items() if value is not None and value != []}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
-    model = config.model
-    return {
         "model": model.path,
         "model_type": swift_model_type(model.type, plan.model_type),
         "model_revision": model.revision,
@@ -81,24 +64,7 @@ def _model(config: Config, plan: TuningPlan) -> dict[str, Any]:
         "bf16": plan.dtype == "bfloat16",
         "fp16": plan.dtype == "float16",
         "check_model": False,  # asks a hub whether the model is its latest
-    }
-
-
-def _tuner(config: Config, plan: TuningPlan) -> dict[str, Any]:
-    tuner = config.tuner
-    if plan.train_type == "full":
-        return {"tuner_type": "full", **{f"freeze_{part}": tuner.frozen[part] for part in COMPONENTS}}
-    return {
-        "tuner_type": plan.train_type,
-        "target_regex": plan.adapted_pattern,
-        "modules_to_save": list(plan.saved),
-        **tuner.settings.model_dump(),
-    }
-
-
-def _training(config: Config, plan: TuningPlan, choices: Choices) -> dict[str, Any]:
-    own_rates = {"vit_lr": plan.rates["vit"], "aligner_lr": plan.rates["aligner"]}
-    return {
+        **tuning,
         "optimizer": plan.optimizer,
         "learning_rate": plan.rates["llm"],
         **(own_rates if plan.optimizer == "multimodal" else {}),
@@ -108,21 +74,32 @@ def _training(config: Config, plan: TuningPlan, choices: Choices) -> dict[str, A
         "vit_gradient_checkpointing": choices.vit_checkpointing,
         "use_liger_kernel": choices.kernels == "liger",
         "logging_nan_inf_filter": False,  # the filter waits for the GPU in each step, and hides NaN in the log
-        **{name: getattr(config.training, name) for name in _TRAINING_SETTINGS},
-        "max_steps": config.training.max_steps if config.training.max_steps > 0 else -1,  # 0 would train one step
-    }
-
-
-def _data(config: Config) -> dict[str, Any]:
-    data = config.data
-    return {
+        **{name: getattr(training, name) for name in _TRAINING_SETTINGS},
+        "max_steps": training.max_steps if training.max_steps > 0 else -1,  # 0 would train one step
         "dataset": list(data.train),
         "val_dataset": list(data.val),
         "split_dataset_ratio": data.split_dataset_ratio if not data.val else 0.0,
         "dataset_shuffle": data.dataset_shuffle,
         "strict": True,  # a malformed row is an error, and is not replaced by another row
         "lazy_tokenize": True,  # rows are read and images opened only when they are needed
+        "output_dir": str(run_folder),
+        "add_version": False,  # the run folder is the one that was named
+        **config.handed_through,
     }
+    if metric := best_metric_given(config):
+        arguments["metric_for_best_model"] = metric
+        if metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would prefer the higher value
+            arguments.setdefault("greater_is_better", False)
+    own = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
+    if training.early_stopping:
+        own.append(STOPPING_CALLBACK)  # after the callback that measures the accuracies
+        arguments["restore_callback_states_from_checkpoint"] = True
+    arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *own, CALLBACK]
+    return {name: value for name, value in arguments.items() if value is not None and value != []}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def to_argv(arguments: dict[str, Any]) -> list[str]:
@@ -130,13 +107,8 @@ def to_argv(arguments: dict[str, Any]) -> list[str]:
     argv: list[str] = []
     for name, value in arguments.items():
         argv.append(f"--{name}")
-        argv.extend(_word(item) for item in value) if isinstance(value, list) else argv.append(_word(value))
+        for item in _as_list(value):
+            if isinstance(item, float) and item.is_integer():
+                item = int(item)
+            argv.append(json.dumps(item) if isinstance(item, bool | dict) else str(item))
     return argv
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -43,9 +43,6 @@ class Processes:
         torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={self.per_node}", *where]
         return [sys.executable, *torchrun, *_WORKER, run_folder]
 
-    def environment(self) -> dict[str, str]:
-        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {}
-
 
 def choose_processes(
     nproc: int | None, gpus: str | None, nodes: int, node: int | None, rendezvous: str | None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +17,23 @@ from swiftalign.problems import RunFolderError, SwiftalignError
 from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
 
 # Settings that may change when a run is resumed, by the last part of their key.
-MAY_CHANGE = frozenset(
-    {
-        "output_dir",
-        "resume_from_checkpoint",
-        "save_steps",
-        "save_total_limit",
-        "logging_steps",
-        "report_to",
-        "run_name",
-        "dataloader_num_workers",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-        "dataloader_pin_memory",
-        "per_device_eval_batch_size",
-    }
+MAY_CHANGE = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "run_name",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_pin_memory",
+    "per_device_eval_batch_size",
 )
 # During warm-up nothing may have moved yet, and a checkpoint is sound all the same.
 _HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed"})
 _NEEDED = frozenset({"state-missing", "optimizer-missing"})  # only warnings for verify-ckpt
-_DAMAGED = "damaged-"
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """The checkpoint to resume from.
-
-    Attributes:
-        checkpoint: None if no checkpoint is sound, so that the run begins from the start.
-        damaged: newer checkpoints that can't be used, each with the reason.
-    """
-
-    checkpoint: Path | None
-    damaged: tuple[tuple[Path, str], ...] = ()
 
 
 def require_same_config(folder: Path, config: Config) -> None:
@@ -85,11 +67,17 @@ def require_same_run(folder: Path, config: Config, plan: TuningPlan, digests: Ma
         planned = read_plan(folder / PLAN_FILE)
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder}: its plan can't be read: {error}", _ANEW) from None
-    if _essence(plan) != _essence(planned):
+    if any(getattr(plan, name) != getattr(planned, name) for name in ("trainables", "tensors", "dtype", "schedule")):
         raise RunFolderError(
             f"{folder}: the model, the number of rows or the number of processes has changed since the run began", _ANEW
         )
-    _require_same_data(folder, digests)
+    try:
+        began = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
+    for name, digest in digests.items():
+        if began.get(name) != digest:
+            raise RunFolderError(f"{name} has changed since the run began", _ANEW)
 
 
 _ANEW = "undo the change, or start a new run: --set training.output_dir=runs/NAME"
@@ -110,29 +98,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _essence(plan: TuningPlan) -> tuple[Any, ...]:
-    return plan.trainables, plan.tensors, plan.dtype, plan.schedule
+def newest_sound(folder: Path, plan: TuningPlan) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint of a run that is sound and holds everything that a resumed run needs.
 
-
-def _require_same_data(folder: Path, digests: Mapping[str, str]) -> None:
-    try:
-        began = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
-    for name, digest in digests.items():
-        if began.get(name) != digest:
-            raise RunFolderError(f"{name} has changed since the run began", _ANEW)
-
-
-def newest_sound(folder: Path, plan: TuningPlan) -> Resumption:
-    """The newest checkpoint of a run that is sound and holds everything that a resumed run needs."""
+    Returns:
+        The checkpoint, or None if none is sound; and the newer checkpoints that can't be used, each with the reason.
+    """
     damaged: list[tuple[Path, str]] = []
     for checkpoint in reversed(checkpoints_of(folder)):
-        fault = checkpoint_fault(checkpoint, plan)
-        if fault is None:
-            return Resumption(checkpoint, tuple(damaged))
+        if (fault := checkpoint_fault(checkpoint, plan)) is None:
+            return checkpoint, damaged
         damaged.append((checkpoint, fault))
-    return Resumption(None, tuple(damaged))
+    return None, damaged
 
 
 def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
@@ -147,11 +124,3 @@ def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
     if plan.ranks_may_shrink and not (checkpoint / ADALORA_STATE).is_file():
         return f"it has no {ADALORA_STATE}, which is written last"
     return None
-
-
-def set_aside(resumption: Resumption) -> None:
-    """Rename damaged checkpoints, so that ``save_total_limit`` does not count them."""
-    for checkpoint, _ in resumption.damaged:
-        aside = checkpoint.with_name(f"{_DAMAGED}{checkpoint.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        checkpoint.rename(aside)

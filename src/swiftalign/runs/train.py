@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from swiftalign.data.metrics import METRICS
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, read_data
 from swiftalign.files import short_path
-from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
@@ -28,7 +28,6 @@ from swiftalign.runs.folder import (
     Start,
     choose_run_folder,
     holds_run,
-    latest_run,
     locked,
     phase_folder,
     versions_changed,
@@ -36,17 +35,16 @@ from swiftalign.runs.folder import (
     write_run_files,
     write_start,
 )
-from swiftalign.runs.launch import follow_training
+from swiftalign.runs.launch import ONE, follow_training
 from swiftalign.runs.picture import draw_run
 from swiftalign.runs.processes import Processes
-from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run, set_aside
-from swiftalign.speed.cards import Card, present_card
+from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run
+from swiftalign.speed.cards import present_card
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import choose_for_card
 from swiftalign.speed.rows import rows_of
 
 Listener = Callable[[Event], None]
-ONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,12 @@ class RunResult:
     signal: int | None = None
 
     def to_json(self) -> dict[str, Any]:
+        folder = {"run_folder": str(self.run_folder)}
         if self.phases:
             phases = [phase.to_json() for phase in self.phases]
-            return {"run_folder": str(self.run_folder), "checkpoint": phases[-1].get("checkpoint"), "phases": phases}
+            return {**folder, "checkpoint": phases[-1].get("checkpoint"), "phases": phases}
         loss = self.losses[-1][1] if self.losses else None
-        seconds = round(self.seconds, 1)
-        folder = str(self.run_folder)
-        return {"run_folder": folder, "seconds": seconds, **self.values, "status": self.status, "loss": loss}
+        return {**folder, "seconds": round(self.seconds, 1), **self.values, "status": self.status, "loss": loss}
 
 
 def prepare(
@@ -137,31 +134,22 @@ def prepare(
 
     listen(Event("progress", {"text": "reading the model"}))
     model = read_model(config)
-    card = present_card()
-    return [_prepare(part, model, card, processes, listen, stop_at_errors) for part in config.runs]
-
-
-def _prepare(
-    config: Config,
-    model: Model,
-    card: Card | None,
-    processes: Processes,
-    listen: Listener,
-    stop_at_errors: Callable[[list[Problem]], None],
-) -> Part:
-    # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
-    stop_at_errors(preflight(config, model, resolve(config, model, rows=UNKNOWN, processes=processes.total)))
-    data = read_data(config, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
-    stop_at_errors([*data.findings, *scored_kind(config, data.kinds)])
-    plan = resolve(config, model, rows=data.rows, processes=processes.total)
-    stop_at_errors(preflight(config, model, plan))
-    sample = []
-    if card:
-        rows = Rows([Path(name) for name in config.data.train], data.left_out, config.data.text, data.index)
-        sample = rows_of(rows, encoding_of(config))
-    plan, choices, _ = choose_for_card(config, model, plan, card, sample, counts=data.rows)
-    stop_at_errors(preflight(config, model, plan))
-    return Part(config, plan, data, choices)
+    card, parts = present_card(), []
+    for part in config.runs:
+        # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
+        stop_at_errors(preflight(part, model, resolve(part, model, rows=UNKNOWN, processes=processes.total)))
+        data = read_data(part, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
+        stop_at_errors([*data.findings, *scored_kind(part, data.kinds)])
+        plan = resolve(part, model, rows=data.rows, processes=processes.total)
+        stop_at_errors(preflight(part, model, plan))
+        sample = []
+        if card:
+            rows = Rows([Path(name) for name in part.data.train], data.left_out, part.data.text, data.index)
+            sample = rows_of(rows, encoding_of(part))
+        plan, choices, _ = choose_for_card(part, model, plan, card, sample, counts=data.rows)
+        stop_at_errors(preflight(part, model, plan))
+        parts.append(Part(part, plan, data, choices))
+    return parts
 
 
 def train(
@@ -190,9 +178,15 @@ def train(
         hint = "--set training.output_dir=/shared/runs/NAME"
         raise SwiftalignError("several machines need a run folder that all of them see", hint)
     parts = prepare(config, allow=allow, processes=processes, listen=listen)
-    folder = latest_run(config) if resume else choose_run_folder(config)
-    if processes.node:
-        return _join(parts, folder, processes, listen)
+    folder = choose_run_folder(config, resume=resume)
+    if processes.node:  # the first machine writes the run folder and shows progress
+        listen(Event("join", {"folder": folder, "processes": processes}))
+        for number, part in enumerate(parts, 1):
+            inner = phase_folder(folder, number) if part.config.phase else folder
+            inner.mkdir(parents=True, exist_ok=True)
+            for _ in follow_training(inner, local_model=_is_local(part.config), processes=processes):
+                pass
+        return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
     with locked(folder, used=resume):
         if not config.phases:
             return _run(parts[0], folder, processes, listen, resume=resume)
@@ -207,22 +201,10 @@ def train(
             weights = best or results[-1].checkpoint if results else None
             inner = phase_folder(folder, number)
             inner.mkdir(exist_ok=True)
-            again = resume and holds_run(inner)
-            results.append(_run(part, inner, processes, listen, resume=again, weights=weights))
+            results.append(_run(part, inner, processes, listen, resume=resume and holds_run(inner), weights=weights))
             if results[-1].status == "stopped":
                 break
         return replace(results[-1], run_folder=folder, phases=tuple(results))
-
-
-def _join(parts: list[Part], folder: Path, processes: Processes, listen: Listener) -> RunResult:
-    """Train as one of several machines; the first one writes the run folder and shows progress."""
-    listen(Event("join", {"folder": folder, "processes": processes}))
-    for number, part in enumerate(parts, 1):
-        inner = phase_folder(folder, number) if part.config.phase else folder
-        inner.mkdir(parents=True, exist_ok=True)
-        for _ in follow_training(inner, local_model=_is_local(part.config), processes=processes):
-            pass
-    return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
 
 
 def _run(
@@ -237,7 +219,22 @@ def _run(
     if resume and (ended := outcome(folder)) and ended.kind == "done":
         listen(Event("finished-before", {"folder": folder, "step": ended.values["step"]}))
         return _result(folder, [ended], 0.0)
-    checkpoint = _resume(folder, part, listen) if resume else None
+    checkpoint = None
+    if resume and not holds_run(folder):
+        listen(Event("resume", {"text": f"no run in {short_path(folder)}: it begins now"}))
+    elif resume:
+        require_same_run(folder, config, plan, part.data.digests)
+        for change in versions_changed(folder):
+            listen(Event("resume", {"text": f"{change}: the result may differ"}))
+        listen(Event("progress", {"text": "checking checkpoints"}))
+        checkpoint, damaged = newest_sound(folder, plan)
+        for passed_over, reason in damaged:
+            listen(Event("resume", {"text": f"passing over {passed_over.name}: {reason}"}))
+            aside = passed_over.with_name(f"damaged-{passed_over.name}")  # `save_total_limit` then does not count it
+            shutil.rmtree(aside, ignore_errors=True)
+            passed_over.rename(aside)
+        name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
+        listen(Event("resume", {"text": f"from {name}"}))
     write_run_files(folder, config, plan, part.data, part.choices)
     write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
     listen(Event("begin", {"folder": folder, "plan": plan, "choices": part.choices}))
@@ -255,24 +252,6 @@ def _run(
 def _is_local(config: Config) -> bool:
     """Whether the model is a folder; then the training processes make no network call."""
     return Path(config.model.path).is_absolute()
-
-
-def _resume(folder: Path, part: Part, listen: Listener) -> Path | None:
-    """The checkpoint from which a run goes on; None where it begins."""
-    if not holds_run(folder):
-        listen(Event("resume", {"text": f"no run in {short_path(folder)}: it begins now"}))
-        return None
-    require_same_run(folder, part.config, part.plan, part.data.digests)
-    for change in versions_changed(folder):
-        listen(Event("resume", {"text": f"{change}: the result may differ"}))
-    listen(Event("progress", {"text": "checking checkpoints"}))
-    resumption = newest_sound(folder, part.plan)
-    for damaged, reason in resumption.damaged:
-        listen(Event("resume", {"text": f"passing over {damaged.name}: {reason}"}))
-    set_aside(resumption)
-    name = resumption.checkpoint.name if resumption.checkpoint else "the beginning, as no checkpoint is sound"
-    listen(Event("resume", {"text": f"from {name}"}))
-    return resumption.checkpoint
 
 
 def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:
