@@ -16,8 +16,8 @@ SCHEMA_FILE = "swiftalign.schema.json"
 class Advice:
     """The method that suits a problem, by the runs of docs/methods.md, or by the literature where they do not cover it.
 
-    Attributes:
-# tests/test_methods.py compares every `measured` with the runs.
+        Attributes:
+    # tests/test_methods.py compares every `measured` with the runs.
     """
 
     method: str
@@ -78,8 +78,8 @@ def write_config(
 ) -> str:
     """A commented configuration as YAML text.
 
-    Args:
-# tests/test_methods.py compares every `measured` with the runs.
+        Args:
+    # tests/test_methods.py compares every `measured` with the runs.
     """
     chosen, advice = offered()[method], PROBLEMS.get(problem or "")
     training = training or {"aligner_lr": chosen.aligner_lr, "num_train_epochs": 3, "per_device_train_batch_size": 4}
