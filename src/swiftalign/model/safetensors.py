@@ -16,9 +16,17 @@ from swiftalign.problems import ModelError, Problem
 
 # safetensors' dtype names -> torch's name and bytes per element.
 _DTYPES: dict[str, tuple[str, int]] = {
-    **{f"F{bits}": (f"float{bits}", bits // 8) for bits in (16, 32, 64)},
-    **{f"I{bits}": (f"int{bits}", bits // 8) for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": (f"uint{bits}", bits // 8) for bits in (8, 16, 32, 64)},
+    "F16": ("float16", 2),
+    "F32": ("float32", 4),
+    "F64": ("float64", 8),
+    "I8": ("int8", 1),
+    "I16": ("int16", 2),
+    "I32": ("int32", 4),
+    "I64": ("int64", 8),
+    "U8": ("uint8", 1),
+    "U16": ("uint16", 2),
+    "U32": ("uint32", 4),
+    "U64": ("uint64", 8),
     "BF16": ("bfloat16", 2),
     "F8_E4M3": ("float8_e4m3fn", 1),
     "F8_E5M2": ("float8_e5m2", 1),
