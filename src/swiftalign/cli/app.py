@@ -34,7 +34,7 @@ Overrides = Annotated[
 Allowed = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow", metavar="CODE", help="Continue although this problem is an error. Codes are in docs/findings.md."
+        "--allow", metavar="CODE", help="Accept a problem that would be an error, by its code in docs/findings.md."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for scripts.")]

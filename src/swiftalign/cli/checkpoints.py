@@ -15,7 +15,9 @@ from swiftalign.problems import SwiftalignError
 def verify_ckpt(
     path: Annotated[
         Path,
-        typer.Argument(help="A checkpoint, a run folder (its newest checkpoint), a model folder or a weight file."),
+        typer.Argument(
+            metavar="PATH", help="A checkpoint, a run folder (its newest checkpoint), a model folder or a weight file."
+        ),
     ],
     configs: Annotated[
         list[Path] | None,
@@ -31,13 +33,14 @@ def verify_ckpt(
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every byte: values must be finite, and trained ones must have changed.")
     ] = False,
-    table: Annotated[bool, typer.Option("--table", help="List the keys and shapes of the mergers.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="List the keys and shapes of the aligner's mergers.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a checkpoint is what its run promised.
+    """Check that a checkpoint holds what its run was to train.
 
-    The run's plan.json says what to expect, else --config, else adapter_config.json and its base model.
-    Exit code: 0; 1 if a problem is an error; 2 if the checkpoint can't be checked. Examples:
+    The expected tensors come from the run's plan.json, or from --config. Without both, they come from
+    adapter_config.json and the base model that it names, or for a model folder from its config.json.
+    Exit codes: 0 = sound, 1 = a problem is an error, 2 = the checkpoint can't be checked. Examples:
 
       swiftalign verify-ckpt runs/stage4
 
@@ -63,19 +66,25 @@ def verify_ckpt(
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run folder (its newest checkpoint).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A checkpoint folder, or a run folder (its newest checkpoint).")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
     base: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Convert the model to float32, bfloat16 or float16, and merge in this dtype.")
+        str | None,
+        typer.Option(
+            metavar="DTYPE", help="Convert the model to float32, bfloat16 or float16, and merge in this dtype."
+        ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link the weight files that do not change.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     adapter_only: Annotated[
-        bool, typer.Option("--adapter-only", help="Write only the adapter, without training state.")
+        bool,
+        typer.Option("--adapter-only", help="Write only the adapter, without the optimizer's and the trainer's state."),
     ] = False,
     aligner_only: Annotated[
         bool, typer.Option("--aligner-only", help="Write only the merged tensors of the aligner.")
@@ -88,11 +97,11 @@ def export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge a checkpoint into its base: a model folder to serve.
+    """Merge a checkpoint into its base model, for serving.
 
-    Everything that the run did not train stays equal to the base, byte for byte. The result is checked before it is
-    put in its place.
-    Exit code: 0; 1 if the checkpoint is refused; 2 if there is no checkpoint or no base. Examples:
+    The result is a model folder. Tensors that the run did not train stay equal to the base's, byte for byte,
+    unless --dtype converts them. The folder is checked before it gets its name.
+    Exit codes: 0 = written, 1 = the checkpoint is refused, 2 = there is no checkpoint or no base. Examples:
 
       swiftalign export runs/stage4 --output models/stage4
 

@@ -14,24 +14,28 @@ from swiftalign.problems import SwiftalignError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="Config file to write.")] = Path("config.yaml"),
-    model: Annotated[str | None, typer.Option(help="Hub id, or path of a model folder.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="File to write.")] = Path("config.yaml"),
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Hub id, or path of a model folder.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="Tuning method: modules_to_save, lora, dora, adalora, boft or fourierft.")
+        str | None,
+        typer.Option(metavar="NAME", help="Tuning method: modules_to_save, lora, dora, adalora, boft or fourierft."),
     ] = None,
     problem: Annotated[
         str | None,
         typer.Option(
-            help="Choose the method by the problem to solve: overfitting, grounding-drift, capacity, optimization, "
-            "coordinate-space or spatial-patterns."
+            metavar="NAME",
+            help="Choose the method by the problem to solve: overfitting (few rows), grounding-drift (targets move), "
+            "capacity (which layers need more rank), optimization (rank limits the fit), coordinate-space (keep the "
+            "features' geometry) or spatial-patterns. The file says why, and what was measured.",
         ),
     ] = None,
-    train_file: Annotated[str | None, typer.Option("--train", help="JSONL file to train on.")] = None,
-    val_file: Annotated[str | None, typer.Option("--val", help="JSONL file to validate on.")] = None,
+    train_file: Annotated[str | None, typer.Option("--train", metavar="JSONL", help="File to train on.")] = None,
+    val_file: Annotated[str | None, typer.Option("--val", metavar="JSONL", help="File to validate on.")] = None,
     demo: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write a demo workspace instead: a small Qwen3-VL, and data of a camera new to it."
+            metavar="DIR",
+            help="Write a demo workspace instead: a small Qwen3-VL, and images of a camera that it was not trained on.",
         ),
     ] = None,
     tiny: Annotated[
@@ -40,15 +44,15 @@ def init(
     curriculum: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSONL", help="Split rows by objects per image, and write a config with phases over them."
+            metavar="JSONL", help="Split rows by objects per image, and write a config with one phase per group."
         ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and exit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Write a commented configuration, or a demo workspace.
+    """Write a configuration with comments, or a demo workspace.
 
-    On a terminal, it asks for what is missing. Examples:
+    On a terminal, it asks for options that are missing. Examples:
 
       swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl
 

@@ -24,7 +24,9 @@ def inspect_params(
     gpu: Annotated[
         str | None,
         typer.Option(
-            "--gpu", metavar="80GiB", help="Predict memory and time on a GPU: give its memory, its name, or 'here'."
+            "--gpu",
+            metavar="GPU",
+            help="Predict memory and time on a GPU: a name (H100), a size (80GiB), or 'here' for this machine's.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -32,7 +34,7 @@ def inspect_params(
     """Show what a configuration would train.
 
     Only names, shapes and dtypes are read; the model is not loaded.
-    Exit code: 0; 1 if a problem is an error; 2 if the config or the model can't be read. Examples:
+    Exit codes: 0 = no errors, 1 = a problem is an error, 2 = the config or the model can't be read. Examples:
 
       swiftalign inspect-params stage4.yaml
 

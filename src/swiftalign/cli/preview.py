@@ -20,18 +20,28 @@ def preview_aug(
     configs: Configs,
     overrides: Overrides = None,
     num: Annotated[
-        int | None, typer.Option(min=1, help="Number of rows, from the first.  [default: 6; with --report 200]")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of rows, from the first.  [default: 6; with --report 200]"),
     ] = None,
-    variants: Annotated[int, typer.Option(min=1, metavar="K", help="Number of epochs to show for each row.")] = 3,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws.  [default: the configuration's]")] = None,
-    epoch: Annotated[int, typer.Option(min=0, help="First epoch to show.")] = 0,
+    variants: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of variants (epochs) to show for each row.")
+    ] = 3,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Seed of the draws.  [default: the configuration's]")
+    ] = None,
+    epoch: Annotated[int, typer.Option(min=0, metavar="N", help="First epoch to show.")] = 0,
     rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PNG", help=f"Contact sheet.  [default: {SHEET}]")
+        Path | None,
+        typer.Option("--output", "-o", metavar="PNG", help=f"Picture of all rows and variants.  [default: {SHEET}]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    steps: Annotated[bool, typer.Option("--steps", help="Show the first epoch after each operation.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page with switches for targets.")] = None,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Show the first variant of each row after each operation.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="HTML page; targets can be shown and hidden.")
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Measure the effect on targets; pictures only with --output or --html.")
     ] = False,
@@ -40,11 +50,13 @@ def preview_aug(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show training rows after augmentation: images, targets, and why targets were dropped.
+    """Show training rows as augmentation changes them.
 
-    Pictures and targets are read back from samples that ms-swift's template encodes, as in training.
+    The picture shows images and targets, and why a target was dropped. Both are read back from samples that ms-swift's
+    template encodes, as in training.
     Drift is the mean share of a target's area, or of a line's length, that augmentation moves out of the image.
-    Exit code: 0; 1 if a sample differs from its targets or drift exceeds --max-drift; 2 if the command fails.
+    Exit codes: 0 = success, 1 = an encoded sample does not hold its targets, or drift exceeds --max-drift, 2 = the
+    command fails.
 
     Examples:
 

@@ -17,8 +17,9 @@ def runs(
 ) -> None:
     """List the runs in a folder and below it, the newest first.
 
-    A run is running, done, stopped (by a signal, after it saved a checkpoint), failed, or cut off. To continue one of
-    the last three, run 'swiftalign train CONFIG --resume'. Exit code: 0; 2 if there is no such folder. Examples:
+    A run is running, done, stopped (by a signal, after it saved a checkpoint), failed, or cut off (it ended without a
+    report, for example by a power failure). To continue one of the last three, run 'swiftalign train CONFIG --resume'.
+    Exit codes: 0 = success, 2 = there is no such folder. Examples:
 
       swiftalign runs
 

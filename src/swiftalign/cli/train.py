@@ -16,22 +16,29 @@ def train(
     overrides: Overrides = None,
     allowed: Allowed = None,
     go_on: Annotated[
-        bool, typer.Option("--resume", help="Continue the config's last run from its newest sound checkpoint.")
+        bool, typer.Option("--resume", help="Continue the config's last run from its newest intact checkpoint.")
     ] = False,
-    nproc: Annotated[int | None, typer.Option(min=1, help="Number of processes on this machine, one per GPU.")] = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of processes on this machine, one per GPU.")
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option(metavar="0,1", help="Numbers of the GPUs to train on, one process per GPU.")
     ] = None,
-    nnodes: Annotated[int, typer.Option(min=1, help="Number of machines; run the same command on each.")] = 1,
-    node_rank: Annotated[int | None, typer.Option(min=0, help="Number of this machine, from 0.")] = None,
-    rdzv_endpoint: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0.")] = None,
+    nnodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of machines; run the same command on each.")
+    ] = 1,
+    node_rank: Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of this machine, from 0.")] = None,
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0, with a free port.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a configuration, then train it with ms-swift.
 
     SIGTERM and the first Ctrl-C save a checkpoint after the current step; --resume continues from it.
-    Exit code: 0; 1 if a problem is an error or training fails; 2 if the configuration can't be read.
+    Exit codes: 0 = trained, 1 = a problem is an error, or training failed, 2 = the configuration can't be read,
+    130 or 143 = stopped by a signal.
     Examples:
 
       swiftalign train stage4.yaml

@@ -16,8 +16,10 @@ SCHEMA_FILE = "swiftalign.schema.json"
 class Advice:
     """The method that suits a problem, by the runs of docs/methods.md, or by the literature where they do not cover it.
 
-        Attributes:
-    # tests/test_methods.py compares every `measured` with the runs.
+    Attributes:
+        reason: why it suits the problem, in one line.
+        measured: what those runs show, in one line, or that they do not cover the problem.
+        extra: lines to add at the end of the file, which ends with the training section.
     """
 
     method: str
@@ -76,10 +78,13 @@ def write_config(
     dtype: str | None = None,
     name: str = "config.yaml",
 ) -> str:
-    """A commented configuration as YAML text.
+    """A configuration with comments, as YAML text.
 
-        Args:
-    # tests/test_methods.py compares every `measured` with the runs.
+    Args:
+        steps: optimizer steps of the run, for AdaLoRA's schedule; 0 if the data is not known yet.
+        training: settings of the training section, in place of the default ones.
+        dtype: dtype to load the model in; None for the dtype that it is stored in.
+        name: file name, for the comment that says what to run next.
     """
     chosen, advice = offered()[method], PROBLEMS.get(problem or "")
     training = training or {"aligner_lr": chosen.aligner_lr, "num_train_epochs": 3, "per_device_train_batch_size": 4}
