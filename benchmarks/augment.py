@@ -178,7 +178,7 @@ def _albumentations(A: Any, step: Step, size: tuple[int, int]) -> list[Any]:  # 
 
 
 def time_all(runs: dict[str, list[Run]], rounds: int) -> dict[str, float]:
-    """Median over rounds of each library's mean milliseconds an image, the libraries in turn."""
+    """Median over rounds of each library's mean milliseconds per image, the libraries in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, calls in runs.items():

@@ -307,7 +307,7 @@ def _table(found: list[dict[str, Any]], shape: str, sizes: list[tuple[int, int]]
     real = min((each["tokens_a_step"] for each in done), default=0)
     least = floor(shape, sizes, batch, real, rate)
     stock = next((each["seconds_a_step"] for each in done if each["run"] == "stock"), None)
-    print(f"\n{shape} {found[0]['data']} batch {batch}: floor {least:.3f} s a step")
+    print(f"\n{shape} {found[0]['data']} batch {batch}: floor {least:.3f} s per step")
     for each in done:
         ratio = f"{stock / each['seconds_a_step']:.2f}x" if stock else "-"
         predicted = each.get("predicted", {})

@@ -162,7 +162,7 @@ def test_rows_without_an_image_file_are_passed_over(
     data = ["--set", f"data.train={tmp_path / 'rows.jsonl'}", "-o", str(tmp_path / "a.png"), "--json"]
     assert run(demo, *data) == 0
     told = capsys.readouterr()
-    assert told.err == "note: passed over, because there is no image file: row 0, 2\n"
+    assert told.err == "note: left out, because there is no image file: row 0, 2\n"
     assert [row["row"] for row in json.loads(told.out)["rows"]] == [1]
     assert run(demo, *data, "--rows", "0", "--force") == 2
     assert "none of the rows has an image file" in capsys.readouterr().err

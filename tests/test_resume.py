@@ -113,9 +113,9 @@ def test_damaged_checkpoints_are_passed_over_with_a_line_each(
     assert train(config, run, "--resume") == 0
 
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resume")]
-    assert told[0].startswith("resume      passing over checkpoint-6: ")
+    assert told[0].startswith("resume      skipping checkpoint-6: ")
     assert told[0].endswith("[state-missing]")
-    assert told[1].startswith("resume      passing over checkpoint-4: ")
+    assert told[1].startswith("resume      skipping checkpoint-4: ")
     assert told[2] == "resume      from checkpoint-2"
     assert adapter(run) == adapter(straight)
     assert {path.name for path in run.glob("damaged-*")} == {"damaged-checkpoint-4", "damaged-checkpoint-6"}

@@ -72,7 +72,7 @@ class RunProgress:
                     shown = str(value).lower() if isinstance(value, bool) else value
                     self._tell("choice", f"{name}: {shown} ({reason})")
                 if choices.peak is not None:
-                    seconds = f", {choices.seconds:.2f} s a batch" if choices.seconds else ""
+                    seconds = f", {choices.seconds:.2f} s per batch" if choices.seconds else ""
                     self._tell("choice", f"predicted: {choices.peak / GIB:.1f} GiB at most{seconds}")
             case "stage":
                 self.bar.update(self._task, description=values["name"])

@@ -37,7 +37,7 @@ _NUMERIC = (
     *("rows", "steps", "epochs", "step", "loss", "best"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
-    *("peak GiB", "largest batch", "s a step", "epoch"),
+    *("peak GiB", "largest batch", "s per step", "epoch"),
 )
 
 
@@ -87,7 +87,7 @@ def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
     if schedule.steps is not None:
         rows = f"{schedule.train_rows:,} rows, " if schedule.train_rows is not None else ""
         epochs = f" ({schedule.epochs:.3g} epochs)" if schedule.epochs is not None else ""
-        run = f"{rows}{schedule.global_batch} a step: {schedule.steps:,} steps{epochs}"
+        run = f"{rows}{schedule.global_batch} per step: {schedule.steps:,} steps{epochs}"
     console.print(Text.assemble(("run         ", "dim"), run))
 
 
@@ -260,8 +260,8 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
     """A row for each setting; the one that a run takes is marked."""
     title = escape(f"What fits: {phase}" if phase else "What fits")
     card = f"{found.card.name}, {found.card.memory / GIB:.0f} GiB"
-    console.print(f"\n[bold]{title}[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens a row")
-    table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s a step", "epoch", "")
+    console.print(f"\n[bold]{title}[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens per row")
+    table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s per step", "epoch", "")
     for each in found.settings:
         step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"
         epoch = "-" if each.epoch_seconds is None else str(timedelta(seconds=round(each.epoch_seconds)))
@@ -293,6 +293,6 @@ def print_drift(report: DriftReport, console: Console) -> None:
         for reason, count in reasons.items():
             console.print(f"not applied  {operation}: {reason} ({counted(count, 'sample')})", soft_wrap=True)
     if report.passed_over:
-        console.print(f"passed over  {report.passed_over:,} rows in ms-swift's layout: nothing moves in them")
+        console.print(f"left out     {report.passed_over:,} rows in ms-swift's layout, whose images are not moved")
     if report.seconds_per_image is not None:
         console.print(f"time         {1000 * report.seconds_per_image:.1f} ms to open and augment an image")

@@ -12,7 +12,7 @@ from swiftalign.problems import ExportError
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = 1 << 20  # fits into a core's cache: each block is passed over more than once
+BLOCK_BYTES = 1 << 20  # fits into a core's cache: each block is read more than once
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 # Bytes per element, and the bit patterns of +infinity and -infinity.

@@ -110,7 +110,7 @@ def preview(
         if not usable:
             raise SwiftalignError("none of the rows has an image file", "choose other rows with --rows")
         if without := [str(number) for number in wanted if number not in usable]:
-            notes.append(f"passed over, because there is no image file: row {', '.join(without)}")
+            notes.append(f"left out, because there is no image file: row {', '.join(without)}")
         return usable
 
     if sheet or html or not report:

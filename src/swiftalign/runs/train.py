@@ -229,7 +229,7 @@ def _run(
         listen(Event("progress", {"text": "checking checkpoints"}))
         checkpoint, damaged = newest_sound(folder, plan)
         for passed_over, reason in damaged:
-            listen(Event("resume", {"text": f"passing over {passed_over.name}: {reason}"}))
+            listen(Event("resume", {"text": f"skipping {passed_over.name}: {reason}"}))
             aside = passed_over.with_name(f"damaged-{passed_over.name}")  # `save_total_limit` then does not count it
             shutil.rmtree(aside, ignore_errors=True)
             passed_over.rename(aside)

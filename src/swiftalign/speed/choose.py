@@ -80,7 +80,7 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Cho
     if predictor is None:
         if training.frozen_fp8:
             raise SwiftalignError(f"{where}: training.frozen_fp8 needs a GPU, and a dense Qwen3-VL", "leave it out")
-        why = "ms-swift's default; no card is known" if given is None else _AS_CONFIGURED
+        why = "ms-swift's default; no GPU is known" if given is None else _AS_CONFIGURED
         return Choices(
             plan.schedule.batch,
             gradient_checkpointing=given is not False,
