@@ -88,7 +88,7 @@ def test_train_refuses_error_findings_before_it_makes_a_run_folder(
 def test_an_unknown_code_is_not_allowed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(demo / "config.yaml"), "--allow", "aligner-incomplet"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error: --allow aligner-incomplet: no such finding",
+        "error: --allow aligner-incomplet: no problem has this code",
         "hint: did you mean aligner-incomplete?",
     ]
 
@@ -141,7 +141,7 @@ def test_inspect_works_without_data(demo: Path, capsys: pytest.CaptureFixture[st
         ("not json", "not JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[1]", "not a JSON object"),
         ('{"images": "a.png"}', "'images' must be a list of paths"),
-        ('{"images": ["a.png"], "objects": []}', "image a.png: no such file (paths count from {folder})"),
+        ('{"images": ["a.png"], "objects": []}', "image a.png: no such file (paths are relative to {folder})"),
         ('{"objects": []}', "needs 'images' and 'objects', or 'messages'"),
         ('{"messages": ["hello"]}', "'messages' must be a list of {{role, content}}"),
         ('{"images": ["x.png"], "objects": [{"bbox_2d": [1, 2, 3, 4]}]}', "an object needs a 'label'"),

@@ -74,7 +74,7 @@ def test_the_first_rows_are_named_and_the_others_counted(write: Write) -> None:
         f"{title(found)}: {none}\n    {path}:2: {none}\n    {path}:3: {none}\n    {other}:2: {gone}"
         "\n    and 3 more rows"
     )
-    assert found.hint == "image paths count from the data file's folder"
+    assert found.hint == "image paths are relative to the data file's folder"
     assert report.counts == {"data-image-missing": 7}
 
 

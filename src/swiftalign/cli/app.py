@@ -69,5 +69,6 @@ def check_allowed(allowed: list[str] | None) -> list[str]:
             import difflib
 
             near = difflib.get_close_matches(code, known, n=1)
-            raise SwiftalignError(f"--allow {code}: no such finding", f"did you mean {near[0]}?" if near else None)
+            hint = f"did you mean {near[0]}?" if near else "docs/findings.md lists the codes"
+            raise SwiftalignError(f"--allow {code}: no problem has this code", hint)
     return allowed or []

@@ -78,14 +78,14 @@ def data_files(config: Config, part: str) -> list[Path]:
 
 
 def _elsewhere(path: Path, where: str) -> str:
-    """Paths count from the config file's folder: say so where the file lies under the current folder instead."""
+    """Paths are relative to the config file's folder: say so where the file lies under the current folder instead."""
     if where.startswith("--set "):
-        return "in --set, paths count from the current folder"
+        return "in --set, paths are relative to the current folder"
     folder = Path(where.rpartition(":")[0]).absolute().parent
     if not path.is_relative_to(folder):
         return "check the path"
     here = Path.cwd() / path.relative_to(folder)
-    rule = f"paths count from the config's own folder, {folder}"
+    rule = f"paths are relative to the config's own folder, {folder}"
     return f"{rule}; to use the file here write {here}" if here != path and here.is_file() else rule
 
 

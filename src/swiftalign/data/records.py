@@ -167,7 +167,7 @@ class Format(NamedTuple):
     Attributes:
         recognise: whether a JSON object is a row of this layout.
         fault: what is wrong with the layout of a JSON value; None for nothing.
-        read: makes a row without fault from the JSON object and the folder that its image paths count from.
+        read: makes a row without fault from the JSON object and the folder that its image paths are relative to.
     """
 
     recognise: Callable[[dict[str, Any]], bool]

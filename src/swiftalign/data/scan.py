@@ -183,7 +183,9 @@ class _Scan:
             size = self._size_of(image)
             becomes = model_size(*size, limits)
         except NoSuchImageError:
-            problems.append(Problem("data-image-missing", str(image), "image paths count from the data file's folder"))
+            problems.append(
+                Problem("data-image-missing", str(image), "image paths are relative to the data file's folder")
+            )
             return None
         except DataError as error:
             message = error.message.removeprefix("image ")

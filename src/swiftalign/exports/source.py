@@ -75,7 +75,8 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     if kind == "file":
         raise ModelError(f"{folder}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")
     if kind != "adapter" and (plan is None or plan.train_type != "full"):
-        raise ModelError(f"{folder}: has no adapter_config.json, and its run did not train a whole model")
+        message = f"{folder}: has no adapter_config.json, and its run did not train a whole model"
+        raise ModelError(message, "name a checkpoint-N folder or a run folder")
     if problem:
         raise ExportError(f"{folder} is not sound:\n{problem.message} [{problem.code}]", problem.hint)
     adapter = checkpoint.adapter.values if checkpoint.adapter else {}

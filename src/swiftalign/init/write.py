@@ -94,7 +94,7 @@ def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callabl
 def split(source: Path, *, force: bool = False, progress: Callable[[int], None] = lambda rows: None) -> dict[Path, int]:
     """Write the rows with one to three and with four to eight objects beside the source, each in the source's order.
 
-    Image paths stay valid, as they count from the same folder. Rows without an object are in the full data alone.
+    Image paths stay valid, as they are relative to the same folder. Rows without an object are only in the full data.
 
     Returns:
         The files of the three phases, the last of which is the source, and the number of rows in each.

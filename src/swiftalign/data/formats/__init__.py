@@ -18,7 +18,7 @@ def read_row(content: bytes, path: Path, line: int) -> Row:
     """A row from what a file holds of it.
 
     Args:
-        path: the file; the row's image paths count from its folder.
+        path: the file; the row's image paths are relative to its folder.
         line: number of the row's line, from 1, for messages.
 
     Raises:
