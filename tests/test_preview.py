@@ -235,10 +235,10 @@ def test_a_text_that_exchanges_width_and_height_shows_other_boxes(encoder: Templ
 def test_targets_that_an_answer_lacks_are_told(rows: Rows) -> None:
     def cut(row: dict[str, Any]) -> Encoded:
         encoded = as_written(row)
-        return replace(encoded, answer=replace(encoded.answer, targets=encoded.answer.targets[:1]))
+        return replace(encoded, answer=encoded.answer._replace(targets=encoded.answer.targets[:1]))
 
     assert panel_of(rows, pipeline("hflip"), cut).faults == (
-        "the encoded answer has 1 readable targets, but 4 were kept",
+        "the encoded answer has 1 readable target, but 4 were kept",
     )
 
 

@@ -75,7 +75,7 @@ def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
     for group in plan.groups:
         numbers = str(len(group.parameters)), f"{_numel(plan, group.parameters):,}"
         groups.add_row(_NAMES[group.component], *numbers, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
-    tables = {"Components": components, "Model": _modules(plan, modules), "Optimizer groups": groups}
+    tables = {"Components": components, "Modules": _modules(plan, modules), "Optimizer groups": groups}
     for title, table in tables.items():
         console.print(f"\n[bold]{title}[/bold]")
         print_table(table, console)

@@ -20,6 +20,7 @@ from swiftalign.data.images import Pixels, image_size, open_image
 from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
 from swiftalign.data.rows import Rows, to_row
 from swiftalign.previews.encoded import Encode, Encoded, as_written
+from swiftalign.problems import counted
 
 THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
@@ -192,7 +193,7 @@ def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
     kept = [outcome.target for outcome in placed.outcomes if outcome.target]
     read = shown.answer.targets
     if [target.kind for target in read] != [target.kind for target in kept] or not shown.answer.sound:
-        return [f"the encoded answer has {len(read)} readable targets, but {len(kept)} were kept"]
+        return [f"the encoded answer has {counted(len(read), 'readable target')}, but {len(kept)} were kept"]
     pairs = [
         (number, wanted)
         for target, true in zip(read, kept, strict=True)
