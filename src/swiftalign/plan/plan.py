@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from swiftalign.config.sections import NO_TARGETS
 from swiftalign.config.yaml import Key
+from swiftalign.files import short_path
 from swiftalign.methods import METHODS
 from swiftalign.methods.keys import exactly
 from swiftalign.model.safetensors import TensorInfo
@@ -190,7 +191,7 @@ class TuningPlan:
         parts = [f"{name} {self._share(name)}" for name in COMPONENTS if self.components[name].trainable]
         steps = "unknown" if self.schedule.steps is None else f"{self.schedule.steps:,}"
         return (
-            f"<TuningPlan: {self.method} on {self.model}, decided by {'.'.join(map(str, self.decided_at))}\n"
+            f"<TuningPlan: {self.method} on {short_path(self.model)}, decided by {'.'.join(map(str, self.decided_at))}\n"
             f"  trains      {self.trainable_parameters:,} of {self.total_parameters:,} parameters"
             f" ({', '.join(parts) or 'nothing'})\n"
             f"  checkpoint  {len(self.tensors)} tensors, {self.checkpoint_bytes:,} bytes\n"
