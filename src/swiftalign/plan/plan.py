@@ -190,8 +190,9 @@ class TuningPlan:
     def __repr__(self) -> str:
         parts = [f"{name} {self._share(name)}" for name in COMPONENTS if self.components[name].trainable]
         steps = "unknown" if self.schedule.steps is None else f"{self.schedule.steps:,}"
+        decided_at = ".".join(map(str, self.decided_at))
         return (
-            f"<TuningPlan: {self.method} on {short_path(self.model)}, decided by {'.'.join(map(str, self.decided_at))}\n"
+            f"<TuningPlan: {self.method} on {short_path(self.model)}, decided by {decided_at}\n"
             f"  trains      {self.trainable_parameters:,} of {self.total_parameters:,} parameters"
             f" ({', '.join(parts) or 'nothing'})\n"
             f"  checkpoint  {len(self.tensors)} tensors, {self.checkpoint_bytes:,} bytes\n"
