@@ -99,7 +99,7 @@ def fit(a: Affine, factor: int, min_pixels: int, max_pixels: int) -> Affine:
     """Resize to the size that the model's image processor would choose, so that it does not resize again.
 
     Raises:
-        DataError: there is no such size (see ``smart_size``).
+        DataError: no size meets the limits (see ``smart_size``).
     """
     # Near the aspect ratio of 200, or with min_pixels near max_pixels, the processor's rule can change its own result.
     size = a.size

@@ -55,7 +55,7 @@ def check_adapter(
     if named and plan is not None and _model_name(named) != _model_name(plan.model):
         yield Problem("adapter-base", f"{adapter.path}: names the base {named}, but the plan names {plan.model}")
     elif named and base is not None and _model_name(named) != _model_name(str(base.absolute())):
-        here = os.path.isfile(f"{named}/config.json")  # noqa: PTH113  # a name too long for a file system is no error
+        here = os.path.isfile(f"{named}/config.json")  # noqa: PTH113  # a name that is too long is not an error
         place = "here" if here else "not here"
         message = f"{adapter.path}: names the base {named}, which is {place}, but --base is {base}"
         if not here:

@@ -23,7 +23,7 @@ app.command()(runs)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 for yes, 1 for a checked no, 2 if there is no answer."""
+    """Run a command line and return its exit code: 0 = success, 1 = a check or the run failed, 2 = it could not run."""
     try:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
