@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.problems import Problem
 
-Kind = Literal["bbox", "quad", "line"]
+Kind = Literal["bbox", "quad", "line", "point", "polygon"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Point = tuple[float, float]
 Size = tuple[int, int]
@@ -37,6 +37,8 @@ SPELLINGS: dict[Kind, KindSpelling] = {
     "bbox": KindSpelling("bbox_2d", "bbox_2d", 2, 2),
     "quad": KindSpelling("quad", "quad_2d", 4, 4),
     "line": KindSpelling("line", "line_2d", 2, None),
+    "point": KindSpelling("point_2d", "point_2d", 1, 1),
+    "polygon": KindSpelling("polygon", "polygon_2d", 3, None),
 }
 
 
@@ -55,14 +57,16 @@ class Target:
 
     Attributes:
         points: (x, y): the top left and the bottom right corner of a box, the four corners of a quad, the two or more
-            points of a line.
+            points of a line, the one of a point, the three or more corners of a polygon.
         outline: the four corners of the object in a box, where the row gives them; empty otherwise.
+        image: number of the row's image that the object is in, from 0.
     """
 
     kind: Kind
     label: str
     points: tuple[Point, ...]
     outline: tuple[Point, ...] = ()
+    image: int = 0
 
     @property
     def corners(self) -> tuple[Point, ...]:
@@ -74,7 +78,7 @@ class Target:
 
     def _converted(self, to: type[AnyTarget], convert: Callable[[float, float], Point]) -> AnyTarget:
         points, outline = (tuple(convert(x, y) for x, y in each) for each in (self.points, self.outline))
-        return to(self.kind, self.label, points, outline)
+        return to(self.kind, self.label, points, outline, self.image)
 
 
 AnyTarget = TypeVar("AnyTarget", bound=Target)
