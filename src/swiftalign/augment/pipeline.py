@@ -19,15 +19,15 @@ from swiftalign.augment import geometry
 from swiftalign.augment.colours import apply_appearance
 from swiftalign.augment.draws import Step, draw, is_imgaug
 from swiftalign.augment.geometry import Affine
-from swiftalign.augment.mirror_text import mirror_record, names_sides
 from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
 from swiftalign.data.polygons import Floats, signed_area
+from swiftalign.data.mirror import mirror_words
 from swiftalign.data.records import Record, Size
-from swiftalign.data.tokens import DEFAULT_LIMITS, FACTOR, PixelLimits
+from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Placement:
     @property
     def placed_record(self) -> Record:
         """The row with the targets that were kept, and with left and right exchanged where it is mirrored."""
-        record = replace(self.record, targets=tuple(outcome.target for outcome in self.outcomes if outcome.target))
-        return mirror_record(record) if self.flipped and self.settings.left_right == "swap" else record
+        record = self.record.moved([outcome.target for outcome in self.outcomes])
+        return mirrored(record) if self.flipped and self.settings.left_right == "swap" else record
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,11 @@ class Pipeline:
                 placed = replace(placed, replay=replace(placed.replay, boxes_as_quads=True))
             elif self.settings.rotated_boxes == "skip":
                 placed = place_without(("rotate", "imgaug."), "a box would grow too much")
-        if record.targets and not any(outcome.target for outcome in placed.outcomes):
+        lost = [number for number, outcome in enumerate(placed.outcomes) if outcome.target is None]
+        if lost and len(lost) == len(record.targets):
             placed = place_without(_MOVING, "every target would be lost")
+        elif not all(record.wording.can_lose(number) for number in lost):
+            placed = place_without(_MOVING, "a target would be lost that the row's text needs")
         if self.fits and not self.fits(placed.placed_record, placed.size):
             placed = place_without((*_MOVING, "pad_to_multiple"), "the row would be longer than max_length")
         return placed
@@ -168,8 +171,20 @@ class Pipeline:
         """Where a row's targets ended up when this was done to it."""
         return self._move(image, record, replay, fitted=True)
 
+    def row(
+        self, images: Sequence[Pixels], record: Record, *, epoch: int, row: int
+    ) -> tuple[list[Pixels], Record]:
+        """Augment a row with any number of images; the arguments are those of `place`.
+
+        Only colours change where the row's targets must stay in place.
+        """
+        if stays(record):
+            return self.colours_only(images, epoch=epoch, row=row), record
+        sample = self(images[0], record, epoch=epoch, row=row)
+        return [sample.image], sample.record
+
     def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
-        """Augment only the colours of a row's images, because the row's text says in its own words where things are."""
+        """Augment only the colours of a row's images."""
         _, colours = self._draw(epoch, row)
         return [_coloured(image, colours) for image in images]
 
@@ -204,7 +219,7 @@ class Pipeline:
                 affine = geometry.OPERATIONS[step.name](affine, **step.values)
                 inner = inner if step.name == "pad_to_multiple" else affine
         if not fitted:
-            fit = geometry.fit(affine, FACTOR, self.limits.least, self.limits.most_unreduced)
+            fit = geometry.fit(affine, self.limits.factor, self.limits.least, self.limits.most_unreduced)
             if fit.size != affine.size:
                 affine = inner = fit
                 resize = Step(geometry.FIT, {"size": list(fit.size)})
@@ -219,6 +234,22 @@ class Pipeline:
         if placed.inner.size != placed.affine.size:
             image = geometry.warp(image, replace(placed.affine, matrix=np.eye(3)), self.settings.fill)
         return Sample(image, placed.placed_record, placed.outcomes, placed.replay)
+
+
+def stays(record: Record) -> str:
+    """Why nothing of a row may move; empty where it may."""
+    return "it has several images" if len(record.images) > 1 else record.wording.fixed
+
+
+def names_sides(record: Record) -> bool:
+    """Whether a row's words or labels contain left or right."""
+    return record.wording.names_sides or any(mirror_words(each.label) != each.label for each in record.targets)
+
+
+def mirrored(record: Record) -> Record:
+    """A record with left and right exchanged in its words and labels."""
+    targets = tuple(replace(target, label=mirror_words(target.label)) for target in record.targets)
+    return replace(record, targets=targets, wording=record.wording.mirrored())
 
 
 def run_pipeline(config: Config) -> Pipeline:

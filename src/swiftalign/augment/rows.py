@@ -1,4 +1,4 @@
-"""Augmented rows as a dataset that the trainer can index."""
+"""Training rows as an epoch has them: mixed from files with weights, and augmented."""
 
 from __future__ import annotations
 
@@ -6,31 +6,47 @@ from multiprocessing import Value
 from typing import Any
 
 from swiftalign.augment.pipeline import Pipeline
-from swiftalign.data.formats.own import GroundingRow
-from swiftalign.data.rows import Rows, open_images, to_row, with_images
+from swiftalign.data.rows import Mixture, Rows, open_images, sizes_of, to_row
 
 
-class AugmentedRows:
-    """Training rows as an epoch has them: the same for any number of workers, and after a resume."""
+class TrainingRows:
+    """Rows as a dataset that the trainer can index: the same for any number of workers, and after a resume.
 
-    def __init__(self, rows: Rows, pipeline: Pipeline) -> None:
-        self.rows = rows
-        self.pipeline = pipeline
+    Args:
+        pipeline: the augmentation, if any.
+        mixture: which rows an epoch takes; each one once if there is none.
+    """
+
+    def __init__(self, rows: Rows, pipeline: Pipeline | None = None, mixture: Mixture | None = None) -> None:
+        self.rows, self.pipeline, self.mixture = rows, pipeline, mixture
         self._epoch = Value("q", 0, lock=False)  # shared with the data loader workers, which outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.value = epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.mixture or self.rows)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The index of a sample's row, and the number of the pass over its file."""
+        if self.mixture is None:
+            return index, self._epoch.value
+        chosen, passes = self.mixture.picked(self._epoch.value)
+        return int(chosen[index]), int(passes[index])
+
+    def where(self, index: int) -> str:
+        """File and line of a sample's row, for messages."""
+        return self.rows.where(self.place(index)[0])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The augmented row in ms-swift's layout, with its images in memory."""
-        row, number, epoch = self.rows.row(index), int(self.rows.order[index]), self._epoch.value
+        """The row in ms-swift's layout, with its images in memory."""
+        index, epoch = self.place(index)
+        if self.pipeline is None:
+            return self.rows[index]
+        row, number = self.rows.row(index), int(self.rows.order[index])
         images = open_images(row)
-        if isinstance(row, GroundingRow):
-            height, width = images[0].shape[:2]
-            sample = self.pipeline(images[0], row.record(width, height), epoch=epoch, row=number)
-            return to_row(sample.record, sample.image, self.rows.text)
-        coloured = self.pipeline.colours_only(images, epoch=epoch, row=number)
-        return with_images(row.to_swift((), self.rows.text), coloured)
+        if not images:  # on the web, or none
+            return row.to_swift((), self.rows.writing)
+        record = row.record(sizes_of(images), self.pipeline.limits)
+        augmented, record = self.pipeline.row(images, record, epoch=epoch, row=number)
+        return to_row(record, augmented, self.rows.writing)

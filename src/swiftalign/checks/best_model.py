@@ -115,7 +115,7 @@ def metric_place(config: Config) -> str:
 
 def _validation(config: Config) -> dict[str, Any]:
     """The val.jsonl beside the training data, where there is one."""
-    neighbours = (Path(name).with_name("val.jsonl") for name in config.data.train)
+    neighbours = (Path(source.path).with_name("val.jsonl") for source in config.data.train)
     found = next((path for path in neighbours if path.is_file()), None)
     return {"val": [str(found)]} if found else {"split_dataset_ratio": 0.1}
 

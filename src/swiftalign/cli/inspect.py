@@ -75,8 +75,8 @@ def inspect_params(
         from swiftalign.speed.what_fits import what_fits
 
         for part, each in parts:
-            files = [Path(name) for name in part.data.train]
-            rows = rows_of(Rows(files), encoding_of(part)) if files else []
+            encoding, sources = encoding_of(part), part.data.sources("train")
+            rows = rows_of(Rows(sources, writing=encoding.writing), encoding) if sources else []
             chosen, choices, predictor = choose_for_card(part, model, each, card, rows)
             if predictor is None:
                 message = f"--gpu: the memory of {each.model_type} is not known"

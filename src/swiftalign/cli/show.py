@@ -105,7 +105,7 @@ def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) ->
 
 def phase_line(config: Config, plan: TuningPlan) -> str:
     """A phase's data, length, rates and augmentation in a line."""
-    schedule, names = plan.schedule, ", ".join(Path(name).name for name in config.data.train)
+    schedule, names = plan.schedule, ", ".join(Path(source.path).name for source in config.data.train)
     return (
         f"{config.phase}: {schedule.train_rows:,} rows of {names}, {schedule.steps:,} steps, "
         f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {_augmentation(config)}"

@@ -18,6 +18,7 @@ from swiftalign.problems import ConfigError, Problem, config_problem
 
 # Keys that a phase may set. Every phase trains the same weights of the same model.
 _PHASE_KEYS = ("name", "data", "training", "custom", "swift")
+_SOURCE_PATHS = ("path", "images")  # of an entry of data.train or data.val
 _RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # the same in all phases
 
 
@@ -93,10 +94,15 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
 
     for name in ("train", "val"):
         files = lookup(values, ("data", name))
-        if isinstance(files, str):
+        if isinstance(files, str | Mapping):
             files = values["data"][name] = [files]
-        if isinstance(files, list):
-            files[:] = [_absolute(item, folder) if isinstance(item, str) else item for item in files]
+        for index, item in enumerate(files if isinstance(files, list) else ()):
+            if isinstance(item, str):
+                files[index] = _absolute(item, folder)
+            elif isinstance(item, Mapping):
+                item |= {key: _absolute(item[key], folder) for key in _SOURCE_PATHS if isinstance(item.get(key), str)}
+    if isinstance(images := lookup(values, ("data", "images")), str):
+        values["data"]["images"] = _absolute(images, folder)
     for section, name in (*_RUN_KEYS, ("training", "deepspeed"), ("model", "path")):
         value = lookup(values, (section, name))
         if not isinstance(value, str) or (name == "deepspeed" and not value.endswith(".json")):

@@ -101,22 +101,70 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(False, description="run the model's own Python code (auto_map)")
 
 
+Kind = Literal["bbox", "quad", "line", "point", "polygon"]
+Unit = Literal["pixels", "relative1000", "relative1", "resized"]
+
+
 class GroundingTextSection(Section):
-    """Text around the coordinates, for rows in this toolkit's layout."""
+    """Question and answer of rows that give objects instead of messages."""
 
     prompt: str = Field(
         "Locate every object in the image. Answer in JSON.",
         description="prompt for rows without one; {labels} is replaced by the row's labels",
     )
     system: str | None = Field(None, description="system message for rows without one")
+    answer: Literal["objects", "summary"] = Field("objects", description="answer with the objects, or with 'summary'")
+    shape: Literal["list", "numbered", "by_image"] = Field(
+        "list", description="a JSON list, objects under numbered names, or these under the numbered names of the images"
+    )
+    order: Literal["as_given", "top_to_bottom"] = Field("as_given", description="order of the objects in the answer")
+    label_key: str = Field("label", min_length=1, description="key of an object's label")
+    label_first: bool = Field(False, description="write the label before the coordinates")
+    keys: dict[Kind, Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict, description="keys of the coordinates, where they differ from bbox_2d, quad_2d, ..."
+    )
+    point_counts: bool = Field(False, description="before lines, quads and polygons, their number of points: KEY_points")
+    object_key: str = Field("object_{n}", description="numbered name of an object")
+    image_key: str = Field("image_{n}", description="numbered name of an image")
     fenced: bool = Field(False, description="put the answer between ```json and ```")
+
+    @field_validator("object_key", "image_key")
+    @classmethod
+    def _numbered(cls, value: str) -> str:
+        if value.count("{n}") != 1:
+            raise ValueError("must hold {n} once, for the number")
+        return value
+
+
+class DataSource(Section):
+    """A file or folder of rows."""
+
+    path: Location = Field(description="file or folder")
+    name: str | None = Field(None, description="name in the metrics; by default the file's name")
+    weight: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="passes over its rows in each epoch; below 1, that share of them, others in each epoch"
+    )
+    images: Location | None = Field(None, description="folder that image paths are relative to; by default the file's")
+    coordinates: Unit | None = Field(None, description="unit of the coordinates, where the rows do not say it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """The name in metrics and messages."""
+        return self.name or os.path.basename(self.path).partition(".")[0]  # noqa: PTH119  # a pure path operation
 
 
 class DataSection(PassThroughSection):
     """Training and validation rows."""
 
-    train: list[Location] = Field(default_factory=list, description="JSONL files of the training rows")
-    val: list[Location] = Field(default_factory=list, description="JSONL files of the validation rows")
+    train: list[DataSource] = Field(default_factory=list, description="files or folders of the training rows")
+    val: list[DataSource] = Field(default_factory=list, description="files or folders of the validation rows")
+    images: Location | None = Field(None, description="folder that image paths are relative to; by default the file's")
+    coordinates: Unit | None = Field(None, description="unit of the coordinates, where the rows do not say it")
     split_dataset_ratio: Fraction = Field(0.0, description="share of the training rows to validate on if val is empty")
     dataset_shuffle: bool = Field(True, description="shuffle the rows once, before training")
     text: GroundingTextSection = GroundingTextSection()
@@ -128,6 +176,15 @@ class DataSection(PassThroughSection):
     max_pixels: HandedThrough[int] = Field(None, description="maximum pixels per image; larger images are scaled down")
     system: HandedThrough[str] = Field(None, description="system message for rows without one")
     sequence_parallel_size: HandedThrough[int] = Field(None, description="number of GPUs that share each row")
+
+    def sources(self, part: Literal["train", "val"]) -> list[DataSource]:
+        """The files of a part, with the section's own settings where theirs are left out."""
+        common = {"images": self.images, "coordinates": self.coordinates}
+        given: list[DataSource] = getattr(self, part)
+        return [
+            each.model_copy(update={name: value for name, value in common.items() if getattr(each, name) is None})
+            for each in given
+        ]
 
 
 class TunerSection(PassThroughSection):

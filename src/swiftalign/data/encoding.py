@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from swiftalign.config.sections import Config, GroundingTextSection
-from swiftalign.data.records import Record, Row, Size
-from swiftalign.data.text import DEFAULT_TEXT, to_messages
-from swiftalign.data.tokens import DEFAULT_LIMITS, Conversation, PixelLimits, conversation, pixel_limits
+from swiftalign.config.sections import Config
+from swiftalign.data.records import Record, Row
+from swiftalign.data.sizes import FACTOR, PixelLimits, Size, pixel_limits
+from swiftalign.data.text import DEFAULT_WRITING, Writing
+from swiftalign.data.tokens import Conversation, conversation
 from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
@@ -25,24 +26,26 @@ class Encoding:
     """What a run makes of its rows.
 
     Attributes:
-        limits: limits of the images' sizes.
-        text: the words around the coordinates.
+        writing: how the model writes coordinates, the words around them, and how large images reach it.
         system: ms-swift's argument of this name, for rows without a system message.
         max_length: most tokens per row, where a longer one would end the run; None where it would not.
         too_long: whether longer rows are refused or left out.
         tokenizer: the model's ``tokenizer.json``; None where tokens can't be counted.
     """
 
-    limits: PixelLimits = DEFAULT_LIMITS
-    text: GroundingTextSection = DEFAULT_TEXT
+    writing: Writing = DEFAULT_WRITING
     system: str | None = None
     max_length: int | None = None
     too_long: Literal["refuse", "drop"] = "refuse"
     tokenizer: Path | None = None
 
-    def conversation(self, row: Row, sizes: Sequence[Size]) -> Conversation | None:
+    @property
+    def limits(self) -> PixelLimits:
+        return self.writing.limits
+
+    def conversation(self, row: Row | Record, sizes: Sequence[Size]) -> Conversation | None:
         """A row as its texts and images; None where ms-swift makes something of it that is not known here."""
-        return conversation(row.to_swift(sizes, self.text), sizes, self.limits, self.system)
+        return conversation(row.to_swift(sizes, self.writing), sizes, self.limits, self.system)
 
     def lengths(self, rows: Sequence[Conversation]) -> list[int]:
         """Number of tokens per row, images included, as ms-swift counts them; an estimate without a tokenizer.
@@ -62,7 +65,7 @@ class Encoding:
         Args:
             size: width and height of the image, in pixels.
         """
-        row = conversation({"messages": to_messages(record, *size, self.text)}, [size], self.limits, self.system)
+        row = self.conversation(record, [size])
         if not self.max_length or not self.tokenizer or row is None or row.most <= self.max_length:
             return True
         return self.lengths([row])[0] <= self.max_length
@@ -92,13 +95,18 @@ def encoding_of(config: Config) -> Encoding:
     if not folder.is_absolute():
         folder = cached_folder(config.model.path, config.model.revision, config.hub) or folder
     tokenizer, family = folder / "tokenizer.json", None
-    if tokenizer.is_file() and (folder / "config.json").is_file():
+    if (folder / "config.json").is_file():
         family = find(config.model.type or read_json(folder / "config.json").get("model_type"))
+    factor = family.patch * family.merge if family else FACTOR
     return Encoding(
-        pixel_limits(other.get("max_pixels")),
-        config.data.text,
+        Writing(
+            config.data.text,
+            family.coordinates if family else "relative1000",
+            pixel_limits(other.get("max_pixels"), factor=factor),
+            own_boxes=family is not None or not (folder / "config.json").is_file(),
+        ),
         other.get("system"),
         int(other["max_length"]) if other.get("max_length") and refuses else None,
         config.data.too_long,
-        tokenizer if family and family.counts_tokens else None,
+        tokenizer if family and family.counts_tokens and tokenizer.is_file() else None,
     )

@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-from swiftalign.config.sections import Config
+from swiftalign.config.sections import Config, DataSource
 from swiftalign.problems import DataError
 
 MAX_ROW_BYTES = 16_000_000
@@ -45,36 +45,21 @@ def require_training_data(config: Config) -> None:
         raise DataError(f"{file}: no training data is named", "add a line 'data: {train: data/train.jsonl}'")
 
 
-def count_rows(config: Config) -> RowCounts:
-    """Count the rows of all data files, in one pass over each and in constant memory.
+def data_sources(config: Config, part: Literal["train", "val"]) -> list[DataSource]:
+    """What ``data.train`` or ``data.val`` names.
 
     Raises:
-        DataError: a file does not exist, can't be read, or holds no row.
+        DataError: one of the files and folders does not exist.
     """
-    counts = []
-    for part in ("train", "val"):
-        counts.append(0)
-        for index, path in enumerate(data_files(config, part)):
-            rows = count_lines(path)
-            if not rows:
-                raise DataError(f"{config.where('data', part, index)}: data.{part}: {path} holds no row", JSONL)
-            counts[-1] += rows
-    return RowCounts(counts[0] or None, counts[1])
-
-
-def data_files(config: Config, part: str) -> list[Path]:
-    """The files that ``data.train`` or ``data.val`` names.
-
-    Raises:
-        DataError: one of them does not exist.
-    """
-    paths = [Path(name) for name in getattr(config.data, part)]
-    for index, path in enumerate(paths):
-        if not path.is_file():
-            where = config.where("data", part, index)
-            reason = "a folder, not a file" if path.is_dir() else "no such file"
-            raise DataError(f"{where}: data.{part}: {path}: {reason}", _elsewhere(path, where))
-    return paths
+    sources = config.data.sources(part)
+    for index, source in enumerate(sources):
+        path = Path(source.path)
+        where = config.where("data", part, index)
+        if not path.exists():
+            raise DataError(f"{where}: data.{part}: {path}: no such file", _elsewhere(path, where))
+        if source.images and not Path(source.images).is_dir():
+            raise DataError(f"{where}: images: {source.images}: no such folder", "name the folder of the images")
+    return sources
 
 
 def _elsewhere(path: Path, where: str) -> str:
@@ -87,19 +72,6 @@ def _elsewhere(path: Path, where: str) -> str:
     here = Path.cwd() / path.relative_to(folder)
     rule = f"paths are relative to the config's own folder, {folder}"
     return f"{rule}; to use the file here write {here}" if here != path and here.is_file() else rule
-
-
-def count_lines(path: Path) -> int:
-    """The number of lines that are not blank.
-
-    Raises:
-        DataError: the file can't be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return sum(1 for _ in read_lines(file))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 def read_lines(
@@ -138,6 +110,48 @@ def parse_json(line: bytes, path: Path, number: int) -> Any:
         row = json.loads(line)
         if _SURROGATE.search(line):
             json.dumps(row, ensure_ascii=False).encode()
+        # Of two equal keys, json keeps the last. Each key ends with a quote and a colon, and so do few other things:
+        # only where the numbers differ is it worth to look closer.
+        if line.count(b'":') - line.count(b'\\":') != _keys(row) or _UNUSUAL.search(line):
+            json.loads(line, object_pairs_hook=distinct)
+    except _TwiceError as error:
+        raise DataError(f"{path}:{number}: {error}", "correct or remove these rows") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON: {error}", JSONL) from None
     return row
+
+
+class _TwiceError(ValueError):
+    """A JSON object in which a key is given twice."""
+
+
+# A space before a colon, or a text that ends with a backslash: then keys can't be counted by their end.
+_UNUSUAL = re.compile(rb'"\s+:|\\\\":')
+
+
+def _keys(row: Any) -> int:
+    """The number of keys of a row, and of the objects that are its values or stand in its lists."""
+    if type(row) is not dict:
+        return 0
+    count = len(row)
+    for value in row.values():
+        if type(value) is list:
+            for item in value:
+                if type(item) is dict:
+                    count += len(item)
+        elif type(value) is dict:
+            count += len(value)
+    return count
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; for ``object_pairs_hook``.
+
+    Raises:
+        ValueError: a key is given twice.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise _TwiceError(f"the key {twice!r} is given twice")
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +28,11 @@ MAX_PIXELS = 178_956_970
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | bytes) -> tuple[int, int]:
     """Width and height in pixels, as the image is shown: EXIF orientation applied. Reads the header only.
+
+    Args:
+        path: the image's file, or what such a file holds.
 
     Raises:
         DataError: it is not a readable image.
@@ -37,12 +41,13 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if _orientation(image) >= 5 else image.size
 
 
-def remembered_sizes() -> Callable[[Path], tuple[int, int]]:
+def remembered_sizes() -> Callable[[Path | bytes], tuple[int, int]]:
     """`image_size`, which remembers the last few thousand images: several rows may share one."""
-    return lru_cache(4096)(image_size)
+    of_file = lru_cache(4096)(image_size)
+    return lambda image: of_file(image) if isinstance(image, Path) else image_size(image)
 
 
-def open_image(path: Path) -> Pixels:
+def open_image(path: Path | bytes) -> Pixels:
     """An image as it is shown, on white where it is transparent; of an animation, the first frame.
 
     Returns:
@@ -61,7 +66,7 @@ def open_image(path: Path) -> Pixels:
             wide = np.asarray(image).astype(np.uint32)
             shown = Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
         elif image.mode in ("I", "F"):
-            raise DataError(f"image {path}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits")
+            raise DataError(f"image {_name(path)}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits")
         elif image.has_transparency_data:
             layer = image.convert("RGBA")
             shown = Image.new("RGB", image.size, "white")
@@ -73,33 +78,38 @@ def open_image(path: Path) -> Pixels:
         return np.array(shown)
 
 
+def _name(image: Path | bytes) -> str:
+    return "in the row" if isinstance(image, bytes) else str(image)
+
+
 class NoSuchImageError(DataError):
     """An image file that does not exist."""
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """An image whose header has been read; every error until the end of the block becomes a DataError."""
+    name = _name(source)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"image {path}: not a file")
-        with Image.open(path, formats=FORMATS) as image:
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+            raise DataError(f"image {name}: not a file")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
     except DataError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise NoSuchImageError(f"image {path}: no such file") from None
+        raise NoSuchImageError(f"image {name}: no such file") from None
     except UnidentifiedImageError:
-        message = f"image {path}: not an image, or of a format that is not supported"
+        message = f"image {name}: not an image, or of a format that is not supported"
         raise DataError(message, f"save it as one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        message = f"image {path}: more than {MAX_PIXELS // 1_000_000} megapixels"
+        message = f"image {name}: more than {MAX_PIXELS // 1_000_000} megapixels"
         raise DataError(message, "make it smaller") from None
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"image {path}: {reason}", "copy the file again, or remove the row") from None
+        raise DataError(f"image {name}: {reason}", "copy the file again, or remove the row") from None
 
 
 def _orientation(image: Image.Image) -> int:

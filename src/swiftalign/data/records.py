@@ -1,20 +1,27 @@
-"""What the rows of the data hold: images, and the boxes, quads and lines on them, each with its unit in its type."""
+"""What the rows of the data hold: images, what is on them, each with its unit in its type, and the words about it.
+
+Rows of every layout become a `Row`: images, targets, and a `Wording`, which makes the conversation of them. Checks,
+previews, augmentation and scores work on the targets.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, get_args
 
-from swiftalign.config.sections import GroundingTextSection
+from swiftalign.config.sections import Kind as Kind
+from swiftalign.config.sections import Unit
+from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, model_size
+from swiftalign.data.sizes import Size as Size
 from swiftalign.problems import Problem
 
-Kind = Literal["bbox", "quad", "line", "point", "polygon"]
+if TYPE_CHECKING:
+    from swiftalign.data.text import Writing
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Point = tuple[float, float]
-Size = tuple[int, int]
-"""Width and height of an image as it is shown, in pixels."""
 
 
 class KindSpelling(NamedTuple):
@@ -41,11 +48,13 @@ SPELLINGS: dict[Kind, KindSpelling] = {
     "polygon": KindSpelling("polygon", "polygon_2d", 3, None),
 }
 
+_NUMBERS = {int, float}
+
 
 def to_points(kind: Kind, numbers: Any, least: float = -1e9, most: float = 1e9) -> tuple[Point, ...]:
     """Numbers as the points of a target; none unless they are as many as the kind has, each from `least` to `most`."""
     spelling = SPELLINGS[kind]
-    sound = isinstance(numbers, list) and all(type(n) in (int, float) and least <= n <= most for n in numbers)
+    sound = isinstance(numbers, list) and all(type(n) in _NUMBERS and least <= n <= most for n in numbers)
     if not sound or len(numbers) % 2 or not spelling.least <= len(numbers) // 2 <= (spelling.most or len(numbers)):
         return ()
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
@@ -87,8 +96,8 @@ AnyTarget = TypeVar("AnyTarget", bound=Target)
 class PixelTarget(Target):
     """A target in pixels, measured at pixel edges: the middle of the first pixel is (0.5, 0.5)."""
 
-    def in_pixels(self, width: int, height: int) -> PixelTarget:
-        """The same target: rows may hold either unit."""
+    def in_pixels(self, width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS) -> PixelTarget:
+        """The same target: rows may hold any unit."""
         return self
 
     def in_text(self, width: int, height: int) -> TextTarget:
@@ -97,7 +106,8 @@ class PixelTarget(Target):
         >>> PixelTarget("line", "wire", ((0, 32), (63.9, 130))).in_text(width=64, height=128).points
         ((0, 250), (998, 1000))
         """
-        return self._converted(TextTarget, lambda x, y: (_thousandths(x, width), _thousandths(y, height)))
+        points, outline = (rounded(each, (width, height), (1000, 1000)) for each in (self.points, self.outline))
+        return TextTarget(self.kind, self.label, points, outline, self.image)
 
     def in_shares(self, width: int, height: int) -> ShareTarget:
         return self._converted(ShareTarget, lambda x, y: (x / width, y / height))
@@ -106,7 +116,7 @@ class PixelTarget(Target):
 class TextTarget(Target):
     """A target in thousandths of the image's sides, 0..1000."""
 
-    def in_pixels(self, width: int, height: int) -> PixelTarget:
+    def in_pixels(self, width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS) -> PixelTarget:
         x_factor, y_factor = width / 1000, height / 1000
         return self._converted(PixelTarget, lambda x, y: (x * x_factor, y * y_factor))
 
@@ -117,52 +127,158 @@ class TextTarget(Target):
 class ShareTarget(Target):
     """A target in shares of the image's sides, 0..1."""
 
+    def in_pixels(self, width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS) -> PixelTarget:
+        return self._converted(PixelTarget, lambda x, y: (x * width, y * height))
 
-def _thousandths(value: float, side: int) -> int:
-    return min(max(round(value / side * 1000), 0), 1000)
+
+class ResizedTarget(Target):
+    """A target in pixels of the image at the size at which it reaches the model."""
+
+    def in_pixels(self, width: int, height: int, limits: PixelLimits = DEFAULT_LIMITS) -> PixelTarget:
+        wide, high = model_size(width, height, limits)
+        return self._converted(PixelTarget, lambda x, y: (x * width / wide, y * height / high))
+
+
+RowTarget = PixelTarget | TextTarget | ShareTarget | ResizedTarget
+UNITS: dict[Unit, type[RowTarget]] = {
+    "pixels": PixelTarget,
+    "relative1000": TextTarget,
+    "relative1": ShareTarget,
+    "resized": ResizedTarget,
+}
+
+
+def rounded(points: Sequence[Point], size: Size, grid: Size) -> tuple[tuple[int, int], ...]:
+    """Points in pixels as whole numbers of a grid, rounded and clamped.
+
+    Args:
+        size: width and height of the image, in pixels.
+        grid: numbers that its width and height have in the grid, e.g. (1000, 1000).
+    """
+    (width, height), (wide, high) = size, grid
+    return tuple(
+        (min(max(round(x / width * wide), 0), wide), min(max(round(y / height * high), 0), high)) for x, y in points
+    )
+
+
+class Wording(Protocol):
+    """The words of a row: what makes a conversation of its targets."""
+
+    def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
+        """The row in ms-swift's own layout, without its images where they are files.
+
+        Args:
+            targets: the row's targets, in pixels of the images, which may have been moved.
+            sizes: width and height of each of the images, in pixels; empty where some are not known.
+            writing: how the model writes coordinates, and the words around them.
+        """
+
+    def without(self, dropped: Sequence[int]) -> Self:
+        """The words without the targets of these numbers."""
+
+    def mirrored(self) -> Self:
+        """The words with left and right exchanged."""
+
+    @property
+    def names_sides(self) -> bool:
+        """Whether the words contain left or right."""
+
+    def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
+        """What is wrong with the words."""
+
+    @property
+    def fixed(self) -> str:
+        """Why the targets must stay where they are; empty where they may move."""
+
+    def can_lose(self, number: int) -> bool:
+        """Whether a target may be dropped."""
+
+    def answered(self, number: int) -> bool:
+        """Whether the answer locates this target, so that the model's own answer can be scored."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """An image whose targets are known in pixels, so that they can move with it.
+    """Images whose targets are known in pixels, so that they can move with them.
 
     Attributes:
-        images: one absolute path.
-        prompt: the request; None for that of the configuration.
-        system: the system message; None for that of the configuration.
+        images: absolute paths.
+        targets: targets in pixels of their images.
     """
 
-    images: tuple[Path, ...]
-    targets: tuple[PixelTarget, ...] = ()
-    prompt: str | None = None
-    system: str | None = None
+    images: tuple[Path | bytes | None, ...]
+    targets: tuple[PixelTarget, ...]
+    wording: Wording
+
+    def to_swift(self, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
+        return self.wording.to_swift(self.targets, sizes, writing)
+
+    def moved(self, targets: Sequence[PixelTarget | None]) -> Record:
+        """The record with its targets where they are now; None for one that was dropped."""
+        kept = tuple(target for target in targets if target)
+        if len(kept) == len(targets):
+            return replace(self, targets=kept)
+        dropped = [number for number, target in enumerate(targets) if target is None]
+        return replace(self, targets=kept, wording=self.wording.without(dropped))
 
 
-class Row(Protocol):
-    """One row of the data, whatever its layout."""
+@dataclass(frozen=True)
+class Row:
+    """One row of the data, whatever its layout.
 
-    @property
-    def images(self) -> tuple[Path | None, ...]:
-        """Absolute paths; None for an image on the web or inline."""
+    Attributes:
+        images: absolute path of each image, or its file's content; None for an image on the web.
+        targets: what the row locates, each in the row's own unit.
+        declared: size of the first image as the row gives it, in pixels.
+        remarks: what is wrong with the row apart from its targets and words.
+    """
 
-    @property
-    def targets(self) -> tuple[PixelTarget | TextTarget, ...]:
-        """The targets in the answer that can be scored."""
+    images: tuple[Path | bytes | None, ...]
+    targets: tuple[RowTarget, ...]
+    wording: Wording
+    declared: Size | None = None
+    remarks: tuple[Problem, ...] = ()
 
-    @property
-    def objects(self) -> int:
-        """Number of objects that the answer locates."""
+    def record(self, sizes: Sequence[Size], limits: PixelLimits = DEFAULT_LIMITS) -> Record:
+        """The row in pixels of its images.
 
-    def problems(self, sizes: Sequence[Size | None]) -> Iterator[Problem]:
-        """What is wrong with the row on images of these sizes, None where one is not known."""
+        Args:
+            sizes: width and height of each image as it is shown, in pixels.
+            limits: how large the images reach the model.
+        """
+        targets = tuple(target.in_pixels(*sizes[target.image], limits) for target in self.targets)
+        return Record(self.images, targets, self.wording)
 
-    def to_swift(self, sizes: Sequence[Size], text: GroundingTextSection) -> dict[str, Any]:
+    def to_swift(self, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
         """The row in ms-swift's own layout.
 
         Args:
-            sizes: sizes of the row's images as they are shown.
-            text: the words around the coordinates.
+            sizes: width and height of each image as it is shown, in pixels; empty where some are not known.
+            writing: how the model writes coordinates, and the words around them.
         """
+        targets = self.record(sizes, writing.limits).targets if sizes else ()
+        return self.wording.to_swift(targets, sizes, writing)
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """The kinds of target that can be scored in an answer."""
+        return {target.kind for number, target in enumerate(self.targets) if self.wording.answered(number)}
+
+
+class Reading(NamedTuple):
+    """What the rows of a file mean where they do not say it.
+
+    Attributes:
+        images: folder that image paths are relative to.
+        unit: the declared unit of the file's coordinates; None for that of each layout.
+        text_unit: the unit in which the model writes coordinates.
+        own_boxes: whether this toolkit writes ms-swift's placeholders as text; ms-swift does it otherwise.
+    """
+
+    images: Path
+    unit: Unit | None = None
+    text_unit: Unit = "relative1000"
+    own_boxes: bool = True
 
 
 class Format(NamedTuple):
@@ -170,10 +286,8 @@ class Format(NamedTuple):
 
     Attributes:
         recognise: whether a JSON object is a row of this layout.
-        fault: what is wrong with the layout of a JSON value; None for nothing.
-        read: makes a row without fault from the JSON object and the folder that its image paths are relative to.
+        read: makes a row of the JSON object. Raises ValueError, whose text says what is wrong with the layout.
     """
 
     recognise: Callable[[dict[str, Any]], bool]
-    fault: Callable[[Any], str | None]
-    read: Callable[[dict[str, Any], Path], Row]
+    read: Callable[[dict[str, Any], Reading], Row]

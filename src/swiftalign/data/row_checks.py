@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from swiftalign.config.sections import Unit
 from swiftalign.data.polygons import area, box_iou, crosses_itself, envelope
-from swiftalign.data.records import PixelTarget, Point
+from swiftalign.data.records import PixelTarget, Point, Row, RowTarget, ShareTarget, Target, TextTarget
+from swiftalign.data.sizes import PixelLimits, Size, model_size
 from swiftalign.problems import Problem
+
+NUMBERS = {int, float}
 
 # Coordinates that are this far outside come from rounding: they are clamped in the text. In pixels, and in shares of
 # the side.
@@ -21,7 +28,8 @@ LEAST_OVERLAP = 0.5  # of a box with its own object's outline, as intersection o
 SURE = math.log(1e-6)
 ENOUGH_ROWS = 5
 
-_CHECK_UNIT = 'check that they are pixels of this very image, or 0..1000 with "coordinates": "relative1000"'
+DECLARE = "declare it beside the file: data: {train: [{path: FILE, coordinates: UNIT}]}"
+_CHECK_UNIT = "check that they are pixels of this very image; if they have another unit, declare it: data.coordinates"
 _NOT_TEXT = re.compile(
     r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>"
     r"|<(?:image|video|audio|bbox|ref-object)>"
@@ -87,21 +95,21 @@ class PixelSpread:
         self._rows = self._outside = 0
         self._most = self._odds = 0.0
 
-    def add(self, targets: Sequence[PixelTarget], width: int, height: int, *, outside: bool) -> None:
+    def add(self, most: float, width: int, height: int, *, outside: bool) -> None:
         """Take a row of pixel coordinates into account.
 
         Args:
-            targets: one target or more.
+            most: the largest coordinate.
             width: width of the image, in pixels.
             height: height of the image, in pixels.
             outside: whether the row has `data-outside-image`.
         """
         self._rows += 1
         self._outside += outside
-        for axis, side in enumerate((width, height)):
-            self._most = max(self._most, *(point[axis] for target in targets for point in target.points))
-            # Far edges that are spread evenly over the side would stay below 1000 with this chance.
-            self._odds += min(math.log(1000 / side), 0)
+        self._most = max(self._most, most)
+        for side in (width, height):
+            if side > 1000:  # far edges that are spread evenly over the side would stay below 1000 with this chance
+                self._odds += math.log(1000 / side)
 
     def problems(self) -> Iterator[Problem]:
         """That the coordinates look relative, where they do."""
@@ -110,8 +118,139 @@ class PixelSpread:
             many = f"and in {self._outside:,} rows they lie outside the image"
             reason = "though the images are larger" if larger else many
             message = f"no coordinate of {self._rows:,} rows passes 1000, the largest is {self._most:g}, {reason}"
-            hint = 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
+            hint = f"if they are 0..1000 of the image's sides, {DECLARE.replace('UNIT', 'relative1000')}"
             yield Problem("data-coordinates-relative-like", message, hint)
+
+
+class UnitSpread:
+    """In which unit the answers of a file are written, where nothing says it; in constant memory.
+
+    A unit is ruled out by rows with numbers beyond what it has. Where several units are left, that of the model is
+    believed if the numbers reach far beyond the images, or would stay below 1000 by chance only.
+
+    Args:
+        text_unit: the unit in which the model writes.
+        limits: how large images reach the model.
+    """
+
+    def __init__(self, text_unit: Unit, limits: PixelLimits) -> None:
+        self._text_unit, self._limits = text_unit, limits
+        self._rows = 0
+        self._against = dict.fromkeys(("relative1000", "pixels", "resized", "relative1"), 0)
+        self._odds = {"pixels": 0.0, "relative1000": 0.0}  # logarithm of the chance of such small numbers
+
+    def add(self, targets: Sequence[Target], size: Size) -> None:
+        """Take a row into account.
+
+        Args:
+            targets: its targets of assumed unit; at least one.
+            size: width and height of the image, in pixels.
+        """
+        self._rows += 1
+        points = [point for target in targets for point in target.points]
+        most = max(x for x, _ in points), max(y for _, y in points)
+        whole = all(float(number).is_integer() for point in points for number in point)
+        self._against["relative1"] += max(most) > 1 or whole
+        sides = {"relative1000": (1000, 1000), "pixels": size, "resized": model_size(*size, self._limits)}
+        for unit, ends in sides.items():
+            self._against[unit] += any(value > end * (1 + SLACK_SHARE) + 1 for value, end in zip(most, ends, strict=True))
+        for axis in (0, 1):
+            thousand, side = 1000, size[axis]
+            self._odds["pixels"] += min(math.log(thousand / side), 0)
+            self._odds["relative1000"] += min(math.log(side / thousand), 0)
+
+    def unit(self) -> Unit | None:
+        """The unit, where the file decides it."""
+        if not self._rows:
+            return self._text_unit
+        fewest = min(self._against.values())
+        left = [unit for unit, rows in self._against.items() if rows == fewest]
+        if fewest > self._rows / 5:
+            return None
+        if "relative1" in left:
+            return "relative1"
+        if self._text_unit == "relative1000" and "resized" in left and "pixels" in left:
+            left.remove("resized")
+        if left == ["relative1000", "pixels"]:
+            unlikely = [unit for unit in ("pixels", "relative1000") if self._odds[unit] < SURE]
+            left = [unit for unit in left if unit not in unlikely]
+        return left[0] if len(left) == 1 else None  # type: ignore[return-value]
+
+    def problems(self) -> Iterator[Problem]:
+        """That the unit is another one than the model's, or that it can't be told."""
+        unit = self.unit()
+        if unit is None:
+            message = f"the numbers of {self._rows:,} rows fit {_UNIT_NAMES['relative1000']} as well as pixels"
+            yield Problem("data-coordinates-undeclared", message, DECLARE.replace("UNIT", "relative1000 or pixels"))
+        elif unit != self._text_unit:
+            message = f"the answers of {self._rows:,} rows give {_UNIT_NAMES[unit]}, but the model writes {_UNIT_NAMES[self._text_unit]}"
+            hint = f"to have them converted, {DECLARE.replace('UNIT', unit)}"
+            yield Problem("data-coordinates-foreign", message, hint)
+
+
+_UNIT_NAMES: dict[Unit, str] = {
+    "pixels": "pixels of the image",
+    "relative1000": "0..1000 of the image's sides",
+    "relative1": "shares of the image's sides, 0..1",
+    "resized": "pixels of the image as it reaches the model",
+}
+
+
+def row_problems(row: Row, sizes: Sequence[Size | None], limits: PixelLimits) -> list[Problem]:
+    """What is wrong with a row on images of these sizes, None where one is not known."""
+    problems = [*row.remarks, *row.wording.problems(row.targets)]
+    if row.declared and sizes and sizes[0] and row.declared != sizes[0]:
+        turned = row.declared == sizes[0][::-1]
+        reason = ": it is stored on its side, and shown upright by its EXIF data" if turned else ""
+        message = f"the row says {row.declared[0]}x{row.declared[1]}, the image is {sizes[0][0]}x{sizes[0][1]}{reason}"
+        problems.append(Problem("data-image-size", message, "check that the coordinates belong to this very image"))
+    for target in row.targets:
+        size = sizes[target.image]
+        if size is None:
+            continue
+        most = max(value for point in (*target.points, *target.outline) for value in point)
+        if isinstance(target, TextTarget) and most > 1000 * (1 + SLACK_SHARE):
+            message = f"{target.kind} of {shown(target.label)} reaches {most:g} of 1000"
+            hint = f"if they are pixels of the image, {DECLARE.replace('UNIT', 'pixels')}"
+            problems.append(Problem("data-coordinates-pixel-like", message, hint))
+            break
+        if isinstance(target, ShareTarget) and most > 1 + SLACK_SHARE:
+            message = f"{target.kind} of {shown(target.label)} reaches {most:g} of 1"
+            problems.append(Problem("data-coordinates-pixel-like", message, "declare the unit that they have"))
+            break
+        problems += target_problems(target.in_pixels(*size, limits), *size)
+    else:
+        problems += _share_like(row.targets)
+    return problems
+
+
+def _share_like(targets: Sequence[RowTarget]) -> Iterator[Problem]:
+    """Whether all coordinates lie between 0 and 1, though they are not declared so."""
+    spread = [target for target in targets if len(target.points) > 1 and not isinstance(target, ShareTarget)]
+    if spread and all(0 <= value <= 1 for target in spread for point in target.points for value in point):
+        message = f"all coordinates of {shown(spread[0].label)} lie between 0 and 1"
+        hint = f"if they are shares of the image's sides, {DECLARE.replace('UNIT', 'relative1')}"
+        yield Problem("data-coordinates-share-like", message, hint)
+
+
+def declared_size(row: Mapping[str, Any]) -> Size | None:
+    """The size of the image in pixels that a row gives with ``width`` and ``height``."""
+    width, height = row.get("width"), row.get("height")
+    return (width, height) if type(width) is int and type(height) is int else None
+
+
+def near_keys(row: Mapping[str, Any], known: Collection[str]) -> list[Problem]:
+    """Keys that nobody reads, and that look like a known one misspelt."""
+    problems = []
+    for key in row.keys() - known:
+        if near := _near(key, frozenset(known)):
+            problems.append(Problem("data-key-unknown", f"{shown(key)}, which is near {near!r}", "correct the key"))
+    return problems
+
+
+@lru_cache(1024)
+def _near(key: str, known: frozenset[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)), None)
 
 
 def shown(text: str, limit: int = 60) -> str:

@@ -1,119 +1,50 @@
-"""The reader of rows: one pass over a data file, and then any row by its position, without holding rows in memory."""
+"""Rows of one or several files as a dataset, without holding them in memory, and how often an epoch takes each."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
-import os
-from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.files import JSONL, MAX_ROW_BYTES, read_lines
-from swiftalign.data.formats import read_row
+from swiftalign.config.sections import DataSource
 from swiftalign.data.images import Pixels, open_image, remembered_sizes
 from swiftalign.data.records import Record, Row
-from swiftalign.data.text import DEFAULT_TEXT, to_messages
-from swiftalign.data.tokens import PixelLimits, visual_tokens
-from swiftalign.problems import DataError
+from swiftalign.data.sizes import PixelLimits, Size, visual_tokens
+from swiftalign.data.storage import DataFile, Indices, open_file, weighted
+from swiftalign.data.text import DEFAULT_WRITING, Writing
 
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 LeftOut = Mapping[Path, Collection[int]]
 """Line numbers of rows that are not used, by file."""
 
-
-class DataFile:
-    """A file of rows, which each process opens once.
-
-    Another way to store rows than JSONL needs a class like this: one pass, and a position for each row that nothing but
-    the class itself understands.
-
-    Args:
-        places: the position of each row, and at last the size of the file; the line number of each row, from 1, and at
-            last 0; [n + 1, 2]. Found by `read` if not given.
-
-    Attributes:
-        digest: SHA-256 of the file; empty until `read` has ended.
-    """
-
-    def __init__(self, path: Path, places: Indices | None = None) -> None:
-        self.path, self.digest = path, ""
-        self.places: Indices = np.empty((0, 2), dtype=np.int64) if places is None else places
-        self._opened: tuple[int, BinaryIO] | None = None
-
-    @property
-    def lines(self) -> Indices:
-        """The line number of each row, found by `read` if it is not known yet."""
-        if not len(self.places) and not sum(1 for _ in self.read()):
-            raise DataError(f"{self.path} holds no row", JSONL)
-        return self.places[:-1, 1]
-
-    def read(self) -> Iterator[tuple[int, bytes]]:
-        """Line number and content of each row, in one pass that also finds places and digest.
-
-        Raises:
-            DataError: the file can't be read.
-        """
-        places, digest = array("q"), hashlib.sha256()
-        try:
-            file = self._file()
-            file.seek(0)
-            for position, line, content in read_lines(file, digest.update):
-                places.extend((position, line))
-                yield line, content
-            places.extend((file.tell(), 0))
-        except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror or error}") from None
-        self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
-
-    def row(self, number: int) -> tuple[Row, int]:
-        """A row by its number in the file, and how many bytes the file holds of it."""
-        line, file = int(self.lines[number]), self._file()
-        file.seek(self.places[number, 0])
-        content = file.readline(MAX_ROW_BYTES + 1)
-        return read_row(content, self.path, line), len(content)
-
-    def _file(self) -> BinaryIO:
-        """The open file. Processes do not share one, as they would share its position."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), self.path.open("rb")
-            if len(self.places) and self.places[-1, 0] != os.fstat(self._opened[1].fileno()).st_size:
-                raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
-        return self._opened[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": None}
+Index = Mapping[Path, Indices]
+"""The places of the rows of each file."""
 
 
-Index = Mapping[Path, DataFile]
-"""Data files by their paths."""
-
-
-def index_to_bytes(index: Index) -> bytes:
+def index_to_bytes(files: Mapping[Path, DataFile]) -> bytes:
     """The places of the rows of all files, in numpy's npz format."""
     buffer = io.BytesIO()
-    np.savez(buffer, np.array([str(path) for path in index]), *[file.places for file in index.values()])
+    np.savez(buffer, np.array([str(path) for path in files]), *[file.places for file in files.values()])
     return buffer.getvalue()
 
 
 def read_index(path: Path) -> Index:
     with np.load(path, allow_pickle=False) as arrays:
         names, *places = arrays.values()
-        return {Path(name): DataFile(Path(name), each) for name, each in zip(names.tolist(), places, strict=True)}
+        return {Path(name): each for name, each in zip(names.tolist(), places, strict=True)}
 
 
 class Rows:
     """Rows of one or several files as a dataset that the trainer can index.
 
     Args:
+        sources: the files.
         left_out: rows not to have.
-        text: the words around the coordinates.
+        writing: how the model writes coordinates, and the words around them.
         index: files whose rows have been found already.
 
     Attributes:
@@ -122,14 +53,14 @@ class Rows:
 
     def __init__(
         self,
-        files: Sequence[Path],
+        sources: Sequence[DataSource | Path],
         left_out: LeftOut | None = None,
-        text: GroundingTextSection = DEFAULT_TEXT,
+        writing: Writing = DEFAULT_WRITING,
         index: Index | None = None,
     ) -> None:
-        known = {path: DataFile(path) for path in files} | dict(index or {})
-        self.files = [known[path] for path in files]
-        self.text = text
+        named = [DataSource(path=str(each)) if isinstance(each, Path) else each for each in sources]
+        self.files = [open_file(source, writing, (index or {}).get(Path(source.path))) for source in named]
+        self.writing = writing
         self._ends = np.cumsum([len(file.lines) for file in self.files])
         gone = [np.isin(file.lines, list((left_out or {}).get(file.path, ()))) for file in self.files]
         self.order: Indices = np.flatnonzero(~np.concatenate(gone))
@@ -141,7 +72,7 @@ class Rows:
         """The row in ms-swift's layout, with its images in memory, as they are shown."""
         row = self.row(index)
         images = open_images(row)
-        return with_images(row.to_swift([(image.shape[1], image.shape[0]) for image in images], self.text), images)
+        return with_images(row.to_swift(sizes_of(images), self.writing), images)
 
     def row(self, index: int) -> Row:
         """The row as the file gives it.
@@ -151,17 +82,31 @@ class Rows:
         """
         return self._read(index)[0]
 
+    def where(self, index: int) -> str:
+        """File and line of a row, for messages."""
+        file, number = self._file(index)
+        return file.where(int(file.lines[number]))
+
+    def file_numbers(self) -> Indices:
+        """The number of each row's file."""
+        return np.searchsorted(self._ends, self.order, side="right")
+
     def lengths(self, limits: PixelLimits) -> list[int]:
         """Tokens of each row, nearly: those of its images, and one per three bytes of its line."""
         size_of, read = remembered_sizes(), map(self._read, range(len(self)))
         return [
-            length // 3 + sum(visual_tokens(*size_of(path), limits) for path in row.images if path)
+            length // 3 + sum(visual_tokens(*size_of(image), limits) for image in row.images if image is not None)
             for row, length in read
         ]
 
     def _read(self, index: int) -> tuple[Row, int]:
+        file, number = self._file(index)
+        return file.row(number)
+
+    def _file(self, index: int) -> tuple[DataFile, int]:
+        """A row's file, and its number in the file."""
         place = int(np.searchsorted(self._ends, self.order[index], side="right"))
-        return self.files[place].row(self.order[index] - self._ends[place] + len(self.files[place].lines))
+        return self.files[place], int(self.order[index] - self._ends[place] + len(self.files[place].lines))
 
     def reordered(self, order: Indices) -> Rows:
         """The same rows in another order, or some of them."""
@@ -170,15 +115,60 @@ class Rows:
         return rows
 
 
+class Mixture:
+    """Which rows an epoch takes, where files have weights: the same in every process, and after a resume.
+
+    A file of weight 2 is passed over twice in each epoch. Of a file of weight 0.1, an epoch takes a tenth of the rows,
+    and the next epoch another tenth, until all rows had their turn.
+
+    Args:
+        rows: the rows of all files.
+        seed: seed of the order.
+        shuffle: whether the files are mixed.
+    """
+
+    def __init__(self, rows: Rows, seed: int, *, shuffle: bool) -> None:
+        self.seed, numbers = seed, rows.file_numbers()
+        self.places = [np.flatnonzero(numbers == number) for number in range(len(rows.files))]
+        self.weights = [file.source.weight for file in rows.files]
+        self.counts = [weighted(len(own), weight) for own, weight in zip(self.places, self.weights, strict=True)]
+        self.order = np.random.default_rng(seed).permutation(len(self)) if shuffle else np.arange(len(self))
+        self._known: tuple[int, Indices, Indices] = (-1, self.order, self.order)
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def picked(self, epoch: int) -> tuple[Indices, Indices]:
+        """For each sample of an epoch, the index of its row, and the number of the pass over the file, from 0."""
+        if self._known[0] != epoch:
+            chosen, passes = [], []
+            for file, (own, count) in enumerate(zip(self.places, self.counts, strict=True)):
+                if not count:
+                    continue
+                turn, place = np.divmod(np.arange(epoch * count, (epoch + 1) * count), len(own))
+                if count % len(own):  # passes are not whole: their rows come in an order of their own
+                    for each in np.unique(turn):
+                        order = np.random.default_rng((self.seed, file, int(each))).permutation(len(own))
+                        place[turn == each] = order[place[turn == each]]
+                chosen.append(own[place])
+                passes.append(turn)
+            self._known = epoch, np.concatenate(chosen)[self.order], np.concatenate(passes)[self.order]
+        return self._known[1:]
+
+
 def open_images(row: Row) -> list[Pixels]:
-    """A row's images; none where some of them are not files."""
-    return [] if None in row.images else [open_image(path) for path in row.images if path]
+    """A row's images; none where some of them are on the web."""
+    return [] if None in row.images else [open_image(image) for image in row.images if image is not None]
 
 
-def to_row(record: Record, image: Pixels, text: GroundingTextSection) -> dict[str, Any]:
-    """A record and its image in ms-swift's layout."""
-    height, width = image.shape[:2]
-    return with_images({"messages": to_messages(record, width, height, text)}, [image])
+def sizes_of(images: Sequence[Pixels]) -> list[Size]:
+    """Width and height of images in memory."""
+    return [(image.shape[1], image.shape[0]) for image in images]
+
+
+def to_row(record: Record, images: Sequence[Pixels], writing: Writing) -> dict[str, Any]:
+    """A record and its images in ms-swift's layout."""
+    return with_images(record.to_swift(sizes_of(images), writing), images)
 
 
 def with_images(row: dict[str, Any], images: Sequence[Pixels]) -> dict[str, Any]:

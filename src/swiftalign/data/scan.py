@@ -7,21 +7,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from swiftalign.config.sections import Config
+from swiftalign.config.sections import Config, DataSource
 from swiftalign.data.encoding import Encoding, encoding_of
-from swiftalign.data.files import RowCounts, data_files
+from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
+from swiftalign.data.formats.own import PLAIN_KINDS, glance
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
-from swiftalign.data.records import Kind, PixelTarget, Row, Size
-from swiftalign.data.row_checks import PixelSpread, special_text
-from swiftalign.data.rows import DataFile, Index
-from swiftalign.data.tokens import Conversation, model_size
+from swiftalign.data.records import Kind, PixelTarget, Row
+from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems, special_text
+from swiftalign.data.sizes import Size, model_size
+from swiftalign.data.storage import DataFile, Indices, open_file, weighted
+from swiftalign.data.tokens import Conversation
+from swiftalign.data.written import Written
 from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 
 NAMED_ROWS = 4  # that a finding names; the others are counted
 LONGEST_MESSAGE = 300  # characters
 PROGRESS_ROWS = 1000
+_MOST_SIZES = 4096  # of images, remembered by name
 
 # What goes to the tokenizer together: rows, and characters, which bound the memory.
 ROWS_AT_ONCE = 256
@@ -39,9 +44,10 @@ class DataReport:
         rows: numbers of rows, without those left out.
         findings: one for each code.
         counts: number of rows by code.
-        kinds: the kinds of target in each training file, and then in each validation file.
+        kinds: the kinds of target that can be scored, in each training file, and then in each validation file.
         left_out: line numbers of the rows that are left out as too long, by file; no entry for a file without any.
-        index: the files, with the places of their rows.
+        files: the files, with the places of their rows, by path.
+        without_image: numbers of training rows without an image.
     """
 
     rows: RowCounts
@@ -49,12 +55,18 @@ class DataReport:
     counts: Mapping[str, int]
     kinds: tuple[frozenset[Kind], ...]
     left_out: Mapping[Path, list[int]]
-    index: Index
+    files: Mapping[Path, DataFile]
+    without_image: int = 0
+
+    @property
+    def index(self) -> dict[Path, Indices]:
+        """The places of the rows of each file."""
+        return {path: file.places for path, file in self.files.items()}
 
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file, by path."""
-        return {str(path): file.digest for path, file in self.index.items()}
+        return {str(path): file.digest for path, file in self.files.items()}
 
 
 def read_data(config: Config, progress: Progress = lambda rows: None) -> DataReport:
@@ -64,44 +76,57 @@ def read_data(config: Config, progress: Progress = lambda rows: None) -> DataRep
         DataError: a file does not exist, or can't be read.
         ModelError: the tokenizer can't be read.
     """
-    return scan(data_files(config, "train"), data_files(config, "val"), encoding_of(config), progress)
+    return scan(data_sources(config, "train"), data_sources(config, "val"), encoding_of(config), progress)
 
 
 def scan(
-    train: Sequence[Path],
-    val: Sequence[Path] = (),
+    train: Sequence[DataSource | Path],
+    val: Sequence[DataSource | Path] = (),
     encoding: Encoding = Encoding(),  # noqa: B008  # frozen
     progress: Progress = lambda rows: None,
 ) -> DataReport:
     """Check every row, and the header of every image; errors are those of `read_data`."""
-    named, run = (*train, *val), _Scan(encoding, progress)
-    index = {path: DataFile(path) for path in named}
+    sources = [DataSource(path=str(each)) if isinstance(each, Path) else each for each in (*train, *val)]
+    run = _Scan(encoding, progress)
+    files: dict[Path, DataFile] = {}
+    kinds: dict[Path, frozenset[Kind]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
-        kinds = {path: run.read(file) for path, file in index.items()}
+        for number, source in enumerate(sources):
+            path = Path(source.path)
+            if path not in files:
+                before = run.without_image
+                files[path] = open_file(source, encoding.writing)
+                kinds[path] = run.read(files[path])
+                if number >= len(train):
+                    run.without_image = before
     run.count_waiting()
     progress(run.rows)
-    kept = {path: len(file.lines) - len(run.left_out.get(path, ())) for path, file in index.items()}
-    rows = RowCounts(sum(kept[path] for path in train), sum(kept[path] for path in val))
-    findings = tuple(run.findings())
-    return DataReport(rows, findings, run.counts, tuple(kinds[path] for path in named), run.left_out, index)
+    counts = []
+    for source in sources:
+        path = Path(source.path)
+        counts.append(weighted(len(files[path].lines) - len(run.left_out.get(path, ())), source.weight))
+    rows = RowCounts(sum(counts[: len(train)]), sum(counts[len(train) :]))
+    found = tuple(kinds[Path(source.path)] for source in sources)
+    return DataReport(rows, tuple(run.findings()), run.counts, found, run.left_out, files, run.without_image)
 
 
 class _Scan:
     """The state of a pass. What grows with the rows is 16 bytes per row, and the lines that are left out."""
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
-        self.rows = 0
+        self.rows = self.without_image = 0
         self.counts: Counter[str] = Counter()  # rows by code
         self.left_out: dict[Path, list[int]] = {}
-        self._encoding, self._progress = encoding, progress
+        self.encoding, self._progress = encoding, progress
         self._first: dict[str, list[Problem]] = {}  # by code
-        self._images: Counter[str] = Counter()  # all, "changed" in size, "reduced" to the model's limit
+        self._images = {"all": 0, "changed": 0, "reduced": 0}  # reduced to the model's limit
         self._largest = (0, "")  # pixels of the largest image, and its description
-        self._size_of = remembered_sizes()
+        self.size_of = remembered_sizes()
         self._waiting: list[tuple[Conversation, Path, int]] = []  # rows whose tokens have to be counted
         self._characters = 0
-        for name, value in (("prompt", encoding.text.prompt), ("system", encoding.text.system)):
+        text = encoding.writing.text
+        for name, value in (("prompt", text.prompt), ("system", text.system)):
             for problem in special_text(value or ""):
                 self._add(problem, f"data.text.{name}")
         if encoding.max_length and not encoding.tokenizer:
@@ -135,52 +160,68 @@ class _Scan:
             yield Problem("data-image-resized", message)
 
     def read(self, file: DataFile) -> frozenset[Kind]:
-        """Check the rows of a file; returns the kinds of their targets."""
+        """Check the rows of a file; returns the kinds of their targets that can be scored."""
         kinds, spread, before = set[Kind](), PixelSpread(), self.rows
+        units, quick = UnitSpread(file.reading.text_unit, self.encoding.limits), _Quick(self, file)
         for line, content in file.read():
-            where = f"{file.path}:{line}"
             try:
-                row = read_row(content, file.path, line)
-                kinds |= {target.kind for target in row.targets}
-                problems = self._check(row, file.path, line, spread)
+                value = file.value(content, line)
+                if quick.sound(value, spread):
+                    problems = []
+                else:
+                    row = read_row(value, file.where(line), file.reading)
+                    kinds |= row.kinds
+                    problems = self._check(row, file, line, spread, units)
             except DataError as error:
-                message = error.message.removeprefix(f"{where}: ")
-                problems = [Problem("data-row-malformed", message, "correct or remove these rows")]
-            for problem in {each.code: each for each in reversed(problems)}.values():  # the first one of each code
-                self._add(problem, where)
+                message = error.message.removeprefix(f"{file.where(line)}: ")
+                problems = [Problem("data-row-malformed", message, error.hint or "correct or remove these rows")]
+            if problems:
+                where = file.where(line)
+                for problem in {each.code: each for each in reversed(problems)}.values():  # the first of each code
+                    self._add(problem, where)
             self.rows += 1
             if self.rows % PROGRESS_ROWS == 0:
                 self._progress(self.rows)
         if self.rows == before:
             self._add(Problem("data-empty", "", "name a file with rows"), str(file.path))
-        for problem in spread.problems():
+        for problem in (*spread.problems(), *units.problems()):
             self._add(problem, str(file.path))
-        return frozenset(kinds)
+        if file.left_out:
+            what = ", ".join(f"{number:,} {name}" for name, number in file.left_out.most_common())
+            self._add(Problem("data-annotations-left-out", what), str(file.path))
+        return frozenset(kinds | quick.kinds)
 
-    def _check(self, row: Row, path: Path, line: int, spread: PixelSpread) -> list[Problem]:
+    def _check(self, row: Row, file: DataFile, line: int, spread: PixelSpread, units: UnitSpread) -> list[Problem]:
         problems: list[Problem] = []
-        sizes = [None if image is None else self._size(image, problems) for image in row.images]
-        problems += row.problems(sizes)
-        targets = [target for target in row.targets if isinstance(target, PixelTarget)]
-        if targets and sizes[0]:
-            spread.add(targets, *sizes[0], outside=any(problem.code == "data-outside-image" for problem in problems))
+        sizes = [None if image is None else self.size(image, problems) for image in row.images]
+        self.without_image += not row.images
+        problems += row_problems(row, sizes, self.encoding.limits)
+        most = [max(map(max, each.points)) for each in row.targets if isinstance(each, PixelTarget)]
+        if most and sizes[0]:
+            outside = any(problem.code == "data-outside-image" for problem in problems)
+            spread.add(max(most), *sizes[0], outside=outside)
+        if isinstance(row.wording, Written):
+            assumed = [row.targets[number] for number, spot in enumerate(row.wording.spots) if spot.assumed]
+            if assumed and (size := sizes[assumed[0].image]):
+                units.add(assumed, size)
         known = [size for size in sizes if size]
-        if self._encoding.max_length and self._encoding.tokenizer and len(known) == len(sizes):
-            conversation = self._encoding.conversation(row, known)
+        blocked = any(problem.severity == "error" for problem in problems)
+        if self.encoding.max_length and self.encoding.tokenizer and len(known) == len(sizes) and not blocked:
+            conversation = self.encoding.conversation(row, known)
             if conversation is None:
                 message = "its length, as it has tools, video, audio or a loss of its own"
                 problems.append(Problem("data-unchecked", message))
-            elif conversation.most > self._encoding.max_length:
-                self._waiting.append((conversation, path, line))
+            elif conversation.most > self.encoding.max_length:
+                self._waiting.append((conversation, file.path, line))
                 self._characters += conversation.most
                 if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
                     self.count_waiting()
         return problems
 
-    def _size(self, image: Path, problems: list[Problem]) -> Size | None:
-        limits = self._encoding.limits
+    def size(self, image: Path | bytes, problems: list[Problem]) -> Size | None:
+        limits = self.encoding.limits
         try:
-            size = self._size_of(image)
+            size = self.size_of(image)
             becomes = model_size(*size, limits)
         except NoSuchImageError:
             problems.append(
@@ -191,22 +232,81 @@ class _Scan:
             message = error.message.removeprefix("image ")
             problems.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
             return None
-        pixels = size[0] * size[1]
-        self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)
-        if pixels > self._largest[0]:
-            self._largest = pixels, f"{image}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
+        self.count_image(image, size, becomes)
         return size
+
+    def count_image(self, image: Path | bytes, size: Size, becomes: Size) -> None:
+        """Take the size of a row's image into account, and the size at which it reaches the model."""
+        pixels, images = size[0] * size[1], self._images
+        images["all"] += 1
+        images["changed"] += size != becomes
+        images["reduced"] += pixels > self.encoding.limits.most_unreduced
+        if pixels > self._largest[0]:
+            name = "an image in the file" if isinstance(image, bytes) else image
+            self._largest = pixels, f"{name}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
 
     def count_waiting(self) -> None:
         """Count the tokens of the rows that may be too long."""
-        lengths = self._encoding.lengths([conversation for conversation, *_ in self._waiting])
-        most, code = self._encoding.max_length or 0, "data-too-long"
+        lengths = self.encoding.lengths([conversation for conversation, *_ in self._waiting])
+        most, code = self.encoding.max_length or 0, "data-too-long"
         hint = "raise data.max_length, or leave these rows out: data.too_long: drop"
         for length, (_, path, line) in zip(lengths, self._waiting, strict=True):
             if length > most:
-                if self._encoding.too_long == "drop":
+                if self.encoding.too_long == "drop":
                     code, hint = "data-too-long-dropped", ""
                     self.left_out.setdefault(path, []).append(line)
                 self._add(Problem(code, f"{length:,} tokens of {most:,}", hint), f"{path}:{line}")
         self._waiting.clear()
         self._characters = 0
+
+
+class _Quick:
+    """The rows of a file that need no closer look: in this toolkit's layout, in pixels, and evidently without fault.
+
+    Attributes:
+        kinds: the kinds of their targets.
+    """
+
+    def __init__(self, run: _Scan, file: DataFile) -> None:
+        self.kinds: set[Kind] = set()
+        self._run, self._folder = run, file.reading.images
+        self._keys: set[str] = set()
+        self._sizes: dict[str, tuple[Path, Size, Size] | None] = {}
+        # Rows whose tokens are counted become conversations.
+        counts = run.encoding.max_length and run.encoding.tokenizer
+        self._possible = file.reading.unit in (None, "pixels") and not counts
+
+    def sound(self, row: Any, spread: PixelSpread) -> bool:
+        """Whether a row is one of these; then it is counted."""
+        images = row.get("images") if self._possible and type(row) is dict else None
+        if type(images) is not list or len(images) != 1 or type(images[0]) is not str:
+            return False
+        known = self._sizes.get(images[0], ())
+        if known == ():
+            known = self._look(images[0])
+        if not known:
+            return False
+        image, size, becomes = known
+        seen = glance(row, *size)
+        if seen is None:
+            return False
+        most, keys = seen
+        if not self._keys.issuperset(keys):
+            self._keys.update(keys)
+            self.kinds |= {PLAIN_KINDS[key] for key in keys}
+        self._run.count_image(image, size, becomes)
+        spread.add(most, *size, outside=False)
+        return True
+
+    def _look(self, name: str) -> tuple[Path, Size, Size] | None:
+        """Path, size and size for the model of an image; None if something is wrong with it."""
+        if len(self._sizes) >= _MOST_SIZES:
+            self._sizes.clear()
+        path, found = self._folder / name, None
+        try:
+            size = self._run.size_of(path)
+            found = path, size, model_size(*size, self._run.encoding.limits)
+        except DataError:
+            pass
+        self._sizes[name] = found
+        return found

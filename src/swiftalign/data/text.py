@@ -1,48 +1,166 @@
-"""Targets and records as the text that Qwen3-VL reads and writes."""
+"""Targets as the text that the model reads and writes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
-from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.records import SPELLINGS, PixelTarget, Record
+from swiftalign.config.sections import GroundingTextSection, Unit
+from swiftalign.data.mirror import mirror_words
+from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget
+from swiftalign.data.row_checks import special_text
+from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, model_size
+from swiftalign.problems import Problem
 
-DEFAULT_TEXT = GroundingTextSection()
+Vocabulary = dict[str, tuple[Kind, ...]]
+"""The kinds that a key of an answer's JSON may stand for; the number of points decides between several."""
 
 
-def answer(targets: Iterable[PixelTarget], width: int, height: int, text: GroundingTextSection = DEFAULT_TEXT) -> str:
-    """What the model is to write for the targets of an image, in their order.
+@dataclass(frozen=True)
+class Writing:
+    """How the model of a run writes coordinates, and the words around them.
+
+    Attributes:
+        text: question and answer of rows that give objects instead of messages.
+        unit: 0..1000 of the image's sides, or pixels of the image as it reaches the model.
+        limits: how large the images reach the model.
+        own_boxes: whether this toolkit writes the placeholders of ms-swift's layout as JSON; otherwise ms-swift writes
+            them as its template for the model does.
+    """
+
+    text: GroundingTextSection = GroundingTextSection()
+    unit: Literal["relative1000", "resized"] = "relative1000"
+    limits: PixelLimits = DEFAULT_LIMITS
+    own_boxes: bool = True
+
+    def grid(self, size: Size) -> Size:
+        """The numbers that stand for the width and height of an image of this size in pixels."""
+        return (1000, 1000) if self.unit == "relative1000" else model_size(*size, self.limits)
+
+    def numbers(self, target: PixelTarget, size: Size) -> list[int]:
+        """A target's coordinates as the model writes them: rounded, and clamped to the image."""
+        wide, high = self.grid(size)
+        (width, height), numbers = size, list[int]()
+        for x, y in target.points:
+            numbers += (
+                min(max(round(x / width * wide), 0), wide),
+                min(max(round(y / height * high), 0), high),
+            )
+        return numbers
+
+    def key(self, kind: Kind) -> str:
+        return self.text.keys.get(kind) or SPELLINGS[kind].text_key
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The keys that answers of this writing have."""
+        kinds: Vocabulary = {}
+        for kind in SPELLINGS:
+            kinds[self.key(kind)] = (*kinds.get(self.key(kind), ()), kind)
+        return kinds
+
+
+DEFAULT_WRITING = Writing()
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The words of a row that gives objects: a question, and the answer that lists them.
+
+    Attributes:
+        prompt: the request; None for that of the configuration.
+        system: the system message; None for that of the configuration.
+        summary: what the row says of its images in words, if anything.
+        images: number of images.
+    """
+
+    prompt: str | None = None
+    system: str | None = None
+    summary: str | None = None
+    images: int = 1
+
+    fixed = ""
+
+    def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
+        text = writing.text
+        labels = ", ".join(dict.fromkeys(target.label for target in targets))
+        prompt = self.prompt if self.prompt is not None else text.prompt.replace("{labels}", labels)
+        written = self.summary if text.answer == "summary" and self.summary is not None else None
+        messages = [
+            {"role": "user", "content": "<image>" * self.images + prompt},
+            {"role": "assistant", "content": answer(targets, sizes, writing) if written is None else written},
+        ]
+        system = self.system if self.system is not None else text.system
+        return {"messages": [{"role": "system", "content": system}, *messages] if system else messages}
+
+    def without(self, dropped: Sequence[int]) -> Composed:
+        return self
+
+    def mirrored(self) -> Composed:
+        prompt, system, summary = (text and mirror_words(text) for text in (self.prompt, self.system, self.summary))
+        return Composed(prompt, system, summary, self.images)
+
+    @property
+    def names_sides(self) -> bool:
+        return any(text and mirror_words(text) != text for text in (self.prompt, self.system, self.summary))
+
+    def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
+        for text in (self.prompt, self.system, self.summary, *(target.label for target in targets)):
+            if text and "<" in text:
+                yield from special_text(text)
+        if not targets:
+            yield Problem("data-no-objects", "", "the model learns to answer [] there")
+
+    def can_lose(self, number: int) -> bool:
+        return True
+
+    def answered(self, number: int) -> bool:
+        return True
+
+
+def answer(targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing = DEFAULT_WRITING) -> str:
+    """What the model is to write for the targets of a row.
 
     Args:
-        width: width of the image, in pixels.
-        height: height of the image, in pixels.
-        text: whether the answer is fenced.
+        sizes: width and height of each image, in pixels.
+        writing: keys, shape and order of the answer, and whether it is fenced.
     """
-    items = []
-    for target in (each.in_text(width, height) for each in targets):
-        numbers = [number for point in target.points for number in point]
-        items.append({SPELLINGS[target.kind].text_key: numbers, "label": target.label})
-    written = json.dumps(items, ensure_ascii=False)
+    text, targets = writing.text, ordered(targets, writing)
+    value: Any = [_item(target, sizes, writing) for target in targets]
+    if text.shape == "numbered":
+        value = _numbered(value, text.object_key)
+    elif text.shape == "by_image":
+        images: list[list[Any]] = [[] for _ in sizes]
+        for target, item in zip(targets, value, strict=True):
+            images[target.image].append(item)
+        value = _numbered([_numbered(items, text.object_key) for items in images], text.image_key)
+    written = json.dumps(value, ensure_ascii=False)
     return f"```json\n{written}\n```" if text.fenced else written
 
 
-def to_messages(
-    record: Record, width: int, height: int, text: GroundingTextSection = DEFAULT_TEXT
-) -> list[dict[str, Any]]:
-    """A record's conversation, in ms-swift's layout.
+def _item(target: PixelTarget, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
+    text, key = writing.text, writing.key(target.kind)
+    item: dict[str, Any] = {text.label_key: target.label} if text.label_first else {}
+    if text.point_counts and target.kind in ("line", "quad", "polygon"):
+        item[f"{key}_points"] = len(target.points)
+    item[key] = writing.numbers(target, sizes[target.image])
+    return item if text.label_first else {**item, text.label_key: target.label}
 
-    Args:
-        width: width of the image that the model sees, in pixels.
-        height: height of the image that the model sees, in pixels.
-        text: the words around the coordinates, where the record has none of its own.
-    """
-    labels = ", ".join(dict.fromkeys(target.label for target in record.targets))
-    prompt = record.prompt if record.prompt is not None else text.prompt.replace("{labels}", labels)
-    messages = [
-        {"role": "user", "content": f"<image>{prompt}"},
-        {"role": "assistant", "content": answer(record.targets, width, height, text)},
-    ]
-    system = record.system if record.system is not None else text.system
-    return [{"role": "system", "content": system}, *messages] if system else messages
+
+def ordered(targets: Sequence[PixelTarget], writing: Writing) -> Sequence[PixelTarget]:
+    """Targets in the order of the answer."""
+    if writing.text.order == "as_given":
+        return targets
+    return sorted(targets, key=lambda target: (target.image, *_first_seen(target)))
+
+
+def _first_seen(target: PixelTarget) -> tuple[float, float]:
+    """Top and left of a target: what is higher comes first, and of equally high ones what is further left."""
+    return min(y for _, y in target.points), min(x for x, _ in target.points)
+
+
+def _numbered(items: Sequence[Any], key: str) -> dict[str, Any]:
+    return {key.replace("{n}", str(number)): item for number, item in enumerate(items, 1)}

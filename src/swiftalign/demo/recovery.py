@@ -23,6 +23,7 @@ from rich.table import Table
 
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.images import open_image
+from swiftalign.data.records import Record
 from swiftalign.data.text import answer
 from swiftalign.demo.score import Writer, read_sized, score_model
 from swiftalign.previews.contact_sheet import render_sheet
@@ -80,8 +81,8 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
     strips = []
     for number, index in enumerate(DRAWN):
         truth, width, height = known[number]
-        texts = answer(truth.targets, width, height), written[0][number], written[1][number]
-        images = truth.images[0], *[new[number][0].images[0]] * 2
+        texts = answer(truth.targets, [(width, height)]), written[0][number], written[1][number]
+        images = _path(truth), *[_path(new[number][0])] * 2
         panels = []
         for title, image, text in zip(("as it is", "before", "after"), images, texts, strict=True):
             shapes = [Shape(each.kind, each.label, each.in_shares().points) for each in parse_answer(text).targets]
@@ -89,6 +90,12 @@ def draw(workspace: Path, exported: Path) -> Image.Image:
         strips.append(Strip(index, images[1], tuple(panels)))
     heading = "through a new camera, before and after training the aligner"
     return render_sheet(strips, heading, title="Where the objects are", with_losses=False)
+
+
+def _path(record: Record) -> Path:
+    (path,) = record.images
+    assert isinstance(path, Path)
+    return path
 
 
 def main() -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import parse_answer
-from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import image_size, open_image
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
-from swiftalign.data.text import answer, to_messages
+from swiftalign.data.text import DEFAULT_WRITING, answer
 
 _MORE = 16  # tokens that a model may write beyond the longest true answer of a batch
 
@@ -25,10 +24,10 @@ def score_model(folder: Path, rows: Path, *, device: str = "cpu", batch: int = 3
     write, scores = Writer(folder, device), Scores()
     encode = write.processor.tokenizer.encode
     # Rows whose answers have similar lengths: their generation ends at about the same time.
-    ordered = sorted(read_sized(rows), key=lambda each: len(answer(each[0].targets, each[1], each[2])))
+    ordered = sorted(read_sized(rows), key=lambda each: len(answer(each[0].targets, [each[1:]])))
     for first in range(0, len(ordered), batch):
         records = ordered[first : first + batch]
-        longest = max(len(encode(answer(record.targets, width, height))) for record, width, height in records)
+        longest = max(len(encode(answer(record.targets, [(width, height)]))) for record, width, height in records)
         for (record, width, height), text in zip(records, write(records, longest + _MORE), strict=True):
             truth = [target.in_text(width, height) for target in record.targets]
             scores.add(parse_answer(text), truth, width, height)
@@ -42,9 +41,9 @@ def read_sized(rows: Path) -> Iterator[Sized]:
     """Records in pixels, with the sizes of their images."""
     read = Rows([rows])
     for row in map(read.row, range(len(read))):
-        if isinstance(row, GroundingRow):
+        if row.images and row.images[0] is not None:
             size = image_size(row.images[0])
-            yield row.record(*size), *size
+            yield row.record([size]), *size
 
 
 class Writer:
@@ -66,10 +65,12 @@ class Writer:
 
         prompts, images = [], []
         for record, width, height in records:
-            prompt = to_messages(record, width, height)[0]["content"].removeprefix("<image>")
+            row = record.to_swift([(width, height)], DEFAULT_WRITING)
+            prompt = row["messages"][0]["content"].removeprefix("<image>")
             content = [{"type": "image"}, {"type": "text", "text": prompt}]
             messages = [{"role": "user", "content": content}]
             prompts.append(self.processor.apply_chat_template(messages, add_generation_prompt=True))
+            assert record.images[0] is not None
             images.append([Image.fromarray(open_image(record.images[0]))])
         inputs = self.processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
         with torch.no_grad():

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from swiftalign.data.files import count_lines
+from swiftalign.config.sections import DataSource
 from swiftalign.data.formats import read_row
-from swiftalign.data.rows import DataFile
+from swiftalign.data.storage import DataFile, open_file
 from swiftalign.files import appearing
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
 from swiftalign.methods import offered
@@ -45,7 +45,8 @@ def write_init(
     folder, steps = path.absolute().parent, 0
     with writing(path, force=force):
         if train is not None and Path(train).expanduser().is_file():  # steps of the recipe's three epochs
-            steps = 3 * max(1, -(-count_lines(Path(train).expanduser()) // ROWS_PER_STEP))
+            rows = sum(1 for _ in open_file(DataSource(path=str(Path(train).expanduser()))).read())
+            steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
         text = write_config(
             model=_from_folder(model, folder) if Path(model).is_dir() else model,
             method=method,
@@ -111,8 +112,9 @@ def split(source: Path, *, force: bool = False, progress: Callable[[int], None] 
         with ExitStack() as stack:
             files = [stack.enter_context(appearing(path)) for path in (simple, medium)]
             opened = [stack.enter_context(file.open("wb")) for file in files]
-            for line, content in DataFile(source).read():
-                objects = read_row(content, source, line).objects
+            file = DataFile(DataSource(path=str(source)))
+            for line, content in file.read():
+                objects = len(read_row(file.value(content, line), file.where(line), file.reading).targets)
                 if 1 <= objects <= MEDIUM:
                     opened[objects > SIMPLE].write(content.rstrip(b"\r\n") + b"\n")
                     rows[medium if objects > SIMPLE else simple] += 1

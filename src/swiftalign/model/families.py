@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from swiftalign.model.family import Family
+from swiftalign.model.qwen2_5_vl import QWEN2_5_VL
 from swiftalign.model.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from swiftalign.model.safetensors import TensorInfo
 
-_FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE)}
+_FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE, QWEN2_5_VL)}
 
 
 def register(family: Family) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from swiftalign.model.safetensors import MAX_SIDE, TensorInfo
 from swiftalign.model.tree import Architecture, Kind, Model, Module
@@ -67,7 +67,7 @@ class Family:
         model_type: ``model_type`` in the models' config.json.
         architecture: name prefixes of LLM, ViT and aligner.
         describe: lists every module of a config's model that has weights, or neither weights nor children. Raises
-            KeyError where the config leaves a size to transformers' defaults, and TypeError for an impossible size.
+            KeyError where the config leaves a size to transformers' defaults, and TypeError for an impossible size. None to build the models on the meta device.
         aligner_regex: matches the whole names of the aligner's Linear layers; None to list the layers one by one.
         merger: finds in a tensor's name the merger of the aligner that the tensor belongs to: group 1, the merger's
             name without the leading ``model.``.
@@ -77,7 +77,8 @@ class Family:
         transposed: matches names of three-dimensional tensors whose last two axes are swapped in published files.
         patch: side of an image patch, in pixels.
         merge: side of a visual token, in patches.
-        coordinates: the models write coordinates as whole numbers from 0 to this, relative to the image's sides.
+        coordinates: the models write coordinates as whole numbers: 0..1000 of the image's sides, or pixels of the
+            image as it reaches the model.
         published: hub id -> config, so that a plan for a public model needs no network.
         sizes: sizes that a config implies, from which speed and memory are predicted; None for no predictions.
         measured_widths: the LLM widths with which the predictions were compared with measurements.
@@ -89,7 +90,7 @@ class Family:
 
     model_type: str
     architecture: Architecture
-    describe: Callable[[dict[str, Any]], Iterable[Described]]
+    describe: Callable[[dict[str, Any]], Iterable[Described]] | None = None
     aligner_regex: str | None = None
     merger: re.Pattern[str] | None = None
     mergers: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ class Family:
     transposed: re.Pattern[str] | None = None
     patch: int = 16
     merge: int = 2
-    coordinates: int = 1000
+    coordinates: Literal["relative1000", "resized"] = "relative1000"
     published: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     sizes: Callable[[dict[str, Any]], Sizes] | None = None
     measured_widths: tuple[int, ...] = ()
@@ -117,6 +118,8 @@ class Family:
         Raises:
             ModelError: a size in the config is not a whole number, or is larger than any model's.
         """
+        if self.describe is None:
+            return None
         dtype = dtype or config_dtype(config) or "float32"
         by_name: dict[str, Module] = {}
         try:

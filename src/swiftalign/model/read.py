@@ -27,7 +27,7 @@ def read(source: ModelSource) -> Model:
         refuse_remote_code(folder, config, source.path, source.where)
     family = find(config["model_type"]) if not config.get("quantization_config") else None
     model, stored = None, {}
-    if family:
+    if family and family.describe:
         files = weight_files(folder) if folder.is_absolute() else []
         stored = {tensor.info.name: tensor.info for file in files for tensor in read_stored(file)}
         first = next((tensor.dtype for tensor in stored.values()), None)

@@ -72,7 +72,7 @@ def render_sheet(
         head = _blank(width, 40)
         ImageDraw.Draw(head).line((0, 4 * SCALE, head.width, 4 * SCALE), FAINT, SCALE)
         left = 12 + _write(head, 0, 14, f"row {strip.row}", 14, INK, bold=True)
-        _write(head, left, 16, _cut("/".join(strip.path.parts[-3:]), 12, width - left), 12, DIM)
+        _write(head, left, 16, _cut("/".join(Path(strip.name).parts[-3:]), 12, width - left), 12, DIM)
         cells = [_cell(panel) for panel in strip.panels]
         lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
         parts += [head, *(_joined(line, across=True, gap=GAP * SCALE) for line in lines)]

@@ -17,10 +17,9 @@ from typing import Any
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.images import image_size, open_image
 from swiftalign.data.records import KINDS, Row
-from swiftalign.data.tokens import PixelLimits
+from swiftalign.data.sizes import PixelLimits
 
 TIMED_ROWS = 8  # rows whose images are augmented, to measure the time
 INFLATED = 1.005  # a box with a larger inflation counts as larger than its object
@@ -64,7 +63,7 @@ class DriftReport:
     Attributes:
         rows: number of rows.
         samples: number of samples: rows times epochs.
-        passed_over: number of rows in ms-swift's own layout, in which nothing moves.
+        passed_over: number of rows in which nothing moves, as in rows whose text can't be understood.
         effects: effect of each operation that moves points, alone and with the draws that it has in the pipeline, by
             kind; then of all operations together.
         left_out: operation -> reason -> number of samples in which the operation was drawn but not applied.
@@ -137,11 +136,12 @@ def measure_drift(
     count = passed_over = 0
     for count, (number, row) in enumerate(rows, 1):
         progress(count)
-        if not isinstance(row, GroundingRow):
+        image = row.images[0]
+        if image is None or len(row.images) > 1 or row.wording.fixed:
             passed_over += 1
             continue
-        size = image_size(row.images[0])
-        record = row.record(*size)
+        size = image_size(image)
+        record = row.record([size], limits)
         for epoch in epochs:
             for name, pipeline in pipelines.items():
                 placement = pipeline.place(blank(size), record, epoch=epoch, row=number)
@@ -152,7 +152,7 @@ def measure_drift(
                 left_out[operation][reason] += 1
         if len(seconds) < TIMED_ROWS:
             begin = time.perf_counter()
-            together(open_image(row.images[0]), record, epoch=epochs[0], row=number)
+            together(open_image(image), record, epoch=epochs[0], row=number)
             seconds.append(time.perf_counter() - begin)
     effects = []
     for name, kind in itertools.product(pipelines, (*KINDS, ALL)):

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -16,14 +17,15 @@ from PIL import Image
 from swiftalign.previews.strips import Strip
 
 
-def render_page(strips: Sequence[Strip], heading: str) -> str:
+def render_page(strips: Sequence[Strip], heading: str, title: str = "Augmentation preview") -> str:
     """Strips as HTML; labels and file names are data in it, never markup.
 
     Args:
         heading: line below the title.
+        title: title of the page.
     """
     page = files("swiftalign.previews").joinpath("page.html").read_text(encoding="utf-8")
-    data: dict[str, Any] = {"heading": heading, "strips": []}
+    data: dict[str, Any] = {"title": title, "heading": heading, "strips": []}
     for strip in strips:
         panels = []
         for panel in strip.panels:
@@ -31,7 +33,7 @@ def render_page(strips: Sequence[Strip], heading: str) -> str:
             Image.fromarray(panel.image).save(file, "JPEG", quality=90, subsampling=0)
             source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
             panels.append(panel.to_json() | {"source": source})
-        data["strips"].append(strip.to_json() | {"image": "/".join(strip.path.parts[-3:]), "panels": panels})
+        data["strips"].append(strip.to_json() | {"image": "/".join(Path(strip.name).parts[-3:]), "panels": panels})
     # The page's policy: nothing is loaded, and nothing runs but the page's own style and script.
     for tag in ("style", "script"):
         [text] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from swiftalign.augment.pipeline import Pipeline, run_pipeline
 from swiftalign.config.sections import Config
-from swiftalign.data.files import data_files, require_training_data
+from swiftalign.data.encoded import Encode, NotHereError, as_written, training_encoder
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.files import data_sources, require_training_data
 from swiftalign.data.records import Row
 from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
 from swiftalign.previews.contact_sheet import png, render_sheet
 from swiftalign.previews.drift import DriftReport, measure_drift
-from swiftalign.previews.encoded import Encode, NotHereError, as_written, training_encoder
 from swiftalign.previews.html import render_page
 from swiftalign.previews.strips import Previewer, Strip
 from swiftalign.problems import DataError, SwiftalignError
@@ -76,7 +78,7 @@ def preview(
     source: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> PreviewResult:
-    """Show training rows after augmentation.
+    """Show training rows after augmentation; without augmentation, as they are.
 
     Pictures and targets are read back from samples that ms-swift's template encodes, as in training.
 
@@ -93,13 +95,17 @@ def preview(
         progress: called with what is being done.
 
     Raises:
-        SwiftalignError: the configuration has no augmentation or no training data, or there are too many rows.
+        SwiftalignError: the configuration has no training data, there is no augmentation to measure or to show in
+            steps, or there are too many rows.
         DataError: a row or an image can't be read.
         OSError: a file can't be written.
     """
     pipeline = _pipeline(config, seed)
+    if pipeline is None and (report or steps):
+        raise SwiftalignError(_without(config), "e.g. custom: {augmentation: {preset: conservative}}")
     require_training_data(config)
-    reader = Rows(data_files(config, "train"), text=config.data.text)
+    writing = encoding_of(config).writing
+    reader = Rows(data_sources(config, "train"), writing=writing)
     notes: list[str] = []
     strips, encoded, measured = None, False, None
 
@@ -115,30 +121,32 @@ def preview(
 
     if sheet or html or not report:
         shown = list(chosen(SHOWN_ROWS))
-        panels = 1 + (len(pipeline.settings.operations) if steps else len(epochs))
+        panels = 1 + (len(pipeline.settings.operations) if steps and pipeline else len(epochs) if pipeline else 1)
         if len(shown) * panels > MOST_PANELS:
             message = f"{len(shown):,} rows of up to {panels} images are too many for one sheet"
             raise SwiftalignError(message, f"show {max(MOST_PANELS // panels, 1)} rows at a time, with --rows")
         progress("loading ms-swift and the model's tokenizer")
-        encode: Encode = as_written
+        encode: Encode = partial(as_written, writing=writing)
         try:
             encode, encoded = training_encoder(config), True
         except NotHereError as error:
             notes.append(f"{error.message}; the rows are shown as written, not as encoded")
         previewer, strips = Previewer(reader, pipeline, encode), []
         for count, row in enumerate(shown, 1):
-            progress(f"augmenting row {row} ({count} of {len(shown)})")
+            progress(f"{'augmenting' if pipeline else 'encoding'} row {row} ({count} of {len(shown)})")
             strips.append(previewer.steps(row, epochs[0]) if steps else previewer.variants(row, epochs))
         progress("drawing")
         how = "read back from encoded samples" if encoded else "as written, not encoded"
-        heading = " · ".join(part for part in (source, f"seed {pipeline.settings.seed}", how) if part)
+        seeded = f"seed {pipeline.settings.seed}" if pipeline else "without augmentation"
+        heading = " · ".join(part for part in (source, seeded, how) if part)
+        title = "Augmentation preview" if pipeline else "Rows as they are learned"
         if sheet:
             sheet.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(sheet, png(render_sheet(strips, heading)))
+            write_whole(sheet, png(render_sheet(strips, heading, title=title, with_losses=pipeline is not None)))
         if html:
             html.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(html, render_page(strips, heading))
-    if report:
+            write_whole(html, render_page(strips, heading, title))
+    if report and pipeline:
         counted = chosen(REPORTED_ROWS)
         measured = measure_drift(
             counted.items(),
@@ -148,22 +156,25 @@ def preview(
             progress=lambda count: progress(f"measuring row {count:,} of {len(counted):,}"),
         )
     notes = list(dict.fromkeys(notes))
-    return PreviewResult(pipeline.settings.seed, list(epochs), strips, encoded, sheet, html, measured, notes)
+    return PreviewResult(pipeline.settings.seed if pipeline else 0, list(epochs), strips, encoded, sheet, html, measured, notes)
 
 
-def _pipeline(config: Config, seed: int | None) -> Pipeline:
+def _pipeline(config: Config, seed: int | None) -> Pipeline | None:
+    """The configuration's augmentation; None where it has none, or has switched it off."""
     settings = config.custom.augmentation
-    where = config.where("custom", "augmentation") or config.where()
-    place = f"{where}: " if where else ""
-    hint = "e.g. custom: {augmentation: {preset: conservative}}"
-    if settings is None:
-        raise SwiftalignError(f"{place}no augmentation is configured", hint)
-    if not settings.enabled:
-        raise SwiftalignError(f"{place}augmentation is off", "set custom.augmentation.enabled: true")
-    if not settings.operations:
-        raise SwiftalignError(f"{place}augmentation has no operations", hint)
+    if settings is None or not settings.enabled or not settings.operations:
+        return None
     pipeline = run_pipeline(config)
     return pipeline if seed is None else replace(pipeline, settings=settings.model_copy(update={"seed": seed}))
+
+
+def _without(config: Config) -> str:
+    """That there is no augmentation, and why."""
+    settings, place = config.custom.augmentation, config.where("custom", "augmentation") or config.where()
+    reason = "no augmentation is configured"
+    if settings is not None:
+        reason = "augmentation has no operations" if settings.enabled else "augmentation is off"
+    return f"{place}: {reason}" if place else reason
 
 
 def read_chosen(rows: Rows, numbers: Sequence[int]) -> dict[int, Row]:

@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image
 
 from swiftalign.augment.draws import Step, is_imgaug
-from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
-from swiftalign.augment.rows import AugmentedRows
-from swiftalign.data.formats.own import GroundingRow
+from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric, stays
+from swiftalign.augment.rows import TrainingRows
+from swiftalign.data.encoded import Encode, Encoded, as_written, learned_faults
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, TextTarget
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size
+from swiftalign.data.row_checks import row_problems
 from swiftalign.data.rows import Rows, to_row
-from swiftalign.previews.encoded import Encode, Encoded, as_written
-from swiftalign.problems import counted
 
 THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
@@ -62,6 +61,8 @@ class Panel:
         left_out: operations that were drawn but not applied, with the reasons.
         faults: differences between the encoded sample and what the augmentation made.
         replay: what was done, sufficient to repeat it; None for an original.
+        read: the text that the model reads; empty for an original.
+        learned: the text that the model learns to write; empty for an original.
     """
 
     title: str
@@ -72,6 +73,8 @@ class Panel:
     left_out: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     replay: dict[str, Any] | None = None
+    read: str = ""
+    learned: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The panel without its pixels; points are in thousandths of the image's sides."""
@@ -81,7 +84,7 @@ class Panel:
         ]
         size = {"title": self.title, "width": self.size[0], "height": self.size[1], "targets": shapes}
         words = {"operations": list(self.operations), "left_out": list(self.left_out), "faults": list(self.faults)}
-        return {**size, **words, "replay": self.replay}
+        return {**size, **words, "replay": self.replay, "read": self.read, "learned": self.learned}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +92,16 @@ class Strip:
     """A row of the training data: its original and its variants."""
 
     row: int
-    path: Path
+    path: Path | bytes
     panels: tuple[Panel, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The path of the image."""
+        return "in the data file" if isinstance(self.path, bytes) else str(self.path)
+
     def to_json(self) -> dict[str, Any]:
-        return {"row": self.row, "image": str(self.path), "panels": [panel.to_json() for panel in self.panels]}
+        return {"row": self.row, "image": self.name, "panels": [panel.to_json() for panel in self.panels]}
 
 
 @dataclass(frozen=True)
@@ -102,26 +110,29 @@ class Previewer:
 
     Args:
         rows: the training rows, in the order of the files.
-        pipeline: the augmentation.
+        pipeline: the augmentation; None to show rows as they are.
         encode: encodes a row as training does, and reads it back.
     """
 
     rows: Rows
-    pipeline: Pipeline
+    pipeline: Pipeline | None
     encode: Encode
 
     def variants(self, row: int, epochs: Sequence[int]) -> Strip:
-        """A row's original, and the row in each epoch, from the trainer's own dataset.
+        """A row's original, and the row in each epoch, from the trainer's own dataset; without augmentation, once.
 
         Raises:
             DataError: the image can't be read.
         """
-        augmented = AugmentedRows(self.rows, self.pipeline)
         path, record, original = self._original(row)
         panels = [original]
+        if self.pipeline is None:
+            panels.append(self._panel("as it is learned", self.rows[row], record, None))
+            return Strip(row, path, tuple(panels))
+        augmented = TrainingRows(self.rows, self.pipeline)
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self.pipeline.place(blank(original.size), record or Record((path,)), epoch=epoch, row=row)
+            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
             panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
         return Strip(row, path, tuple(panels))
 
@@ -132,7 +143,7 @@ class Previewer:
             DataError: the image can't be read.
         """
         path, record, original = self._original(row)
-        if record is None:
+        if stays(record) or self.pipeline is None:
             return self.variants(row, [epoch])
         image, panels = open_image(path), [original]
         whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
@@ -141,66 +152,62 @@ class Previewer:
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
             sample = self.pipeline.replay(image, record, part)
             placed = self.pipeline.place_again(image, record, part)
-            panel = self._panel(f"step {count}", to_row(sample.record, sample.image, self.rows.text), record, placed)
-            panels.append(replace(panel, operations=(describe(step),)))
+            encoded = to_row(sample.record, [sample.image], self.rows.writing)
+            panels.append(replace(self._panel(f"step {count}", encoded, record, placed), operations=(describe(step),)))
         return Strip(row, path, tuple(panels))
 
-    def _original(self, number: int) -> tuple[Path, Record | None, Panel]:
-        """A row's image file, its record where targets move with the image, and a panel of the row as in the file."""
+    def _original(self, number: int) -> tuple[Path | bytes, Record, Panel]:
+        """A row's first image, its record, and a panel of the row as in the file, with its faults."""
         row = self.rows.row(number)
-        path = next(image for image in row.images if image)
-        size = image_size(path)
-        record = row.record(*size) if isinstance(row, GroundingRow) else None
-        shapes = tuple(
-            _shape(target.in_shares() if isinstance(target, TextTarget) else target.in_shares(*size))
-            for target in row.targets
-        )
-        return path, record, Panel("original", thumbnail(open_image(path)), size, shapes)
+        images = [image for image in row.images if image is not None]
+        sizes, limits = [image_size(image) for image in images], self.rows.writing.limits
+        record = row.record(sizes, limits)
+        shapes = tuple(_shape(each.in_shares(*sizes[0])) for each in record.targets if each.image == 0)
+        faults = [each.message for each in row_problems(row, sizes, limits) if each.severity == "error"]
+        image = thumbnail(open_image(images[0]))
+        return images[0], record, Panel("original", image, sizes[0], shapes, faults=tuple(faults))
 
-    def _panel(self, title: str, row: dict[str, Any], record: Record | None, placed: Placement) -> Panel:
-        """An augmented row with its encoded targets, and with the dropped targets where they would be."""
-        shown, faults = as_written(row), []
+    def _panel(self, title: str, row: dict[str, Any], record: Record, placed: Placement | None) -> Panel:
+        """A row as it is trained with its encoded targets, and with the dropped targets where they would be."""
+        writing, faults = self.rows.writing, list[str]()
+        sizes = [image.size for image in row["images"]]
+        before = shown = as_written(row, writing)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                encoded = self.encode(row)
+                shown = self.encode(row)
         except Exception as error:  # ms-swift raises errors of many types
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             faults.append(f"ms-swift can't encode it: {reason}")
-        else:
-            before, shown = shown.image, encoded
-            # An image that was resized for encoding can't be compared.
-            if shown.image.shape == before.shape:
-                difference = float(np.abs(shown.image.astype(np.int16) - before).mean())
-                if difference > 0.5:
-                    faults.append(f"the encoded image differs by {difference:.1f} of 255 from the augmented one")
-        if record:
-            faults += answer_faults(shown, placed)
-            shapes = tuple(_shapes(shown, record, placed))
-            done, left_out = placed.replay, placed.replay.left_out
+        moves = placed is not None and not stays(record)
+        final = placed.placed_record if placed and moves else record
+        faults += learned_faults(shown.learned, final, sizes, writing)
+        assert before.image is not None and shown.image is not None
+        # An image that was resized for encoding can't be compared.
+        if shown.image.shape == before.image.shape:
+            difference = float(np.abs(shown.image.astype(np.int16) - before.image).mean())
+            if difference > 0.5:
+                faults.append(f"the encoded image differs by {difference:.1f} of 255 from the row's own")
+        done, left_out = Replay(()), tuple[str, ...]()
+        if placed and moves:
+            shapes, done, left_out = tuple(_shapes(shown, record, placed)), placed.replay, placed.replay.left_out
         else:
             shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
-            colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
-            done, left_out = Replay(colours), ()
-        size = (shown.image.shape[1], shown.image.shape[0])
-        operations = tuple(describe(step) for step in done.steps)
-        image = thumbnail(shown.image)
-        return Panel(title, image, size, shapes, operations, left_out, tuple(faults), done.to_json())
-
-
-def answer_faults(shown: Encoded, placed: Placement) -> list[str]:
-    """Whether the answer holds the targets that were kept, exact to a thousandth of the image's sides."""
-    kept = [outcome.target for outcome in placed.outcomes if outcome.target]
-    read = shown.answer.targets
-    if [target.kind for target in read] != [target.kind for target in kept] or not shown.answer.sound:
-        return [f"the encoded answer has {counted(len(read), 'readable target')}, but {len(kept)} were kept"]
-    pairs = [
-        (number, wanted)
-        for target, true in zip(read, kept, strict=True)
-        for number, wanted in zip(np.ravel(target.points), np.ravel(true.in_text(*placed.size).points), strict=False)
-    ]
-    apart = max((abs(number - wanted) for number, wanted in pairs), default=0)
-    return [f"the encoded answer is off by up to {apart:.0f}/1000"] if apart > 1 else []
+            if placed:
+                done = Replay(tuple(step for step in placed.replay.steps if not is_geometric(step)))
+                left_out = (f"geometry: {stays(record)}",)
+        return Panel(
+            title,
+            thumbnail(shown.image),
+            (shown.image.shape[1], shown.image.shape[0]),
+            shapes,
+            tuple(describe(step) for step in done.steps),
+            left_out,
+            tuple(faults),
+            done.to_json() if placed else None,
+            shown.read,
+            shown.learned,
+        )
 
 
 def _shapes(shown: Encoded, record: Record, placed: Placement) -> Iterator[Shape]:

@@ -113,7 +113,7 @@ def write_run_files(
     write_config(folder, config)
     try:
         if data:
-            write_whole(folder / INDEX_FILE, rows.index_to_bytes(data.index))
+            write_whole(folder / INDEX_FILE, rows.index_to_bytes(data.files))
         if data and data.left_out:
             lines = {str(path): numbers for path, numbers in data.left_out.items()}
             write_whole(folder / LEFT_OUT_FILE, json.dumps(lines) + "\n")

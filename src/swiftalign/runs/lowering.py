@@ -76,8 +76,8 @@ def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) 
         "logging_nan_inf_filter": False,  # the filter waits for the GPU in each step, and hides NaN in the log
         **{name: getattr(training, name) for name in _TRAINING_SETTINGS},
         "max_steps": training.max_steps if training.max_steps > 0 else -1,  # 0 would train one step
-        "dataset": list(data.train),
-        "val_dataset": list(data.val),
+        "dataset": [source.path for source in data.train],
+        "val_dataset": [source.path for source in data.val],
         "split_dataset_ratio": data.split_dataset_ratio if not data.val else 0.0,
         "dataset_shuffle": data.dataset_shuffle,
         "strict": True,  # a malformed row is an error, and is not replaced by another row

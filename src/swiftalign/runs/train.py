@@ -144,8 +144,9 @@ def prepare(
         stop_at_errors(preflight(part, model, plan))
         sample = []
         if card:
-            rows = Rows([Path(name) for name in part.data.train], data.left_out, part.data.text, data.index)
-            sample = rows_of(rows, encoding_of(part))
+            encoding = encoding_of(part)
+            rows = Rows(part.data.sources("train"), data.left_out, encoding.writing, data.index)
+            sample = rows_of(rows, encoding)
         plan, choices, _ = choose_for_card(part, model, plan, card, sample, counts=data.rows)
         stop_at_errors(preflight(part, model, plan))
         parts.append(Part(part, plan, data, choices))

@@ -9,7 +9,8 @@ from swiftalign.data.encoding import Encoding
 from swiftalign.data.images import remembered_sizes
 from swiftalign.data.records import Size
 from swiftalign.data.rows import Rows
-from swiftalign.data.tokens import Conversation, visual_tokens
+from swiftalign.data.sizes import visual_tokens
+from swiftalign.data.tokens import Conversation
 from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError
 from swiftalign.speed.work import Row

@@ -14,10 +14,10 @@ from swift.dataloader import DataLoaderShard
 from swift.pipelines.train.sft import SwiftSft
 
 from swiftalign.augment.pipeline import run_pipeline
-from swiftalign.augment.rows import AugmentedRows
+from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
-from swiftalign.data.rows import Rows
+from swiftalign.data.rows import Mixture, Rows
 from swiftalign.model.families import find
 from swiftalign.model.family import Family
 from swiftalign.model.template import use_own_tokens
@@ -52,6 +52,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     Attributes:
         callback: the run's `PlanCallback`, once training has begun.
         rows: the training rows, in their order.
+        mixture: which of them an epoch takes, if files have weights.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         # Not by ms-swift's argument, which insists on flash-attn.
         self.template.padding_free = self.choices.padding_free
 
-    def _get_dataset(self) -> tuple[Rows | AugmentedRows, Rows | None]:
-        args, folder = self.args, Path(self.args.output_dir)
-        index, left_out = read_index(folder), read_left_out(folder)
+    def _get_dataset(self) -> tuple[Rows | TrainingRows, Rows | None]:
+        args, folder, data = self.args, Path(self.args.output_dir), self.config.data
+        index, left_out, writing = read_index(folder), read_left_out(folder), encoding_of(self.config).writing
         train, val = (
-            Rows([Path(name) for name in names], left_out, self.config.data.text, index) if names else None
-            for names in (args.dataset, args.val_dataset)
+            Rows(sources, left_out, writing, index) if sources else None
+            for sources in (data.sources("train"), data.sources("val"))
         )
         assert train is not None
         random = np.random.default_rng(args.data_seed)
@@ -82,9 +83,18 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if args.dataset_shuffle:
             train = train.reordered(random.permutation(len(train)))
         self.rows, settings = train, self.config.custom.augmentation
-        if settings is None or not settings.enabled:
+        mixed = any(file.source.weight != 1 for file in train.files)
+        mixture = Mixture(train, args.data_seed or 0, shuffle=args.dataset_shuffle) if mixed else None
+        self.mixture = mixture
+        pipeline = run_pipeline(self.config) if settings and settings.enabled else None
+        if not (pipeline or mixture):
             return train, val
-        return AugmentedRows(train, run_pipeline(self.config)), val
+        return TrainingRows(train, pipeline, mixture), val
+
+    def _lengths(self) -> list[int]:
+        """Tokens of each sample, nearly; of a mixture, those of the first epoch."""
+        lengths, mixture = self.rows.lengths(encoding_of(self.config).limits), self.mixture
+        return lengths if mixture is None else [lengths[index] for index in mixture.picked(0)[0].tolist()]
 
     def _post_process_datasets(self, datasets: list[Any]) -> list[Any]:
         encode, strict = self.template.encode, self.args.strict
@@ -117,7 +127,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         special = args.dataloader_drop_last or args.dataloader_multiprocessing_context or tensor_parallel
         if not special and self.template.sequence_parallel_size == 1:
             loader = SyncFreeLoader if sync_free else DataLoaderShard
-            lengths = self.rows.lengths(encoding_of(config).limits) if args.group_by_length else None
+            lengths = self._lengths() if args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if sync_free:
             make_sync_free(trainer)

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-from swiftalign.data.files import parse_json
 from swiftalign.data.formats.own import OWN
+from swiftalign.data.formats.suffix import SUFFIX
 from swiftalign.data.formats.swift import SWIFT
-from swiftalign.data.records import Row
+from swiftalign.data.records import Reading, Row
 from swiftalign.problems import DataError
 
 # Tried in this order. The last one names the fault of a row that none of them recognises.
-FORMATS = (SWIFT, OWN)
+FORMATS = (SUFFIX, SWIFT, OWN)
 
 
-def read_row(content: bytes, path: Path, line: int) -> Row:
+def read_row(value: Any, where: str, reading: Reading) -> Row:
     """A row from what a file holds of it.
 
     Args:
-        path: the file; the row's image paths are relative to its folder.
-        line: number of the row's line, from 1, for messages.
+        value: the row as JSON gives it.
+        where: file and line, for messages.
 
     Raises:
-        DataError: it is not JSON, or its layout has a problem.
+        DataError: its layout has a problem.
     """
-    value = parse_json(content, path, line)
     layout = next((each for each in FORMATS if isinstance(value, dict) and each.recognise(value)), FORMATS[-1])
-    if fault := layout.fault(value):
-        raise DataError(f"{path}:{line}: {fault}", "correct or remove these rows")
-    return layout.read(value, path.parent)
+    try:
+        return layout.read(value, reading)
+    except ValueError as fault:
+        raise DataError(f"{where}: {fault}", "correct or remove these rows") from None

@@ -1,112 +1,143 @@
-"""The layout of this toolkit: an image, and the objects on it.
+"""The layout of this toolkit: images, and the objects on them.
 
     {"images": ["images/1.png"],
      "prompt": "Find the red box.",
      "objects": [{"label": "red box", "bbox_2d": [8, 8, 40, 30]}]}
 
-on one line, in pixels, or with ``"coordinates": "relative1000"`` in thousandths of the image's sides.
+on one line, in pixels, or in another unit, e.g. with ``"coordinates": "relative1000"`` in thousandths of the image's
+sides. Further names are understood: ``desc`` for the label, ``poly`` for a quad or a polygon, ``point``, ``quad_2d`` and
+so on; ``poly_points`` and the like must be right where they are given. An object on another image than the first has
+its number, from 0: ``"image": 1``. ``width`` and ``height`` are held against the first image. ``summary`` can be the
+answer (``data.text.answer: summary``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.records import SPELLINGS, Format, Kind, PixelTarget, Record, Size, TextTarget, to_points
-from swiftalign.data.row_checks import SLACK_SHARE, shown, special_text, target_problems
-from swiftalign.data.text import to_messages
+from swiftalign.data.formats.swift import local_path
+from swiftalign.data.records import SPELLINGS, UNITS, Format, Kind, Reading, Row, RowTarget, to_points
+from swiftalign.data.row_checks import NUMBERS, declared_size, near_keys
+from swiftalign.data.text import Composed
 from swiftalign.problems import Problem
 
-_KINDS: dict[str, Kind] = {spelling.row_key: kind for kind, spelling in SPELLINGS.items()}
+_KINDS: dict[str, tuple[Kind, ...]] = (
+    {spelling.row_key: (kind,) for kind, spelling in SPELLINGS.items()}
+    | {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.items()}
+    | {"bbox": ("bbox",), "point": ("point",), "poly": ("quad", "polygon")}
+)
+_ROW_KEYS = {"images", "image", "objects", "prompt", "system", "summary", "coordinates", "width", "height"}
+_ROW_KEYS |= {"id", "image_id", "source", "dataset", "split", "metadata"}
+_COUNTS = {f"{key}_points": key for key in _KINDS}
+_OBJECT_KEYS = {*_KINDS, *_COUNTS, "label", "desc", "image", "id", "image_id", "score", "area", "iscrowd", "attributes"}
 
 
-@dataclass(frozen=True)
-class GroundingRow:
-    """An image and its targets, as a file gives them.
-
-    Attributes:
-        images: one absolute path.
-        prompt: the request; None for that of the configuration.
-        system: the system message; None for that of the configuration.
-    """
-
-    images: tuple[Path, ...]
-    targets: tuple[PixelTarget | TextTarget, ...] = ()
-    prompt: str | None = None
-    system: str | None = None
-
-    def record(self, width: int, height: int) -> Record:
-        """The row in pixels of its image.
-
-        Args:
-            width: width of the image as it is shown, in pixels.
-            height: height of the image as it is shown, in pixels.
-        """
-        targets = tuple(target.in_pixels(width, height) for target in self.targets)
-        return Record(self.images, targets, self.prompt, self.system)
-
-    @property
-    def objects(self) -> int:
-        return len(self.targets)
-
-    def problems(self, sizes: Sequence[Size | None]) -> Iterator[Problem]:
-        if sizes[0] is None:
-            return
-        for text in (self.prompt, self.system, *(target.label for target in self.targets)):
-            yield from special_text(text or "")
-        if not self.targets:
-            yield Problem("data-no-objects", "", "the model learns to answer [] there")
-        for target in self.targets:
-            most = max(value for point in (*target.points, *target.outline) for value in point)
-            if isinstance(target, TextTarget) and most > 1000 * (1 + SLACK_SHARE):
-                message = f"object {shown(target.label)} reaches {most:g} of 1000"
-                yield Problem("data-coordinates-pixel-like", message, 'if they are pixels, remove "coordinates"')
-                return
-        for pixel_target in self.record(*sizes[0]).targets:
-            yield from target_problems(pixel_target, *sizes[0])
-
-    def to_swift(self, sizes: Sequence[Size], text: GroundingTextSection) -> dict[str, Any]:
-        return {"messages": to_messages(self.record(*sizes[0]), *sizes[0], text)}
-
-
-def _fault(row: Any) -> str | None:
+def _read(row: Any, reading: Reading) -> Row:
     if not isinstance(row, dict):
-        return "not a JSON object"
-    images, objects = row.get("images", []), row.get("objects")
+        raise ValueError("not a JSON object")
+    images, objects = row.get("images", row.get("image", [])), row.get("objects")
+    images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        return "'images' must be a list of paths"
+        raise ValueError("'images' must be a list of paths")
     if not images or not isinstance(objects, list):
-        return "needs 'images' and 'objects', or 'messages'"
-    if len(images) != 1:
-        return "needs exactly one image, or 'messages'"
-    if row.get("coordinates", "pixels") not in ("pixels", "relative1000"):
-        return "'coordinates' must be pixels or relative1000"
-    if not all(isinstance(row.get(key), str | None) for key in ("prompt", "system")):
-        return "'prompt' and 'system' must be text"
+        raise ValueError("needs 'images' and 'objects', or 'messages'")
+    unit = row.get("coordinates") or reading.unit or "pixels"
+    if unit not in UNITS:
+        raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
+    for key in ("prompt", "system", "summary"):
+        if not isinstance(row.get(key), str | None):
+            raise ValueError(f"'{key}' must be text")
+    remarks = [] if row.keys() <= _ROW_KEYS else near_keys(row, _ROW_KEYS)
+    targets = list[RowTarget]()
     for item in objects:
-        if not isinstance(item, dict) or not isinstance(item.get("label"), str):
-            return "an object needs a 'label'"
-        name, keys = f"object {item['label']!r}", [key for key in _KINDS if key in item]
-        if len(keys) != 1 and keys != ["bbox_2d", "quad"]:
-            return f"{name} needs one of {', '.join(_KINDS)} (a box may have its object's quad beside it)"
-        for key in keys:
-            if not to_points(_KINDS[key], item[key]):
-                _, _, least, most = SPELLINGS[_KINDS[key]]
+        label = item.get("label", item.get("desc")) if isinstance(item, dict) else None
+        if not isinstance(label, str):
+            raise ValueError("an object needs a 'label'")
+        name, keys, number = f"object {label!r}", [key for key in item if key in _KINDS], item.get("image", 0)
+        if not item.keys() <= _OBJECT_KEYS:
+            remarks += near_keys(item, _OBJECT_KEYS)
+        if not label.strip():
+            remarks.append(Problem("data-label-empty", "an object has an empty label", "name the object"))
+        if type(number) is not int or not 0 <= number < len(images):
+            raise ValueError(f"{name}: 'image' must be the number of one of {len(images)} images, from 0")
+        points = {kind: to_points(kind, numbers) for kind, numbers in map(_kind_and_numbers, keys, map(item.get, keys))}
+        if len(keys) != 1 and list(points) != ["bbox", "quad"]:
+            few = ", ".join(spelling.row_key for spelling in SPELLINGS.values())
+            raise ValueError(f"{name} needs one of {few} (a box may have its object's quad beside it)")
+        for key, (kind, found) in zip(keys, points.items(), strict=True):
+            if not found:
+                _, _, least, most = SPELLINGS[kind]
                 wanted = f"{2 * least} numbers" if most else f"an even count of {2 * least} numbers or more"
-                return f"{name}: {key} must be {wanted}"
-    return None
-
-
-def _read(row: dict[str, Any], folder: Path) -> GroundingRow:
-    unit, targets = TextTarget if row.get("coordinates") == "relative1000" else PixelTarget, []
-    for item in row["objects"]:
-        points = {kind: to_points(kind, item[key]) for key, kind in _KINDS.items() if key in item}
+                raise ValueError(f"{name}: {key} must be {wanted}")
+            if item.get(f"{key}_points", len(found)) != len(found):
+                raise ValueError(f"{name}: {key}_points is {item[f'{key}_points']!r}, but {key} has {len(found)} points")
         kind = next(iter(points))  # a quad beside a box is its outline
-        targets.append(unit(kind, item["label"], points.pop(kind), points.get("quad", ())))
-    return GroundingRow((folder / row["images"][0],), tuple(targets), row.get("prompt"), row.get("system"))
+        targets.append(UNITS[unit](kind, label, points.pop(kind), points.get("quad", ()), number))
+    wording = Composed(row.get("prompt"), row.get("system"), row.get("summary"), len(images))
+    paths = tuple(reading.images / local_path(image) for image in images)
+    return Row(paths, tuple(targets), wording, declared_size(row), tuple(remarks))
 
 
-OWN = Format(recognise=lambda row: "objects" in row and "messages" not in row, fault=_fault, read=_read)
+def _kind_and_numbers(key: str, numbers: Any) -> tuple[Kind, Any]:
+    if isinstance(numbers, list) and numbers and all(isinstance(point, list) and len(point) == 2 for point in numbers):
+        numbers = [number for point in numbers for number in point]
+    kinds = _KINDS[key]
+    return kinds[0] if len(kinds) == 1 or (isinstance(numbers, list) and len(numbers) == 8) else kinds[1], numbers
+
+
+OWN = Format(recognise=lambda row: "objects" in row and "messages" not in row, read=_read)
+
+_PLAIN_ROW = {"images", "objects", "prompt"}
+PLAIN_KINDS: dict[str, Kind] = {spelling.row_key: kind for kind, spelling in SPELLINGS.items()}
+
+
+def glance(row: Any, width: int, height: int) -> tuple[float, list[str]] | None:
+    """The largest coordinate of a row that evidently has no fault, and the keys of its kinds; None for any other row.
+
+    Most rows of most files are such, and this takes a tenth of the time that reading and checking them takes.
+
+    Args:
+        row: a JSON object with one image.
+        width: width of the image, in pixels.
+        height: height of the image, in pixels.
+    """
+    largest, keys = 0.0, list[str]()
+    try:
+        prompt = row.get("prompt", "")
+        if not row.keys() <= _PLAIN_ROW or type(prompt) is not str or "<" in prompt or not row["objects"]:
+            return None
+        for item in row["objects"]:
+            label = item["label"]
+            if len(item) != 2 or type(label) is not str or "<" in label or not label.strip():
+                return None
+            (key,) = item.keys() - {"label"}
+            numbers = item[key]
+            if set(map(type, numbers)) - NUMBERS or (total := sum(numbers)) != total:  # NaN
+                return None
+            xs, ys = numbers[::2], numbers[1::2]
+            if not (0 <= min(xs) and max(xs) <= width and 0 <= min(ys) and max(ys) <= height):
+                return None
+            if key == "bbox_2d":
+                left, top, right, bottom = numbers
+                if not (left < right and top < bottom):
+                    return None
+            elif key == "quad":
+                a, b, c, d, e, f, g, h = numbers
+                turns = (
+                    (c - a) * (f - b) - (d - b) * (e - a) ,
+                    (e - c) * (h - d) - (f - d) * (g - c),
+                    (g - e) * (b - f) - (h - f) * (a - e),
+                    (a - g) * (d - h) - (b - h) * (c - g),
+                )
+                if not (min(turns) > 0 or max(turns) < 0):  # not convex
+                    return None
+            elif key == "line":
+                if len(numbers) < 4 or len(numbers) % 2 or numbers[:2] == numbers[2:4]:
+                    return None
+            else:
+                return None
+            largest = max(largest, *numbers)
+            keys.append(key)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return (largest, keys) if largest > 1 else None

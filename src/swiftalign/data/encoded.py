@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from swiftalign.config.sections import Config
 from swiftalign.data.answers import Answer, parse_answer
+from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
+from swiftalign.data.records import Record, Size
+from swiftalign.data.row_checks import shown
+from swiftalign.data.text import Composed, Writing, ordered
+from swiftalign.data.written import Written
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.read import refuse_remote_code
 from swiftalign.model.safetensors import read_json
@@ -33,23 +40,32 @@ class Encoded:
     """A row read back from what the model gets.
 
     Attributes:
-        image: the first image, RGB [h, w, 3].
-        answer: the answer, with coordinates 0..1000 of the image's sides.
+        image: the first image, RGB [h, w, 3]; None of a row without images.
+        answer: the last answer, with coordinates 0..1000 of the image's sides.
+        read: all text that the model reads, tokens of images left out.
+        learned: all text that the model learns to write.
     """
 
-    image: Pixels
+    image: Pixels | None
     answer: Answer
+    read: str
+    learned: str
 
 
 Encode = Callable[[dict[str, Any]], Encoded]
 """Encodes a row with ``messages`` and ``images``, a list of PIL images, and reads it back."""
 
 
-def as_written(row: dict[str, Any]) -> Encoded:
+def as_written(row: dict[str, Any], writing: Writing) -> Encoded:
     """A row's own text and first image, not encoded."""
-    content = row["messages"][-1]["content"]
-    answer = parse_answer(content if isinstance(content, str) else "")
-    return Encoded(np.array(row["images"][0].convert("RGB")), answer)
+    texts = [(message["role"], message.get("content")) for message in row["messages"]]
+    learned = "\n".join(text for role, text in texts if role == "assistant" and isinstance(text, str))
+    read = "\n".join(f"{role}: {text}" for role, text in texts if role != "assistant")
+    first = next(iter(row.get("images") or []), None)
+    image = first if isinstance(first, Image.Image) else None
+    last = texts[-1][1] if isinstance(texts[-1][1], str) else ""
+    answer = parse_answer(last, writing, image.size if image else None)
+    return Encoded(np.array(image.convert("RGB")) if image else None, answer, read, learned)
 
 
 class TemplateEncoder:
@@ -57,10 +73,11 @@ class TemplateEncoder:
 
     Args:
         template: ms-swift's template, in training mode.
+        writing: how the model writes coordinates.
     """
 
-    def __init__(self, template: Any) -> None:
-        self.template = template
+    def __init__(self, template: Any, writing: Writing) -> None:
+        self.template, self.writing = template, writing
 
     def __call__(self, row: dict[str, Any]) -> Encoded:
         """The row that its token ids and patches contain.
@@ -69,17 +86,83 @@ class TemplateEncoder:
             DataError: the text has another number of image tokens than the images need.
             Exception: ms-swift can't encode the row, e.g. because it is too long; the types are many.
         """
+        plain = as_written(row, self.writing)
         encoded = self.template.encode(row, return_length=True)
-        learned = [token for token in encoded["labels"] if token != IGNORED]
-        text = self.template.tokenizer.decode(learned)
-        if "image_grid_thw" not in encoded:  # a model family with other image inputs
-            return Encoded(as_written(row).image, parse_answer(text))
+        decode, labels = self.template.tokenizer.decode, list(encoded["labels"])
+        learned = decode([token for token in labels if token != IGNORED])
+        read = decode([token for token, label in zip(encoded["input_ids"], labels, strict=False) if label == IGNORED])
+        read = re.sub(r"(?:<\|image_pad\|>)+", "<|image_pad|>", read)
+        size = plain.image.shape[1::-1] if plain.image is not None else None
+        # Of several answers, the last one is read.
+        last = decode([token for token in labels[_last_answer(labels) :] if token != IGNORED])
+        answer = parse_answer(last, self.writing, size)
+        if "image_grid_thw" not in encoded:  # a model family with other image inputs, or no image
+            return Encoded(plain.image, answer, read, learned)
         processor = self.template.processor.image_processor
         needed = int(encoded["image_grid_thw"].prod(dim=1).sum()) // processor.merge_size**2
         held = list(encoded["input_ids"]).count(self.template.image_token_id)
         if held != needed:
             raise DataError(f"the text holds {held} image tokens, the images need {needed}")
-        return Encoded(from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor), parse_answer(text))
+        image = from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor)
+        return Encoded(image, answer, read, learned)
+
+
+def _last_answer(labels: Sequence[int]) -> int:
+    """Where the last learned run of tokens begins."""
+    position = len(labels)
+    while position and labels[position - 1] == IGNORED:
+        position -= 1
+    while position and labels[position - 1] != IGNORED:
+        position -= 1
+    return position
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def learned_faults(learned: str, record: Record, sizes: Sequence[Size], writing: Writing) -> list[str]:
+    """Where the text that the model learns differs from the row's targets by more than half a unit of its grid.
+
+    Args:
+        learned: the text, decoded from the labels.
+        record: the row, in pixels.
+        sizes: width and height of its images, in pixels.
+    """
+    wording, expected = record.wording, list(record.targets)
+    if isinstance(wording, Composed):
+        if writing.text.answer == "summary" and wording.summary is not None:
+            return []
+        expected = list(ordered(expected, writing))
+        answer = parse_answer(learned, writing, sizes[0])
+        if len(record.images) == 1 and (
+            not answer.sound
+            or sorted((each.kind, each.label) for each in answer.targets)
+            != sorted((each.kind, each.label) for each in record.targets)
+        ):
+            return [f"the learned text is not the row's objects: {shown(learned, 200)}"]
+    elif isinstance(wording, Written):
+        kept = [spot for number, spot in enumerate(wording.spots) if number not in wording.dropped]
+        roles = [message["role"] for message in wording.row["messages"]]
+        pairs = zip(kept, record.targets, strict=True)
+        expected = [target for spot, target in pairs if roles[spot.message] == "assistant"]
+    numbers, position = [float(number) for number in _NUMBER.findall(learned)], 0
+    for target in expected:
+        (width, height), (wide, high) = sizes[target.image], writing.grid(sizes[target.image])
+        exact = [
+            number
+            for x, y in target.points
+            for number in (min(max(x / width * wide, 0), wide), min(max(y / height * high, 0), high))
+        ]
+        for begin in range(position, len(numbers) - len(exact) + 1):
+            read = numbers[begin : begin + len(exact)]
+            if all(abs(a - b) <= 0.5 + 1e-6 for a, b in zip(read, exact, strict=True)):
+                position = begin + len(exact)
+                break
+        else:
+            name = f"{target.kind} of {shown(target.label)}" if target.label else f"a {target.kind}"
+            wanted = ", ".join(f"{number:g}" for number in map(round, exact))
+            return [f"{name} is at [{wanted}] of {wide}x{high}, but the learned text is {shown(learned, 200)}"]
+    return []
 
 
 def from_patches(patches: Any, grid: Any, processor: Any) -> Pixels:
@@ -145,4 +228,4 @@ def training_encoder(config: Config) -> TemplateEncoder:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model {source}: its tokenizer and processor can't be loaded: {reason}") from None
     use_own_tokens(template, model_config)
-    return TemplateEncoder(template)
+    return TemplateEncoder(template, encoding_of(config).writing)

@@ -1,0 +1,286 @@
+"""Files and folders of rows, each of which gives its rows in one pass, and then any row by its number.
+
+Lines (JSONL, also compressed by gzip) stay in their file: of each row, only its place is in memory. JSON arrays, Parquet
+files, folders that ``datasets`` saved and the files of annotation tools are read into memory as a whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from swiftalign.config.sections import Config, DataSource
+from swiftalign.data.files import JSONL, MAX_ROW_BYTES, RowCounts, data_sources, distinct, parse_json, read_lines
+from swiftalign.data.formats import read_row
+from swiftalign.data.records import Reading, Row
+from swiftalign.data.text import DEFAULT_WRITING, Writing
+from swiftalign.data.tools import find_tool
+from swiftalign.problems import DataError
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+_MAX_UNPACKED = 200  # a gzip file may become so many times larger: text in JSON becomes about 10 times larger
+_MAX_WHOLE = 2_000_000_000  # bytes of a file that is read as a whole
+
+
+class DataFile:
+    """A file of lines, which each process opens once.
+
+    Args:
+        source: the file, as the configuration names it.
+        writing: how the model writes coordinates.
+        places: the position of each row, and at last the size of the file; the line number of each row, from 1, and at
+            last 0; [n + 1, 2]. Found by `read` if not given.
+
+    Attributes:
+        digest: SHA-256 of the file's lines; empty until `read` has ended.
+        left_out: what the file holds beyond rows, counted; filled by `read`.
+    """
+
+    def __init__(self, source: DataSource, writing: Writing = DEFAULT_WRITING, places: Indices | None = None) -> None:
+        self.source, self.path, self.digest = source, Path(source.path), ""
+        folder = Path(source.images) if source.images else self.path if self.path.is_dir() else self.path.parent
+        self.reading = Reading(folder, source.coordinates, writing.unit, writing.own_boxes)
+        self.places: Indices = np.empty((0, 2), dtype=np.int64) if places is None else places
+        self.left_out: Counter[str] = Counter()
+        self._opened: tuple[int, BinaryIO] | None = None
+
+    @property
+    def lines(self) -> Indices:
+        """The line number of each row, found by `read` if it is not known yet."""
+        if not len(self.places) and not sum(1 for _ in self.read()):
+            raise DataError(f"{self.path} holds no row", JSONL)
+        return self.places[:-1, 1]
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Line number and content of each row, in one pass that also finds places and digest.
+
+        Raises:
+            DataError: the file can't be read.
+        """
+        places, digest = array("q"), hashlib.sha256()
+        try:
+            file = self._file()
+            file.seek(0)
+            for position, line, content in read_lines(file, digest.update):
+                places.extend((position, line))
+                yield line, content
+            places.extend((file.tell(), 0))
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}") from None
+        self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
+
+    def where(self, line: int) -> str:
+        """File and line, for messages."""
+        return f"{self.path}:{line}"
+
+    def value(self, content: bytes, line: int) -> Any:
+        """What the file holds of a row, as JSON.
+
+        Raises:
+            DataError: it is not JSON.
+        """
+        return parse_json(content, self.path, line)
+
+    def row(self, number: int) -> tuple[Row, int]:
+        """A row by its number in the file, and how many bytes the file holds of it.
+
+        Raises:
+            DataError: the row is malformed, or the file has changed.
+        """
+        line, file = int(self.lines[number]), self._file()
+        file.seek(self.places[number, 0])
+        content = file.readline(MAX_ROW_BYTES + 1)
+        return read_row(self.value(content, line), self.where(line), self.reading), len(content)
+
+    def _file(self) -> BinaryIO:
+        """The open file. Processes do not share one, as they would share its position."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), _unpacked(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
+            if len(self.places) and self.places[-1, 0] != os.fstat(self._opened[1].fileno()).st_size:
+                raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": None}
+
+
+class LoadedFile(DataFile):
+    """A file or folder whose rows are in memory; the arguments and errors are those of `DataFile`."""
+
+    _values: list[tuple[str, Any]] | None = None
+
+    def read(self) -> Iterator[tuple[int, Any]]:
+        """The number of each row, from 1, and the row as JSON."""
+        digest = hashlib.sha256()
+        values = self._load()
+        for number, (_, value) in enumerate(values, 1):
+            digest.update(json.dumps(value, default=_digest_of_bytes).encode(errors="surrogatepass"))
+            yield number, value
+        numbers = np.arange(len(values) + 1, dtype=np.int64)
+        self.places, self.digest = np.stack([numbers, np.append(numbers[1:], 0)], axis=1), digest.hexdigest()
+
+    def where(self, line: int) -> str:
+        return self._load()[line - 1][0]
+
+    def value(self, content: Any, line: int) -> Any:
+        return content
+
+    def row(self, number: int) -> tuple[Row, int]:
+        lines, values = self.lines, self._load()
+        if len(lines) != len(values):
+            raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
+        where, value = values[number]
+        return read_row(value, where, self.reading), len(str(value))
+
+    def _load(self) -> list[tuple[str, Any]]:
+        if self._values is None:
+            self.left_out.clear()
+            try:
+                self._values = list(_values(self.path, self.source, self.left_out))
+            except OSError as error:
+                raise DataError(f"{self.path}: {error.strerror or error}") from None
+        return self._values
+
+
+Index = Mapping[Path, DataFile]
+"""Data files by their paths."""
+
+
+def open_file(source: DataSource, writing: Writing = DEFAULT_WRITING, places: Indices | None = None) -> DataFile:
+    """A file or folder of rows, by what it is.
+
+    Raises:
+        DataError: it is not a file or folder of rows.
+    """
+    path = Path(source.path)
+    whole = path.is_dir() or path.suffix in (".parquet", ".xml", ".yaml", ".yml", ".txt", ".csv")
+    if path.suffix == ".json" and not whole:
+        whole = not _looks_like_lines(path)
+    return (LoadedFile if whole else DataFile)(source, writing, places)
+
+
+def count_rows(config: Config) -> RowCounts:
+    """Count the rows that an epoch takes from all data files, in one pass over each.
+
+    Raises:
+        DataError: a file does not exist, can't be read, or holds no row.
+    """
+    counts = []
+    for part in ("train", "val"):
+        counts.append(0)
+        for index, source in enumerate(data_sources(config, part)):
+            rows = sum(1 for _ in open_file(source).read())
+            if not rows:
+                raise DataError(f"{config.where('data', part, index)}: data.{part}: {source.path} holds no row", JSONL)
+            counts[-1] += weighted(rows, source.weight)
+    return RowCounts(counts[0] or None, counts[1])
+
+
+def weighted(rows: int, weight: float) -> int:
+    """The rows that an epoch takes from a file with this many rows."""
+    return max(round(rows * weight), 1) if rows else 0
+
+
+def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[tuple[str, Any]]:
+    """Place and content of each row of a file or folder that is read as a whole."""
+    if tool := find_tool(path):
+        yield from tool.read(path, Path(source.images) if source.images else None, left_out)
+    elif path.suffix == ".parquet" or (path.is_dir() and (path / "state.json").is_file()):
+        yield from _table(path)
+    elif path.suffix == ".json":
+        yield from _array(path)
+    else:
+        hint = "name a JSONL file, a JSON array, a Parquet file, or the export of an annotation tool"
+        raise DataError(f"{path}: a {'folder' if path.is_dir() else 'file'} whose rows are not recognised", hint)
+
+
+def _looks_like_lines(path: Path) -> bool:
+    """Whether a .json file has one row per line."""
+    with path.open("rb") as file:
+        first = file.readline(MAX_ROW_BYTES).strip()
+        if not first.startswith(b"{") or not first.endswith(b"}"):
+            return False
+        return bool(file.readline(100).strip()) or find_tool(path) is None
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    """The elements of a JSON array, each with the line where it begins."""
+    if path.stat().st_size > _MAX_WHOLE:
+        raise DataError(f"{path}: too large for a JSON array", "write one row per line")
+    text, decoder = path.read_text(encoding="utf-8-sig", errors="replace"), json.JSONDecoder(object_pairs_hook=distinct)
+    position = len(text) - len(text.lstrip())
+    if not text.startswith("[", position):
+        raise DataError(f"{path}: neither a JSON array of rows nor the export of a known annotation tool", JSONL)
+    line, seen, position = 1, 0, position + 1
+    while True:
+        while text[position : position + 1] in (" ", "\n", "\r", "\t", ","):
+            position += 1
+        line, seen = line + text.count("\n", seen, position), position
+        if text.startswith("]", position):
+            return
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{line}: not JSON: {error}", "correct the file") from None
+        yield f"{path}:{line}", value
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a Parquet file, or of a folder that ``datasets`` saved; images stay as their files' content."""
+    try:
+        if path.is_dir():
+            import datasets
+
+            batches: Any = datasets.load_from_disk(str(path)).with_format("arrow").iter(1000)
+        else:
+            from pyarrow.parquet import ParquetFile
+
+            batches = ParquetFile(path).iter_batches(1000)
+        number = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", {key: value for key, value in row.items() if value is not None}
+    except DataError:
+        raise
+    except Exception as error:  # the libraries raise errors of many types on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: can't be read: {reason}", "write the file again") from None
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    """A gzip file as a temporary file without a name, which is gone when it is closed.
+
+    Raises:
+        DataError: it is damaged, or becomes far larger than text does.
+    """
+    most, file = path.stat().st_size * _MAX_UNPACKED + 1_000_000, tempfile.TemporaryFile()
+    try:
+        with gzip.open(path) as packed:
+            while part := packed.read(1 << 20):
+                file.write(part)
+                if file.tell() > most:
+                    raise DataError(f"{path}: becomes more than {_MAX_UNPACKED} times larger", "unpack it first")
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise DataError(f"{path}: not a sound gzip file: {error}", "write the file again") from None
+    file.flush()
+    return file
+
+
+def _digest_of_bytes(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+
+
+def files_of(sources: Sequence[DataSource], writing: Writing = DEFAULT_WRITING) -> list[DataFile]:
+    return [open_file(source, writing) for source in sources]

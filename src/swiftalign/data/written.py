@@ -1,0 +1,243 @@
+"""Conversations in a row's own words, and the places in them where they say where things are.
+
+Without augmentation the words reach the model as they are, but for ms-swift's placeholders and declared conversions.
+With augmentation, the numbers change with the image. What augmentation moved out of the image is cut out of the list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from swiftalign.config.sections import Unit
+from swiftalign.data.answers import find_items, kind_of
+from swiftalign.data.mirror import mirror_words
+from swiftalign.data.records import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget, to_points
+from swiftalign.data.row_checks import shown
+from swiftalign.data.sizes import Size
+from swiftalign.data.text import Vocabulary, Writing
+from swiftalign.problems import Problem
+
+# Keys of coordinates that are understood in the text of a row: this toolkit's, and those of others with this meaning.
+KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.items()} | {
+    "bbox": ("bbox",),
+    "quad": ("quad",),
+    "line": ("line",),
+    "point": ("point",),
+    "polygon": ("polygon",),
+    "poly": ("quad", "polygon"),
+}
+_LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
+# Keys that say for sure that a text is meant as coordinates.
+_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*:')
+
+_OWN_KEYS = {spelling.text_key for spelling in SPELLINGS.values()}
+_MOST_JSON = 20  # pieces of JSON in a text
+
+PLACEHOLDER = "<bbox>"
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+# Two numbers or more in brackets, and the coordinate tokens of some models.
+_COORDINATES = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?\s*[,;]\s*-?\d+(?:\.\d+)?|<\|box_start\|>|<(?:loc|box|quad|poly)[_>\d]")
+NOT_UNDERSTOOD = "its text mentions coordinates that are not understood"
+
+
+class Spot(NamedTuple):
+    """Where a text says where a target is; places are counted in characters of the message.
+
+    Attributes:
+        message: number of the message.
+        numbers: begin and end of the list of numbers, or of the placeholder.
+        unit: the unit of the numbers; None for a placeholder, for which numbers are written.
+        key: begin and end of the name of the key, if there is one.
+        item: begin and end of the object in a JSON list, which can be cut out; None if it can't.
+        assumed: whether neither the row nor the configuration says what the unit is.
+    """
+
+    message: int
+    numbers: tuple[int, int]
+    unit: Unit | None
+    key: tuple[int, int] | None = None
+    item: tuple[int, int] | None = None
+    assumed: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """The words of a row that has messages.
+
+    Attributes:
+        row: the row in ms-swift's layout; its contents are texts, but for tool calls and token ids.
+        spots: where its texts give each of the row's targets.
+        faults: what is wrong with the texts.
+        fixed: why the targets must stay where they are; empty where they may move.
+        dropped: targets to be cut out: their numbers among the spots.
+        is_mirrored: whether left and right are exchanged.
+    """
+
+    row: dict[str, Any]
+    spots: tuple[Spot, ...] = ()
+    faults: tuple[Problem, ...] = ()
+    fixed: str = ""
+    dropped: frozenset[int] = frozenset()
+    is_mirrored: bool = False
+
+    def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
+        row = self.row
+        if not sizes or not (self.spots or self.is_mirrored):
+            return row
+        kept = [number for number in range(len(self.spots)) if number not in self.dropped]
+        edits: dict[int, list[tuple[int, int, str]]] = {}  # by message: begin, end, and what is there instead
+        for number, target in zip(kept, targets, strict=True):
+            spot = self.spots[number]
+            if spot.unit is None and not writing.own_boxes:
+                continue
+            text = row["messages"][spot.message]["content"]
+            if new := _rewritten(text, spot, target, sizes[target.image], writing):
+                edits.setdefault(spot.message, []).extend(new)
+        for number in self.dropped:
+            spot = self.spots[number]
+            text = row["messages"][spot.message]["content"]
+            if spot.item:
+                edits.setdefault(spot.message, []).append((*_with_comma(text, *spot.item), ""))
+        messages = list(row["messages"])
+        for index, changes in edits.items():
+            text, end, parts = messages[index]["content"], 0, list[str]()
+            for begin, stop, new_text in sorted(changes):
+                if begin >= end:
+                    parts += (text[end:begin], new_text)
+                    end = stop
+            messages[index] = {**messages[index], "content": "".join((*parts, text[end:]))}
+        if self.is_mirrored:
+            messages = [
+                {**each, "content": mirror_words(each["content"])} if isinstance(each.get("content"), str) else each
+                for each in messages
+            ]
+        row = {**row, "messages": messages}
+        if writing.own_boxes:
+            row.pop("objects", None)
+        elif row.get("objects"):  # in pixels, for ms-swift to write
+            boxes = [
+                [number for point in target.points for number in point]
+                for number, target in zip(kept, targets, strict=True)
+                if self.spots[number].unit is None
+            ]
+            row["objects"] = {**row["objects"], "bbox": boxes, "bbox_type": "real"}
+        return row
+
+    def without(self, dropped: Sequence[int]) -> Written:
+        kept = [number for number in range(len(self.spots)) if number not in self.dropped]
+        return replace(self, dropped=self.dropped | {kept[number] for number in dropped})
+
+    def mirrored(self) -> Written:
+        return replace(self, is_mirrored=not self.is_mirrored)
+
+    @property
+    def names_sides(self) -> bool:
+        texts = (message.get("content") for message in self.row["messages"])
+        return any(isinstance(text, str) and mirror_words(text) != text for text in texts)
+
+    def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
+        yield from self.faults
+
+    def can_lose(self, number: int) -> bool:
+        return self.spots[number].item is not None
+
+    def answered(self, number: int) -> bool:
+        last = len(self.row["messages"]) - 1
+        return self.spots[number].message == last and self.row["messages"][last]["role"] == "assistant"
+
+
+def _rewritten(
+    text: str, spot: Spot, target: PixelTarget, size: Size, writing: Writing
+) -> list[tuple[int, int, str]]:
+    """The changes of a text that give a target where it is now: none where the text says so already."""
+    begin, end = spot.numbers
+    new, old = writing.numbers(target, size), text[begin:end]
+    if spot.unit is None:
+        return [(begin, end, str(new))]
+    was = [float(number) for number in _NUMBER.findall(old)]
+    wide, high = writing.grid(size)
+    exact = [n for x, y in target.points for n in (x / size[0] * wide, y / size[1] * high)]
+    same_length = len(was) == len(exact)
+    edits = list[tuple[int, int, str]]()
+    if spot.unit != writing.unit or not same_length or any(abs(a - b) > 0.5 for a, b in zip(was, exact, strict=True)):
+        following = iter(new)
+        between = re.search(r"\d(\s*,\s*)-?\d", old)
+        separator = between[1] if between else ", "
+        written = _NUMBER.sub(lambda _: str(next(following)), old) if same_length else separator.join(map(str, new))
+        edits.append((begin, end, written if same_length else f"[{written}]"))
+    if spot.key and target.kind not in KEYS.get(text[slice(*spot.key)], (target.kind,)):
+        edits.append((*spot.key, writing.key(target.kind)))
+    return edits
+
+
+def _with_comma(text: str, begin: int, end: int) -> tuple[int, int]:
+    """An item of a list with the comma that goes with it."""
+    if after := re.compile(r"\s*,\s*").match(text, end):
+        return begin, after.end()
+    before = re.search(r",\s*$", text[:begin])
+    return (before.start() if before else begin), end
+
+
+class Placed(NamedTuple):
+    """A target that a message locates."""
+
+    spot: Spot
+    kind: Kind | None
+    label: str
+    numbers: Any
+
+
+def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[list[Placed], list[str], bool]:
+    """The targets that a text locates.
+
+    Args:
+        text: a message; placeholders stand in it.
+        message: its number.
+        unit: the unit of its coordinates.
+        assumed: whether neither the row nor the configuration says what the unit is.
+
+    Returns:
+        The targets, in the order of the text; those of placeholders have no numbers, and outside JSON no kind. What is
+        wrong with its JSON. And whether the text holds other coordinates, which are not understood.
+    """
+    placed, faults, rest = list[Placed](), list[str](), list(text)
+    # JSON has no placeholders: a text of equal length takes their place.
+    json_text, position = text.replace(PLACEHOLDER, '"bbox"'), 0
+    for _ in range(_MOST_JSON if "{" in text else 0):
+        found = find_items(json_text, KEYS, position)
+        if found.start < 0:
+            break
+        for item in found.items:
+            kind, numbers = kind_of(item.value, KEYS)
+            if kind is None:
+                continue
+            key = next(key for key in KEYS if key in item.value)
+            place = re.compile(rf'(?<!\\)"({key})"\s*:\s*').search(json_text, item.start, item.end)
+            assert place is not None
+            begin = place.end()
+            label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), "")
+            cut = (item.start, item.end) if json_text[found.start] == "[" and not item.nested else None
+            if numbers == "bbox" and text.startswith(PLACEHOLDER, begin):
+                spot = Spot(message, (begin, begin + len(PLACEHOLDER)), None, place.span(1), cut)
+                placed.append(Placed(spot, kind, label, None))
+            elif to_points(kind, numbers):
+                spot = Spot(message, (begin, json_text.index("]", begin) + 1), unit, place.span(1), cut, assumed)
+                placed.append(Placed(spot, kind, label, numbers))
+            else:
+                if key in _OWN_KEYS:
+                    faults.append(f"{key} of {shown(label)} is {shown(str(numbers))}")
+                continue
+            rest[item.start : item.end] = " " * (item.end - item.start)
+        if not found.complete and (found.items or _MEANT.search(json_text, found.start)):
+            faults.append(f"its JSON breaks off or is damaged: {shown(text[max(found.end - 30, 0) :])}")
+            break
+        position = max(found.end if found.complete else found.start, found.start + 1)
+    taken = {each.spot.numbers[0] for each in placed}
+    for match in re.finditer(PLACEHOLDER, text):
+        if match.start() not in taken:
+            placed.append(Placed(Spot(message, match.span(), None), None, "", None))
+    placed.sort(key=lambda each: each.spot.numbers)
+    return placed, faults, bool(_COORDINATES.search("".join(rest)))
