@@ -95,6 +95,8 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-too-long": ("error", "rows are longer than max_length"),
     "data-too-long-dropped": ("warning", "rows longer than max_length are left out"),
     "data-metric-absent": ("error", "metric_for_best_model needs a kind of target that the validation rows lack"),
+    "data-not-learned": ("error", "the text that the model would learn does not say where a row's targets are"),
+    "data-nothing-to-score": ("error", "grounding_eval has no validation row whose answer can be scored"),
     "data-nothing-to-train": ("error", "no row can teach anything to what trains"),
     "data-rows-without-image": ("warning", "rows without an image teach nothing to what trains"),
     "data-geometry-kept": ("note", "augmentation leaves the geometry of rows as it is"),

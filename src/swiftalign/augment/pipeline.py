@@ -24,9 +24,9 @@ from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.polygons import Floats, signed_area
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import Record, Size
+from swiftalign.data.polygons import Floats, signed_area
+from swiftalign.data.records import Record, Size, stays
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits
 
 
@@ -171,9 +171,7 @@ class Pipeline:
         """Where a row's targets ended up when this was done to it."""
         return self._move(image, record, replay, fitted=True)
 
-    def row(
-        self, images: Sequence[Pixels], record: Record, *, epoch: int, row: int
-    ) -> tuple[list[Pixels], Record]:
+    def row(self, images: Sequence[Pixels], record: Record, *, epoch: int, row: int) -> tuple[list[Pixels], Record]:
         """Augment a row with any number of images; the arguments are those of `place`.
 
         Only colours change where the row's targets must stay in place.
@@ -234,11 +232,6 @@ class Pipeline:
         if placed.inner.size != placed.affine.size:
             image = geometry.warp(image, replace(placed.affine, matrix=np.eye(3)), self.settings.fill)
         return Sample(image, placed.placed_record, placed.outcomes, placed.replay)
-
-
-def stays(record: Record) -> str:
-    """Why nothing of a row may move; empty where it may."""
-    return "it has several images" if len(record.images) > 1 else record.wording.fixed
 
 
 def names_sides(record: Record) -> bool:

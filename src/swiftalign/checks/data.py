@@ -9,9 +9,10 @@ from swiftalign.config.augmentation import ImgaugParameters
 from swiftalign.config.sections import Config
 from swiftalign.data.metrics import METRICS
 from swiftalign.data.records import Kind
+from swiftalign.data.scan import DataReport
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import ConfigError, Problem
+from swiftalign.problems import ConfigError, Problem, counted
 
 
 def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Problem]:
@@ -28,6 +29,38 @@ def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Pr
         message = f"metric_for_best_model: {metric}, but no validation row holds a {kind}"
         hint = f"choose one that the rows have: {', '.join(present)}"
         yield Problem("data-metric-absent", message, hint, where=metric_place(config))
+
+
+def images_to_learn_from(config: Config, plan: TuningPlan, data: DataReport) -> Iterable[Problem]:
+    """Whether the rows have images, where what trains learns from images only."""
+    if any(item.component == "llm" for item in plan.trainables) or not data.without_image:
+        return
+    rows = data.rows.train or 0
+    message = f"{counted(data.without_image, 'training row')} of {rows:,} without an image"
+    hint = "remove these rows, or train the LLM too"
+    code = "data-rows-without-image" if data.without_image < rows else "data-nothing-to-train"
+    yield Problem(code, message, hint, where=config.where("data", "train"))
+
+
+def scored_rows(config: Config, data: DataReport) -> Iterable[Problem]:
+    """Whether grounding_eval finds an answer that it can score."""
+    settings, kinds = config.custom.grounding_eval, data.kinds[len(config.data.train) :] or data.kinds
+    if settings and config.data.train and not any(kinds):
+        message = "no validation row has objects, or an answer in JSON that can be read"
+        yield Problem(
+            "data-nothing-to-score",
+            message,
+            "remove custom.grounding_eval, or give such rows",
+            where=config.where("custom", "grounding_eval"),
+        )
+
+
+def geometry_kept(config: Config, data: DataReport) -> Iterable[Problem]:
+    """The rows that augmentation can't move."""
+    settings = config.custom.augmentation
+    if settings and settings.enabled and settings.operations:
+        for reason, rows in data.in_place.items():
+            yield Problem("data-geometry-kept", f"only the colours of {counted(rows, 'row')} change: {reason}")
 
 
 def imgaug_operations(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

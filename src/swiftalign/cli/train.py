@@ -66,7 +66,7 @@ def train(
     with progress.bar:
         try:
             if dry_run:
-                parts = prepare(config, allow=allowed, processes=processes, listen=progress.show)
+                parts = prepare(config, allow=allowed, processes=processes, encode=True, listen=progress.show)
             else:
                 result = run_training(config, resume=go_on, allow=allowed, processes=processes, listen=progress.show)
         except PreflightError:  # its problems have been shown

@@ -123,7 +123,9 @@ class GroundingTextSection(Section):
     keys: dict[Kind, Annotated[str, Field(min_length=1)]] = Field(
         default_factory=dict, description="keys of the coordinates, where they differ from bbox_2d, quad_2d, ..."
     )
-    point_counts: bool = Field(False, description="before lines, quads and polygons, their number of points: KEY_points")
+    point_counts: bool = Field(
+        False, description="before lines, quads and polygons, their number of points: KEY_points"
+    )
     object_key: str = Field("object_{n}", description="numbered name of an object")
     image_key: str = Field("image_{n}", description="numbered name of an image")
     fenced: bool = Field(False, description="put the answer between ```json and ```")

@@ -23,8 +23,8 @@ _DECODER = json.JSONDecoder()
 # What gives JSON its structure.
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 # Coordinates alone, as an answer to "where is ...?".
-_BARE = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){1,7})\s*\]")
-_BARE_KINDS: dict[int, Kind] = {2: "point", 4: "bbox", 8: "quad"}
+_BARE = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3,7})\s*\]")
+_BARE_KINDS: dict[int, Kind] = {4: "bbox", 8: "quad"}
 
 
 class Answer(NamedTuple):
@@ -136,8 +136,8 @@ def parse_answer(text: str, writing: Writing = DEFAULT_WRITING, size: Size | Non
     """Read a model's answer, in time and memory bounded by its length.
 
     Takes the first list of objects, or the first object outside a list, with or without a ```json fence and words
-    around it; objects may be values of other objects. Without any object, lists of 2, 4 or 8 numbers are points, boxes
-    and quads without a label. Coordinates are not corrected: an item is malformed if numbers lie outside the grid,
+    around it; objects may be values of other objects. Without any object, lists of 4 or 8 numbers are boxes and quads
+    without a label. Coordinates are not corrected: an item is malformed if numbers lie outside the grid,
     their count is wrong, or the second corner of a box lies left of or above the first. Never raises.
 
     Args:

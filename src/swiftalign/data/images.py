@@ -66,7 +66,9 @@ def open_image(path: Path | bytes) -> Pixels:
             wide = np.asarray(image).astype(np.uint32)
             shown = Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
         elif image.mode in ("I", "F"):
-            raise DataError(f"image {_name(path)}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits")
+            raise DataError(
+                f"image {_name(path)}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits"
+            )
         elif image.has_transparency_data:
             layer = image.convert("RGBA")
             shown = Image.new("RGB", image.size, "white")

@@ -265,6 +265,11 @@ class Row:
         return {target.kind for number, target in enumerate(self.targets) if self.wording.answered(number)}
 
 
+def stays(row: Row | Record) -> str:
+    """Why augmentation must not move anything in a row; empty where it may."""
+    return "it has several images" if len(row.images) > 1 else row.wording.fixed
+
+
 class Reading(NamedTuple):
     """What the rows of a file mean where they do not say it.
 

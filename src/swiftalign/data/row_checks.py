@@ -17,8 +17,6 @@ from swiftalign.data.records import PixelTarget, Point, Row, RowTarget, ShareTar
 from swiftalign.data.sizes import PixelLimits, Size, model_size
 from swiftalign.problems import Problem
 
-NUMBERS = {int, float}
-
 # Coordinates that are this far outside come from rounding: they are clamped in the text. In pixels, and in shares of
 # the side.
 SLACK_PIXELS = 1.0
@@ -153,7 +151,9 @@ class UnitSpread:
         self._against["relative1"] += max(most) > 1 or whole
         sides = {"relative1000": (1000, 1000), "pixels": size, "resized": model_size(*size, self._limits)}
         for unit, ends in sides.items():
-            self._against[unit] += any(value > end * (1 + SLACK_SHARE) + 1 for value, end in zip(most, ends, strict=True))
+            self._against[unit] += any(
+                value > end * (1 + SLACK_SHARE) + 1 for value, end in zip(most, ends, strict=True)
+            )
         for axis in (0, 1):
             thousand, side = 1000, size[axis]
             self._odds["pixels"] += min(math.log(thousand / side), 0)

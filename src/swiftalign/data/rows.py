@@ -87,6 +87,10 @@ class Rows:
         file, number = self._file(index)
         return file.where(int(file.lines[number]))
 
+    def source(self, index: int) -> str:
+        """The name of a row's file in metrics."""
+        return self._file(index)[0].source.label
+
     def file_numbers(self) -> Indices:
         """The number of each row's file."""
         return np.searchsorted(self._ends, self.order, side="right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
-from swiftalign.data.records import Kind, PixelTarget, Row
+from swiftalign.data.records import Kind, PixelTarget, Row, stays
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems, special_text
 from swiftalign.data.sizes import Size, model_size
 from swiftalign.data.storage import DataFile, Indices, open_file, weighted
@@ -47,7 +47,8 @@ class DataReport:
         kinds: the kinds of target that can be scored, in each training file, and then in each validation file.
         left_out: line numbers of the rows that are left out as too long, by file; no entry for a file without any.
         files: the files, with the places of their rows, by path.
-        without_image: numbers of training rows without an image.
+        without_image: number of training rows without an image.
+        in_place: number of training rows whose targets augmentation can't move, by reason.
     """
 
     rows: RowCounts
@@ -57,6 +58,7 @@ class DataReport:
     left_out: Mapping[Path, list[int]]
     files: Mapping[Path, DataFile]
     without_image: int = 0
+    in_place: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def index(self) -> dict[Path, Indices]:
@@ -95,11 +97,11 @@ def scan(
         for number, source in enumerate(sources):
             path = Path(source.path)
             if path not in files:
-                before = run.without_image
+                before = run.without_image, run.in_place.copy()
                 files[path] = open_file(source, encoding.writing)
                 kinds[path] = run.read(files[path])
                 if number >= len(train):
-                    run.without_image = before
+                    run.without_image, run.in_place = before
     run.count_waiting()
     progress(run.rows)
     counts = []
@@ -108,7 +110,9 @@ def scan(
         counts.append(weighted(len(files[path].lines) - len(run.left_out.get(path, ())), source.weight))
     rows = RowCounts(sum(counts[: len(train)]), sum(counts[len(train) :]))
     found = tuple(kinds[Path(source.path)] for source in sources)
-    return DataReport(rows, tuple(run.findings()), run.counts, found, run.left_out, files, run.without_image)
+    return DataReport(
+        rows, tuple(run.findings()), run.counts, found, run.left_out, files, run.without_image, run.in_place
+    )
 
 
 class _Scan:
@@ -116,6 +120,7 @@ class _Scan:
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
         self.rows = self.without_image = 0
+        self.in_place: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # rows by code
         self.left_out: dict[Path, list[int]] = {}
         self.encoding, self._progress = encoding, progress
@@ -166,7 +171,7 @@ class _Scan:
         for line, content in file.read():
             try:
                 value = file.value(content, line)
-                if quick.sound(value, spread):
+                if quick.sound(content, value, spread):
                     problems = []
                 else:
                     row = read_row(value, file.where(line), file.reading)
@@ -195,6 +200,8 @@ class _Scan:
         problems: list[Problem] = []
         sizes = [None if image is None else self.size(image, problems) for image in row.images]
         self.without_image += not row.images
+        if row.images and (reason := stays(row)):
+            self.in_place[reason] += 1
         problems += row_problems(row, sizes, self.encoding.limits)
         most = [max(map(max, each.points)) for each in row.targets if isinstance(each, PixelTarget)]
         if most and sizes[0]:
@@ -276,8 +283,15 @@ class _Quick:
         counts = run.encoding.max_length and run.encoding.tokenizer
         self._possible = file.reading.unit in (None, "pixels") and not counts
 
-    def sound(self, row: Any, spread: PixelSpread) -> bool:
-        """Whether a row is one of these; then it is counted."""
+    def sound(self, content: Any, row: Any, spread: PixelSpread) -> bool:
+        """Whether a row is one of these; then it is counted.
+
+        Args:
+            content: what the file holds of it.
+            row: that, as JSON.
+        """
+        if type(content) is not bytes or b"true" in content or b"false" in content or b"NaN" in content:
+            return False
         images = row.get("images") if self._possible and type(row) is dict else None
         if type(images) is not list or len(images) != 1 or type(images[0]) is not str:
             return False

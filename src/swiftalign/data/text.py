@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from swiftalign.config.sections import GroundingTextSection, Unit
+from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget
 from swiftalign.data.row_checks import special_text

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from swiftalign.data.formats.swift import flat_text
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, visual_tokens
 
+
 class Conversation(NamedTuple):
     """A row before its text becomes tokens.
 

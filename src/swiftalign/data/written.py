@@ -7,14 +7,14 @@ With augmentation, the numbers change with the image. What augmentation moved ou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from swiftalign.config.sections import Unit
 from swiftalign.data.answers import find_items, kind_of
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget, to_points
+from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
 from swiftalign.data.row_checks import shown
 from swiftalign.data.sizes import Size
 from swiftalign.data.text import Vocabulary, Writing
@@ -39,7 +39,9 @@ _MOST_JSON = 20  # pieces of JSON in a text
 PLACEHOLDER = "<bbox>"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 # Two numbers or more in brackets, and the coordinate tokens of some models.
-_COORDINATES = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?\s*[,;]\s*-?\d+(?:\.\d+)?|<\|box_start\|>|<(?:loc|box|quad|poly)[_>\d]")
+_COORDINATES = re.compile(
+    r"[\[(]\s*-?\d+(?:\.\d+)?\s*[,;]\s*-?\d+(?:\.\d+)?|<\|box_start\|>|<(?:loc|box|quad|poly)[_>\d]"
+)
 NOT_UNDERSTOOD = "its text mentions coordinates that are not understood"
 
 
@@ -149,9 +151,7 @@ class Written:
         return self.spots[number].message == last and self.row["messages"][last]["role"] == "assistant"
 
 
-def _rewritten(
-    text: str, spot: Spot, target: PixelTarget, size: Size, writing: Writing
-) -> list[tuple[int, int, str]]:
+def _rewritten(text: str, spot: Spot, target: PixelTarget, size: Size, writing: Writing) -> list[tuple[int, int, str]]:
     """The changes of a text that give a target where it is now: none where the text says so already."""
     begin, end = spot.numbers
     new, old = writing.numbers(target, size), text[begin:end]

@@ -156,7 +156,9 @@ def preview(
             progress=lambda count: progress(f"measuring row {count:,} of {len(counted):,}"),
         )
     notes = list(dict.fromkeys(notes))
-    return PreviewResult(pipeline.settings.seed if pipeline else 0, list(epochs), strips, encoded, sheet, html, measured, notes)
+    return PreviewResult(
+        pipeline.settings.seed if pipeline else 0, list(epochs), strips, encoded, sheet, html, measured, notes
+    )
 
 
 def _pipeline(config: Config, seed: int | None) -> Pipeline | None:

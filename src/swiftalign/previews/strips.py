@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from swiftalign.augment.draws import Step, is_imgaug
-from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric, stays
+from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_geometric
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.data.encoded import Encode, Encoded, as_written, learned_faults
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size
+from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, stays
 from swiftalign.data.row_checks import row_problems
 from swiftalign.data.rows import Rows, to_row
 

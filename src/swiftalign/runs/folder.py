@@ -138,20 +138,27 @@ def read_index(folder: Path) -> rows.Index:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins: at a checkpoint of this run, with other weights, or with those of the base model."""
+    """Where training begins: at a checkpoint of this run, with other weights, or with those of the base model.
+
+    Attributes:
+        unchecked: whether training begins even if what the model would learn is not what the rows say.
+    """
 
     checkpoint: Path | None = None
     weights: Path | None = None
+    unchecked: bool = False
 
 
 def write_start(folder: Path, start: Start) -> None:
     """Write ``.start``: the checkpoint or weights that every training process loads."""
-    values = {name: str(path) for name, path in vars(start).items() if path}
+    values = {name: value if value is True else str(value) for name, value in vars(start).items() if value}
     write_whole(folder / START_FILE, json.dumps(values) + "\n")
 
 
 def read_start(folder: Path) -> Start:
-    return Start(**{name: Path(value) for name, value in _values(folder / START_FILE).items()})
+    values = _values(folder / START_FILE)
+    paths = {name: Path(values[name]) for name in ("checkpoint", "weights") if name in values}
+    return Start(**paths, unchecked="unchecked" in values)
 
 
 def _values(path: Path) -> dict[str, Any]:

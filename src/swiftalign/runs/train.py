@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checks.data import scored_kind
+from swiftalign.checks.data import geometry_kept, images_to_learn_from, scored_kind, scored_rows
+from swiftalign.checks.learned import learned
 from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
@@ -103,6 +104,7 @@ def prepare(
     *,
     allow: Collection[str] = (),
     processes: Processes = ONE,
+    encode: bool = False,
     listen: Listener = lambda event: None,
 ) -> list[Part]:
     """Everything that comes before training: read the model, resolve the plan, run pre-flight, look at every row.
@@ -110,6 +112,7 @@ def prepare(
     Args:
         allow: codes of error problems that do not stop the run.
         processes: how many processes train, and where.
+        encode: whether a few rows are encoded and read back, as the training process does before it trains.
         listen: is called with each event, for progress and messages.
 
     Returns:
@@ -139,8 +142,12 @@ def prepare(
         # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
         stop_at_errors(preflight(part, model, resolve(part, model, rows=UNKNOWN, processes=processes.total)))
         data = read_data(part, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
-        stop_at_errors([*data.findings, *scored_kind(part, data.kinds)])
+        stop_at_errors([*data.findings, *scored_kind(part, data.kinds), *scored_rows(part, data)])
         plan = resolve(part, model, rows=data.rows, processes=processes.total)
+        stop_at_errors([*images_to_learn_from(part, plan, data), *geometry_kept(part, data)])
+        if encode:
+            listen(Event("progress", {"text": "encoding a few rows"}))
+            stop_at_errors(list(learned(part, data.left_out)))
         stop_at_errors(preflight(part, model, plan))
         sample = []
         if card:
@@ -190,7 +197,7 @@ def train(
         return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
     with locked(folder, used=resume):
         if not config.phases:
-            return _run(parts[0], folder, processes, listen, resume=resume)
+            return _run(parts[0], folder, processes, listen, allow=allow, resume=resume)
         if resume and holds_run(folder):
             require_same_config(folder, config)
         write_config(folder, config)
@@ -202,14 +209,22 @@ def train(
             weights = best or results[-1].checkpoint if results else None
             inner = phase_folder(folder, number)
             inner.mkdir(exist_ok=True)
-            results.append(_run(part, inner, processes, listen, resume=resume and holds_run(inner), weights=weights))
+            go_on = resume and holds_run(inner)
+            results.append(_run(part, inner, processes, listen, allow=allow, resume=go_on, weights=weights))
             if results[-1].status == "stopped":
                 break
         return replace(results[-1], run_folder=folder, phases=tuple(results))
 
 
 def _run(
-    part: Part, folder: Path, processes: Processes, listen: Listener, *, resume: bool, weights: Path | None = None
+    part: Part,
+    folder: Path,
+    processes: Processes,
+    listen: Listener,
+    *,
+    allow: Collection[str],
+    resume: bool,
+    weights: Path | None = None,
 ) -> RunResult:
     """Train in a run folder.
 
@@ -237,7 +252,8 @@ def _run(
         name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
         listen(Event("resume", {"text": f"from {name}"}))
     write_run_files(folder, config, plan, part.data, part.choices)
-    write_start(folder, Start(checkpoint) if checkpoint else Start(weights=weights))
+    unchecked = "data-not-learned" in allow
+    write_start(folder, Start(checkpoint, None if checkpoint else weights, unchecked))
     listen(Event("begin", {"folder": folder, "plan": plan, "choices": part.choices}))
     began, events = time.monotonic(), []
     for event in follow_training(folder, local_model=_is_local(config), processes=processes):

@@ -26,6 +26,8 @@ from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.metrics import METRICS
 from swiftalign.data.records import TextTarget
+from swiftalign.data.rows import Rows
+from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.problems import DataError
 
 # An answer may be longer than the true one by this factor, and by this many tokens.
@@ -41,12 +43,14 @@ class Question:
         answer: the true answer's text, as the model is trained to write it.
         truth: the true answer's targets.
         size: width and height of the image in pixels.
+        source: name of the data file, where there are several.
     """
 
     index: int
     answer: str
     truth: tuple[TextTarget, ...]
     size: tuple[int, int]
+    source: str = ""
 
 
 def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
@@ -56,8 +60,13 @@ def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
     answer, has_image = last.get("content"), len(images) == 1 and isinstance(images[0], Image.Image)
     if last["role"] != "assistant" or not isinstance(answer, str) or not has_image:
         return None
-    truth = parse_answer(answer)
-    return Question(index, answer, truth.targets, images[0].size) if truth.sound else None
+    truth = parse_answer(answer, _writing(rows), images[0].size)
+    source = rows.source(index) if isinstance(rows, Rows) and len(rows.files) > 1 else ""
+    return Question(index, answer, truth.targets, images[0].size, source) if truth.sound else None
+
+
+def _writing(rows: Sequence[dict[str, Any]]) -> Writing:
+    return rows.writing if isinstance(rows, Rows) else DEFAULT_WRITING
 
 
 def without_answer(row: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +84,7 @@ def choose_questions(rows: Sequence[dict[str, Any]], count: int) -> list[Questio
     questions = list(islice(filter(None, (to_question(rows, index) for index in order)), count))
     if not questions:
         hint = "give grounding_eval rows with 'objects', or messages that end with such an answer in JSON"
-        raise DataError("no validation row asks for boxes, quads or lines", hint)
+        raise DataError("no validation row asks for objects in one image", hint)
     return questions
 
 
@@ -142,13 +151,16 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
         # Evaluations are counted in the log history, which a resumed run continues.
         if metrics is None or (sum("eval_loss" in entry for entry in state.log_history) - 1) % self.every:
             return
-        values = {f"eval_{name}": value for name, value in self.score().metrics().items()}
+        values: dict[str, float] = {}
+        for source, scores in sorted(self.score().items()):
+            prefix = f"eval_{source}_" if source else "eval_"
+            values |= {f"{prefix}{name}": value for name, value in scores.metrics().items()}
         metrics.update(values)
         self.trainer.log(values)
 
-    def score(self) -> Scores:
-        """The scores of all processes' answers."""
-        scores, state = Scores(), self.trainer.accelerator.state
+    def score(self) -> dict[str, Scores]:
+        """The scores of all processes' answers: under "" of all rows, and of each data file where there are several."""
+        scores, state = {"": Scores()}, self.trainer.accelerator.state
         shared = share(len(self.questions), state.process_index, state.num_processes)
         size = self.args.per_device_eval_batch_size
         with _generating(self.trainer):
@@ -158,27 +170,35 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
                 request = RequestConfig(max_tokens=int(longest * _LONGER) + _MORE, temperature=0)
                 asked = [without_answer(self._dataset[question.index]) for question, _ in batch]
                 replies = self._engine.infer(asked, request, use_tqdm=False)
-                add_answers(scores, batch, [reply.choices[0].message.content for reply in replies])
+                texts = [reply.choices[0].message.content for reply in replies]
+                add_answers(scores, batch, texts, _writing(self._dataset))
         return _of_all(scores, state.num_processes)
 
 
-def _of_all(scores: Scores, processes: int) -> Scores:
+def _of_all(scores: dict[str, Scores], processes: int) -> dict[str, Scores]:
     """Add up the scores of all processes."""
     if processes == 1:
         return scores
     parts: list[Any] = [None] * processes
     torch.distributed.all_gather_object(parts, scores)
-    total = Scores()
+    total = {"": Scores()}
     for part in parts:
-        total.merge(part)
+        for source, each in part.items():
+            total.setdefault(source, Scores()).merge(each)
     return total
 
 
-def add_answers(scores: Scores, batch: Sequence[tuple[Question, bool]], texts: Sequence[str]) -> None:
-    """Score the answers to the questions that count."""
+def add_answers(
+    scores: dict[str, Scores],
+    batch: Sequence[tuple[Question, bool]],
+    texts: Sequence[str],
+    writing: Writing = DEFAULT_WRITING,
+) -> None:
+    """Score the answers to the questions that count, in all and by data file."""
     for (question, counts), text in zip(batch, texts, strict=True):
-        if counts:
-            scores.add(parse_answer(text), question.truth, *question.size)
+        for source in {"", question.source} if counts else ():
+            answer = parse_answer(text, writing, question.size)
+            scores.setdefault(source, Scores()).add(answer, question.truth, *question.size)
 
 
 @contextmanager

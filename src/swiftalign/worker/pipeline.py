@@ -15,7 +15,9 @@ from swift.pipelines.train.sft import SwiftSft
 
 from swiftalign.augment.pipeline import run_pipeline
 from swiftalign.augment.rows import TrainingRows
+from swiftalign.checks.learned import NotLearnedError, sampled
 from swiftalign.config.sections import Config
+from swiftalign.data.encoded import TemplateEncoder
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Mixture, Rows
 from swiftalign.model.families import find
@@ -24,7 +26,7 @@ from swiftalign.model.template import use_own_tokens
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import split_rows
 from swiftalign.problems import counted
-from swiftalign.runs.folder import read_index, read_left_out
+from swiftalign.runs.folder import Start, read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
 from swiftalign.worker.batches import FilledRows, train_dataloader
@@ -47,7 +49,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         config: the run's configuration.
         plan: the run's plan.
         choices: how the run is made fast.
-        weights: a checkpoint of an earlier phase to begin with, if any.
+        start: where training begins.
 
     Attributes:
         callback: the run's `PlanCallback`, once training has begun.
@@ -55,10 +57,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         mixture: which of them an epoch takes, if files have weights.
     """
 
-    def __init__(
-        self, arguments: list[str], config: Config, plan: TuningPlan, choices: Choices, weights: Path | None
-    ) -> None:
-        self.config, self.plan, self.choices, self.weights = config, plan, choices, weights
+    def __init__(self, arguments: list[str], config: Config, plan: TuningPlan, choices: Choices, start: Start) -> None:
+        self.config, self.plan, self.choices, self.start = config, plan, choices, start
         super().__init__(arguments)  # calls `_prepare_template`
 
     def _prepare_template(self) -> None:
@@ -75,6 +75,10 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             for sources in (data.sources("train"), data.sources("val"))
         )
         assert train is not None
+        encoder = TemplateEncoder(self.template, writing)
+        for rows in (train, val) if not self.start.unchecked else ():
+            for problem in sampled(rows, encoder) if rows else ():
+                raise NotLearnedError(f"{problem.where}: [{problem.code}] {problem.message}", problem.advice)
         random = np.random.default_rng(args.data_seed)
         if val is None and args.split_dataset_ratio > 0:
             count = split_rows(len(train), args.split_dataset_ratio)
@@ -111,8 +115,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             if weight.requires_grad and dtypes.get(name) == "float32":
                 weight.data = weight.data.float()
         compare_model(plan, model)
-        if self.weights is not None:
-            carry_weights(plan, model, self.weights)
+        if self.start.weights is not None:
+            carry_weights(plan, model, self.start.weights)
         speed_up_model(model, plan, self.choices)
         return model
 

@@ -35,7 +35,9 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
     targets = []
     pattern = _FLORENCE if "<loc_" in suffix else _PALIGEMMA
     if pattern.sub("", suffix).strip():
-        raise ValueError(f"the suffix has location tokens that are not understood: {pattern.sub('', suffix).strip()[:60]!r}")
+        raise ValueError(
+            f"the suffix has location tokens that are not understood: {pattern.sub('', suffix).strip()[:60]!r}"
+        )
     for match in pattern.finditer(suffix):
         if pattern is _FLORENCE:
             label, numbers = match[1], [(int(n) + 0.5) / 1000 for n in re.findall(r"\d+", match[2])]

@@ -1,4 +1,5 @@
 """The files of annotation tools."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,0 +1,66 @@
+"""Whether the text that the model learns says where the rows' targets are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from swiftalign.config.sections import Config
+from swiftalign.data.encoded import NotHereError, TemplateEncoder, learned_faults, training_encoder
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.rows import LeftOut, Rows, open_images, sizes_of, with_images
+from swiftalign.problems import DataError, Problem
+
+FIRST_ROWS, SAMPLED_ROWS = 2, 12  # of each file, and of all
+_NAMED = 3
+
+# ms-swift's names of the units -> ours
+_CONVENTIONS = {"norm1000": "relative1000", "none": "resized"}
+
+
+class NotLearnedError(DataError):
+    """The text that the model would learn does not say what the rows say."""
+
+    exit_code = 1
+
+
+def learned(config: Config, left_out: LeftOut | None = None) -> Iterable[Problem]:
+    """Encode a few rows as training does and read them back; imports ms-swift, which takes seconds."""
+    try:
+        encoder = training_encoder(config)
+    except NotHereError as error:
+        yield Problem("data-unchecked", f"what the model learns to write: {error.message}")
+        return
+    for part in ("train", "val"):
+        if sources := config.data.sources(part):
+            yield from sampled(Rows(sources, left_out, encoding_of(config).writing), encoder)
+
+
+def sampled(rows: Rows, encode: TemplateEncoder) -> Iterator[Problem]:
+    """What is learnt of the first rows of each file and of some others, where that differs from what is meant."""
+    numbers = rows.file_numbers()
+    first = [
+        int(index) for number in range(len(rows.files)) for index in np.flatnonzero(numbers == number)[:FIRST_ROWS]
+    ]
+    others = np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS].tolist()
+    unit = _CONVENTIONS.get(getattr(encode.template, "norm_bbox", None) or "")
+    found = 0
+    for index in dict.fromkeys([*first, *others]):
+        row = rows.row(index)
+        if not row.images or None in row.images:
+            continue
+        if row.targets and unit and unit != rows.writing.unit:
+            message = (
+                f"ms-swift's template for this model writes {unit}, but the coordinates would be {rows.writing.unit}"
+            )
+            yield Problem("data-not-learned", message, "name the model's type: model.type", where=rows.where(index))
+            return
+        images = open_images(row)
+        sizes = sizes_of(images)
+        encoded = encode(with_images(row.to_swift(sizes, rows.writing), images))
+        for fault in learned_faults(encoded.learned, row.record(sizes, rows.writing.limits), sizes, rows.writing):
+            yield Problem("data-not-learned", fault, "report this row, or leave it out", where=rows.where(index))
+            found += 1
+        if found >= _NAMED:
+            return
