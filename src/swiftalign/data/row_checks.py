@@ -15,7 +15,7 @@ from swiftalign.config.sections import Unit
 from swiftalign.data.polygons import area, box_iou, crosses_itself, envelope
 from swiftalign.data.records import PixelTarget, Point, Row, RowTarget, ShareTarget, Target, TextTarget
 from swiftalign.data.sizes import PixelLimits, Size, model_size
-from swiftalign.problems import Problem
+from swiftalign.problems import Problem, counted
 
 # Coordinates that are this far outside come from rounding: they are clamped in the text. In pixels, and in shares of
 # the side.
@@ -180,10 +180,10 @@ class UnitSpread:
         """That the unit is another one than the model's, or that it can't be told."""
         unit = self.unit()
         if unit is None:
-            message = f"the numbers of {self._rows:,} rows fit {_UNIT_NAMES['relative1000']} as well as pixels"
+            message = f"the numbers of {counted(self._rows, 'row')} fit {_UNIT_NAMES['relative1000']} as well as pixels"
             yield Problem("data-coordinates-undeclared", message, DECLARE.replace("UNIT", "relative1000 or pixels"))
         elif unit != self._text_unit:
-            message = f"the answers of {self._rows:,} rows give {_UNIT_NAMES[unit]}, but the model writes {_UNIT_NAMES[self._text_unit]}"
+            message = f"the answers of {counted(self._rows, 'row')} give {_UNIT_NAMES[unit]}, but the model writes {_UNIT_NAMES[self._text_unit]}"
             hint = f"to have them converted, {DECLARE.replace('UNIT', unit)}"
             yield Problem("data-coordinates-foreign", message, hint)
 
@@ -239,13 +239,15 @@ def declared_size(row: Mapping[str, Any]) -> Size | None:
     return (width, height) if type(width) is int and type(height) is int else None
 
 
-def near_keys(row: Mapping[str, Any], known: Collection[str]) -> list[Problem]:
-    """Keys that nobody reads, and that look like a known one misspelt."""
-    problems = []
-    for key in row.keys() - known:
-        if near := _near(key, frozenset(known)):
-            problems.append(Problem("data-key-unknown", f"{shown(key)}, which is near {near!r}", "correct the key"))
-    return problems
+def near_keys(*parts: tuple[Mapping[str, Any], Collection[str]]) -> Iterator[Problem]:
+    """That nobody reads some keys, which look like known ones misspelt.
+
+    Args:
+        parts: objects of a row, each with the keys that are known in it.
+    """
+    keys = [(key, _near(key, frozenset(known))) for part, known in parts for key in part if key not in known]
+    if found := [f"{shown(key)} (is {near!r} meant?)" for key, near in keys if near]:
+        yield Problem("data-key-unknown", ", ".join(found), "correct the key, or remove it")
 
 
 @lru_cache(1024)

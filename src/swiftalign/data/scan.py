@@ -145,7 +145,8 @@ class _Scan:
         if len(first) < NAMED_ROWS:
             text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
             text = text if text.isprintable() else text.encode("unicode_escape").decode()
-            first.append(replace(problem, message=text, where=where))
+            hint = problem.hint.replace("FILE", where.partition(":")[0]) if problem.hint else problem.hint
+            first.append(replace(problem, message=text, hint=hint, where=where))
 
     def findings(self) -> Iterator[Problem]:
         """One for each code: the first rows in full, the others as a number."""

@@ -182,7 +182,8 @@ class Previewer:
         moves = placed is not None and not stays(record)
         final = placed.placed_record if placed and moves else record
         faults += learned_faults(shown.learned, final, sizes, writing)
-        assert before.image is not None and shown.image is not None
+        assert before.image is not None
+        assert shown.image is not None
         # An image that was resized for encoding can't be compared.
         if shown.image.shape == before.image.shape:
             difference = float(np.abs(shown.image.astype(np.int16) - before.image).mean())

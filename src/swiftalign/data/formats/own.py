@@ -47,15 +47,13 @@ def _read(row: Any, reading: Reading) -> Row:
     for key in ("prompt", "system", "summary"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"'{key}' must be text")
-    remarks = [] if row.keys() <= _ROW_KEYS else near_keys(row, _ROW_KEYS)
+    remarks = list[Problem]()
     targets = list[RowTarget]()
     for item in objects:
         label = item.get("label", item.get("desc")) if isinstance(item, dict) else None
         if not isinstance(label, str):
             raise ValueError("an object needs a 'label'")
         name, keys, number = f"object {label!r}", [key for key in item if key in _KINDS], item.get("image", 0)
-        if not item.keys() <= _OBJECT_KEYS:
-            remarks += near_keys(item, _OBJECT_KEYS)
         if not label.strip():
             remarks.append(Problem("data-label-empty", "an object has an empty label", "name the object"))
         if type(number) is not int or not 0 <= number < len(images):
@@ -75,6 +73,7 @@ def _read(row: Any, reading: Reading) -> Row:
                 )
         kind = next(iter(points))  # a quad beside a box is its outline
         targets.append(UNITS[unit](kind, label, points.pop(kind), points.get("quad", ()), number))
+    remarks += near_keys((row, _ROW_KEYS), *((item, _OBJECT_KEYS) for item in objects))
     wording = Composed(row.get("prompt"), row.get("system"), row.get("summary"), len(images))
     paths = tuple(reading.images / local_path(image) for image in images)
     return Row(paths, tuple(targets), wording, declared_size(row), tuple(remarks))

@@ -60,7 +60,7 @@ def _question(row: dict[str, Any]) -> str | None:
 
 
 def _read(row: dict[str, Any], reading: Reading) -> Row:
-    faults = list(near_keys(row, _KNOWN))
+    faults = list(near_keys((row, _KNOWN)))
     row = _as_messages(row)
     _check_messages(row["messages"])
     listed, inside, messages = _split(row)
