@@ -124,3 +124,13 @@ def _orientation(image: Image.Image) -> int:
         return int(value) if value in range(1, 9) else 1
     except Exception:  # damaged EXIF data; viewers then show the pixels as they are stored
         return 1
+
+
+def image_format(image: Path | bytes) -> str:
+    """The usual suffix of an image's format, without a dot.
+
+    Raises:
+        DataError: it is not a readable image.
+    """
+    with _opened(image) as opened:
+        return {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}.get(opened.format or "", str(opened.format).lower())
