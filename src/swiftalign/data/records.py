@@ -204,11 +204,22 @@ class Record:
     Attributes:
         images: absolute paths.
         targets: targets in pixels of their images.
+        numbers: of a part of a record, the number of each target in the whole.
     """
 
     images: tuple[Path | bytes | None, ...]
     targets: tuple[PixelTarget, ...]
     wording: Wording
+    numbers: tuple[int, ...] = ()
+
+    def on_image(self, image: int) -> Record:
+        """The part of the record that is on one of its images; it has no words of its own."""
+        numbers = tuple(number for number, target in enumerate(self.targets) if target.image == image)
+        return Record((self.images[image],), tuple(self.targets[n] for n in numbers), self.wording, numbers)
+
+    def can_lose(self, number: int) -> bool:
+        """Whether a target may be dropped."""
+        return self.wording.can_lose(self.numbers[number] if self.numbers else number)
 
     def to_swift(self, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
         return self.wording.to_swift(self.targets, sizes, writing)
@@ -263,11 +274,6 @@ class Row:
     def kinds(self) -> set[Kind]:
         """The kinds of target that can be scored in an answer."""
         return {target.kind for number, target in enumerate(self.targets) if self.wording.answered(number)}
-
-
-def stays(row: Row | Record) -> str:
-    """Why augmentation must not move anything in a row; empty where it may."""
-    return "it has several images" if len(row.images) > 1 else row.wording.fixed
 
 
 class Reading(NamedTuple):

@@ -15,7 +15,7 @@ from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
-from swiftalign.data.records import Kind, PixelTarget, Row, stays
+from swiftalign.data.records import Kind, PixelTarget, Row
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems, special_text
 from swiftalign.data.sizes import Size, model_size
 from swiftalign.data.storage import DataFile, Indices, open_file, weighted
@@ -201,7 +201,7 @@ class _Scan:
         problems: list[Problem] = []
         sizes = [None if image is None else self.size(image, problems) for image in row.images]
         self.without_image += not row.images
-        if row.images and (reason := stays(row)):
+        if row.images and (reason := row.wording.fixed):
             self.in_place[reason] += 1
         problems += row_problems(row, sizes, self.encoding.limits)
         most = [max(map(max, each.points)) for each in row.targets if isinstance(each, PixelTarget)]
