@@ -48,7 +48,7 @@ def parse_answer(text: str) -> Answer:
     or the second corner of a box lies left of or above the first. Never raises.
 
     >>> parse_answer('```json\\n[{"bbox_2d": [1, 2, 30, 40], "label": "cup"}]\\n```').targets
-    (TextTarget(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=()),)
+    (TextTarget(kind='bbox', label='cup', points=((1, 2), (30, 40)), outline=(), image=0),)
     """
     text = text[:MAX_CHARACTERS]
     start = _START.search(text)
