@@ -90,7 +90,7 @@ def talk(*messages: Any, **others: Any) -> dict[str, Any]:
 
 
 NUMBERS = "object 'box': bbox_2d must be 4 numbers"
-ONE_OF = "object 'box' needs one of bbox_2d, quad, line (a box may have its object's quad beside it)"
+ONE_OF = "object 'box' needs one of bbox_2d, quad, line, point_2d, polygon (a box may have its object's quad beside it)"
 IMAGES = "'images' must be a list of paths"
 MESSAGES = "'messages' must be a list of {role, content}"
 BOXES = "a 'bbox' in 'objects' must be an even count of numbers, 2 or more"
@@ -116,6 +116,12 @@ FAULTS: list[tuple[Any, str]] = [
     (with_object(bbox_2d=[1, 2, 3, 10**400]), NUMBERS),
     (with_object(bbox_2d={}), NUMBERS),
     (with_object(quad=[1, 2, 3, 4]), "object 'box': quad must be 8 numbers"),
+    (with_object(point_2d=[1, 2, 3, 4]), "object 'box': point_2d must be 2 numbers"),
+    (with_object(point_2d=[]), "object 'box': point_2d must be 2 numbers"),
+    (with_object(polygon=[1, 2, 3, 4]), "object 'box': polygon must be an even count of 6 numbers or more"),
+    (with_object(polygon=[1, 2, 3, 4, 5, 6, 7]), "object 'box': polygon must be an even count of 6 numbers or more"),
+    (with_object(polygon=[1, 2, 3, 4, 5, 6], point_2d=[1, 2]), ONE_OF),
+    (with_object(bbox_2d=[1, 2, 3, 4], polygon=[1, 2, 3, 4, 5, 6]), ONE_OF),
     (with_object(line=[1, 2]), "object 'box': line must be an even count of 4 numbers or more"),
     (with_object(line=[1, 2, 3, 4, 5]), "object 'box': line must be an even count of 4 numbers or more"),
     ({"messages": []}, MESSAGES),
@@ -206,6 +212,8 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         {"label": "b", "quad": quad},
         {"label": "c", "line": [5, 6, 7, 8.5]},
         {"label": "d", "bbox_2d": [1, 2, 3, 4], "quad": quad},
+        {"label": "e", "point_2d": [5, 6.5]},
+        {"label": "f", "polygon": [1, 2, 3, 2, 3, 4, 2, 3, 1, 4]},
     ]
     corners = ((1, 2), (3, 2), (3, 4), (1, 4))
     row = OWN.read({"images": ["x/a.png"], "objects": objects, "prompt": "Find.", "system": "Short."}, tmp_path)
@@ -214,6 +222,8 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         PixelTarget("quad", "b", corners),
         PixelTarget("line", "c", ((5, 6), (7, 8.5))),
         PixelTarget("bbox", "d", ((1, 2), (3, 4)), corners),
+        PixelTarget("point", "e", ((5, 6.5),)),
+        PixelTarget("polygon", "f", ((1, 2), (3, 2), (3, 4), (2, 3), (1, 4))),
     )
     assert isinstance(row, GroundingRow)
     assert row == GroundingRow((tmp_path / "x/a.png",), targets, "Find.", "Short.")

@@ -46,7 +46,8 @@ def target_problems(target: PixelTarget, width: int, height: int) -> Iterator[Pr
     name = f"{target.kind} of {shown(target.label)}"
     yield from outside_problems((*target.points, *target.outline), width, height, name)
     is_box, (left, top), (right, bottom) = target.kind == "bbox", target.points[0], target.points[-1]
-    quad = target.points if target.kind == "quad" else target.outline
+    polygon = target.points if target.kind in ("quad", "polygon") else target.outline
+    shape = "polygon" if target.kind == "polygon" else "quad"
     hint = "a box is [x1, y1, x2, y2], not [x, y, width, height]"
     if target.kind == "line" and len(set(target.points)) == 1:
         yield Problem("data-line-degenerate", f"{name}: all its points are one", "remove it, or give its ends")
@@ -54,11 +55,12 @@ def target_problems(target: PixelTarget, width: int, height: int) -> Iterator[Pr
         yield Problem("data-box-degenerate", f"{name}: its second corner lies left of or above the first", hint)
     elif is_box and (right == left or bottom == top):
         yield Problem("data-box-degenerate", f"{name}: it has no area", hint)
-    elif quad and crosses_itself(np.array(quad)):
+    elif polygon and crosses_itself(np.array(polygon)):
         hint = "give its corners in order around the object"
-        yield Problem("data-quad-crossed", f"{name}: two sides of the quad cross", hint)
-    elif quad and not area(np.array(quad)):
-        yield Problem("data-box-degenerate", f"{name}: the quad has no area", hint)
+        yield Problem("data-quad-crossed", f"{name}: two sides of the {shape} cross", hint)
+    elif polygon and not area(np.array(polygon)):
+        hint = "remove it, or give its corners in order around the object" if shape == "polygon" else hint
+        yield Problem("data-box-degenerate", f"{name}: the {shape} has no area", hint)
     elif target.outline:
         box, around = np.array([target.points, envelope(np.array(target.outline))], dtype=np.float64)
         overlap = float(box_iou(box, around))
