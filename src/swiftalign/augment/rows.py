@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from multiprocessing import Value
 from typing import Any
 
@@ -21,16 +22,21 @@ class AugmentedRows:
     def set_epoch(self, epoch: int) -> None:
         self._epoch.value = epoch
 
+    def naming(self, index: int) -> AbstractContextManager[None]:
+        """As `Rows.naming`."""
+        return self.rows.naming(index)
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The augmented row in ms-swift's layout, with its images in memory."""
-        row, number, epoch = self.rows.row(index), int(self.rows.order[index]), self._epoch.value
-        images = open_images(row)
-        if isinstance(row, GroundingRow):
-            height, width = images[0].shape[:2]
-            sample = self.pipeline(images[0], row.record(width, height), epoch=epoch, row=number)
-            return to_row(sample.record, sample.image, self.rows.text)
-        coloured = self.pipeline.colours_only(images, epoch=epoch, row=number)
-        return with_images(row.to_swift((), self.rows.text), coloured)
+        with self.rows.naming(index):
+            row, number, epoch = self.rows.row(index), int(self.rows.order[index]), self._epoch.value
+            images = open_images(row)
+            if isinstance(row, GroundingRow):
+                height, width = images[0].shape[:2]
+                sample = self.pipeline(images[0], row.record(width, height), epoch=epoch, row=number)
+                return to_row(sample.record, sample.image, self.rows.text)
+            coloured = self.pipeline.colours_only(images, epoch=epoch, row=number)
+            return with_images(row.to_swift((), self.rows.text), coloured)

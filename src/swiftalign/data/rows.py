@@ -8,6 +8,7 @@ import io
 import os
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,9 @@ from swiftalign.problems import DataError
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 LeftOut = Mapping[Path, Collection[int]]
 """Line numbers of rows that are not used, by file."""
+
+
+_RESTORE = "restore the file"
 
 
 class DataFile:
@@ -108,6 +112,29 @@ def read_index(path: Path) -> Index:
         return {Path(name): DataFile(Path(name), each) for name, each in zip(names.tolist(), places, strict=True)}
 
 
+class RowError(DataError):
+    """A row that can't be used although the check before training passed: its message begins with file and line.
+
+    A data loader's worker hands an exception on as text: torch makes a new exception of the same class, whose only
+    argument is the worker's traceback. Message and hint are then found at the end of that text.
+
+    References:
+        torch `_utils.py`, `ExceptionWrapper.reraise`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        _, wrapped, told = message.rpartition(f"{RowError.__module__}.{RowError.__qualname__}: ")
+        if wrapped:
+            message, _, advice = told.strip().partition("\nhint: ")
+            hint = advice or None
+        super().__init__(" ".join(message.split()), hint)
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
 class Rows:
     """Rows of one or several files as a dataset that the trainer can index.
 
@@ -139,9 +166,32 @@ class Rows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The row in ms-swift's layout, with its images in memory, as they are shown."""
-        row = self.row(index)
-        images = open_images(row)
-        return with_images(row.to_swift([(image.shape[1], image.shape[0]) for image in images], self.text), images)
+        with self.naming(index):
+            row = self.row(index)
+            images = open_images(row)
+            return with_images(row.to_swift([(image.shape[1], image.shape[0]) for image in images], self.text), images)
+
+    @contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """Name a row's file and line in every error about it.
+
+        Raises:
+            RowError: the row, its file or one of its images can't be used.
+        """
+        try:
+            yield
+        except RowError:
+            raise
+        except Exception as error:
+            file, number = self._place(index)
+            where = f"{file.path}:{file.lines[number]}"
+            if isinstance(error, DataError):
+                reason = error.message.removeprefix(f"{where}: ").removeprefix(f"{file.path}: ")
+                raise RowError(f"{where}: {reason}", error.hint or _RESTORE) from error
+            if isinstance(error, OSError):
+                of = f"{error.filename}: " if error.filename else ""
+                raise RowError(f"{where}: {of}{error.strerror or error}", _RESTORE) from error
+            raise RowError(f"{where}: {type(error).__name__}: {str(error)[:500]}") from error
 
     def row(self, index: int) -> Row:
         """The row as the file gives it.
@@ -160,8 +210,14 @@ class Rows:
         ]
 
     def _read(self, index: int) -> tuple[Row, int]:
+        file, number = self._place(index)
+        return file.row(number)
+
+    def _place(self, index: int) -> tuple[DataFile, int]:
+        """A row's file, and its number in the file."""
         place = int(np.searchsorted(self._ends, self.order[index], side="right"))
-        return self.files[place].row(self.order[index] - self._ends[place] + len(self.files[place].lines))
+        file = self.files[place]
+        return file, int(self.order[index] - self._ends[place] + len(file.lines))
 
     def reordered(self, order: Indices) -> Rows:
         """The same rows in another order, or some of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from swiftalign.config.sections import Config
 from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.files import RowCounts, data_files
 from swiftalign.data.formats import read_row
+from swiftalign.data.image_check import ImageCheck, cache_file
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
 from swiftalign.data.records import Kind, PixelTarget, Row, Size
 from swiftalign.data.row_checks import PixelSpread, special_text
@@ -29,6 +31,8 @@ CHARACTERS_AT_ONCE = 4_000_000
 
 Progress = Callable[[int], None]
 """Called now and then with the number of rows done."""
+ImageProgress = Callable[[int, int], None]
+"""Called now and then with the number of images done, and about how many there are."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,24 @@ class DataReport:
         return {str(path): file.digest for path, file in self.index.items()}
 
 
-def read_data(config: Config, progress: Progress = lambda rows: None) -> DataReport:
+def read_data(
+    config: Config,
+    progress: Progress = lambda rows: None,
+    *,
+    check_images: bool = True,
+    image_progress: ImageProgress = lambda done, about: None,
+) -> DataReport:
     """Read all data of a configuration's run once.
+
+    Args:
+        check_images: whether images are decoded, not only their headers read.
 
     Raises:
         DataError: a file does not exist, or can't be read.
         ModelError: the tokenizer can't be read.
     """
-    return scan(data_files(config, "train"), data_files(config, "val"), encoding_of(config), progress)
+    files = data_files(config, "train"), data_files(config, "val")
+    return scan(*files, encoding_of(config), progress, check_images=check_images, image_progress=image_progress)
 
 
 def scan(
@@ -72,11 +86,20 @@ def scan(
     val: Sequence[Path] = (),
     encoding: Encoding = Encoding(),  # noqa: B008  # frozen
     progress: Progress = lambda rows: None,
+    *,
+    check_images: bool = True,
+    image_progress: ImageProgress = lambda done, about: None,
 ) -> DataReport:
-    """Check every row, and the header of every image; errors are those of `read_data`."""
+    """Check every row and every image; arguments and errors are those of `read_data`."""
     named, run = (*train, *val), _Scan(encoding, progress)
     index = {path: DataFile(path) for path in named}
-    with warnings.catch_warnings():
+    size = sum(path.stat().st_size for path in index if path.is_file())
+
+    def tell(done: int) -> None:
+        image_progress(done, max(done, done * size // max(run.bytes, 1)))
+
+    check = ImageCheck(run.add_unreadable, tell, cache=cache_file()) if check_images else nullcontext()
+    with warnings.catch_warnings(), check as run.images:
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
         kinds = {path: run.read(file) for path, file in index.items()}
     run.count_waiting()
@@ -91,7 +114,8 @@ class _Scan:
     """The state of a pass. What grows with the rows is 16 bytes per row, and the lines that are left out."""
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
-        self.rows = 0
+        self.rows = self.bytes = 0
+        self.images: ImageCheck | None = None  # where images are decoded too
         self.counts: Counter[str] = Counter()  # rows by code
         self.left_out: dict[Path, list[int]] = {}
         self._encoding, self._progress = encoding, progress
@@ -101,6 +125,7 @@ class _Scan:
         self._size_of = remembered_sizes()
         self._waiting: list[tuple[Conversation, Path, int]] = []  # rows whose tokens have to be counted
         self._characters = 0
+        self._last_unreadable = ""
         for name, value in (("prompt", encoding.text.prompt), ("system", encoding.text.system)):
             for problem in special_text(value or ""):
                 self._add(problem, f"data.text.{name}")
@@ -138,6 +163,7 @@ class _Scan:
         """Check the rows of a file; returns the kinds of their targets."""
         kinds, spread, before = set[Kind](), PixelSpread(), self.rows
         for line, content in file.read():
+            self.bytes += len(content)
             where = f"{file.path}:{line}"
             try:
                 row = read_row(content, file.path, line)
@@ -160,6 +186,7 @@ class _Scan:
     def _check(self, row: Row, path: Path, line: int, spread: PixelSpread) -> list[Problem]:
         problems: list[Problem] = []
         sizes = [None if image is None else self._size(image, problems) for image in row.images]
+        self._decode(row, f"{path}:{line}", problems)
         problems += row.problems(sizes)
         targets = [target for target in row.targets if isinstance(target, PixelTarget)]
         if targets and sizes[0]:
@@ -188,14 +215,30 @@ class _Scan:
             )
             return None
         except DataError as error:
-            message = error.message.removeprefix("image ")
-            problems.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
+            problems.append(_unreadable(error))
             return None
         pixels = size[0] * size[1]
         self._images.update(all=1, changed=size != becomes, reduced=pixels > limits.most_unreduced)
         if pixels > self._largest[0]:
             self._largest = pixels, f"{image}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
         return size
+
+    def _decode(self, row: Row, where: str, problems: list[Problem]) -> None:
+        """Have a row's images decoded, unless one of them is known to be unreadable: a row counts once."""
+        if self.images is None:
+            return
+        if any(problem.code == "data-image-unreadable" for problem in problems):
+            self.images.flush()  # so that the first rows are named
+            return
+        for image in row.images:
+            if image:
+                self.images.add(image, where)
+
+    def add_unreadable(self, where: str, error: DataError) -> None:
+        """Count an image that could not be decoded."""
+        if where != self._last_unreadable:
+            self._last_unreadable = where
+            self._add(_unreadable(error), where)
 
     def count_waiting(self) -> None:
         """Count the tokens of the rows that may be too long."""
@@ -210,3 +253,8 @@ class _Scan:
                 self._add(Problem(code, f"{length:,} tokens of {most:,}", hint), f"{path}:{line}")
         self._waiting.clear()
         self._characters = 0
+
+
+def _unreadable(error: DataError) -> Problem:
+    message = error.message.removeprefix("image ")
+    return Problem("data-image-unreadable", message, "replace these images, or remove their rows")

@@ -103,6 +103,7 @@ def prepare(
     *,
     allow: Collection[str] = (),
     processes: Processes = ONE,
+    check_images: bool = True,
     listen: Listener = lambda event: None,
 ) -> list[Part]:
     """Everything that comes before training: read the model, resolve the plan, run pre-flight, look at every row.
@@ -110,6 +111,7 @@ def prepare(
     Args:
         allow: codes of error problems that do not stop the run.
         processes: how many processes train, and where.
+        check_images: whether every image is decoded before training, not only its header read.
         listen: is called with each event, for progress and messages.
 
     Returns:
@@ -132,13 +134,21 @@ def prepare(
         if errors := blocking(new, allow):
             raise PreflightError(errors)
 
-    listen(Event("progress", {"text": "reading the model"}))
+    def show(text: str) -> None:
+        listen(Event("progress", {"text": text}))
+
+    show("reading the model")
     model = read_model(config)
     card, parts = present_card(), []
     for part in config.runs:
         # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
         stop_at_errors(preflight(part, model, resolve(part, model, rows=UNKNOWN, processes=processes.total)))
-        data = read_data(part, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
+        data = read_data(
+            part,
+            lambda rows: show(f"reading the data: {rows:,} rows"),
+            check_images=check_images,
+            image_progress=lambda done, about: show(f"checking images: {done:,} of about {about:,}"),
+        )
         stop_at_errors([*data.findings, *scored_kind(part, data.kinds)])
         plan = resolve(part, model, rows=data.rows, processes=processes.total)
         stop_at_errors(preflight(part, model, plan))
@@ -158,6 +168,7 @@ def train(
     resume: bool = False,
     allow: Collection[str] = (),
     processes: Processes = ONE,
+    check_images: bool = True,
     listen: Listener = lambda event: None,
 ) -> RunResult:
     """Check a configuration, then train it with ms-swift in child processes.
@@ -166,6 +177,7 @@ def train(
         resume: go on with the configuration's last run, from its newest sound checkpoint.
         allow: codes of error problems that do not stop the run.
         processes: how many processes train, and where.
+        check_images: whether every image is decoded before training, not only its header read.
         listen: is called with each event, for progress and messages.
 
     Raises:
@@ -177,7 +189,7 @@ def train(
     if processes.nodes > 1 and not config.training.output_dir:
         hint = "--set training.output_dir=/shared/runs/NAME"
         raise SwiftalignError("several machines need a run folder that all of them see", hint)
-    parts = prepare(config, allow=allow, processes=processes, listen=listen)
+    parts = prepare(config, allow=allow, processes=processes, check_images=check_images, listen=listen)
     folder = choose_run_folder(config, resume=resume)
     if processes.node:  # the first machine writes the run folder and shows progress
         listen(Event("join", {"folder": folder, "processes": processes}))
