@@ -98,25 +98,32 @@ def vanish(config: Path) -> str:
     return "no such file"
 
 
-def rewrite(config: Path) -> str:
+def change_row(config: Path) -> str:
     rows = config.parent / "rows.jsonl"
-    rows.write_bytes(b"?" * rows.stat().st_size)
+    lines = rows.read_bytes().split(b"\n")
+    lines[LINE - 1] = b"?" * len(lines[LINE - 1])
+    rows.write_bytes(b"\n".join(lines))
     return "not JSON"
 
 
+def lengthen(config: Path) -> str:
+    with (config.parent / "rows.jsonl").open("ab") as rows:
+        rows.write(b"\n")
+    return "has changed since its rows were checked"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", [vanish, rewrite])
+@pytest.mark.parametrize("spoil", [vanish, change_row, lengthen])
 def test_a_vanished_image_and_a_changed_row_are_named_too(
     spoil: Callable[[Path], str], tmp_path: Path, demo: Path
 ) -> None:
     config, reasons = write_training(tmp_path, demo), list[str]()
     with pytest.raises(TrainingError) as error:
         run_until(config, lambda: reasons.append(spoil(config)))
-    line = LINE if spoil is vanish else 1
+    line, saved = (1, "") if spoil is lengthen else (LINE, f": the run is saved at step {STEP}")
     assert error.value.message.startswith(f"{tmp_path / 'rows.jsonl'}:{line}: ")
     assert reasons[0] in error.value.message
-    then = f"--resume: the run is saved at step {STEP}" if spoil is vanish else "start the command again"
-    assert error.value.hint == f"restore the file, then {then}"
+    assert error.value.hint == f"restore the file, then --resume{saved}"
 
 
 @pytest.mark.slow

@@ -120,9 +120,14 @@ class RowError(DataError):
 
     References:
         torch `_utils.py`, `ExceptionWrapper.reraise`.
+
+    Attributes:
+        hint: None where the file's state is not the reason, so that only the log can say more.
+        saved_at: the step at which the run was saved; 0 where it was not.
     """
 
     exit_code = 1
+    saved_at = 0
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         _, wrapped, told = message.rpartition(f"{RowError.__module__}.{RowError.__qualname__}: ")

@@ -104,6 +104,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
 
 def explain(error: Exception) -> tuple[str, str | None]:
     """What ended training, in one line, and what to change; None where only the log can say."""
+    if isinstance(error, RowError):
+        saved = f": the run is saved at step {error.saved_at}" if error.saved_at else ""
+        return error.message, f"restore the file, then --resume{saved}" if error.hint else None
     if isinstance(error, SwiftalignError):
         return error.message, error.hint
     text = " ".join(str(error).split()) or "no message"

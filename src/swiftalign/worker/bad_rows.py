@@ -34,13 +34,10 @@ def save_before_a_bad_row(trainer: Any, callback: PlanCallback) -> None:
             parts: list[Any] = [None] * args.world_size
             torch.distributed.all_gather_object(parts, [(error.message, error.hint) for error in errors])
             errors = [RowError(*told) for part in parts for told in part]
-        error, step = errors[0], trainer.state.global_step
-        if step:
+        if trainer.state.global_step:
             callback.save_now()
-        if error.hint:
-            saved = f"then --resume: the run is saved at step {step}" if step else "then start the command again"
-            error.hint = f"restore the file, {saved}"
-        raise error
+            errors[0].saved_at = trainer.state.global_step
+        raise errors[0]
 
     trainer.get_batch_samples = get_batch_samples
 
