@@ -50,4 +50,4 @@ def test_paths_become_absolute_and_nothing_else_changes(tmp_path: Path) -> None:
         "n": 1,
         "messages": [{"role": "user", "content": [{"type": "video", "video": str(tmp_path / "a.mp4")}, INSIDE[1]]}],
     }
-    assert videos[0] == "a.mp4"
+    assert row["videos"] == ["a.mp4", address, "/b.mp4", "file:///c.mp4"]
