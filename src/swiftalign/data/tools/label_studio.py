@@ -52,18 +52,7 @@ _SHAPES = {"rectangle": "rectangle", "polygon": "polygon", "keypoint": "keypoint
 _SHAPES |= {f"{name}labels": name for name in _SHAPES}
 _LEFT_OUT = {"brush": "masks (brush)", "bitmask": "masks (brush)", "ellipse": "ellipses"}
 # Results that say something about a region or the image, and locate nothing.
-_ANSWERS = (
-    "labels",
-    "relation",
-    "choices",
-    "textarea",
-    "rating",
-    "number",
-    "taxonomy",
-    "datetime",
-    "pairwise",
-    "ranker",
-)
+_ANSWERS = ("labels", "relation", "choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise")
 
 
 def read(path: Path, images: Path | None, left_out: Counter[str]) -> Iterator[Placed]:
@@ -79,9 +68,8 @@ def read(path: Path, images: Path | None, left_out: Counter[str]) -> Iterator[Pl
         if len(done) > 1:
             left_out["further annotations of the same task"] += len(done) - 1
         chosen = next((each for each in done if each.get("ground_truth") is True), done[0])
-        results = [
-            typed(each, dict, where, "a result") for each in typed(chosen.get("result"), list, where, "'result'")
-        ]
+        listed = typed(chosen.get("result"), list, where, "'result'")
+        results = [typed(each, dict, where, "a result") for each in listed]
         file = _image(typed(task.get("data"), dict, where, "'data'"), where)
         objects = list(_objects(results, where, left_out))
         sides = [(each["original_width"], each["original_height"]) for each in results if "original_width" in each]
@@ -126,11 +114,9 @@ def _object(shape: str, label: Any, value: dict[str, Any], result: dict[str, Any
     sides = [result.get("original_width"), result.get("original_height")]
     x_factor, y_factor = (side / 100 for side in numbers(sides, 2, where, "'original_width' and 'original_height'"))
     if shape == "polygon":
-        values = pairs(value.get("points"), where)
-        values = numbers(values, len(values), where, "'points'")
-        return outline(
-            label, [each * (y_factor if index % 2 else x_factor) for index, each in enumerate(values)], where
-        )
+        flat = pairs(value.get("points"), where)
+        shares = enumerate(numbers(flat, len(flat), where, "'points'"))
+        return outline(label, [each * (y_factor if index % 2 else x_factor) for index, each in shares], where)
     x, y = numbers([value.get("x"), value.get("y")], 2, where, "'x' and 'y'")
     x, y = x * x_factor, y * y_factor
     if shape == "keypoint":

@@ -1,4 +1,4 @@
-"""What the readers of annotation files share: JSON and XML in full, targets that are checked, and the paths of images."""
+"""What the readers of annotation files share: JSON, XML, checked targets, and the paths of images."""
 
 from __future__ import annotations
 
@@ -242,11 +242,11 @@ def text(value: Any, where: str, what: str) -> str:
 
 def size(width: Any, height: Any) -> dict[str, int]:
     """The size that a file claims for an image; nothing where it claims none, or 0, as some tools write for unknown."""
-    sides = (
-        int(side) if isinstance(side, str) and side.isdecimal() and len(side) < 10 else side for side in (width, height)
-    )
-    claimed = dict(zip(("width", "height"), sides, strict=True))
-    return claimed if all(type(side) is int and 0 < side <= 1e9 for side in claimed.values()) else {}
+    sides = [
+        int(each) if isinstance(each, str) and re.fullmatch("[0-9]{1,9}", each) else each for each in (width, height)
+    ]
+    known = all(type(side) is int and 0 < side <= 1e9 for side in sides)
+    return {"width": sides[0], "height": sides[1]} if known else {}
 
 
 def target(label: Any, kind: Kind, values: list[float], where: str) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def target(label: Any, kind: Kind, values: list[float], where: str) -> dict[str,
 
 
 def outline(label: Any, values: list[float], where: str) -> dict[str, Any]:
-    """A closed outline: a quad if it has four corners, otherwise a polygon. Its first corner may be repeated at the end."""
+    """A closed outline: a quad if it has four corners, otherwise a polygon."""
     values = corners(values)
     return target(label, "quad" if len(values) == 8 else "polygon", values, where)
 
@@ -314,12 +314,12 @@ class Images:
         self.folders = [os.path.abspath(given), *near] if given else near
         self._listings: dict[str, dict[str, str]] = {}
 
-    def find(self, name: Any, where: str) -> str:
+    def find(self, path: Any, where: str) -> str:
         """The absolute path of an image: the first place where it lies, else the first where it might.
 
         A path from another machine and an address on the web stand for their last part.
         """
-        name = text(name, where, "the image's path").replace("\\", "/")
+        name = text(path, where, "the image's path").replace("\\", "/")
         if "\0" in name:
             fail(where, f"the image's path holds a NUL character: {name[:40]!r}")
         web, last = "://" in name, name.rpartition("/")[2]
@@ -351,10 +351,9 @@ class Images:
                 names = sorted(os.listdir(folder))
             except OSError:
                 names = []
-            stems = (
-                (stem, stem + suffix) for stem, suffix in map(os.path.splitext, reversed(names)) if is_image(suffix)
-            )
-            self._listings[folder] = {**dict(stems), **{name: name for name in names}}
+            parts = map(os.path.splitext, reversed(names))
+            stems = {stem: stem + suffix for stem, suffix in parts if is_image(suffix)}
+            self._listings[folder] = stems | {name: name for name in names}
         return self._listings[folder]
 
 

@@ -73,7 +73,7 @@ def _object(region: Any, where: str, left_out: Counter[str]) -> Iterator[dict[st
         x, y, width, height = numbers([shape.get(key) for key in ("x", "y", "width", "height")], 4, where, "a rect")
         yield target(label, "bbox", [x, y, x + width, y + height], where)
     elif kind == "point":
-        yield target(label, "point", [shape.get("cx"), shape.get("cy")], where)  # type: ignore[list-item]
+        yield target(label, "point", [shape.get("cx"), shape.get("cy")], where)
     else:
         xs, ys = (typed(shape.get(key), list, where, f"{key!r}") for key in ("all_points_x", "all_points_y"))
         if len(xs) != len(ys):

@@ -80,7 +80,9 @@ def read(path: Path, images: Path | None, left_out: Counter[str], *, part: str =
     names, settings = _names(config or path)
     keypoints = "kpt_shape" in settings
     pairs = (
-        _entry(config, settings, part) if config else _pairs(os.path.abspath(path), images and os.path.abspath(images))
+        _entry(config, settings, part)
+        if config
+        else _pairs(os.path.abspath(path), os.path.abspath(images) if images else None)
     )
     for image, file in pairs:
         where = file or image
