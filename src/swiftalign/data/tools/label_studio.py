@@ -72,7 +72,7 @@ def read(path: Path, images: Path | None, left_out: Counter[str]) -> Iterator[Pl
         results = [typed(each, dict, where, "a result") for each in listed]
         file = _image(typed(task.get("data"), dict, where, "'data'"), where)
         objects = list(_objects(results, where, left_out))
-        sides = [(each["original_width"], each["original_height"]) for each in results if "original_width" in each]
+        sides = [(each["original_width"], each.get("original_height")) for each in results if "original_width" in each]
         yield where, {"images": [finder.find(file, where)], "objects": objects, **(size(*sides[0]) if sides else {})}
 
 

@@ -11,7 +11,7 @@
 
 What can be named: data.yaml, or a folder that holds it, stands for its entry ``train``; a folder with images/ and
 labels/; one of these or a folder below, such as labels/val; a folder with images and text files side by side; one
-text file. Without data.yaml the names of the classes are those of data.yaml or classes.txt in the folder or up to
+text file. Without data.yaml the names of the classes are those of data.yaml or classes.txt in the folder, in its labels/ or up to
 three above.
 
 An image without a text file, or with an empty one, has no objects. A text file without an image is a row whose image
@@ -124,7 +124,7 @@ def _data_yaml(folder: Path) -> Path | None:
 def _names(path: Path) -> tuple[dict[int, str], dict[str, Any]]:
     """The names of the classes by number, and the rest of data.yaml if they come from there."""
     hint = "name data.yaml, or put a classes.txt with one name per line into the folder"
-    for folder in (path, *path.absolute().parents[: 3 if path.is_dir() else 4]):
+    for folder in (path, path / "labels", *path.absolute().parents[: 3 if path.is_dir() else 4]):
         if config := folder if folder.suffix.lower() in (".yaml", ".yml") and folder.is_file() else _data_yaml(folder):
             settings = _settings(config)
             names = settings.get("names")
