@@ -151,7 +151,7 @@ CASES: dict[str, tuple[str, list[str], list[dict[str, Any]], dict[str, int], str
         [
             row(
                 "dota/images/a.png",
-                shape("small-vehicle", "quad", 8, 8, 40, 10, 38, 30, 6, 28),
+                shape("small-vehicle", "quad", 8, 8, 40, 10, 38.75, 30, 6.75, 28),
                 shape("ship", "quad", 1.5, 2, 9, 2, 9, 8, 1.5, 8),
             )
         ],
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[str, list[str], list[dict[str, Any]], dict[str, int], str
     "Pascal VOC": (
         "voc",
         ["voc/JPEGImages/a.png"],
-        [row("voc/JPEGImages/a.png", box("cup", 8, 6, 40, 30), box("person", 2, 3, 20, 40), **SIZE)],
+        [row("voc/JPEGImages/a.png", box("bottle", 8, 6, 40, 30), box("person", 2, 3, 20, 40), **SIZE)],
         {"parts of persons": 1},
         "voc/Annotations/a.xml",
     ),

@@ -11,8 +11,8 @@
 
 What can be named: data.yaml, or a folder that holds it, stands for its entry ``train``; a folder with images/ and
 labels/; one of these or a folder below, such as labels/val; a folder with images and text files side by side; one
-text file. Without data.yaml the names of the classes are those of data.yaml or classes.txt in the folder, in its labels/ or up to
-three above.
+text file. The names of the classes are then those of data.yaml or classes.txt in the folder, in its labels/, or in one
+of the three folders above it.
 
 An image without a text file, or with an empty one, has no objects. A text file without an image is a row whose image
 is missing. With ``kpt_shape`` in data.yaml a line is a box and keypoints, which are left out.
