@@ -656,7 +656,7 @@ class TestYolo:
             ("names: [1]", ": the name of class 0 must be text that is not empty"),
             ("names: {a: b}", ": 'names' must be a list, or numbers with names"),
             ("names: [", ": not YAML that can be read: while parsing a flow sequence"),
-            ("names: [a]\nnames2: " + "[" * 1500, ": not YAML that can be read: maximum recursion depth exceeded"),
+            ("names: [a]\nnames2: " + "[" * 600, ": not YAML that can be read: maximum recursion depth exceeded"),
         ],
     )
     def test_broken_names(self, tmp_path: Path, names: str, expected: str) -> None:

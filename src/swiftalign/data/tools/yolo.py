@@ -49,6 +49,7 @@ _BEGINS = re.compile(rf"\s*\d{{1,9}}(?:[ \t]+{NUMBER}){{4,}}\s*?(?:\n|\Z)".encod
 _YAML = re.compile(rb"^names[ \t]*:", re.M)
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _LIST_NAMES = ("classes.txt", "obj.names")
+_MAX_YAML_BYTES = 1_000_000  # PyYAML reads about as much in ten seconds; the names of thousand classes have 20 KB
 _PARTS = frozenset({"train", "val", "valid", "test"})
 _NOT_LABELS = re.compile(r"(?:classes|labels|readme.*|train|val|test)\.txt", re.I)
 
@@ -139,10 +140,13 @@ def _names(path: Path) -> tuple[dict[int, str], dict[str, Any]]:
                     number: text(line.strip(), f"{folder / name}:{number + 1}", "a class")
                     for number, line in enumerate(lines)
                 }, {}
-    raise fail(f"{path}", "no file says how the classes are called", hint)
+    fail(f"{path}", "no file says how the classes are called", hint)
 
 
 def _settings(config: Path) -> dict[str, Any]:
+    if config.stat().st_size > _MAX_YAML_BYTES:
+        fail(f"{config}", "is larger than 1 MB", "name the data.yaml of a YOLO data set")
+
     import yaml
 
     from swiftalign.yaml12 import CoreSchemaLoader
