@@ -74,6 +74,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-empty": ("error", "a data file has no rows"),
     "data-row-malformed": ("error", "a row is not JSON, or has no known layout"),
     "data-image-missing": ("error", "an image file is missing"),
+    "data-media-missing": ("error", "a video or sound file is missing"),
     "data-image-unreadable": ("error", "an image can't be read, or has an extreme aspect ratio"),
     "data-outside-image": ("error", "coordinates lie outside the image"),
     "data-outside-slightly": ("warning", "coordinates lie just outside the image, as rounding causes"),

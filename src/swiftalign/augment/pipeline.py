@@ -26,8 +26,8 @@ from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.polygons import Floats, signed_area
-from swiftalign.data.records import Record, Size
-from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits
+from swiftalign.data.records import Record
+from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
-from swiftalign.data.records import PixelTarget, Point, Size
+from swiftalign.data.sizes import Size
+from swiftalign.data.targets import PixelTarget, Point
 
 # Corners are an upright rectangle if the IoU with the box around them differs from 1 by less than this.
 UPRIGHT = 1e-9

@@ -35,7 +35,7 @@ from swiftalign.data.polygons import (
     quad_iou,
     segment_lengths,
 )
-from swiftalign.data.records import KINDS, Kind, TextTarget
+from swiftalign.data.targets import KINDS, Kind, TextTarget
 
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length or of the image's longer side.
 HITS: dict[Kind, tuple[float, float]] = {kind: (0.05, 0.05) if kind in BY_DISTANCE else (0.5, 0.25) for kind in KINDS}

@@ -13,8 +13,9 @@ from typing import Any
 from swiftalign.config.sections import DataSource, Unit
 from swiftalign.data.formats import read_row
 from swiftalign.data.images import image_format, image_size
-from swiftalign.data.records import SPELLINGS, UNITS, Kind, PixelTarget, Row, RowTarget
+from swiftalign.data.records import Row
 from swiftalign.data.storage import open_file
+from swiftalign.data.targets import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Composed
 from swiftalign.data.written import Written
 from swiftalign.files import appearing

@@ -17,9 +17,10 @@ from swiftalign.config.sections import Config
 from swiftalign.data.answers import Answer, parse_answer
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.records import Record, Size
-from swiftalign.data.row_checks import shown
+from swiftalign.data.records import Record
+from swiftalign.data.sizes import Size
 from swiftalign.data.text import Composed, Writing, ordered
+from swiftalign.data.words import shown
 from swiftalign.data.written import Written
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.read import refuse_remote_code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swiftalign.data.records import KINDS, Kind
+from swiftalign.data.targets import KINDS, Kind
 
 # Kinds whose error is a distance; that of the others is measured as an overlap.
 BY_DISTANCE: tuple[Kind, ...] = ("line", "point")

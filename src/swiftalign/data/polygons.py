@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftalign.data.records import Point
+from swiftalign.data.targets import Point
 
 Floats: TypeAlias = NDArray[np.float64]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,8 +12,10 @@ import numpy as np
 
 from swiftalign.config.sections import Unit
 from swiftalign.data.polygons import area, box_iou, crosses_itself, envelope
-from swiftalign.data.records import PixelTarget, Point, Row, RowTarget, ShareTarget, Target, TextTarget
+from swiftalign.data.records import Row
 from swiftalign.data.sizes import PixelLimits, Size, model_size
+from swiftalign.data.targets import PixelTarget, Point, RowTarget, ShareTarget, Target, TextTarget
+from swiftalign.data.words import shown
 from swiftalign.problems import Problem, counted
 
 # Coordinates that are this far outside come from rounding: they are clamped in the text. In pixels, and in shares of
@@ -28,17 +29,6 @@ ENOUGH_ROWS = 5
 
 DECLARE = "declare it beside the file: data: {train: [{path: FILE, coordinates: UNIT}]}"
 _CHECK_UNIT = "check that they are pixels of this very image; if they have another unit, declare it: data.coordinates"
-_NOT_TEXT = re.compile(
-    r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>"
-    r"|<(?:image|video|audio|bbox|ref-object)>"
-)
-
-
-def special_text(text: str, pattern: re.Pattern[str] = _NOT_TEXT) -> Iterator[Problem]:
-    """Whether a text holds what the model or ms-swift reads as something other than text."""
-    if "<" in text and (found := pattern.search(text)):
-        hint = "remove it; <image> is inserted automatically"
-        yield Problem("data-special-text", f"{found[0]} in {shown(text)}", hint)
 
 
 def target_problems(target: PixelTarget, width: int, height: int) -> Iterator[Problem]:
@@ -255,8 +245,3 @@ def near_keys(*parts: tuple[Mapping[str, Any], Collection[str]]) -> Iterator[Pro
 @lru_cache(1024)
 def _near(key: str, known: frozenset[str]) -> str | None:
     return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)), None)
-
-
-def shown(text: str, limit: int = 60) -> str:
-    """A text of the data for a message: short, on one line, and safe to print."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")

@@ -17,11 +17,13 @@ from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
 from swiftalign.data.image_check import ImageCheck, cache_file
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
-from swiftalign.data.records import Kind, PixelTarget, Row
-from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems, special_text
+from swiftalign.data.records import Row
+from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
 from swiftalign.data.sizes import Size, model_size
 from swiftalign.data.storage import DataFile, Indices, open_file, weighted
+from swiftalign.data.targets import Kind, PixelTarget
 from swiftalign.data.tokens import Conversation
+from swiftalign.data.words import special_text
 from swiftalign.data.written import Written
 from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from swiftalign.config.sections import Unit
 from swiftalign.data.answers import find_items, kind_of
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
-from swiftalign.data.row_checks import shown
 from swiftalign.data.sizes import Size
+from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
 from swiftalign.data.text import Vocabulary, Writing
+from swiftalign.data.words import shown
 from swiftalign.problems import Problem
 
 # Keys of coordinates that are understood in the text of a row: this toolkit's, and those of others with this meaning.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from swiftalign.data.records import Kind, Point
+from swiftalign.data.targets import Kind, Point
 from swiftalign.previews.strips import Panel, Shape, Strip
 
 SCALE = 2

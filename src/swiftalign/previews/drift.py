@@ -18,8 +18,9 @@ from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.images import image_size, open_image
-from swiftalign.data.records import KINDS, Row
+from swiftalign.data.records import Row
 from swiftalign.data.sizes import PixelLimits
+from swiftalign.data.targets import KINDS
 
 TIMED_ROWS = 8  # rows whose images are augmented, to measure the time
 INFLATED = 1.005  # a box with a larger inflation counts as larger than its object

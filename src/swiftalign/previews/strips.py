@@ -17,9 +17,11 @@ from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_g
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.data.encoded import Encode, Encoded, as_written, learned_faults
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size
+from swiftalign.data.records import Record
 from swiftalign.data.row_checks import row_problems
 from swiftalign.data.rows import Rows, to_row
+from swiftalign.data.sizes import Size
+from swiftalign.data.targets import Kind, PixelTarget, Point, ShareTarget
 
 THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 

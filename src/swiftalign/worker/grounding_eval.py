@@ -25,8 +25,8 @@ from swift.utils import unwrap_model_for_generation
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.metrics import METRICS
-from swiftalign.data.records import TextTarget
 from swiftalign.data.rows import Rows
+from swiftalign.data.targets import TextTarget
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.problems import DataError
 

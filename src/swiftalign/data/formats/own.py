@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 from swiftalign.data.formats.swift import local_path
-from swiftalign.data.records import SPELLINGS, UNITS, Format, Kind, Reading, Row, RowTarget, to_points
+from swiftalign.data.records import Format, Reading, Row
 from swiftalign.data.row_checks import declared_size, near_keys
+from swiftalign.data.targets import SPELLINGS, UNITS, Kind, RowTarget, to_points
 from swiftalign.data.text import Composed
 from swiftalign.problems import Problem
 

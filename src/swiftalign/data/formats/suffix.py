@@ -17,7 +17,8 @@ import re
 from typing import Any
 
 from swiftalign.data.formats.swift import SWIFT, local_path
-from swiftalign.data.records import Format, Kind, Reading, Row, ShareTarget
+from swiftalign.data.records import Format, Reading, Row
+from swiftalign.data.targets import Kind, ShareTarget
 from swiftalign.data.text import Composed
 
 _PALIGEMMA = re.compile(r"((?:<loc\d{4}>){4})\s*([^;<]*)\s*;?\s*")

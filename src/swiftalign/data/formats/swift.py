@@ -24,8 +24,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from swiftalign.config.sections import Unit
-from swiftalign.data.records import UNITS, Format, Kind, Reading, Row, RowTarget, to_points
-from swiftalign.data.row_checks import declared_size, near_keys, special_text
+from swiftalign.data.media import missing_media, with_absolute_media
+from swiftalign.data.records import Format, Reading, Row
+from swiftalign.data.row_checks import declared_size, near_keys
+from swiftalign.data.targets import UNITS, Kind, RowTarget, to_points
+from swiftalign.data.words import special_text
 from swiftalign.data.written import NOT_UNDERSTOOD, PLACEHOLDER, Spot, Written, find_spots
 from swiftalign.problems import Problem
 
@@ -108,16 +111,14 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
             targets.append(UNITS[placed.spot.unit or box_unit](kind, placed.label or label, points, (), image))
             spots.append(placed.spot)
 
-    written = {key: value for key, value in row.items() if key not in ("coordinates", "image", "video")}
+    written = {key: value for key, value in row.items() if key not in ("coordinates", "image")}
     written["messages"] = messages
     if images:
         paths = [str(image) if isinstance(image, Path) else None for image in images]
         written["images"] = [path or source for path, source in zip(paths, sources, strict=True)]
-    if videos := row.get("videos") or row.get("video"):
-        written["videos"] = videos = [_video(each, reading.images) for each in _as_list(videos)]
-        missing = [each for each in videos if isinstance(each, str) and not each.startswith(_ADDRESSES)]
-        hint = "video paths are relative to the data file's folder"
-        faults += [Problem("data-image-missing", each, hint) for each in missing if not Path(each).exists()]
+    hint = "paths of videos and sounds are relative to the data file's folder"
+    faults += [Problem("data-media-missing", str(path), hint) for path in missing_media(written, reading.images)]
+    written = with_absolute_media(written, reading.images)
     fixed = NOT_UNDERSTOOD if unclear else "" if targets else "its text locates nothing"
     if not images or None in images:
         fixed = "it has no image file"
@@ -269,11 +270,6 @@ def local_path(source: str) -> str:
     '/data/my image.png'
     """
     return unquote(source.removeprefix("file://")) if source.startswith("file://") else source
-
-
-def _video(source: Any, folder: Path) -> Any:
-    is_path = isinstance(source, str) and not source.startswith((*_ADDRESSES, "data:"))
-    return str(folder / local_path(source)) if is_path and len(source) <= _LONGEST_PATH else source
 
 
 def _objects(objects: Any, images: int) -> dict[str, Any]:

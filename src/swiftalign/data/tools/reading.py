@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
-from swiftalign.data.records import SPELLINGS, Kind, to_points
+from swiftalign.data.targets import SPELLINGS, Kind, to_points
 from swiftalign.problems import DataError
 
 Placed = tuple[str, dict[str, Any]]
