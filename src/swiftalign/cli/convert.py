@@ -75,7 +75,7 @@ def convert(
     else:
         print_findings(problems, open_console(stderr=True), allowed=allowed)
     for what, number in written.left_out.items() if written else ():
-        print(f"note: left out: {number:,} {what}", file=sys.stderr)
+        print(f"note: left out: {what} ({number:,})", file=sys.stderr)
     if errors:
         raise typer.Exit(1)
     if written and not as_json:

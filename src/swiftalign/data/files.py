@@ -57,6 +57,9 @@ def data_sources(config: Config, part: Literal["train", "val"]) -> list[DataSour
         where = config.where("data", part, index)
         if not path.exists():
             raise DataError(f"{where}: data.{part}: {path}: no such file", _elsewhere(path, where))
+        if part == "val" and path.suffix in (".yaml", ".yml") and source.path in {e.path for e in config.data.train}:
+            hint = "name the folder of the validation labels, e.g. labels/val"
+            raise DataError(f"{where}: data.val: {path}: stands for its training images, as in data.train", hint)
         if source.images and not Path(source.images).is_dir():
             raise DataError(f"{where}: images: {source.images}: no such folder", "name the folder of the images")
     return sources

@@ -222,7 +222,7 @@ class _Scan:
         for problem in (*spread.problems(), *units.problems()):
             self._add(problem, str(file.path))
         if file.left_out:
-            what = ", ".join(f"{number:,} {name}" for name, number in file.left_out.most_common())
+            what = ", ".join(f"{name} ({number:,})" for name, number in file.left_out.most_common())
             self._add(Problem("data-annotations-left-out", what), str(file.path))
         return frozenset(kinds | quick.kinds)
 

@@ -9,7 +9,7 @@
                                               train: images/train     a folder, a text file of image paths, or a list
     images/train/a.png, labels/train/a.txt    the last "images" of an image's path becomes "labels"
 
-What can be named: data.yaml, or a folder that holds it, stands for its entry ``train``; a folder with images/ and
+What can be named: data.yaml, or a folder that holds it, stands for its entry ``train``, or without one for its folder; a folder with images/ and
 labels/; one of these or a folder below, such as labels/val; a folder with images and text files side by side; one
 text file. The names of the classes are then those of data.yaml or classes.txt in the folder, in its labels/, or in one
 of the three folders above it.
@@ -80,11 +80,11 @@ def read(path: Path, images: Path | None, left_out: Counter[str], *, part: str =
     config = path if path.suffix.lower() in (".yaml", ".yml") else _data_yaml(path)
     names, settings = _names(config or path)
     keypoints = "kpt_shape" in settings
-    pairs = (
-        _entry(config, settings, part)
-        if config
-        else _pairs(os.path.abspath(path), os.path.abspath(images) if images else None)
-    )
+    if config and settings.get(part) is not None:
+        pairs = _entry(config, settings, part)
+    else:
+        folder = path.parent if path == config else path
+        pairs = _pairs(os.path.abspath(folder), os.path.abspath(images) if images else None)
     for image, file in pairs:
         where = file or image
         content = read_bytes(file).removeprefix(b"\xef\xbb\xbf").splitlines() if file else []
