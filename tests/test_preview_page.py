@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
-from swiftalign.data.records import KINDS
+from swiftalign.data.targets import KINDS
 from swiftalign.previews.html import render_page
 from swiftalign.previews.strips import Panel, Shape, Strip
 
@@ -289,3 +289,19 @@ def test_the_page_names_no_address(html: str) -> None:
     assert "http:" not in own
     assert "https:" not in own
     assert not any(f"%{name}%" in own for name in ("data", "style", "script"))
+
+
+def test_texts_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
+    learned = f'[{{"bbox_2d": [1, 2, 3, 4], "label": "{HOSTILE}"}}]'
+    panel = Panel("as it is learned", np.zeros((60, 80, 3), np.uint8), (80, 60), (), read=CLOSING, learned=learned)
+    html = render_page([Strip(0, Path("a.png"), (panel,))], "", "Rows as they are learned")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.title() == page.locator("h1").inner_text() == "Rows as they are learned"
+    assert page.locator("pre.learned").inner_text() == learned
+    assert not page.locator("pre.read").is_visible()
+    page.get_by_text("What the model reads").click()
+    assert page.locator("pre.read").inner_text() == CLOSING
+    assert page.evaluate("window.hit") is None
+    page.close()
