@@ -142,7 +142,7 @@ def scan(
 
 
 class _Scan:
-    """The state of a pass. What grows with the rows is 16 bytes per row, and the lines that are left out."""
+    """The state of a pass. What grows is 16 bytes per row, 9 per image, and the lines left out."""
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
         self.rows = self.bytes = self.without_image = 0
