@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -209,6 +210,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            os.environ.setdefault("QWENVL_BBOX_FORMAT", "new")  # of rows whose placeholders ms-swift writes
             from swift.utils import get_logger
             from transformers.utils.logging import set_verbosity_error
 

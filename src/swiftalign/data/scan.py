@@ -133,7 +133,8 @@ def scan(
     counts = []
     for source in sources:
         path = Path(source.path)
-        counts.append(weighted(len(files[path].lines) - len(run.left_out.get(path, ())), source.weight))
+        kept = len(files[path].lines) - len(run.left_out.get(path, ()))
+        counts.append(weighted(kept, source.weight) if len(counts) < len(train) else kept)
     rows = RowCounts(sum(counts[: len(train)]), sum(counts[len(train) :]))
     found = tuple(kinds[Path(source.path)] for source in sources)
     return DataReport(
@@ -243,8 +244,7 @@ class _Scan:
             if assumed and (size := sizes[assumed[0].image]):
                 units.add(assumed, size)
         known = [size for size in sizes if size]
-        blocked = any(problem.severity == "error" for problem in problems)
-        if self.encoding.max_length and self.encoding.tokenizer and len(known) == len(sizes) and not blocked:
+        if self.encoding.max_length and self.encoding.tokenizer and len(known) == len(sizes):
             conversation = self.encoding.conversation(row, known)
             if conversation is None:
                 message = "its length, as it has tools, video, audio or a loss of its own"

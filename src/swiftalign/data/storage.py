@@ -183,7 +183,7 @@ def count_rows(config: Config) -> RowCounts:
             rows = sum(1 for _ in open_file(source).read())
             if not rows:
                 raise DataError(f"{config.where('data', part, index)}: data.{part}: {source.path} holds no row", JSONL)
-            counts[-1] += weighted(rows, source.weight)
+            counts[-1] += weighted(rows, source.weight) if part == "train" else rows
     return RowCounts(counts[0] or None, counts[1])
 
 
@@ -198,6 +198,8 @@ def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[
         yield from tool.read(path, Path(source.images) if source.images else None, left_out)
     elif path.suffix == ".parquet" or (path.is_dir() and (path / "state.json").is_file()):
         yield from _table(path)
+    elif path.is_dir() and (path / "dataset_dict.json").is_file():
+        raise DataError(f"{path}: holds several splits", f"name one of them, e.g. {path / 'train'}")
     elif path.suffix == ".json":
         yield from _array(path)
     else:

@@ -83,6 +83,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         # Before anything loads the files from the hub; pre-flight has checked a local folder.
         folder = safe_snapshot_download(source.path, revision=source.revision, use_hf=source.hub == "huggingface")
         refuse_remote_code(Path(folder), {}, source.path)
+    os.environ.setdefault("QWENVL_BBOX_FORMAT", "new")  # for rows whose placeholders ms-swift writes: JSON
     pipeline = AlignerSft(to_argv(arguments), config, plan, choices, start)
     if writer:
         writer.write("stage", name="preparing data and optimizer")

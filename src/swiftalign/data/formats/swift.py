@@ -109,7 +109,9 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
                 faults.append(Problem("data-placeholders", f"a {kind} of {len(numbers)} numbers", _PLACEHOLDERS))
                 continue
             targets.append(UNITS[placed.spot.unit or box_unit](kind, placed.label or label, points, (), image))
-            spots.append(placed.spot)
+            # ms-swift fills its placeholders from lists, which then have to keep all their entries.
+            keeps = placed.spot.unit is None and not reading.own_boxes
+            spots.append(placed.spot._replace(item=None) if keeps else placed.spot)
 
     written = {key: value for key, value in row.items() if key not in ("coordinates", "image")}
     written["messages"] = messages
