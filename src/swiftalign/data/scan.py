@@ -130,7 +130,7 @@ def scan(
                     run.without_image, run.in_place = before
     run.count_waiting()
     progress(run.rows)
-    counts = []
+    counts: list[int] = []
     for source in sources:
         path = Path(source.path)
         kept = len(files[path].lines) - len(run.left_out.get(path, ()))
