@@ -183,7 +183,8 @@ class UnitSpread:
             message = f"the numbers of {counted(self._rows, 'row')} fit {_UNIT_NAMES['relative1000']} as well as pixels"
             yield Problem("data-coordinates-undeclared", message, DECLARE.replace("UNIT", "relative1000 or pixels"))
         elif unit != self._text_unit:
-            message = f"the answers of {counted(self._rows, 'row')} give {_UNIT_NAMES[unit]}, but the model writes {_UNIT_NAMES[self._text_unit]}"
+            given, written = _UNIT_NAMES[unit], _UNIT_NAMES[self._text_unit]
+            message = f"the answers of {counted(self._rows, 'row')} give {given}, but the model writes {written}"
             hint = f"to have them converted, {DECLARE.replace('UNIT', unit)}"
             yield Problem("data-coordinates-foreign", message, hint)
 
