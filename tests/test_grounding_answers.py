@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
-from swiftalign.data.records import Kind, PixelTarget, TextTarget
-from swiftalign.data.text import answer
+from swiftalign.data.records import KINDS, Kind, PixelTarget, TextTarget
+from swiftalign.data.text import Writing, answer
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "label": "cup"}
 CUP = TextTarget("bbox", "cup", ((10, 20), (30, 40)))
@@ -24,20 +24,31 @@ points = st.tuples(numbers, numbers)
 
 @st.composite
 def targets(draw: st.DrawFn) -> PixelTarget:
-    kind: Kind = draw(st.sampled_from(["bbox", "quad", "line"]))
-    counts = {"bbox": (2, 2), "quad": (4, 4), "line": (2, 6)}[kind]
+    kind: Kind = draw(st.sampled_from(KINDS))
+    counts = {"bbox": (2, 2), "quad": (4, 4), "line": (2, 6), "point": (1, 1), "polygon": (3, 6)}[kind]
     corners = draw(st.lists(points, min_size=counts[0], max_size=counts[1]))
     if kind == "bbox":
         corners = list(zip(*(sorted(axis) for axis in zip(*corners, strict=True)), strict=True))
     return PixelTarget(kind, draw(st.text(LETTERS, max_size=8)), tuple(corners))
 
 
-@settings(deadline=None)
-@given(st.lists(targets(), max_size=5), st.booleans())
-def test_what_is_written_is_read_back_rounded(written: list[PixelTarget], fenced: bool) -> None:
-    text = answer(written, 640, 480, GroundingTextSection(fenced=fenced))
+WRITINGS = {
+    "plain": {},
+    "fenced": {"fenced": True},
+    "numbered": {"shape": "numbered", "object_key": "box {n}"},
+    "by image": {"shape": "by_image", "label_first": True, "fenced": True},
+    "other names": {"keys": {"bbox": "box", "line": "wire"}, "label_key": "desc", "point_counts": True},
+}
 
-    read = parse_answer(text)
+
+@pytest.mark.parametrize("text", WRITINGS.values(), ids=WRITINGS)
+@settings(deadline=None)
+@given(written=st.lists(targets(), max_size=5))
+def test_what_is_written_is_read_back_rounded(written: list[PixelTarget], text: dict[str, Any]) -> None:
+    writing = Writing(GroundingTextSection(**text))
+    text = answer(written, [(640, 480)], writing)
+
+    read = parse_answer(text, writing, (640, 480))
 
     assert read.sound
     assert read.targets == tuple(target.in_text(640, 480) for target in written)
@@ -105,7 +116,10 @@ def test_an_answer_cut_off_within_its_first_object_has_nothing() -> None:
         ({"line_2d": [10, 20, 30], "label": "a"}, "line"),
         ({"line_2d": [], "label": "a"}, "line"),
         ({"bbox_2d": [10, 20, 30, 40], "line_2d": [10, 20, 30, 40], "label": "a"}, None),
-        ({"point_2d": [10, 20], "label": "a"}, None),
+        ({"point_2d": [10, 20, 30, 40], "label": "a"}, "point"),
+        ({"point_2d": [10, 1001], "label": "a"}, "point"),
+        ({"polygon_2d": [10, 20, 30, 40], "label": "a"}, "polygon"),
+        ({"circle_2d": [10, 20], "label": "a"}, None),
         ({"label": "a"}, None),
         ({}, None),
         ([1, 2], None),
@@ -150,7 +164,7 @@ def test_a_very_long_answer_is_cut_off() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(alphabet='[]{}",: \\ntrueNa0123456789.-+eE_box2dlinequad', max_size=200))
+@given(st.text(alphabet='[]{}",: \\ntrueNa0123456789.-+eE_box2dlinequadpygt', max_size=200))
 def test_no_text_raises(text: str) -> None:
     for read in (parse_answer(text), parse_answer(f'[{{"bbox_2d": {text}')):
         assert all(0 <= number <= 1000 for target in read.targets for point in target.points for number in point)
