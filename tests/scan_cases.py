@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,16 @@ from PIL import Image
 WIDTH, HEIGHT = 640, 480
 BOX = {"label": "red box", "bbox_2d": [10, 20, 100, 200]}
 TALK = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "Here."}]
+
+
+def _inline(size: tuple[int, int]) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", size, "grey").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+INLINE = _inline((WIDTH, HEIGHT))
+BROKEN = base64.b64encode(b"no image").decode()
 
 
 def draw_images(folder: Path) -> Path:
@@ -58,6 +70,7 @@ def boxes(*numbers: list[float], **others: Any) -> dict[str, Any]:
 
 
 RELATIVE = {"coordinates": "relative1000"}
+CUP = '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}]'
 # code, row, what the finding says of it, and a row near it that is sound
 CASES: list[tuple[str, Any, str, Any]] = [
     ("data-row-malformed", "{", "Expecting property name", own(BOX)),
@@ -70,8 +83,20 @@ CASES: list[tuple[str, Any, str, Any]] = [
     ),
     ("data-image-missing", own(BOX, image="none.png"), "none.png", own(BOX)),
     ("data-image-missing", swift(images=["none.png"]), "none.png", swift()),
+    (
+        "data-image-missing",
+        swift("<image><video>", videos=["none.mp4"]),
+        "none.mp4",
+        swift("<image><video>", videos="text.png"),
+    ),
     ("data-image-unreadable", own(BOX, image="text.png"), "text.png: not an image", own(BOX)),
     ("data-image-unreadable", own(BOX, image="."), ": not a file", own(BOX)),
+    (
+        "data-image-unreadable",
+        swift(images=[f"data:,{BROKEN}"]),
+        "in the row: not an image",
+        swift(images=[f"data:,{INLINE}"]),
+    ),
     (
         "data-image-unreadable",
         own(box(1, 2, 3, 4), image="strip.png"),
@@ -116,9 +141,27 @@ CASES: list[tuple[str, Any, str, Any]] = [
     ),
     (
         "data-outside-image",
-        boxes([0.1, 0.2, 0.3, 1.5], bbox_type="norm1"),
-        "bbox 1 reaches 240 px beyond the bottom of 640x480",
-        boxes([0.1, 0.2, 0.3, 1], bbox_type="norm1"),
+        boxes([-0.3, 0.2, 0.5, 1], bbox_type="norm1"),
+        "bbox 1 reaches 192 px beyond the left of 640x480",
+        boxes([0.3, 0.2, 0.5, 1], bbox_type="norm1"),
+    ),
+    (
+        "data-outside-image",
+        own({"label": "dot", "point_2d": [5, 500]}),
+        "point of 'dot' reaches 20 px beyond the bottom of 640x480",
+        own({"label": "dot", "point_2d": [5, 480]}),
+    ),
+    (
+        "data-outside-image",
+        own(BOX, {**box(10, 20, 644, 100), "image": 1}, images=["large.png", "a.png"]),
+        "bbox of 'red box' reaches 4 px beyond the right of 640x480",
+        own(BOX, {**box(10, 20, 644, 100), "image": 1}, images=["a.png", "large.png"]),
+    ),
+    (
+        "data-outside-image",
+        swift(answer=CUP.replace("200", "-10"), **RELATIVE),
+        "bbox of 'cup' reaches 4.8 px beyond the top of 640x480",
+        swift(answer=CUP, **RELATIVE),
     ),
     (
         "data-outside-slightly",
@@ -135,9 +178,67 @@ CASES: list[tuple[str, Any, str, Any]] = [
     (
         "data-coordinates-pixel-like",
         own(box(1, 2, 1006, 9), image="large.png", **RELATIVE),
-        "object 'red box' reaches 1006 of 1000",
+        "bbox of 'red box' reaches 1006 of 1000",
         own(box(1, 2, 1000, 9), image="large.png", **RELATIVE),
     ),
+    (
+        "data-coordinates-pixel-like",
+        boxes([1, 2, 3, 4], [0.1, 0.2, 0.3, 1.5], bbox_type="norm1"),
+        "bbox 1 reaches 4 of 1",
+        boxes([0.1, 0.2, 0.3, 1], bbox_type="norm1"),
+    ),
+    (
+        "data-coordinates-pixel-like",
+        swift(answer=CUP.replace("400", "1100"), **RELATIVE),
+        "bbox of 'cup' reaches 1100 of 1000",
+        swift(answer=CUP, **RELATIVE),
+    ),
+    (
+        "data-coordinates-share-like",
+        own(box(0.1, 0.2, 0.3, 0.4)),
+        "all coordinates of 'red box' lie between 0 and 1",
+        own(box(0.1, 0.2, 0.3, 0.4), coordinates="relative1"),
+    ),
+    (
+        "data-coordinates-share-like",
+        boxes([0.1, 0.2, 0.3, 1]),
+        "all coordinates lie between 0 and 1",
+        boxes([0.1, 0.2, 0.3, 1], bbox_type="norm1"),
+    ),
+    (
+        "data-image-size",
+        own(BOX, width=WIDTH, height=HEIGHT + 1),
+        "the row says 640x481, the image is 640x480",
+        own(BOX, width=WIDTH, height=HEIGHT),
+    ),
+    (
+        "data-image-size",
+        own(BOX, image="turned.jpg", width=HEIGHT, height=WIDTH),
+        "the row says 480x640, the image is 640x480: the sides are exchanged",
+        own(BOX, image="turned.jpg", width=WIDTH, height=HEIGHT),
+    ),
+    ("data-image-size", swift(width=9, height=9), "the row says 9x9", swift(width=WIDTH, height=HEIGHT)),
+    (
+        "data-answer-malformed",
+        swift(answer=CUP.replace(", 400", ""), **RELATIVE),
+        "bbox_2d of 'cup' is '[100, 200, 300]'",
+        swift(answer=CUP, **RELATIVE),
+    ),
+    (
+        "data-answer-malformed",
+        swift(answer=CUP[:-1] + ", ", **RELATIVE),
+        """its JSON breaks off or is damaged: ', 300, 400], "label": "cup"}, '""",
+        swift(answer=CUP, **RELATIVE),
+    ),
+    ("data-label-empty", own({**BOX, "label": " "}), "an object has an empty label", own({**BOX, "label": "."})),
+    ("data-key-unknown", own(BOX, promt="Find."), "'promt' (is 'prompt' meant?)", own(BOX, notes="Find.")),
+    (
+        "data-key-unknown",
+        own({**BOX, "lable": "a", "desk": "b"}),
+        "'lable' (is 'label' meant?), 'desk' (is 'desc' meant?)",
+        own({**BOX, "note": "a"}),
+    ),
+    ("data-key-unknown", swift(object={}), "'object' (is 'objects' meant?)", swift(note={})),
     (
         "data-box-degenerate",
         own(box(100, 20, 50, 40)),
@@ -241,5 +342,5 @@ CASES: list[tuple[str, Any, str, Any]] = [
         swift("<image><ref-object>", "<bbox>", objects={"bbox": [[1, 2]], "ref": ["a", "b"]}),
     ),
     ("data-no-objects", own(), "without objects", own(BOX)),
-    ("data-unchecked", swift(images=["https://a.org/a.png"]), "an image is on the web or inline", swift()),
+    ("data-unchecked", swift(images=["https://a.org/a.png"]), "an image is on the web", swift()),
 ]

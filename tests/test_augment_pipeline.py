@@ -17,13 +17,14 @@ from qwen_vl_utils import fetch_image
 from torch.utils.data import DataLoader
 
 from swiftalign.augment.draws import Step, draw
-from swiftalign.augment.mirror_text import mirror_words
 from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
-from swiftalign.augment.rows import AugmentedRows
+from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.data.mirror import mirror_words
 from swiftalign.data.records import PixelTarget, Record
 from swiftalign.data.rows import Rows
-from swiftalign.data.tokens import PixelLimits, model_size
+from swiftalign.data.sizes import PixelLimits, model_size
+from swiftalign.data.text import Composed
 from swiftalign.demo.data import write_dataset
 
 GUIDE = AugmentationSection(preset="conservative")
@@ -33,7 +34,7 @@ LINE = PixelTarget("line", "wire", ((10.0, 100.0), (80.0, 110.0), (180.0, 95.0))
 
 
 def record(*targets: PixelTarget, prompt: str | None = None) -> Record:
-    return Record((Path("a.png"),), targets or (BOX, QUAD, LINE), prompt)
+    return Record((Path("a.png"),), targets or (BOX, QUAD, LINE), Composed(prompt))
 
 
 def noise(width: int = 192, height: int = 128) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -218,7 +219,8 @@ def test_words_for_sides_are_exchanged(text: str, mirrored: str) -> None:
 def test_a_mirrored_row_says_so_in_every_word() -> None:
     sided = record(replace(BOX, label="left cup"), prompt="Find the left cup.")
     swapped = apply(pipeline("hflip"), sided).record
-    assert (swapped.prompt, swapped.targets[0].label) == ("Find the right cup.", "right cup")
+    assert swapped.wording == Composed("Find the right cup.")
+    assert swapped.targets[0].label == "right cup"
     assert swapped.targets[0].points == ((102.0, 30.0), (152.0, 70.0))
     kept = apply(pipeline("hflip", left_right="keep"), sided).record
     assert kept.targets[0].label == "left cup"
@@ -246,7 +248,7 @@ def first(batch: list[dict[str, Any]]) -> dict[str, Any]:
     return batch[0]
 
 
-def seen(rows: AugmentedRows, workers: int, context: str | None, *, persistent: bool = False) -> list[str]:
+def seen(rows: TrainingRows, workers: int, context: str | None, *, persistent: bool = False) -> list[str]:
     """What a loader yields over three epochs."""
     keep = persistent and workers > 0
     loader: DataLoader[Any] = DataLoader(
@@ -272,7 +274,7 @@ def demo_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_workers_yield_what_one_process_yields(demo_rows: Path) -> None:
-    rows = AugmentedRows(Rows([demo_rows]), Pipeline(GUIDE))
+    rows = TrainingRows(Rows([demo_rows]), Pipeline(GUIDE))
     alone = seen(rows, 0, None)
     assert len(set(alone)) == 18
     assert seen(rows, 2, "fork") == alone
@@ -282,24 +284,70 @@ def test_workers_yield_what_one_process_yields(demo_rows: Path) -> None:
 
 def test_a_rows_draw_is_its_own_in_any_order_of_rows(demo_rows: Path) -> None:
     rows = Rows([demo_rows])
-    straight = AugmentedRows(rows, Pipeline(GUIDE))
-    shuffled = AugmentedRows(rows.reordered(np.array([4, 1, 5])), Pipeline(GUIDE))
+    straight = TrainingRows(rows, Pipeline(GUIDE))
+    shuffled = TrainingRows(rows.reordered(np.array([4, 1, 5])), Pipeline(GUIDE))
     for position, row in enumerate([4, 1, 5]):
         assert shuffled[position]["messages"] == straight[row]["messages"]
         assert shuffled[position]["images"][0].tobytes() == straight[row]["images"][0].tobytes()
 
 
-def test_rows_in_ms_swifts_layout_change_their_colours_alone(demo_rows: Path, tmp_path: Path) -> None:
+CUP = '[{"bbox_2d": [100, 250, 500, 750], "label": "left cup"}]'
+
+
+@pytest.mark.parametrize(
+    ("answer", "images"),
+    [("yes", 1), ("<box>(10,20),(30,40)</box>", 1), (f"{CUP} and [1, 2, 3, 4]", 1), (CUP, 2)],
+    ids=["nothing located", "not understood", "partly understood", "two images"],
+)
+def test_rows_that_can_not_move_change_their_colours_alone(
+    answer: str, images: int, demo_rows: Path, tmp_path: Path
+) -> None:
     (image,) = json.loads(demo_rows.read_text().splitlines()[0])["images"]
-    messages = [{"role": "user", "content": "<image>left?"}, {"role": "assistant", "content": "yes"}]
-    row = {"messages": messages, "images": [str(demo_rows.parent / image)]}
+    messages = [{"role": "user", "content": "<image>" * images + "left?"}, {"role": "assistant", "content": answer}]
+    row = {"messages": messages, "images": [str(demo_rows.parent / image)] * images}
     (tmp_path / "swift.jsonl").write_text(json.dumps(row) + "\n")
     always = AugmentationSection(ops=["hflip", {"rotate": {"max_deg": 20}}, {"gamma": {"gamma": 2.0}}])
-    item = AugmentedRows(Rows([tmp_path / "swift.jsonl"]), Pipeline(always))[0]
+    item = TrainingRows(Rows([tmp_path / "swift.jsonl"]), Pipeline(always))[0]
     original = np.array(Image.open(demo_rows.parent / image).convert("RGB"))
     table = np.round(255 * (np.arange(256) / 255) ** 2)
     assert item["messages"] == messages
-    assert np.abs(np.array(item["images"][0]).astype(int) - table[original]).max() <= 1
+    assert len(item["images"]) == images
+    for each in item["images"]:
+        assert np.abs(np.array(each).astype(int) - table[original]).max() <= 1
+
+
+def test_rows_in_ms_swifts_layout_move_with_their_image(demo_rows: Path, tmp_path: Path) -> None:
+    """In all spellings, the same augmentation gives the same picture and the same places as a row of objects."""
+    (image,) = json.loads(demo_rows.read_text().splitlines()[0])["images"]
+    name = str(demo_rows.parent / image)
+    width, height = Image.open(name).size
+    box = [10, 16, 48, 48]
+    written = json.dumps([{"bbox_2d": [round(n * 1000 / side) for n, side in zip(box, (width, height) * 2)]}])
+    asks = {"role": "user", "content": "<image>The cup on the left?"}
+    rows = [
+        {"images": [name], "prompt": "The cup on the left?", "objects": [{"label": "cup", "bbox_2d": box}]},
+        {"images": [name], "messages": [asks, {"role": "assistant", "content": written}]},
+        {
+            "images": [name],
+            "messages": [asks, {"role": "assistant", "content": '[{"bbox_2d": <bbox>, "label": "<ref-object>"}]'}],
+            "objects": {"ref": ["cup"], "bbox": [box]},
+        },
+    ]
+    (tmp_path / "swift.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    always = AugmentationSection(ops=["hflip", {"scale": {"lo": 1.2, "hi": 1.2}}])
+    own, text, placeholder = (
+        TrainingRows(Rows([tmp_path / "swift.jsonl"]), Pipeline(always))[index] for index in range(3)
+    )
+    numbers = [json.loads(each["messages"][1]["content"])[0]["bbox_2d"] for each in (own, text, placeholder)]
+    mirrored = [width - box[2], width - box[0]]
+    exact = [(x - width / 2) * 1.2 + width / 2 for x in mirrored]
+    assert numbers[0][::2] == [round(x / width * 1000) for x in exact]
+    assert numbers[2] == numbers[0]
+    assert np.abs(np.array(numbers[1]) - numbers[0]).max() <= 1  # of thousandths that were rounded before
+    for each in (own, text, placeholder):
+        assert each["messages"][0]["content"] == "<image>The cup on the right?"
+        assert each["images"][0].tobytes() == own["images"][0].tobytes()
+        assert "objects" not in each
 
 
 # -- length and size limits --------------------------------------------------------------------------------------------

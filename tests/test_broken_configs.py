@@ -25,7 +25,8 @@ CODE = b'{"model_type": "qwen3_vl", "auto_map": {"AutoModel": "code.Model"}}'
 # What else the folder of a command holds.
 FILES: dict[str, dict[str, bytes]] = {
     "data_empty": {"empty.jsonl": b"\n\n"},
-    "data_row_not_json": {"rows.csv": b"image,x,y\n"},
+    "data_row_not_json": {"rows.jsonl": b"image,x,y\n"},
+    "data_unrecognised": {"rows.csv": b"image,x,y\n"},
     "data_val_missing": {"rows.jsonl": b"{}\n"},
     "given_a_folder": {"configs/config.yaml": b""},
     "model_config_truncated": {"model/config.json": b'{"model_type"'},

@@ -13,7 +13,7 @@ import pytest
 
 from swiftalign.config.faults import OWNED_BY_CONFIG, OWNED_BY_PLAN
 from swiftalign.config.load import load_config
-from swiftalign.config.sections import Config, ModelSection, section_fields
+from swiftalign.config.sections import Config, DataSource, ModelSection, section_fields
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.problems import ConfigError, SwiftalignError
 from swiftalign.yaml12 import dump_yaml
@@ -49,6 +49,12 @@ def write(tmp_path: Path) -> Write:
 
 def load(write: Write, *texts: str, overrides: list[str] | None = None) -> Config:
     return load_config(write(BASE, *texts), overrides or [])
+
+
+def paths(sources: list[DataSource]) -> list[str]:
+    """The paths of data files that are named by their path alone."""
+    assert sources == [DataSource(path=source.path) for source in sources]
+    return [source.path for source in sources]
 
 
 def faults(write: Write, *texts: str) -> list[str]:
@@ -177,18 +183,18 @@ def test_malformed_override_is_refused(override: str, write: Write) -> None:
 
 def test_guide_names_its_training_data_under_custom(write: Write, tmp_path: Path) -> None:
     config = load(write, "custom: {train_jsonl: data/train.jsonl, val_jsonl: [a.jsonl, b.jsonl]}")
-    assert config.data.train == [f"{tmp_path}/data/train.jsonl"]
-    assert config.data.val == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
+    assert paths(config.data.train) == [f"{tmp_path}/data/train.jsonl"]
+    assert paths(config.data.val) == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
     assert config.where("data", "train") == f"{tmp_path}/1.yaml:1"
 
 
 def test_alias_lies_over_the_earlier_files_own_name(write: Write, tmp_path: Path) -> None:
     config = load(write, "data: {train: [a.jsonl, b.jsonl]}", "custom: {train_jsonl: c.jsonl}")
-    assert config.data.train == [f"{tmp_path}/c.jsonl"]
+    assert paths(config.data.train) == [f"{tmp_path}/c.jsonl"]
 
 
 def test_alias_works_beside_an_empty_section(write: Write, tmp_path: Path) -> None:
-    assert load(write, "data:\ncustom: {train_jsonl: c.jsonl}").data.train == [f"{tmp_path}/c.jsonl"]
+    assert paths(load(write, "data:\ncustom: {train_jsonl: c.jsonl}").data.train) == [f"{tmp_path}/c.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -223,10 +229,22 @@ def test_paths_count_from_the_files_own_folder(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "configs")
     config = load_config([Path("../base.yaml"), Path("layer.yaml")], ["training.resume_from_checkpoint=run/last"])
     assert config.model.path == f"{tmp_path}/model"
-    assert config.data.train == [f"{tmp_path}/a.jsonl", f"{tmp_path}/configs/b.jsonl"]
-    assert config.data.val == ["/home/me/val.jsonl"]
+    assert paths(config.data.train) == [f"{tmp_path}/a.jsonl", f"{tmp_path}/configs/b.jsonl"]
+    assert paths(config.data.val) == ["/home/me/val.jsonl"]
     assert config.training.output_dir == f"{tmp_path}/configs/run"
     assert config.training.resume_from_checkpoint == f"{tmp_path}/configs/run/last"
+
+
+def test_paths_of_a_data_source_count_from_the_files_own_folder(write: Write, tmp_path: Path) -> None:
+    text = (
+        "data: {train: {path: a.jsonl, images: ../b}, val: [{path: /c, weight: 2}], images: d, coordinates: relative1}"
+    )
+    data = load(write, text).data
+    assert data.train == [DataSource(path=f"{tmp_path}/a.jsonl", images=f"{tmp_path.parent}/b")]
+    assert data.sources("train") == [
+        DataSource(path=f"{tmp_path}/a.jsonl", images=f"{tmp_path.parent}/b", coordinates="relative1")
+    ]
+    assert data.sources("val") == [DataSource(path="/c", weight=2, images=f"{tmp_path}/d", coordinates="relative1")]
 
 
 def test_path_in_an_override_counts_from_the_current_folder(
@@ -234,7 +252,7 @@ def test_path_in_an_override_counts_from_the_current_folder(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert load(write, overrides=["data.train=a.jsonl"]).data.train == [f"{tmp_path}/here/a.jsonl"]
+    assert paths(load(write, overrides=["data.train=a.jsonl"]).data.train) == [f"{tmp_path}/here/a.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from PIL import Image
 from swiftalign.augment.pipeline import Pipeline, blank
 from swiftalign.cli import main
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.formats.swift import SWIFT
-from swiftalign.data.records import PixelTarget, Record
+from swiftalign.data.records import PixelTarget, Reading, Row
 from swiftalign.data.rows import Rows
-from swiftalign.data.tokens import DEFAULT_LIMITS
+from swiftalign.data.sizes import DEFAULT_LIMITS
+from swiftalign.data.text import Composed
 from swiftalign.previews.drift import TIMED_ROWS, DriftReport, OperationEffect, measure_drift
 from swiftalign.problems import DataError
 
@@ -40,7 +40,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def measure(image: Path, targets: Sequence[PixelTarget], settings: AugmentationSection, epochs: int = 1) -> DriftReport:
-    return measure_drift([(0, GroundingRow((image,), tuple(targets)))], settings, DEFAULT_LIMITS, range(epochs))
+    return measure_drift([(0, Row((image,), tuple(targets), Composed()))], settings, DEFAULT_LIMITS, range(epochs))
 
 
 def effect(report: DriftReport, operation: str, kind: str = "all") -> OperationEffect:
@@ -72,7 +72,7 @@ def test_a_line_counts_by_its_length(image: Path) -> None:
 def test_a_turned_box_is_inflated_as_the_sines_say(image: Path) -> None:
     settings = section({"rotate": {"max_deg": 20}}, rotated_boxes="grow")
     report = measure(image, [MIDDLE], settings)
-    placed = Pipeline(settings).place(blank(SIZE), Record((image,), (MIDDLE,)), epoch=0, row=0)
+    placed = Pipeline(settings).place(blank(SIZE), Row((image,), (MIDDLE,), Composed()).record([SIZE]), epoch=0, row=0)
     degrees = placed.replay.steps[0].values["degrees"]
     angle = math.radians(abs(degrees))
     wanted = (math.cos(angle) + math.sin(angle)) ** 2
@@ -110,8 +110,7 @@ def test_an_operation_alone_is_applied_in_the_samples_in_which_the_pipeline_draw
     report = measure_drift(rows, settings, DEFAULT_LIMITS, [0, 1])
     drawn = {"hflip": 0, "rotate": 0}
     for index, row in rows:
-        assert isinstance(row, GroundingRow)
-        record = row.record(128, 128)
+        record = row.record([(128, 128)])
         for epoch in (0, 1):
             for step in Pipeline(settings).place(blank((128, 128)), record, epoch=epoch, row=index).replay.steps:
                 drawn[step.name] += step.name in drawn
@@ -127,10 +126,23 @@ def test_what_is_left_out_is_counted_by_its_reason(image: Path) -> None:
     assert 0 < report.left_out["rotate"]["a box would grow too much"] <= 20
 
 
-def test_rows_of_another_layout_are_passed_over(image: Path) -> None:
-    row = SWIFT.read({"messages": [{"role": "user", "content": "hi"}], "images": [str(image)]}, image.parent)
+@pytest.mark.parametrize(
+    ("answer", "images"), [("Hi.", 1), ("at (10, 20)", 1), ('[{"bbox_2d": [375, 375, 625, 625], "label": "cup"}]', 2)]
+)
+def test_rows_in_which_nothing_moves_are_passed_over(answer: str, images: int, image: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": answer}]
+    row = SWIFT.read({"messages": messages, "images": [str(image)] * images}, Reading(image.parent))
     report = measure_drift([(0, row)], section("hflip"), DEFAULT_LIMITS, [0])
     assert (report.rows, report.passed_over, report.effects, report.seconds_per_image) == (1, 1, (), None)
+
+
+def test_rows_in_ms_swifts_layout_count_as_others_do(image: Path) -> None:
+    answer = '[{"bbox_2d": [0, 0, 1000, 1000], "label": "room"}, {"bbox_2d": [375, 375, 625, 625], "label": "cup"}]'
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": answer}]
+    row = SWIFT.read({"messages": messages, "images": [str(image)]}, Reading(image.parent))
+    settings = section({"scale": {"lo": 2, "hi": 2}}, min_visible=0.1)
+    report = measure_drift([(0, row)], settings, DEFAULT_LIMITS, [0])
+    assert (report.passed_over, report.effects) == (0, measure(image, [ALL_OF_IT, MIDDLE], settings).effects)
 
 
 def test_of_images_only_headers_are_read_but_for_the_timed_ones(image: Path, tmp_path: Path) -> None:
@@ -138,7 +150,7 @@ def test_of_images_only_headers_are_read_but_for_the_timed_ones(image: Path, tmp
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(cut)
     cut.write_bytes(cut.read_bytes()[:4000])
-    sound, broken = GroundingRow((image,), (MIDDLE,)), GroundingRow((cut,), (MIDDLE,))
+    sound, broken = (Row((path,), (MIDDLE,), Composed()) for path in (image, cut))
     rows = [(index, sound if index < TIMED_ROWS else broken) for index in range(TIMED_ROWS + 3)]
     assert measure_drift(rows, section("hflip"), DEFAULT_LIMITS, [0]).rows == TIMED_ROWS + 3
     with pytest.raises(DataError, match=r"cut\.png"):
@@ -154,10 +166,9 @@ def test_placing_decides_as_the_pipeline_does(demo: Path, rotated_boxes: str) ->
     rows = Rows([path])
     for index in range(len(rows)):
         row = rows.row(index)
-        assert isinstance(row, GroundingRow)
         image = np.asarray(Image.open(row.images[0]).convert("RGB"))
         size = (image.shape[1], image.shape[0])
-        record = row.record(*size)
+        record = row.record([size])
         sample = Pipeline(settings)(image, record, epoch=1, row=index)
         placed = Pipeline(settings).place(blank(size), record, epoch=1, row=index)
         assert (placed.outcomes, placed.replay) == (sample.outcomes, sample.replay)

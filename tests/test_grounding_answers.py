@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
 from swiftalign.data.records import KINDS, SPELLINGS, Kind, PixelTarget, TextTarget
-from swiftalign.data.text import answer
+from swiftalign.data.text import Writing, answer
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "label": "cup"}
 CUP = TextTarget("bbox", "cup", ((10, 20), (30, 40)))
@@ -32,12 +32,23 @@ def targets(draw: st.DrawFn) -> PixelTarget:
     return PixelTarget(kind, draw(st.text(LETTERS, max_size=8)), tuple(corners))
 
 
-@settings(deadline=None)
-@given(st.lists(targets(), max_size=5), st.booleans())
-def test_what_is_written_is_read_back_rounded(written: list[PixelTarget], fenced: bool) -> None:
-    text = answer(written, 640, 480, GroundingTextSection(fenced=fenced))
+WRITINGS = {
+    "plain": {},
+    "fenced": {"fenced": True},
+    "numbered": {"shape": "numbered", "object_key": "box {n}"},
+    "by image": {"shape": "by_image", "label_first": True, "fenced": True},
+    "other names": {"keys": {"bbox": "box", "line": "wire"}, "label_key": "desc", "point_counts": True},
+}
 
-    read = parse_answer(text)
+
+@pytest.mark.parametrize("text", WRITINGS.values(), ids=WRITINGS)
+@settings(deadline=None)
+@given(written=st.lists(targets(), max_size=5))
+def test_what_is_written_is_read_back_rounded(written: list[PixelTarget], text: dict[str, Any]) -> None:
+    writing = Writing(GroundingTextSection(**text))
+    text = answer(written, [(640, 480)], writing)
+
+    read = parse_answer(text, writing, (640, 480))
 
     assert read.sound
     assert read.targets == tuple(target.in_text(640, 480) for target in written)
@@ -157,7 +168,7 @@ def test_a_very_long_answer_is_cut_off() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(alphabet='[]{}",: \\ntrueNa0123456789.-+eE_box2dlinequad', max_size=200))
+@given(st.text(alphabet='[]{}",: \\ntrueNa0123456789.-+eE_box2dlinequadpygt', max_size=200))
 def test_no_text_raises(text: str) -> None:
     for read in (parse_answer(text), parse_answer(f'[{{"bbox_2d": {text}')):
         assert all(0 <= number <= 1000 for target in read.targets for point in target.points for number in point)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from swiftalign.config.sections import DataSource
 from swiftalign.data import files
-from swiftalign.data.files import parse_json
 from swiftalign.data.formats import FORMATS, read_row
-from swiftalign.data.formats.own import OWN, GroundingRow
-from swiftalign.data.formats.swift import SWIFT, SwiftRow
-from swiftalign.data.records import PixelTarget, Record, TextTarget
-from swiftalign.data.rows import DataFile
+from swiftalign.data.formats.own import OWN
+from swiftalign.data.formats.swift import SWIFT
+from swiftalign.data.records import PixelTarget, Reading, Record, Row, TextTarget
 from swiftalign.data.scan import scan
+from swiftalign.data.storage import DataFile
+from swiftalign.data.text import DEFAULT_WRITING, Composed
+from swiftalign.data.written import Written
 from swiftalign.problems import DataError
 
 OBJECTS = [{"label": "box", "bbox_2d": [1, 2, 3, 4]}]
@@ -31,8 +35,9 @@ def write(path: Path, *lines: bytes) -> Path:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    for line, content in DataFile(path).read():
-        yield line, parse_json(content, path, line)
+    file = DataFile(DataSource(path=str(path)))
+    for line, content in file.read():
+        yield line, file.value(content, line)
 
 
 def test_rows_come_with_their_line_numbers_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
 def test_a_long_line_is_refused_without_being_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_ROW_BYTES", 10)
     path = write(tmp_path / "a.jsonl", b"[1]", b"[" + b"2," * 30 + b"2]", b"[3, 4, 5]", b"[3, 4, 51]")
-    file = DataFile(path)
+    file = DataFile(DataSource(path=str(path)))
     assert list(file.read()) == [(1, b"[1]\n"), (2, b"[2,2,2,2,2,"), (3, b"[3, 4, 5]\n"), (4, b"[3, 4, 51]")]
     assert file.places.tolist() == [[0, 1], [4, 2], [68, 3], [78, 4], [88, 0]]
     assert file.digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -91,6 +96,7 @@ def talk(*messages: Any, **others: Any) -> dict[str, Any]:
 
 NUMBERS = "object 'box': bbox_2d must be 4 numbers"
 ONE_OF = "object 'box' needs one of bbox_2d, quad, line, point_2d, polygon (a box may have its object's quad beside it)"
+IMAGE_NUMBER = "object 'box': 'image' must be the number of one of 1 images, from 0"
 IMAGES = "'images' must be a list of paths"
 MESSAGES = "'messages' must be a list of {role, content}"
 BOXES = "a 'bbox' in 'objects' must be an even count of numbers, 2 or more"
@@ -99,12 +105,22 @@ FAULTS: list[tuple[Any, str]] = [
     ([], "not a JSON object"),
     ({}, "needs 'images' and 'objects', or 'messages'"),
     ({"images": ["a.png"]}, "needs 'images' and 'objects', or 'messages'"),
-    ({"images": "a.png", "objects": []}, IMAGES),
+    ({"images": 1, "objects": []}, IMAGES),
     ({"images": [1], "objects": []}, IMAGES),
     ({"images": [], "objects": []}, "needs 'images' and 'objects', or 'messages'"),
-    ({"images": ["a", "b"], "objects": []}, "needs exactly one image, or 'messages'"),
-    ({**ROW, "coordinates": "norm1"}, "'coordinates' must be pixels or relative1000"),
-    ({**ROW, "prompt": 1}, "'prompt' and 'system' must be text"),
+    (with_object(bbox_2d=[1, 2, 3, 4], image=1), IMAGE_NUMBER),
+    (
+        with_object(bbox_2d=[1, 2, 3, 4], image=-1),
+        IMAGE_NUMBER,
+    ),
+    (
+        with_object(bbox_2d=[1, 2, 3, 4], image="0"),
+        IMAGE_NUMBER,
+    ),
+    ({**ROW, "coordinates": "norm1"}, "'coordinates' must be one of pixels, relative1000, relative1, resized"),
+    ({**ROW, "prompt": 1}, "'prompt' must be text"),
+    ({**ROW, "system": []}, "'system' must be text"),
+    ({**ROW, "summary": 1}, "'summary' must be text"),
     ({**ROW, "objects": [1]}, "an object needs a 'label'"),
     (with_object(), ONE_OF),
     (with_object(bbox_2d=[1, 2, 3, 4], line=[1, 2, 3, 4]), ONE_OF),
@@ -124,6 +140,9 @@ FAULTS: list[tuple[Any, str]] = [
     (with_object(bbox_2d=[1, 2, 3, 4], polygon=[1, 2, 3, 4, 5, 6]), ONE_OF),
     (with_object(line=[1, 2]), "object 'box': line must be an even count of 4 numbers or more"),
     (with_object(line=[1, 2, 3, 4, 5]), "object 'box': line must be an even count of 4 numbers or more"),
+    (with_object(poly=[1, 2, 3, 4, 5]), "object 'box': poly must be an even count of 6 numbers or more"),
+    (with_object(line=[[1, 2], [3]]), "object 'box': line must be an even count of 4 numbers or more"),
+    (with_object(line=[1, 2, 3, 4], line_points=3), "object 'box': line_points is 3, but line has 2 points"),
     ({"messages": []}, MESSAGES),
     ({"messages": "hello"}, MESSAGES),
     ({"messages": ["hello"]}, MESSAGES),
@@ -142,12 +161,32 @@ FAULTS: list[tuple[Any, str]] = [
     (talk(TALK[0], {"role": "assistant", "content": ""}), "no message of assistant that could be learned"),
     (talk(images=[None]), IMAGES),
     (talk(images=[{"path": None, "bytes": None}]), IMAGES),
-    (talk(image="a.png"), "the key is 'images'; 'image' would be ignored"),
+    (talk(image=1), IMAGES),
+    (talk(coordinates="norm1"), "'coordinates' must be one of pixels, relative1000, relative1, resized"),
+    ({"conversations": [{"from": "human"}]}, "a message of user has no text"),
+    (
+        {"query": "a", "response": "b", "history": [["c"]]},
+        "'history' must be a list of [question, answer]",
+    ),
+    (
+        {"image": ["a.png", "b.png"], "prefix": "detect cup", "suffix": ""},
+        "needs one 'image', a 'prefix' and a 'suffix', each a text",
+    ),
+    (
+        {"image": "a.png", "prefix": "detect cup", "suffix": "<loc0001><loc0002> cup"},
+        "the suffix has location tokens that are not understood: '<loc0001><loc0002> cup'",
+    ),
     (
         talk({"role": "user", "content": [{"type": "image", "image": "b.png"}]}, TALK[1], images=["a.png"]),
         "images both in 'images' and in the messages",
     ),
-    (talk(objects=[1]), "'objects' must be {ref: [...], bbox: [[...], ...]}"),
+    (talk(objects=1), "'objects' must be {ref: [...], bbox: [[...], ...]}"),
+    (talk(objects="{"), "'objects' is a text that is not JSON"),
+    (talk(objects=[1]), "an entry of 'objects' needs a 'bbox'"),
+    (
+        talk(objects=[{"bbox": [1, 2], "bbox_type": "real"}, {"bbox": [1, 2]}]),
+        "the entries of 'objects' have different 'bbox_type'",
+    ),
     (talk(objects={"ref": ["a"]}), "'objects' must be {ref: [...], bbox: [[...], ...]}"),
     (talk(objects={"bbox": [[1]]}), BOXES),
     (talk(objects={"bbox": [[1, float("nan")]]}), BOXES),
@@ -160,10 +199,11 @@ FAULTS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("row", "fault"), FAULTS, ids=[str(index) for index in range(len(FAULTS))])
 def test_faults_of_layout(row: Any, fault: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        read_row(json.dumps(row).encode(), tmp_path / "rows.jsonl", 7)
-    assert error.value.message == f"{tmp_path / 'rows.jsonl'}:7: {fault}"
-    if isinstance(row, dict):
-        assert (SWIFT if "messages" in row else OWN).fault(row) == fault
+        read_row(row, "rows.jsonl:7", Reading(tmp_path))
+    assert error.value.message == f"rows.jsonl:7: {fault}"
+    if isinstance(row, dict) and ("messages" in row or "objects" in row):
+        with pytest.raises(ValueError, match=f"^{re.escape(fault)}$"):
+            (SWIFT if "messages" in row else OWN).read(row, Reading(tmp_path))
 
 
 PARTS = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Where?"}]
@@ -174,7 +214,14 @@ SOUND = [
     with_object(bbox_2d=[1, 2, 3, 4], quad=[1, 2, 3, 2, 3, 4, 1, 4]),
     with_object(line=[1, 2, 3.5, 4, 5, 6]),
     {"images": ["a.png"], "objects": []},
+    {"images": "a.png", "objects": []},
+    {"image": "a.png", "objects": OBJECTS},
+    {"images": ["a.png", "a.png"], "objects": [{**OBJECTS[0], "image": 1}]},
     talk(),
+    talk(image="a.png"),
+    {"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}], "image": "a.png"},
+    {"query": "Where?", "response": "Here.", "images": ["a.png"]},
+    {"prefix": "detect cup", "suffix": "<loc0001><loc0002><loc0003><loc0004> cup", "image": "a.png"},
     talk({"role": "system", "content": "Short."}, *TALK),
     talk(images="a.png"),
     talk(images={"path": "a.png", "bytes": None}),
@@ -193,8 +240,10 @@ SOUND = [
 def test_sound_rows_have_no_fault(row: dict[str, Any], tmp_path: Path) -> None:
     before = json.dumps(row)
     [layout] = [layout for layout in FORMATS if layout.recognise(row)]
-    assert layout.fault(row) is None
-    assert set(layout.read(row, tmp_path).images) <= {tmp_path / "a.png"}
+    read = layout.read(row, Reading(tmp_path))
+    assert read.remarks == ()
+    assert set(read.images) <= {tmp_path / "a.png"}
+    assert read == read_row(row, "rows.jsonl:7", Reading(tmp_path))
     assert json.dumps(row) == before
 
 
@@ -216,7 +265,8 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         {"label": "f", "polygon": [1, 2, 3, 2, 3, 4, 2, 3, 1, 4]},
     ]
     corners = ((1, 2), (3, 2), (3, 4), (1, 4))
-    row = OWN.read({"images": ["x/a.png"], "objects": objects, "prompt": "Find.", "system": "Short."}, tmp_path)
+    words = {"prompt": "Find.", "system": "Short.", "summary": "Much."}
+    row = OWN.read({"images": ["x/a.png"], "objects": objects, **words}, Reading(tmp_path))
     targets = (
         PixelTarget("bbox", "a", ((1, 2), (3, 4))),
         PixelTarget("quad", "b", corners),
@@ -225,21 +275,21 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         PixelTarget("point", "e", ((5, 6.5),)),
         PixelTarget("polygon", "f", ((1, 2), (3, 2), (3, 4), (2, 3), (1, 4))),
     )
-    assert isinstance(row, GroundingRow)
-    assert row == GroundingRow((tmp_path / "x/a.png",), targets, "Find.", "Short.")
-    assert row.record(10, 20) == Record((tmp_path / "x/a.png",), targets, "Find.", "Short.")
+    wording = Composed("Find.", "Short.", "Much.")
+    assert row == Row((tmp_path / "x/a.png",), targets, wording)
+    assert row.record([(10, 20)]) == Record((tmp_path / "x/a.png",), targets, wording)
 
 
 def test_absolute_image_paths_stay(tmp_path: Path) -> None:
-    assert OWN.read({**ROW, "images": ["/data/a.png"]}, tmp_path).images == (Path("/data/a.png"),)
+    assert OWN.read({**ROW, "images": ["/data/a.png"]}, Reading(tmp_path)).images == (Path("/data/a.png"),)
 
 
 def test_relative_coordinates_become_pixels_of_their_image(tmp_path: Path) -> None:
     objects = [{"label": "a", "bbox_2d": [0, 250, 500, 1000], "quad": [0, 0, 1000, 0, 1000, 1000, 0, 1000]}]
-    row = OWN.read({"images": ["a"], "objects": objects, "coordinates": "relative1000"}, tmp_path)
-    assert isinstance(row, GroundingRow)
+    row = OWN.read({"images": ["a"], "objects": objects, "coordinates": "relative1000"}, Reading(tmp_path))
     assert isinstance(row.targets[0], TextTarget)
-    [target] = row.record(640, 480).targets
+    assert OWN.read({"images": ["a"], "objects": objects}, Reading(tmp_path, unit="relative1000")) == row
+    [target] = row.record([(640, 480)]).targets
     assert target.points == ((0, 120), (320, 480))
     assert target.outline == ((0, 0), (640, 0), (640, 480), (0, 480))
     assert type(target) is PixelTarget
@@ -256,32 +306,37 @@ LONG = "iVBOR" * 1000
         (["/b.png", {"path": "c.png", "bytes": None}], ["/b.png", "HERE/c.png"]),
         ([{"path": "c.png", "bytes": LONG}, LONG], [LONG, LONG]),
         (["https://a.org/a.png", "data:image/png;base64,AAAA"], ["https://a.org/a.png", "data:image/png;base64,AAAA"]),
+        ("file:///data/b%20c.png", ["/data/b c.png"]),
     ],
-    ids=["one path", "one mapping", "both", "bytes", "address"],
+    ids=["one path", "one mapping", "both", "bytes", "address", "file address"],
 )
 def test_ms_swift_s_images_are_listed_with_absolute_paths(images: Any, read: list[str], tmp_path: Path) -> None:
-    row = SWIFT.read(talk(images=images), tmp_path)
-    assert isinstance(row, SwiftRow)
-    assert row.row["messages"] == TALK
-    assert row.row["images"] == [path.replace("HERE", str(tmp_path)) for path in read]
-    assert list(row.images) == [Path(path) if path[0] == "/" else None for path in row.row["images"]]
+    row = SWIFT.read(talk(images=images), Reading(tmp_path))
+    assert isinstance(row.wording, Written)
+    written = row.wording.row
+    assert written["messages"] == TALK
+    assert written["images"] == [path.replace("HERE", str(tmp_path)) for path in read]
+    content = {LONG: base64.b64decode(LONG), "https://a.org/a.png": None, "data:image/png;base64,AAAA": bytes(3)}
+    assert list(row.images) == [content.get(path, Path(path)) for path in written["images"]]
 
 
 def test_images_in_messages_are_listed_too(tmp_path: Path) -> None:
     other = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "b.png"}}]}
     row = talk({"role": "user", "content": PARTS}, TALK[1], other, TALK[1])
-    read = SWIFT.read(row, tmp_path)
-    assert isinstance(read, SwiftRow)
+    read = SWIFT.read(row, Reading(tmp_path))
+    assert isinstance(read.wording, Written)
     assert read.images == (tmp_path / "a.png", tmp_path / "b.png")
-    assert read.row["images"] == [str(path) for path in read.images]
-    assert read.row["messages"] == [
-        {"role": "user", "content": [{"type": "text", "text": "<image>"}, PARTS[1]]},
+    assert read.wording.row["images"] == [str(path) for path in read.images]
+    assert read.wording.row["messages"] == [
+        {"role": "user", "content": "<image>Where?"},
         TALK[1],
-        {"role": "user", "content": [{"type": "text", "text": "<image>"}]},
+        {"role": "user", "content": "<image>"},
         TALK[1],
     ]
 
 
 def test_a_row_of_text_is_taken_as_it_is(tmp_path: Path) -> None:
     row = talk()
-    assert SWIFT.read(row, tmp_path) == SwiftRow((), row)
+    read = SWIFT.read(row, Reading(tmp_path))
+    assert read == Row((), (), Written(row, fixed="it has no image file"))
+    assert read.to_swift([], DEFAULT_WRITING) == row

@@ -6,7 +6,8 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 
 from scan_cases import BOX, CASES, HEIGHT, RELATIVE, WIDTH, box, draw_images, own, quad, swift
 from swift_template import template_of
-from swiftalign.config.sections import GroundingTextSection
+from swiftalign.config.sections import DataSource, GroundingTextSection
+from swiftalign.data import storage
 from swiftalign.data.encoding import Encoding
 from swiftalign.data.files import RowCounts
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, scan
-from swiftalign.data.tokens import PixelLimits
+from swiftalign.data.sizes import PixelLimits
+from swiftalign.data.text import Writing
 from swiftalign.demo.data import write_dataset
 from swiftalign.problems import DATA_CODES, DataError, Problem
 
@@ -65,7 +68,10 @@ def test_a_fault_is_found_on_its_line_and_its_sound_neighbour_is_not(
 
 
 def test_the_first_rows_are_named_and_the_others_counted(write: Write) -> None:
-    path, other = write(*[own(image="none.png")] * 3), write(own(BOX), *[own(image="gone.png")] * 4, name="b.jsonl")
+    path, other = (
+        write(*[own(BOX, image="none.png")] * 3),
+        write(own(BOX), *[own(BOX, image="gone.png")] * 4, name="b.jsonl"),
+    )
     report = scan([path, other])
     [found] = [finding for finding in report.findings if finding.code == "data-image-missing"]
     none, gone = path.parent / "none.png", path.parent / "gone.png"
@@ -106,7 +112,7 @@ def test_a_file_that_can_t_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_placeholders_in_the_config_s_words_are_named(write: Write) -> None:
     text = GroundingTextSection(prompt="<image>Find.", system="<|im_start|>")
-    report = scan([write(own(BOX))], encoding=Encoding(text=text))
+    report = scan([write(own(BOX))], encoding=Encoding(Writing(text)))
     [found] = [finding for finding in report.findings if finding.code == "data-special-text"]
     assert found.where == "data.text.prompt"
     assert found.message.endswith("<image> in '<image>Find.'\n    data.text.system: <|im_start|> in '<|im_start|>'")
@@ -120,7 +126,7 @@ def test_images_that_change_their_size_are_counted(write: Write, folder: Path) -
         f"2 of 3 images reach the model at another size, 0 of them reduced to its limit; "
         f"the largest is {folder / 'large.png'}, 1920x1080 -> 1920x1088"
     )
-    [found] = scan([path], encoding=Encoding(PixelLimits(most=1024 * 1024))).findings
+    [found] = scan([path], encoding=Encoding(Writing(limits=PixelLimits(most=1024 * 1024)))).findings
     assert "1 of them reduced to its limit" in found.message
     assert found.message.endswith("1920x1080 -> 1344x768")
     assert not scan([write(own(BOX))]).findings
@@ -142,7 +148,11 @@ def test_relative_coordinates_of_large_images_do_not_pass_for_pixels(write: Writ
     assert found.where == str(relative)
     assert "no coordinate of 60 rows passes 1000, the largest is " in found.message
     assert found.message.endswith(", though the images are larger")
-    assert found.hint == 'if they are 0..1000 of the image\'s sides, add "coordinates": "relative1000" to the rows'
+    assert found.hint == (
+        "if they are 0..1000 of the image's sides, declare it beside the file: "
+        f"data: {{train: [{{path: {relative}, coordinates: relative1000}}]}}"
+    )
+    assert not scan([DataSource(path=str(relative), coordinates="relative1000")]).counts
 
 
 def test_relative_coordinates_of_small_images_do_not_pass_for_pixels(write: Write) -> None:
@@ -164,6 +174,70 @@ def test_relative_coordinates_of_small_images_do_not_pass_for_pixels(write: Writ
 )
 def test_pixels_pass_for_pixels(rows: list[dict[str, Any]], write: Write) -> None:
     assert "data-coordinates-relative-like" not in scan([write(*rows)]).counts
+
+
+def answers(count: int, size: tuple[int, int], image: str, most: float = 1, digits: int = 0) -> list[dict[str, Any]]:
+    """Rows whose answers hold a box anywhere in an image of this size, or in the share `most` of its sides."""
+    draw, rows = random.Random(1), []
+    for _ in range(count):
+        x, y = (sorted(round(draw.uniform(0, side * most), digits) for _ in "ab") for side in size)
+        numbers = [int(n) if digits == 0 else n for n in (x[0], y[0], x[1], y[1])]
+        text = json.dumps([{"bbox_2d": numbers, "label": "cup"}])
+        rows.append(swift(answer=text, images=[image]))
+    return rows
+
+
+UNITS_OF_ANSWERS: list[tuple[str, list[dict[str, Any]], str, str | None]] = [
+    ("thousandths of large images", answers(60, (1000, 1000), "large.png"), "relative1000", "relative1000"),
+    ("thousandths of small images", answers(60, (1000, 1000), "a.png"), "relative1000", "relative1000"),
+    ("pixels of large images", answers(60, (1920, 1080), "large.png"), "relative1000", "pixels"),
+    ("pixels of small images", answers(60, (WIDTH, HEIGHT), "a.png"), "relative1000", "pixels"),
+    ("shares", answers(60, (1, 1), "a.png", digits=3), "relative1000", "relative1"),
+    ("few rows", answers(4, (WIDTH, HEIGHT), "a.png"), "relative1000", None),
+    ("objects in one corner", answers(60, (1000, 1000), "large.png", most=0.3), "relative1000", "relative1000"),
+    (
+        "one row in thousandths, one in pixels",
+        [*answers(1, (1000, 1000), "tiny.png"), *answers(1, (1920, 1080), "large.png")],
+        "relative1000",
+        None,
+    ),
+    ("thousandths, but the model writes pixels", answers(60, (1000, 1000), "a.png"), "resized", "relative1000"),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "written", "unit"), [case[1:] for case in UNITS_OF_ANSWERS], ids=[case[0] for case in UNITS_OF_ANSWERS]
+)
+def test_the_unit_of_answers_is_told_by_all_rows_of_a_file(
+    rows: list[dict[str, Any]], written: Any, unit: str | None, write: Write
+) -> None:
+    path, encoding = write(*rows), Encoding(Writing(unit=written))
+    units = [f for f in scan([path], encoding=encoding).findings if f.code.endswith(("-foreign", "-undeclared"))]
+    declare = f"data: {{train: [{{path: {path}, coordinates: {unit or 'relative1000 or pixels'}}}]}}"
+    if unit == written:
+        assert units == []
+        return
+    [found] = units
+    assert found.code == ("data-coordinates-foreign" if unit else "data-coordinates-undeclared")
+    assert (found.where, found.severity) == (str(path), "error")
+    assert (found.hint or "").endswith(declare)
+    declared = scan([DataSource(path=str(path), coordinates=unit or "relative1000")], encoding=encoding).counts
+    assert not {"data-coordinates-foreign", "data-coordinates-undeclared"} & declared.keys()
+    assert declared == {} or unit is None
+
+
+def test_what_a_tool_s_file_holds_beyond_rows_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tool:
+        @staticmethod
+        def read(path: Path, images: Path | None, left_out: Counter[str]) -> Iterator[tuple[str, Any]]:
+            yield f"{path}: image 7", own(BOX)
+            left_out.update({"ellipse": 1200, "mask": 3})
+
+    path = write(own(BOX), name="tool.xml")
+    monkeypatch.setattr(storage, "find_tool", lambda path: Tool)
+    [found] = scan([path]).findings
+    assert (found.code, found.where) == ("data-annotations-left-out", str(path))
+    assert found.message == f"{title(found)}: 1,200 ellipse, 3 mask"
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +342,21 @@ def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
 
 
 def test_every_code_has_a_case_and_its_row_in_the_docs() -> None:
-    others = {"data-empty", "data-coordinates-relative-like", "data-image-resized", "data-metric-absent"}
+    others = {
+        "data-empty",
+        "data-coordinates-relative-like",
+        "data-coordinates-foreign",
+        "data-coordinates-undeclared",
+        "data-annotations-left-out",
+        "data-image-resized",
+        # in test_train_data.py
+        "data-metric-absent",
+        "data-not-learned",
+        "data-nothing-to-score",
+        "data-nothing-to-train",
+        "data-rows-without-image",
+        "data-geometry-kept",
+    }
     assert {*(code for code, *_ in CASES), *others, "data-too-long", "data-too-long-dropped"} == set(DATA_CODES)
     page = (Path(__file__).parents[1] / "docs/findings.md").read_text(encoding="utf-8")
     rows = [f"| `{code}` | {severity} | {meaning} |" for code, (severity, meaning) in DATA_CODES.items()]

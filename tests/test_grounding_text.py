@@ -15,7 +15,7 @@ from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.records import PixelTarget, Record, TextTarget
 from swiftalign.data.rows import Rows
-from swiftalign.data.text import answer, to_messages
+from swiftalign.data.text import Composed, Writing, answer
 
 BOX = PixelTarget("bbox", "red box", ((8, 16), (64, 96)))
 QUAD = PixelTarget("quad", "slab", ((10, 10), (50, 12), (49, 30), (9, 28)))
@@ -23,12 +23,18 @@ OTHER_DIAGONAL = PixelTarget("line", "wire", ((100, 20), (20, 100)))
 BENT = PixelTarget("line", "cable", ((5, 5), (60, 40), (80, 44)))
 
 
-def record(*targets: PixelTarget, **others: Any) -> Record:
-    return Record((Path("a.png"),), targets, **others)
+SIZE = (128, 128)
+
+
+def messages(*targets: PixelTarget, text: GroundingTextSection, **words: Any) -> list[dict[str, Any]]:
+    record = Record((Path("a.png"),), targets, Composed(**words))
+    row = record.to_swift([SIZE], Writing(text))
+    assert set(row) == {"messages"}
+    return list(row["messages"])
 
 
 def test_an_answer_is_json_in_the_record_s_order() -> None:
-    assert answer([OTHER_DIAGONAL, BOX, QUAD, BENT], 128, 128) == (
+    assert answer([OTHER_DIAGONAL, BOX, QUAD, BENT], [SIZE]) == (
         '[{"line_2d": [781, 156, 156, 781], "label": "wire"}, '
         '{"bbox_2d": [62, 125, 500, 750], "label": "red box"}, '
         '{"quad_2d": [78, 78, 391, 94, 383, 234, 70, 219], "label": "slab"}, '
@@ -37,23 +43,23 @@ def test_an_answer_is_json_in_the_record_s_order() -> None:
 
 
 def test_an_answer_without_objects_is_an_empty_list() -> None:
-    assert answer([], 128, 128) == "[]"
+    assert answer([], [SIZE]) == "[]"
 
 
 def test_an_answer_can_be_fenced() -> None:
-    assert answer([], 9, 9, GroundingTextSection(fenced=True)) == "```json\n[]\n```"
+    assert answer([], [(9, 9)], Writing(GroundingTextSection(fenced=True))) == "```json\n[]\n```"
 
 
 def test_labels_are_written_as_they_are() -> None:
     label = 'a "red" Löffel \\ 匙 \U0001f944'
-    written = answer([PixelTarget("bbox", label, ((0, 0), (1, 1)))], 1, 1)
+    written = answer([PixelTarget("bbox", label, ((0, 0), (1, 1)))], [(1, 1)])
     assert '匙 \U0001f944"' in written
     assert json.loads(written)[0]["label"] == label
 
 
 def test_an_outline_is_not_written() -> None:
     outlined = PixelTarget("bbox", "red box", BOX.points, QUAD.points)
-    assert answer([outlined], 128, 128) == answer([BOX], 128, 128)
+    assert answer([outlined], [SIZE]) == answer([BOX], [SIZE])
 
 
 SIDES = st.integers(1, 20_000)
@@ -82,13 +88,14 @@ def test_coordinates_are_rounded_and_not_cut() -> None:
 
 def test_a_row_s_own_words_come_before_the_config_s() -> None:
     text = GroundingTextSection(prompt="Find {labels}.", system="Short.")
-    assert to_messages(record(BOX, QUAD, BOX), 128, 128, text)[:2] == [
+    assert messages(BOX, QUAD, BOX, text=text)[:2] == [
         {"role": "system", "content": "Short."},
         {"role": "user", "content": "<image>Find red box, slab."},
     ]
-    own = to_messages(record(BOX, prompt="Where? {labels}", system=""), 128, 128, text)
+    own = messages(BOX, text=text, prompt="Where? {labels}", system="")
     assert [message["role"] for message in own] == ["user", "assistant"]
     assert own[0]["content"] == "<image>Where? {labels}"
+    assert own[1]["content"] == answer([BOX], [SIZE])
 
 
 ROWS = {
@@ -122,11 +129,11 @@ def test_the_token_ids_that_reach_the_model_are_the_record_s_text(
     from swift.dataset import LazyLLMDataset
 
     text = GroundingTextSection(fenced=fenced)
-    rows = Rows([write_row(tmp_path, ROWS[name])], text=text)
+    rows = Rows([write_row(tmp_path, ROWS[name])], writing=Writing(text))
     encoded = LazyLLMDataset(rows, template.encode, strict=True)[0]
 
     learned = [token for token in encoded["labels"] if token != -100]
-    expected = answer(ROWS[name], WIDTH, HEIGHT, text)
+    expected = answer(ROWS[name], [(WIDTH, HEIGHT)], Writing(text))
     assert template.tokenizer.decode(learned) == f"{expected}<|im_end|>\n"
     image = "<|vision_start|>" + "<|image_pad|>" * (WIDTH * HEIGHT // 1024) + "<|vision_end|>"
     assert template.tokenizer.decode(encoded["input_ids"]) == (

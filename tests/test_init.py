@@ -11,6 +11,7 @@ import pytest
 from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
+from swiftalign.config.sections import DataSource
 from swiftalign.init.recipes import PROBLEMS
 from swiftalign.methods import offered
 from swiftalign.model.tree import Model
@@ -28,7 +29,7 @@ def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_mod
     train = demo / "data/train.jsonl"
     assert main(["init", f"--model={demo / 'model'}", choice, f"--train={train}"]) == 0
     config = load_config([Path("config.yaml")])
-    assert config.data.train == [str(train)]
+    assert config.data.train == [DataSource(path=str(train))]
     plan = resolve(config, demo_modules)
     problems = preflight(config, demo_modules, plan)
     assert not [problem for problem in problems if problem.severity in ("error", "warning")]
@@ -56,7 +57,9 @@ def test_paths_are_written_from_the_files_own_folder(demo: Path) -> None:
     Path("data/train.jsonl").write_text("{}\n")
     main(["init", "configs/new.yaml", "--model=Qwen/Qwen3-VL-4B-Instruct", "--method=lora", "--train=data/train.jsonl"])
     assert "train: ../data/train.jsonl" in Path("configs/new.yaml").read_text()
-    assert load_config([Path("configs/new.yaml")]).data.train == [str(Path("data/train.jsonl").absolute())]
+    assert load_config([Path("configs/new.yaml")]).data.train == [
+        DataSource(path=str(Path("data/train.jsonl").absolute()))
+    ]
 
 
 def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +112,7 @@ def test_init_asks_for_what_is_missing_on_a_terminal(run_in_terminal: Callable[.
     config = load_config([Path("config.yaml")])
     assert config.model.path == "Qwen/Qwen3-VL-8B-Instruct"
     assert config.tuner.train_type == "boft"
-    assert config.data.train[0].endswith("data/mine.jsonl")
+    assert config.data.train[0].path.endswith("data/mine.jsonl")
 
 
 def test_the_schema_is_printed_and_written_beside_the_config(capsys: pytest.CaptureFixture[str]) -> None:

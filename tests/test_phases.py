@@ -17,7 +17,7 @@ from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
-from swiftalign.config.sections import Config
+from swiftalign.config.sections import Config, DataSource
 from swiftalign.demo.model import build_model
 from swiftalign.model.safetensors import read_stored
 from swiftalign.plan.read import read_model
@@ -69,7 +69,7 @@ def test_a_phase_is_its_own_keys_laid_over_the_others(workspace: Path) -> None:
     simple, medium, full = load(workspace).runs
     assert [run.phase for run in (simple, medium, full)] == ["simple", "medium", "phase 3"]
     assert [run.data.train for run in (simple, medium, full)] == [
-        [str(workspace / f"data/train{name}.jsonl")] for name in (".simple", ".medium", "")
+        [DataSource(path=str(workspace / f"data/train{name}.jsonl"))] for name in (".simple", ".medium", "")
     ]
     assert [run.training.num_train_epochs for run in (simple, medium, full)] == [0.3, 1, 0.2]
     assert [run.training.aligner_lr for run in (simple, medium, full)] == [1e-3, 5e-4, 1e-3]

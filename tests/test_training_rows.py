@@ -15,13 +15,12 @@ from PIL import Image
 
 from swift_template import template_of
 from swiftalign.augment.pipeline import run_pipeline
-from swiftalign.augment.rows import AugmentedRows
+from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.load import load_config
 from swiftalign.data.encoding import encoding_of
-from swiftalign.data.formats.own import GroundingRow
 from swiftalign.data.rows import Rows, index_to_bytes, read_index
 from swiftalign.data.scan import scan
-from swiftalign.data.tokens import DEFAULT_LIMITS
+from swiftalign.data.sizes import DEFAULT_LIMITS
 from swiftalign.problems import DataError
 
 TALK = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "Here."}]
@@ -64,9 +63,12 @@ def test_an_index_says_where_the_rows_of_each_file_are(rows: Rows, tmp_path: Pat
     other = tmp_path / "other.jsonl"
     other.write_text(f"\n\n{path.read_text()}", encoding="utf-8")
     report = scan([path], [other])
-    (tmp_path / "index.npz").write_bytes(index_to_bytes(report.index))
+    (tmp_path / "index.npz").write_bytes(index_to_bytes(report.files))
     index = read_index(tmp_path / "index.npz")
     assert list(index) == [path, other]
+    assert {name: places.tolist() for name, places in report.index.items()} == {
+        name: places.tolist() for name, places in index.items()
+    }
     read = Rows([other, path], {other: [4]}, index=index)
     assert read.order.tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 9]
     assert [read.row(number) for number in (1, 8)] == [rows.row(2), rows.row(4)]
@@ -104,17 +106,16 @@ def test_a_row_fits_just_where_ms_swift_takes_it(demo: Path, tmp_path: Path) -> 
     template, rows = template_of(demo / "model"), Rows([demo / "data/train.jsonl"])
     for index in range(4):
         row, size = rows.row(index), rows[index]["images"][0].size
-        assert isinstance(row, GroundingRow)
         length = template.encode(rows[index], return_length=True)["length"]
-        assert replace(encoding, max_length=length).fits(row.record(*size), size)
-        assert not replace(encoding, max_length=length - 1).fits(row.record(*size), size)
+        assert replace(encoding, max_length=length).fits(row.record([size]), size)
+        assert not replace(encoding, max_length=length - 1).fits(row.record([size]), size)
 
     plain = [template.encode(rows[index], return_length=True)["length"] for index in range(len(rows))]
     pipeline = run_pipeline(load_config([config], [f"data.max_length={max(plain)}"]))
-    free = AugmentedRows(rows, replace(pipeline, fits=None))
+    free = TrainingRows(rows, replace(pipeline, fits=None))
     lengths = [template.encode(free[index], return_length=True)["length"] for index in range(len(rows))]
     assert max(lengths) > max(plain)  # resize_by_scale enlarges
-    held = AugmentedRows(rows, pipeline)
+    held = TrainingRows(rows, pipeline)
     lengths = [template.encode(held[index], return_length=True)["length"] for index in range(len(rows))]
     assert max(lengths) <= max(plain)
 

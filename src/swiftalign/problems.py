@@ -78,7 +78,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-image-unreadable": ("error", "an image can't be read, or has an extreme aspect ratio"),
     "data-outside-image": ("error", "coordinates lie outside the image"),
     "data-outside-slightly": ("warning", "coordinates lie just outside the image, as rounding causes"),
-    "data-coordinates-pixel-like": ("error", "coordinates declared as relative are above 1000"),
+    "data-coordinates-pixel-like": ("error", "relative coordinates are above 1000, or above 1 as shares"),
     "data-coordinates-relative-like": ("warning", "coordinates declared as pixels look like 0..1000"),
     "data-coordinates-share-like": ("error", "coordinates lie between 0 and 1, and are not declared so"),
     "data-coordinates-foreign": ("error", "answers give another unit of coordinates than the model writes"),

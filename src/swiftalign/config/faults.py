@@ -113,6 +113,8 @@ def value_faults(values: Mapping, details: Iterable[Any]) -> Iterator[Problem]:
             case "missing" if isinstance(key[-1], int):
                 key = key[:-1]
                 message = f"{values.name(*key)} is too short"
+            case "missing" if len(key) > 2 and key[:2] in _SOURCES:
+                message, hint = f"{values.name(*key[:-1])} names no file", "give it a path: {path: FILE}"
             case "missing":
                 message, hint = "no model is given", "add 'model: Qwen/Qwen3-VL-4B-Instruct', or the name of a folder"
             case "union_tag_invalid" if isinstance(operation, str):
@@ -124,11 +126,13 @@ def value_faults(values: Mapping, details: Iterable[Any]) -> Iterator[Problem]:
             case "value_error":
                 message, _, hint = f"{values.name(*key)}: {first['ctx']['error']}".partition("; ")
             case _:
-                kinds = dict.fromkeys(_EXPECTED_AT.get(key) or _expected(detail) for detail in same)
+                is_source = len(key) == 3 and key[:2] in _SOURCES and not isinstance(value, str)
+                expected = "a file, a folder or a mapping" if is_source else _EXPECTED_AT.get(key)
+                kinds = dict.fromkeys(expected or _expected(detail) for detail in same)
                 text = str(value).lower() if isinstance(value, bool) else "empty" if value is None else repr(value)
                 text = text if len(text) <= 60 else text[:57] + "..."
                 message = f"{values.name(*key)} must be {' or '.join(kinds)}, not {text}"
-                hint = _how_to_write(value, same)
+                hint = None if is_source else _how_to_write(value, same)
         yield config_problem(values.where(*key), message, hint)
 
 
@@ -151,6 +155,7 @@ _EXPECTED = {
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
 }
+_SOURCES: tuple[Key, ...] = (("data", "train"), ("data", "val"))
 _EXPECTED_AT: dict[Key, str] = {
     ("model",): "a hub id, a folder or a mapping",
     ("model", "path"): "a hub id or a folder",

@@ -45,7 +45,10 @@ def config_schema() -> dict[str, Any]:
         target["additionalProperties"] = False
         target["properties"] |= _arguments(section)
     for name in ("train", "val"):
-        sections["DataSection"]["properties"][name] = _or_text(sections["DataSection"]["properties"][name])
+        files = sections["DataSection"]["properties"][name]
+        source = files["items"]
+        files["items"] = _or_text(source)
+        sections["DataSection"]["properties"][name] = {"anyOf": [*_or_text(source)["anyOf"], files]}
     schema["properties"]["swift"] |= {"properties": _arguments("swift"), "additionalProperties": False}
     schema["properties"]["model"] = _or_text(schema["properties"]["model"])
     for (old_section, old_name), (new_section, new_name) in ALIASES.items():
@@ -56,6 +59,7 @@ def config_schema() -> dict[str, Any]:
     schema["properties"]["phases"]["items"] = phase
     for section in (*sections.values(), schema["properties"]["swift"]):
         section["type"] = ["object", "null"]  # a section may be empty
+    sections["DataSource"]["type"] = "object"
     return schema
 
 

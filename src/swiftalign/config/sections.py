@@ -398,9 +398,12 @@ def best_metric_given(config: Config) -> str | None:
 
 
 def section_fields(section: str) -> dict[str, Any]:
-    """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings."""
+    """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings.
+
+    An item of a list has a number: ``data.train.0``.
+    """
     fields = Config.model_fields
-    for name in section.split("."):
+    for name in filter(lambda name: not name.isdigit(), section.split(".")):
         kinds = [fields[name].annotation, *get_args(fields[name].annotation)]
         fields = next((k.model_fields for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), {})
     return fields | settings_fields() if section == "tuner" else fields

@@ -31,9 +31,8 @@ DECLARE = "declare it beside the file: data: {train: [{path: FILE, coordinates: 
 _CHECK_UNIT = "check that they are pixels of this very image; if they have another unit, declare it: data.coordinates"
 
 
-def target_problems(target: PixelTarget, width: int, height: int) -> Iterator[Problem]:
-    """What is wrong with a target on an image of this size in pixels."""
-    name = f"{target.kind} of {shown(target.label)}"
+def target_problems(target: PixelTarget, width: int, height: int, name: str) -> Iterator[Problem]:
+    """What is wrong with a target on an image of this size in pixels; messages have this name of the target."""
     yield from outside_problems((*target.points, *target.outline), width, height, name)
     is_box, (left, top), (right, bottom) = target.kind == "bbox", target.points[0], target.points[-1]
     polygon = target.points if target.kind in ("quad", "polygon") else target.outline
@@ -175,7 +174,8 @@ class UnitSpread:
             message = f"the numbers of {counted(self._rows, 'row')} fit {_UNIT_NAMES['relative1000']} as well as pixels"
             yield Problem("data-coordinates-undeclared", message, DECLARE.replace("UNIT", "relative1000 or pixels"))
         elif unit != self._text_unit:
-            message = f"the answers of {counted(self._rows, 'row')} give {_UNIT_NAMES[unit]}, but the model writes {_UNIT_NAMES[self._text_unit]}"
+            given, written = _UNIT_NAMES[unit], _UNIT_NAMES[self._text_unit]
+            message = f"the answers of {counted(self._rows, 'row')} give {given}, but the model writes {written}"
             hint = f"to have them converted, {DECLARE.replace('UNIT', unit)}"
             yield Problem("data-coordinates-foreign", message, hint)
 
@@ -193,24 +193,25 @@ def row_problems(row: Row, sizes: Sequence[Size | None], limits: PixelLimits) ->
     problems = [*row.remarks, *row.wording.problems(row.targets)]
     if row.declared and sizes and sizes[0] and row.declared != sizes[0]:
         turned = row.declared == sizes[0][::-1]
-        reason = ": it is stored on its side, and shown upright by its EXIF data" if turned else ""
+        reason = ": the sides are exchanged, as those of an image that its EXIF data turns upright" if turned else ""
         message = f"the row says {row.declared[0]}x{row.declared[1]}, the image is {sizes[0][0]}x{sizes[0][1]}{reason}"
         problems.append(Problem("data-image-size", message, "check that the coordinates belong to this very image"))
-    for target in row.targets:
+    for number, target in enumerate(row.targets, 1):
         size = sizes[target.image]
         if size is None:
             continue
+        name = f"{target.kind} of {shown(target.label)}" if target.label else f"{target.kind} {number}"
         most = max(value for point in (*target.points, *target.outline) for value in point)
         if isinstance(target, TextTarget) and most > 1000 * (1 + SLACK_SHARE):
-            message = f"{target.kind} of {shown(target.label)} reaches {most:g} of 1000"
+            message = f"{name} reaches {most:g} of 1000"
             hint = f"if they are pixels of the image, {DECLARE.replace('UNIT', 'pixels')}"
             problems.append(Problem("data-coordinates-pixel-like", message, hint))
             break
         if isinstance(target, ShareTarget) and most > 1 + SLACK_SHARE:
-            message = f"{target.kind} of {shown(target.label)} reaches {most:g} of 1"
+            message = f"{name} reaches {most:g} of 1"
             problems.append(Problem("data-coordinates-pixel-like", message, "declare the unit that they have"))
             break
-        problems += target_problems(target.in_pixels(*size, limits), *size)
+        problems += target_problems(target.in_pixels(*size, limits), *size, name)
     else:
         problems += _share_like(row.targets)
     return problems
@@ -220,7 +221,8 @@ def _share_like(targets: Sequence[RowTarget]) -> Iterator[Problem]:
     """Whether all coordinates lie between 0 and 1, though they are not declared so."""
     spread = [target for target in targets if len(target.points) > 1 and not isinstance(target, ShareTarget)]
     if spread and all(0 <= value <= 1 for target in spread for point in target.points for value in point):
-        message = f"all coordinates of {shown(spread[0].label)} lie between 0 and 1"
+        label = spread[0].label
+        message = f"all coordinates{f' of {shown(label)}' if label else ''} lie between 0 and 1"
         hint = f"if they are shares of the image's sides, {DECLARE.replace('UNIT', 'relative1')}"
         yield Problem("data-coordinates-share-like", message, hint)
 

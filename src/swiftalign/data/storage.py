@@ -1,7 +1,7 @@
 """Files and folders of rows, each of which gives its rows in one pass, and then any row by its number.
 
-Lines (JSONL, also compressed by gzip) stay in their file: of each row, only its place is in memory. JSON arrays, Parquet
-files, folders that ``datasets`` saved and the files of annotation tools are read into memory as a whole.
+Lines (JSONL, also compressed by gzip) stay in their file: of each row, only its place is in memory. JSON arrays,
+Parquet files, folders that ``datasets`` saved and the files of annotation tools are read into memory as a whole.
 """
 
 from __future__ import annotations
@@ -267,7 +267,8 @@ def _unpacked(path: Path) -> BinaryIO:
     Raises:
         DataError: it is damaged, or becomes far larger than text does.
     """
-    most, file = path.stat().st_size * _MAX_UNPACKED + 1_000_000, tempfile.TemporaryFile()
+    most = path.stat().st_size * _MAX_UNPACKED + 1_000_000
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # it stays open for the caller
     try:
         with gzip.open(path) as packed:
             while part := packed.read(1 << 20):

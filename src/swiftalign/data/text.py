@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ class Writing:
             them as its template for the model does.
     """
 
-    text: GroundingTextSection = GroundingTextSection()
+    text: GroundingTextSection = field(default_factory=GroundingTextSection)
     unit: Literal["relative1000", "resized"] = "relative1000"
     limits: PixelLimits = DEFAULT_LIMITS
     own_boxes: bool = True

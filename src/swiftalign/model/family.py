@@ -67,7 +67,8 @@ class Family:
         model_type: ``model_type`` in the models' config.json.
         architecture: name prefixes of LLM, ViT and aligner.
         describe: lists every module of a config's model that has weights, or neither weights nor children. Raises
-            KeyError where the config leaves a size to transformers' defaults, and TypeError for an impossible size. None to build the models on the meta device.
+            KeyError where the config leaves a size to transformers' defaults, and TypeError for an impossible size.
+            None to build the models on the meta device.
         aligner_regex: matches the whole names of the aligner's Linear layers; None to list the layers one by one.
         merger: finds in a tensor's name the merger of the aligner that the tensor belongs to: group 1, the merger's
             name without the leading ``model.``.

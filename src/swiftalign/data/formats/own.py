@@ -5,10 +5,10 @@
      "objects": [{"label": "red box", "bbox_2d": [8, 8, 40, 30]}]}
 
 on one line, in pixels, or in another unit, e.g. with ``"coordinates": "relative1000"`` in thousandths of the image's
-sides. Further names are understood: ``desc`` for the label, ``poly`` for a quad or a polygon, ``point``, ``quad_2d`` and
-so on; ``poly_points`` and the like must be right where they are given. An object on another image than the first has
-its number, from 0: ``"image": 1``. ``width`` and ``height`` are held against the first image. ``summary`` can be the
-answer (``data.text.answer: summary``).
+sides. Further names are understood: ``desc`` for the label, ``poly`` for a quad or a polygon, ``point``, ``quad_2d``
+and so on; ``poly_points`` and the like must be right where they are given. An object on another image than the first
+has its number, from 0: ``"image": 1``. ``width`` and ``height`` are held against the first image. ``summary`` can be
+the answer (``data.text.answer: summary``).
 """
 
 from __future__ import annotations
