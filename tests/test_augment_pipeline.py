@@ -21,9 +21,10 @@ from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import PixelTarget, Record
+from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
 from swiftalign.data.sizes import PixelLimits, model_size
+from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Composed
 from swiftalign.demo.data import write_dataset
 

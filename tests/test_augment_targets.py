@@ -17,7 +17,7 @@ from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
-from swiftalign.data.records import KINDS, Kind, PixelTarget, Point
+from swiftalign.data.targets import KINDS, Kind, PixelTarget, Point
 
 WIDTH, HEIGHT = 200, 120
 DEFAULT = AugmentationSection()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from swiftalign.data.records import SPELLINGS
+from swiftalign.data.targets import SPELLINGS
 from swiftalign.data.tools import find_tool
 
 HERE = Path(__file__).parent

@@ -16,9 +16,10 @@ from swiftalign.augment.pipeline import Pipeline, blank
 from swiftalign.cli import main
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.formats.swift import SWIFT
-from swiftalign.data.records import PixelTarget, Reading, Row
+from swiftalign.data.records import Reading, Row
 from swiftalign.data.rows import Rows
 from swiftalign.data.sizes import DEFAULT_LIMITS
+from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Composed
 from swiftalign.previews.drift import TIMED_ROWS, DriftReport, OperationEffect, measure_drift
 from swiftalign.problems import DataError

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from swiftalign.data.accuracy import Scores, line_costs, overlap_costs
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
-from swiftalign.data.records import KINDS, Kind, Point, TextTarget
+from swiftalign.data.targets import KINDS, Kind, Point, TextTarget
 
 WIDTH, HEIGHT = 640, 480
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
-from swiftalign.data.records import KINDS, SPELLINGS, Kind, PixelTarget, TextTarget
+from swiftalign.data.targets import KINDS, SPELLINGS, Kind, PixelTarget, TextTarget
 from swiftalign.data.text import Writing, answer
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "label": "cup"}

@@ -17,9 +17,10 @@ from swiftalign.data import files
 from swiftalign.data.formats import FORMATS, read_row
 from swiftalign.data.formats.own import OWN
 from swiftalign.data.formats.swift import SWIFT
-from swiftalign.data.records import PixelTarget, Reading, Record, Row, TextTarget
+from swiftalign.data.records import Reading, Record, Row
 from swiftalign.data.scan import scan
 from swiftalign.data.storage import DataFile
+from swiftalign.data.targets import PixelTarget, TextTarget
 from swiftalign.data.text import DEFAULT_WRITING, Composed
 from swiftalign.data.written import Written
 from swiftalign.problems import DataError

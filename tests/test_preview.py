@@ -12,14 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
-from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.rows import AugmentedRows
-from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.config.load import load_config
-from swiftalign.config.sections import Config, GroundingTextSection
-from swiftalign.data.rows import Rows
-from swiftalign.data.text import to_messages
 from swiftalign.previews.encoded import (
     Encoded,
     NotHereError,
@@ -28,6 +20,14 @@ from swiftalign.previews.encoded import (
     from_patches,
     training_encoder,
 )
+
+from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.rows import AugmentedRows
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config, GroundingTextSection
+from swiftalign.data.rows import Rows
+from swiftalign.data.text import to_messages
 from swiftalign.previews.strips import Panel, Previewer, Shape
 from swiftalign.problems import ModelError
 

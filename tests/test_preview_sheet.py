@@ -13,8 +13,9 @@ from PIL import Image
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.records import KINDS, Record
+from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
+from swiftalign.data.targets import KINDS
 from swiftalign.previews.contact_sheet import COLOURS, DOT, SCALE, TROUBLE, render_sheet
 from swiftalign.previews.preview import read_chosen
 from swiftalign.previews.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
