@@ -84,7 +84,7 @@ CASES: list[tuple[str, Any, str, Any]] = [
     ("data-image-missing", own(BOX, image="none.png"), "none.png", own(BOX)),
     ("data-image-missing", swift(images=["none.png"]), "none.png", swift()),
     (
-        "data-image-missing",
+        "data-media-missing",
         swift("<image><video>", videos=["none.mp4"]),
         "none.mp4",
         swift("<image><video>", videos="text.png"),

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from swiftalign.data.formats.own import OWN
+from swiftalign.data.records import Reading
 from swiftalign.data.tools import TOOLS, find_tool
 from swiftalign.data.tools.coco import read as read_coco
 from swiftalign.data.tools.reading import Images
@@ -263,7 +264,8 @@ def test_rows_are_well_formed_in_the_own_layout(name: str, folder: Path) -> None
 def well_formed(row: dict[str, Any]) -> bool:
     assert Path(row["images"][0]).is_absolute()
     assert set(row) <= {"images", "objects", "coordinates", "width", "height"}
-    assert OWN.fault({key: value for key, value in row.items() if key != "coordinates"}) is None
+    read = OWN.read(row, Reading(Path("/")))
+    assert (read.remarks, len(read.targets)) == ((), len(row["objects"]))
     return json.dumps(row, allow_nan=False, ensure_ascii=False).encode() != b""
 
 
