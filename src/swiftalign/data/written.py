@@ -34,7 +34,8 @@ _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
 _MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*:')
 
 _OWN_KEYS = {spelling.text_key for spelling in SPELLINGS.values()}
-_MOST_JSON = 20  # pieces of JSON in a text
+_MOST_JSON = 200  # pieces of JSON in a text
+_COMMA = re.compile(r"\s*,\s*")
 
 PLACEHOLDER = "<bbox>"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -102,14 +103,18 @@ class Written:
             spot = self.spots[number]
             text = row["messages"][spot.message]["content"]
             if spot.item:
-                edits.setdefault(spot.message, []).append((*_with_comma(text, *spot.item), ""))
+                cut = {
+                    each.item[0]: (other in self.dropped, each.item[1])
+                    for other, each in enumerate(self.spots)
+                    if each.item and each.message == spot.message
+                }
+                edits.setdefault(spot.message, []).append((*_cut(text, *spot.item, cut), ""))
         messages = list(row["messages"])
         for index, changes in edits.items():
             text, end, parts = messages[index]["content"], 0, list[str]()
             for begin, stop, new_text in sorted(changes):
-                if begin >= end:
-                    parts += (text[end:begin], new_text)
-                    end = stop
+                parts += (text[end:begin], new_text)
+                end = stop
             messages[index] = {**messages[index], "content": "".join((*parts, text[end:]))}
         if self.is_mirrored:
             messages = [
@@ -173,11 +178,20 @@ def _rewritten(text: str, spot: Spot, target: PixelTarget, size: Size, writing: 
     return edits
 
 
-def _with_comma(text: str, begin: int, end: int) -> tuple[int, int]:
-    """An item of a list with the comma that goes with it."""
-    if after := re.compile(r"\s*,\s*").match(text, end):
-        return begin, after.end()
-    before = re.search(r",\s*$", text[:begin])
+def _cut(text: str, begin: int, end: int, items: dict[int, tuple[bool, int]]) -> tuple[int, int]:
+    """An item to be cut out of its list, with the comma that goes with it.
+
+    Args:
+        begin: where the item begins in the text.
+        end: where it ends.
+        items: where each item of a list begins -> whether it is cut out, and where it ends.
+    """
+    first, position = _COMMA.match(text, end), end
+    while comma := _COMMA.match(text, position):
+        is_cut, position = items.get(comma.end(), (False, 0))
+        if first and not is_cut:  # something stays behind it
+            return begin, first.end()
+    before = re.search(r"\s*,\s*$", text[:begin])
     return (before.start() if before else begin), end
 
 
@@ -229,15 +243,18 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             else:
                 if key in _OWN_KEYS:
                     faults.append(f"{key} of {shown(label)} is {shown(str(numbers))}")
+                    rest[place.start() : place.end()] = " " * (place.end() - place.start())
                 continue
             rest[item.start : item.end] = " " * (item.end - item.start)
-        if not found.complete and (found.items or _MEANT.search(json_text, found.start)):
-            faults.append(f"its JSON breaks off or is damaged: {shown(text[max(found.end - 30, 0) :])}")
+        if found.items and not found.complete:
             break
-        position = max(found.end if found.complete else found.start, found.start + 1)
+        position = max(found.end if found.complete else 0, found.start + 1)
+    left = "".join(rest)
+    if _MEANT.search(left) or (placed and not found.complete):
+        faults.append(f"its JSON breaks off or is damaged: {shown(left.strip()[-60:] or text[-60:])}")
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):
         if match.start() not in taken:
             placed.append(Placed(Spot(message, match.span(), None), None, "", None))
     placed.sort(key=lambda each: each.spot.numbers)
-    return placed, faults, bool(_COORDINATES.search("".join(rest)))
+    return placed, faults, bool(_COORDINATES.search(left))
