@@ -182,11 +182,17 @@ def _with_comma(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 class Placed(NamedTuple):
-    """A target that a message locates."""
+    """A target that a message locates.
+
+    Attributes:
+        kind: None outside JSON.
+        label: None where the text gives none beside it.
+        numbers: None for a placeholder.
+    """
 
     spot: Spot
     kind: Kind | None
-    label: str
+    label: str | None
     numbers: Any
 
 
@@ -218,7 +224,7 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             place = re.compile(rf'(?<!\\)"({key})"\s*:\s*').search(json_text, item.start, item.end)
             assert place is not None
             begin = place.end()
-            label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), "")
+            label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), None)
             cut = (item.start, item.end) if json_text[found.start] == "[" and not item.nested else None
             if numbers == "bbox" and text.startswith(PLACEHOLDER, begin):
                 spot = Spot(message, (begin, begin + len(PLACEHOLDER)), None, place.span(1), cut)
@@ -228,7 +234,7 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
                 placed.append(Placed(spot, kind, label, numbers))
             else:
                 if key in _OWN_KEYS:
-                    faults.append(f"{key} of {shown(label)} is {shown(str(numbers))}")
+                    faults.append(f"{key} of {shown(label or '')} is {shown(str(numbers))}")
                 continue
             rest[item.start : item.end] = " " * (item.end - item.start)
         if not found.complete and (found.items or _MEANT.search(json_text, found.start)):
@@ -238,6 +244,6 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):
         if match.start() not in taken:
-            placed.append(Placed(Spot(message, match.span(), None), None, "", None))
+            placed.append(Placed(Spot(message, match.span(), None), None, None, None))
     placed.sort(key=lambda each: each.spot.numbers)
     return placed, faults, bool(_COORDINATES.search("".join(rest)))
