@@ -480,10 +480,12 @@ def test_a_table_is_read(kind: str, images: str, write: Write, tmp_path: Path) -
     image = "c.png" if images == "paths" else {"bytes": content, "path": "c.png"}
     table = Dataset.from_list([{"messages": TALK, "images": [image]}] * 3)
     # Paths are relative to the file's folder, and to the saved folder itself.
-    path, own = (
-        (tmp_path / "rows.parquet", {}) if kind == "parquet" else (tmp_path / "saved", {"images": str(tmp_path)})
-    )
-    table.to_parquet(str(path)) if kind == "parquet" else table.save_to_disk(str(path))
+    if kind == "parquet":
+        path, folder = tmp_path / "rows.parquet", None
+        table.to_parquet(str(path))
+    else:
+        path, folder = tmp_path / "saved", str(tmp_path)
+        table.save_to_disk(str(path))
     if images == "bytes":
         (tmp_path / "c.png").unlink()
     source = DataSource(path=str(path), images=folder)
@@ -726,7 +728,7 @@ def other_encoding(tmp_path: Path, write: Write) -> Encoding:
 def test_rows_for_qwen2_5_vl_are_written_in_pixels_of_the_resized_image(write: Write, other_encoding: Encoding) -> None:
     writing = other_encoding.writing
     assert (writing.unit, writing.limits.factor) == ("resized", 28)
-    wide, high = modelimage_size(*SIZES["c.png"], writing.limits)
+    wide, high = model_size(*SIZES["c.png"], writing.limits)
     assert (wide % 28, high % 28) == (0, 0)
     assert (wide, high) != SIZES["c.png"]
     path = write(own_row(PIXELS), swift_row(PIXELS))
@@ -741,7 +743,7 @@ def test_rows_for_qwen2_5_vl_are_written_in_pixels_of_the_resized_image(write: W
 
 
 def test_answers_for_qwen2_5_vl_in_its_own_pixels_are_taken_as_they_are(write: Write, other_encoding: Encoding) -> None:
-    wide, high = modelimage_size(*SIZES["large.png"], other_encoding.limits)
+    wide, high = model_size(*SIZES["large.png"], other_encoding.limits)
     row = answer_row([5, 5, wide - 9, high - 1], "large.png")
     path = write(*[row] * 3)
     assert not faults(scan([path], encoding=other_encoding))
@@ -757,6 +759,6 @@ def test_answers_for_qwen2_5_vl_in_thousandths_are_converted_where_declared(
     assert "coordinates: relative1000" in (found.hint or "")
     source = DataSource(path=str(path), coordinates="relative1000")
     assert not faults(scan([source], encoding=other_encoding))
-    wide, high = modelimage_size(*SIZES["a.png"], other_encoding.limits)
+    wide, high = model_size(*SIZES["a.png"], other_encoding.limits)
     written = texts(Rows([source], writing=other_encoding.writing)[0])[1][1]
     assert json.loads(written)[0]["bbox_2d"] == [round(wide / 10), round(high / 10), wide, high]
