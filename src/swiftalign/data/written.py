@@ -98,11 +98,10 @@ class Written:
             text = row["messages"][spot.message]["content"]
             if new := _rewritten(text, spot, target, sizes[target.image], writing):
                 edits.setdefault(spot.message, []).extend(new)
-        for number in self.dropped:
-            spot = self.spots[number]
-            text = row["messages"][spot.message]["content"]
-            if spot.item:
-                edits.setdefault(spot.message, []).append((*_with_comma(text, *spot.item), ""))
+        for message in {self.spots[number].message for number in self.dropped}:
+            gone = [self.spots[number] for number in self.dropped if self.spots[number].message == message]
+            cuts = _cuts(row["messages"][message]["content"], sorted(spot.item for spot in gone if spot.item))
+            edits.setdefault(message, []).extend((begin, end, "") for begin, end in cuts)
         messages = list(row["messages"])
         for index, changes in edits.items():
             text, end, parts = messages[index]["content"], 0, list[str]()
@@ -173,12 +172,21 @@ def _rewritten(text: str, spot: Spot, target: PixelTarget, size: Size, writing: 
     return edits
 
 
-def _with_comma(text: str, begin: int, end: int) -> tuple[int, int]:
-    """An item of a list with the comma that goes with it."""
-    if after := re.compile(r"\s*,\s*").match(text, end):
-        return begin, after.end()
-    before = re.search(r",\s*$", text[:begin])
-    return (before.start() if before else begin), end
+_AFTER, _BEFORE = re.compile(r"\s*,\s*"), re.compile(r",\s*$")
+
+
+def _cuts(text: str, items: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What to cut out of a text with items of a list: these, in their order, with the commas that go with them."""
+    cuts = list[tuple[int, int]]()
+    for begin, end in items:
+        if after := _AFTER.match(text, end):
+            cuts.append((begin, after.end()))
+            continue
+        while cuts and cuts[-1][1] == begin:  # the list ends here: what is left of it must not end with a comma
+            begin = cuts.pop()[0]
+        before = _BEFORE.search(text[:begin])
+        cuts.append((before.start() if before else begin, end))
+    return cuts
 
 
 class Placed(NamedTuple):
