@@ -6,6 +6,7 @@ With augmentation, the numbers change with the image. What augmentation moved ou
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 
 from swiftalign.config.sections import Unit
 from swiftalign.data.answers import find_items, kind_of
+from swiftalign.data.files import distinct
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
-from swiftalign.data.row_checks import shown
+from swiftalign.data.row_checks import near_key, shown
 from swiftalign.data.sizes import Size
 from swiftalign.data.text import Vocabulary, Writing
 from swiftalign.problems import Problem
@@ -31,9 +33,10 @@ KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.i
 }
 _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
 # Keys that say for sure that a text is meant as coordinates.
-_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*:')
+_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*(?::|$)')
 
-_OWN_KEYS = {spelling.text_key for spelling in SPELLINGS.values()}
+_OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
+_KEY = re.compile(r'(?<!\\)"\s*:')
 _MOST_JSON = 20  # pieces of JSON in a text
 
 PLACEHOLDER = "<bbox>"
@@ -204,7 +207,7 @@ class Placed(NamedTuple):
     numbers: Any
 
 
-def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[list[Placed], list[str], bool]:
+def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[list[Placed], list[Problem], bool]:
     """The targets that a text locates.
 
     Args:
@@ -217,7 +220,7 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
         The targets, in the order of the text; those of placeholders have no numbers, and outside JSON no kind. What is
         wrong with its JSON. And whether the text holds other coordinates, which are not understood.
     """
-    placed, faults, rest = list[Placed](), list[str](), list(text)
+    placed, faults, rest = list[Placed](), list[Problem](), list(text)
     # JSON has no placeholders: a text of equal length takes their place.
     json_text, position = text.replace(PLACEHOLDER, '"bbox"'), 0
     for _ in range(_MOST_JSON if "{" in text else 0):
@@ -227,7 +230,13 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
         for item in found.items:
             kind, numbers = kind_of(item.value, KEYS)
             if kind is None:
+                faults += _near_coordinates(item.value)
                 continue
+            if len(_KEY.findall(json_text, item.start, item.end)) > len(item.value):
+                try:
+                    json.loads(json_text[item.start : item.end], object_pairs_hook=distinct)
+                except ValueError as error:
+                    faults.append(_malformed(str(error)))
             key = next(key for key in KEYS if key in item.value)
             place = re.compile(rf'(?<!\\)"({key})"\s*:\s*').search(json_text, item.start, item.end)
             assert place is not None
@@ -242,11 +251,11 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
                 placed.append(Placed(spot, kind, label, numbers))
             else:
                 if key in _OWN_KEYS:
-                    faults.append(f"{key} of {shown(label or '')} is {shown(str(numbers))}")
+                    faults.append(_malformed(f"{key} of {shown(label or '')} is {shown(str(numbers))}"))
                 continue
             rest[item.start : item.end] = " " * (item.end - item.start)
         if not found.complete and (found.items or _MEANT.search(json_text, found.start)):
-            faults.append(f"its JSON breaks off or is damaged: {shown(text[max(found.end - 30, 0) :])}")
+            faults.append(_malformed(f"its JSON breaks off or is damaged: {shown(text[max(found.end - 30, 0) :])}"))
             break
         position = max(found.end if found.complete else found.start, found.start + 1)
     taken = {each.spot.numbers[0] for each in placed}
@@ -255,3 +264,15 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             placed.append(Placed(Spot(message, match.span(), None), None, None, None))
     placed.sort(key=lambda each: each.spot.numbers)
     return placed, faults, bool(_COORDINATES.search("".join(rest)))
+
+
+def _malformed(message: str) -> Problem:
+    return Problem("data-answer-malformed", message, "correct the JSON of the answer")
+
+
+def _near_coordinates(item: Any) -> Iterator[Problem]:
+    """That an object of an answer has coordinates under a misspelt key."""
+    for key, value in item.items() if isinstance(item, dict) else ():
+        near = None if key in KEYS else near_key(key, _OWN_KEYS)
+        if near and (value == "bbox" or any(to_points(kind, value) for kind in KEYS[near])):
+            yield Problem("data-key-unknown", f"{shown(key)} (is {near!r} meant?)", "correct the key, or remove it")

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 from swiftalign.config.sections import Unit
 from swiftalign.data.records import UNITS, Format, Kind, Reading, Row, RowTarget, to_points
-from swiftalign.data.row_checks import declared_size, near_keys, special_text
+from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys, special_text
 from swiftalign.data.written import NOT_UNDERSTOOD, PLACEHOLDER, Spot, Written, find_spots
 from swiftalign.problems import Problem
 
@@ -97,7 +97,7 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         found, wrong, other = find_spots(text, number, unit=unit, assumed=declared is None and learned)
         unclear |= other
         if learned:
-            faults += [Problem("data-answer-malformed", each, "correct the JSON of the answer") for each in wrong]
+            faults += wrong
         for placed in found:
             numbers, label, image = (placed.numbers, "", 0) if placed.spot.unit else next(given, ([], "", 0))
             kind = placed.kind or _KINDS_BY_LENGTH.get(len(numbers), "polygon")
@@ -106,7 +106,7 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
                 faults.append(Problem("data-placeholders", f"a {kind} of {len(numbers)} numbers", _PLACEHOLDERS))
                 continue
             if learned and placed.label is not None and not placed.label.strip():
-                faults.append(_NAMELESS)
+                faults.append(NAMELESS)
             targets.append(UNITS[placed.spot.unit or box_unit](kind, placed.label or label, points, (), image))
             spots.append(placed.spot)
 
@@ -131,7 +131,6 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
 
 _BOX_UNITS: dict[str, Unit] = {"norm1": "relative1", "real": "pixels"}
 _KINDS_BY_LENGTH: dict[int, Kind] = {2: "point", 4: "bbox", 8: "quad"}
-_NAMELESS = Problem("data-label-empty", "an object has an empty label", "name the object")
 _PLACEHOLDERS = "write <image> and <bbox> once for each image and box"
 
 
@@ -329,7 +328,7 @@ def _placeholder_faults(
         message = f"{label_tags} <ref-object> for {len(labels)} names in 'objects'"
         yield Problem("data-placeholders", message, _PLACEHOLDERS)
     elif not all(label.strip() for label in labels[:label_tags]):
-        yield _NAMELESS
+        yield NAMELESS
 
 
 SWIFT = Format(recognise=_recognise, read=_read)
