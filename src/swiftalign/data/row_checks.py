@@ -29,6 +29,7 @@ ENOUGH_ROWS = 5
 
 DECLARE = "declare it beside the file: data: {train: [{path: FILE, coordinates: UNIT}]}"
 _CHECK_UNIT = "check that they are pixels of this very image; if they have another unit, declare it: data.coordinates"
+NAMELESS = Problem("data-label-empty", "an object has an empty label", "name the object")
 
 
 def target_problems(target: PixelTarget, width: int, height: int, name: str) -> Iterator[Problem]:
@@ -239,11 +240,12 @@ def near_keys(*parts: tuple[Mapping[str, Any], Collection[str]]) -> Iterator[Pro
     Args:
         parts: objects of a row, each with the keys that are known in it.
     """
-    keys = [(key, _near(key, frozenset(known))) for part, known in parts for key in part if key not in known]
+    keys = [(key, near_key(key, frozenset(known))) for part, known in parts for key in part if key not in known]
     if found := [f"{shown(key)} (is {near!r} meant?)" for key, near in keys if near]:
         yield Problem("data-key-unknown", ", ".join(found), "correct the key, or remove it")
 
 
 @lru_cache(1024)
-def _near(key: str, known: frozenset[str]) -> str | None:
+def near_key(key: str, known: frozenset[str]) -> str | None:
+    """The known key that a misspelt one is near."""
     return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)), None)

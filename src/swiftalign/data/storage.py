@@ -253,12 +253,19 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
         for batch in batches:
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}: row {number}", {key: value for key, value in row.items() if value is not None}
+                yield f"{path}: row {number}", _without_nulls(row)
     except DataError:
         raise
     except Exception as error:  # the libraries raise errors of many types on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path}: can't be read: {reason}", "write the file again") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of a table without the keys that only other rows have: the objects of a column all have the same keys."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _unpacked(path: Path) -> BinaryIO:

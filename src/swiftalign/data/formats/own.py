@@ -17,7 +17,7 @@ from typing import Any
 
 from swiftalign.data.formats.swift import local_path
 from swiftalign.data.records import Format, Reading, Row
-from swiftalign.data.row_checks import declared_size, near_keys
+from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
 from swiftalign.data.targets import SPELLINGS, UNITS, Kind, RowTarget, to_points
 from swiftalign.data.text import Composed
 from swiftalign.problems import Problem
@@ -43,7 +43,7 @@ def _read(row: Any, reading: Reading) -> Row:
     if not images or not isinstance(objects, list):
         raise ValueError("needs 'images' and 'objects', or 'messages'")
     unit = row.get("coordinates") or reading.unit or "pixels"
-    if unit not in UNITS:
+    if not isinstance(unit, str) or unit not in UNITS:
         raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
     for key in ("prompt", "system", "summary"):
         if not isinstance(row.get(key), str | None):
@@ -56,7 +56,7 @@ def _read(row: Any, reading: Reading) -> Row:
             raise ValueError("an object needs a 'label'")
         name, keys, number = f"object {label!r}", [key for key in item if key in _KINDS], item.get("image", 0)
         if not label.strip():
-            remarks.append(Problem("data-label-empty", "an object has an empty label", "name the object"))
+            remarks.append(NAMELESS)
         if type(number) is not int or not 0 <= number < len(images):
             raise ValueError(f"{name}: 'image' must be the number of one of {len(images)} images, from 0")
         points = {kind: to_points(kind, numbers) for kind, numbers in map(_kind_and_numbers, keys, map(item.get, keys))}

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from swiftalign.config.sections import Unit
 from swiftalign.data.media import missing_media, with_absolute_media
 from swiftalign.data.records import Format, Reading, Row
-from swiftalign.data.row_checks import declared_size, near_keys
+from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
 from swiftalign.data.targets import UNITS, Kind, RowTarget, to_points
 from swiftalign.data.words import special_text
 from swiftalign.data.written import NOT_UNDERSTOOD, PLACEHOLDER, Spot, Written, find_spots
@@ -78,7 +78,7 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
     objects = _objects(row.get("objects"), len(images))
     labels, boxes = objects.get("ref") or [], objects.get("bbox") or []
-    faults += _placeholder_faults(messages, len(labels), len(boxes), len(images))
+    faults += _placeholder_faults(messages, labels, len(boxes), len(images))
     if reading.own_boxes and not faults:
         names = iter(labels)
         for message in messages:
@@ -100,14 +100,16 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         found, wrong, other = find_spots(text, number, unit=unit, assumed=declared is None and learned)
         unclear |= other
         if learned:
-            faults += [Problem("data-answer-malformed", each, "correct the JSON of the answer") for each in wrong]
+            faults += wrong
         for placed in found:
-            numbers, label, image = (placed.numbers, placed.label, 0) if placed.spot.unit else next(given, ([], "", 0))
+            numbers, label, image = (placed.numbers, "", 0) if placed.spot.unit else next(given, ([], "", 0))
             kind = placed.kind or _KINDS_BY_LENGTH.get(len(numbers), "polygon")
             points = to_points(kind, numbers)
             if not points or (images and image >= len(images)):
                 faults.append(Problem("data-placeholders", f"a {kind} of {len(numbers)} numbers", _PLACEHOLDERS))
                 continue
+            if learned and placed.label is not None and not placed.label.strip():
+                faults.append(NAMELESS)
             targets.append(UNITS[placed.spot.unit or box_unit](kind, placed.label or label, points, (), image))
             # ms-swift fills its placeholders from lists, which then have to keep all their entries.
             keeps = placed.spot.unit is None and not reading.own_boxes
@@ -311,15 +313,20 @@ def _objects(objects: Any, images: int) -> dict[str, Any]:
     return objects
 
 
-def _placeholder_faults(messages: list[dict[str, Any]], labels: int, boxes: int, images: int) -> Iterator[Problem]:
+def _placeholder_faults(
+    messages: list[dict[str, Any]], labels: list[str], boxes: int, images: int
+) -> Iterator[Problem]:
     texts = [flat_text(message.get("content")) or "" for message in messages]
     image_tags, box_tags, label_tags = map("".join(texts).count, ("<image>", PLACEHOLDER, "<ref-object>"))
     if image_tags not in (0, images):  # without any, ms-swift puts them first
         yield Problem("data-placeholders", f"{image_tags} <image> for {images} images", _PLACEHOLDERS)
     if box_tags != boxes:
         yield Problem("data-placeholders", f"{box_tags} <bbox> for {boxes} boxes in 'objects'", _PLACEHOLDERS)
-    if label_tags > labels:
-        yield Problem("data-placeholders", f"{label_tags} <ref-object> for {labels} names in 'objects'", _PLACEHOLDERS)
+    if label_tags > len(labels):
+        message = f"{label_tags} <ref-object> for {len(labels)} names in 'objects'"
+        yield Problem("data-placeholders", message, _PLACEHOLDERS)
+    elif not all(label.strip() for label in labels[:label_tags]):
+        yield NAMELESS
 
 
 SWIFT = Format(recognise=_recognise, read=_read)
