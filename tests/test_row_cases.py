@@ -712,7 +712,7 @@ def test_a_size_of_an_image_that_exif_turns_is_named_as_such(layout: str, write:
     assert not faults(scan([write({**row, "width": 800, "height": 600})]))
     (found,) = faults(scan([write({**row, "width": 600, "height": 800})]))
     assert found.code == "data-image-size"
-    assert "it is stored on its side, and shown upright by its EXIF data" in found.message
+    assert "the sides are exchanged, as those of an image that its EXIF data turns upright" in found.message
 
 
 # Qwen2.5-VL, which writes pixels of the image as it reaches it

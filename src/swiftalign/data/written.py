@@ -260,8 +260,11 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             break
         position = max(found.end if found.complete else 0, found.start + 1)
     left = "".join(rest)
-    if broken or _MEANT.search(left):
-        faults.append(_malformed(f"its JSON breaks off or is damaged: {shown(left.strip()[-60:] or text[-60:])}"))
+    meant = _MEANT.search(left)
+    if broken or meant:
+        faults.append(
+            _malformed(f"its JSON breaks off or is damaged: {shown(text[meant.start() if meant else -60 :])}")
+        )
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):
         if match.start() not in taken:

@@ -10,9 +10,9 @@
     images/train/a.png, labels/train/a.txt    the last "images" of an image's path becomes "labels"
 
 What can be named: data.yaml, or a folder that holds it, stands for its entry ``train``, or without one for its folder;
-a folder with images/ and labels/; one of these or a folder below, such as labels/val; a folder with images and text files side by side; one
-text file. The names of the classes are then those of data.yaml or classes.txt in the folder, in its labels/, or in one
-of the three folders above it.
+a folder with images/ and labels/; one of these or a folder below, such as labels/val; a folder with images and text
+files side by side; one text file. The names of the classes are then those of data.yaml or classes.txt in the folder, in
+its labels/, or in one of the three folders above it.
 
 An image without a text file, or with an empty one, has no objects. A text file without an image is a row whose image
 is missing. With ``kpt_shape`` in data.yaml a line is a box and keypoints, which are left out.
