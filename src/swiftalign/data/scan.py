@@ -202,7 +202,7 @@ class _Scan:
             self.bytes += len(content)
             try:
                 value = file.value(content, line)
-                if quick.sound(content, value, line, spread):
+                if quick.sound(value, line, spread):
                     problems = []
                 else:
                     row = read_row(value, file.where(line), file.reading)
@@ -335,16 +335,13 @@ class _Quick:
         counts = run.encoding.max_length and run.encoding.tokenizer
         self._possible = file.reading.unit in (None, "pixels") and not counts
 
-    def sound(self, content: Any, row: Any, line: int, spread: PixelSpread) -> bool:
+    def sound(self, row: Any, line: int, spread: PixelSpread) -> bool:
         """Whether a row is one of these; then it is counted.
 
         Args:
-            content: what the file holds of it.
-            row: that, as JSON.
+            row: what the file holds of it, as JSON.
             line: its line number.
         """
-        if type(content) is not bytes or b"true" in content or b"false" in content or b"NaN" in content:
-            return False
         images = row.get("images") if self._possible and type(row) is dict else None
         if type(images) is not list or len(images) != 1 or type(images[0]) is not str:
             return False
