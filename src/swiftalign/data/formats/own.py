@@ -42,7 +42,7 @@ def _read(row: Any, reading: Reading) -> Row:
     if not images or not isinstance(objects, list):
         raise ValueError("needs 'images' and 'objects', or 'messages'")
     unit = row.get("coordinates") or reading.unit or "pixels"
-    if unit not in UNITS:
+    if unit not in (*UNITS,):  # it may be a list, which has no hash
         raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
     for key in ("prompt", "system", "summary"):
         if not isinstance(row.get(key), str | None):
