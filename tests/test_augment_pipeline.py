@@ -322,7 +322,9 @@ def test_rows_in_ms_swifts_layout_move_with_their_image(demo_rows: Path, tmp_pat
     name = str(demo_rows.parent / image)
     width, height = Image.open(name).size
     box = [10, 16, 48, 48]
-    written = json.dumps([{"bbox_2d": [round(n * 1000 / side) for n, side in zip(box, (width, height) * 2)]}])
+    written = json.dumps(
+        [{"bbox_2d": [round(n * 1000 / side) for n, side in zip(box, (width, height) * 2, strict=True)]}]
+    )
     asks = {"role": "user", "content": "<image>The cup on the left?"}
     rows = [
         {"images": [name], "prompt": "The cup on the left?", "objects": [{"label": "cup", "bbox_2d": box}]},
