@@ -15,6 +15,7 @@ from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
+from swiftalign.data.text import Composed
 from swiftalign.previews.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
 from swiftalign.previews.preview import read_chosen
 from swiftalign.previews.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
@@ -42,7 +43,8 @@ def test_operations_are_told_in_short(step: Step, words: str) -> None:
 
 def test_every_operation_of_the_presets_has_words_with_its_values() -> None:
     for epoch in range(40):
-        sample = CONSERVATIVE(np.zeros((64, 64, 3), np.uint8), Record((Path("x.png"),)), epoch=epoch, row=0)
+        record = Record((Path("x.png"),), (), Composed())
+        sample = CONSERVATIVE(np.zeros((64, 64, 3), np.uint8), record, epoch=epoch, row=0)
         for step in sample.replay.steps:
             assert (describe(step) == step.name) == (step.name == "hflip")
 
@@ -54,7 +56,7 @@ def test_rows_count_over_all_files_without_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "2.jsonl").write_text("\n".join(lines[2:]), encoding="utf-8")
     files = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
     rows = read_chosen(Rows(files), [3, 0, 4])
-    assert [(number, row.prompt) for number, row in rows.items()] == [(3, "3"), (0, "0"), (4, "4")]
+    assert [(number, row.wording) for number, row in rows.items()] == [(n, Composed(str(n))) for n in (3, 0, 4)]
     with pytest.raises(DataError, match="row 7: the training files have 5 rows, counted from 0"):
         read_chosen(Rows(files), [1, 7])
 
