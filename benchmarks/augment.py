@@ -36,6 +36,7 @@ from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
 from swiftalign.data.targets import PixelTarget
+from swiftalign.data.text import Composed
 
 SIZES = ((1024, 768), (2048, 1536))
 # How many times faster than each peer the pipeline is to be.
@@ -199,7 +200,8 @@ def main() -> int:
     kept = True
     print(f"{'image':10} {'operations':10} {'ours, ms':>9}" + "".join(f"{name:>16} {'ratio':>6}" for name in LIMITS))
     for width, height in SIZES:
-        image, record = picture(width, height), Record((Path("x.png"),), tuple(targets(width, height)))
+        image = picture(width, height)
+        record = Record((Path("x.png"),), tuple(targets(width, height)), Composed())
         for label in ("all", "usual"):
             ops = [op.model_dump() for op in AugmentationSection(preset="conservative").operations]
             for op in ops if label == "all" else []:

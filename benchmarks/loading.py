@@ -20,7 +20,7 @@ from swift.model import get_processor
 from swift.template import get_template
 
 from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.rows import AugmentedRows
+from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.rows import Rows
 from swiftalign.demo.model import build_model
@@ -57,7 +57,7 @@ def main() -> None:
         for kind in ("equal", "mixed"):
             build_data(folder / kind, kind, ROWS)
             rows = Rows([grounding_rows(folder / kind / "rows.jsonl", folder / f"{kind}.jsonl")])
-            augmented = AugmentedRows(rows, pipeline)
+            augmented = TrainingRows(rows, pipeline)
             stages = {
                 "decode": rows,
                 "decode, encode": LazyLLMDataset(rows, template.encode, strict=True),

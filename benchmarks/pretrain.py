@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3VLForConditionalGeneration
 
 from swiftalign.data.formats.own import OWN
-from swiftalign.data.text import DEFAULT_TEXT
+from swiftalign.data.records import Reading
+from swiftalign.data.text import DEFAULT_WRITING
 from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
 from swiftalign.demo.score import score_model
@@ -120,8 +121,8 @@ def learn_tokenizer() -> Any:
 
 
 def _answer(objects: list[dict[str, Any]], size: tuple[int, int]) -> str:
-    row = OWN.read({"images": ["-"], "objects": objects}, Path())
-    return str(row.to_swift([size], DEFAULT_TEXT)["messages"][-1]["content"])
+    row = OWN.read({"images": ["-"], "objects": objects}, Reading(Path()))
+    return str(row.to_swift([size], DEFAULT_WRITING)["messages"][-1]["content"])
 
 
 def locating(random: Random, objects: list[dict[str, Any]], size: tuple[int, int]) -> tuple[str, str]:

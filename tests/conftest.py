@@ -40,10 +40,12 @@ def demo_modules(demo: Path) -> Model:
 def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
     """The demo's template, and three encoded rows of different lengths."""
     from swift_template import template_of
+    from swiftalign.data.encoding import encoding_of
     from swiftalign.data.rows import Rows
 
     template = template_of(demo / "model")
-    rows = Rows([demo / "data/train.jsonl"], {}, load_config([demo / "config.yaml"]).data.text)
+    config = load_config([demo / "config.yaml"])
+    rows = Rows(config.data.sources("train"), {}, encoding_of(config).writing)
     encoded = [template.encode(rows[index], return_length=True) for index in range(3)]
     assert len({len(row["input_ids"]) for row in encoded}) > 1
     return template, encoded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from swiftalign.cli import main
 from swiftalign.cli.progress import RunProgress
+from swiftalign.config.sections import DataSource
 from swiftalign.data.accuracy import Scores
 from swiftalign.data.answers import Answer
 from swiftalign.data.rows import Rows
@@ -283,9 +285,10 @@ def demo_rows(tmp_path: Path) -> Rows:
 def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: Rows) -> None:
     questions = choose_questions(demo_rows, 40)
     assert len(questions) == 40
-    scores = Scores()
+    scores = {"": Scores()}
     add_answers(scores, [(question, True) for question in questions], [question.answer for question in questions])
-    metrics = scores.metrics()
+    assert list(scores) == [""]
+    metrics = scores[""].metrics()
     assert {metrics[name] for name in ("bbox_acc", "quad_acc", "line_acc", "bbox_iou", "quad_iou")} == {1.0}
     assert metrics["line_distance"] == metrics["malformed_answers"] == 0.0
 
@@ -347,24 +350,43 @@ def test_processes_take_equally_many_and_each_row_counts_once(count: int, proces
 def _count_in_process(rank: int, folder: str, rows_file: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     questions = choose_questions(Rows([Path(rows_file)]), 5)
-    scores = Scores()
+    questions = [replace(question, source="odd" if index % 2 else "even") for index, question in enumerate(questions)]
+    scores = {"": Scores()}
     for index, counts in share(5, rank, 2):
         text = questions[index].answer if index % 2 else "no answer"
         add_answers(scores, [(questions[index], counts)], [text])
     total = _of_all(scores, 2)
     torch.distributed.destroy_process_group()
-    Path(folder, f"{rank}.json").write_text(json.dumps([total.rows, total.malformed, total.metrics()]))
+    found = {source: [each.rows, each.malformed, each.metrics()] for source, each in total.items()}
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
 @pytest.mark.slow
 def test_two_processes_come_to_what_one_does(demo_rows: Rows, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_count_in_process, (str(tmp_path), str(demo_rows.files[0].path)), nprocs=2)
 
-    alone, questions = Scores(), choose_questions(demo_rows, 5)
+    alone, questions = {name: {"": Scores()} for name in ("", "even", "odd")}, choose_questions(demo_rows, 5)
     for index, question in enumerate(questions):
-        add_answers(alone, [(question, True)], [question.answer if index % 2 else "no answer"])
-    expected = [5, 3, pytest.approx(alone.metrics())]
+        for name in ("", "odd" if index % 2 else "even"):
+            add_answers(alone[name], [(question, True)], [question.answer if index % 2 else "no answer"])
+    counts = {"": (5, 3), "even": (3, 3), "odd": (2, 0)}
+    expected = {name: [*counts[name], pytest.approx(scores[""].metrics())] for name, scores in alone.items()}
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected, expected]
+
+
+def test_each_of_several_files_has_scores_of_its_own(demo_rows: Rows, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "other.jsonl", rows=3, seed=6)
+    other = DataSource(path=str(tmp_path / "other.jsonl"), name="others")
+    questions = choose_questions(Rows([demo_rows.files[0].path, other]), 43)
+    assert sorted(question.source for question in questions) == ["others"] * 3 + ["val"] * 40
+    scores = {"": Scores()}
+    texts = ["no answer" if question.source == "others" else question.answer for question in questions]
+    add_answers(scores, [(question, True) for question in questions], texts)
+    assert {name: (each.rows, each.malformed) for name, each in scores.items()} == {
+        "": (43, 3),
+        "val": (40, 0),
+        "others": (3, 3),
+    }
 
 
 def test_what_is_drawn_during_an_evaluation_is_drawn_again_after_it() -> None:
@@ -377,6 +399,6 @@ def test_what_is_drawn_during_an_evaluation_is_drawn_again_after_it() -> None:
 
 
 def test_the_sums_of_one_process_are_its_own() -> None:
-    scores = Scores()
-    scores.add(Answer(), [], 10, 10)
+    scores = {"": Scores()}
+    scores[""].add(Answer(), [], 10, 10)
     assert _of_all(scores, 1) is scores

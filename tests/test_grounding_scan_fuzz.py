@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scan_cases import BOX, RELATIVE, box, boxes, draw_images, line, own
+from scan_cases import BOX, CUP, RELATIVE, box, boxes, draw_images, line, own, swift
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.encoding import Encoding
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import scan
+from swiftalign.data.text import Writing
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,20 @@ JSON = st.recursive(
 SOUND = [
     own(BOX, line(1, 2, 3, 4), {**box(1, 2, 30, 40), "quad": [1, 2, 30, 2, 30, 40, 1, 40]}, prompt="Find.", system="S"),
     own(BOX, **RELATIVE),
+    own(box(0.1, 0.2, 0.3, 0.4), {"label": "dot", "point_2d": [0.5, 0.5], "image": 1}, images=["a.png", "tiny.png"])
+    | {"coordinates": "relative1", "width": 640, "height": 480, "summary": "Much."},
     boxes([1, 2, 3, 4], [5, 6], ref=["x"], bbox_type="real", image_id=[0, 0]),
+    swift("<image>Where?", CUP, **RELATIVE),
+    swift(
+        "<image>Where?",
+        '[{"bbox_2d": <bbox>, "label": "<ref-object>"}]',
+        objects={"ref": ["x"], "bbox": [[1, 2, 3, 4]]},
+    ),
+    {"image": "a.png", "conversations": [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": CUP}]}
+    | RELATIVE,
+    {"images": ["a.png"], "query": "Where?", "response": "Here.", "history": [["Hello?", "Hello."]]},
+    {"image": "a.png", "prefix": "detect cup", "suffix": "<loc0010><loc0020><loc0300><loc0400> cup"},
+    {"image": "a.png", "prefix": "<OD>", "suffix": "cup<loc_10><loc_20><loc_300><loc_400>"},
     {
         "messages": [
             {"role": "system", "content": "Short."},
@@ -100,7 +114,7 @@ def test_damaged_rows_are_named_or_pass(row: Any, folder: Path, demo: Path) -> N
     path = folder / "damaged.jsonl"
     path.write_text(f"{json.dumps(own(BOX))}\n{json.dumps(row)}\n", encoding="utf-8")
     text = GroundingTextSection(fenced=True)
-    report = scan([path], encoding=Encoding(text=text, max_length=30, tokenizer=demo / "model/tokenizer.json"))
+    report = scan([path], encoding=Encoding(Writing(text), max_length=30, tokenizer=demo / "model/tokenizer.json"))
     assert report.rows.train == 2
     for finding in report.findings:
         assert finding.where.startswith(str(path)) or finding.code == "data-image-resized"

@@ -16,15 +16,11 @@ from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.encoding import Encoding
 from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.images import image_size
+from swiftalign.data.records import Reading
 from swiftalign.data.rows import Rows
-from swiftalign.data.tokens import (
-    Conversation,
-    PixelLimits,
-    conversation,
-    model_size,
-    pixel_limits,
-    visual_tokens,
-)
+from swiftalign.data.sizes import PixelLimits, model_size, pixel_limits, visual_tokens
+from swiftalign.data.text import Writing
+from swiftalign.data.tokens import Conversation, conversation
 from swiftalign.demo.data import write_dataset
 from swiftalign.problems import DataError, ModelError
 
@@ -76,7 +72,7 @@ def in_layout(rows: Rows, index: int) -> dict[str, Any]:
 def test_the_demo_s_rows_are_as_long_as_ms_swift_makes_them(
     text: GroundingTextSection, template: Any, demo: Path, data: Path
 ) -> None:
-    rows = Rows([data], text=text)
+    rows = Rows([data], writing=Writing(text))
     encoded, counted = both_lengths(
         template, demo / "model/tokenizer.json", [in_layout(rows, index) for index in range(ROWS)]
     )
@@ -86,7 +82,7 @@ def test_the_demo_s_rows_are_as_long_as_ms_swift_makes_them(
 
 @pytest.mark.slow
 def test_lengths_agree_where_bytes_merge_into_tokens(merging: Path, demo: Path, data: Path) -> None:
-    rows = Rows([data], text=TEXTS[1])
+    rows = Rows([data], writing=Writing(TEXTS[1]))
     listed = [in_layout(rows, index) for index in range(60)]
     encoded, counted = both_lengths(template_of(merging), merging / "tokenizer.json", listed)
     _, of_bytes = both_lengths(template_of(merging), demo / "model/tokenizer.json", listed)
@@ -152,16 +148,22 @@ SWIFT_ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def filled(row: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
-    """A row of `SWIFT_ROWS` with images, as training reads it from a file."""
+def filled(row: dict[str, Any], paths: list[Path], *, own_boxes: bool) -> dict[str, Any]:
+    """A row of `SWIFT_ROWS` with images, as training reads it from a file.
+
+    Args:
+        own_boxes: whether this toolkit writes the placeholders; otherwise ms-swift does.
+    """
     row = json.loads(json.dumps(row))
     named = [str(path) for path in paths[: row.pop("images", 1)]]
     if row.pop("parts", False):
         row["messages"][0]["content"][0]["image"] = named[0]
     else:
         row["images"] = named
-    assert SWIFT.fault(row) is None
-    return SWIFT.read(row, paths[0].parent).to_swift([], GroundingTextSection())
+    read = SWIFT.read(row, Reading(paths[0].parent, own_boxes=own_boxes))
+    assert [*read.wording.problems(read.targets), *read.remarks] == []
+    sizes = [image_size(image) for image in read.images if image is not None]
+    return read.to_swift(sizes, Writing(own_boxes=own_boxes))
 
 
 @pytest.mark.slow
@@ -170,9 +172,28 @@ def test_rows_of_ms_swift_s_layout_are_as_long_as_it_makes_them(
     name: str, template: Any, demo: Path, data: Path
 ) -> None:
     rows = Rows([data])
-    row = filled(SWIFT_ROWS[name], [rows.row(index).images[0] for index in (3, 7)])
+    images = [rows.row(index).images[0] for index in (3, 7)]
+    row = filled(SWIFT_ROWS[name], images, own_boxes=True)
+    assert not any(tag in json.dumps(row) for tag in ("<bbox>", "<ref-object>", "objects"))
     encoded, counted = both_lengths(template, demo / "model/tokenizer.json", [row])
     assert counted == encoded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWIFT_ROWS)
+def test_what_is_written_for_placeholders_is_what_ms_swift_writes(
+    name: str, template: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its newer format; the older one puts special tokens around each box, as Qwen2-VL does."""
+    monkeypatch.setattr(template, "bbox_format", "new")
+    rows = Rows([data])
+    images = [rows.row(index).images[0] for index in (3, 7)]
+    ours, theirs = (filled(SWIFT_ROWS[name], images, own_boxes=own) for own in (True, False))
+    if "objects" in SWIFT_ROWS[name]:
+        assert json.dumps(theirs).count("<bbox>") == len(SWIFT_ROWS[name]["objects"]["bbox"])
+    encoded = [template.encode(row, return_length=True) for row in (ours, theirs)]
+    assert template.tokenizer.decode(encoded[0]["input_ids"]) == template.tokenizer.decode(encoded[1]["input_ids"])
+    assert encoded[0]["labels"] == encoded[1]["labels"]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,20 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from swiftalign.previews.encoded import (
+
+from swiftalign.augment.pipeline import Pipeline
+from swiftalign.augment.rows import TrainingRows
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config, GroundingTextSection
+from swiftalign.data.encoded import (
     Encoded,
     NotHereError,
     TemplateEncoder,
@@ -20,14 +27,8 @@ from swiftalign.previews.encoded import (
     from_patches,
     training_encoder,
 )
-
-from swiftalign.augment.pipeline import Pipeline
-from swiftalign.augment.rows import AugmentedRows
-from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.config.load import load_config
-from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.rows import Rows
-from swiftalign.data.text import to_messages
+from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.previews.strips import Panel, Previewer, Shape
 from swiftalign.problems import ModelError
 
@@ -42,6 +43,9 @@ def encoder(demo: Path) -> TemplateEncoder:
 @pytest.fixture(scope="module")
 def rows(demo: Path) -> Rows:
     return Rows([demo / "data/train.jsonl"])
+
+
+plain = partial(as_written, writing=DEFAULT_WRITING)
 
 
 def pipeline(*ops: Any, **rules: Any) -> Pipeline:
@@ -80,11 +84,11 @@ def test_patches_become_the_image_again(encoder: TemplateEncoder) -> None:
 def test_the_encoded_sample_holds_the_image_and_the_answer_of_the_training_row(
     encoder: TemplateEncoder, rows: Rows
 ) -> None:
-    augmented = AugmentedRows(rows, CONSERVATIVE)
+    augmented = TrainingRows(rows, CONSERVATIVE)
     augmented.set_epoch(2)
     for index in range(12):
         row = augmented[index]
-        encoded, written = encoder(row), as_written(row)
+        encoded, written = encoder(row), plain(row)
         assert np.array_equal(encoded.image, written.image)
         assert encoded.answer == written.answer
         assert encoded.answer.sound
@@ -94,7 +98,7 @@ def test_the_encoded_sample_holds_the_image_and_the_answer_of_the_training_row(
 def test_the_encoder_takes_the_runs_template_settings(make_config: Callable[[str], Config], rows: Rows) -> None:
     encode = training_encoder(make_config("data: {max_length: 100}\nswift: {max_pixels: 4096, system: Be brief.}"))
     assert (encode.template.max_length, encode.template.max_pixels) == (100, 4096)
-    augmented = AugmentedRows(rows, CONSERVATIVE)
+    augmented = TrainingRows(rows, CONSERVATIVE)
     with pytest.raises(ValueError, match="max_length"):
         encode(augmented[0])
 
@@ -125,7 +129,7 @@ def test_a_model_that_asks_to_run_code_is_refused(demo: Path, tmp_path: Path) ->
 
 
 def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: TemplateEncoder, rows: Rows) -> None:
-    augmented = AugmentedRows(rows, CONSERVATIVE)
+    augmented = TrainingRows(rows, CONSERVATIVE)
     for index in (0, 3, 7):
         strip = Previewer(rows, CONSERVATIVE, encoder).variants(index, [0, 5])
         assert [panel.title for panel in strip.panels] == ["original", "epoch 0", "epoch 5"]
@@ -134,13 +138,13 @@ def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: Templa
             row = augmented[index]
             assert np.array_equal(panel.image, np.asarray(row["images"][0]))
             points = [point for shape in panel.shapes if shape.status != "dropped" for point in shape.points]
-            wanted = [point for target in as_written(row).answer.targets for point in target.points]
+            wanted = [point for target in plain(row).answer.targets for point in target.points]
             assert points == [(x / 1000, y / 1000) for x, y in wanted]
             assert panel.faults == ()
 
 
 def test_the_original_is_the_file_as_it_is(rows: Rows) -> None:
-    original = Previewer(rows, CONSERVATIVE, as_written).variants(0, [0]).panels[0]
+    original = Previewer(rows, CONSERVATIVE, plain).variants(0, [0]).panels[0]
     record = rows.row(0)
     assert np.array_equal(original.image, np.asarray(Image.open(record.images[0]).convert("RGB")))
     assert [(s.label, s.points) for s in original.shapes] == [
@@ -149,7 +153,7 @@ def test_the_original_is_the_file_as_it_is(rows: Rows) -> None:
     assert original.replay is None
 
 
-def panel_of(rows: Rows, made: Pipeline, encode: Callable[[dict[str, Any]], Encoded] = as_written) -> Panel:
+def panel_of(rows: Rows, made: Pipeline, encode: Callable[[dict[str, Any]], Encoded] = plain) -> Panel:
     return Previewer(rows, made, encode).variants(0, [0]).panels[1]
 
 
@@ -192,16 +196,50 @@ def test_op_by_op_ends_with_what_training_sees(encoder: TemplateEncoder, rows: R
         assert all(panel.faults == () for panel in steps.panels)
 
 
-def test_a_row_in_ms_swifts_layout_keeps_its_geometry(encoder: TemplateEncoder, tmp_path: Path) -> None:
-    answer = '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}]'
-    messages = [{"role": "user", "content": "<image>where?"}, {"role": "assistant", "content": answer}]
-    rows = write_row(tmp_path, {"messages": messages})
+CUP = '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}]'
+
+
+def talk(answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "<image>where?"}, {"role": "assistant", "content": answer}]}
+
+
+def test_a_row_in_ms_swifts_layout_moves_with_its_image(encoder: TemplateEncoder, tmp_path: Path) -> None:
+    rows = write_row(tmp_path, talk(CUP))
+    strip = Previewer(rows, pipeline("hflip", {"gamma": {"gamma": 2}}), encoder).variants(0, [0])
+    before, after = ((0.1, 0.2), (0.3, 0.4)), ((0.7, 0.2), (0.9, 0.4))
+    assert [panel.shapes for panel in strip.panels] == [(Shape("bbox", "cup", each),) for each in (before, after)]
+    assert strip.panels[1].operations == ("hflip", "gamma 2.00")
+    assert strip.panels[1].learned == f"{CUP.replace('100', '700').replace('300', '900')}<|im_end|>\n"
+    assert strip.panels[1].faults == ()
+    assert Previewer(rows, pipeline("hflip"), encoder).steps(0, 0).panels[1].title == "step 1"
+
+
+def test_a_row_whose_text_is_not_understood_keeps_its_geometry(encoder: TemplateEncoder, tmp_path: Path) -> None:
+    rows = write_row(tmp_path, talk(f"{CUP} or at (1, 2)"))
     strip = Previewer(rows, pipeline("hflip", {"gamma": {"gamma": 2}}), encoder).variants(0, [0])
     box = Shape("bbox", "cup", ((0.1, 0.2), (0.3, 0.4)))
     assert [panel.shapes for panel in strip.panels] == [(box,), (box,)]
     assert strip.panels[1].operations == ("gamma 2.00",)
+    assert strip.panels[1].left_out == ("geometry: its text mentions coordinates that are not understood",)
     assert strip.panels[1].image[0, 0, 0] < 120
+    assert [panel.faults for panel in strip.panels] == [(), ()]
     assert Previewer(rows, pipeline("hflip"), encoder).steps(0, 0).panels[1].title == "epoch 0"
+
+
+@pytest.mark.parametrize("answer", [None, CUP], ids=["objects", "ms-swift"])
+def test_without_augmentation_a_row_is_shown_as_it_is_learned(
+    answer: str | None, encoder: TemplateEncoder, tmp_path: Path
+) -> None:
+    row = talk(answer) if answer else {"objects": [bbox("cup", 12.8, 25.6, 38.4, 51.2)]}
+    rows = write_row(tmp_path, row)
+    for strip in (Previewer(rows, None, encoder).variants(0, [0, 1, 2]), Previewer(rows, None, encoder).steps(0, 0)):
+        original, learned = strip.panels
+        assert (original.title, learned.title) == ("original", "as it is learned")
+        assert np.array(original.shapes[0].points) == pytest.approx(np.array(((0.1, 0.2), (0.3, 0.4))))
+        assert learned.shapes == (Shape("bbox", "cup", ((0.1, 0.2), (0.3, 0.4))),)
+        assert np.array_equal(learned.image, original.image)
+        assert (learned.learned, learned.operations, learned.replay) == (f"{CUP}<|im_end|>\n", (), None)
+        assert (learned.faults, learned.left_out) == ((), ())
 
 
 # Faults on the way.
@@ -223,23 +261,28 @@ def test_a_text_that_exchanges_width_and_height_shows_other_boxes(encoder: Templ
     rows = write_row(tmp_path, {"objects": [bbox("cup", 32, 32, 96, 64)]}, size=(256, 128))
 
     def exchanged(row: dict[str, Any]) -> Encoded:
-        return encoder({**row, "messages": to_messages(rows.row(0).record(128, 256), 128, 256)})
+        return encoder({**row, **rows.row(0).to_swift([(128, 256)], DEFAULT_WRITING)})
 
     made = pipeline({"gamma": {"gamma": 1.5}})
     sound, faulty = panel_of(rows, made, encoder), panel_of(rows, made, exchanged)
     assert (sound.shapes[0].points, sound.faults) == (((0.125, 0.25), (0.375, 0.5)), ())
     assert faulty.shapes[0].points == ((0.25, 0.125), (0.75, 0.25))
-    assert faulty.faults == ("the encoded answer is off by up to 375/1000",)
+    text = json.dumps([{"bbox_2d": [250, 125, 750, 250], "label": "cup"}]) + "<|im_end|>\n"
+    assert faulty.faults == (
+        f"bbox of 'cup' is at [125, 250, 375, 500] of 1000x1000, but the learned text is {text!r}",
+    )
 
 
 def test_targets_that_an_answer_lacks_are_told(rows: Rows) -> None:
     def cut(row: dict[str, Any]) -> Encoded:
-        encoded = as_written(row)
-        return replace(encoded, answer=encoded.answer._replace(targets=encoded.answer.targets[:1]))
+        encoded = plain(row)
+        first = encoded.answer._replace(targets=encoded.answer.targets[:1])
+        return replace(encoded, answer=first, learned=json.dumps(json.loads(encoded.learned)[:1]))
 
-    assert panel_of(rows, pipeline("hflip"), cut).faults == (
-        "the encoded answer has 1 readable target, but 4 were kept",
-    )
+    panel = panel_of(rows, pipeline("hflip"), cut)
+    assert len([shape for shape in panel.shapes if shape.status == "kept"]) == 1
+    [fault] = panel.faults
+    assert fault.startswith("the learned text is not the row's objects: '[{")
 
 
 def test_an_image_token_of_another_vocabulary_is_told(make_config: Callable[[str], Config], rows: Rows) -> None:
@@ -265,11 +308,11 @@ def test_a_row_that_is_too_long_to_encode_is_shown_as_written_and_told(
 
 def test_other_words_around_the_answer_are_no_fault(encoder: TemplateEncoder, demo: Path) -> None:
     text = GroundingTextSection(fenced=True, system="Look closely.")
-    fenced = Rows([demo / "data/train.jsonl"], text=text)
+    fenced = Rows([demo / "data/train.jsonl"], writing=Writing(text))
     panel = panel_of(fenced, CONSERVATIVE, encoder)
     assert (panel.faults, len(panel.shapes)) == ((), 4)
 
 
 def test_an_answer_of_other_content_is_no_text() -> None:
     messages = [{"role": "assistant", "content": [{"type": "text"}]}]
-    assert as_written({"messages": messages, "images": [Image.new("RGB", (8, 8))]}).answer.targets == ()
+    assert plain({"messages": messages, "images": [Image.new("RGB", (8, 8))]}).answer.targets == ()

@@ -92,8 +92,8 @@ def test_a_file_is_written_whole_or_not_at_all(demo: Path, tmp_path: Path, capsy
         (["--rows", "x"], "--rows x: not row numbers", "--rows 0,5,9-12"),
         (["-o", "a.jpg"], "--output a.jpg: the sheet is a PNG", "--output a.png"),
         (["--num", "64", "--variants", "30"], "64 rows of up to 31 images are too many", "--rows"),
-        (["--set", "custom.augmentation.enabled=false"], "augmentation is off", "enabled: true"),
-        (["--set", "custom.augmentation.ops=[]"], "augmentation has no operations", "preset: conservative"),
+        (["--report", "--set", "custom.augmentation.enabled=false"], "augmentation is off", "enabled: true"),
+        (["--steps", "--set", "custom.augmentation.ops=[]"], "augmentation has no operations", "preset: conservative"),
         (["--set", "data.train=[]"], "no training data is named", "data: {train:"),
         (["--set", "data.train=nowhere.jsonl"], "no such file", ""),
     ],
@@ -110,11 +110,38 @@ def test_what_can_not_be_shown_is_explained(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_augmentation_a_hint_says_how_to_have_some(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["preview-aug", str(demo / "config.yaml")]) == 2
+@pytest.mark.parametrize("argv", [["--report"], ["--steps"], ["--max-drift", "0.1"]], ids=" ".join)
+def test_without_augmentation_a_hint_says_how_to_have_some(
+    argv: list[str], demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preview-aug", str(demo / "config.yaml"), "-o", str(tmp_path / "a.png"), *argv]) == 2
     told = capsys.readouterr().err
     assert "no augmentation is configured" in told
     assert "hint: e.g. custom: {augmentation: {preset: conservative}}" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "sets", [[], ["custom.augmentation={preset: conservative, enabled: false}"], ["custom.augmentation={ops: []}"]]
+)
+def test_without_augmentation_rows_are_shown_as_they_are_learned(
+    sets: list[str], demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, page = tmp_path / "a.png", tmp_path / "a.html"
+    options = [word for item in sets for word in ("--set", item)]
+    argv = ["--rows", "3,0", "-o", str(sheet), "--html", str(page), "--json", *options]
+    assert main(["preview-aug", str(demo / "config.yaml"), *argv]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    values = json.loads(told.out)
+    assert (values["encoded"], [row["row"] for row in values["rows"]]) == (True, [3, 0])
+    for row in values["rows"]:
+        original, learned = row["panels"]
+        assert (original["title"], learned["title"]) == ("original", "as it is learned")
+        assert learned["faults"] == []
+        assert len(learned["targets"]) == len(original["targets"]) > 0
+    assert Image.open(sheet).width > 2 * 270 * SCALE
+    assert "Rows as they are learned" in page.read_text(encoding="utf-8")
 
 
 def test_a_model_that_only_a_hub_has_is_no_hindrance(

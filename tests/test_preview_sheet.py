@@ -44,9 +44,8 @@ def test_operations_are_told_in_short(step: Step, words: str) -> None:
 
 def test_every_operation_of_the_presets_has_words_with_its_values() -> None:
     for epoch in range(40):
-        sample = CONSERVATIVE(
-            np.zeros((64, 64, 3), np.uint8), Record((Path("x.png"),), (), Composed()), epoch=epoch, row=0
-        )
+        record = Record((Path("x.png"),), (), Composed())
+        sample = CONSERVATIVE(np.zeros((64, 64, 3), np.uint8), record, epoch=epoch, row=0)
         for step in sample.replay.steps:
             assert (describe(step) == step.name) == (step.name == "hflip")
 

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from swiftalign.checks.learned import sampled
 from swiftalign.cli import main
+from swiftalign.config.load import load_config
+from swiftalign.data.encoded import training_encoder
+from swiftalign.data.rows import Rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.plan.plan import read_plan
 
@@ -134,3 +138,118 @@ def test_the_best_model_is_not_told_by_a_kind_that_validation_lacks(
     err = capsys.readouterr().err
     assert "metric_for_best_model: line_acc, but no validation row holds a line" in err
     assert "choose one that the rows have: bbox_acc" in err
+
+
+# -- what is told before training --------------------------------------------------------------------------------------
+
+
+def told(config: Path, capsys: pytest.CaptureFixture[str], *sets: str, allow: str = "") -> tuple[int, str]:
+    """Exit code and messages of a dry run."""
+    options = [word for item in sets for word in ("--set", item)]
+    options += ["--allow", allow] if allow else []
+    return main(["train", str(config), "--dry-run", *options]), capsys.readouterr().err
+
+
+def write_talk(folder: Path, *answers: str, image: bool = True) -> None:
+    """A file of rows of ms-swift's layout, one for each answer."""
+    write_dataset(folder / "drawn.jsonl", rows=1, seed=4)
+    images = json.loads((folder / "drawn.jsonl").read_text().splitlines()[0])["images"] if image else []
+    rows = [
+        {"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": each}], "images": images}
+        for each in answers
+    ]
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+CUP = '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}]'
+
+
+def test_an_evaluation_without_an_answer_to_score_is_refused(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_training(tmp_path, demo, val="val/rows.jsonl", coordinates="relative1000")
+    (tmp_path / "val").mkdir()
+    write_talk(tmp_path / "val", "Here.", "[]")
+    code, err = told(config, capsys, "custom.grounding_eval.rows=4")
+    assert code == 1
+    assert "[data-nothing-to-score]" in err
+    assert "no validation row has objects, or an answer in JSON that can be read" in err
+    write_talk(tmp_path / "val", CUP)
+    code, err = told(config, capsys, "custom.grounding_eval.rows=4")
+    assert (code, "data-nothing-to-score" in err) == (0, False)
+
+
+def test_rows_without_an_image_teach_nothing_to_the_aligner(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    write_talk(tmp_path / "text", "Here.", "There.", image=False)
+    config = write_training(tmp_path, demo, train="text/rows.jsonl")
+    code, err = told(config, capsys)
+    assert code == 1
+    assert "[data-nothing-to-train]" in err
+    assert "2 training rows of 2 without an image" in err
+    assert "data-nothing-to-train" not in told(config, capsys, "tuner.freeze_llm=false", "tuner.target_regex=q_proj")[1]
+    both = f"data.train=[{tmp_path / 'text/rows.jsonl'}, {tmp_path / 'rows.jsonl'}]"
+    code, err = told(config, capsys, both)
+    assert code == 0
+    assert "[data-rows-without-image]" in err
+    assert "2 training rows of 10 without an image" in err
+
+
+def test_rows_that_augmentation_can_not_move_are_counted(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_training(tmp_path, demo)
+    write_talk(tmp_path, "At (10, 20).", "At (10, 30).", "Here.")
+    code, err = told(config, capsys, "custom.augmentation={preset: conservative}")
+    assert code == 0
+    assert "only the colours of 2 rows change: its text mentions coordinates that are not understood" in err
+    assert "only the colours of 1 row change: its text locates nothing" in err
+    assert "data-geometry-kept" not in told(config, capsys)[1]
+    off = "custom.augmentation={preset: conservative, enabled: false}"
+    assert "data-geometry-kept" not in told(config, capsys, off)[1]
+
+
+def test_coordinates_of_another_unit_than_the_template_s_are_not_learned(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_training(tmp_path, demo)
+    assert "data-not-learned" not in told(config, capsys)[1]
+    code, err = told(config, capsys, "swift.norm_bbox=none")
+    assert code == 1
+    assert f"[data-not-learned] {tmp_path / 'rows.jsonl'}:1:" in err
+    assert "ms-swift's template for this model writes resized, but the coordinates would be relative1000" in err
+    assert told(config, capsys, "swift.norm_bbox=none", allow="data-not-learned")[0] == 0
+
+
+def test_a_text_that_is_not_what_the_rows_say_is_not_learned(tmp_path: Path, demo: Path) -> None:
+    config = load_config([write_training(tmp_path, demo)])
+    rows, encoder = Rows(config.data.sources("train")), training_encoder(config)
+    assert list(sampled(rows, encoder)) == []
+    encode = encoder.template.encode
+
+    def exchanged(row: dict[str, Any], **others: Any) -> Any:
+        """Width and height are exchanged in the answer."""
+        messages = [*row["messages"][:-1], {**row["messages"][-1]}]
+        objects = json.loads(messages[-1]["content"])
+        for item in objects:
+            for key, value in item.items():
+                if isinstance(value, list):
+                    item[key] = [n for x, y in zip(value[::2], value[1::2], strict=True) for n in (y, x)]
+        messages[-1]["content"] = json.dumps(objects)
+        return encode({**row, "messages": messages}, **others)
+
+    encoder.template.encode = exchanged
+    found = list(sampled(rows, encoder))
+    assert {problem.code for problem in found} == {"data-not-learned"}
+    assert found[0].where == f"{tmp_path / 'rows.jsonl'}:1"
+    assert len(found) == 3
+    assert "but the learned text is" in found[0].message
+
+    def refused(row: dict[str, Any], **others: Any) -> Any:
+        raise RuntimeError("no such\ntoken")
+
+    encoder.template.encode = refused
+    assert [problem.message for problem in sampled(rows, encoder)] == ["ms-swift can't encode it: no such token"] * 3

@@ -58,8 +58,14 @@ def sampled(rows: Rows, encode: TemplateEncoder) -> Iterator[Problem]:
             return
         images = open_images(row)
         sizes = sizes_of(images)
-        encoded = encode(with_images(row.to_swift(sizes, rows.writing), images))
-        for fault in learned_faults(encoded.learned, row.record(sizes, rows.writing.limits), sizes, rows.writing):
+        try:
+            encoded = encode(with_images(row.to_swift(sizes, rows.writing), images))
+        except Exception as error:  # ms-swift raises errors of many types
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            faults = [f"ms-swift can't encode it: {reason}"]
+        else:
+            faults = learned_faults(encoded.learned, row.record(sizes, rows.writing.limits), sizes, rows.writing)
+        for fault in faults:
             yield Problem("data-not-learned", fault, "report this row, or leave it out", where=rows.where(index))
             found += 1
         if found >= _NAMED:

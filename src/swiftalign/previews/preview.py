@@ -102,7 +102,7 @@ def preview(
     """
     pipeline = _pipeline(config, seed)
     if pipeline is None and (report or steps):
-        raise SwiftalignError(_without(config), "e.g. custom: {augmentation: {preset: conservative}}")
+        raise _without(config)
     require_training_data(config)
     writing = encoding_of(config).writing
     reader = Rows(data_sources(config, "train"), writing=writing)
@@ -170,13 +170,15 @@ def _pipeline(config: Config, seed: int | None) -> Pipeline | None:
     return pipeline if seed is None else replace(pipeline, settings=settings.model_copy(update={"seed": seed}))
 
 
-def _without(config: Config) -> str:
+def _without(config: Config) -> SwiftalignError:
     """That there is no augmentation, and why."""
     settings, place = config.custom.augmentation, config.where("custom", "augmentation") or config.where()
-    reason = "no augmentation is configured"
-    if settings is not None:
-        reason = "augmentation has no operations" if settings.enabled else "augmentation is off"
-    return f"{place}: {reason}" if place else reason
+    reason, hint = "no augmentation is configured", "e.g. custom: {augmentation: {preset: conservative}}"
+    if settings is not None and settings.enabled:
+        reason = "augmentation has no operations"
+    elif settings is not None:
+        reason, hint = "augmentation is off", "set custom.augmentation.enabled: true"
+    return SwiftalignError(f"{place}: {reason}" if place else reason, hint)
 
 
 def read_chosen(rows: Rows, numbers: Sequence[int]) -> dict[int, Row]:

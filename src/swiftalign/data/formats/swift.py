@@ -190,8 +190,9 @@ def _check_messages(messages: Any) -> None:
 
 def _content_is_sound(message: dict[str, Any]) -> bool:
     content, answers = message.get("content"), message["role"] == "assistant"
-    if answers and (message.get("tool_calls") or content is None or content == ""):
-        return True
+    if content is None:
+        calls = message.get("tool_calls") if answers else None
+        return isinstance(calls, list) and bool(calls) and all(isinstance(call, dict) for call in calls)
     if answers and isinstance(content, dict | list):
         ids = content.get("token_ids") if isinstance(content, dict) else content
         if isinstance(ids, list) and ids and all(type(item) is int for item in ids):
