@@ -33,7 +33,9 @@ KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.i
 }
 _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
 # Keys that say for sure that a text is meant as coordinates.
-_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*(?::|$)')
+_OWN_KEY = r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"'
+_MEANT = re.compile(rf'{_OWN_KEY}\s*(?::|$)|\[\s*\{{\s*"[^"]*$')  # or it breaks off in the first key
+_NAMED = re.compile(_OWN_KEY)
 
 _OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
 _KEY = re.compile(r'(?<!\\)"\s*:')
@@ -223,11 +225,13 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
     placed, faults, rest = list[Placed](), list[Problem](), list(text)
     # JSON has no placeholders: a text of equal length takes their place.
     json_text, position = text.replace(PLACEHOLDER, '"bbox"'), 0
+    outside, to_the_end = list(json_text), "{" not in text
     for _ in range(_MOST_JSON if "{" in text else 0):
         found = find_items(json_text, KEYS, position)
-        if found.start < 0:
+        if to_the_end := found.start < 0:
             break
         for item in found.items:
+            outside[item.start : item.end] = " " * (item.end - item.start)
             kind, numbers = kind_of(item.value, KEYS)
             if kind is None:
                 faults += _near_coordinates(item.value)
@@ -258,6 +262,9 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             faults.append(_malformed(f"its JSON breaks off or is damaged: {shown(text[max(found.end - 30, 0) :])}"))
             break
         position = max(found.end if found.complete else found.start, found.start + 1)
+    if to_the_end and not faults and (named := _NAMED.search("".join(outside))):
+        around = text[max(named.start() - 20, 0) : named.end() + 20]
+        faults.append(_malformed(f"it names {named[0]} outside of JSON that can be read: {shown(around)}"))
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):
         if match.start() not in taken:
