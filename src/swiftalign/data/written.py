@@ -33,8 +33,8 @@ KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.i
     "poly": ("quad", "polygon"),
 }
 _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
-# Keys that say for sure that a text is meant as coordinates.
-_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*(?::|$)')
+# What says for sure that a text is meant as coordinates: a key of them, or a list that breaks off in its first key.
+_NAMED = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"|\[\s*\{\s*"[^"]*$')
 
 _OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
 _KEY = re.compile(r'(?<!\\)"\s*:')
@@ -223,11 +223,13 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
     placed, faults, rest = list[Placed](), list[Problem](), list(text)
     # JSON has no placeholders: a text of equal length takes their place.
     json_text, position, broken = text.replace(PLACEHOLDER, '"bbox"'), 0, False
+    outside = list(json_text)  # of all objects
     for _ in range(_MOST_JSON if "{" in text else 0):
         found = find_items(json_text, KEYS, position)
         if found.start < 0:
             break
         for item in found.items:
+            outside[item.start : item.end] = " " * (item.end - item.start)
             kind, numbers = kind_of(item.value, KEYS)
             if kind is None:
                 faults += _near_coordinates(item.value)
@@ -252,25 +254,22 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             else:
                 if key in _OWN_KEYS:
                     faults.append(_malformed(f"{key} of {shown(label or '')} is {shown(str(numbers))}"))
-                    rest[place.start() : place.end()] = " " * (place.end() - place.start())
                 continue
             rest[item.start : item.end] = " " * (item.end - item.start)
         if found.items and not found.complete:
             broken = True
             break
         position = max(found.end if found.complete else 0, found.start + 1)
-    left = "".join(rest)
-    meant = _MEANT.search(left)
-    if broken or meant:
-        faults.append(
-            _malformed(f"its JSON breaks off or is damaged: {shown(text[meant.start() if meant else -60 :])}")
-        )
+    named = _NAMED.search("".join(outside))
+    if broken or (named and not faults):
+        shows = shown(text[max(named.start() - 20, 0) : named.end() + 20] if named else text[-60:])
+        faults.append(_malformed(f"its JSON breaks off or is damaged: {shows}"))
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):
         if match.start() not in taken:
             placed.append(Placed(Spot(message, match.span(), None), None, None, None))
     placed.sort(key=lambda each: each.spot.numbers)
-    return placed, faults, bool(_COORDINATES.search(left))
+    return placed, faults, bool(_COORDINATES.search("".join(rest)))
 
 
 def _malformed(message: str) -> Problem:
