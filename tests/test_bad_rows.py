@@ -55,7 +55,7 @@ def run_until(config: Path, spoil: Callable[[], object], *sets: str, processes: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_a_damaged_image_ends_the_run_after_a_checkpoint_from_which_it_goes_on(
     workers: int, tmp_path: Path, demo: Path, straight: bytes
 ) -> None:
@@ -76,7 +76,7 @@ def test_a_damaged_image_ends_the_run_after_a_checkpoint_from_which_it_goes_on(
     assert run_until(config, lambda: None, *sets, resume=True) == straight
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_processes_end_and_are_saved_together(tmp_path: Path, demo: Path) -> None:
     config = write_training(tmp_path, demo)
     image, sets = image_of(config, 6), ["training.save_steps=6", "training.max_steps=4"]
@@ -112,7 +112,7 @@ def lengthen(config: Path) -> str:
     return "has changed since its rows were checked"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("spoil", [vanish, change_row, lengthen])
 def test_a_vanished_image_and_a_changed_row_are_named_too(
     spoil: Callable[[Path], str], tmp_path: Path, demo: Path
@@ -126,7 +126,7 @@ def test_a_vanished_image_and_a_changed_row_are_named_too(
     assert error.value.hint == f"restore the file, then --resume{saved}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_check_finds_it_before_training_and_can_be_skipped(
     tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

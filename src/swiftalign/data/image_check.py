@@ -19,6 +19,9 @@ from swiftalign.data.images import check_image
 from swiftalign.files import write_whole
 from swiftalign.problems import DataError
 
+Checked = Future[tuple[DataError | None, bool]]
+"""What is wrong with an image; and whether the next run may rely on the answer."""
+
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 
 # What a key stands for changes with these: another release may judge an image differently.
@@ -139,8 +142,8 @@ class ImageCheck:
         self._sound = SoundImages(cache)
         self._pool = ThreadPoolExecutor(threads, "image-check")
         self._most_waiting = threads * _WAITING_PER_THREAD
-        self._waiting: deque[tuple[str, int, Future[tuple[DataError | None, bool]]]] = deque()
-        self._running: dict[int, Future[tuple[DataError | None, bool]]] = {}  # and those that have found a fault
+        self._waiting: deque[tuple[str, int, Checked]] = deque()
+        self._running: dict[int, Checked] = {}  # and those that have found a fault
         self._began = self._told = self._saved = time.monotonic()
 
     def __enter__(self) -> ImageCheck:
@@ -154,26 +157,31 @@ class ImageCheck:
             self._pool.shutdown(cancel_futures=True)
             self._sound.save()
 
-    def add(self, path: Path, where: str) -> None:
+    def add(self, path: Path, where: str) -> Checked | None:
         """Check an image of a row, unless it has been: soon, in another thread. Waits where many are waiting already.
 
         Args:
             where: the row's place, for messages.
+
+        Returns:
+            The check, which may have ended; None where the image is known to be sound.
         """
         try:
             key = _key(path, path.stat())
         except (OSError, ValueError):  # reading its header has told
-            return
+            return None
         if key in self._sound:
             self.checked += 1
             self._tell()
-            return
+            return None
         if key not in self._running:
             self._running[key] = self._pool.submit(_check, path, key)
             self.decoded += 1
-        self._waiting.append((where, key, self._running[key]))
+        check = self._running[key]
+        self._waiting.append((where, key, check))
         while self._waiting and (len(self._waiting) > self._most_waiting or self._waiting[0][2].done()):
             self._take()
+        return check
 
     def flush(self) -> None:
         """Wait for all images so far."""

@@ -15,7 +15,7 @@ from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
-from swiftalign.data.image_check import ImageCheck, cache_file
+from swiftalign.data.image_check import Checked, ImageCheck, cache_file
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
 from swiftalign.data.records import Row
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
@@ -330,7 +330,7 @@ class _Quick:
         self.kinds: set[Kind] = set()
         self._run, self._file, self._folder = run, file, file.reading.images
         self._keys: set[str] = set()
-        self._sizes: dict[str, tuple[Path, Size, Size] | None] = {}
+        self._known: dict[str, _KnownImage | None] = {}
         # Rows whose tokens are counted become conversations.
         counts = run.encoding.max_length and run.encoding.tokenizer
         self._possible = file.reading.unit in (None, "pixels") and not counts
@@ -345,12 +345,14 @@ class _Quick:
         images = row.get("images") if self._possible and type(row) is dict else None
         if type(images) is not list or len(images) != 1 or type(images[0]) is not str:
             return False
-        known = self._sizes.get(images[0], ())
-        if known == ():
-            known = self._look(images[0], line)
-        if not known:
+        image = self._known.get(images[0], ...)
+        if image is ...:
+            image = self._look(images[0], line)
+        elif image and image.check is not None:
+            self._check_again(image, line)
+        if image is None:
             return False
-        image, size, becomes = known
+        size = image.size
         seen = glance(row, *size)
         if seen is None:
             return False
@@ -358,21 +360,43 @@ class _Quick:
         if not self._keys.issuperset(keys):
             self._keys.update(keys)
             self.kinds |= {PLAIN_KINDS[key] for key in keys}
-        self._run.count_image(image, size, becomes)
+        self._run.count_image(image.path, size, image.becomes)
         spread.add(most, *size, outside=False)
         return True
 
-    def _look(self, name: str, line: int) -> tuple[Path, Size, Size] | None:
-        """Path, size and size for the model of an image; None if something is wrong with it."""
-        if len(self._sizes) >= _MOST_SIZES:
-            self._sizes.clear()
-        path, found = self._folder / name, None
+    def _look(self, name: str, line: int) -> _KnownImage | None:
+        """An image, by its name in a row; None if something is wrong with it."""
+        if len(self._known) >= _MOST_SIZES:
+            self._known.clear()
+        path, image, images = self._folder / name, None, self._run.images
         try:
             size = self._run.size_of(path)
-            found = path, size, model_size(*size, self._run.encoding.limits)
-            if self._run.images is not None:  # once for all rows with this image
-                self._run.images.add(path, self._file.where(line))
+            check = images.add(path, self._file.where(line)) if images else None
+            image = _KnownImage(path, size, model_size(*size, self._run.encoding.limits), check)
         except DataError:
             pass
-        self._sizes[name] = found
-        return found
+        self._known[name] = image
+        return image
+
+    def _check_again(self, image: _KnownImage, line: int) -> None:
+        """Name a further row with an image that is not known to be sound yet."""
+        assert image.check is not None
+        if image.check.done() and image.check.result()[0] is None:
+            image.check = None
+        elif self._run.images:
+            image.check = self._run.images.add(image.path, self._file.where(line))
+
+
+@dataclass
+class _KnownImage:
+    """An image that several rows may have.
+
+    Attributes:
+        becomes: the size at which it reaches the model.
+        check: its decoding, until it is known to be sound.
+    """
+
+    path: Path
+    size: Size
+    becomes: Size
+    check: Checked | None
