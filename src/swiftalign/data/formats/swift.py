@@ -102,6 +102,12 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         if learned:
             faults += wrong
         for placed in found:
+            if placed.spot.unit and len(images) > 1:  # it is not known on which of them
+                unclear = True
+                if learned and unit != reading.text_unit:
+                    fault = "coordinates of a row with several images can't be converted"
+                    faults.append(Problem("data-coordinates-foreign", fault, "write them in the model's unit"))
+                continue
             numbers, label, image = (placed.numbers, "", 0) if placed.spot.unit else next(given, ([], "", 0))
             kind = placed.kind or _KINDS_BY_LENGTH.get(len(numbers), "polygon")
             points = to_points(kind, numbers)
