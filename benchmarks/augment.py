@@ -34,7 +34,8 @@ from imgaug.augmentables import (
 from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.data.records import PixelTarget, Record
+from swiftalign.data.records import Record
+from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Composed
 
 SIZES = ((1024, 768), (2048, 1536))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from swiftalign.config.sections import Config
 from swiftalign.demo.workspace import write_demo
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands that tests run do not read or write the user's own cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +66,6 @@ def make_config(demo: Path, tmp_path: Path) -> Callable[[str], Config]:
 @pytest.fixture
 def run_in_terminal(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """Run swiftalign on a pseudo-terminal, and give back its exit code and what it drew; `keys` are typed into it."""
-    import os
     import pty
     import sys
 

@@ -48,6 +48,14 @@ def quad(*numbers: float) -> dict[str, Any]:
     return {"label": "slab", "quad": [*numbers]}
 
 
+def point(*numbers: float) -> dict[str, Any]:
+    return {"label": "handle", "point_2d": [*numbers]}
+
+
+def polygon(*numbers: float) -> dict[str, Any]:
+    return {"label": "lake", "polygon": [*numbers]}
+
+
 def line(*numbers: float) -> dict[str, Any]:
     return {"label": "wire", "line": [*numbers]}
 
@@ -76,7 +84,7 @@ CASES: list[tuple[str, Any, str, Any]] = [
     ("data-image-missing", own(BOX, image="none.png"), "none.png", own(BOX)),
     ("data-image-missing", swift(images=["none.png"]), "none.png", swift()),
     (
-        "data-image-missing",
+        "data-media-missing",
         swift("<image><video>", videos=["none.mp4"]),
         "none.mp4",
         swift("<image><video>", videos="text.png"),
@@ -261,6 +269,36 @@ CASES: list[tuple[str, Any, str, Any]] = [
         own({**box(0, 0, 10, 10), "quad": [0, 0, 10, 10, 0, 10, 10, 0]}),
         "bbox of 'red box': two sides of the quad cross",
         own({**box(0, 0, 10, 10), "quad": [0, 5, 5, 0, 10, 5, 5, 10]}),
+    ),
+    (
+        "data-quad-crossed",
+        own(polygon(0, 0, 20, 20, 20, 0, 0, 20, -0.0, 10)),
+        "polygon of 'lake': two sides of the polygon cross",
+        own(polygon(0, 0, 20, 0, 10, 10, 20, 20, 0, 20)),
+    ),
+    (
+        "data-quad-crossed",
+        own(polygon(0, 0, 10, 10, 10, 0, 0, 10)),
+        "polygon of 'lake': two sides of the polygon cross",
+        own(polygon(0, 0, 10, 0, 5, 5, 10, 10, 0, 10, 5, 5)),  # sides that touch do not cross
+    ),
+    (
+        "data-box-degenerate",
+        own(polygon(0, 0, 10, 10, 20, 20)),
+        "polygon of 'lake': the polygon has no area",
+        own(polygon(0, 0, 10, 10, 20, 21)),
+    ),
+    (
+        "data-outside-image",
+        own(point(650, 10)),
+        "point of 'handle' reaches 10 px beyond the right of 640x480",
+        own(point(640, 480)),
+    ),
+    (
+        "data-outside-image",
+        own(polygon(0, 0, 10, 0, 10, 500)),
+        "polygon of 'lake' reaches 20 px beyond the bottom of 640x480",
+        own(polygon(0, 0, 10, 0, 10, 480)),
     ),
     (
         "data-line-degenerate",

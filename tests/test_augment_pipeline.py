@@ -21,9 +21,10 @@ from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import PixelTarget, Record
-from swiftalign.data.rows import Rows
+from swiftalign.data.records import Record
+from swiftalign.data.rows import Rows, open_images
 from swiftalign.data.sizes import PixelLimits, model_size
+from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Composed
 from swiftalign.demo.data import write_dataset
 
@@ -296,7 +297,7 @@ CUP = '[{"bbox_2d": [100, 250, 500, 750], "label": "left cup"}]'
 
 @pytest.mark.parametrize(
     ("answer", "images"),
-    [("yes", 1), ("<box>(10,20),(30,40)</box>", 1), (f"{CUP} and [1, 2, 3, 4]", 1), (CUP, 2)],
+    [("yes", 1), ("<box>(10,20),(30,40)</box>", 1), (f"{CUP} and [1, 2, 3, 4]", 1), ("Both.", 2)],
     ids=["nothing located", "not understood", "partly understood", "two images"],
 )
 def test_rows_that_can_not_move_change_their_colours_alone(
@@ -314,6 +315,48 @@ def test_rows_that_can_not_move_change_their_colours_alone(
     assert len(item["images"]) == images
     for each in item["images"]:
         assert np.abs(np.array(each).astype(int) - table[original]).max() <= 1
+
+
+def test_all_images_of_a_row_get_the_same_operations(tmp_path: Path) -> None:
+    sizes = {"a.png": (96, 64), "b.png": (64, 128)}
+    for name, size in sizes.items():
+        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / name)
+    cup, pin = {"label": "left cup", "bbox_2d": [10, 10, 40, 30]}, {"label": "pin", "line": [5, 90, 30, 60, 50, 20]}
+    together = {"images": [*sizes], "objects": [{**pin, "image": 1}, cup]}
+    lines = [together, {"images": ["a.png"], "objects": [cup]}, {"images": ["b.png"], "objects": [pin]}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    rows, pipeline = (
+        Rows([tmp_path / "rows.jsonl"]),
+        Pipeline(AugmentationSection(ops=["hflip", {"scale": {"lo": 0.9, "hi": 1.1}}])),
+    )
+    for epoch in range(8):
+        both, first, second = (rows.row(number) for number in range(3))
+        images, record = pipeline.row(open_images(both), both.record([*sizes.values()]), epoch=epoch, row=7)
+        targets = []
+        for row, image, size in ((first, images[0], sizes["a.png"]), (second, images[1], sizes["b.png"])):
+            [alone], moved = pipeline.row(open_images(row), row.record([size]), epoch=epoch, row=7)
+            assert np.array_equal(alone, image)
+            targets.append(moved.targets[0])
+        assert [target.points for target in record.targets] == [targets[1].points, targets[0].points]
+        assert [target.image for target in record.targets] == [1, 0]
+
+
+def test_what_one_image_of_a_row_can_not_take_is_left_out_for_all(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((128, 128), 60).convert("RGB").save(tmp_path / name)
+    pole = {"label": "pole", "bbox_2d": [60, 4, 68, 124]}  # its box would grow too much
+    objects = [{"label": "cup", "bbox_2d": [40, 40, 90, 90]}, {**pole, "image": 1}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"images": ["a.png", "b.png"], "objects": objects}) + "\n")
+    row = Rows([tmp_path / "rows.jsonl"]).row(0)
+    pipeline = Pipeline(AugmentationSection(ops=[{"rotate": {"max_deg": 40}}]))
+    refused = 0
+    for epoch in range(10):
+        record = row.record([(128, 128)] * 2)
+        placements, _ = pipeline.places(open_images(row), record, epoch=epoch, row=0)
+        turned = [any(step.name == "rotate" for step in placed.replay.steps) for placed in placements]
+        assert len(set(turned)) == 1
+        refused += any("left out for another image" in entry for entry in placements[0].replay.left_out)
+    assert refused
 
 
 def test_rows_in_ms_swifts_layout_move_with_their_image(demo_rows: Path, tmp_path: Path) -> None:

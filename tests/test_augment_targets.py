@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
-from swiftalign.data.records import Kind, PixelTarget, Point
+from swiftalign.data.targets import KINDS, Kind, PixelTarget, Point
 
 WIDTH, HEIGHT = 200, 120
 DEFAULT = AugmentationSection()
@@ -33,6 +34,14 @@ def quad(*points: Point) -> PixelTarget:
 
 def line(*points: Point) -> PixelTarget:
     return PixelTarget("line", "line", points)
+
+
+def point(x: float, y: float) -> PixelTarget:
+    return PixelTarget("point", "point", ((x, y),))
+
+
+def polygon(*points: Point) -> PixelTarget:
+    return PixelTarget("polygon", "polygon", points)
 
 
 def corners(target: PixelTarget) -> Floats:
@@ -77,6 +86,8 @@ EVERY_KIND = [
     box(10, 20, 60, 50, outline=((10, 30), (50, 20), (60, 40), (20, 50))),
     quad((70, 20), (120, 30), (115, 60), (68, 50)),
     line((20, 100), (80, 90), (150, 110)),
+    point(30, 70),
+    polygon((20, 20), (60, 20), (60, 60), (40, 40), (20, 60)),
 ]
 
 positions = st.one_of(st.integers(-60, 260).map(float), st.floats(-60, 260).map(lambda number: round(number, 3)))
@@ -109,7 +120,23 @@ def with_box(target: PixelTarget) -> PixelTarget:
 
 lines = st.lists(points, min_size=2, max_size=6).map(lambda chain: line(*chain))
 any_quads = st.lists(points, min_size=4, max_size=4).map(lambda chain: quad(*chain))
-any_targets = st.one_of(boxes(), convex_quads().map(with_box), convex_quads(), any_quads, lines)
+any_polygons = st.lists(points, min_size=3, max_size=9).map(lambda chain: polygon(*chain))
+any_points = points.map(lambda at: point(*at))
+
+
+@st.composite
+def stars(draw: st.DrawFn) -> PixelTarget:
+    """Polygons that need not be convex and do not cross themselves, clockwise on screen, around a centre."""
+    (x, y), count = draw(points), draw(st.integers(3, 12))
+    reach = draw(st.lists(st.floats(4, 90).map(lambda number: round(number, 3)), min_size=count, max_size=count))
+    angles = np.arange(count) / count * 2 * np.pi
+    shape = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array(reach)[:, None] + (x, y)
+    return polygon(*map(tuple, shape.tolist()))
+
+
+any_targets = st.one_of(
+    boxes(), convex_quads().map(with_box), convex_quads(), any_quads, lines, any_points, any_polygons, stars()
+)
 
 
 @st.composite
@@ -141,7 +168,9 @@ def test_nothing_leaves_the_canvas(targets: list[PixelTarget], affine: Affine, b
         for x, y in (*outcome.target.points, *outcome.target.outline):
             assert 0 <= x <= affine.size[0]
             assert 0 <= y <= affine.size[1]
-        assert len(outcome.target.points) == {"bbox": 2, "quad": 4}.get(outcome.target.kind, len(outcome.target.points))
+        count, kind = len(outcome.target.points), outcome.target.kind
+        assert count == {"bbox": 2, "quad": 4, "point": 1}.get(kind, count)
+        assert count >= {"polygon": 3, "line": 1}.get(kind, count)
         assert outcome.target.label == before.label
 
 
@@ -203,6 +232,99 @@ def test_lines_keep_their_longest_piece_and_direction(target: PixelTarget, affin
     )
 
 
+@given(stars(), affines())
+def test_a_polygon_is_cut_to_its_largest_piece_as_shapely_has_it(target: PixelTarget, affine: Affine) -> None:
+    moved = shapely.Polygon(geometry.transform(corners(target), affine.matrix))
+    pieces = shapely.get_parts(moved.intersection(shapely.box(0, 0, *affine.size)))
+    areas = shapely.area(pieces)
+    assume(not stays(affine) and areas.sum() > 0.1 and shapely.area(moved) > 1)
+    (outcome,) = move([target], affine)
+    assert outcome.visible == pytest.approx(areas.sum() / moved.area, abs=1e-5)
+    assert outcome.target is not None
+    assert outcome.inflation == 1.0
+    settled = shapely.Polygon(outcome.target.points)
+    assert settled.area == pytest.approx(areas.max(), abs=1e-3)
+    assert moved.buffer(1e-5).covers(settled)
+    assert shapely.LinearRing(settled.exterior).is_ccw == (settled.area > 0)
+    assert len(outcome.target.points) <= 2 * len(target.points) + 4
+
+
+@given(stars(), affines())
+def test_the_corners_of_a_polygon_keep_their_order(target: PixelTarget, affine: Affine) -> None:
+    moved = geometry.transform(corners(target), affine.matrix)
+    count = len(moved)
+    wanted = moved[[1, 0, *range(count - 1, 1, -1)]] if mirrors(affine) else moved
+    assume(not stays(affine))
+    (outcome,) = move([target], affine)
+    assume(outcome.target is not None)
+    assert outcome.target is not None
+    if not outcome.clipped:
+        np.testing.assert_allclose(outcome.target.points, wanted, atol=1e-6)
+        return
+    apart = np.linalg.norm(np.array(outcome.target.points)[:, None] - wanted[None], axis=-1)
+    found = [int(row.argmin()) for row in apart if row.min() < 1e-9]
+    assert sum(after < before for before, after in pairwise(found)) <= 1
+    assert 0 not in found or found[0] == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, WIDTH), st.integers(0, HEIGHT)), min_size=3, max_size=9))
+def test_flipping_a_polygon_twice_gives_the_same(chain: list[Point]) -> None:
+    flip, target = geometry.hflip(plain()), polygon(*chain)
+    np.testing.assert_allclose(kept(kept(target, flip), flip).points, target.points, atol=2 * polygons.ON_EDGE)
+
+
+@given(any_points, affines())
+def test_a_point_is_kept_where_it_is_on_the_canvas(target: PixelTarget, affine: Affine) -> None:
+    moved = geometry.transform(corners(target), affine.matrix)
+    assume(not stays(affine) and not np.array_equal(moved, corners(target)))
+    (outcome,) = move([target], affine, DEFAULT)
+    if polygons.inside(moved, *affine.size):
+        assert outcome == Outcome(PixelTarget("point", "point", (pytest.approx(moved[0].tolist(), abs=1e-5),)))
+    else:
+        assert outcome == Outcome(None, "0% visible", True, 0.0)
+
+
+def test_a_polygon_in_two_pieces_keeps_the_larger_and_counts_both() -> None:
+    # A U, open to the top, whose base is below the canvas: of 160 x 60 - 100 x 40 pixels, two arms remain.
+    cup = polygon((20, 20), (60, 20), (60, 60), (160, 60), (160, 20), (180, 20), (180, 80), (20, 80))
+    (outcome,) = move([cup], shifted(0, 70))
+    assert outcome.target == polygon((20, 90), (60, 90), (60, 120), (20, 120))
+    assert outcome.visible == pytest.approx((40 * 30 + 20 * 30) / (160 * 60 - 100 * 40))
+
+
+def test_a_cut_polygon_begins_nearest_to_its_first_corner() -> None:
+    house = polygon((60, 10), (90, 40), (90, 90), (10, 90), (10, 40))
+    assert kept(house, shifted(-30, 0)).points[0] == (30, 10)
+    assert kept(house, shifted(0, -40)) == polygon((90, 0), (90, 50), (10, 50), (10, 0))
+    flip = geometry.hflip(plain())
+    assert kept(house, flip) == polygon((110, 40), (140, 10), (190, 40), (190, 90), (110, 90))
+
+
+@pytest.mark.parametrize(
+    ("crossed", "left"),
+    [
+        (polygon((20, 20), (80, 60), (80, 20), (20, 60)), 3),  # the right lobe
+        (polygon((20, 20), (60, 20), (20, 20), (60, 20), (60, 60)), 4),  # a side there and back again
+        (polygon((20, 20), (20, 20), (20, 20)), 0),
+        (polygon((20, 20), (40, 40), (80, 80)), 0),
+    ],
+)
+def test_polygons_that_cross_themselves_or_are_flat_keep_their_points_until_they_are_cut(
+    crossed: PixelTarget, left: int
+) -> None:
+    assert len(kept(crossed, geometry.hflip(plain())).points) == len(crossed.points)
+    (outcome,) = move([crossed], shifted(-45, 0))
+    assert len(outcome.target.points if outcome.target else ()) == left
+
+
+def test_a_pentagram_is_the_union_of_its_lobes() -> None:
+    star = polygon((10, 10), (50, 90), (90, 10), (5, 60), (95, 60))
+    (outcome,) = move([star], shifted(-45, 0))
+    whole = shapely.make_valid(shapely.Polygon(star.points), method="structure")
+    part = whole.intersection(shapely.box(45, 0, 245, HEIGHT))
+    assert outcome.visible == pytest.approx(part.area / whole.area)
+
+
 def test_a_flip_by_hand() -> None:
     flip = geometry.hflip(plain())
     assert kept(EVERY_KIND[0], flip) == box(140, 20, 190, 50)
@@ -211,6 +333,8 @@ def test_a_flip_by_hand() -> None:
     )
     assert kept(EVERY_KIND[2], flip) == quad((80, 30), (130, 20), (132, 50), (85, 60))
     assert kept(EVERY_KIND[3], flip) == line((180, 100), (120, 90), (50, 110))
+    assert kept(EVERY_KIND[4], flip) == point(170, 70)
+    assert kept(EVERY_KIND[5], flip) == polygon((140, 20), (180, 20), (180, 60), (160, 40), (140, 60))
 
 
 def test_a_box_with_an_outline_turns_tight_and_keeps_the_outline() -> None:
@@ -312,6 +436,7 @@ def test_half_visible_is_enough() -> None:
         (box(10, 20, 80, 27.98), "3.9 px high"),
         (quad((10, 20), (80, 20), (80, 26), (10, 26)), "3.0 px across"),
         (line((10, 20), (14, 20), (14, 22)), "3.0 px long"),
+        (polygon((10, 20), (80, 20), (80, 26), (45, 26), (10, 26)), "3.0 px across"),
     ],
 )
 def test_what_became_too_small_is_dropped(target: PixelTarget, reason: str) -> None:
@@ -330,15 +455,18 @@ def test_what_became_too_small_is_dropped(target: PixelTarget, reason: str) -> N
         box(33.1, 20.3, 35.8, 80.7),
         quad((10.1, 20.3), (80.7, 20.3), (80.7, 22.9), (10.1, 22.9)),
         line((50.1, 40.3), (51.7, 41.9)),
+        point(50.1, 40.3),
+        polygon((10.1, 20.3), (80.7, 20.3), (80.7, 22.9)),
     ],
 )
 def test_what_was_small_before_stays(target: PixelTarget, grow: Callable[[Affine], Affine]) -> None:
     assert kept(target, grow(plain()), DEFAULT).kind == target.kind
 
 
-@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_targets_without_extent_do_not_crash(kind: Kind) -> None:
-    flat = {"bbox": ((30.0, 40.0), (30.0, 60.0)), "quad": ((30.0, 40.0),) * 4, "line": ((30.0, 40.0),) * 2}[kind]
+    counts = {"quad": 4, "line": 2, "point": 1, "polygon": 3}
+    flat = ((30.0, 40.0),) * counts[kind] if kind in counts else ((30.0, 40.0), (30.0, 60.0))
     target = PixelTarget(kind, "flat", flat)
     assert kept(target, geometry.hflip(plain()), DEFAULT).kind == kind
     assert move([target], shifted(500, 0), DEFAULT)[0] == Outcome(None, "0% visible", True, 0.0)

@@ -147,7 +147,8 @@ def test_inspect_works_without_data(demo: Path, capsys: pytest.CaptureFixture[st
         ('{"images": ["x.png"], "objects": [{"bbox_2d": [1, 2, 3, 4]}]}', "an object needs a 'label'"),
         (
             '{"images": ["x.png"], "objects": [{"label": "a"}]}',
-            "object 'a' needs one of bbox_2d, quad, line (a box may have its object's quad beside it)",
+            "object 'a' needs one of bbox_2d, quad, line, point_2d, polygon "
+            "(a box may have its object's quad beside it)",
         ),
         (
             '{"images": ["x.png"], "objects": [{"label": "a", "quad": [1, 2, 3]}]}',

@@ -1,22 +1,23 @@
-"""Scores of predicted boxes, quads and lines: worked examples, properties, and shapely beside them."""
+"""Scores of predicted targets: worked examples, properties, and shapely beside them."""
 
 from __future__ import annotations
 
 import math
 import pickle
+import time
 from collections.abc import Sequence
 from random import Random
 
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from swiftalign.data.accuracy import Scores, line_costs, overlap_costs
-from swiftalign.data.answers import Answer
+from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
-from swiftalign.data.records import Kind, Point, TextTarget
+from swiftalign.data.targets import KINDS, Kind, Point, TextTarget
 
 WIDTH, HEIGHT = 640, 480
 
@@ -31,6 +32,14 @@ def quad(*points: Point, label: str = "a") -> TextTarget:
 
 def line(*points: Point, label: str = "a") -> TextTarget:
     return TextTarget("line", label, points)
+
+
+def point(x: float, y: float, label: str = "a") -> TextTarget:
+    return TextTarget("point", label, ((x, y),))
+
+
+def polygon(*points: Point, label: str = "a") -> TextTarget:
+    return TextTarget("polygon", label, points)
 
 
 def score(
@@ -56,7 +65,9 @@ def boxes(draw: st.DrawFn) -> TextTarget:
 
 quads = st.builds(lambda points, label: quad(*points, label=label), st.lists(places, min_size=4, max_size=4), labels)
 lines = st.builds(lambda points, label: line(*points, label=label), st.lists(places, min_size=2, max_size=5), labels)
-objects = st.one_of(boxes(), quads, lines)
+dots = st.builds(lambda at, label: point(*at, label=label), places, labels)
+polygons = st.builds(lambda corners, label: polygon(*corners, label=label), st.lists(places, min_size=3), labels)
+objects = st.one_of(boxes(), quads, lines, dots, polygons)
 several = st.lists(objects, min_size=1, max_size=6)
 
 
@@ -118,6 +129,44 @@ def test_a_line_is_measured_in_pixels() -> None:
     assert down["line_distance"] == 1.0  # 200 pixels beside a line of 200
 
 
+def test_points_by_hand() -> None:
+    # The longer side is 1000 pixels: 50 pixels are a hit, 51 are not; one is missing.
+    truth = [point(100, 100), point(500, 500), point(900, 100)]
+    predicted = [point(150, 100), point(500, 602)]
+    assert score(predicted, truth, (1000, 500)) == {
+        "point_acc": 1 / 3,
+        "point_precision": 1 / 2,
+        "point_distance": pytest.approx((0.05 + 0.051 + 1) / 3),
+        "malformed_answers": 0.0,
+    }
+
+
+def test_a_point_is_measured_in_pixels() -> None:
+    across, down = (score([point(*at)], [point(0, 0)], (2000, 200)) for at in ((100, 0), (0, 100)))
+    assert (across["point_distance"], down["point_distance"]) == (0.1, 0.01)
+    assert (across["point_acc"], down["point_acc"]) == (0.0, 1.0)
+    assert score([point(1000, 1000)], [point(0, 0)], (500, 500))["point_distance"] == 1.0
+
+
+def test_a_polygon_by_hand() -> None:
+    # An L of three squares, and the whole square of four.
+    bend = polygon((0, 0), (200, 0), (200, 100), (100, 100), (100, 200), (0, 200))
+    square = polygon((0, 0), (200, 0), (200, 200), (0, 200))
+    result = score([square], [bend])
+    assert result["polygon_iou"] == pytest.approx(0.75)
+    assert result["polygon_acc"] == result["polygon_precision"] == 1.0
+    assert score([polygon((0, 0), (100, 0), (100, 100), (0, 100))], [bend])["polygon_acc"] == 0.0  # 1/3
+
+
+@pytest.mark.parametrize(
+    "flat", [polygon((1, 1), (2, 2), (1, 1)), polygon((1, 1), (1, 1), (1, 1)), polygon((0, 0), (500, 0), (1000, 0))]
+)
+def test_a_polygon_without_area_overlaps_only_itself(flat: TextTarget) -> None:
+    square = polygon((0, 0), (200, 0), (200, 200), (0, 200))
+    assert score([flat], [square])["polygon_iou"] == score([square], [flat])["polygon_iou"] == 0.0
+    assert score([flat], [flat])["polygon_iou"] == 1.0
+
+
 def test_pairs_are_chosen_for_hits_before_the_mean() -> None:
     # Greedy by IoU would give the first box to the second truth, and leave one hit.
     truth = [box(0, 0, 100, 100), box(0, 0, 100, 60)]
@@ -165,7 +214,7 @@ def test_without_rows_there_are_no_numbers() -> None:
 
 def test_every_metric_of_which_less_is_better_is_listed() -> None:
     square = ((0, 0), (9, 0), (9, 9), (0, 9))
-    truth = [box(0, 0, 9, 9), quad(*square), line((0, 0), (9, 9))]
+    truth = [box(0, 0, 9, 9), quad(*square), line((0, 0), (9, 9)), point(5, 5), polygon(*square)]
     good, bad = score(truth, truth), score(Answer(complete=False), truth)
     assert good.keys() == bad.keys() == METRICS.keys()
     assert {name for name in good if good[name] < bad[name]} == set(LOWER_IS_BETTER)
@@ -199,19 +248,19 @@ def test_predictions_and_truth_change_places_as_precision_and_recall(
     predicted: list[TextTarget], truth: list[TextTarget]
 ) -> None:
     there, back = score(predicted, truth), score(truth, predicted)
-    for kind in ("bbox", "quad"):
+    for kind in ("bbox", "quad", "polygon", "point"):
         if f"{kind}_acc" in there and f"{kind}_acc" in back:
             assert there[f"{kind}_acc"] == pytest.approx(back[f"{kind}_precision"])
             assert there[f"{kind}_precision"] == pytest.approx(back[f"{kind}_acc"])
 
 
 @unhurried
-@given(st.lists(boxes() | quads, min_size=1, max_size=5), st.lists(boxes() | quads, min_size=1, max_size=5))
+@given(*2 * [st.lists(boxes() | quads | polygons, min_size=1, max_size=5)])
 def test_areas_compare_alike_at_every_scale(predicted: list[TextTarget], truth: list[TextTarget]) -> None:
     def halved(targets: list[TextTarget]) -> list[TextTarget]:
         return [TextTarget(t.kind, t.label, tuple((x / 2, y / 2 + 7) for x, y in t.points)) for t in targets]
 
-    means = {"bbox_iou", "quad_iou"}
+    means = {"bbox_iou", "quad_iou", "polygon_iou"}
     there, here = score(predicted, truth), score(halved(predicted), halved(truth))
     assert {name: there[name] for name in there.keys() & means} == pytest.approx(
         {name: here[name] for name in here.keys() & means}, abs=1e-9
@@ -226,6 +275,27 @@ def test_lines_compare_alike_in_either_direction_and_at_every_scale(predicted: T
     backwards = TextTarget("line", predicted.label, predicted.points[::-1])
     assert score([backwards], [truth])["line_distance"] == pytest.approx(expected, abs=1e-9)
     assert score([predicted], [truth], (2 * WIDTH, 2 * HEIGHT))["line_distance"] == pytest.approx(expected, abs=1e-9)
+
+
+@unhurried
+@given(polygons, polygons, st.integers(0, 9), st.booleans())
+def test_polygons_compare_alike_from_any_corner_in_either_order(
+    predicted: TextTarget, truth: TextTarget, start: int, reverse: bool
+) -> None:
+    expected = score([polygon(*predicted.points)], [polygon(*truth.points)])["polygon_iou"]
+    corners = predicted.points[start:] + predicted.points[:start]
+    assume(corners != truth.points != predicted.points)
+    turned = score([polygon(*(corners[::-1] if reverse else corners))], [polygon(*truth.points)])["polygon_iou"]
+    assert turned == pytest.approx(expected, abs=1e-9)
+
+
+@unhurried
+@given(dots, dots)
+def test_points_compare_alike_at_every_scale_and_when_exchanged(one: TextTarget, other: TextTarget) -> None:
+    other = point(*other.points[0], label=one.label)
+    expected = score([one], [other])["point_distance"]
+    assert score([other], [one])["point_distance"] == expected
+    assert score([one], [other], (2 * WIDTH, 2 * HEIGHT))["point_distance"] == pytest.approx(expected, abs=1e-12)
 
 
 @unhurried
@@ -292,7 +362,7 @@ def test_lines_as_dense_points_have_them(truth: list[TextTarget], predicted: lis
 # -- many objects ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_five_hundred_objects_of_one_label_find_their_partners(kind: Kind) -> None:
     random = Random(1)
 
@@ -302,6 +372,10 @@ def test_five_hundred_objects_of_one_label_find_their_partners(kind: Kind) -> No
             return box(x, y, x + 20, y + 20)
         if kind == "quad":
             return quad((x, y + 10), (x + 10, y), (x + 20, y + 10), (x + 10, y + 20))
+        if kind == "polygon":
+            return polygon((x, y), (x + 20, y), (x + 10, y + 10), (x + 20, y + 20), (x, y + 20))
+        if kind == "point":
+            return point(x, y)
         return line((x, y), (x + 20, y + 20))
 
     centres = [(40 * (index % 25), 40 * (index // 25)) for index in range(500)]
@@ -312,3 +386,27 @@ def test_five_hundred_objects_of_one_label_find_their_partners(kind: Kind) -> No
 
     assert result[f"{kind}_acc"] == result[f"{kind}_precision"] == 1.0
     assert not math.isclose(result.get(f"{kind}_iou", 0.5), 1.0)
+
+
+@pytest.mark.parametrize("corners", [3, 20])
+def test_the_longest_answer_of_polygons_is_scored_in_little_time(corners: int) -> None:
+    """As many items as are read of an answer, all over the image; those of twenty corners cross themselves."""
+    random = Random(1)
+
+    def draw() -> TextTarget:
+        return polygon(*((random.randint(0, 1000), random.randint(0, 1000)) for _ in range(corners)))
+
+    truth, predicted = [draw()], [draw() for _ in range(MAX_ITEMS)]
+    start = time.perf_counter()
+    assert 0 < score(predicted, truth)["polygon_iou"] < 1
+    assert time.perf_counter() - start < 60
+
+
+def test_one_endless_polygon_is_scored_in_little_time() -> None:
+    """Crossing itself everywhere, it has millions of lobes."""
+    random = Random(1)
+    endless = polygon(*((random.randint(0, 1000), random.randint(0, 1000)) for _ in range(MAX_CHARACTERS // 10)))
+    start = time.perf_counter()
+    assert score([endless], [polygon((0, 0), (1000, 0), (1000, 1000))])["polygon_iou"] == 0.0
+    assert score([endless], [endless])["polygon_iou"] == 1.0
+    assert time.perf_counter() - start < 30

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer, parse_answer
-from swiftalign.data.records import KINDS, Kind, PixelTarget, TextTarget
+from swiftalign.data.targets import KINDS, SPELLINGS, Kind, PixelTarget, TextTarget
 from swiftalign.data.text import Writing, answer
 
 BOX = {"bbox_2d": [10, 20, 30, 40], "label": "cup"}
@@ -25,8 +25,8 @@ points = st.tuples(numbers, numbers)
 @st.composite
 def targets(draw: st.DrawFn) -> PixelTarget:
     kind: Kind = draw(st.sampled_from(KINDS))
-    counts = {"bbox": (2, 2), "quad": (4, 4), "line": (2, 6), "point": (1, 1), "polygon": (3, 6)}[kind]
-    corners = draw(st.lists(points, min_size=counts[0], max_size=counts[1]))
+    _, _, least, most = SPELLINGS[kind]
+    corners = draw(st.lists(points, min_size=least, max_size=most or 6))
     if kind == "bbox":
         corners = list(zip(*(sorted(axis) for axis in zip(*corners, strict=True)), strict=True))
     return PixelTarget(kind, draw(st.text(LETTERS, max_size=8)), tuple(corners))
@@ -116,10 +116,14 @@ def test_an_answer_cut_off_within_its_first_object_has_nothing() -> None:
         ({"line_2d": [10, 20, 30], "label": "a"}, "line"),
         ({"line_2d": [], "label": "a"}, "line"),
         ({"bbox_2d": [10, 20, 30, 40], "line_2d": [10, 20, 30, 40], "label": "a"}, None),
+        ({"bbox_2d": [10, 20, 30, 40], "point_2d": [10, 20], "label": "a"}, None),
         ({"point_2d": [10, 20, 30, 40], "label": "a"}, "point"),
+        ({"point_2d": [[10, 20]], "label": "a"}, "point"),
         ({"point_2d": [10, 1001], "label": "a"}, "point"),
         ({"polygon_2d": [10, 20, 30, 40], "label": "a"}, "polygon"),
-        ({"circle_2d": [10, 20], "label": "a"}, None),
+        ({"polygon_2d": [10, 20, 30, 40, 50, 60, 70], "label": "a"}, "polygon"),
+        ({"polygon": [10, 20, 30, 40, 50, 60], "label": "a"}, None),
+        ({"dot_2d": [10, 20], "label": "a"}, None),
         ({"label": "a"}, None),
         ({}, None),
         ([1, 2], None),

@@ -326,9 +326,9 @@ def test_rows_without_a_grounding_answer_are_left_out(demo_rows: Rows) -> None:
         {"messages": [{"role": "assistant", "content": None}], "images": image},
     ]
     assert choose_questions([*others, sound], 5) == [to_question([*others, sound], len(others))]
-    with pytest.raises(DataError, match="no validation row asks for objects in one image"):
+    with pytest.raises(DataError, match="no validation row asks where something is"):
         choose_questions(others, 5)
-    with pytest.raises(DataError, match="no validation row asks for objects in one image"):
+    with pytest.raises(DataError, match="no validation row asks where something is"):
         choose_questions([], 5)
 
 

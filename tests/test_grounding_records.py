@@ -17,9 +17,10 @@ from swiftalign.data import files
 from swiftalign.data.formats import FORMATS, read_row
 from swiftalign.data.formats.own import OWN
 from swiftalign.data.formats.swift import SWIFT
-from swiftalign.data.records import PixelTarget, Reading, Record, Row, TextTarget
+from swiftalign.data.records import Reading, Record, Row
 from swiftalign.data.scan import scan
 from swiftalign.data.storage import DataFile
+from swiftalign.data.targets import PixelTarget, TextTarget
 from swiftalign.data.text import DEFAULT_WRITING, Composed
 from swiftalign.data.written import Written
 from swiftalign.problems import DataError
@@ -133,10 +134,14 @@ FAULTS: list[tuple[Any, str]] = [
     (with_object(bbox_2d=[1, 2, 3, 10**400]), NUMBERS),
     (with_object(bbox_2d={}), NUMBERS),
     (with_object(quad=[1, 2, 3, 4]), "object 'box': quad must be 8 numbers"),
+    (with_object(point_2d=[1, 2, 3, 4]), "object 'box': point_2d must be 2 numbers"),
+    (with_object(point_2d=[]), "object 'box': point_2d must be 2 numbers"),
+    (with_object(polygon=[1, 2, 3, 4]), "object 'box': polygon must be an even count of 6 numbers or more"),
+    (with_object(polygon=[1, 2, 3, 4, 5, 6, 7]), "object 'box': polygon must be an even count of 6 numbers or more"),
+    (with_object(polygon=[1, 2, 3, 4, 5, 6], point_2d=[1, 2]), ONE_OF),
+    (with_object(bbox_2d=[1, 2, 3, 4], polygon=[1, 2, 3, 4, 5, 6]), ONE_OF),
     (with_object(line=[1, 2]), "object 'box': line must be an even count of 4 numbers or more"),
     (with_object(line=[1, 2, 3, 4, 5]), "object 'box': line must be an even count of 4 numbers or more"),
-    (with_object(point_2d=[1, 2, 3, 4]), "object 'box': point_2d must be 2 numbers"),
-    (with_object(polygon=[1, 2, 3, 4]), "object 'box': polygon must be an even count of 6 numbers or more"),
     (with_object(poly=[1, 2, 3, 4, 5]), "object 'box': poly must be an even count of 6 numbers or more"),
     (with_object(line=[[1, 2], [3]]), "object 'box': line must be an even count of 4 numbers or more"),
     (with_object(line=[1, 2, 3, 4], line_points=3), "object 'box': line_points is 3, but line has 2 points"),
@@ -260,6 +265,8 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         {"label": "b", "quad": quad},
         {"label": "c", "line": [5, 6, 7, 8.5]},
         {"label": "d", "bbox_2d": [1, 2, 3, 4], "quad": quad},
+        {"label": "e", "point_2d": [5, 6.5]},
+        {"label": "f", "polygon": [1, 2, 3, 2, 3, 4, 2, 3, 1, 4]},
     ]
     corners = ((1, 2), (3, 2), (3, 4), (1, 4))
     words = {"prompt": "Find.", "system": "Short.", "summary": "Much."}
@@ -269,6 +276,8 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         PixelTarget("quad", "b", corners),
         PixelTarget("line", "c", ((5, 6), (7, 8.5))),
         PixelTarget("bbox", "d", ((1, 2), (3, 4)), corners),
+        PixelTarget("point", "e", ((5, 6.5),)),
+        PixelTarget("polygon", "f", ((1, 2), (3, 2), (3, 4), (2, 3), (1, 4))),
     )
     wording = Composed("Find.", "Short.", "Much.")
     assert row == Row((tmp_path / "x/a.png",), targets, wording)

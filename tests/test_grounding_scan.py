@@ -237,7 +237,7 @@ def test_what_a_tool_s_file_holds_beyond_rows_is_told(write: Write, monkeypatch:
     monkeypatch.setattr(storage, "find_tool", lambda path: Tool)
     [found] = scan([path]).findings
     assert (found.code, found.where) == ("data-annotations-left-out", str(path))
-    assert found.message == f"{title(found)}: 1,200 ellipse, 3 mask"
+    assert found.message == f"{title(found)}: ellipse (1,200), mask (3)"
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from PIL import Image
 
 from swift_template import template_of
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.records import PixelTarget, Record, TextTarget
+from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
+from swiftalign.data.targets import PixelTarget, TextTarget
 from swiftalign.data.text import Composed, Writing, answer
 
 BOX = PixelTarget("bbox", "red box", ((8, 16), (64, 96)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -228,6 +229,128 @@ def test_the_largest_quad_lies_in_its_polygon(polygon: Floats) -> None:
 def test_a_triangle_gets_a_fourth_point_on_its_longest_side() -> None:
     assert polygons.largest_quad(np.array([[0.0, 0], [8, 6], [0, 6]])).tolist() == [[0, 0], [4, 3], [8, 6], [0, 6]]
     assert polygons.largest_quad(np.array([[1.0, 2]])).tolist() == [[1, 2]] * 4
+
+
+# -- polygons of any form ------------------------------
+
+outlines = point_lists(3, 10)
+
+
+@st.composite
+def simple_polygons(draw: st.DrawFn) -> Floats:
+    """Not convex, as a rule, and of one piece: corners in the order of their angles around a centre."""
+    centre, reach = draw(corners), draw(st.lists(st.floats(2, 90), min_size=3, max_size=12))
+    angles = np.arange(len(reach)) / len(reach) * 2 * math.pi
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array(reach)[:, None] + centre
+
+
+@given(outlines)
+@settings(max_examples=300, deadline=None)
+def test_any_outline_is_cut_to_the_largest_part_of_its_lobes(outline: Floats) -> None:
+    piece, visible = polygons.largest_piece(outline, WIDTH, HEIGHT)
+    assert polygons.inside(piece, WIDTH, HEIGHT)
+    if polygons.inside(outline, WIDTH, HEIGHT):
+        np.testing.assert_allclose(piece, outline, atol=1e-6)
+        return
+    whole = shapely.make_valid(shapely.Polygon(outline), method="structure")
+    part = whole.intersection(CANVAS)
+    assume(whole.area > 1e-3)
+    assert visible == pytest.approx(part.area / whole.area, abs=1e-5)
+    assert len(piece) >= 3 or not part.area
+    assert shapely.Polygon(piece).is_valid
+
+
+@given(simple_polygons(), st.booleans())
+def test_a_piece_keeps_the_orientation_of_its_polygon(outline: Floats, reverse: bool) -> None:
+    outline = outline[::-1] if reverse else outline
+    piece, visible = polygons.largest_piece(outline, WIDTH, HEIGHT)
+    assume(visible > 1e-3)
+    assert clockwise(piece) == clockwise(outline)
+    assert len(piece) <= 2 * len(outline) + 4
+
+
+def test_a_piece_begins_at_the_first_corner_or_near_it() -> None:
+    arrow = np.array([[90.0, 30], [50, 50], [-40, 30], [50, 10]])
+    assert polygons.largest_piece(arrow, WIDTH, HEIGHT)[0][0].tolist() == [90, 30]
+    tip_outside = np.roll(arrow, 2, axis=0)
+    assert polygons.largest_piece(tip_outside, WIDTH, HEIGHT)[0][0][0] == 0
+
+
+def test_what_encloses_the_canvas_becomes_the_canvas() -> None:
+    around = np.array([[-50.0, -50], [200, -50], [200, 200], [-50, 200]])
+    piece, visible = polygons.largest_piece(around, WIDTH, HEIGHT)
+    assert piece.tolist() == [[0, 0], [100, 0], [100, 60], [0, 60]]
+    assert visible == pytest.approx(6000 / 250**2)
+
+
+@given(point_lists(1, 9))
+def test_the_narrowest_strip_holds_all_points_at_every_angle(points: Floats) -> None:
+    width = polygons.narrowest(points)
+    turns = np.stack([[math.cos(t), math.sin(t)] for t in np.linspace(0, math.pi, 3600)])
+    extents = np.ptp(points @ turns.T, axis=0)
+    assert width <= extents.min() + 1e-6
+    assert width == pytest.approx(extents.min(), abs=0.3)
+
+
+@given(rectangles())
+def test_the_narrowest_strip_of_a_rectangle_is_its_shorter_side(rectangle: Floats) -> None:
+    assert polygons.narrowest(rectangle) == pytest.approx(polygons.shorter_side(rectangle), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("outline", "crosses"),
+    [
+        ([[0, 0], [4, 0], [4, 4]], False),
+        ([[0, 0], [4, 0], [2, 1], [4, 4], [0, 4]], False),
+        ([[0, 0], [4, 4], [4, 0], [0, 4], [-1, 2]], True),
+        ([[0, 0], [2, 6], [4, 0], [-1, 4], [5, 4]], True),
+        ([[0, 0], [5, 0], [10, 0], [5, 0], [5, 5], [0, 5]], False),  # there and back on one line
+        ([[0, 0], [4, 0], [2, 2], [4, 4], [0, 4], [2, 2]], False),  # two parts that meet in a corner
+        ([[0, 0], [9, 0], [9, 9], [3, 9], [3, 3], [6, 3], [6, 6], [3, 6], [3, 9], [0, 9]], False),  # around a hole
+        ([[1, 1], [1, 1], [1, 1], [1, 1], [1, 1]], False),
+    ],
+)
+def test_sides_that_touch_do_not_cross(outline: list[list[float]], crosses: bool) -> None:
+    assert polygons.crosses_itself(np.array(outline, dtype=np.float64)) == crosses
+
+
+def test_thousands_of_corners_are_checked_and_cut_in_little_time() -> None:
+    angles = np.linspace(0, 2 * math.pi, 4000, endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * 50
+    star = ring[np.arange(4000) * 1501 % 4000]  # nearly all sides cross nearly all others
+    start = time.perf_counter()
+    assert not polygons.crosses_itself(ring)
+    assert polygons.crosses_itself(star)
+    assert polygons.largest_piece(ring, WIDTH, HEIGHT)[1] == pytest.approx(0.25, abs=1e-3)
+    assert polygons.narrowest(ring) == pytest.approx(100, abs=1e-3)
+    assert polygons.polygon_iou([ring, star], [ring, star]).tolist() == [[pytest.approx(1), 0], [0, 0]]
+    assert time.perf_counter() - start < 10
+
+
+@given(st.lists(outlines, min_size=1, max_size=2), st.lists(outlines, min_size=1, max_size=2))
+@settings(deadline=None)
+def test_the_overlap_of_polygons_is_that_of_their_pixels(one: list[Floats], other: list[Floats]) -> None:
+    """Of those with many pixels, as pixels on the outlines may count to either side."""
+    found = polygons.polygon_iou(one, other)
+    step = 1.0
+    x, y = np.meshgrid(np.arange(-80, 180, step) + step / 2, np.arange(-80, 180, step) + step / 2)
+    masks = [[shapely.contains_xy(lobes(outline), x, y) for outline in side] for side in (one, other)]
+    for row, a in enumerate(masks[0]):
+        for column, b in enumerate(masks[1]):
+            union = np.count_nonzero(a | b)
+            if union > 2000:
+                assert found[row, column] == pytest.approx(np.count_nonzero(a & b) / union, abs=0.05)
+
+
+def lobes(outline: Floats) -> shapely.Geometry:
+    return shapely.make_valid(shapely.Polygon(outline), method="structure", keep_collapsed=False)
+
+
+@given(st.lists(point_lists(4, 4), min_size=1, max_size=4), st.lists(point_lists(4, 4), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_a_quad_as_a_polygon_has_the_same_iou(one: list[Floats], other: list[Floats]) -> None:
+    expected = polygons.quad_iou(np.array(one), np.array(other))
+    np.testing.assert_allclose(polygons.polygon_iou(one, other), expected, atol=1e-9)
 
 
 def test_measures() -> None:

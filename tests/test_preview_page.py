@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
+from swiftalign.data.targets import KINDS
 from swiftalign.previews.html import render_page
 from swiftalign.previews.strips import Panel, Shape, Strip
 
@@ -23,6 +24,8 @@ SHAPES = (
     Shape("bbox", HOSTILE, ((0.1, 0.1), (0.5, 0.5))),
     Shape("quad", CLOSING, ((0.6, 0.1), (0.9, 0.2), (0.8, 0.5), (0.5, 0.4)), "clipped", "clipped: 80% visible"),
     Shape("line", "wire & 'rope'", ((0.1, 0.9), (0.5, 0.6), (0.9, 0.9))),
+    Shape("point", "handle", ((0.25, 0.5),)),
+    Shape("polygon", "lake", ((0.5, 0.5), (0.7, 0.6), (0.9, 0.5), (0.8, 0.9), (0.6, 0.9))),
     Shape("bbox", "gone", ((-0.2, 0.8), (0.1, 0.8), (0.1, 0.9), (-0.2, 0.9)), "dropped", "dropped: 33% visible"),
 )
 
@@ -108,9 +111,35 @@ def test_a_box_lies_where_its_numbers_say(opened: Opened) -> None:
     assert points == "80,60 400,60 400,300 80,300"
 
 
-@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+def test_a_point_is_a_dot_and_a_polygon_a_closed_outline_with_numbers(opened: Opened) -> None:
+    dot = opened.page.locator("g.point.kept circle.stroke").first
+    assert [dot.get_attribute(name) for name in ("cx", "cy")] == ["200", "300"]
+    assert opened.page.locator("g.point").first.locator("text:not(.label)").count() == 0
+    fill, ring = (
+        opened.page.locator(f"g.point circle.{name}").first.evaluate(
+            f"node => [getComputedStyle(node).fill, getComputedStyle(node).{what}]"
+        )
+        for name, what in (("stroke", "stroke"), ("casing", "stroke"))
+    )
+    assert fill == ["rgb(191, 57, 137)"] * 2
+    assert ring == ["none", "rgba(255, 255, 255, 0.69)"]
+    lake = opened.page.locator("g.polygon").first
+    assert lake.locator("polygon.stroke").get_attribute("points") == "400,300 560,360 720,300 640,540 480,540"
+    assert lake.locator("text.number").all_text_contents() == ["1", "2", "3", "4", "5"]
+
+
+def test_only_the_kinds_that_occur_have_a_switch(opened: Opened, tmp_path: Path) -> None:
+    panel = Panel("original", np.zeros((60, 80, 3), np.uint8), (800, 600), (Shape("point", "", ((0.5, 0.5),)),))
+    file = tmp_path / "points.html"
+    file.write_text(render_page([Strip(0, Path("a.png"), (panel,))], ""), encoding="utf-8")
+    page = opened.context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator("#kinds input").evaluate_all("all => all.map(one => one.id)") == ["kind-point", "kind-label"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_target_can_be_switched_off_and_on(kind: str, opened: Opened) -> None:
-    others = {"bbox", "quad", "line"} - {kind}
+    others = {*KINDS} - {kind}
     before = opened.visible(f"g.{kind} .stroke")
     opened.page.locator(f"#kind-{kind}").uncheck()
     assert opened.visible(f"g.{kind} .stroke") == 0
@@ -120,10 +149,10 @@ def test_each_kind_of_target_can_be_switched_off_and_on(kind: str, opened: Opene
 
 
 def test_labels_can_be_switched_off(opened: Opened) -> None:
-    assert opened.visible("text.label") == 24
+    assert opened.visible("text.label") == 6 * len(SHAPES)
     opened.page.get_by_label("labels").uncheck()
     assert opened.visible("text.label") == 0
-    assert opened.visible("g .stroke") == 24
+    assert opened.visible("g .stroke") == 6 * len(SHAPES)
 
 
 def test_variants_can_be_switched_off(opened: Opened) -> None:
@@ -165,9 +194,9 @@ def test_everything_can_be_reached_and_switched_by_keyboard(opened: Opened) -> N
     for _ in range(20):
         opened.page.keyboard.press("Tab")
         reached.append(opened.page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    switches = ["kind-quad", "kind-line", "kind-label", "variant-original", "variant-epoch-0", "variant-epoch-1"]
-    assert reached[:8] == [*switches, "all", "size"]
-    assert reached[8:16] == ["Original", "Copy replay"] * 4
+    kinds = [f"kind-{kind}" for kind in (*KINDS[1:], "label")]
+    switches = [*kinds, "variant-original", "variant-epoch-0", "variant-epoch-1", "all", "size"]
+    assert reached == [*switches, *["Original", "Copy replay"] * 4, *reached[len(switches) + 8 :]]
     opened.page.get_by_role("button", name="Original", exact=True).first.focus()
     opened.page.keyboard.press("Enter")
     assert shown_source(opened, 1) == shown_source(opened, 0)
@@ -219,7 +248,7 @@ def test_hostile_labels_and_names_stay_text(opened: Opened) -> None:
 def test_what_is_drawn_is_also_told_in_words(opened: Opened) -> None:
     told = opened.page.locator("svg").first.get_attribute("aria-label")
     assert told is not None
-    assert told.endswith("; line wire & 'rope'; bbox gone dropped: 33% visible")
+    assert told.endswith("; line wire & 'rope'; point handle; polygon lake; bbox gone dropped: 33% visible")
     assert opened.page.locator(".left").first.text_content() == "not applied: hflip: the row says left or right"
 
 
@@ -260,3 +289,19 @@ def test_the_page_names_no_address(html: str) -> None:
     assert "http:" not in own
     assert "https:" not in own
     assert not any(f"%{name}%" in own for name in ("data", "style", "script"))
+
+
+def test_texts_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
+    learned = f'[{{"bbox_2d": [1, 2, 3, 4], "label": "{HOSTILE}"}}]'
+    panel = Panel("as it is learned", np.zeros((60, 80, 3), np.uint8), (80, 60), (), read=CLOSING, learned=learned)
+    html = render_page([Strip(0, Path("a.png"), (panel,))], "", "Rows as they are learned")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.title() == page.locator("h1").inner_text() == "Rows as they are learned"
+    assert page.locator("pre.learned").inner_text() == learned
+    assert not page.locator("pre.read").is_visible()
+    page.get_by_text("What the model reads").click()
+    assert page.locator("pre.read").inner_text() == CLOSING
+    assert page.evaluate("window.hit") is None
+    page.close()

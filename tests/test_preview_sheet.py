@@ -15,8 +15,9 @@ from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
+from swiftalign.data.targets import KINDS
 from swiftalign.data.text import Composed
-from swiftalign.previews.contact_sheet import COLOURS, SCALE, TROUBLE, render_sheet
+from swiftalign.previews.contact_sheet import COLOURS, DOT, SCALE, TROUBLE, render_sheet
 from swiftalign.previews.preview import read_chosen
 from swiftalign.previews.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
@@ -71,8 +72,8 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path) -> None:
 # -- the sheet ------------------------------
 
 
-def one_strip(*shapes: Shape, size: tuple[int, int] = (200, 100)) -> Strip:
-    image = np.full((size[1], size[0], 3), 255, np.uint8)
+def one_strip(*shapes: Shape, size: tuple[int, int] = (200, 100), grey: int = 255) -> Strip:
+    image = np.full((size[1], size[0], 3), grey, np.uint8)
     return Strip(0, Path("/data/images/a.png"), (Panel("epoch 0", image, size, shapes),))
 
 
@@ -81,15 +82,69 @@ def count(picture: Image.Image, colour: str) -> int:
     return int((np.abs(np.asarray(picture).astype(int) - wanted).max(axis=2) < 3).sum())
 
 
-@pytest.mark.parametrize("kind", ["bbox", "quad", "line"])
+def figure(*shapes: Shape, grey: int = 255) -> Image.Image:
+    """The picture of a strip without the legend above it and the caption below it."""
+    sheet = render_sheet([one_strip(*shapes, grey=grey)], "")
+    return sheet.crop((0, 280, sheet.width, sheet.height - 180))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", ["kept", "clipped", "dropped"])
 def test_targets_have_their_kinds_colour_and_lost_ones_are_red(kind: Any, status: Any) -> None:
-    points = {"bbox": ((0.2, 0.2), (0.8, 0.9)), "line": ((0.2, 0.2), (0.8, 0.9))}
+    points = {"bbox": ((0.2, 0.2), (0.8, 0.9)), "line": ((0.2, 0.2), (0.8, 0.9)), "point": ((0.5, 0.5),)}
     quad = ((0.3, 0.2), (0.8, 0.3), (0.7, 0.8), (0.2, 0.7))
     shape = Shape(kind, "", points.get(kind, quad), status)
-    empty, drawn = render_sheet([one_strip()], ""), render_sheet([one_strip(shape)], "")
     colour = COLOURS[kind] if status == "kept" else TROUBLE
-    assert count(drawn, colour) > count(empty, colour) + 500
+    assert count(figure(shape), colour) > count(figure(), colour) + (300 if kind == "point" else 500)
+
+
+@pytest.mark.parametrize("kind", ["point", "polygon"])
+@pytest.mark.parametrize("grey", [0, 36, 128, 255])
+def test_a_light_rim_separates_points_and_polygons_from_any_background(kind: Any, grey: int) -> None:
+    shape = Shape(kind, "", {"point": ((0.5, 0.5),)}.get(kind, ((0.3, 0.2), (0.8, 0.3), (0.4, 0.4), (0.2, 0.7))))
+    drawn, empty = (np.asarray(figure(*shapes, grey=grey).convert("L")).astype(int) for shapes in ((shape,), ()))
+    assert np.abs(drawn - empty).max() > 80
+    if grey < 128:
+        assert (drawn - empty).max() > 100, "lighter than a dark image"
+
+
+def test_a_point_is_one_dot_without_a_number() -> None:
+    drawn = np.asarray(figure(Shape("point", "", ((0.5, 0.25),)))).astype(int)
+    coloured = np.abs(drawn - [0xBF, 0x39, 0x89]).max(axis=2) < 3
+    rows = np.flatnonzero(coloured.any(axis=1))
+    below_label = rows[np.flatnonzero(np.diff(rows) > 1)[-1] + 1 :]
+    dot = coloured[below_label]
+    assert dot.sum() == pytest.approx(np.pi * (DOT + 1.1) ** 2 * SCALE**2, rel=0.1)
+    assert (len(dot), int(dot.any(axis=0).sum())) == pytest.approx((2 * (DOT + 1.1) * SCALE,) * 2, abs=2)
+
+
+def test_the_corners_of_a_polygon_are_numbered_up_to_the_limit() -> None:
+    def discs(corners: int) -> int:
+        angles = np.arange(corners) / corners * 2 * np.pi
+        ring = tuple((0.5 + 0.4 * float(np.cos(t)), 0.5 + 0.4 * float(np.sin(t))) for t in angles)
+        numbered, bare = (count(figure(Shape(kind, "", ring)), COLOURS[kind]) for kind in ("polygon", "bbox"))
+        return numbered - bare
+
+    assert discs(12) > 3 * discs(13) > 0
+
+
+def test_the_legend_has_the_kinds_that_occur() -> None:
+    def legend(*shapes: Shape) -> Image.Image:
+        return render_sheet([one_strip(*shapes)], "").crop((0, 150, 640 * SCALE, 270))
+
+    point = Shape("point", "", ((0.5, 0.5),))
+    box, polygon = (
+        Shape("bbox", "", ((0.1, 0.1), (0.9, 0.9))),
+        Shape("polygon", "", ((0.1, 0.1), (0.9, 0.5), (0.2, 0.9))),
+    )
+    assert count(legend(point), COLOURS["point"]) > 50
+    assert count(legend(box), COLOURS["point"]) == 0
+    assert count(legend(point), COLOURS["bbox"]) == 0
+    quad = Shape("quad", "", ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9)))
+    line = Shape("line", "", ((0.1, 0.1), (0.9, 0.9)))
+    all_kinds = render_sheet([one_strip(box, quad, line, point, polygon)], "")
+    assert all_kinds.height == render_sheet([one_strip(box)], "").height + 24 * SCALE, "it goes on in a second line"
+    assert all_kinds.width == 640 * SCALE
 
 
 def test_dropped_targets_are_dashed() -> None:
@@ -123,7 +178,9 @@ def test_a_crowd_of_targets_and_points_is_drawn() -> None:
     boxes = [Shape("bbox", f"thing {n}", ((n / 300, 0.1), (n / 300 + 0.1, 0.2))) for n in range(300)]
     line = Shape("line", "river", tuple((n / 500, 0.5) for n in range(500)))
     dot = Shape("line", "dot", ((0.5, 0.5), (0.5, 0.5)), "dropped")
-    sheet = render_sheet([one_strip(*boxes, line, dot)], "")
+    lake = Shape("polygon", "lake", tuple((n / 500, 0.5 + n % 2 / 9) for n in range(500)), "dropped")
+    points = [Shape("point", f"bird {n}", ((n / 300, 0.8),)) for n in range(300)]
+    sheet = render_sheet([one_strip(*boxes, line, dot, lake, *points, Shape("point", "", ((-9, 9),), "dropped"))], "")
     assert count(sheet, COLOURS["line"]) > 1000
 
 

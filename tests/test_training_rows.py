@@ -107,8 +107,8 @@ def test_a_row_fits_just_where_ms_swift_takes_it(demo: Path, tmp_path: Path) -> 
     for index in range(4):
         row, size = rows.row(index), rows[index]["images"][0].size
         length = template.encode(rows[index], return_length=True)["length"]
-        assert replace(encoding, max_length=length).fits(row.record([size]), size)
-        assert not replace(encoding, max_length=length - 1).fits(row.record([size]), size)
+        assert replace(encoding, max_length=length).fits(row.record([size]), [size])
+        assert not replace(encoding, max_length=length - 1).fits(row.record([size]), [size])
 
     plain = [template.encode(rows[index], return_length=True)["length"] for index in range(len(rows))]
     pipeline = run_pipeline(load_config([config], [f"data.max_length={max(plain)}"]))

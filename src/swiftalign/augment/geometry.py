@@ -15,8 +15,7 @@ import numpy as np
 
 from swiftalign.data.images import Pixels
 from swiftalign.data.polygons import Floats
-from swiftalign.data.records import Size
-from swiftalign.data.sizes import MAX_RATIO, rounded_size
+from swiftalign.data.sizes import MAX_RATIO, Size, rounded_size
 from swiftalign.problems import DataError
 
 Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0..255

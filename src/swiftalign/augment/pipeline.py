@@ -26,8 +26,8 @@ from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.polygons import Floats, signed_area
-from swiftalign.data.records import Record, Size, stays
-from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits
+from swiftalign.data.records import Record
+from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class Pipeline:
     Attributes:
         settings: the configuration's augmentation section.
         limits: limits of the size of the images that the model gets.
-        fits: whether a row on an image of this size is within ``max_length``; None where rows may have any length.
+        fits: whether a row on images of these sizes is within ``max_length``; None where rows may have any length.
     """
 
     settings: AugmentationSection
     limits: PixelLimits = DEFAULT_LIMITS
-    fits: Callable[[Record, Size], bool] | None = None
+    fits: Callable[[Record, Sequence[Size]], bool] | None = None
 
     def __call__(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Sample:
         """Augment a row with the draws of an epoch; arguments and errors are those of `place`."""
@@ -131,7 +131,7 @@ class Pipeline:
         """Repeat what was done to a row."""
         return self._render(self.place_again(image, record, replay))
 
-    def place(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Placement:
+    def place(self, image: Pixels, record: Record, *, epoch: int, row: int, without: Sequence[str] = ()) -> Placement:
         """Decide what happens to a row in an epoch.
 
         Args:
@@ -139,6 +139,7 @@ class Pipeline:
             record: the row, with its targets in pixels of this image.
             epoch: number of the epoch, from 0.
             row: number of the row in the training data; draws depend on row, epoch and seed only.
+            without: operations that are left out for another image of the row.
 
         Raises:
             DataError: one side of the image is more than 200 times the other.
@@ -153,6 +154,8 @@ class Pipeline:
 
         refused = self.settings.left_right == "refuse" and names_sides(record)
         placed = place_without(("hflip",) if refused else (), "the row says left or right")
+        if without:
+            placed = place_without(tuple(without), "left out for another image of the row")
         if inflation_cost(record.targets, placed.moved) < self.settings.min_overlap:
             if self.settings.rotated_boxes == "quad":
                 placed = replace(placed, replay=replace(placed.replay, boxes_as_quads=True))
@@ -161,9 +164,9 @@ class Pipeline:
         lost = [number for number, outcome in enumerate(placed.outcomes) if outcome.target is None]
         if lost and len(lost) == len(record.targets):
             placed = place_without(_MOVING, "every target would be lost")
-        elif not all(record.wording.can_lose(number) for number in lost):
+        elif not all(map(record.can_lose, lost)):
             placed = place_without(_MOVING, "a target would be lost that the row's text needs")
-        if self.fits and not self.fits(placed.placed_record, placed.size):
+        if self.fits and not self.fits(placed.placed_record, [placed.size]):
             placed = place_without((*_MOVING, "pad_to_multiple"), "the row would be longer than max_length")
         return placed
 
@@ -176,10 +179,38 @@ class Pipeline:
 
         Only colours change where the row's targets must stay in place.
         """
-        if stays(record):
+        if record.wording.fixed:
             return self.colours_only(images, epoch=epoch, row=row), record
-        sample = self(images[0], record, epoch=epoch, row=row)
-        return [sample.image], sample.record
+        placements, moved = self.places(images, record, epoch=epoch, row=row)
+        return [self._render(placed).image for placed in placements], moved
+
+    def places(
+        self, images: Sequence[Pixels], record: Record, *, epoch: int, row: int
+    ) -> tuple[list[Placement], Record]:
+        """Decide what happens to a row in an epoch: a placement for each image, and the row after it.
+
+        All images of a row get the same operations with the same values. What one of them can't take is left out for
+        all of them, so that words such as left and right hold for all.
+        """
+        if len(images) == 1:
+            placed = self.place(images[0], record, epoch=epoch, row=row)
+            return [placed], placed.placed_record
+        alone, without = replace(self, fits=None), set[str]()
+        while True:
+            placements = [
+                alone.place(image, record.on_image(number), epoch=epoch, row=row, without=sorted(without))
+                for number, image in enumerate(images)
+            ]
+            outcomes = [iter(placed.outcomes) for placed in placements]
+            moved = record.moved([next(outcomes[target.image]).target for target in record.targets])
+            if placements[0].flipped and self.settings.left_right == "swap":
+                moved = mirrored(moved)
+            left_out = {entry.partition(":")[0] for placed in placements for entry in placed.replay.left_out}
+            if self.fits and not self.fits(moved, [placed.size for placed in placements]):
+                left_out |= {step.name for step in placements[0].replay.steps if is_geometric(step)} - {geometry.FIT}
+            if left_out <= without:
+                return placements, moved
+            without |= left_out
 
     def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
         """Augment only the colours of a row's images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from multiprocessing import Value
 from typing import Any
 
@@ -34,19 +35,20 @@ class TrainingRows:
         chosen, passes = self.mixture.picked(self._epoch.value)
         return int(chosen[index]), int(passes[index])
 
-    def where(self, index: int) -> str:
-        """File and line of a sample's row, for messages."""
-        return self.rows.where(self.place(index)[0])
+    def naming(self, index: int) -> AbstractContextManager[None]:
+        """As `Rows.naming`, for a sample."""
+        return self.rows.naming(self.place(index)[0])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The row in ms-swift's layout, with its images in memory."""
         index, epoch = self.place(index)
         if self.pipeline is None:
             return self.rows[index]
-        row, number = self.rows.row(index), int(self.rows.order[index])
-        images = open_images(row)
-        if not images:  # on the web, or none
-            return row.to_swift((), self.rows.writing)
-        record = row.record(sizes_of(images), self.pipeline.limits)
-        augmented, record = self.pipeline.row(images, record, epoch=epoch, row=number)
-        return to_row(record, augmented, self.rows.writing)
+        with self.rows.naming(index):
+            row, number = self.rows.row(index), int(self.rows.order[index])
+            images = open_images(row)
+            if not images:  # on the web, or none
+                return row.to_swift((), self.rows.writing)
+            record = row.record(sizes_of(images), self.pipeline.limits)
+            augmented, record = self.pipeline.row(images, record, epoch=epoch, row=number)
+            return to_row(record, augmented, self.rows.writing)

@@ -15,7 +15,8 @@ import numpy as np
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
-from swiftalign.data.records import PixelTarget, Point, Size
+from swiftalign.data.sizes import Size
+from swiftalign.data.targets import PixelTarget, Point
 
 # Corners are an upright rectangle if the IoU with the box around them differs from 1 by less than this.
 UPRIGHT = 1e-9
@@ -28,7 +29,7 @@ class Outcome(NamedTuple):
         target: the target on the new canvas; None where it was dropped.
         reason: why it was dropped, such as "18% visible" or "2.1 px wide"; None where it was kept.
         clipped: whether part of the target lies outside the canvas.
-        visible: share of the target's area, or of a line's length, on the canvas, 0..1.
+        visible: share of the target's area, or of a line's length, on the canvas, 0..1; of a point, 0 or 1.
         inflation: area of a kept box over the area of the moved outline before clipping; 1.0 for all other targets.
     """
 
@@ -52,26 +53,32 @@ def fit_targets(
 
     A target whose points did not move is returned unchanged, even where it reaches beyond the image. A box becomes the
     envelope of its clipped outline. A quad that is cut to a number of corners other than four becomes the largest quad
-    on the corners of the visible part. Of a cut line the longest piece is kept, in its order.
+    on the corners of the visible part. Of a cut line the longest piece is kept, in its order, and of a cut polygon the
+    largest one (see `polygons.largest_piece`). A point is kept where it is on the canvas.
 
     Args:
         moved: each target's ``corners`` on the new canvas, [n, 2].
         size: width and height of the canvas in pixels.
-        settings: when a target is dropped: ``min_visible``, and ``min_side`` for a target that shrank.
-        flipped: whether the geometry mirrors; the order of a quad's corners is then reversed, so that a quad that was
-            clockwise from the top left is so again. Lines keep their order, which may have a meaning.
+        settings: when a target is dropped: ``min_visible``, and ``min_side`` for a target that shrank. The side of a
+            polygon is the width of the narrowest strip that holds it; a point has none.
+        flipped: whether the geometry mirrors; the order of the corners of quads and polygons is then reversed, from the
+            second on, so that one that was clockwise from the top left is so again. Lines keep their order, which may
+            have a meaning.
         boxes_as_quads: whether boxes without outline that a rotation tilted become quads.
     """
-    order = [1, 0, 3, 2] if flipped else [0, 1, 2, 3]
     for target, points in zip(targets, moved, strict=True):
         if np.array_equal(points, np.array(target.corners)):
             yield Outcome(target)
             continue
         clipped = not polygons.inside(points, *size)
-        area = 0.0 if target.kind == "line" else polygons.area(polygons.convex(points))
-        clip, measure = (polygons.clip_polygon, polygons.area) if area else (polygons.clip_line, polygons.length)
-        part, whole = clip(points, *size), area or polygons.length(points)
-        visible = min(measure(part) / whole, 1.0) if clipped and whole else float(not clipped)
+        order = [1, 0, *range(len(points) - 1, 1, -1)] if flipped else [*range(len(points))]
+        area = polygons.area(polygons.convex(points)) if target.kind in ("bbox", "quad") else 0.0
+        if target.kind == "polygon":
+            part, visible = polygons.largest_piece(points[order], *size)
+        else:
+            clip, measure = (polygons.clip_polygon, polygons.area) if area else (polygons.clip_line, polygons.length)
+            part, whole = clip(points, *size), area or polygons.length(points)
+            visible = min(measure(part) / whole, 1.0) if clipped and whole else float(not clipped)
         if visible == 0 or visible < settings.min_visible:
             yield Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
             continue
@@ -104,8 +111,12 @@ def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> f
 
 
 def _extent(target: PixelTarget) -> tuple[float, str]:
-    """Shorter side of a box or a quad, or length of a line, in pixels, and the word for it in a reason."""
+    """Shorter side of a box or a quad, length of a line or width of a polygon in pixels, and the word in a reason."""
+    if target.kind == "point":
+        return math.inf, ""
     points = np.array(target.points, dtype=np.float64)
+    if target.kind == "polygon":
+        return polygons.narrowest(points), "across"
     if target.kind == "line":
         return polygons.length(points), "long"
     if target.kind == "quad":

@@ -8,8 +8,8 @@ from swiftalign.checks.best_model import best_metric, metric_place
 from swiftalign.config.augmentation import ImgaugParameters
 from swiftalign.config.sections import Config
 from swiftalign.data.metrics import METRICS
-from swiftalign.data.records import Kind
 from swiftalign.data.scan import DataReport
+from swiftalign.data.targets import Kind
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ConfigError, Problem, counted

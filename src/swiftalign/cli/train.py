@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,9 @@ def train(
     rdzv_endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0, with a free port.")
     ] = None,
+    skip_image_check: Annotated[
+        bool, typer.Option("--skip-image-check", help="Read only the headers of images before training.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the arguments for ms-swift, and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,13 +65,14 @@ def train(
 
     processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
     config = load_config(configs, overrides or [])
+    options: dict[str, Any] = {"allow": allowed, "processes": processes, "check_images": not skip_image_check}
     progress = RunProgress(open_console(stderr=as_json), open_console(stderr=True), allowed)
     with progress.bar:
         try:
             if dry_run:
-                parts = prepare(config, allow=allowed, processes=processes, encode=True, listen=progress.show)
+                parts = prepare(config, encode=True, **options, listen=progress.show)
             else:
-                result = run_training(config, resume=go_on, allow=allowed, processes=processes, listen=progress.show)
+                result = run_training(config, resume=go_on, **options, listen=progress.show)
         except PreflightError:  # its problems have been shown
             raise typer.Exit(1) from None
     if not dry_run:

@@ -179,6 +179,12 @@ class DataSection(PassThroughSection):
     system: HandedThrough[str] = Field(None, description="system message for rows without one")
     sequence_parallel_size: HandedThrough[int] = Field(None, description="number of GPUs that share each row")
 
+    @model_validator(mode="after")
+    def _weights_need_validation_files(self) -> Self:
+        if self.split_dataset_ratio and not self.val and any(source.weight != 1 for source in self.train):
+            raise ValueError("with weights, validation rows can't be split off: name files in data.val")
+        return self
+
     def sources(self, part: Literal["train", "val"]) -> list[DataSource]:
         """The files of a part, with the section's own settings where theirs are left out."""
         common = {"images": self.images, "coordinates": self.coordinates}

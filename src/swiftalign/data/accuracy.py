@@ -1,12 +1,18 @@
-"""How well a model's boxes, quads and lines match the true ones.
+"""How well a model's targets match the true ones.
 
 Predicted and true objects of the same kind and label (casefolded, stripped) are paired one to one, by the assignment
 with the most hits and then the lowest cost. The cost of a pair lies between 0 and 1:
 
-- box, quad: 1 - IoU; a hit has IoU >= 0.5;
-- line: the distance between the two, relative to the true line's length; a hit is within 5%.
+- box, quad, polygon: 1 - IoU; a hit has IoU >= 0.5;
+- line: the distance between the two, relative to the true line's length; a hit is within 5%;
+- point: the distance between the two, relative to the longer side of the image; a hit is within 5%.
 
 A true object without a partner costs 1, so that means are over all true objects and a miss lowers them.
+
+References:
+    The share of points that are hit is the percentage of correct keypoints (Yang and Ramanan, Articulated human
+    detection with flexible mixtures of parts, 2013). It is relative to the longer side of the image, not of the object,
+    as the benchmark PF-PASCAL has it, because a point has no size.
 """
 
 from __future__ import annotations
@@ -18,11 +24,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from swiftalign.data.answers import Answer
-from swiftalign.data.polygons import Floats, box_gaps, box_iou, distances_to, evenly_along, quad_iou, segment_lengths
-from swiftalign.data.records import KINDS, Kind, TextTarget
+from swiftalign.data.metrics import BY_DISTANCE
+from swiftalign.data.polygons import (
+    Floats,
+    box_gaps,
+    box_iou,
+    distances_to,
+    evenly_along,
+    polygon_iou,
+    quad_iou,
+    segment_lengths,
+)
+from swiftalign.data.targets import KINDS, Kind, TextTarget
 
-# Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length.
-HITS: dict[Kind, tuple[float, float]] = {"bbox": (0.5, 0.25), "quad": (0.5, 0.25), "line": (0.05, 0.05)}
+# Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length or of the image's longer side.
+HITS: dict[Kind, tuple[float, float]] = {kind: (0.05, 0.05) if kind in BY_DISTANCE else (0.5, 0.25) for kind in KINDS}
 
 _SAMPLES = 32  # points on a line that its mean distance is taken over
 
@@ -48,7 +64,7 @@ class Scores:
         Args:
             predicted: what the model wrote.
             truth: what it should have written.
-            width: width of the image in pixels, the unit that lines are measured in.
+            width: width of the image in pixels, the unit that lines and points are measured in.
             height: height of the image, in pixels.
         """
         self.rows += 1
@@ -64,9 +80,12 @@ class Scores:
             if true and written:
                 from scipy.optimize import linear_sum_assignment
 
-                if kind == "line":
-                    sides = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (true, written))
-                    costs = line_costs(*sides)
+                if kind in BY_DISTANCE:
+                    a, b = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (true, written))
+                    costs = line_costs(a, b) if kind == "line" else point_costs(a, b, max(width, height))
+                elif kind == "polygon":
+                    outlines = ([np.array(t.points, dtype=np.float64) for t in side] for side in (true, written))
+                    costs = polygon_costs(*outlines)
                 else:
                     corners = (np.array([t.points for t in side], dtype=np.float64) for side in (true, written))
                     costs = overlap_costs(*corners)
@@ -90,8 +109,8 @@ class Scores:
     def metrics(self) -> dict[str, float]:
         """Numbers 0..1 by name, for each kind that the truth has; nothing where no row was counted.
 
-        ``bbox_acc``, ``quad_acc``, ``line_acc`` are shares of the true objects that were hit, ``..._precision`` of the
-        predicted ones; for ``..._acc75`` a hit has IoU >= 0.75; ``..._iou`` and ``line_distance`` are means over the
+        ``bbox_acc``, ``quad_acc`` and so on are shares of the true objects that were hit, ``..._precision`` of the
+        predicted ones; for ``..._acc75`` a hit has IoU >= 0.75; ``..._iou`` and ``..._distance`` are means over the
         true objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
         wholly well-formed.
         """
@@ -102,8 +121,8 @@ class Scores:
                 continue
             values[f"{kind}_acc"] = hits / true
             values[f"{kind}_precision"] = hits / predicted if predicted else 0.0
-            if kind == "line":
-                values["line_distance"] = cost / true
+            if kind in BY_DISTANCE:
+                values[f"{kind}_distance"] = cost / true
             else:
                 values[f"{kind}_acc75"] = close_hits / true
                 values[f"{kind}_iou"] = 1 - cost / true
@@ -119,6 +138,20 @@ def overlap_costs(truth: Floats, predicted: Floats) -> Floats:
     iou = box_iou(truth[:, None], predicted[None]) if boxes else quad_iou(truth, predicted)
     same = (truth[:, None] == predicted[None]).all((-1, -2))
     return np.asarray(np.where(same, 0.0, np.clip(1 - iou, 0, 1)))
+
+
+def polygon_costs(truth: Sequence[Floats], predicted: Sequence[Floats]) -> Floats:
+    """1 - IoU of polygons, arrays of (n, 2) corners -> (t, p); 0 where all coordinates are equal."""
+    costs = np.clip(1 - polygon_iou(truth, predicted), 0, 1)
+    for row, outline in enumerate(truth):
+        costs[row, [np.array_equal(outline, other) for other in predicted]] = 0
+    return costs
+
+
+def point_costs(truth: Sequence[Floats], predicted: Sequence[Floats], side: float) -> Floats:
+    """Distances of points relative to a side, at most 1: arrays of (1, 2) in the side's unit -> (t, p)."""
+    apart = np.concatenate(truth)[:, None] - np.concatenate(predicted)[None]
+    return np.asarray(np.minimum(np.linalg.norm(apart, axis=-1) / side, 1))
 
 
 def line_costs(truth: Sequence[Floats], predicted: Sequence[Floats]) -> Floats:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from swiftalign.data.records import Kind, Point, TextTarget, to_points
 from swiftalign.data.sizes import Size
+from swiftalign.data.targets import Kind, Point, TextTarget, to_points
 from swiftalign.data.text import DEFAULT_WRITING, Vocabulary, Writing
 
 # An answer is cut off beyond these: no working model writes so much, and scoring time grows with the square of objects.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,9 +18,10 @@ from swiftalign.config.sections import Config
 from swiftalign.data.answers import Answer, parse_answer
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.records import Record, Size
-from swiftalign.data.row_checks import shown
+from swiftalign.data.records import Record
+from swiftalign.data.sizes import Size
 from swiftalign.data.text import Composed, Writing, ordered
+from swiftalign.data.words import shown
 from swiftalign.data.written import Written
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.read import refuse_remote_code
@@ -208,6 +210,7 @@ def training_encoder(config: Config) -> TemplateEncoder:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            os.environ.setdefault("QWENVL_BBOX_FORMAT", "new")  # of rows whose placeholders ms-swift writes
             from swift.utils import get_logger
             from transformers.utils.logging import set_verbosity_error
 

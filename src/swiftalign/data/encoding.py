@@ -59,13 +59,13 @@ class Encoding:
         encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         return [row.image_tokens + sum(len(next(encoded)) for _ in row.texts) for row in rows]
 
-    def fits(self, record: Record, size: Size) -> bool:
+    def fits(self, record: Record, sizes: Sequence[Size]) -> bool:
         """Whether a row is short enough; one that can't be counted is.
 
         Args:
-            size: width and height of the image, in pixels.
+            sizes: width and height of each image, in pixels.
         """
-        row = self.conversation(record, [size])
+        row = self.conversation(record, sizes)
         if not self.max_length or not self.tokenizer or row is None or row.most <= self.max_length:
             return True
         return self.lengths([row])[0] <= self.max_length

@@ -57,6 +57,9 @@ def data_sources(config: Config, part: Literal["train", "val"]) -> list[DataSour
         where = config.where("data", part, index)
         if not path.exists():
             raise DataError(f"{where}: data.{part}: {path}: no such file", _elsewhere(path, where))
+        if part == "val" and path.suffix in (".yaml", ".yml") and source.path in {e.path for e in config.data.train}:
+            hint = "name the folder of the validation labels, e.g. labels/val"
+            raise DataError(f"{where}: data.val: {path}: stands for its training images, as in data.train", hint)
         if source.images and not Path(source.images).is_dir():
             raise DataError(f"{where}: images: {source.images}: no such folder", "name the folder of the images")
     return sources
@@ -107,12 +110,14 @@ def parse_json(line: bytes, path: Path, number: int) -> Any:
     if len(line) > MAX_ROW_BYTES:
         raise DataError(f"{path}:{number}: longer than {MAX_ROW_BYTES // 1_000_000} MB")
     try:
-        row = json.loads(line)
-        if _SURROGATE.search(line):
+        row, escapes = json.loads(line), b"\\" in line
+        if (escapes or not line.isascii()) and _SURROGATE.search(line):
             json.dumps(row, ensure_ascii=False).encode()
-        # Of two equal keys, json keeps the last. Each key ends with a quote and a colon, and so do few other things:
-        # only where the numbers differ is it worth to look closer.
-        if line.count(b'":') - line.count(b'\\":') != _keys(row) or _UNUSUAL.search(line):
+        # Of two equal keys, json keeps the last. Each key ends with a quote and a colon, and nothing else does, except
+        # an escaped quote: only where the numbers differ is a closer look needed.
+        keys = line.count(b'":') - (line.count(b'\\":') if escapes else 0)
+        spaced = b'" :' in line or b'"\t:' in line or b'"\r:' in line
+        if keys != _keys(row) or spaced or (escapes and b'\\\\":' in line):
             json.loads(line, object_pairs_hook=distinct)
     except _TwiceError as error:
         raise DataError(f"{path}:{number}: {error}", "correct or remove these rows") from None
@@ -123,10 +128,6 @@ def parse_json(line: bytes, path: Path, number: int) -> Any:
 
 class _TwiceError(ValueError):
     """A JSON object in which a key is given twice."""
-
-
-# A space before a colon, or a text that ends with a backslash: then keys can't be counted by their end.
-_UNUSUAL = re.compile(rb'"\s+:|\\\\":')
 
 
 def _keys(row: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from swiftalign.problems import DataError
 
@@ -23,6 +25,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 
 # Pillow itself refuses to decode more than this, unless another library has lifted its limit.
 MAX_PIXELS = 178_956_970
+
+# Of images with more pixels than this, only one is decoded at a time by `check_image`: it is all in memory.
+_LARGE = 16_000_000
+_one_large = threading.Lock()
 
 # EXIF orientation, from 2 on -> the name in PIL.Image.Transpose of what turns the stored pixels upright.
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
@@ -61,14 +67,11 @@ def open_image(path: Path | bytes) -> Pixels:
     """
     with _opened(path) as image:
         orientation = _orientation(image)
+        _require_known_white(image, path)
         if image.mode.startswith("I;16"):
             # Pillow's convert would clip: everything above 255 would be white.
             wide = np.asarray(image).astype(np.uint32)
             shown = Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
-        elif image.mode in ("I", "F"):
-            raise DataError(
-                f"image {_name(path)}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits"
-            )
         elif image.has_transparency_data:
             layer = image.convert("RGBA")
             shown = Image.new("RGB", image.size, "white")
@@ -80,12 +83,61 @@ def open_image(path: Path | bytes) -> Pixels:
         return np.array(shown)
 
 
+def check_image(path: Path) -> None:
+    """Find out whether `open_image` would succeed, at a part of its cost; any number of threads may do so at once.
+
+    A JPEG is read to its end, but its pixels are computed at an eighth of its size. Every other image is decoded.
+
+    Raises:
+        DataError: as `open_image` raises it.
+    """
+    with _opened(path) as image:
+        _require_known_white(image, path)
+        if isinstance(image, JpegImageFile):
+            image.draft(image.mode, (1, 1))
+            image.load()
+        elif image.width * image.height > _LARGE:
+            with _one_large:
+                image.load()
+        else:
+            image.load()
+
+
 def _name(image: Path | bytes) -> str:
     return "in the row" if isinstance(image, bytes) else str(image)
 
 
 class NoSuchImageError(DataError):
     """An image file that does not exist."""
+
+
+class _NeverTruncated:
+    """While any thread is inside, an image that ends early is an error, even if another library lets Pillow fill it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+
+
+_never_truncated = _NeverTruncated()
+
+
+def _require_known_white(image: Image.Image, path: Path | bytes) -> None:
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"image {_name(path)}: 32 bits per channel, so that white is unknown", "save it with 8 or 16 bits"
+        )
 
 
 @contextmanager
@@ -95,7 +147,8 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     try:
         if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise DataError(f"image {name}: not a file")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        with _never_truncated, Image.open(opened, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
@@ -124,3 +177,13 @@ def _orientation(image: Image.Image) -> int:
         return int(value) if value in range(1, 9) else 1
     except Exception:  # damaged EXIF data; viewers then show the pixels as they are stored
         return 1
+
+
+def image_format(image: Path | bytes) -> str:
+    """The usual suffix of an image's format, without a dot.
+
+    Raises:
+        DataError: it is not a readable image.
+    """
+    with _opened(image) as opened:
+        return {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}.get(opened.format or "", str(opened.format).lower())

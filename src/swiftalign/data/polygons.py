@@ -1,5 +1,7 @@
 """Areas, lengths and overlaps of boxes, polygons and lines, and cutting them at the image's edges.
 
+Quads and the outlines of boxes have four corners and code of their own; polygons of any form are given to shapely.
+
 Points are float64 arrays [n, 2] of x and y, measured at pixel edges. The functions that scoring calls take many objects
 at once; the others work on plain floats, which for outlines of few corners are faster than array operations.
 """
@@ -9,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations, groupby, pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftalign.data.records import Point
+from swiftalign.data.targets import Point
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -22,6 +24,8 @@ Floats: TypeAlias = NDArray[np.float64]
 ON_EDGE = 1e-6
 # Turns this small, relative to the sharpest turn of the outline, are straight.
 STRAIGHT = 1e-9
+# The lobes of a polygon that crosses itself are found up to this many corners; their number may grow with the square.
+MOST_CROSSING = 100
 
 
 # -- measures ------------------------------
@@ -62,13 +66,21 @@ def inside(points: Floats, width: float, height: float) -> bool:
     return all(-ON_EDGE < x < width + ON_EDGE and -ON_EDGE < y < height + ON_EDGE for x, y in points.tolist())
 
 
-def crosses_itself(quad: Floats) -> bool:
-    """Whether two opposite sides of a quad [4, 2] cross between their ends."""
-    a, b, c, d = quad.tolist()
-    return any(
-        _turn(p, q, r) * _turn(p, q, s) < 0 and _turn(r, s, p) * _turn(r, s, q) < 0
-        for p, q, r, s in ((a, b, c, d), (b, c, d, a))
-    )
+def crosses_itself(polygon: Floats) -> bool:
+    """Whether two sides of a polygon [n, 2] cross between their ends; sides that only touch do not cross."""
+    if len(polygon) == 4:
+        a, b, c, d = polygon.tolist()
+        return any(
+            _turn(p, q, r) * _turn(p, q, s) < 0 and _turn(r, s, p) * _turn(r, s, q) < 0
+            for p, q, r, s in ((a, b, c, d), (b, c, d, a))
+        )
+    import shapely
+
+    if shapely.is_valid(shapely.Polygon(polygon)):
+        return False
+    sides = shapely.linestrings(np.stack([polygon, np.roll(polygon, -1, axis=0)], axis=1))
+    tree = shapely.STRtree(sides)
+    return any(len(tree.query(side, predicate="crosses")) for side in sides)
 
 
 # -- cutting at the image's edges ------------------------------
@@ -139,6 +151,34 @@ def clip_line(points: Floats, width: float, height: float) -> Floats:
     return _within([point for point, _ in groupby(longest)], width, height)
 
 
+def largest_piece(points: Floats, width: float, height: float) -> tuple[Floats, float]:
+    """The largest piece of a polygon inside the image, and the share of the area that all pieces have together.
+
+    Args:
+        points: corners [n, 2] of a polygon of any form; one that crosses itself is the union of its lobes.
+
+    Returns:
+        [m, 2] in the polygon's orientation, beginning at the corner nearest to the polygon's first one, without the
+        holes that lobes may enclose; m is 0 where no area is inside. A polygon that is wholly inside keeps its points,
+        even if it crosses itself.
+    """
+    points = _snapped(points, width, height)
+    if inside(points, width, height):
+        return points, 1.0
+    import shapely
+
+    whole = shapely.make_valid(shapely.Polygon(points), method="structure", keep_collapsed=False)
+    pieces = shapely.get_parts(shapely.intersection(whole, shapely.box(0, 0, width, height)))
+    areas = shapely.area(pieces)
+    if not areas.any():
+        return np.empty((0, 2)), 0.0
+    piece: Floats = shapely.get_coordinates(shapely.get_exterior_ring(pieces[areas.argmax()]))[:-1]
+    if (signed_area(piece) < 0) != (signed_area(points) < 0):
+        piece = piece[::-1]
+    first = int(np.linalg.norm(piece - points[0], axis=1).argmin())
+    return _within(np.roll(piece, -first, axis=0).tolist(), width, height), min(float(areas.sum() / whole.area), 1.0)
+
+
 def _snapped(points: Floats, width: float, height: float) -> Floats:
     """The points, those within `ON_EDGE` of an edge moved onto it."""
     sides = np.array((width, height), dtype=np.float64)
@@ -194,6 +234,15 @@ def shorter_side(quad: Floats) -> float:
     """The shorter side of the smallest rectangle around a quad [4, 2]."""
     a, b, c, _ = min_area_rectangle(quad).tolist()
     return min(math.dist(a, b), math.dist(b, c))
+
+
+def narrowest(points: Floats) -> float:
+    """Width of the narrowest strip, at any angle, that holds points [n, 2]; n is at least 1."""
+    hull = np.array(_hull(points.tolist()))
+    sides = np.roll(hull, -1, axis=0) - hull
+    across = np.stack([-sides[:, 1], sides[:, 0]], axis=1) / np.linalg.norm(sides, axis=1, keepdims=True).clip(1e-300)
+    # A strip that can't be narrower lies along a side of the hull.
+    return min(float(np.ptp(hull @ normal)) for normal in across)
 
 
 def largest_quad(polygon: Floats) -> Floats:
@@ -259,10 +308,38 @@ def quad_iou(one: Floats, other: Floats) -> Floats:
         shapely.make_valid(shapely.polygons(corners), method="structure", keep_collapsed=False)
         for corners in (one, other)
     )
-    rows, columns = np.nonzero(box_gaps(one, other) == 0)
-    overlap = np.zeros((len(one), len(other)))
-    overlap[rows, columns] = shapely.area(shapely.intersection(a[rows], b[columns]))
-    return _iou(overlap, shapely.area(a)[:, None], shapely.area(b)[None])
+    return _shape_iou(a, b, box_gaps(one, other) == 0)
+
+
+def polygon_iou(one: Sequence[Floats], other: Sequence[Floats]) -> Floats:
+    """Intersection over union of polygons: n and m arrays of corners -> [n, m].
+
+    One that crosses itself has all its lobes; with more than `MOST_CROSSING` corners it overlaps nothing.
+    """
+    import shapely
+
+    a, b = (np.array([shapely.Polygon(corners) for corners in side]) for side in (one, other))
+    for shapes in (a, b):
+        invalid = np.flatnonzero(~shapely.is_valid(shapes))
+        many = shapely.get_num_coordinates(shapes[invalid]) > MOST_CROSSING + 1
+        shapes[invalid[many]] = shapely.Polygon()
+        few = invalid[~many]
+        shapes[few] = shapely.make_valid(shapes[few], method="structure", keep_collapsed=False)
+    return _shape_iou(a, b, box_gaps(one, other) == 0)
+
+
+def _shape_iou(one: Any, other: Any, near: NDArray[np.bool_]) -> Floats:
+    """Intersection over union of valid shapely shapes: [n] and [m] -> [n, m].
+
+    Args:
+        near: which pairs may overlap, [n, m].
+    """
+    import shapely
+
+    rows, columns = np.nonzero(near)
+    overlap = np.zeros(near.shape)
+    overlap[rows, columns] = shapely.area(shapely.intersection(one[rows], other[columns]))
+    return _iou(overlap, shapely.area(one)[:, None], shapely.area(other)[None])
 
 
 def _iou(overlap: Floats, one: Floats, other: Floats) -> Floats:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,8 +12,10 @@ import numpy as np
 
 from swiftalign.config.sections import Unit
 from swiftalign.data.polygons import area, box_iou, crosses_itself, envelope
-from swiftalign.data.records import PixelTarget, Point, Row, RowTarget, ShareTarget, Target, TextTarget
+from swiftalign.data.records import Row
 from swiftalign.data.sizes import PixelLimits, Size, model_size
+from swiftalign.data.targets import PixelTarget, Point, RowTarget, ShareTarget, Target, TextTarget
+from swiftalign.data.words import shown
 from swiftalign.problems import Problem, counted
 
 # Coordinates that are this far outside come from rounding: they are clamped in the text. In pixels, and in shares of
@@ -28,24 +29,15 @@ ENOUGH_ROWS = 5
 
 DECLARE = "declare it beside the file: data: {train: [{path: FILE, coordinates: UNIT}]}"
 _CHECK_UNIT = "check that they are pixels of this very image; if they have another unit, declare it: data.coordinates"
-_NOT_TEXT = re.compile(
-    r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad|video_pad)\|>"
-    r"|<(?:image|video|audio|bbox|ref-object)>"
-)
-
-
-def special_text(text: str, pattern: re.Pattern[str] = _NOT_TEXT) -> Iterator[Problem]:
-    """Whether a text holds what the model or ms-swift reads as something other than text."""
-    if "<" in text and (found := pattern.search(text)):
-        hint = "remove it; <image> is inserted automatically"
-        yield Problem("data-special-text", f"{found[0]} in {shown(text)}", hint)
+NAMELESS = Problem("data-label-empty", "an object has an empty label", "name the object")
 
 
 def target_problems(target: PixelTarget, width: int, height: int, name: str) -> Iterator[Problem]:
     """What is wrong with a target on an image of this size in pixels; messages have this name of the target."""
     yield from outside_problems((*target.points, *target.outline), width, height, name)
     is_box, (left, top), (right, bottom) = target.kind == "bbox", target.points[0], target.points[-1]
-    quad = target.points if target.kind == "quad" else target.outline
+    polygon = target.points if target.kind in ("quad", "polygon") else target.outline
+    shape = "polygon" if target.kind == "polygon" else "quad"
     hint = "a box is [x1, y1, x2, y2], not [x, y, width, height]"
     if target.kind == "line" and len(set(target.points)) == 1:
         yield Problem("data-line-degenerate", f"{name}: all its points are one", "remove it, or give its ends")
@@ -53,11 +45,12 @@ def target_problems(target: PixelTarget, width: int, height: int, name: str) -> 
         yield Problem("data-box-degenerate", f"{name}: its second corner lies left of or above the first", hint)
     elif is_box and (right == left or bottom == top):
         yield Problem("data-box-degenerate", f"{name}: it has no area", hint)
-    elif quad and crosses_itself(np.array(quad)):
+    elif polygon and crosses_itself(np.array(polygon)):
         hint = "give its corners in order around the object"
-        yield Problem("data-quad-crossed", f"{name}: two sides of the quad cross", hint)
-    elif quad and not area(np.array(quad)):
-        yield Problem("data-box-degenerate", f"{name}: the quad has no area", hint)
+        yield Problem("data-quad-crossed", f"{name}: two sides of the {shape} cross", hint)
+    elif polygon and not area(np.array(polygon)):
+        hint = "remove it, or give its corners in order around the object" if shape == "polygon" else hint
+        yield Problem("data-box-degenerate", f"{name}: the {shape} has no area", hint)
     elif target.outline:
         box, around = np.array([target.points, envelope(np.array(target.outline))], dtype=np.float64)
         overlap = float(box_iou(box, around))
@@ -247,16 +240,12 @@ def near_keys(*parts: tuple[Mapping[str, Any], Collection[str]]) -> Iterator[Pro
     Args:
         parts: objects of a row, each with the keys that are known in it.
     """
-    keys = [(key, _near(key, frozenset(known))) for part, known in parts for key in part if key not in known]
+    keys = [(key, near_key(key, frozenset(known))) for part, known in parts for key in part if key not in known]
     if found := [f"{shown(key)} (is {near!r} meant?)" for key, near in keys if near]:
         yield Problem("data-key-unknown", ", ".join(found), "correct the key, or remove it")
 
 
 @lru_cache(1024)
-def _near(key: str, known: frozenset[str]) -> str | None:
+def near_key(key: str, known: frozenset[str]) -> str | None:
+    """The known key that a misspelt one is near."""
     return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)), None)
-
-
-def shown(text: str, limit: int = 60) -> str:
-    """A text of the data for a message: short, on one line, and safe to print."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from swiftalign.data.records import Record, Row
 from swiftalign.data.sizes import PixelLimits, Size, visual_tokens
 from swiftalign.data.storage import DataFile, Indices, open_file, weighted
 from swiftalign.data.text import DEFAULT_WRITING, Writing
+from swiftalign.problems import DataError
 
 LeftOut = Mapping[Path, Collection[int]]
 """Line numbers of rows that are not used, by file."""
@@ -36,6 +38,37 @@ def read_index(path: Path) -> Index:
     with np.load(path, allow_pickle=False) as arrays:
         names, *places = arrays.values()
         return {Path(name): each for name, each in zip(names.tolist(), places, strict=True)}
+
+
+_RESTORE = "restore the file"
+
+
+class RowError(DataError):
+    """A row that can't be used although the check before training passed: its message begins with file and line.
+
+    A data loader's worker hands an exception on as text: torch makes a new exception of the same class, whose only
+    argument is the worker's traceback. Message and hint are then found at the end of that text.
+
+    References:
+        torch `_utils.py`, `ExceptionWrapper.reraise`.
+
+    Attributes:
+        hint: None where the file's state is not the reason, so that only the log can say more.
+        saved_at: the step at which the run was saved; 0 where it was not.
+    """
+
+    exit_code = 1
+    saved_at = 0
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        _, wrapped, told = message.rpartition(f"{RowError.__module__}.{RowError.__qualname__}: ")
+        if wrapped:
+            message, _, advice = told.strip().partition("\nhint: ")
+            hint = advice or None
+        super().__init__(" ".join(message.split()), hint)
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
 class Rows:
@@ -70,9 +103,31 @@ class Rows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The row in ms-swift's layout, with its images in memory, as they are shown."""
-        row = self.row(index)
-        images = open_images(row)
-        return with_images(row.to_swift(sizes_of(images), self.writing), images)
+        with self.naming(index):
+            row = self.row(index)
+            images = open_images(row)
+            return with_images(row.to_swift(sizes_of(images), self.writing), images)
+
+    @contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """Name a row's file and line in every error about it.
+
+        Raises:
+            RowError: the row, its file or one of its images can't be used.
+        """
+        try:
+            yield
+        except RowError:
+            raise
+        except Exception as error:
+            where = self.where(index)
+            if isinstance(error, DataError):
+                reason = error.message.removeprefix(f"{where}: ").removeprefix(f"{where.rpartition(':')[0]}: ")
+                raise RowError(f"{where}: {reason}", error.hint or _RESTORE) from error
+            if isinstance(error, OSError):
+                of = f"{error.filename}: " if error.filename else ""
+                raise RowError(f"{where}: {of}{error.strerror or error}", _RESTORE) from error
+            raise RowError(f"{where}: {type(error).__name__}: {str(error)[:500]}") from error
 
     def row(self, index: int) -> Row:
         """The row as the file gives it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
+from swiftalign.data.image_check import ImageCheck, cache_file
 from swiftalign.data.images import NoSuchImageError, remembered_sizes
-from swiftalign.data.records import Kind, PixelTarget, Row, stays
-from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems, special_text
+from swiftalign.data.records import Row
+from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
 from swiftalign.data.sizes import Size, model_size
 from swiftalign.data.storage import DataFile, Indices, open_file, weighted
+from swiftalign.data.targets import Kind, PixelTarget
 from swiftalign.data.tokens import Conversation
+from swiftalign.data.words import special_text
 from swiftalign.data.written import Written
 from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 
@@ -34,6 +38,9 @@ CHARACTERS_AT_ONCE = 4_000_000
 
 Progress = Callable[[int], None]
 """Called now and then with the number of rows done."""
+
+ImageProgress = Callable[[int, int], None]
+"""Called now and then, once it takes long, with the number of images done and about how many there are."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,24 @@ class DataReport:
         return {str(path): file.digest for path, file in self.files.items()}
 
 
-def read_data(config: Config, progress: Progress = lambda rows: None) -> DataReport:
+def read_data(
+    config: Config,
+    progress: Progress = lambda rows: None,
+    *,
+    check_images: bool = True,
+    image_progress: ImageProgress = lambda done, about: None,
+) -> DataReport:
     """Read all data of a configuration's run once.
+
+    Args:
+        check_images: whether images are decoded, not only their headers read.
 
     Raises:
         DataError: a file does not exist, or can't be read.
         ModelError: the tokenizer can't be read.
     """
-    return scan(data_sources(config, "train"), data_sources(config, "val"), encoding_of(config), progress)
+    sources = data_sources(config, "train"), data_sources(config, "val")
+    return scan(*sources, encoding_of(config), progress, check_images=check_images, image_progress=image_progress)
 
 
 def scan(
@@ -86,13 +103,22 @@ def scan(
     val: Sequence[DataSource | Path] = (),
     encoding: Encoding = Encoding(),  # noqa: B008  # frozen
     progress: Progress = lambda rows: None,
+    *,
+    check_images: bool = True,
+    image_progress: ImageProgress = lambda done, about: None,
 ) -> DataReport:
-    """Check every row, and the header of every image; errors are those of `read_data`."""
+    """Check every row and every image; arguments and errors are those of `read_data`."""
     sources = [DataSource(path=str(each)) if isinstance(each, Path) else each for each in (*train, *val)]
     run = _Scan(encoding, progress)
     files: dict[Path, DataFile] = {}
     kinds: dict[Path, frozenset[Kind]] = {}
-    with warnings.catch_warnings():
+    size = sum(path.stat().st_size for path in {Path(source.path) for source in sources} if path.is_file())
+
+    def tell(done: int) -> None:
+        image_progress(done, max(done, done * size // max(run.bytes, 1)))
+
+    check = ImageCheck(run.add_unreadable, tell, cache=cache_file()) if check_images else nullcontext()
+    with warnings.catch_warnings(), check as run.images:
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
         for number, source in enumerate(sources):
             path = Path(source.path)
@@ -104,10 +130,11 @@ def scan(
                     run.without_image, run.in_place = before
     run.count_waiting()
     progress(run.rows)
-    counts = []
+    counts: list[int] = []
     for source in sources:
         path = Path(source.path)
-        counts.append(weighted(len(files[path].lines) - len(run.left_out.get(path, ())), source.weight))
+        kept = len(files[path].lines) - len(run.left_out.get(path, ()))
+        counts.append(weighted(kept, source.weight) if len(counts) < len(train) else kept)
     rows = RowCounts(sum(counts[: len(train)]), sum(counts[len(train) :]))
     found = tuple(kinds[Path(source.path)] for source in sources)
     return DataReport(
@@ -116,10 +143,11 @@ def scan(
 
 
 class _Scan:
-    """The state of a pass. What grows with the rows is 16 bytes per row, and the lines that are left out."""
+    """The state of a pass. What grows is 16 bytes per row, 9 per image, and the lines left out."""
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
-        self.rows = self.without_image = 0
+        self.rows = self.bytes = self.without_image = 0
+        self.images: ImageCheck | None = None  # where images are decoded too
         self.in_place: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # rows by code
         self.left_out: dict[Path, list[int]] = {}
@@ -130,6 +158,7 @@ class _Scan:
         self.size_of = remembered_sizes()
         self._waiting: list[tuple[Conversation, Path, int]] = []  # rows whose tokens have to be counted
         self._characters = 0
+        self._last_unreadable = ""
         text = encoding.writing.text
         for name, value in (("prompt", text.prompt), ("system", text.system)):
             for problem in special_text(value or ""):
@@ -170,9 +199,10 @@ class _Scan:
         kinds, spread, before = set[Kind](), PixelSpread(), self.rows
         units, quick = UnitSpread(file.reading.text_unit, self.encoding.limits), _Quick(self, file)
         for line, content in file.read():
+            self.bytes += len(content)
             try:
                 value = file.value(content, line)
-                if quick.sound(content, value, spread):
+                if quick.sound(value, line, spread):
                     problems = []
                 else:
                     row = read_row(value, file.where(line), file.reading)
@@ -193,15 +223,16 @@ class _Scan:
         for problem in (*spread.problems(), *units.problems()):
             self._add(problem, str(file.path))
         if file.left_out:
-            what = ", ".join(f"{number:,} {name}" for name, number in file.left_out.most_common())
+            what = ", ".join(f"{name} ({number:,})" for name, number in file.left_out.most_common())
             self._add(Problem("data-annotations-left-out", what), str(file.path))
         return frozenset(kinds | quick.kinds)
 
     def _check(self, row: Row, file: DataFile, line: int, spread: PixelSpread, units: UnitSpread) -> list[Problem]:
         problems: list[Problem] = []
         sizes = [None if image is None else self.size(image, problems) for image in row.images]
+        self._decode(row, file.where(line) if row.images else "", problems)
         self.without_image += not row.images
-        if row.images and (reason := stays(row)):
+        if row.images and (reason := row.wording.fixed):
             self.in_place[reason] += 1
         problems += row_problems(row, sizes, self.encoding.limits)
         most = [max(map(max, each.points)) for each in row.targets if isinstance(each, PixelTarget)]
@@ -213,8 +244,7 @@ class _Scan:
             if assumed and (size := sizes[assumed[0].image]):
                 units.add(assumed, size)
         known = [size for size in sizes if size]
-        blocked = any(problem.severity == "error" for problem in problems)
-        if self.encoding.max_length and self.encoding.tokenizer and len(known) == len(sizes) and not blocked:
+        if self.encoding.max_length and self.encoding.tokenizer and len(known) == len(sizes):
             conversation = self.encoding.conversation(row, known)
             if conversation is None:
                 message = "its length, as it has tools, video, audio or a loss of its own"
@@ -237,8 +267,7 @@ class _Scan:
             )
             return None
         except DataError as error:
-            message = error.message.removeprefix("image ")
-            problems.append(Problem("data-image-unreadable", message, "replace these images, or remove their rows"))
+            problems.append(_unreadable(error))
             return None
         self.count_image(image, size, becomes)
         return size
@@ -252,6 +281,23 @@ class _Scan:
         if pixels > self._largest[0]:
             name = "an image in the file" if isinstance(image, bytes) else image
             self._largest = pixels, f"{name}, {size[0]}x{size[1]} -> {becomes[0]}x{becomes[1]}"
+
+    def _decode(self, row: Row, where: str, problems: list[Problem]) -> None:
+        """Have a row's images decoded, unless one of them is known to be unreadable: a row counts once."""
+        if self.images is None:
+            return
+        if any(problem.code == "data-image-unreadable" for problem in problems):
+            self.images.flush()  # so that the first rows are named
+            return
+        for image in row.images:
+            if isinstance(image, Path):
+                self.images.add(image, where)
+
+    def add_unreadable(self, where: str, error: DataError) -> None:
+        """Count an image that could not be decoded."""
+        if where != self._last_unreadable:
+            self._last_unreadable = where
+            self._add(_unreadable(error), where)
 
     def count_waiting(self) -> None:
         """Count the tokens of the rows that may be too long."""
@@ -268,6 +314,11 @@ class _Scan:
         self._characters = 0
 
 
+def _unreadable(error: DataError) -> Problem:
+    message = error.message.removeprefix("image ")
+    return Problem("data-image-unreadable", message, "replace these images, or remove their rows")
+
+
 class _Quick:
     """The rows of a file that need no closer look: in this toolkit's layout, in pixels, and evidently without fault.
 
@@ -277,28 +328,26 @@ class _Quick:
 
     def __init__(self, run: _Scan, file: DataFile) -> None:
         self.kinds: set[Kind] = set()
-        self._run, self._folder = run, file.reading.images
+        self._run, self._file, self._folder = run, file, file.reading.images
         self._keys: set[str] = set()
         self._sizes: dict[str, tuple[Path, Size, Size] | None] = {}
         # Rows whose tokens are counted become conversations.
         counts = run.encoding.max_length and run.encoding.tokenizer
         self._possible = file.reading.unit in (None, "pixels") and not counts
 
-    def sound(self, content: Any, row: Any, spread: PixelSpread) -> bool:
+    def sound(self, row: Any, line: int, spread: PixelSpread) -> bool:
         """Whether a row is one of these; then it is counted.
 
         Args:
-            content: what the file holds of it.
-            row: that, as JSON.
+            row: what the file holds of it, as JSON.
+            line: its line number.
         """
-        if type(content) is not bytes or b"true" in content or b"false" in content or b"NaN" in content:
-            return False
         images = row.get("images") if self._possible and type(row) is dict else None
         if type(images) is not list or len(images) != 1 or type(images[0]) is not str:
             return False
         known = self._sizes.get(images[0], ())
         if known == ():
-            known = self._look(images[0])
+            known = self._look(images[0], line)
         if not known:
             return False
         image, size, becomes = known
@@ -313,7 +362,7 @@ class _Quick:
         spread.add(most, *size, outside=False)
         return True
 
-    def _look(self, name: str) -> tuple[Path, Size, Size] | None:
+    def _look(self, name: str, line: int) -> tuple[Path, Size, Size] | None:
         """Path, size and size for the model of an image; None if something is wrong with it."""
         if len(self._sizes) >= _MOST_SIZES:
             self._sizes.clear()
@@ -321,6 +370,8 @@ class _Quick:
         try:
             size = self._run.size_of(path)
             found = path, size, model_size(*size, self._run.encoding.limits)
+            if self._run.images is not None:  # once for all rows with this image
+                self._run.images.add(path, self._file.where(line))
         except DataError:
             pass
         self._sizes[name] = found

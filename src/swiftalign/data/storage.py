@@ -183,7 +183,7 @@ def count_rows(config: Config) -> RowCounts:
             rows = sum(1 for _ in open_file(source).read())
             if not rows:
                 raise DataError(f"{config.where('data', part, index)}: data.{part}: {source.path} holds no row", JSONL)
-            counts[-1] += weighted(rows, source.weight)
+            counts[-1] += weighted(rows, source.weight) if part == "train" else rows
     return RowCounts(counts[0] or None, counts[1])
 
 
@@ -198,6 +198,8 @@ def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[
         yield from tool.read(path, Path(source.images) if source.images else None, left_out)
     elif path.suffix == ".parquet" or (path.is_dir() and (path / "state.json").is_file()):
         yield from _table(path)
+    elif path.is_dir() and (path / "dataset_dict.json").is_file():
+        raise DataError(f"{path}: holds several splits", f"name one of them, e.g. {path / 'train'}")
     elif path.suffix == ".json":
         yield from _array(path)
     else:
@@ -251,12 +253,19 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
         for batch in batches:
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}: row {number}", {key: value for key, value in row.items() if value is not None}
+                yield f"{path}: row {number}", _without_nulls(row)
     except DataError:
         raise
     except Exception as error:  # the libraries raise errors of many types on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path}: can't be read: {reason}", "write the file again") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of a table without the keys that only other rows have: the objects of a column all have the same keys."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _unpacked(path: Path) -> BinaryIO:

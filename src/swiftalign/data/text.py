@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget
-from swiftalign.data.row_checks import special_text
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, model_size
+from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget
+from swiftalign.data.words import special_text
 from swiftalign.problems import Problem
 
 Vocabulary = dict[str, tuple[Kind, ...]]

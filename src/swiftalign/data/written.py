@@ -6,6 +6,7 @@ With augmentation, the numbers change with the image. What augmentation moved ou
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 
 from swiftalign.config.sections import Unit
 from swiftalign.data.answers import find_items, kind_of
+from swiftalign.data.files import distinct
 from swiftalign.data.mirror import mirror_words
-from swiftalign.data.records import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
-from swiftalign.data.row_checks import shown
+from swiftalign.data.row_checks import near_key
 from swiftalign.data.sizes import Size
+from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
 from swiftalign.data.text import Vocabulary, Writing
+from swiftalign.data.words import shown
 from swiftalign.problems import Problem
 
 # Keys of coordinates that are understood in the text of a row: this toolkit's, and those of others with this meaning.
@@ -31,10 +34,11 @@ KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.i
 }
 _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
 # Keys that say for sure that a text is meant as coordinates.
-_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*:')
+_MEANT = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"\s*(?::|$)')
 
-_OWN_KEYS = {spelling.text_key for spelling in SPELLINGS.values()}
-_MOST_JSON = 20  # pieces of JSON in a text
+_OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
+_KEY = re.compile(r'(?<!\\)"\s*:')
+_MOST_JSON = 200  # pieces of JSON in a text
 
 PLACEHOLDER = "<bbox>"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -98,18 +102,16 @@ class Written:
             text = row["messages"][spot.message]["content"]
             if new := _rewritten(text, spot, target, sizes[target.image], writing):
                 edits.setdefault(spot.message, []).extend(new)
-        for number in self.dropped:
-            spot = self.spots[number]
-            text = row["messages"][spot.message]["content"]
-            if spot.item:
-                edits.setdefault(spot.message, []).append((*_with_comma(text, *spot.item), ""))
+        for message in {self.spots[number].message for number in self.dropped}:
+            gone = [self.spots[number] for number in self.dropped if self.spots[number].message == message]
+            cuts = _cuts(row["messages"][message]["content"], sorted(spot.item for spot in gone if spot.item))
+            edits.setdefault(message, []).extend((begin, end, "") for begin, end in cuts)
         messages = list(row["messages"])
         for index, changes in edits.items():
             text, end, parts = messages[index]["content"], 0, list[str]()
             for begin, stop, new_text in sorted(changes):
-                if begin >= end:
-                    parts += (text[end:begin], new_text)
-                    end = stop
+                parts += (text[end:begin], new_text)
+                end = stop
             messages[index] = {**messages[index], "content": "".join((*parts, text[end:]))}
         if self.is_mirrored:
             messages = [
@@ -173,24 +175,39 @@ def _rewritten(text: str, spot: Spot, target: PixelTarget, size: Size, writing: 
     return edits
 
 
-def _with_comma(text: str, begin: int, end: int) -> tuple[int, int]:
-    """An item of a list with the comma that goes with it."""
-    if after := re.compile(r"\s*,\s*").match(text, end):
-        return begin, after.end()
-    before = re.search(r",\s*$", text[:begin])
-    return (before.start() if before else begin), end
+_AFTER, _BEFORE = re.compile(r"\s*,\s*"), re.compile(r",\s*$")
+
+
+def _cuts(text: str, items: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What to cut out of a text with items of a list: these, in their order, with the commas that go with them."""
+    cuts = list[tuple[int, int]]()
+    for begin, end in items:
+        if after := _AFTER.match(text, end):
+            cuts.append((begin, after.end()))
+            continue
+        while cuts and cuts[-1][1] == begin:  # the list ends here: what is left of it must not end with a comma
+            begin = cuts.pop()[0]
+        before = _BEFORE.search(text[:begin])
+        cuts.append((before.start() if before else begin, end))
+    return cuts
 
 
 class Placed(NamedTuple):
-    """A target that a message locates."""
+    """A target that a message locates.
+
+    Attributes:
+        kind: None outside JSON.
+        label: None where the text gives none beside it.
+        numbers: None for a placeholder.
+    """
 
     spot: Spot
     kind: Kind | None
-    label: str
+    label: str | None
     numbers: Any
 
 
-def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[list[Placed], list[str], bool]:
+def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[list[Placed], list[Problem], bool]:
     """The targets that a text locates.
 
     Args:
@@ -203,9 +220,9 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
         The targets, in the order of the text; those of placeholders have no numbers, and outside JSON no kind. What is
         wrong with its JSON. And whether the text holds other coordinates, which are not understood.
     """
-    placed, faults, rest = list[Placed](), list[str](), list(text)
+    placed, faults, rest = list[Placed](), list[Problem](), list(text)
     # JSON has no placeholders: a text of equal length takes their place.
-    json_text, position = text.replace(PLACEHOLDER, '"bbox"'), 0
+    json_text, position, broken = text.replace(PLACEHOLDER, '"bbox"'), 0, False
     for _ in range(_MOST_JSON if "{" in text else 0):
         found = find_items(json_text, KEYS, position)
         if found.start < 0:
@@ -213,12 +230,18 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
         for item in found.items:
             kind, numbers = kind_of(item.value, KEYS)
             if kind is None:
+                faults += _near_coordinates(item.value)
                 continue
+            if len(_KEY.findall(json_text, item.start, item.end)) > len(item.value):
+                try:
+                    json.loads(json_text[item.start : item.end], object_pairs_hook=distinct)
+                except ValueError as error:
+                    faults.append(_malformed(str(error)))
             key = next(key for key in KEYS if key in item.value)
             place = re.compile(rf'(?<!\\)"({key})"\s*:\s*').search(json_text, item.start, item.end)
             assert place is not None
             begin = place.end()
-            label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), "")
+            label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), None)
             cut = (item.start, item.end) if json_text[found.start] == "[" and not item.nested else None
             if numbers == "bbox" and text.startswith(PLACEHOLDER, begin):
                 spot = Spot(message, (begin, begin + len(PLACEHOLDER)), None, place.span(1), cut)
@@ -228,16 +251,35 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
                 placed.append(Placed(spot, kind, label, numbers))
             else:
                 if key in _OWN_KEYS:
-                    faults.append(f"{key} of {shown(label)} is {shown(str(numbers))}")
+                    faults.append(_malformed(f"{key} of {shown(label or '')} is {shown(str(numbers))}"))
+                    rest[place.start() : place.end()] = " " * (place.end() - place.start())
                 continue
             rest[item.start : item.end] = " " * (item.end - item.start)
-        if not found.complete and (found.items or _MEANT.search(json_text, found.start)):
-            faults.append(f"its JSON breaks off or is damaged: {shown(text[max(found.end - 30, 0) :])}")
+        if found.items and not found.complete:
+            broken = True
             break
-        position = max(found.end if found.complete else found.start, found.start + 1)
+        position = max(found.end if found.complete else 0, found.start + 1)
+    left = "".join(rest)
+    meant = _MEANT.search(left)
+    if broken or meant:
+        faults.append(
+            _malformed(f"its JSON breaks off or is damaged: {shown(text[meant.start() if meant else -60 :])}")
+        )
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):
         if match.start() not in taken:
-            placed.append(Placed(Spot(message, match.span(), None), None, "", None))
+            placed.append(Placed(Spot(message, match.span(), None), None, None, None))
     placed.sort(key=lambda each: each.spot.numbers)
-    return placed, faults, bool(_COORDINATES.search("".join(rest)))
+    return placed, faults, bool(_COORDINATES.search(left))
+
+
+def _malformed(message: str) -> Problem:
+    return Problem("data-answer-malformed", message, "correct the JSON of the answer")
+
+
+def _near_coordinates(item: Any) -> Iterator[Problem]:
+    """That an object of an answer has coordinates under a misspelt key."""
+    for key, value in item.items() if isinstance(item, dict) else ():
+        near = None if key in KEYS else near_key(key, _OWN_KEYS)
+        if near and (value == "bbox" or any(to_points(kind, value) for kind in KEYS[near])):
+            yield Problem("data-key-unknown", f"{shown(key)} (is {near!r} meant?)", "correct the key, or remove it")

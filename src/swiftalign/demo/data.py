@@ -11,7 +11,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from swiftalign.data.records import Size
+from swiftalign.data.sizes import Size
 from swiftalign.demo.camera import photograph
 from swiftalign.problems import DataError
 

@@ -105,7 +105,7 @@ def write_config(
 def _data_line(key: str, path: str | None) -> str:
     if path:
         return f"{key}: {_quote(path)}\n"
-    return f"# {key}: data/{key}.jsonl   # JSONL: images, objects with bbox_2d, quad or line\n"
+    return f"# {key}: data/{key}.jsonl   # JSONL: images, objects with bbox_2d, quad, line, point_2d or polygon\n"
 
 
 def _quote(text: str) -> str:

@@ -44,7 +44,7 @@ def write_init(
         raise SwiftalignError("no model is named", "e.g. --model Qwen/Qwen3-VL-4B-Instruct, or the folder of a model")
     folder, steps = path.absolute().parent, 0
     with writing(path, force=force):
-        if train is not None and Path(train).expanduser().is_file():  # steps of the recipe's three epochs
+        if train is not None and Path(train).expanduser().exists():  # steps of the recipe's three epochs
             rows = sum(1 for _ in open_file(DataSource(path=str(Path(train).expanduser()))).read())
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
         text = write_config(

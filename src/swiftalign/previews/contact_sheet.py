@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from swiftalign.data.records import Kind, Point
+from swiftalign.data.targets import Kind, Point
 from swiftalign.previews.strips import Panel, Shape, Strip
 
 SCALE = 2
@@ -24,11 +24,19 @@ TALLEST = 320  # height of an image at most
 NARROWEST = 640  # width of the sheet at least
 MOST_COLUMNS = 5
 TEXT, LABEL, LEADING = 12.5, 11.5, 18
-MOST_NUMBERED = 12  # points of a line; of a line with more, only the ends are numbered
+MOST_NUMBERED = 12  # points of a line or a polygon; of one with more, only the first and the last are numbered
+DOT = 5.0  # radius of a point
 
 INK, DIM, FAINT, PAPER, CASING = "#1f2328", "#656d76", "#d0d7de", "#ffffff", "#ffffffb0"
 TROUBLE, LEFT_OUT = "#d1242f", "#9a6700"
-COLOURS: dict[Kind, str] = {"bbox": "#0969da", "quad": "#1a7f37", "line": "#8250df"}
+# White letters are readable on each. The last two can be told from all others, and from red, in any colour vision.
+COLOURS: dict[Kind, str] = {
+    "bbox": "#0969da",
+    "quad": "#1a7f37",
+    "line": "#8250df",
+    "point": "#bf3989",
+    "polygon": "#24292f",
+}
 
 # For labels with letters that DejaVu lacks; Pillow looks for these fonts in the system's folders.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf")
@@ -37,10 +45,14 @@ _WIDE_FROM = "\u2e80"
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _SWATCH_BOX = ((0.08, 0.14), (0.92, 0.86))
-_LEGEND = (
+_KINDS = (
     (Shape("bbox", "", _SWATCH_BOX), "box"),
     (Shape("quad", "", ((0.2, 0.1), (0.95, 0.2), (0.8, 0.9), (0.05, 0.8))), "quad, corners numbered"),
     (Shape("line", "", ((0.05, 0.8), (0.95, 0.2))), "line, points numbered"),
+    (Shape("point", "", ((0.5, 0.5),)), "point"),
+    (Shape("polygon", "", ((0.1, 0.3), (0.6, 0.1), (0.95, 0.6), (0.5, 0.9), (0.4, 0.5))), "polygon, corners numbered"),
+)
+_LOSSES = (
     (Shape("bbox", "", _SWATCH_BOX, "clipped"), "clipped"),
     (Shape("bbox", "", _SWATCH_BOX, "dropped"), "dropped"),
 )
@@ -49,7 +61,7 @@ _LEGEND = (
 def render_sheet(
     strips: Sequence[Strip], heading: str, *, title: str = "Augmentation preview", with_losses: bool = True
 ) -> Image.Image:
-    """Strips below one another, with a legend.
+    """Strips below one another, with a legend of the kinds of targets in them.
 
     Args:
         heading: line below the title.
@@ -58,15 +70,23 @@ def render_sheet(
     """
     columns = min(max(len(strip.panels) for strip in strips), MOST_COLUMNS)
     width = max(columns * (CELL + GAP) - GAP, NARROWEST - 2 * MARGIN)
-    head = _blank(width, 78)
+    present = {shape.kind for strip in strips for panel in strip.panels for shape in panel.shapes}
+    legend = [entry for entry in _KINDS if entry[0].kind in present] + [*(_LOSSES if with_losses else ())]
+    left, top, places = 0.0, 54, list[tuple[float, int]]()
+    for _, text in legend:
+        wide = 36 + _font(TEXT).getlength(text) / SCALE
+        if left + wide > width:
+            left, top = 0.0, top + 24
+        places.append((left, top))
+        left += wide + 22
+    head = _blank(width, top + 24)
     _write(head, 0, 0, title, 21, INK, bold=True)
     _write(head, 0, 28, heading, 13, DIM)
-    left = 0.0
-    for shape, text in _LEGEND if with_losses else _LEGEND[:3]:
+    for (shape, text), (left, top) in zip(legend, places, strict=True):
         swatch = _blank(30, 16)
         _draw_shapes(swatch, [shape])
-        head.paste(swatch, (round(left * SCALE), 54 * SCALE))
-        left = 22 + _write(head, left + 36, 54, text, TEXT, INK)
+        head.paste(swatch, (round(left * SCALE), top * SCALE))
+        _write(head, left + 36, top, text, TEXT, INK)
     parts = [head]
     for strip in strips:
         head = _blank(width, 40)
@@ -120,6 +140,10 @@ def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: boo
     for shape, path in zip(shapes, paths, strict=True):
         outline = path if shape.kind == "line" else [*path, path[0]]
         for colour, width in ((CASING, 4.5), (_colour(shape), 2.2)):
+            if shape.kind == "point":
+                [(x, y)], radius = path, (DOT + width / 2) * unit
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+                continue
             for part in _dashes(outline, 7 * unit, 5 * unit) if shape.status == "dropped" else [outline]:
                 draw.line(part, colour, round(width * unit), joint="curve")
         for a, b in pairwise(path if shape.kind == "line" else []):
@@ -127,7 +151,7 @@ def _draw_shapes(picture: Image.Image, shapes: Sequence[Shape], *, numbered: boo
             draw.regular_polygon((middle, 6.5 * unit), 3, 180 + math.degrees(direction), _colour(shape))
     taken, radius = [], 6.5 * unit
     for shape, path in zip(shapes, paths, strict=True):
-        for number, (x, y) in enumerate(path if numbered and shape.kind != "bbox" else (), 1):
+        for number, (x, y) in enumerate(path if numbered and shape.kind not in ("bbox", "point") else (), 1):
             if len(path) > MOST_NUMBERED and 1 < number < len(path):
                 continue
             if -radius <= x <= layer.width + radius and -radius <= y <= layer.height + radius:

@@ -18,8 +18,9 @@ from swiftalign.augment.draws import Step
 from swiftalign.augment.pipeline import Pipeline, Placement, blank, is_geometric
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.images import image_size, open_image
-from swiftalign.data.records import KINDS, Row
+from swiftalign.data.records import Row
 from swiftalign.data.sizes import PixelLimits
+from swiftalign.data.targets import KINDS
 
 TIMED_ROWS = 8  # rows whose images are augmented, to measure the time
 INFLATED = 1.005  # a box with a larger inflation counts as larger than its object
@@ -136,23 +137,24 @@ def measure_drift(
     count = passed_over = 0
     for count, (number, row) in enumerate(rows, 1):
         progress(count)
-        image = row.images[0]
-        if image is None or len(row.images) > 1 or row.wording.fixed:
+        if row.wording.fixed:
             passed_over += 1
             continue
-        size = image_size(image)
-        record = row.record([size], limits)
+        images = [image for image in row.images if image is not None]
+        sizes = [image_size(image) for image in images]
+        record = row.record(sizes, limits)
         for epoch in epochs:
             for name, pipeline in pipelines.items():
-                placement = pipeline.place(blank(size), record, epoch=epoch, row=number)
-                if name == ALL or any(step.name == name.partition(" ")[0] for step in placement.replay.steps):
-                    _count(tallies, name, placement)
-            for entry in placement.replay.left_out:  # of all operations together
+                placements, _ = pipeline.places([*map(blank, sizes)], record, epoch=epoch, row=number)
+                for placement in placements:
+                    if name == ALL or any(step.name == name.partition(" ")[0] for step in placement.replay.steps):
+                        _count(tallies, name, placement)
+            for entry in placements[0].replay.left_out:  # of all operations together
                 operation, _, reason = entry.partition(": ")
                 left_out[operation][reason] += 1
         if len(seconds) < TIMED_ROWS:
             begin = time.perf_counter()
-            together(open_image(image), record, epoch=epochs[0], row=number)
+            together.row([*map(open_image, images)], record, epoch=epochs[0], row=number)
             seconds.append(time.perf_counter() - begin)
     effects = []
     for name, kind in itertools.product(pipelines, (*KINDS, ALL)):

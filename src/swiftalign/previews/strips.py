@@ -17,9 +17,11 @@ from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_g
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.data.encoded import Encode, Encoded, as_written, learned_faults
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Kind, PixelTarget, Point, Record, ShareTarget, Size, stays
+from swiftalign.data.records import Record
 from swiftalign.data.row_checks import row_problems
 from swiftalign.data.rows import Rows, to_row
+from swiftalign.data.sizes import Size
+from swiftalign.data.targets import Kind, PixelTarget, Point, ShareTarget
 
 THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
@@ -124,7 +126,7 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
-        path, record, original = self._original(row)
+        path, record, original, sizes = self._original(row)
         panels = [original]
         if self.pipeline is None:
             panels.append(self._panel("as it is learned", self.rows[row], record, None))
@@ -132,8 +134,9 @@ class Previewer:
         augmented = TrainingRows(self.rows, self.pipeline)
         for epoch in epochs:
             augmented.set_epoch(epoch)
-            placed = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row)
-            panels.append(self._panel(f"epoch {epoch}", augmented[row], record, placed))
+            (placed, *_), final = self.pipeline.places([*map(blank, sizes)], record, epoch=epoch, row=row)
+            final = record if record.wording.fixed else final
+            panels.append(self._panel(f"epoch {epoch}", augmented[row], final, placed))
         return Strip(row, path, tuple(panels))
 
     def steps(self, row: int, epoch: int) -> Strip:
@@ -142,8 +145,8 @@ class Previewer:
         Raises:
             DataError: the image can't be read.
         """
-        path, record, original = self._original(row)
-        if stays(record) or self.pipeline is None:
+        path, record, original, sizes = self._original(row)
+        if record.wording.fixed or len(sizes) > 1 or self.pipeline is None:
             return self.variants(row, [epoch])
         image, panels = open_image(path), [original]
         whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
@@ -153,11 +156,12 @@ class Previewer:
             sample = self.pipeline.replay(image, record, part)
             placed = self.pipeline.place_again(image, record, part)
             encoded = to_row(sample.record, [sample.image], self.rows.writing)
-            panels.append(replace(self._panel(f"step {count}", encoded, record, placed), operations=(describe(step),)))
+            panel = self._panel(f"step {count}", encoded, sample.record, placed)
+            panels.append(replace(panel, operations=(describe(step),)))
         return Strip(row, path, tuple(panels))
 
-    def _original(self, number: int) -> tuple[Path | bytes, Record, Panel]:
-        """A row's first image, its record, and a panel of the row as in the file, with its faults."""
+    def _original(self, number: int) -> tuple[Path | bytes, Record, Panel, list[Size]]:
+        """A row's first image, its record, a panel of the row as in the file with its faults, and its images' sizes."""
         row = self.rows.row(number)
         images = [image for image in row.images if image is not None]
         sizes, limits = [image_size(image) for image in images], self.rows.writing.limits
@@ -165,10 +169,16 @@ class Previewer:
         shapes = tuple(_shape(each.in_shares(*sizes[0])) for each in record.targets if each.image == 0)
         faults = [each.message for each in row_problems(row, sizes, limits) if each.severity == "error"]
         image = thumbnail(open_image(images[0]))
-        return images[0], record, Panel("original", image, sizes[0], shapes, faults=tuple(faults))
+        return images[0], record, Panel("original", image, sizes[0], shapes, faults=tuple(faults)), sizes
 
-    def _panel(self, title: str, row: dict[str, Any], record: Record, placed: Placement | None) -> Panel:
-        """A row as it is trained with its encoded targets, and with the dropped targets where they would be."""
+    def _panel(self, title: str, row: dict[str, Any], final: Record, placed: Placement | None) -> Panel:
+        """A row as it is trained with its encoded targets, and with the dropped targets where they would be.
+
+        Args:
+            row: the row in ms-swift's layout.
+            final: the row after augmentation.
+            placed: what augmentation did to the first image; None without augmentation.
+        """
         writing, faults = self.rows.writing, list[str]()
         sizes = [image.size for image in row["images"]]
         before = shown = as_written(row, writing)
@@ -179,8 +189,6 @@ class Previewer:
         except Exception as error:  # ms-swift raises errors of many types
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             faults.append(f"ms-swift can't encode it: {reason}")
-        moves = placed is not None and not stays(record)
-        final = placed.placed_record if placed and moves else record
         faults += learned_faults(shown.learned, final, sizes, writing)
         assert before.image is not None
         assert shown.image is not None
@@ -190,13 +198,13 @@ class Previewer:
             if difference > 0.5:
                 faults.append(f"the encoded image differs by {difference:.1f} of 255 from the row's own")
         done, left_out = Replay(()), tuple[str, ...]()
-        if placed and moves:
-            shapes, done, left_out = tuple(_shapes(shown, record, placed)), placed.replay, placed.replay.left_out
+        if placed and not final.wording.fixed:
+            shapes, done, left_out = tuple(_shapes(shown, placed)), placed.replay, placed.replay.left_out
         else:
             shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
             if placed:
                 done = Replay(tuple(step for step in placed.replay.steps if not is_geometric(step)))
-                left_out = (f"geometry: {stays(record)}",)
+                left_out = (f"geometry: {final.wording.fixed}",)
         return Panel(
             title,
             thumbnail(shown.image),
@@ -211,7 +219,7 @@ class Previewer:
         )
 
 
-def _shapes(shown: Encoded, record: Record, placed: Placement) -> Iterator[Shape]:
+def _shapes(shown: Encoded, placed: Placement) -> Iterator[Shape]:
     """The targets of the answer as they were read back, then the dropped ones where they would be.
 
     The note of a clipped target says how much of it is left.
@@ -222,7 +230,7 @@ def _shapes(shown: Encoded, record: Record, placed: Placement) -> Iterator[Shape
         clipped = matches and kept[index].clipped
         note = f"clipped: {math.floor(100 * kept[index].visible)}% visible" if clipped else ""
         yield _shape(target.in_shares(), "clipped" if clipped else "kept", note)
-    for before, points, outcome in zip(record.targets, placed.moved, placed.outcomes, strict=True):
+    for before, points, outcome in zip(placed.record.targets, placed.moved, placed.outcomes, strict=True):
         if outcome.target is None:
             corners = tuple((x, y) for x, y in points.tolist())
             lost = PixelTarget(before.kind, before.label, corners).in_shares(*placed.size)

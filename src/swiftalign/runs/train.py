@@ -105,6 +105,7 @@ def prepare(
     allow: Collection[str] = (),
     processes: Processes = ONE,
     encode: bool = False,
+    check_images: bool = True,
     listen: Listener = lambda event: None,
 ) -> list[Part]:
     """Everything that comes before training: read the model, resolve the plan, run pre-flight, look at every row.
@@ -113,6 +114,7 @@ def prepare(
         allow: codes of error problems that do not stop the run.
         processes: how many processes train, and where.
         encode: whether a few rows are encoded and read back, as the training process does before it trains.
+        check_images: whether every image is decoded before training, not only its header read.
         listen: is called with each event, for progress and messages.
 
     Returns:
@@ -135,18 +137,26 @@ def prepare(
         if errors := blocking(new, allow):
             raise PreflightError(errors)
 
-    listen(Event("progress", {"text": "reading the model"}))
+    def show(text: str) -> None:
+        listen(Event("progress", {"text": text}))
+
+    show("reading the model")
     model = read_model(config)
     card, parts = present_card(), []
     for part in config.runs:
         # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
         stop_at_errors(preflight(part, model, resolve(part, model, rows=UNKNOWN, processes=processes.total)))
-        data = read_data(part, lambda rows: listen(Event("progress", {"text": f"reading the data: {rows:,} rows"})))
+        data = read_data(
+            part,
+            lambda rows: show(f"reading the data: {rows:,} rows"),
+            check_images=check_images,
+            image_progress=lambda done, about: show(f"checking images: {done:,} of about {about:,}"),
+        )
         stop_at_errors([*data.findings, *scored_kind(part, data.kinds), *scored_rows(part, data)])
         plan = resolve(part, model, rows=data.rows, processes=processes.total)
         stop_at_errors([*images_to_learn_from(part, plan, data), *geometry_kept(part, data)])
         if encode:
-            listen(Event("progress", {"text": "encoding a few rows"}))
+            show("encoding a few rows")
             stop_at_errors(list(learned(part, data.left_out)))
         stop_at_errors(preflight(part, model, plan))
         sample = []
@@ -166,6 +176,7 @@ def train(
     resume: bool = False,
     allow: Collection[str] = (),
     processes: Processes = ONE,
+    check_images: bool = True,
     listen: Listener = lambda event: None,
 ) -> RunResult:
     """Check a configuration, then train it with ms-swift in child processes.
@@ -174,6 +185,7 @@ def train(
         resume: go on with the configuration's last run, from its newest sound checkpoint.
         allow: codes of error problems that do not stop the run.
         processes: how many processes train, and where.
+        check_images: whether every image is decoded before training, not only its header read.
         listen: is called with each event, for progress and messages.
 
     Raises:
@@ -185,7 +197,7 @@ def train(
     if processes.nodes > 1 and not config.training.output_dir:
         hint = "--set training.output_dir=/shared/runs/NAME"
         raise SwiftalignError("several machines need a run folder that all of them see", hint)
-    parts = prepare(config, allow=allow, processes=processes, listen=listen)
+    parts = prepare(config, allow=allow, processes=processes, check_images=check_images, listen=listen)
     folder = choose_run_folder(config, resume=resume)
     if processes.node:  # the first machine writes the run folder and shows progress
         listen(Event("join", {"folder": folder, "processes": processes}))

@@ -7,9 +7,8 @@ from contextlib import suppress
 
 from swiftalign.data.encoding import Encoding
 from swiftalign.data.images import remembered_sizes
-from swiftalign.data.records import Size
 from swiftalign.data.rows import Rows
-from swiftalign.data.sizes import visual_tokens
+from swiftalign.data.sizes import Size, visual_tokens
 from swiftalign.data.tokens import Conversation
 from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.problems import DataError

@@ -5,6 +5,7 @@ subclass of ms-swift's `SwiftSft`, and callbacks and the attention function are 
 it. Some attributes of this run's own model and trainer are replaced:
 
 - ``trainer.get_train_dataloader``, by `batches.train_dataloader`, unless the run asks its loader for something else.
+- ``trainer.get_batch_samples``, wrapped by `bad_rows`, so that a run is saved before a row that can't be used.
 - ``trainer._load_from_checkpoint`` and ``trainer._load_best_model``, by `weights.load_state`, with AdaLoRA.
 - ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, and the language model's
   ``_deepstack_process``, by `sync_free`, in padding-free batches of a Qwen3-VL.

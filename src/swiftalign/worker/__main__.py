@@ -20,6 +20,7 @@ from swift.utils import safe_snapshot_download
 from transformers import EarlyStoppingCallback
 
 from swiftalign.config.load import load_config
+from swiftalign.data.rows import RowError
 from swiftalign.model.read import refuse_remote_code
 from swiftalign.plan.plan import read_plan
 from swiftalign.problems import SwiftalignError
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> int:
         run(run_folder, writer)
         return 0
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, RowError) or not error.hint:  # with a hint, it says all there is to know
+            traceback.print_exc()
         message, hint = explain(error)
         exit_code = error.exit_code if isinstance(error, SwiftalignError) else 1
         # An error is reported from every process.
@@ -81,6 +83,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         # Before anything loads the files from the hub; pre-flight has checked a local folder.
         folder = safe_snapshot_download(source.path, revision=source.revision, use_hf=source.hub == "huggingface")
         refuse_remote_code(Path(folder), {}, source.path)
+    os.environ.setdefault("QWENVL_BBOX_FORMAT", "new")  # for rows whose placeholders ms-swift writes: JSON
     pipeline = AlignerSft(to_argv(arguments), config, plan, choices, start)
     if writer:
         writer.write("stage", name="preparing data and optimizer")
@@ -102,6 +105,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
 
 def explain(error: Exception) -> tuple[str, str | None]:
     """What ended training, in one line, and what to change; None where only the log can say."""
+    if isinstance(error, RowError):
+        saved = f": the run is saved at step {error.saved_at}" if error.saved_at else ""
+        return error.message, f"restore the file, then --resume{saved}" if error.hint else None
     if isinstance(error, SwiftalignError):
         return error.message, error.hint
     text = " ".join(str(error).split()) or "no message"

@@ -67,9 +67,13 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
     """Encoded rows, and copies of rows with all labels masked."""
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str) or index >= 0:
+        if isinstance(index, str):
             return super().__getitem__(index)
-        row = super().__getitem__(~index)
+        number = index if index >= 0 else ~index
+        with self.dataset.naming(number):
+            row = super().__getitem__(number)
+        if index >= 0:
+            return row
         return {**row, "labels": [IGNORED] * len(row["labels"])}
 
 

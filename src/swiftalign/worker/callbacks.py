@@ -71,6 +71,15 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         if hasattr(rows, "set_epoch"):
             rows.set_epoch(int(state.epoch))  # the current epoch also where a run resumes within one
 
+    def save_now(self) -> None:
+        """Save a checkpoint between two steps, unless there is one of the last step; every process has to call this."""
+        trainer, state = self.trainer, self.trainer.state
+        if not (Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}/trainer_state.json").exists():
+            trainer._save_checkpoint(trainer.model_wrapped, trial=None)
+            trainer.callback_handler.on_save(trainer.args, state, trainer.control)
+        if trainer.args.world_size > 1:  # a process that ends makes the launcher end the others
+            torch.distributed.barrier()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write("step", step=state.global_step)
         stop: Any = (Path(args.output_dir) / STOP_FILE).exists()

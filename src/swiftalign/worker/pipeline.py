@@ -29,6 +29,7 @@ from swiftalign.problems import counted
 from swiftalign.runs.folder import Start, read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
+from swiftalign.worker.bad_rows import save_before_a_bad_row
 from swiftalign.worker.batches import FilledRows, train_dataloader
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
@@ -135,6 +136,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
         if sync_free:
             make_sync_free(trainer)
+        save_before_a_bad_row(trainer, self.callback)
         speed_up_trainer(trainer, plan, choices)
         if choices.seconds and config.training.dataloader_num_workers is None:
             # As many as keep the GPU busy; the rows are the same with any number.

@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 from swiftalign.data.formats.swift import local_path
-from swiftalign.data.records import SPELLINGS, UNITS, Format, Kind, Reading, Row, RowTarget, to_points
-from swiftalign.data.row_checks import declared_size, near_keys
+from swiftalign.data.records import Format, Reading, Row
+from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
+from swiftalign.data.targets import SPELLINGS, UNITS, Kind, RowTarget, to_points
 from swiftalign.data.text import Composed
 from swiftalign.problems import Problem
 
@@ -42,7 +43,7 @@ def _read(row: Any, reading: Reading) -> Row:
     if not images or not isinstance(objects, list):
         raise ValueError("needs 'images' and 'objects', or 'messages'")
     unit = row.get("coordinates") or reading.unit or "pixels"
-    if unit not in (*UNITS,):  # it may be a list, which has no hash
+    if not isinstance(unit, str) or unit not in UNITS:
         raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
     for key in ("prompt", "system", "summary"):
         if not isinstance(row.get(key), str | None):
@@ -55,7 +56,7 @@ def _read(row: Any, reading: Reading) -> Row:
             raise ValueError("an object needs a 'label'")
         name, keys, number = f"object {label!r}", [key for key in item if key in _KINDS], item.get("image", 0)
         if not label.strip():
-            remarks.append(Problem("data-label-empty", "an object has an empty label", "name the object"))
+            remarks.append(NAMELESS)
         if type(number) is not int or not 0 <= number < len(images):
             raise ValueError(f"{name}: 'image' must be the number of one of {len(images)} images, from 0")
         points = {kind: to_points(kind, numbers) for kind, numbers in map(_kind_and_numbers, keys, map(item.get, keys))}
@@ -92,13 +93,18 @@ _PLAIN_ROW = {"images", "objects", "prompt"}
 PLAIN_KINDS: dict[str, Kind] = {spelling.row_key: kind for kind, spelling in SPELLINGS.items()}
 
 
+def _are_numbers(values: list[Any]) -> bool:
+    """Whether JSON values are all numbers, and none of them is NaN."""
+    return set(map(type, values)) <= {int, float} and (total := sum(values)) == total
+
+
 def glance(row: Any, width: int, height: int) -> tuple[float, list[str]] | None:
     """The largest coordinate of a row that evidently has no fault, and the keys of its kinds; None for any other row.
 
     Most rows of most files are such, and this takes a tenth of the time that reading and checking them takes.
 
     Args:
-        row: a JSON object with one image, in which no value is true, false or NaN.
+        row: a JSON object with one image.
         width: width of the image, in pixels.
         height: height of the image, in pixels.
     """
@@ -113,13 +119,18 @@ def glance(row: Any, width: int, height: int) -> tuple[float, list[str]] | None:
                 return None
             if "bbox_2d" in item:
                 key = "bbox_2d"
-                left, top, right, bottom = item[key]
-                if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+                left, top, right, bottom = numbers = item[key]
+                whole = type(left) is type(top) is type(right) is type(bottom) is int
+                if not (whole or _are_numbers(numbers)) or not (
+                    0 <= left < right <= width and 0 <= top < bottom <= height
+                ):
                     return None
                 largest = max(largest, right, bottom)
             else:
                 key = "quad" if "quad" in item else "line"
                 numbers = item[key]
+                if not _are_numbers(numbers):
+                    return None
                 xs, ys = numbers[::2], numbers[1::2]
                 right, bottom = max(xs), max(ys)
                 if min(xs) < 0 or min(ys) < 0 or right > width or bottom > height:

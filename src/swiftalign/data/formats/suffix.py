@@ -17,7 +17,9 @@ import re
 from typing import Any
 
 from swiftalign.data.formats.swift import SWIFT, local_path
-from swiftalign.data.records import Format, Kind, Reading, Row, ShareTarget
+from swiftalign.data.records import Format, Reading, Row
+from swiftalign.data.row_checks import NAMELESS
+from swiftalign.data.targets import Kind, ShareTarget
 from swiftalign.data.text import Composed
 
 _PALIGEMMA = re.compile(r"((?:<loc\d{4}>){4})\s*([^;<]*)\s*;?\s*")
@@ -48,7 +50,8 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
             raise ValueError(f"{label.strip()!r} has an odd number of location tokens")
         points = tuple(zip(numbers[::2], numbers[1::2], strict=True))
         targets.append(ShareTarget(_KINDS.get(len(points), "polygon"), label.strip(), points))
-    return Row((reading.images / local_path(image),), tuple(targets), Composed(prefix))
+    nameless = [NAMELESS] if any(not target.label for target in targets) else []
+    return Row((reading.images / local_path(image),), tuple(targets), Composed(prefix), remarks=tuple(nameless))
 
 
 SUFFIX = Format(recognise=lambda row: "suffix" in row and "prefix" in row and "messages" not in row, read=_read)

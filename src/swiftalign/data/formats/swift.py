@@ -24,8 +24,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from swiftalign.config.sections import Unit
-from swiftalign.data.records import UNITS, Format, Kind, Reading, Row, RowTarget, to_points
-from swiftalign.data.row_checks import declared_size, near_keys, special_text
+from swiftalign.data.media import missing_media, with_absolute_media
+from swiftalign.data.records import Format, Reading, Row
+from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
+from swiftalign.data.targets import UNITS, Kind, RowTarget, to_points
+from swiftalign.data.words import special_text
 from swiftalign.data.written import NOT_UNDERSTOOD, PLACEHOLDER, Spot, Written, find_spots
 from swiftalign.problems import Problem
 
@@ -75,7 +78,7 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
     objects = _objects(row.get("objects"), len(images))
     labels, boxes = objects.get("ref") or [], objects.get("bbox") or []
-    faults += _placeholder_faults(messages, len(labels), len(boxes), len(images))
+    faults += _placeholder_faults(messages, labels, len(boxes), len(images))
     if reading.own_boxes and not faults:
         names = iter(labels)
         for message in messages:
@@ -97,27 +100,29 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         found, wrong, other = find_spots(text, number, unit=unit, assumed=declared is None and learned)
         unclear |= other
         if learned:
-            faults += [Problem("data-answer-malformed", each, "correct the JSON of the answer") for each in wrong]
+            faults += wrong
         for placed in found:
-            numbers, label, image = (placed.numbers, placed.label, 0) if placed.spot.unit else next(given, ([], "", 0))
+            numbers, label, image = (placed.numbers, "", 0) if placed.spot.unit else next(given, ([], "", 0))
             kind = placed.kind or _KINDS_BY_LENGTH.get(len(numbers), "polygon")
             points = to_points(kind, numbers)
             if not points or (images and image >= len(images)):
                 faults.append(Problem("data-placeholders", f"a {kind} of {len(numbers)} numbers", _PLACEHOLDERS))
                 continue
+            if learned and placed.label is not None and not placed.label.strip():
+                faults.append(NAMELESS)
             targets.append(UNITS[placed.spot.unit or box_unit](kind, placed.label or label, points, (), image))
-            spots.append(placed.spot)
+            # ms-swift fills its placeholders from lists, which then have to keep all their entries.
+            keeps = placed.spot.unit is None and not reading.own_boxes
+            spots.append(placed.spot._replace(item=None) if keeps else placed.spot)
 
-    written = {key: value for key, value in row.items() if key not in ("coordinates", "image", "video")}
+    written = {key: value for key, value in row.items() if key not in ("coordinates", "image")}
     written["messages"] = messages
     if images:
         paths = [str(image) if isinstance(image, Path) else None for image in images]
         written["images"] = [path or source for path, source in zip(paths, sources, strict=True)]
-    if videos := row.get("videos") or row.get("video"):
-        written["videos"] = videos = [_video(each, reading.images) for each in _as_list(videos)]
-        missing = [each for each in videos if isinstance(each, str) and not each.startswith(_ADDRESSES)]
-        hint = "video paths are relative to the data file's folder"
-        faults += [Problem("data-image-missing", each, hint) for each in missing if not Path(each).exists()]
+    hint = "paths of videos and sounds are relative to the data file's folder"
+    faults += [Problem("data-media-missing", str(path), hint) for path in missing_media(written, reading.images)]
+    written = with_absolute_media(written, reading.images)
     fixed = NOT_UNDERSTOOD if unclear else "" if targets else "its text locates nothing"
     if not images or None in images:
         fixed = "it has no image file"
@@ -272,11 +277,6 @@ def local_path(source: str) -> str:
     return unquote(source.removeprefix("file://")) if source.startswith("file://") else source
 
 
-def _video(source: Any, folder: Path) -> Any:
-    is_path = isinstance(source, str) and not source.startswith((*_ADDRESSES, "data:"))
-    return str(folder / local_path(source)) if is_path and len(source) <= _LONGEST_PATH else source
-
-
 def _objects(objects: Any, images: int) -> dict[str, Any]:
     """What ``objects`` says, checked: ``ref``, ``bbox``, ``bbox_type`` and ``image_id``."""
     if isinstance(objects, str):
@@ -314,15 +314,20 @@ def _objects(objects: Any, images: int) -> dict[str, Any]:
     return objects
 
 
-def _placeholder_faults(messages: list[dict[str, Any]], labels: int, boxes: int, images: int) -> Iterator[Problem]:
+def _placeholder_faults(
+    messages: list[dict[str, Any]], labels: list[str], boxes: int, images: int
+) -> Iterator[Problem]:
     texts = [flat_text(message.get("content")) or "" for message in messages]
     image_tags, box_tags, label_tags = map("".join(texts).count, ("<image>", PLACEHOLDER, "<ref-object>"))
     if image_tags not in (0, images):  # without any, ms-swift puts them first
         yield Problem("data-placeholders", f"{image_tags} <image> for {images} images", _PLACEHOLDERS)
     if box_tags != boxes:
         yield Problem("data-placeholders", f"{box_tags} <bbox> for {boxes} boxes in 'objects'", _PLACEHOLDERS)
-    if label_tags > labels:
-        yield Problem("data-placeholders", f"{label_tags} <ref-object> for {labels} names in 'objects'", _PLACEHOLDERS)
+    if label_tags > len(labels):
+        message = f"{label_tags} <ref-object> for {len(labels)} names in 'objects'"
+        yield Problem("data-placeholders", message, _PLACEHOLDERS)
+    elif not all(label.strip() for label in labels[:label_tags]):
+        yield NAMELESS
 
 
 SWIFT = Format(recognise=_recognise, read=_read)

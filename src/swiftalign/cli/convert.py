@@ -1,0 +1,83 @@
+"""`swiftalign convert`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftalign.cli.app import Allowed, AsJson, check_allowed, open_console
+from swiftalign.problems import SwiftalignError
+
+
+def convert(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Files or folders of rows, or of an annotation tool.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="JSONL", help="File to write the rows to.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the images.  [default: beside the source]")
+    ] = None,
+    coordinates: Annotated[
+        str | None,
+        typer.Option(metavar="UNIT", help="Unit of the coordinates: pixels, relative1000, relative1 or resized."),
+    ] = None,
+    allow: Allowed = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write rows of any layout as rows of this toolkit.
+
+    'swiftalign train' reads all these layouts itself: convert to look at rows, to correct them, or to keep them.
+    Annotation tools: COCO, LabelMe, CVAT, Label Studio, YOLO, DOTA, Pascal VOC, VIA, Supervisely.
+    Exit codes: 0 = written, 1 = the rows have errors, so that nothing is written, 2 = the command fails.
+
+    Examples:
+
+      swiftalign convert instances.json --images photos --output data/train.jsonl
+
+      swiftalign convert yolo/data.yaml more/annotations.xml -o rows.jsonl
+    """
+    allowed = check_allowed(allow)
+    from pydantic import ValidationError
+
+    from swiftalign.cli.show import print_findings
+    from swiftalign.config.sections import DataSource
+    from swiftalign.data.convert import convert as run
+    from swiftalign.data.scan import scan
+    from swiftalign.files import short_path
+    from swiftalign.problems import blocking, counted
+
+    for path in sources:
+        if not path.exists():
+            raise SwiftalignError(f"{path}: no such file or folder", "check the path")
+    if images and not images.is_dir():
+        raise SwiftalignError(f"--images {images}: no such folder", "name the folder of the images")
+    try:
+        named = [
+            DataSource.model_validate({"path": str(path), "images": images and str(images), "coordinates": coordinates})
+            for path in sources
+        ]
+    except ValidationError:
+        units = "pixels, relative1000, relative1 or resized"
+        raise SwiftalignError(f"--coordinates {coordinates}: not a unit", f"write {units}") from None
+    with open_console(stderr=True).status("reading") as status:  # drawn on a terminal only
+        report = scan(named, progress=lambda rows: status.update(f"checking the rows: {rows:,}"))
+        problems = [each for each in report.findings if each.severity != "note"]
+        errors = blocking(problems, allowed)
+        written = None if errors else run(named, output, force=force, progress=lambda n: status.update(f"{n:,} rows"))
+    if as_json:
+        values = written.to_json() if written else {"output": None}
+        print(json.dumps(values | {"findings": [problem.to_json() for problem in report.findings]}, indent=2))
+    else:
+        print_findings(problems, open_console(stderr=True), allowed=allowed)
+    for what, number in written.left_out.items() if written else ():
+        print(f"note: left out: {what} ({number:,})", file=sys.stderr)
+    if errors:
+        raise typer.Exit(1)
+    if written and not as_json:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in written.kinds.items()) or "no objects"
+        print(f"wrote {short_path(output)}: {counted(written.rows, 'row')}, {kinds}")
