@@ -227,7 +227,7 @@ CASES: list[tuple[str, Any, str, Any]] = [
     (
         "data-answer-malformed",
         swift(answer=CUP[:-1] + ", ", **RELATIVE),
-        """its JSON breaks off or is damaged: ', 300, 400], "label": "cup"}, '""",
+        """its JSON breaks off or is damaged: '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}, '""",
         swift(answer=CUP, **RELATIVE),
     ),
     ("data-label-empty", own({**BOX, "label": " "}), "an object has an empty label", own({**BOX, "label": "."})),
