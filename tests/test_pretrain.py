@@ -36,12 +36,13 @@ def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) 
 
     import pretrain
     from swiftalign.data.formats.own import OWN
-    from swiftalign.data.text import DEFAULT_TEXT
+    from swiftalign.data.records import Reading
+    from swiftalign.data.text import DEFAULT_WRITING
 
     template: Any = template_of(folder)
     image, objects = draw_row(Random(index), row_size((128, 128), index))
     row = {"images": ["-"], "objects": objects, "prompt": prompt_for(objects)}
-    messages = OWN.read(row, Path()).to_swift([image.size], DEFAULT_TEXT)
+    messages = OWN.read(row, Reading(Path())).to_swift([image.size], DEFAULT_WRITING)
     theirs = template.encode({**messages, "images": [image]})
     ours = pretrain.Encoder(template.tokenizer)(image, *pretrain.locating(Random(0), objects, image.size))
     assert ours["input_ids"] == theirs["input_ids"]
