@@ -43,9 +43,9 @@ def rows(layout: str) -> list[dict[str, Any]]:
     return made
 
 
-def write_lines(folder: Path, made: list[dict[str, Any]]) -> Path:
-    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in made), encoding="utf-8")
-    return folder / "rows.jsonl"
+def write_lines(folder: Path, made: list[dict[str, Any]], name: str = "rows") -> Path:
+    (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in made), encoding="utf-8")
+    return folder / f"{name}.jsonl"
 
 
 def write_array(folder: Path, made: list[dict[str, Any]]) -> Path:
@@ -73,13 +73,20 @@ WAYS: dict[str, tuple[str, Callable[[Path, list[dict[str, Any]]], Path]]] = {
 }
 
 
-def train(folder: Path, demo: Path, layout: str, write: Callable[[Path, list[dict[str, Any]]], Path]) -> list[float]:
+def write_mixed(folder: Path) -> list[Path]:
+    """Each row in a file and a layout of its own."""
+    layouts = ("placeholders-real", "conversations", "guide", "query-response")
+    made = [[row] for row in (rows(layout)[number] for number, layout in enumerate(layouts))]
+    return [write_lines(folder, row, layout) for layout, row in zip(layouts, made, strict=True)]
+
+
+def train(folder: Path, demo: Path, write: Callable[[Path], list[Path]]) -> list[float]:
     """The losses of a short run."""
     for number in range(len(SHAPES_OF)):
         Image.linear_gradient("L").resize(SIZE).rotate(90 * number).convert("RGB").save(folder / f"{number}.png")
     values = {
         "model": str(demo / "model"),
-        "data": {"train": str(write(folder, rows(layout)))},
+        "data": {"train": [str(path) for path in write(folder)]},
         "tuner": {"modules_to_save": ["model.visual.merger"]},
         "training": {
             "output_dir": "run",
@@ -99,14 +106,17 @@ def train(folder: Path, demo: Path, layout: str, write: Callable[[Path, list[dic
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> list[float]:
-    losses = train(tmp_path_factory.mktemp("own"), demo, "own", write_lines)
+    losses = train(tmp_path_factory.mktemp("own"), demo, lambda folder: [write_lines(folder, rows("own"))])
     assert len(set(losses)) == STEPS
     return losses
 
 
-SHORT = ("placeholders",)
+def test_rows_of_several_layouts_train_as_the_own_one(tmp_path: Path, demo: Path, own: list[float]) -> None:
+    assert train(tmp_path, demo, write_mixed) == own
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in SHORT else pytest.mark.long) for way in WAYS])
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
 def test_a_layout_trains_as_the_own_one(way: str, tmp_path: Path, demo: Path, own: list[float]) -> None:
-    assert train(tmp_path, demo, *WAYS[way]) == own
+    layout, write = WAYS[way]
+    assert train(tmp_path, demo, lambda folder: [write(folder, rows(layout))]) == own
