@@ -158,7 +158,7 @@ class _Scan:
         self.size_of = remembered_sizes()
         self._waiting: list[tuple[Conversation, Path, int]] = []  # rows whose tokens have to be counted
         self._characters = 0
-        self._last_unreadable = ""
+        self._last_unreadable = self._path = ""
         text = encoding.writing.text
         for name, value in (("prompt", text.prompt), ("system", text.system)):
             for problem in special_text(value or ""):
@@ -174,7 +174,7 @@ class _Scan:
         if len(first) < NAMED_ROWS:
             text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
             text = text if text.isprintable() else text.encode("unicode_escape").decode()
-            hint = problem.hint.replace("FILE", where.partition(":")[0]) if problem.hint else problem.hint
+            hint = problem.hint.replace("FILE", self._path) if problem.hint else problem.hint
             first.append(replace(problem, message=text, hint=hint, where=where))
 
     def findings(self) -> Iterator[Problem]:
@@ -197,6 +197,7 @@ class _Scan:
     def read(self, file: DataFile) -> frozenset[Kind]:
         """Check the rows of a file; returns the kinds of their targets that can be scored."""
         kinds, spread, before = set[Kind](), PixelSpread(), self.rows
+        self._path = str(file.path)
         units, quick = UnitSpread(file.reading.text_unit, self.encoding.limits), _Quick(self, file)
         for line, content in file.read():
             self.bytes += len(content)
