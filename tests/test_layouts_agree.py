@@ -106,8 +106,8 @@ def augmented(
     return placed.placed_record.to_swift([placed.size], writing)["messages"], placed.size
 
 
-PROPERTY = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-FEWER = settings(PROPERTY, max_examples=40)  # each draws targets for each layout
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FEWER = settings(PROPERTY, max_examples=25)  # each draws targets for each layout
 
 
 @PROPERTY

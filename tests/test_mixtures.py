@@ -168,7 +168,7 @@ def test_a_sample_names_its_file_and_line(tmp_path: Path) -> None:
     training.set_epoch(2)
     for index in range(len(training)):
         answer = training[index]["messages"][-1]["content"]
-        assert training.where(index) == f"{tmp_path / answer[0]}.jsonl:{int(answer[1:]) + 1}"
+        assert rows.where(training.place(index)[0]) == f"{tmp_path / answer[0]}.jsonl:{int(answer[1:]) + 1}"
 
 
 def test_the_scan_and_the_plan_count_the_weighted_rows(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_scan_and_the_plan_count_the_weighted_rows(tmp_path: Path) -> None:
     sources = [file.source for file in rows.files]
     wanted = 1 + 8 + 4
     assert len(Mixture(rows, 0, shuffle=True)) == wanted
-    assert scan(sources, sources[1:]).rows == (wanted, 12)
+    assert scan(sources).rows.train == wanted
     train = "\n".join(f"    - {{path: {each.path}, weight: {each.weight}}}" for each in sources)
     (tmp_path / "config.yaml").write_text(f"model: none\ndata:\n  train:\n{train}\n", encoding="utf-8")
     assert count_rows(load_config([tmp_path / "config.yaml"])).train == wanted
