@@ -125,9 +125,10 @@ class UnitSpread:
 
     def __init__(self, text_unit: Unit, limits: PixelLimits) -> None:
         self._text_unit, self._limits = text_unit, limits
-        self._rows = 0
-        self._against = dict.fromkeys(("relative1000", "pixels", "resized", "relative1"), 0)
-        self._odds = {"pixels": 0.0, "relative1000": 0.0}  # logarithm of the chance of such small numbers
+        self._rows = self._resized = 0
+        self._against: dict[Unit, int] = {"relative1000": 0, "pixels": 0, "resized": 0, "relative1": 0}
+        # The logarithm of the chance of such small numbers.
+        self._odds: dict[Unit, float] = {"pixels": 0.0, "relative1000": 0.0, "resized": 0.0}
 
     def add(self, targets: Sequence[Target], size: Size) -> None:
         """Take a row into account.
@@ -141,44 +142,59 @@ class UnitSpread:
         most = max(x for x, _ in points), max(y for _, y in points)
         whole = all(float(number).is_integer() for point in points for number in point)
         self._against["relative1"] += max(most) > 1 or whole
-        sides = {"relative1000": (1000, 1000), "pixels": size, "resized": model_size(*size, self._limits)}
+        sides: dict[Unit, Size] = {
+            "relative1000": (1000, 1000),
+            "pixels": size,
+            "resized": model_size(*size, self._limits),
+        }
         for unit, ends in sides.items():
             self._against[unit] += any(
                 value > end * (1 + SLACK_SHARE) + 1 for value, end in zip(most, ends, strict=True)
             )
-        for axis in (0, 1):
-            thousand, side = 1000, size[axis]
-            self._odds["pixels"] += min(math.log(thousand / side), 0)
-            self._odds["relative1000"] += min(math.log(side / thousand), 0)
+        self._resized += sides["resized"] != size
+        for unit, ends in sides.items():
+            for axis in (0, 1):
+                if unit == "relative1000":  # such small numbers, if they may reach 1000
+                    self._odds[unit] += min(math.log(size[axis] / 1000), 0)
+                else:
+                    self._odds[unit] += min(math.log(1000 / ends[axis]), 0)
 
-    def unit(self) -> Unit | None:
-        """The unit, where the file decides it."""
-        if not self._rows:
-            return self._text_unit
+    def possible(self) -> list[Unit]:
+        """The units that the file may have; none where too many rows contradict each of them."""
         fewest = min(self._against.values())
-        left = [unit for unit, rows in self._against.items() if rows == fewest]
         if fewest > self._rows / 5:
-            return None
+            return []
+        left = [unit for unit, rows in self._against.items() if rows == fewest]
         if "relative1" in left:
-            return "relative1"
-        if self._text_unit == "relative1000" and "resized" in left and "pixels" in left:
-            left.remove("resized")
-        if left == ["relative1000", "pixels"]:
-            unlikely = [unit for unit in ("pixels", "relative1000") if self._odds[unit] < SURE]
-            left = [unit for unit in left if unit not in unlikely]
-        return left[0] if len(left) == 1 else None  # type: ignore[return-value]
+            return ["relative1"]
+        # Where the model writes thousandths, nobody means pixels of the resized image; where no image is resized, both
+        # kinds of pixels are the same.
+        if "pixels" in left and "resized" in left and (self._text_unit == "relative1000" or not self._resized):
+            left.remove("resized" if self._text_unit == "relative1000" else "pixels")
+        # Far edges that are spread evenly over the image would hardly ever stay so far below 1000, or below its sides.
+        unlikely = {unit for unit, odds in self._odds.items() if odds < SURE}
+        likely = [unit for unit in left if unit not in unlikely]
+        return likely if len(left) > 1 and likely else left
 
     def problems(self) -> Iterator[Problem]:
         """That the unit is another one than the model's, or that it can't be told."""
-        unit = self.unit()
-        if unit is None:
-            message = f"the numbers of {counted(self._rows, 'row')} fit {_UNIT_NAMES['relative1000']} as well as pixels"
-            yield Problem("data-coordinates-undeclared", message, DECLARE.replace("UNIT", "relative1000 or pixels"))
-        elif unit != self._text_unit:
-            given, written = _UNIT_NAMES[unit], _UNIT_NAMES[self._text_unit]
-            message = f"the answers of {counted(self._rows, 'row')} give {given}, but the model writes {written}"
-            hint = f"to have them converted, {DECLARE.replace('UNIT', unit)}"
+        units = self.possible() if self._rows else [self._text_unit]
+        if units == [self._text_unit]:
+            return
+        if len(units) == 1:
+            given, writes = _UNIT_NAMES[units[0]], _UNIT_NAMES[self._text_unit]
+            message = f"the answers of {counted(self._rows, 'row')} give {given}, but the model writes {writes}"
+            hint = f"to have them converted, {DECLARE.replace('UNIT', units[0])}"
             yield Problem("data-coordinates-foreign", message, hint)
+            return
+        message = f"the numbers of {counted(self._rows, 'row')} fit to no unit alike"
+        hint = "give rows of each unit a file of their own, and declare its unit: data: {train: [{path: ..., coordinates: ...}]}"
+        if units:
+            several = " and to ".join(_UNIT_NAMES[unit] for unit in units)
+            message = f"the numbers of {counted(self._rows, 'row')} fit to {several}"
+            first, *others = sorted(units, key=lambda unit: unit != self._text_unit)
+            hint = f"{DECLARE.replace('UNIT', first)}, or {' or '.join(others)} in its place"
+        yield Problem("data-coordinates-undeclared", message, hint)
 
 
 _UNIT_NAMES: dict[Unit, str] = {

@@ -123,6 +123,7 @@ def scan(
         for number, source in enumerate(sources):
             path = Path(source.path)
             if path not in files:
+                run.part = "train" if number < len(train) else "val"
                 before = run.without_image, run.in_place.copy()
                 files[path] = open_file(source, encoding.writing)
                 kinds[path] = run.read(files[path])
@@ -147,6 +148,7 @@ class _Scan:
 
     def __init__(self, encoding: Encoding, progress: Progress) -> None:
         self.rows = self.bytes = self.without_image = 0
+        self.part = "train"
         self.images: ImageCheck | None = None  # where images are decoded too
         self.in_place: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # rows by code
@@ -174,7 +176,11 @@ class _Scan:
         if len(first) < NAMED_ROWS:
             text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
             text = text if text.isprintable() else text.encode("unicode_escape").decode()
-            hint = problem.hint.replace("FILE", self._path) if problem.hint else problem.hint
+            hint = (
+                problem.hint.replace("FILE", self._path).replace("{train:", f"{{{self.part}:")
+                if problem.hint
+                else problem.hint
+            )
             first.append(replace(problem, message=text, hint=hint, where=where))
 
     def findings(self) -> Iterator[Problem]:
