@@ -15,16 +15,20 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.parsers.expat import ParserCreate
 
 from PIL import Image
 
 from common import measure
 from swiftalign.data.scan import scan
+from swiftalign.data.tools import find_tool
 
 SIZE, IMAGES = (1280, 720), 200
+CORNERS = ("xmin", "ymin", "xmax", "ymax")  # of a Pascal VOC box
 MOST_GROWTH = 16.0  # MB between 10,000 and 100,000 rows: 16 bytes a row, and what varies from process to process
 SCAN = "import sys; from pathlib import Path; from swiftalign.data.scan import scan; scan([Path(sys.argv[1])])"
 
@@ -101,6 +105,61 @@ READINGS = {
 }
 
 
+def voc(boxes: list[list[int]], image: str) -> str:
+    """A file of Pascal VOC."""
+    told = "".join(
+        "<object><name>part</name><bndbox>"
+        + "".join(
+            f"<{name}>{value}</{name}>" for name, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        )
+        + "</bndbox></object>"
+        for box in boxes
+    )
+    return f"<annotation><filename>{image}</filename>{told}</annotation>"
+
+
+def labelme(boxes: list[list[int]], image: str) -> str:
+    shapes = [{"label": "part", "points": [box[:2], box[2:]], "shape_type": "rectangle"} for box in boxes]
+    sides = {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+    return json.dumps({"version": "5.5.0", "shapes": shapes, "imagePath": image, **sides})
+
+
+def yolo(boxes: list[list[int]], image: str) -> str:
+    wide, high = SIZE
+    middles = ((a + c, b + d, c - a, d - b) for a, b, c, d in boxes)
+    return "".join(f"0 {x / 2 / wide:.6f} {y / 2 / high:.6f} {w / wide:.6f} {h / high:.6f}\n" for x, y, w, h in middles)
+
+
+# Name -> suffix of the files, their content, and a bare parse of one of them.
+TOOLS: dict[str, tuple[str, Callable[[list[list[int]], str], str], Callable[[bytes], Any]]] = {
+    "Pascal VOC": (".xml", voc, lambda content: ParserCreate().Parse(content, True)),
+    "LabelMe": (".json", labelme, json.loads),
+    "YOLO": (".txt", yolo, lambda content: [list(map(float, line.split())) for line in content.splitlines()]),
+}
+
+
+def compare_tool(name: str, folder: Path, *, files: int, rounds: int) -> None:
+    """Print files per second of a tool's reader, and how many times as long it takes as a bare parse; 5 boxes each."""
+    suffix, content, parse = TOOLS[name]
+    draws, folder = random.Random(0), folder / name
+    folder.mkdir()
+    (folder / "classes.txt").write_text("part\n")
+    for number in range(files):
+        (folder / f"{number}.png").touch()
+        (folder / f"{number}{suffix}").write_text(content(boxes(draws, 5), f"{number}.png"))
+    tool = find_tool(folder)
+    assert tool is not None
+    paths = sorted(folder.glob(f"[0-9]*{suffix}"))
+
+    def bare() -> None:
+        for path in paths:
+            parse(path.read_bytes())
+
+    pairs = [(seconds(lambda: list(tool.read(folder, None, Counter()))), seconds(bare)) for _ in range(rounds)]
+    mine, alone = (statistics.median(each) for each in zip(*pairs, strict=True))
+    print(f"| {name} | {files / mine:,.0f} | {files / alone:,.0f} | {mine / alone:.1f} |", flush=True)
+
+
 def seconds(run: Callable[[], Any]) -> float:
     begin = time.process_time()
     run()
@@ -140,6 +199,9 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for label, reading in READINGS.items():
             compare(label, reading, folder, rows=options.rows, rounds=options.rounds)
+        print("\n| files of | reader, files/s | bare parse, files/s | ratio |\n|---|---|---|---|")
+        for label in TOOLS:
+            compare_tool(label, folder, files=options.rows // 5, rounds=options.rounds)
 
 
 if __name__ == "__main__":
