@@ -25,6 +25,7 @@ from swiftalign.data.scan import DataReport, read_data, scan
 from swiftalign.data.sizes import model_size
 from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Writing, answer
+from swiftalign.data.written import NOT_UNDERSTOOD
 from swiftalign.problems import Problem
 
 Write = Callable[..., Path]
@@ -176,6 +177,66 @@ def test_an_answer_whose_coordinates_are_no_numbers_is_named(numbers: str, write
     (found,) = faults(scan([write(answer_row(text))]))
     assert found.code == "data-answer-malformed"
     assert "bbox_2d of 'block' is" in found.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The block is at [80, 60, 480, 540].",
+        '[{"bbox_2d": [80, 60, 480, 540], "point_2d": [80, 60], "label": "block"}]',
+        '[{"bbox_2d": [80, 60, 480, 540], "center": [280, 300], "label": "block"}]',
+        '[{"bbox_2d": [80, 60, 480, 540], "parts": [{"bbox_2d": [80, 60, 90, 70], "label": "lid"}]}]',
+        '[{"bbox": [80, 60, 480, 540], "label": "block"}, {"bbox": ["80", "60", "480", "540"], "label": "block"}]',
+    ],
+)
+def test_coordinates_that_would_not_be_converted_are_named(text: str, write: Write) -> None:
+    source = DataSource(path=str(write(answer_row(text))), coordinates="pixels")
+    report = scan([source])
+    assert codes(report) == {"data-coordinates-foreign"}
+    assert report.in_place == {NOT_UNDERSTOOD: 1}
+    assert not faults(scan([source.model_copy(update={"coordinates": "relative1000"})]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"color": {"bbox_2d": [1, 2, 3, 4]}, "bbox_2d": ', ""),
+        ('"bbox\\u005f2d": ', ""),
+        ('"label": "a \\"bbox_2d\\": [1, 2, 3, 4]", "bbox_2d": ', ""),
+        ('"bbox_2d": ', ', "note": {"bbox_2d": [1, 2, 3, 4]}'),
+    ],
+)
+def test_the_numbers_of_an_object_are_found_among_others(before: str, after: str, write: Write) -> None:
+    source = DataSource(path=str(write(answer_row(f"[{{{before}{PIXELS}{after}}}]"))), coordinates="pixels")
+    assert texts(Rows([source])[0])[1][1] == f"[{{{before}{THOUSANDTHS}{after}}}]"
+
+
+def test_names_are_filled_in_whatever_else_is_wrong(write: Write) -> None:
+    row = {**swift_row(PIXELS), "imagess": 1}
+    assert texts(Rows([write(row)])[0])[1][1] == ANSWER
+
+
+def test_a_number_of_points_follows_a_line_that_is_cut(write: Write) -> None:
+    text = '[{"line_points": 3, "line": [100, 100, 500, 100, 900, 100], "label": "wire"}]'
+    (record,) = records(write(answer_row(text)))
+    cut = record.moved([PixelTarget("line", "wire", ((80, 60), (400, 60)))])
+    written = cut.to_swift([SIZES["c.png"]], Writing())["messages"][1]["content"]
+    assert written == '[{"line_points": 2, "line": [100, 100, 500, 100], "label": "wire"}]'
+
+
+@pytest.mark.parametrize("first", ["bbox_2d", "quad"])
+def test_a_box_and_its_quad_may_come_in_either_order(first: str, write: Write) -> None:
+    given: dict[str, Any] = {"bbox_2d": PIXELS, "quad": [80, 60, 480, 60, 480, 540, 80, 540]}
+    given = {first: given[first], **given, "label": "block"}
+    path = write({"images": ["c.png"], "objects": [given]})
+    assert not faults(scan([path]))
+    assert places(records(path)[0]) == [("bbox", "block", PIXELS)]
+
+
+@pytest.mark.parametrize("settings", [{"keys": {"bbox": "label"}}, {"label_key": "bbox_2d"}])
+def test_a_label_can_not_take_the_place_of_coordinates(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a key of coordinates"):
+        GroundingTextSection(**settings)
 
 
 # Units, and the cure that the finding prints
