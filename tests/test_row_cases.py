@@ -26,7 +26,7 @@ from swiftalign.data.sizes import model_size
 from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Writing, answer
 from swiftalign.data.written import NOT_UNDERSTOOD
-from swiftalign.problems import Problem
+from swiftalign.problems import DataError, Problem
 
 Write = Callable[..., Path]
 SIZES = {"a.png": (256, 227), "b.png": (532, 728), "c.png": (800, 600), "large.png": (1920, 1080)}
@@ -517,6 +517,20 @@ def test_an_array_is_read_with_the_line_of_each_row(write: Write, tmp_path: Path
     line = path.read_text().splitlines().index(" {", 2) + 1
     assert found.where == f"{path}:{line}"
     assert places(records(path)[0]) == [("bbox", "block", PIXELS)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"images": []}]\n\n[{"images": []}]', "rows.json:1: not JSON: after the array comes"),
+        (b'[\n{"images": ["\xff.png"]}]', "rows.json: not UTF-8"),
+        (b'[\n{"images": ["\\ud800.png"]}]', "rows.json:2: not JSON"),
+    ],
+)
+def test_an_array_that_would_be_read_in_part_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        scan([tmp_path / "rows.json"])
 
 
 def test_a_json_file_of_one_row_a_line_is_read(write: Write) -> None:

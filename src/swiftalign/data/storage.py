@@ -25,6 +25,7 @@ from swiftalign.data.formats import read_row
 from swiftalign.data.records import Reading, Row
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.data.tools import find_tool
+from swiftalign.data.words import shown
 from swiftalign.problems import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -220,7 +221,11 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
     """The elements of a JSON array, each with the line where it begins."""
     if path.stat().st_size > _MAX_WHOLE:
         raise DataError(f"{path}: too large for a JSON array", "write one row per line")
-    text, decoder = path.read_text(encoding="utf-8-sig", errors="replace"), json.JSONDecoder(object_pairs_hook=distinct)
+    decoder = json.JSONDecoder(object_pairs_hook=distinct)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error.reason} at byte {error.start:,}", "correct the file") from None
     position = len(text) - len(text.lstrip())
     if not text.startswith("[", position):
         raise DataError(f"{path}: neither a JSON array of rows nor the export of a known annotation tool", JSONL)
@@ -230,9 +235,13 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
             position += 1
         line, seen = line + text.count("\n", seen, position), position
         if text.startswith("]", position):
+            if rest := text[position + 1 :].strip():
+                message = f"{path}:{line}: not JSON: after the array comes {shown(rest, 20)}"
+                raise DataError(message, "write all rows into one array")
             return
         try:
             value, position = decoder.raw_decode(text, position)
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be written
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{line}: not JSON: {error}", "correct the file") from None
         yield f"{path}:{line}", value
