@@ -224,6 +224,14 @@ def test_a_number_of_points_follows_a_line_that_is_cut(write: Write) -> None:
     assert written == '[{"line_points": 2, "line": [100, 100, 500, 100], "label": "wire"}]'
 
 
+def test_a_file_that_is_named_again_in_another_unit_is_checked_again(write: Write) -> None:
+    path = write(own_row(PIXELS), own_row(PIXELS))
+    plain = DataSource(path=str(path))
+    assert not faults(scan([plain, plain], [plain]))
+    for again in (plain.model_copy(update={"coordinates": "relative1"}), plain.model_copy(update={"images": "/"})):
+        assert codes(scan([plain, again])) == codes(scan([plain], [again])) == codes(scan([again])) != set()
+
+
 @pytest.mark.parametrize("first", ["bbox_2d", "quad"])
 def test_a_box_and_its_quad_may_come_in_either_order(first: str, write: Write) -> None:
     given: dict[str, Any] = {"bbox_2d": PIXELS, "quad": [80, 60, 480, 60, 480, 540, 80, 540]}
