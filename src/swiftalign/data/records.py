@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
-from swiftalign.config.sections import Unit
+from swiftalign.config.sections import GroundingTextSection, Unit
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size
 from swiftalign.data.targets import Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Writing
@@ -35,9 +35,12 @@ class Wording(Protocol):
     def mirrored(self) -> Self:
         """The words with left and right exchanged."""
 
-    @property
-    def names_sides(self) -> bool:
-        """Whether the words contain left or right."""
+    def names_sides(self, text: GroundingTextSection) -> bool:
+        """Whether the words contain left or right.
+
+        Args:
+            text: the configuration's words, for rows without their own.
+        """
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         """What is wrong with the words."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from swiftalign.config.sections import Unit
+from swiftalign.config.sections import GroundingTextSection, Unit
 from swiftalign.data.answers import find_items, find_keys, kind_of
 from swiftalign.data.files import distinct
 from swiftalign.data.mirror import mirror_words
@@ -131,6 +131,8 @@ class Written:
                 if self.spots[number].unit is None
             ]
             row["objects"] = {**row["objects"], "bbox": boxes, "bbox_type": "real"}
+            if self.is_mirrored and row["objects"].get("ref"):
+                row["objects"]["ref"] = [mirror_words(name) for name in row["objects"]["ref"]]
         return row
 
     def without(self, dropped: Sequence[int]) -> Written:
@@ -140,10 +142,9 @@ class Written:
     def mirrored(self) -> Written:
         return replace(self, is_mirrored=not self.is_mirrored)
 
-    @property
-    def names_sides(self) -> bool:
+    def names_sides(self, text: GroundingTextSection) -> bool:
         texts = (message.get("content") for message in self.row["messages"])
-        return any(isinstance(text, str) and mirror_words(text) != text for text in texts)
+        return any(isinstance(each, str) and mirror_words(each) != each for each in texts)
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         yield from self.faults
