@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -23,6 +24,7 @@ from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, read_data, scan
 from swiftalign.data.sizes import model_size
+from swiftalign.data.storage import open_file
 from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Writing, answer
 from swiftalign.data.written import NOT_UNDERSTOOD
@@ -209,6 +211,31 @@ def test_coordinates_that_would_not_be_converted_are_named(text: str, write: Wri
 def test_the_numbers_of_an_object_are_found_among_others(before: str, after: str, write: Write) -> None:
     source = DataSource(path=str(write(answer_row(f"[{{{before}{PIXELS}{after}}}]"))), coordinates="pixels")
     assert texts(Rows([source])[0])[1][1] == f"[{{{before}{THOUSANDTHS}{after}}}]"
+
+
+def test_coordinates_of_an_answer_that_are_not_understood_are_noted(write: Write) -> None:
+    report = scan([write(answer_row("[192, 108, 1152, 972]", "large.png"), answer_row(ANSWER), answer_row("Here."))])
+    (found,) = [each for each in report.findings if each.code == "data-unchecked"]
+    assert "rows.jsonl:1" in (found.where or "")
+    assert report.counts["data-unchecked"] == 1
+
+
+def test_images_within_rows_are_decoded_too(write: Write, tmp_path: Path) -> None:
+    content = (tmp_path / "c.png").read_bytes()
+    whole, cut = (base64.b64encode(part).decode() for part in (content, content[: len(content) // 2]))
+    path = write(*(answer_row(ANSWER, f"data:image/png;base64,{image}") for image in (whole, cut)))
+    (found,) = faults(scan([path]))
+    assert (found.code, found.where) == ("data-image-unreadable", f"{path}:2")
+    assert not faults(scan([path], check_images=False))
+
+
+def test_the_progress_of_an_array_is_told_in_images(write: Write, tmp_path: Path) -> None:
+    rows = [own_row(PIXELS) | {"prompt": f"Find block {number} of the picture."} for number in range(50)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    read = list(open_file(DataSource(path=str(path))).read())
+    size = sum(open_file(DataSource(path=str(path))).size_of(content) for _, content in read)
+    assert size == pytest.approx(path.stat().st_size, rel=0.05)
 
 
 def test_names_are_filled_in_whatever_else_is_wrong(write: Write) -> None:

@@ -16,7 +16,7 @@ from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
 from swiftalign.data.image_check import Checked, ImageCheck, cache_file
-from swiftalign.data.images import NoSuchImageError, remembered_sizes
+from swiftalign.data.images import NoSuchImageError, check_image, remembered_sizes
 from swiftalign.data.records import Row
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
 from swiftalign.data.sizes import Size, model_size
@@ -214,7 +214,7 @@ class _Scan:
         self._path = str(file.path)
         units, quick = UnitSpread(file.reading.text_unit, self.encoding.limits), _Quick(self, file)
         for line, content in file.read():
-            self.bytes += len(content)
+            self.bytes += file.size_of(content)
             try:
                 value = file.value(content, line)
                 if quick.sound(value, line, spread):
@@ -307,6 +307,11 @@ class _Scan:
         for image in row.images:
             if isinstance(image, Path):
                 self.images.add(image, where)
+            elif image is not None:
+                try:
+                    check_image(image)
+                except DataError as error:
+                    problems.append(_unreadable(error))
 
     def add_unreadable(self, where: str, error: DataError) -> None:
         """Count an image that could not be decoded."""

@@ -93,8 +93,12 @@ class DataFile:
         """
         return parse_json(content, self.path, line)
 
+    def size_of(self, content: Any) -> int:
+        """The number of bytes of a row's text, nearly."""
+        return len(content)
+
     def row(self, number: int) -> tuple[Row, int]:
-        """A row by its number in the file, and how many bytes the file holds of it.
+        """A row by its number in the file, and the number of bytes of its text, nearly.
 
         Raises:
             DataError: the row is malformed, or the file has changed.
@@ -102,7 +106,7 @@ class DataFile:
         line, file = int(self.lines[number]), self._file()
         file.seek(self.places[number, 0])
         content = file.readline(MAX_ROW_BYTES + 1)
-        return read_row(self.value(content, line), self.where(line), self.reading), len(content)
+        return read_row(self.value(content, line), self.where(line), self.reading), self.size_of(content)
 
     def _file(self) -> BinaryIO:
         """The open file. Processes do not share one, as they would share its position."""
@@ -137,12 +141,15 @@ class LoadedFile(DataFile):
     def value(self, content: Any, line: int) -> Any:
         return content
 
+    def size_of(self, content: Any) -> int:
+        return len(json.dumps(content, default=lambda _: ""))  # without images
+
     def row(self, number: int) -> tuple[Row, int]:
         lines, values = self.lines, self._load()
         if len(lines) != len(values):
             raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
         where, value = values[number]
-        return read_row(value, where, self.reading), len(str(value))
+        return read_row(value, where, self.reading), self.size_of(value)
 
     def _load(self) -> list[tuple[str, Any]]:
         if self._values is None:

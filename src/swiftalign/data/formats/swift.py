@@ -101,6 +101,10 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         unclear |= other
         if learned:
             faults += wrong
+            if other and not declared and len(images) == 1:
+                faults.append(
+                    Problem("data-unchecked", "the unit of coordinates in its answer that are not understood")
+                )
             if other and declared and declared != reading.text_unit and len(images) == 1:
                 fault = "coordinates that are not understood can't be converted"
                 faults.append(Problem("data-coordinates-foreign", fault, "write them in the model's unit"))
