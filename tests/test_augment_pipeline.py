@@ -244,6 +244,16 @@ def test_the_words_of_the_configuration_are_mirrored_too() -> None:
     assert refused.replay.left_out == ("hflip: the row says left or right",)
 
 
+def test_an_object_that_a_summary_names_is_not_lost() -> None:
+    corner = PixelTarget("bbox", "nut", ((0, 0), (8, 8)))
+    both = replace(record(BOX, corner), wording=Composed("Find.", summary="One cup, one nut."))
+    zoom = pipeline({"scale": {"lo": 1.4, "hi": 1.4, "prob": 1}}, min_visible=0.9)
+    assert len(apply(zoom, both).record.targets) == 1
+    kept = apply(replace(zoom, text=GroundingTextSection(answer="summary")), both)
+    assert len(kept.record.targets) == 2
+    assert "a target would be lost that the row's text needs" in kept.replay.left_out[0]
+
+
 def test_flips_that_cancel_leave_the_words_alone() -> None:
     sided = record(replace(BOX, label="left cup"))
     assert apply(pipeline("hflip", "hflip"), sided).record == sided

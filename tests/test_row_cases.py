@@ -238,6 +238,24 @@ def test_the_progress_of_an_array_is_told_in_images(write: Write, tmp_path: Path
     assert size == pytest.approx(path.stat().st_size, rel=0.05)
 
 
+def test_the_objects_of_older_rows_are_left_to_other_templates_as_ms_swift_takes_them(write: Write) -> None:
+    row = swift_row(PIXELS) | {"objects": [{"caption": "block", "bbox": PIXELS}]}
+    (written,) = (Rows([write(row)], writing=Writing(own_boxes=False))[index] for index in range(1))
+    assert (written["objects"]["ref"], written["objects"]["bbox"]) == (["block"], [PIXELS])
+
+
+def test_names_with_placeholders_are_named(write: Write) -> None:
+    row = swift_row(PIXELS) | {"objects": {"ref": ["block<image>"] * 2, "bbox": [PIXELS]}}
+    assert codes(scan([write(row)])) == {"data-special-text"}
+
+
+def test_a_wrong_number_of_points_in_an_answer_is_named(write: Write) -> None:
+    text = '[{{"line_points": {}, "line": [100, 100, 500, 100, 900, 100], "label": "wire"}}]'
+    report = scan([write(answer_row(ANSWER), answer_row(text.format(3)), answer_row(text.format(2)))])
+    assert codes(report) == {"data-answer-malformed"}
+    assert report.counts["data-answer-malformed"] == 1
+
+
 def test_names_are_filled_in_whatever_else_is_wrong(write: Write) -> None:
     row = {**swift_row(PIXELS), "imagess": 1}
     assert texts(Rows([write(row)])[0])[1][1] == ANSWER

@@ -166,7 +166,7 @@ class Pipeline:
         lost = [number for number, outcome in enumerate(placed.outcomes) if outcome.target is None]
         if lost and len(lost) == len(record.targets):
             placed = place_without(_MOVING, "every target would be lost")
-        elif not all(map(record.can_lose, lost)):
+        elif not all(record.can_lose(number, self.text) for number in lost):
             placed = place_without(_MOVING, "a target would be lost that the row's text needs")
         if self.fits and not self.fits(placed.placed_record, [placed.size]):
             placed = place_without((*_MOVING, "pad_to_multiple"), "the row would be longer than max_length")

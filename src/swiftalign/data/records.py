@@ -49,8 +49,8 @@ class Wording(Protocol):
     def fixed(self) -> str:
         """Why the targets must stay where they are; empty where they may move."""
 
-    def can_lose(self, number: int) -> bool:
-        """Whether a target may be dropped."""
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
+        """Whether a target may be dropped; the arguments are its number, and those of `names_sides`."""
 
     def answered(self, number: int) -> bool:
         """Whether the answer locates this target, so that the model's own answer can be scored."""
@@ -76,9 +76,9 @@ class Record:
         numbers = tuple(number for number, target in enumerate(self.targets) if target.image == image)
         return Record((self.images[image],), tuple(self.targets[n] for n in numbers), self.wording, numbers)
 
-    def can_lose(self, number: int) -> bool:
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
         """Whether a target may be dropped."""
-        return self.wording.can_lose(self.numbers[number] if self.numbers else number)
+        return self.wording.can_lose(self.numbers[number] if self.numbers else number, text)
 
     def to_swift(self, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
         return self.wording.to_swift(self.targets, sizes, writing)

@@ -117,8 +117,8 @@ class Composed:
         if not targets:
             yield Problem("data-no-objects", "", "the model learns to answer [] there")
 
-    def can_lose(self, number: int) -> bool:
-        return True
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
+        return text.answer == "objects" or self.summary is None
 
     def answered(self, number: int) -> bool:
         return True

@@ -149,7 +149,7 @@ class Written:
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         yield from self.faults
 
-    def can_lose(self, number: int) -> bool:
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
         return self.spots[number].item is not None
 
     def answered(self, number: int) -> bool:
@@ -253,6 +253,9 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             spot = Spot(message, (begin, begin), unit, (name_begin, name_end), cut, assumed)
             if type(item.value.get(f"{key}_points")) is int:
                 count = keys[f"{key}_points"][1]
+                if (points := to_points(kind, numbers)) and len(points) != item.value[f"{key}_points"]:
+                    told = item.value[f"{key}_points"]
+                    faults.append(_malformed(f"{key}_points is {told}, but {key} has {len(points)} points"))
                 spot = spot._replace(length=(count, count + len(str(item.value[f"{key}_points"]))))
             if numbers == "bbox" and text.startswith(PLACEHOLDER, begin):
                 spot = spot._replace(numbers=(begin, begin + len(PLACEHOLDER)), unit=None, assumed=False)

@@ -79,6 +79,7 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
     objects = _objects(row.get("objects"), len(images))
     labels, boxes = objects.get("ref") or [], objects.get("bbox") or []
     faults += _placeholder_faults(messages, labels, len(boxes), len(images))
+    faults += [problem for label in labels for problem in special_text(label)]
     if reading.own_boxes:
         names = iter(labels)
         for message in messages:
@@ -130,6 +131,8 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
 
     written = {key: value for key, value in row.items() if key not in ("coordinates", "image")}
     written["messages"] = messages
+    if objects:
+        written["objects"] = objects
     if images:
         paths = [str(image) if isinstance(image, Path) else None for image in images]
         written["images"] = [path or source for path, source in zip(paths, sources, strict=True)]
