@@ -20,12 +20,13 @@ from swiftalign.augment.draws import Step, draw
 from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows, open_images
 from swiftalign.data.sizes import PixelLimits, model_size
 from swiftalign.data.targets import PixelTarget
-from swiftalign.data.text import Composed
+from swiftalign.data.text import Composed, Writing
 from swiftalign.demo.data import write_dataset
 
 GUIDE = AugmentationSection(preset="conservative")
@@ -220,7 +221,7 @@ def test_words_for_sides_are_exchanged(text: str, mirrored: str) -> None:
 def test_a_mirrored_row_says_so_in_every_word() -> None:
     sided = record(replace(BOX, label="left cup"), prompt="Find the left cup.")
     swapped = apply(pipeline("hflip"), sided).record
-    assert swapped.wording == Composed("Find the right cup.")
+    assert swapped.wording == Composed("Find the right cup.", is_mirrored=True)
     assert swapped.targets[0].label == "right cup"
     assert swapped.targets[0].points == ((102.0, 30.0), (152.0, 70.0))
     kept = apply(pipeline("hflip", left_right="keep"), sided).record
@@ -228,6 +229,29 @@ def test_a_mirrored_row_says_so_in_every_word() -> None:
     refused = apply(pipeline("hflip", left_right="refuse"), sided)
     assert refused.record == sided
     assert refused.replay.left_out == ("hflip: the row says left or right",)
+
+
+def test_the_words_of_the_configuration_are_mirrored_too() -> None:
+    text = GroundingTextSection(prompt="On the left: {labels}", system="Left first.")
+    sided = replace(record(replace(BOX, label="left cup")), wording=Composed())
+    made = replace(pipeline("hflip"), text=text)
+    sample = apply(made, sided)
+    size = sample.image.shape[1], sample.image.shape[0]
+    system, question, _ = sample.record.to_swift([size], Writing(text))["messages"]
+    assert (system["content"], question["content"]) == ("Right first.", "<image>On the right: right cup")
+    plain = replace(sided, targets=(BOX,))
+    refused = apply(replace(pipeline("hflip", left_right="refuse"), text=text), plain)
+    assert refused.replay.left_out == ("hflip: the row says left or right",)
+
+
+def test_an_object_that_a_summary_names_is_not_lost() -> None:
+    corner = PixelTarget("bbox", "nut", ((0, 0), (8, 8)))
+    both = replace(record(BOX, corner), wording=Composed("Find.", summary="One cup, one nut."))
+    zoom = pipeline({"scale": {"lo": 1.4, "hi": 1.4, "prob": 1}}, min_visible=0.9)
+    assert len(apply(zoom, both).record.targets) == 1
+    kept = apply(replace(zoom, text=GroundingTextSection(answer="summary")), both)
+    assert len(kept.record.targets) == 2
+    assert "a target would be lost that the row's text needs" in kept.replay.left_out[0]
 
 
 def test_flips_that_cancel_leave_the_words_alone() -> None:

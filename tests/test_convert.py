@@ -99,6 +99,20 @@ def test_what_no_row_can_hold_is_counted(folder: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        (f"```json\n{ANSWER}\n```", None),
+        (f"Sure: {ANSWER}", "words around the objects of an answer"),
+        (ANSWER.replace('"label"', '"color": "red", "label"'), "further keys of objects in an answer"),
+    ],
+)
+def test_what_a_row_does_not_keep_of_an_answer_is_counted(answer: str, lost: str | None, folder: Path) -> None:
+    rows = write(folder / "rows.jsonl", {"image": "a.png", "conversations": [*TALK, {"from": "gpt", "value": answer}]})
+    written = convert([DataSource(path=str(rows))], folder / "own.jsonl")
+    assert (written.rows, written.left_out) == (1, {lost: 1} if lost else {})
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["none.json"], 2, "none.json: no such file or folder"),
@@ -106,8 +120,9 @@ def test_what_no_row_can_hold_is_counted(folder: Path, capsys: pytest.CaptureFix
         (["rows.jsonl", "--coordinates", "inches"], 2, "--coordinates inches: not a unit"),
         (["bad.jsonl"], 1, "[data-box-degenerate]"),
         (["pixels.jsonl"], 1, "[data-coordinates-foreign]"),
+        (["pixels.jsonl"], 1, "to have them converted, pass --coordinates pixels"),
     ],
-    ids=["missing", "no images", "unit", "faulty", "foreign unit"],
+    ids=["missing", "no images", "unit", "faulty", "foreign unit", "cure"],
 )
 def test_what_goes_wrong_is_told_and_nothing_is_written(
     arguments: list[str],
@@ -126,6 +141,12 @@ def test_what_goes_wrong_is_told_and_nothing_is_written(
     assert main(["convert", *arguments, "--output", "own.jsonl"]) == code
     assert message in capsys.readouterr().err
     assert not (folder / "own.jsonl").exists()
+
+
+def test_the_output_may_not_be_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write(folder / "rows.jsonl", {"images": ["a.png"], "objects": [BOX]})
+    assert main(["convert", str(rows), "--output", str(folder), "--force"]) == 2
+    assert f"{folder} is a folder" in capsys.readouterr().err
 
 
 def test_an_existing_file_is_kept_unless_forced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -23,9 +24,11 @@ from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, read_data, scan
 from swiftalign.data.sizes import model_size
+from swiftalign.data.storage import open_file
 from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Writing, answer
-from swiftalign.problems import Problem
+from swiftalign.data.written import NOT_UNDERSTOOD
+from swiftalign.problems import DataError, Problem
 
 Write = Callable[..., Path]
 SIZES = {"a.png": (256, 227), "b.png": (532, 728), "c.png": (800, 600), "large.png": (1920, 1080)}
@@ -176,6 +179,117 @@ def test_an_answer_whose_coordinates_are_no_numbers_is_named(numbers: str, write
     (found,) = faults(scan([write(answer_row(text))]))
     assert found.code == "data-answer-malformed"
     assert "bbox_2d of 'block' is" in found.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The block is at [80, 60, 480, 540].",
+        '[{"bbox_2d": [80, 60, 480, 540], "point_2d": [80, 60], "label": "block"}]',
+        '[{"bbox_2d": [80, 60, 480, 540], "center": [280, 300], "label": "block"}]',
+        '[{"bbox_2d": [80, 60, 480, 540], "parts": [{"bbox_2d": [80, 60, 90, 70], "label": "lid"}]}]',
+        '[{"bbox": [80, 60, 480, 540], "label": "block"}, {"bbox": ["80", "60", "480", "540"], "label": "block"}]',
+    ],
+)
+def test_coordinates_that_would_not_be_converted_are_named(text: str, write: Write) -> None:
+    source = DataSource(path=str(write(answer_row(text))), coordinates="pixels")
+    report = scan([source])
+    assert codes(report) == {"data-coordinates-foreign"}
+    assert report.in_place == {NOT_UNDERSTOOD: 1}
+    assert not faults(scan([source.model_copy(update={"coordinates": "relative1000"})]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"color": {"bbox_2d": [1, 2, 3, 4]}, "bbox_2d": ', ""),
+        ('"bbox\\u005f2d": ', ""),
+        ('"label": "a \\"bbox_2d\\": [1, 2, 3, 4]", "bbox_2d": ', ""),
+        ('"bbox_2d": ', ', "note": {"bbox_2d": [1, 2, 3, 4]}'),
+    ],
+)
+def test_the_numbers_of_an_object_are_found_among_others(before: str, after: str, write: Write) -> None:
+    source = DataSource(path=str(write(answer_row(f"[{{{before}{PIXELS}{after}}}]"))), coordinates="pixels")
+    assert texts(Rows([source])[0])[1][1] == f"[{{{before}{THOUSANDTHS}{after}}}]"
+
+
+def test_coordinates_of_an_answer_that_are_not_understood_are_noted(write: Write) -> None:
+    report = scan([write(answer_row("[192, 108, 1152, 972]", "large.png"), answer_row(ANSWER), answer_row("Here."))])
+    (found,) = [each for each in report.findings if each.code == "data-unchecked"]
+    assert "rows.jsonl:1" in (found.where or "")
+    assert report.counts["data-unchecked"] == 1
+
+
+def test_images_within_rows_are_decoded_too(write: Write, tmp_path: Path) -> None:
+    content = (tmp_path / "c.png").read_bytes()
+    whole, cut = (base64.b64encode(part).decode() for part in (content, content[: len(content) // 2]))
+    path = write(*(answer_row(ANSWER, f"data:image/png;base64,{image}") for image in (whole, cut)))
+    (found,) = faults(scan([path]))
+    assert (found.code, found.where) == ("data-image-unreadable", f"{path}:2")
+    assert not faults(scan([path], check_images=False))
+
+
+def test_the_progress_of_an_array_is_told_in_images(write: Write, tmp_path: Path) -> None:
+    rows = [own_row(PIXELS) | {"prompt": f"Find block {number} of the picture."} for number in range(50)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    read = list(open_file(DataSource(path=str(path))).read())
+    size = sum(open_file(DataSource(path=str(path))).size_of(content) for _, content in read)
+    assert size == pytest.approx(path.stat().st_size, rel=0.05)
+
+
+def test_the_objects_of_older_rows_are_left_to_other_templates_as_ms_swift_takes_them(write: Write) -> None:
+    row = swift_row(PIXELS) | {"objects": [{"caption": "block", "bbox": PIXELS}]}
+    (written,) = (Rows([write(row)], writing=Writing(own_boxes=False))[index] for index in range(1))
+    assert (written["objects"]["ref"], written["objects"]["bbox"]) == (["block"], [PIXELS])
+
+
+def test_names_with_placeholders_are_named(write: Write) -> None:
+    row = swift_row(PIXELS) | {"objects": {"ref": ["block<image>"] * 2, "bbox": [PIXELS]}}
+    assert codes(scan([write(row)])) == {"data-special-text"}
+
+
+def test_a_wrong_number_of_points_in_an_answer_is_named(write: Write) -> None:
+    text = '[{{"line_points": {}, "line": [100, 100, 500, 100, 900, 100], "label": "wire"}}]'
+    report = scan([write(answer_row(ANSWER), answer_row(text.format(3)), answer_row(text.format(2)))])
+    assert codes(report) == {"data-answer-malformed"}
+    assert report.counts["data-answer-malformed"] == 1
+
+
+def test_names_are_filled_in_whatever_else_is_wrong(write: Write) -> None:
+    row = {**swift_row(PIXELS), "imagess": 1}
+    assert texts(Rows([write(row)])[0])[1][1] == ANSWER
+
+
+def test_a_number_of_points_follows_a_line_that_is_cut(write: Write) -> None:
+    text = '[{"line_points": 3, "line": [100, 100, 500, 100, 900, 100], "label": "wire"}]'
+    (record,) = records(write(answer_row(text)))
+    cut = record.moved([PixelTarget("line", "wire", ((80, 60), (400, 60)))])
+    written = cut.to_swift([SIZES["c.png"]], Writing())["messages"][1]["content"]
+    assert written == '[{"line_points": 2, "line": [100, 100, 500, 100], "label": "wire"}]'
+
+
+def test_a_file_that_is_named_again_in_another_unit_is_checked_again(write: Write) -> None:
+    path = write(own_row(PIXELS), own_row(PIXELS))
+    plain = DataSource(path=str(path))
+    assert not faults(scan([plain, plain], [plain]))
+    for again in (plain.model_copy(update={"coordinates": "relative1"}), plain.model_copy(update={"images": "/"})):
+        assert codes(scan([plain, again])) == codes(scan([plain], [again])) == codes(scan([again])) != set()
+
+
+@pytest.mark.parametrize("first", ["bbox_2d", "quad"])
+def test_a_box_and_its_quad_may_come_in_either_order(first: str, write: Write) -> None:
+    given: dict[str, Any] = {"bbox_2d": PIXELS, "quad": [80, 60, 480, 60, 480, 540, 80, 540]}
+    given = {first: given[first], **given, "label": "block"}
+    path = write({"images": ["c.png"], "objects": [given]})
+    assert not faults(scan([path]))
+    assert places(records(path)[0]) == [("bbox", "block", PIXELS)]
+
+
+@pytest.mark.parametrize("settings", [{"keys": {"bbox": "label"}}, {"label_key": "bbox_2d"}])
+def test_a_label_can_not_take_the_place_of_coordinates(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a key of coordinates"):
+        GroundingTextSection(**settings)
 
 
 # Units, and the cure that the finding prints
@@ -456,6 +570,20 @@ def test_an_array_is_read_with_the_line_of_each_row(write: Write, tmp_path: Path
     line = path.read_text().splitlines().index(" {", 2) + 1
     assert found.where == f"{path}:{line}"
     assert places(records(path)[0]) == [("bbox", "block", PIXELS)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"images": []}]\n\n[{"images": []}]', "rows.json:1: not JSON: after the array comes"),
+        (b'[\n{"images": ["\xff.png"]}]', "rows.json: not UTF-8"),
+        (b'[\n{"images": ["\\ud800.png"]}]', "rows.json:2: not JSON"),
+    ],
+)
+def test_an_array_that_would_be_read_in_part_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        scan([tmp_path / "rows.json"])
 
 
 def test_a_json_file_of_one_row_a_line_is_read(write: Write) -> None:

@@ -8,7 +8,7 @@ last, so that no colour operation changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from swiftalign.augment.draws import Step, draw, is_imgaug
 from swiftalign.augment.geometry import Affine
 from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
-from swiftalign.config.sections import Config
+from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
 from swiftalign.data.mirror import mirror_words
@@ -116,11 +116,13 @@ class Pipeline:
     Attributes:
         settings: the configuration's augmentation section.
         limits: limits of the size of the images that the model gets.
+        text: the words of rows without their own.
         fits: whether a row on images of these sizes is within ``max_length``; None where rows may have any length.
     """
 
     settings: AugmentationSection
     limits: PixelLimits = DEFAULT_LIMITS
+    text: GroundingTextSection = field(default_factory=GroundingTextSection)
     fits: Callable[[Record, Sequence[Size]], bool] | None = None
 
     def __call__(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Sample:
@@ -152,7 +154,7 @@ class Pipeline:
             moves[:] = [step for step in moves if not step.name.startswith(names)]
             return self._move(image, record, Replay((*moves, *colours), left_out=tuple(left_out)))
 
-        refused = self.settings.left_right == "refuse" and names_sides(record)
+        refused = self.settings.left_right == "refuse" and names_sides(record, self.text)
         placed = place_without(("hflip",) if refused else (), "the row says left or right")
         if without:
             placed = place_without(tuple(without), "left out for another image of the row")
@@ -164,7 +166,7 @@ class Pipeline:
         lost = [number for number, outcome in enumerate(placed.outcomes) if outcome.target is None]
         if lost and len(lost) == len(record.targets):
             placed = place_without(_MOVING, "every target would be lost")
-        elif not all(map(record.can_lose, lost)):
+        elif not all(record.can_lose(number, self.text) for number in lost):
             placed = place_without(_MOVING, "a target would be lost that the row's text needs")
         if self.fits and not self.fits(placed.placed_record, [placed.size]):
             placed = place_without((*_MOVING, "pad_to_multiple"), "the row would be longer than max_length")
@@ -265,9 +267,9 @@ class Pipeline:
         return Sample(image, placed.placed_record, placed.outcomes, placed.replay)
 
 
-def names_sides(record: Record) -> bool:
+def names_sides(record: Record, text: GroundingTextSection) -> bool:
     """Whether a row's words or labels contain left or right."""
-    return record.wording.names_sides or any(mirror_words(each.label) != each.label for each in record.targets)
+    return record.wording.names_sides(text) or any(mirror_words(each.label) != each.label for each in record.targets)
 
 
 def mirrored(record: Record) -> Record:
@@ -281,7 +283,7 @@ def run_pipeline(config: Config) -> Pipeline:
     settings = config.custom.augmentation
     assert settings is not None
     encoding = encoding_of(config)
-    return Pipeline(settings, encoding.limits, encoding.fits if encoding.max_length else None)
+    return Pipeline(settings, encoding.limits, config.data.text, encoding.fits if encoding.max_length else None)
 
 
 def blank(size: Size) -> Pixels:

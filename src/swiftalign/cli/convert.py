@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,8 @@ import typer
 
 from swiftalign.cli.app import Allowed, AsJson, check_allowed, open_console
 from swiftalign.problems import SwiftalignError
+
+_DECLARE = re.compile(r"declare it beside the file: data: \{train: \[\{path: .*, coordinates: (\w+)\}\]\}")
 
 
 def convert(
@@ -66,12 +70,17 @@ def convert(
         raise SwiftalignError(f"--coordinates {coordinates}: not a unit", f"write {units}") from None
     with open_console(stderr=True).status("reading") as status:  # drawn on a terminal only
         report = scan(named, progress=lambda rows: status.update(f"checking the rows: {rows:,}"))
-        problems = [each for each in report.findings if each.severity != "note"]
+        # No configuration is at hand, in which the unit could be declared.
+        findings = [
+            replace(each, hint=each.hint and _DECLARE.sub(r"pass --coordinates \1", each.hint))
+            for each in report.findings
+        ]
+        problems = [each for each in findings if each.severity != "note"]
         errors = blocking(problems, allowed)
         written = None if errors else run(named, output, force=force, progress=lambda n: status.update(f"{n:,} rows"))
     if as_json:
         values = written.to_json() if written else {"output": None}
-        print(json.dumps(values | {"findings": [problem.to_json() for problem in report.findings]}, indent=2))
+        print(json.dumps(values | {"findings": [problem.to_json() for problem in findings]}, indent=2))
     else:
         print_findings(problems, open_console(stderr=True), allowed=allowed)
     for what, number in written.left_out.items() if written else ():

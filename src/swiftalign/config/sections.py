@@ -137,6 +137,12 @@ class GroundingTextSection(Section):
             raise ValueError("must hold {n} once, for the number")
         return value
 
+    @model_validator(mode="after")
+    def _label_has_a_key_of_its_own(self) -> Self:
+        if self.label_key in self.keys.values() or self.label_key.endswith(("_2d", "_2d_points")):
+            raise ValueError(f"label_key: {self.label_key!r} is a key of coordinates, which the label would replace")
+        return self
+
 
 class DataSource(Section):
     """A file or folder of rows."""

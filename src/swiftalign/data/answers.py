@@ -22,6 +22,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 _DECODER = json.JSONDecoder()
 # What gives JSON its structure.
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_COLON = re.compile(r"\s*:\s*")
 # Coordinates alone, as an answer to "where is ...?".
 _BARE = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3,7})\s*\]")
 _BARE_KINDS: dict[int, Kind] = {4: "bbox", 8: "quad"}
@@ -130,6 +131,24 @@ def _inner(text: str, start: int, end: int, vocabulary: Vocabulary) -> Iterator[
             innermost = False
             if not opened:
                 return
+
+
+def find_keys(text: str, start: int, end: int) -> dict[str, tuple[tuple[int, int], int]]:
+    """The keys of a JSON object, without those of objects in it: where each key's name begins and ends, and its value.
+
+    Args:
+        start: where the object begins in the text.
+        end: where it ends.
+    """
+    found, depth = dict[str, tuple[tuple[int, int], int]](), 0
+    for match in _STRUCTURE.finditer(text, start, end):
+        if match[0] in ("{", "["):
+            depth += 1
+        elif match[0] in ("}", "]"):
+            depth -= 1
+        elif depth == 1 and (colon := _COLON.match(text, match.end())):
+            found[json.loads(match[0])] = (match.start() + 1, match.end() - 1), colon.end()
+    return found
 
 
 def parse_answer(text: str, writing: Writing = DEFAULT_WRITING, size: Size | None = None) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from swiftalign.data.records import Row
 from swiftalign.data.storage import open_file
 from swiftalign.data.targets import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Composed
-from swiftalign.data.written import Written
+from swiftalign.data.written import PLACEHOLDER, Written
 from swiftalign.files import appearing
 from swiftalign.problems import DataError, SwiftalignError
 
@@ -65,6 +66,8 @@ def convert(
         DataError: a file can't be read, or a row is malformed.
         SwiftalignError: the output exists, or can't be written.
     """
+    if output.is_dir():
+        raise SwiftalignError(f"{output} is a folder", "name a file, such as rows.jsonl")
     if output.exists() and not force:
         raise SwiftalignError(f"{output} exists already", "name another file, or pass --force to overwrite it")
     kinds, left_out, rows = Counter[Kind](), Counter[str](), 0
@@ -110,6 +113,8 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
         ):
             left_out["conversations whose answer is not a list of objects"] += 1
             return None
+        if loss := _lost(wording, texts[-1]):
+            left_out[loss] += 1
         prompt = texts[-2].replace("<image>", "").strip()
         system = texts[0] if roles[0] == "system" else None
     elif isinstance(wording, Composed):
@@ -135,6 +140,21 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
         **({} if unit == "pixels" else {"coordinates": unit}),
         **(dict(zip(("width", "height"), row.declared, strict=True)) if row.declared else {}),
     }
+
+
+def _lost(wording: Written, answer: str) -> str:
+    """What a row of this toolkit does not keep of an answer; empty where it keeps all of it."""
+    rest, keys = list(answer), 0
+    for spot in wording.spots:
+        begin, end = spot.item or spot.numbers
+        keys += spot.item is not None and len(json.loads(_plain(answer[begin:end]))) > 2
+        rest[begin:end] = " " * (end - begin)
+    words = re.search(r"\w", re.sub(r"```json|\"[^\"]*\"", "", "".join(rest)))
+    return "words around the objects of an answer" if words else "further keys of objects in an answer" if keys else ""
+
+
+def _plain(item: str) -> str:
+    return item.replace(PLACEHOLDER, "0")
 
 
 def _flat(points: Sequence[tuple[float, float]]) -> list[float]:

@@ -83,7 +83,7 @@ def open_image(path: Path | bytes) -> Pixels:
         return np.array(shown)
 
 
-def check_image(path: Path) -> None:
+def check_image(path: Path | bytes) -> None:
     """Find out whether `open_image` would succeed, at a part of its cost; any number of threads may do so at once.
 
     A JPEG is read to its end, but its pixels are computed at an eighth of its size. Every other image is decoded.

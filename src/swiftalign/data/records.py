@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
-from swiftalign.config.sections import Unit
+from swiftalign.config.sections import GroundingTextSection, Unit
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size
 from swiftalign.data.targets import Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Writing
@@ -35,9 +35,12 @@ class Wording(Protocol):
     def mirrored(self) -> Self:
         """The words with left and right exchanged."""
 
-    @property
-    def names_sides(self) -> bool:
-        """Whether the words contain left or right."""
+    def names_sides(self, text: GroundingTextSection) -> bool:
+        """Whether the words contain left or right.
+
+        Args:
+            text: the configuration's words, for rows without their own.
+        """
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         """What is wrong with the words."""
@@ -46,8 +49,8 @@ class Wording(Protocol):
     def fixed(self) -> str:
         """Why the targets must stay where they are; empty where they may move."""
 
-    def can_lose(self, number: int) -> bool:
-        """Whether a target may be dropped."""
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
+        """Whether a target may be dropped; the arguments are its number, and those of `names_sides`."""
 
     def answered(self, number: int) -> bool:
         """Whether the answer locates this target, so that the model's own answer can be scored."""
@@ -73,9 +76,9 @@ class Record:
         numbers = tuple(number for number, target in enumerate(self.targets) if target.image == image)
         return Record((self.images[image],), tuple(self.targets[n] for n in numbers), self.wording, numbers)
 
-    def can_lose(self, number: int) -> bool:
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
         """Whether a target may be dropped."""
-        return self.wording.can_lose(self.numbers[number] if self.numbers else number)
+        return self.wording.can_lose(self.numbers[number] if self.numbers else number, text)
 
     def to_swift(self, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
         return self.wording.to_swift(self.targets, sizes, writing)

@@ -188,7 +188,8 @@ class UnitSpread:
             yield Problem("data-coordinates-foreign", message, hint)
             return
         message = f"the numbers of {counted(self._rows, 'row')} fit to no unit alike"
-        hint = "give rows of each unit a file of their own, and declare its unit: [{path: ..., coordinates: ...}]"
+        hint = "give rows of each unit a file of their own, and declare its unit: "
+        hint += "data: {train: [{path: ..., coordinates: ...}]}"
         if units:
             several = " and to ".join(_UNIT_NAMES[unit] for unit in units)
             message = f"the numbers of {counted(self._rows, 'row')} fit to {several}"

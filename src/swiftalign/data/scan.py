@@ -16,7 +16,7 @@ from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
 from swiftalign.data.image_check import Checked, ImageCheck, cache_file
-from swiftalign.data.images import NoSuchImageError, remembered_sizes
+from swiftalign.data.images import NoSuchImageError, check_image, remembered_sizes
 from swiftalign.data.records import Row
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
 from swiftalign.data.sizes import Size, model_size
@@ -111,7 +111,7 @@ def scan(
     sources = [DataSource(path=str(each)) if isinstance(each, Path) else each for each in (*train, *val)]
     run = _Scan(encoding, progress)
     files: dict[Path, DataFile] = {}
-    kinds: dict[Path, frozenset[Kind]] = {}
+    kinds: dict[_Meaning, frozenset[Kind]] = {}
     size = sum(path.stat().st_size for path in {Path(source.path) for source in sources} if path.is_file())
 
     def tell(done: int) -> None:
@@ -121,15 +121,15 @@ def scan(
     with warnings.catch_warnings(), check as run.images:
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
         for number, source in enumerate(sources):
-            path = Path(source.path)
-            if path not in files:
+            if (meaning := _meaning(source)) not in kinds:
                 run.part = "train" if number < len(train) else "val"
                 before = run.without_image, run.in_place.copy()
-                files[path] = open_file(source, encoding.writing)
-                kinds[path] = run.read(files[path])
+                file = files[Path(source.path)] = open_file(source, encoding.writing)
+                kinds[meaning] = run.read(file)
                 if number >= len(train):
                     run.without_image, run.in_place = before
     run.count_waiting()
+    run.left_out = {path: sorted(set(lines)) for path, lines in run.left_out.items()}
     progress(run.rows)
     counts: list[int] = []
     for source in sources:
@@ -137,10 +137,18 @@ def scan(
         kept = len(files[path].lines) - len(run.left_out.get(path, ()))
         counts.append(weighted(kept, source.weight) if len(counts) < len(train) else kept)
     rows = RowCounts(sum(counts[: len(train)]), sum(counts[len(train) :]))
-    found = tuple(kinds[Path(source.path)] for source in sources)
+    found = tuple(kinds[_meaning(source)] for source in sources)
     return DataReport(
         rows, tuple(run.findings()), run.counts, found, run.left_out, files, run.without_image, run.in_place
     )
+
+
+_Meaning = tuple[str, str | None, str | None]
+
+
+def _meaning(source: DataSource) -> _Meaning:
+    """What the rows of a file depend on: one that is named again with other settings is read again."""
+    return source.path, source.images, source.coordinates
 
 
 class _Scan:
@@ -206,7 +214,7 @@ class _Scan:
         self._path = str(file.path)
         units, quick = UnitSpread(file.reading.text_unit, self.encoding.limits), _Quick(self, file)
         for line, content in file.read():
-            self.bytes += len(content)
+            self.bytes += file.size_of(content)
             try:
                 value = file.value(content, line)
                 if quick.sound(value, line, spread):
@@ -299,6 +307,11 @@ class _Scan:
         for image in row.images:
             if isinstance(image, Path):
                 self.images.add(image, where)
+            elif image is not None:
+                try:
+                    check_image(image)
+                except DataError as error:
+                    problems.append(_unreadable(error))
 
     def add_unreadable(self, where: str, error: DataError) -> None:
         """Count an image that could not be decoded."""

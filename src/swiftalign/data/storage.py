@@ -25,6 +25,7 @@ from swiftalign.data.formats import read_row
 from swiftalign.data.records import Reading, Row
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.data.tools import find_tool
+from swiftalign.data.words import shown
 from swiftalign.problems import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -92,8 +93,12 @@ class DataFile:
         """
         return parse_json(content, self.path, line)
 
+    def size_of(self, content: Any) -> int:
+        """The number of bytes of a row's text, nearly."""
+        return len(content)
+
     def row(self, number: int) -> tuple[Row, int]:
-        """A row by its number in the file, and how many bytes the file holds of it.
+        """A row by its number in the file, and the number of bytes of its text, nearly.
 
         Raises:
             DataError: the row is malformed, or the file has changed.
@@ -101,7 +106,7 @@ class DataFile:
         line, file = int(self.lines[number]), self._file()
         file.seek(self.places[number, 0])
         content = file.readline(MAX_ROW_BYTES + 1)
-        return read_row(self.value(content, line), self.where(line), self.reading), len(content)
+        return read_row(self.value(content, line), self.where(line), self.reading), self.size_of(content)
 
     def _file(self) -> BinaryIO:
         """The open file. Processes do not share one, as they would share its position."""
@@ -136,12 +141,15 @@ class LoadedFile(DataFile):
     def value(self, content: Any, line: int) -> Any:
         return content
 
+    def size_of(self, content: Any) -> int:
+        return len(json.dumps(content, default=lambda _: ""))  # without images
+
     def row(self, number: int) -> tuple[Row, int]:
         lines, values = self.lines, self._load()
         if len(lines) != len(values):
             raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
         where, value = values[number]
-        return read_row(value, where, self.reading), len(str(value))
+        return read_row(value, where, self.reading), self.size_of(value)
 
     def _load(self) -> list[tuple[str, Any]]:
         if self._values is None:
@@ -220,7 +228,11 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
     """The elements of a JSON array, each with the line where it begins."""
     if path.stat().st_size > _MAX_WHOLE:
         raise DataError(f"{path}: too large for a JSON array", "write one row per line")
-    text, decoder = path.read_text(encoding="utf-8-sig", errors="replace"), json.JSONDecoder(object_pairs_hook=distinct)
+    decoder = json.JSONDecoder(object_pairs_hook=distinct)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error.reason} at byte {error.start:,}", "correct the file") from None
     position = len(text) - len(text.lstrip())
     if not text.startswith("[", position):
         raise DataError(f"{path}: neither a JSON array of rows nor the export of a known annotation tool", JSONL)
@@ -230,9 +242,13 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
             position += 1
         line, seen = line + text.count("\n", seen, position), position
         if text.startswith("]", position):
+            if rest := text[position + 1 :].strip():
+                message = f"{path}:{line}: not JSON: after the array comes {shown(rest, 20)}"
+                raise DataError(message, "write all rows into one array")
             return
         try:
             value, position = decoder.raw_decode(text, position)
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be written
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{line}: not JSON: {error}", "correct the file") from None
         yield f"{path}:{line}", value

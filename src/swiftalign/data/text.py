@@ -75,25 +75,27 @@ class Composed:
         system: the system message; None for that of the configuration.
         summary: what the row says of its images in words, if anything.
         images: number of images.
+        is_mirrored: whether left and right are exchanged: here they are already, in the configuration's words not yet.
     """
 
     prompt: str | None = None
     system: str | None = None
     summary: str | None = None
     images: int = 1
+    is_mirrored: bool = False
 
     fixed = ""
 
     def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
-        text = writing.text
+        text, sides = writing.text, mirror_words if self.is_mirrored else str
         labels = ", ".join(dict.fromkeys(target.label for target in targets))
-        prompt = self.prompt if self.prompt is not None else text.prompt.replace("{labels}", labels)
+        prompt = self.prompt if self.prompt is not None else sides(text.prompt).replace("{labels}", labels)
         written = self.summary if text.answer == "summary" and self.summary is not None else None
         messages = [
             {"role": "user", "content": "<image>" * self.images + prompt},
             {"role": "assistant", "content": answer(targets, sizes, writing) if written is None else written},
         ]
-        system = self.system if self.system is not None else text.system
+        system = self.system if self.system is not None else text.system and sides(text.system)
         return {"messages": [{"role": "system", "content": system}, *messages] if system else messages}
 
     def without(self, dropped: Sequence[int]) -> Composed:
@@ -101,11 +103,12 @@ class Composed:
 
     def mirrored(self) -> Composed:
         prompt, system, summary = (text and mirror_words(text) for text in (self.prompt, self.system, self.summary))
-        return Composed(prompt, system, summary, self.images)
+        return Composed(prompt, system, summary, self.images, not self.is_mirrored)
 
-    @property
-    def names_sides(self) -> bool:
-        return any(text and mirror_words(text) != text for text in (self.prompt, self.system, self.summary))
+    def names_sides(self, text: GroundingTextSection) -> bool:
+        prompt = text.prompt if self.prompt is None else self.prompt
+        system = text.system if self.system is None else self.system
+        return any(each and mirror_words(each) != each for each in (prompt, system, self.summary))
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         for text in (self.prompt, self.system, self.summary, *(target.label for target in targets)):
@@ -114,8 +117,8 @@ class Composed:
         if not targets:
             yield Problem("data-no-objects", "", "the model learns to answer [] there")
 
-    def can_lose(self, number: int) -> bool:
-        return True
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
+        return text.answer == "objects" or self.summary is None
 
     def answered(self, number: int) -> bool:
         return True

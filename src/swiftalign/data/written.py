@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from swiftalign.config.sections import Unit
-from swiftalign.data.answers import find_items, kind_of
+from swiftalign.config.sections import GroundingTextSection, Unit
+from swiftalign.data.answers import find_items, find_keys, kind_of
 from swiftalign.data.files import distinct
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.row_checks import near_key
@@ -38,6 +38,7 @@ _NAMED = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLIN
 
 _OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
 _KEY = re.compile(r'(?<!\\)"\s*:')
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _MOST_JSON = 200  # pieces of JSON in a text
 
 PLACEHOLDER = "<bbox>"
@@ -57,6 +58,7 @@ class Spot(NamedTuple):
         numbers: begin and end of the list of numbers, or of the placeholder.
         unit: the unit of the numbers; None for a placeholder, for which numbers are written.
         key: begin and end of the name of the key, if there is one.
+        length: begin and end of the number of points that the object gives beside its coordinates, if it does.
         item: begin and end of the object in a JSON list, which can be cut out; None if it can't.
         assumed: whether neither the row nor the configuration says what the unit is.
     """
@@ -67,6 +69,7 @@ class Spot(NamedTuple):
     key: tuple[int, int] | None = None
     item: tuple[int, int] | None = None
     assumed: bool = False
+    length: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Written:
                 if self.spots[number].unit is None
             ]
             row["objects"] = {**row["objects"], "bbox": boxes, "bbox_type": "real"}
+            if self.is_mirrored and row["objects"].get("ref"):
+                row["objects"]["ref"] = [mirror_words(name) for name in row["objects"]["ref"]]
         return row
 
     def without(self, dropped: Sequence[int]) -> Written:
@@ -137,15 +142,14 @@ class Written:
     def mirrored(self) -> Written:
         return replace(self, is_mirrored=not self.is_mirrored)
 
-    @property
-    def names_sides(self) -> bool:
+    def names_sides(self, text: GroundingTextSection) -> bool:
         texts = (message.get("content") for message in self.row["messages"])
-        return any(isinstance(text, str) and mirror_words(text) != text for text in texts)
+        return any(isinstance(each, str) and mirror_words(each) != each for each in texts)
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         yield from self.faults
 
-    def can_lose(self, number: int) -> bool:
+    def can_lose(self, number: int, text: GroundingTextSection) -> bool:
         return self.spots[number].item is not None
 
     def answered(self, number: int) -> bool:
@@ -170,6 +174,8 @@ def _rewritten(text: str, spot: Spot, target: PixelTarget, size: Size, writing: 
         separator = between[1] if between else ", "
         written = _NUMBER.sub(lambda _: str(next(following)), old) if same_length else separator.join(map(str, new))
         edits.append((begin, end, written if same_length else f"[{written}]"))
+    if spot.length and text[slice(*spot.length)] != str(len(target.points)):
+        edits.append((*spot.length, str(len(target.points))))
     if spot.key and target.kind not in KEYS.get(text[slice(*spot.key)], (target.kind,)):
         edits.append((*spot.key, writing.key(target.kind)))
     return edits
@@ -220,7 +226,7 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
         The targets, in the order of the text; those of placeholders have no numbers, and outside JSON no kind. What is
         wrong with its JSON. And whether the text holds other coordinates, which are not understood.
     """
-    placed, faults, rest = list[Placed](), list[Problem](), list(text)
+    placed, faults, rest, unclear = list[Placed](), list[Problem](), list(text), False
     # JSON has no placeholders: a text of equal length takes their place.
     json_text, position, broken = text.replace(PLACEHOLDER, '"bbox"'), 0, False
     outside = list(json_text)  # of all objects
@@ -240,22 +246,31 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
                 except ValueError as error:
                     faults.append(_malformed(str(error)))
             key = next(key for key in KEYS if key in item.value)
-            place = re.compile(rf'(?<!\\)"({key})"\s*:\s*').search(json_text, item.start, item.end)
-            assert place is not None
-            begin = place.end()
+            keys = find_keys(json_text, item.start, item.end)
+            (name_begin, name_end), begin = keys[key]
             label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), None)
             cut = (item.start, item.end) if json_text[found.start] == "[" and not item.nested else None
+            spot = Spot(message, (begin, begin), unit, (name_begin, name_end), cut, assumed)
+            if type(item.value.get(f"{key}_points")) is int:
+                count = keys[f"{key}_points"][1]
+                if (points := to_points(kind, numbers)) and len(points) != item.value[f"{key}_points"]:
+                    told = item.value[f"{key}_points"]
+                    faults.append(_malformed(f"{key}_points is {told}, but {key} has {len(points)} points"))
+                spot = spot._replace(length=(count, count + len(str(item.value[f"{key}_points"]))))
             if numbers == "bbox" and text.startswith(PLACEHOLDER, begin):
-                spot = Spot(message, (begin, begin + len(PLACEHOLDER)), None, place.span(1), cut)
+                spot = spot._replace(numbers=(begin, begin + len(PLACEHOLDER)), unit=None, assumed=False)
                 placed.append(Placed(spot, kind, label, None))
             elif to_points(kind, numbers):
-                spot = Spot(message, (begin, json_text.index("]", begin) + 1), unit, place.span(1), cut, assumed)
+                spot = spot._replace(numbers=(begin, json_text.index("]", begin) + 1))
                 placed.append(Placed(spot, kind, label, numbers))
             else:
                 if key in _OWN_KEYS:
                     faults.append(_malformed(f"{key} of {shown(label or '')} is {shown(str(numbers))}"))
+                unclear |= isinstance(numbers, list | dict)
                 continue
-            rest[item.start : item.end] = " " * (item.end - item.start)
+            # Other numbers of the object, such as a center or the boxes of its parts, stay: they are not understood.
+            for start, end in (spot.numbers, *(match.span() for match in _STRING.finditer(text, item.start, item.end))):
+                rest[start:end] = " " * (end - start)
         if found.items and not found.complete:
             broken = True
             break
@@ -269,7 +284,7 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
         if match.start() not in taken:
             placed.append(Placed(Spot(message, match.span(), None), None, None, None))
     placed.sort(key=lambda each: each.spot.numbers)
-    return placed, faults, bool(_COORDINATES.search("".join(rest)))
+    return placed, faults, unclear or bool(_COORDINATES.search("".join(rest)))
 
 
 def _malformed(message: str) -> Problem:

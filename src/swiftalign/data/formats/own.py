@@ -60,7 +60,7 @@ def _read(row: Any, reading: Reading) -> Row:
         if type(number) is not int or not 0 <= number < len(images):
             raise ValueError(f"{name}: 'image' must be the number of one of {len(images)} images, from 0")
         points = {kind: to_points(kind, numbers) for kind, numbers in map(_kind_and_numbers, keys, map(item.get, keys))}
-        if len(keys) != 1 and list(points) != ["bbox", "quad"]:
+        if len(keys) != 1 and (len(keys) != 2 or points.keys() != {"bbox", "quad"}):
             few = ", ".join(spelling.row_key for spelling in SPELLINGS.values())
             raise ValueError(f"{name} needs one of {few} (a box may have its object's quad beside it)")
         for key, (kind, found) in zip(keys, points.items(), strict=True):
@@ -72,8 +72,8 @@ def _read(row: Any, reading: Reading) -> Row:
                 raise ValueError(
                     f"{name}: {key}_points is {item[f'{key}_points']!r}, but {key} has {len(found)} points"
                 )
-        kind = next(iter(points))  # a quad beside a box is its outline
-        targets.append(UNITS[unit](kind, label, points.pop(kind), points.get("quad", ()), number))
+        main: Kind = "bbox" if len(points) == 2 else next(iter(points))  # a quad beside a box is its outline
+        targets.append(UNITS[unit](main, label, points.pop(main), points.get("quad", ()), number))
     remarks += near_keys((row, _ROW_KEYS), *((item, _OBJECT_KEYS) for item in objects))
     wording = Composed(row.get("prompt"), row.get("system"), row.get("summary"), len(images))
     paths = tuple(reading.images / local_path(image) for image in images)

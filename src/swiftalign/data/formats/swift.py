@@ -79,7 +79,8 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
     objects = _objects(row.get("objects"), len(images))
     labels, boxes = objects.get("ref") or [], objects.get("bbox") or []
     faults += _placeholder_faults(messages, labels, len(boxes), len(images))
-    if reading.own_boxes and not faults:
+    faults += [problem for label in labels for problem in special_text(label)]
+    if reading.own_boxes:
         names = iter(labels)
         for message in messages:
             if isinstance(message.get("content"), str):
@@ -101,6 +102,13 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         unclear |= other
         if learned:
             faults += wrong
+            if other and not declared and len(images) == 1:
+                faults.append(
+                    Problem("data-unchecked", "the unit of coordinates in its answer that are not understood")
+                )
+            if other and declared and declared != reading.text_unit and len(images) == 1:
+                fault = "coordinates that are not understood can't be converted"
+                faults.append(Problem("data-coordinates-foreign", fault, "write them in the model's unit"))
         for placed in found:
             if placed.spot.unit and len(images) > 1:  # it is not known on which of them
                 unclear = True
@@ -123,6 +131,8 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
 
     written = {key: value for key, value in row.items() if key not in ("coordinates", "image")}
     written["messages"] = messages
+    if objects:
+        written["objects"] = objects
     if images:
         paths = [str(image) if isinstance(image, Path) else None for image in images]
         written["images"] = [path or source for path, source in zip(paths, sources, strict=True)]
@@ -293,13 +303,13 @@ def _objects(objects: Any, images: int) -> dict[str, Any]:
     if isinstance(objects, list):  # one entry for each object, as in older rows of ms-swift
         if not all(isinstance(item, dict) and isinstance(item.get("bbox"), list) for item in objects):
             raise ValueError("an entry of 'objects' needs a 'bbox'")
-        types = {item.get("bbox_type") for item in objects}
-        if len(types) > 1:
+        types = [item.get("bbox_type") for item in objects]
+        if any(each != types[0] for each in types):
             raise ValueError("the entries of 'objects' have different 'bbox_type'")
         objects = {
             "ref": [item.get("caption", item.get("ref", "")) for item in objects],
             "bbox": [item["bbox"] for item in objects],
-            "bbox_type": next(iter(types), None),
+            "bbox_type": types[0] if types else None,
             "image_id": [item.get("image") or 0 for item in objects],
         }
     if objects is None or objects == {}:
