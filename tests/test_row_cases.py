@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from swift_template import template_of
@@ -242,6 +243,17 @@ def test_the_objects_of_older_rows_are_left_to_other_templates_as_ms_swift_takes
     row = swift_row(PIXELS) | {"objects": [{"caption": "block", "bbox": PIXELS}]}
     (written,) = (Rows([write(row)], writing=Writing(own_boxes=False))[index] for index in range(1))
     assert (written["objects"]["ref"], written["objects"]["bbox"]) == (["block"], [PIXELS])
+
+
+@pytest.mark.parametrize("name", ["a, b.jsonl", "x: y.jsonl", "it's #1.jsonl", "{t}.jsonl", "rows.jsonl"])
+def test_the_printed_cure_can_be_pasted_whatever_the_file_is_called(name: str, write: Write) -> None:
+    path = write(answer_row(LARGE_PIXELS, "large.png"), name=name)
+    hints = [found.hint or "" for found in faults(scan([path])) if "declare it" in (found.hint or "")]
+    assert hints
+    for hint in hints:
+        pasted = re.search(r"data: \{.*\}\]\}", hint)
+        assert pasted is not None
+        assert yaml.safe_load(pasted[0])["data"]["train"][0]["path"] == str(path)
 
 
 def test_names_with_placeholders_are_named(write: Write) -> None:
