@@ -22,7 +22,7 @@ from swiftalign.data.encoded import TemplateEncoder, learned_faults
 from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.images import image_size
 from swiftalign.data.records import Record
-from swiftalign.data.rows import Rows
+from swiftalign.data.rows import Rows, index_to_bytes, read_index
 from swiftalign.data.scan import DataReport, read_data, scan
 from swiftalign.data.sizes import model_size
 from swiftalign.data.storage import open_file
@@ -596,6 +596,17 @@ def test_an_array_that_would_be_read_in_part_is_refused(content: bytes, message:
     (tmp_path / "rows.json").write_bytes(content)
     with pytest.raises(DataError, match=message):
         scan([tmp_path / "rows.json"])
+
+
+def test_an_array_that_changes_after_the_check_is_refused(write: Write, tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.json", [own_row(PIXELS), own_row(THOUSANDTHS)]
+    path.write_text(json.dumps(rows))
+    (tmp_path / "index").write_bytes(index_to_bytes(scan([path]).files))
+    index = read_index(tmp_path / "index")
+    assert len([Rows([path], index=index)[number] for number in range(2)]) == 2
+    path.write_text(json.dumps(rows[::-1]))
+    with pytest.raises(DataError, match="has changed"):
+        Rows([path], index=index)[0]
 
 
 def test_a_json_file_of_one_row_a_line_is_read(write: Write) -> None:
