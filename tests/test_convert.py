@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -83,6 +84,20 @@ def test_images_of_a_table_are_written_beside_the_output(folder: Path) -> None:
     [row] = converted(folder / "rows.parquet", output=folder / "own.jsonl")
     assert row["images"] == ["own_images/000000.jpg"]
     assert (folder / "own_images/000000.jpg").read_bytes() == content.getvalue()
+
+
+def test_several_images_that_a_row_holds_are_written_to_a_file_each(folder: Path) -> None:
+    images = []
+    for size in ((64, 48), (32, 32)):
+        content = io.BytesIO()
+        Image.new("RGB", size, "red").save(content, "PNG")
+        images.append(f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}")
+    messages = [{"role": "user", "content": "<image><image>Find."}, {"role": "assistant", "content": "<bbox><bbox>"}]
+    boxes = {"ref": ["cup", "nut"], "bbox": [[8, 6, 40, 30], [1, 2, 30, 31]], "image_id": [0, 1]}
+    rows = write(folder / "rows.jsonl", {"messages": messages, "images": images, "objects": boxes})
+    [row] = converted(rows, output=folder / "own.jsonl")
+    assert row["images"] == ["own_images/000000_0.png", "own_images/000000_1.png"]
+    assert [Image.open(folder / name).size for name in row["images"]] == [(64, 48), (32, 32)]
 
 
 def test_what_no_row_can_hold_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from swift_template import template_of
@@ -21,7 +22,7 @@ from swiftalign.data.encoded import TemplateEncoder, learned_faults
 from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.images import image_size
 from swiftalign.data.records import Record
-from swiftalign.data.rows import Rows
+from swiftalign.data.rows import Rows, index_to_bytes, read_index
 from swiftalign.data.scan import DataReport, read_data, scan
 from swiftalign.data.sizes import model_size
 from swiftalign.data.storage import open_file
@@ -242,6 +243,17 @@ def test_the_objects_of_older_rows_are_left_to_other_templates_as_ms_swift_takes
     row = swift_row(PIXELS) | {"objects": [{"caption": "block", "bbox": PIXELS}]}
     (written,) = (Rows([write(row)], writing=Writing(own_boxes=False))[index] for index in range(1))
     assert (written["objects"]["ref"], written["objects"]["bbox"]) == (["block"], [PIXELS])
+
+
+@pytest.mark.parametrize("name", ["a, b.jsonl", "x: y.jsonl", "it's #1.jsonl", "{t}.jsonl", "rows.jsonl"])
+def test_the_printed_cure_can_be_pasted_whatever_the_file_is_called(name: str, write: Write) -> None:
+    path = write(answer_row(LARGE_PIXELS, "large.png"), name=name)
+    hints = [found.hint or "" for found in faults(scan([path])) if "declare it" in (found.hint or "")]
+    assert hints
+    for hint in hints:
+        pasted = re.search(r"data: \{.*\}\]\}", hint)
+        assert pasted is not None
+        assert yaml.safe_load(pasted[0])["data"]["train"][0]["path"] == str(path)
 
 
 def test_names_with_placeholders_are_named(write: Write) -> None:
@@ -584,6 +596,17 @@ def test_an_array_that_would_be_read_in_part_is_refused(content: bytes, message:
     (tmp_path / "rows.json").write_bytes(content)
     with pytest.raises(DataError, match=message):
         scan([tmp_path / "rows.json"])
+
+
+def test_an_array_that_changes_after_the_check_is_refused(write: Write, tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.json", [own_row(PIXELS), own_row(THOUSANDTHS)]
+    path.write_text(json.dumps(rows))
+    (tmp_path / "index").write_bytes(index_to_bytes(scan([path]).files))
+    index = read_index(tmp_path / "index")
+    assert len([Rows([path], index=index)[number] for number in range(2)]) == 2
+    path.write_text(json.dumps(rows[::-1]))
+    with pytest.raises(DataError, match="has changed"):
+        Rows([path], index=index)[0]
 
 
 def test_a_json_file_of_one_row_a_line_is_read(write: Write) -> None:

@@ -124,7 +124,11 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
     if len(units) > 1:
         targets = row.record([image_size(image) for image in row.images if image is not None]).targets
         units = {PixelTarget}
-    names = [_name(image, number, output) for image in row.images if image is not None]
+    images = [image for image in row.images if image is not None]
+    names = [
+        _name(image, f"{number:06}" if len(images) == 1 else f"{number:06}_{each}", output)
+        for each, image in enumerate(images)
+    ]
     objects = []
     for target in targets:
         item: dict[str, Any] = {"label": target.label, SPELLINGS[target.kind].row_key: _flat(target.points)}
@@ -161,11 +165,11 @@ def _flat(points: Sequence[tuple[float, float]]) -> list[float]:
     return [number for point in points for number in point]
 
 
-def _name(image: Path | bytes, number: int, output: Path) -> str:
+def _name(image: Path | bytes, stem: str, output: Path) -> str:
     """The path of an image as a row of the output gives it; an image that the source holds is written first."""
     folder = output.absolute().parent
     if isinstance(image, bytes):
-        path = folder / f"{output.stem}_images" / f"{number:06}.{image_format(image)}"
+        path = folder / f"{output.stem}_images" / f"{stem}.{image_format(image)}"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(image)
         return str(path.relative_to(folder))

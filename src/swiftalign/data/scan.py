@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -211,7 +213,9 @@ class _Scan:
     def read(self, file: DataFile) -> frozenset[Kind]:
         """Check the rows of a file; returns the kinds of their targets that can be scored."""
         kinds, spread, before = set[Kind](), PixelSpread(), self.rows
-        self._path = str(file.path)
+        # As YAML in which it stands between braces.
+        plain = re.fullmatch(r"[\w./][\w./-]*", str(file.path))
+        self._path = str(file.path) if plain else json.dumps(str(file.path), ensure_ascii=False)
         units, quick = UnitSpread(file.reading.text_unit, self.encoding.limits), _Quick(self, file)
         for line, content in file.read():
             self.bytes += file.size_of(content)

@@ -127,13 +127,16 @@ class LoadedFile(DataFile):
 
     def read(self) -> Iterator[tuple[int, Any]]:
         """The number of each row, from 1, and the row as JSON."""
-        digest = hashlib.sha256()
+        places, digest = array("q"), hashlib.sha256()
         values = self._load()
         for number, (_, value) in enumerate(values, 1):
-            digest.update(json.dumps(value, default=_digest_of_bytes).encode(errors="surrogatepass"))
+            row_digest = _digest_of_row(value)
+            digest.update(row_digest)
+            # There is no position in a file: what is kept of each row tells whether it has changed.
+            places.extend((int.from_bytes(row_digest[:8], "big", signed=True), number))
             yield number, value
-        numbers = np.arange(len(values) + 1, dtype=np.int64)
-        self.places, self.digest = np.stack([numbers, np.append(numbers[1:], 0)], axis=1), digest.hexdigest()
+        places.extend((len(values), 0))
+        self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
 
     def where(self, line: int) -> str:
         return self._load()[line - 1][0]
@@ -146,9 +149,9 @@ class LoadedFile(DataFile):
 
     def row(self, number: int) -> tuple[Row, int]:
         lines, values = self.lines, self._load()
-        if len(lines) != len(values):
+        where, value = values[number] if len(lines) == len(values) else ("", None)
+        if int.from_bytes(_digest_of_row(value)[:8], "big", signed=True) != self.places[number, 0]:
             raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
-        where, value = values[number]
         return read_row(value, where, self.reading), self.size_of(value)
 
     def _load(self) -> list[tuple[str, Any]]:
@@ -302,6 +305,11 @@ def _unpacked(path: Path) -> BinaryIO:
         raise DataError(f"{path}: not a sound gzip file: {error}", "write the file again") from None
     file.flush()
     return file
+
+
+def _digest_of_row(value: Any) -> bytes:
+    text = json.dumps(value, default=_digest_of_bytes)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _digest_of_bytes(value: Any) -> str:
