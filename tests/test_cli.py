@@ -140,7 +140,7 @@ def test_inspect_works_without_data(demo: Path, capsys: pytest.CaptureFixture[st
     [
         ("not json", "not JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[1]", "not a JSON object"),
-        ('{"images": "a.png"}', "'images' must be a list of paths"),
+        ('{"images": [5]}', "'images' must be a list of paths"),
         ('{"images": ["a.png"], "objects": []}', "image a.png: no such file (paths are relative to {folder})"),
         ('{"objects": []}', "needs 'images' and 'objects', or 'messages'"),
         ('{"messages": ["hello"]}', "'messages' must be a list of {{role, content}}"),

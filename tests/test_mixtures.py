@@ -20,9 +20,9 @@ from swiftalign.augment.rows import TrainingRows
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import DataSource
+from swiftalign.data.count import count_rows, weighted
 from swiftalign.data.rows import Mixture, Rows
 from swiftalign.data.scan import scan
-from swiftalign.data.storage import count_rows, weighted
 from swiftalign.demo.data import write_dataset
 from swiftalign.plan.plan import read_plan
 

@@ -9,7 +9,8 @@ import numpy as np
 from swiftalign.config.sections import Config
 from swiftalign.data.encoded import NotHereError, TemplateEncoder, learned_faults, training_encoder
 from swiftalign.data.encoding import encoding_of
-from swiftalign.data.rows import LeftOut, Rows, open_images, sizes_of, with_images
+from swiftalign.data.rows import Rows, open_images, sizes_of, with_images
+from swiftalign.data.scan import DataReport
 from swiftalign.problems import DataError, Problem
 
 FIRST_ROWS, SAMPLED_ROWS = 2, 12  # of each file, and of all
@@ -25,7 +26,7 @@ class NotLearnedError(DataError):
     exit_code = 1
 
 
-def learned(config: Config, left_out: LeftOut | None = None) -> Iterable[Problem]:
+def learned(config: Config, data: DataReport) -> Iterable[Problem]:
     """Encode a few rows as training does and read them back; imports ms-swift, which takes seconds."""
     try:
         encoder = training_encoder(config)
@@ -34,7 +35,7 @@ def learned(config: Config, left_out: LeftOut | None = None) -> Iterable[Problem
         return
     for part in ("train", "val"):
         if sources := config.data.sources(part):
-            yield from sampled(Rows(sources, left_out, encoding_of(config).writing), encoder)
+            yield from sampled(Rows(sources, data.left_out, encoding_of(config).writing, data.files), encoder)
 
 
 def sampled(rows: Rows, encode: TemplateEncoder) -> Iterator[Problem]:
@@ -47,7 +48,8 @@ def sampled(rows: Rows, encode: TemplateEncoder) -> Iterator[Problem]:
     unit = _CONVENTIONS.get(getattr(encode.template, "norm_bbox", None) or "")
     found = 0
     if getattr(encode.template, "truncation_strategy", None) in ("left", "right", "split"):
-        return  # what is left of a long row can't be compared
+        yield Problem("data-unchecked", "what the model learns to write, as long rows are cut")
+        return
     for index in dict.fromkeys([*first, *others]):
         row = rows.row(index)
         if not row.images or None in row.images:

@@ -77,6 +77,12 @@ def _elsewhere(path: Path, where: str) -> str:
     return f"{rule}; to use the file here write {here}" if here != path and here.is_file() else rule
 
 
+def has_lines(path: Path) -> bool:
+    """Whether a file has one row per line, by its name; of a .json file it has to be looked for."""
+    whole = (".json", ".parquet", ".xml", ".yaml", ".yml", ".txt")
+    return not path.is_dir() and path.suffix not in whole
+
+
 def read_lines(
     file: BinaryIO, seen: Callable[[bytes], object] = lambda content: None
 ) -> Iterator[tuple[int, int, bytes]]:

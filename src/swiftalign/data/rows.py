@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from swiftalign.config.sections import DataSource
+from swiftalign.data.count import weighted
 from swiftalign.data.images import Pixels, open_image, remembered_sizes
 from swiftalign.data.records import Record, Row
 from swiftalign.data.sizes import PixelLimits, Size, visual_tokens
-from swiftalign.data.storage import DataFile, Indices, open_file, weighted
+from swiftalign.data.storage import DataFile, Indices, open_file
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.problems import DataError
 
@@ -78,7 +79,7 @@ class Rows:
         sources: the files.
         left_out: rows not to have.
         writing: how the model writes coordinates, and the words around them.
-        index: files whose rows have been found already.
+        index: files whose rows have been found already: open ones, or the places of their rows.
 
     Attributes:
         order: numbers of the rows, in their order; a row's number counts from 0 over all files, those left out too.
@@ -89,10 +90,10 @@ class Rows:
         sources: Sequence[DataSource | Path],
         left_out: LeftOut | None = None,
         writing: Writing = DEFAULT_WRITING,
-        index: Index | None = None,
+        index: Mapping[Path, DataFile | Indices] | None = None,
     ) -> None:
         named = [DataSource(path=str(each)) if isinstance(each, Path) else each for each in sources]
-        self.files = [open_file(source, writing, (index or {}).get(Path(source.path))) for source in named]
+        self.files = [_file(source, writing, (index or {}).get(Path(source.path))) for source in named]
         self.writing = writing
         self._ends = np.cumsum([len(file.lines) for file in self.files])
         gone = [np.isin(file.lines, list((left_out or {}).get(file.path, ()))) for file in self.files]
@@ -172,6 +173,14 @@ class Rows:
         rows = copy.copy(self)
         rows.order = self.order[order]
         return rows
+
+
+def _file(source: DataSource, writing: Writing, known: DataFile | Indices | None) -> DataFile:
+    if isinstance(known, DataFile):
+        if (known.source.path, known.reading) == (source.path, open_file(source, writing).reading):
+            return known
+        known = known.places
+    return open_file(source, writing, known)
 
 
 class Mixture:

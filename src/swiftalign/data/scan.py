@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import Config, DataSource
+from swiftalign.data.count import weighted
 from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
@@ -22,7 +23,7 @@ from swiftalign.data.images import NoSuchImageError, check_image, remembered_siz
 from swiftalign.data.records import Row
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
 from swiftalign.data.sizes import Size, model_size
-from swiftalign.data.storage import DataFile, Indices, open_file, weighted
+from swiftalign.data.storage import DataFile, Indices, open_file
 from swiftalign.data.targets import Kind, PixelTarget
 from swiftalign.data.tokens import Conversation
 from swiftalign.data.words import special_text

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from swiftalign.config.sections import Config, DataSource
-from swiftalign.data.files import JSONL, MAX_ROW_BYTES, RowCounts, data_sources, distinct, parse_json, read_lines
+from swiftalign.config.sections import DataSource
+from swiftalign.data.files import JSONL, MAX_ROW_BYTES, distinct, has_lines, parse_json, read_lines
 from swiftalign.data.formats import read_row
 from swiftalign.data.records import Reading, Row
 from swiftalign.data.text import DEFAULT_WRITING, Writing
@@ -175,32 +175,8 @@ def open_file(source: DataSource, writing: Writing = DEFAULT_WRITING, places: In
         DataError: it is not a file or folder of rows.
     """
     path = Path(source.path)
-    whole = path.is_dir() or path.suffix in (".parquet", ".xml", ".yaml", ".yml", ".txt", ".csv")
-    if path.suffix == ".json" and not whole:
-        whole = not _looks_like_lines(path)
-    return (LoadedFile if whole else DataFile)(source, writing, places)
-
-
-def count_rows(config: Config) -> RowCounts:
-    """Count the rows that an epoch takes from all data files, in one pass over each.
-
-    Raises:
-        DataError: a file does not exist, can't be read, or holds no row.
-    """
-    counts = []
-    for part in ("train", "val"):
-        counts.append(0)
-        for index, source in enumerate(data_sources(config, part)):
-            rows = sum(1 for _ in open_file(source).read())
-            if not rows:
-                raise DataError(f"{config.where('data', part, index)}: data.{part}: {source.path} holds no row", JSONL)
-            counts[-1] += weighted(rows, source.weight) if part == "train" else rows
-    return RowCounts(counts[0] or None, counts[1])
-
-
-def weighted(rows: int, weight: float) -> int:
-    """The rows that an epoch takes from a file with this many rows."""
-    return max(round(rows * weight), 1) if rows else 0
+    lines = _looks_like_lines(path) if path.suffix == ".json" and path.is_file() else has_lines(path)
+    return (DataFile if lines else LoadedFile)(source, writing, places)
 
 
 def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[tuple[str, Any]]:

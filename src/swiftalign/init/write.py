@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from swiftalign.config.sections import DataSource
+from swiftalign.data.count import rows_in
 from swiftalign.data.formats import read_row
-from swiftalign.data.storage import DataFile, open_file
+from swiftalign.data.storage import DataFile
 from swiftalign.files import appearing
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
 from swiftalign.methods import offered
@@ -45,7 +46,7 @@ def write_init(
     folder, steps = path.absolute().parent, 0
     with writing(path, force=force):
         if train is not None and Path(train).expanduser().exists():  # steps of the recipe's three epochs
-            rows = sum(1 for _ in open_file(DataSource(path=str(Path(train).expanduser()))).read())
+            rows = rows_in(DataSource(path=str(Path(train).expanduser())))
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
         text = write_config(
             model=_from_folder(model, folder) if Path(model).is_dir() else model,

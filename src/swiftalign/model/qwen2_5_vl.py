@@ -8,7 +8,7 @@ from swiftalign.model.tree import Architecture
 QWEN2_5_VL = Family(
     model_type="qwen2_5_vl",
     architecture=Architecture(
-        name="qwen2_5_vl",
+        name="qwen2_vl",  # ms-swift's name
         llm=("model.language_model", "lm_head"),
         vit=("model.visual",),
         aligner=("model.visual.merger",),

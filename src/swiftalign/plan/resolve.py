@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 
 from swiftalign.config.sections import Config, TunerSection
+from swiftalign.data.count import count_rows
 from swiftalign.data.files import RowCounts
-from swiftalign.data.storage import count_rows
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.tree import COMPONENTS, Kind, Model

@@ -157,12 +157,12 @@ def prepare(
         stop_at_errors([*images_to_learn_from(part, plan, data), *geometry_kept(part, data)])
         if encode:
             show("encoding a few rows")
-            stop_at_errors(list(learned(part, data.left_out)))
+            stop_at_errors(list(learned(part, data)))
         stop_at_errors(preflight(part, model, plan))
         sample = []
         if card:
             encoding = encoding_of(part)
-            rows = Rows(part.data.sources("train"), data.left_out, encoding.writing, data.index)
+            rows = Rows(part.data.sources("train"), data.left_out, encoding.writing, data.files)
             sample = rows_of(rows, encoding)
         plan, choices, _ = choose_for_card(part, model, plan, card, sample, counts=data.rows)
         stop_at_errors(preflight(part, model, plan))

@@ -79,6 +79,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         encoder = TemplateEncoder(self.template, writing)
         for rows in (train, val) if not self.start.unchecked else ():
             for problem in sampled(rows, encoder) if rows else ():
+                if problem.severity != "error":
+                    continue
                 raise NotLearnedError(f"{problem.where}: [{problem.code}] {problem.message}", problem.advice)
         random = np.random.default_rng(args.data_seed)
         if val is None and args.split_dataset_ratio > 0:
