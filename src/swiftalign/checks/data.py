@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from swiftalign.checks.best_model import best_metric, metric_place
 from swiftalign.config.augmentation import ImgaugParameters
 from swiftalign.config.sections import Config
 from swiftalign.data.metrics import METRICS
-from swiftalign.data.scan import DataReport
 from swiftalign.data.targets import Kind
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ConfigError, Problem, counted
+
+if TYPE_CHECKING:  # it imports numpy, which a plan does not need
+    from swiftalign.data.scan import DataReport
 
 
 def scored_kind(config: Config, kinds: Sequence[frozenset[Kind]]) -> Iterable[Problem]:
