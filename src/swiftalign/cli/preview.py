@@ -50,10 +50,10 @@ def preview_aug(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show training rows as augmentation changes them.
+    """Show training rows as the model gets them: augmented, or as they are.
 
     The picture shows images and targets, and why a target was dropped. Both are read back from samples that ms-swift's
-    template encodes, as in training.
+    template encodes, as in training. The page also shows what the model reads and what it learns to write.
     Drift is the mean share of a target's area, or of a line's length, that augmentation moves out of the image.
     Exit codes: 0 = success, 1 = an encoded sample does not hold its targets, or drift exceeds --max-drift, 2 = the
     command fails.
