@@ -230,6 +230,12 @@ CASES: list[tuple[str, Any, str, Any]] = [
         """its JSON breaks off or is damaged: '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}, '""",
         swift(answer=CUP, **RELATIVE),
     ),
+    (
+        "data-image-unnamed",
+        {"images": ["a.png", "a.png"], "objects": [BOX, {**BOX, "image": 1}]},
+        "its 2 images share one list of objects",
+        {"images": ["a.png", "a.png"], "objects": [BOX]},
+    ),
     ("data-label-empty", own({**BOX, "label": " "}), "an object has an empty label", own({**BOX, "label": "."})),
     ("data-key-unknown", own(BOX, promt="Find."), "'promt' (is 'prompt' meant?)", own(BOX, notes="Find.")),
     (

@@ -25,6 +25,7 @@ from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
 from swiftalign.data.sizes import Size, model_size
 from swiftalign.data.storage import DataFile, Indices, open_file
 from swiftalign.data.targets import Kind, PixelTarget
+from swiftalign.data.text import Composed
 from swiftalign.data.tokens import Conversation
 from swiftalign.data.words import special_text
 from swiftalign.data.written import Written
@@ -255,6 +256,10 @@ class _Scan:
         if row.images and (reason := row.wording.fixed):
             self.in_place[reason] += 1
         problems += row_problems(row, sizes, self.encoding.limits)
+        if isinstance(row.wording, Composed) and self.encoding.writing.text.shape != "by_image":
+            if any(target.image for target in row.targets):
+                message = f"its {counted(len(row.images), 'image')} share one list of objects"
+                problems.append(Problem("data-image-unnamed", message, "group them: data: {text: {shape: by_image}}"))
         most = [max(map(max, each.points)) for each in row.targets if isinstance(each, PixelTarget)]
         if most and sizes[0]:
             outside = any(problem.code == "data-outside-image" for problem in problems)
