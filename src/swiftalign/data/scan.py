@@ -256,10 +256,10 @@ class _Scan:
         if row.images and (reason := row.wording.fixed):
             self.in_place[reason] += 1
         problems += row_problems(row, sizes, self.encoding.limits)
-        if isinstance(row.wording, Composed) and self.encoding.writing.text.shape != "by_image":
-            if any(target.image for target in row.targets):
-                message = f"its {counted(len(row.images), 'image')} share one list of objects"
-                problems.append(Problem("data-image-unnamed", message, "group them: data: {text: {shape: by_image}}"))
+        grouped = self.encoding.writing.text.shape == "by_image" or not isinstance(row.wording, Composed)
+        if not grouped and len({target.image for target in row.targets}) > 1:
+            message = f"its {counted(len(row.images), 'image')} share one list of objects"
+            problems.append(Problem("data-image-unnamed", message, "group them: data: {text: {shape: by_image}}"))
         most = [max(map(max, each.points)) for each in row.targets if isinstance(each, PixelTarget)]
         if most and sizes[0]:
             outside = any(problem.code == "data-outside-image" for problem in problems)
