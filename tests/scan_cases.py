@@ -153,9 +153,9 @@ CASES: list[tuple[str, Any, str, Any]] = [
     ),
     (
         "data-outside-image",
-        own(BOX, {**box(10, 20, 644, 100), "image": 1}, images=["large.png", "a.png"]),
+        own({**box(10, 20, 644, 100), "image": 1}, images=["large.png", "a.png"]),
         "bbox of 'red box' reaches 4 px beyond the right of 640x480",
-        own(BOX, {**box(10, 20, 644, 100), "image": 1}, images=["a.png", "large.png"]),
+        own({**box(10, 20, 644, 100), "image": 1}, images=["a.png", "large.png"]),
     ),
     (
         "data-outside-image",
