@@ -349,6 +349,9 @@ def lobes(outline: Floats) -> shapely.Geometry:
 @given(st.lists(point_lists(4, 4), min_size=1, max_size=4), st.lists(point_lists(4, 4), min_size=1, max_size=4))
 @settings(deadline=None)
 def test_a_quad_as_a_polygon_has_the_same_iou(one: list[Floats], other: list[Floats]) -> None:
+    # Which part of a quad that crosses itself is inside, is a matter of definition.
+    one, other = ([each for each in quads if shapely.Polygon(each).is_valid] for quads in (one, other))
+    assume(one and other)
     expected = polygons.quad_iou(np.array(one), np.array(other))
     np.testing.assert_allclose(polygons.polygon_iou(one, other), expected, atol=1e-9)
 

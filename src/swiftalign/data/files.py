@@ -79,7 +79,7 @@ def _elsewhere(path: Path, where: str) -> str:
 
 def has_lines(path: Path) -> bool:
     """Whether a file has one row per line, by its name; of a .json file it has to be looked for."""
-    whole = (".json", ".parquet", ".xml", ".yaml", ".yml", ".txt")
+    whole = (".json", ".parquet", ".xml", ".yaml", ".yml", ".txt", ".csv")
     return not path.is_dir() and path.suffix not in whole
 
 
