@@ -637,8 +637,11 @@ class TestYolo:
     @pytest.mark.parametrize(
         ("line", "expected"),
         [
-            ("0 1 1 1", "3 numbers after the class are no box (4), quad (8) or polygon (6 or more, even)"),
-            ("0 1 1 1 1 1 1 1", "7 numbers after the class are no box (4), quad (8) or polygon (6 or more, even)"),
+            ("0 1 1 1", "3 numbers after the class are not a box (4), quad (8) or polygon (6 or more, even)"),
+            (
+                "0 1 1 1 1 1 1 1",
+                "7 numbers after the class are not a box (4), quad (8) or polygon (6 or more, even)",
+            ),
             ("cup 1 1 1 1", "must be the number of a class and coordinates: b'cup 1 1 1 1'"),
             ("0 1 1 1 nan", "must be the number of a class and coordinates: b'0 1 1 1 nan'"),
             ("0 1 1 1 1_0", "must be the number of a class and coordinates: b'0 1 1 1 1_0'"),

@@ -23,7 +23,7 @@ from swiftalign.files import appearing
 from swiftalign.problems import DataError, SwiftalignError
 
 PROGRESS_ROWS = 1000
-_UNIT_NAMES: dict[type[RowTarget], Unit] = {kind: unit for unit, kind in UNITS.items()}
+_UNIT_OF: dict[type[RowTarget], Unit] = {kind: unit for unit, kind in UNITS.items()}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
         if target.outline:
             item["quad"] = _flat(target.outline)
         objects.append(item | ({"image": target.image} if target.image else {}))
-    unit = _UNIT_NAMES[units.pop()]
+    unit = _UNIT_OF[units.pop()]
     words = {"prompt": prompt, "system": system, "summary": summary}
     return {
         "images": names,
@@ -151,14 +151,10 @@ def _lost(wording: Written, answer: str) -> str:
     rest, keys = list(answer), 0
     for spot in wording.spots:
         begin, end = spot.item or spot.numbers
-        keys += spot.item is not None and len(json.loads(_plain(answer[begin:end]))) > 2
+        keys += spot.item is not None and len(json.loads(answer[begin:end].replace(PLACEHOLDER, "0"))) > 2
         rest[begin:end] = " " * (end - begin)
     words = re.search(r"\w", re.sub(r"```json|\"[^\"]*\"", "", "".join(rest)))
     return "words around the objects of an answer" if words else "further keys of objects in an answer" if keys else ""
-
-
-def _plain(item: str) -> str:
-    return item.replace(PLACEHOLDER, "0")
 
 
 def _flat(points: Sequence[tuple[float, float]]) -> list[float]:

@@ -168,7 +168,7 @@ class ImageCheck:
         """
         try:
             key = _key(path, path.stat())
-        except (OSError, ValueError):  # reading its header has told
+        except (OSError, ValueError):  # the error was reported when its header was read
             return None
         if key in self._sound:
             self.checked += 1

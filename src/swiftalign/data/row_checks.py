@@ -177,7 +177,7 @@ class UnitSpread:
         return likely if len(left) > 1 and likely else left
 
     def problems(self) -> Iterator[Problem]:
-        """That the unit is another one than the model's, or that it can't be told."""
+        """Report that the unit is not the model's, or that the numbers do not show which unit it is."""
         units = self.possible() if self._rows else [self._text_unit]
         if units == [self._text_unit]:
             return

@@ -17,7 +17,7 @@ from swiftalign.data.count import weighted
 from swiftalign.data.images import Pixels, open_image, remembered_sizes
 from swiftalign.data.records import Record, Row
 from swiftalign.data.sizes import PixelLimits, Size, visual_tokens
-from swiftalign.data.storage import DataFile, Indices, open_file
+from swiftalign.data.storage import DataFile, Indices, open_file, reading_of
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.problems import DataError
 
@@ -177,7 +177,7 @@ class Rows:
 
 def _file(source: DataSource, writing: Writing, known: DataFile | Indices | None) -> DataFile:
     if isinstance(known, DataFile):
-        if (known.source.path, known.reading) == (source.path, open_file(source, writing).reading):
+        if (known.source.path, known.reading) == (source.path, reading_of(source, writing)):
             return known
         known = known.places
     return open_file(source, writing, known)

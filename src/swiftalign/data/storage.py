@@ -13,7 +13,7 @@ import os
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,8 +50,7 @@ class DataFile:
 
     def __init__(self, source: DataSource, writing: Writing = DEFAULT_WRITING, places: Indices | None = None) -> None:
         self.source, self.path, self.digest = source, Path(source.path), ""
-        folder = Path(source.images) if source.images else self.path if self.path.is_dir() else self.path.parent
-        self.reading = Reading(folder, source.coordinates, writing.unit, writing.own_boxes)
+        self.reading = reading_of(source, writing)
         self.places: Indices = np.empty((0, 2), dtype=np.int64) if places is None else places
         self.left_out: Counter[str] = Counter()
         self._opened: tuple[int, BinaryIO] | None = None
@@ -132,7 +131,7 @@ class LoadedFile(DataFile):
         for number, (_, value) in enumerate(values, 1):
             row_digest = _digest_of_row(value)
             digest.update(row_digest)
-            # There is no position in a file: what is kept of each row tells whether it has changed.
+            # These rows have no position in a file. Part of the digest is kept instead, to find out about changes.
             places.extend((int.from_bytes(row_digest[:8], "big", signed=True), number))
             yield number, value
         places.extend((len(values), 0))
@@ -164,12 +163,15 @@ class LoadedFile(DataFile):
         return self._values
 
 
-Index = Mapping[Path, DataFile]
-"""Data files by their paths."""
+def reading_of(source: DataSource, writing: Writing) -> Reading:
+    """What the rows of a file mean where they do not say it."""
+    path = Path(source.path)
+    folder = Path(source.images) if source.images else path if path.is_dir() else path.parent
+    return Reading(folder, source.coordinates, writing.unit, writing.own_boxes)
 
 
 def open_file(source: DataSource, writing: Writing = DEFAULT_WRITING, places: Indices | None = None) -> DataFile:
-    """A file or folder of rows, by what it is.
+    """Open a file or folder of rows, whatever its format.
 
     Raises:
         DataError: it is not a file or folder of rows.
@@ -290,7 +292,3 @@ def _digest_of_row(value: Any) -> bytes:
 
 def _digest_of_bytes(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
-
-
-def files_of(sources: Sequence[DataSource], writing: Writing = DEFAULT_WRITING) -> list[DataFile]:
-    return [open_file(source, writing) for source in sources]

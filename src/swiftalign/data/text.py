@@ -11,7 +11,7 @@ from typing import Any, Literal
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, model_size
-from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget
+from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget, rounded
 from swiftalign.data.words import special_text
 from swiftalign.problems import Problem
 
@@ -42,14 +42,7 @@ class Writing:
 
     def numbers(self, target: PixelTarget, size: Size) -> list[int]:
         """A target's coordinates as the model writes them: rounded, and clamped to the image."""
-        wide, high = self.grid(size)
-        (width, height), numbers = size, list[int]()
-        for x, y in target.points:
-            numbers += (
-                min(max(round(x / width * wide), 0), wide),
-                min(max(round(y / height * high), 0), high),
-            )
-        return numbers
+        return [number for point in rounded(target.points, size, self.grid(size)) for number in point]
 
     def key(self, kind: Kind) -> str:
         return self.text.keys.get(kind) or SPELLINGS[kind].text_key

@@ -73,7 +73,7 @@ def head(path: str | Path) -> bytes:
 
 
 def names_in(folder: str | Path, *suffixes: str) -> list[str]:
-    """Names of the files in a folder that end so, in order; none if it is no folder."""
+    """Names of the files in a folder with this ending, sorted; none if the path is not a folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted(each.name for each in entries if each.name.lower().endswith(suffixes) and each.is_file())
@@ -253,7 +253,7 @@ def target(label: Any, kind: Kind, values: list[float], where: str) -> dict[str,
     """An object of a row.
 
     Raises:
-        DataError: the label is no text, or the coordinates are not the finite numbers that the kind has.
+        DataError: the label is not text, or the coordinates are not as many finite numbers as the kind has.
     """
     name, spelling = text(label, where, "the label"), SPELLINGS[kind]
     if not to_points(kind, values):

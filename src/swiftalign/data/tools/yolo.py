@@ -113,7 +113,10 @@ def _object(line: bytes, names: dict[int, str], keypoints: bool, where: str, lef
         x, y, width, height = numbers[:4]
         return target(label, "bbox", [x - width / 2, y - height / 2, x + width / 2, y + height / 2], where)
     if len(numbers) < 6 or len(numbers) % 2:
-        fail(where, f"{len(numbers)} numbers after the class are no box (4), quad (8) or polygon (6 or more, even)")
+        fail(
+            where,
+            f"{len(numbers)} numbers after the class are not a box (4), quad (8) or polygon (6 or more, even)",
+        )
     return target(label, "quad" if len(numbers) == 8 else "polygon", numbers, where)
 
 
@@ -186,7 +189,7 @@ def _entry(config: Path, settings: dict[str, Any], part: str) -> Iterator[Pair]:
                 file = os.path.splitext(_labels_of(image))[0] + ".txt"
                 yield image, file if os.path.isfile(file) else None
         else:
-            fail(f"{config}", f"'{part}' names {place}, which is no folder and no text file", "correct the path")
+            fail(f"{config}", f"'{part}' names {place}, which is neither a folder nor a text file", "correct the path")
 
 
 def _pairs(path: str, images: str | None) -> Iterator[Pair]:
