@@ -123,6 +123,7 @@ class LoadedFile(DataFile):
     """A file or folder whose rows are in memory; the arguments and errors are those of `DataFile`."""
 
     _values: list[tuple[str, Any]] | None = None
+    _unchanged = False  # whether the values in memory are known to be those whose places were found
 
     def read(self) -> Iterator[tuple[int, Any]]:
         """The number of each row, from 1, and the row as JSON."""
@@ -132,10 +133,11 @@ class LoadedFile(DataFile):
             row_digest = _digest_of_row(value)
             digest.update(row_digest)
             # These rows have no position in a file. Part of the digest is kept instead, to find out about changes.
-            places.extend((int.from_bytes(row_digest[:8], "big", signed=True), number))
+            places.extend((_place_of(row_digest), number))
             yield number, value
         places.extend((len(values), 0))
         self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
+        self._unchanged = True
 
     def where(self, line: int) -> str:
         return self._load()[line - 1][0]
@@ -148,9 +150,12 @@ class LoadedFile(DataFile):
 
     def row(self, number: int) -> tuple[Row, int]:
         lines, values = self.lines, self._load()
-        where, value = values[number] if len(lines) == len(values) else ("", None)
-        if int.from_bytes(_digest_of_row(value)[:8], "big", signed=True) != self.places[number, 0]:
-            raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
+        if not self._unchanged:  # once: a digest of a row takes as long as its images are large
+            found = [_place_of(_digest_of_row(value)) for _, value in values]
+            if len(lines) != len(values) or found != self.places[:-1, 0].tolist():
+                raise DataError(f"{self.path}: has changed since its rows were checked", "start the command again")
+            self._unchanged = True
+        where, value = values[number]
         return read_row(value, where, self.reading), self.size_of(value)
 
     def _load(self) -> list[tuple[str, Any]]:
@@ -283,6 +288,10 @@ def _unpacked(path: Path) -> BinaryIO:
         raise DataError(f"{path}: not a sound gzip file: {error}", "write the file again") from None
     file.flush()
     return file
+
+
+def _place_of(row_digest: bytes) -> int:
+    return int.from_bytes(row_digest[:8], "big", signed=True)
 
 
 def _digest_of_row(value: Any) -> bytes:
