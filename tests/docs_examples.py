@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swiftalign.config.schema import config_schema
+from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, Implied, Noted, Refused, Renamed, Rule, home
+from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
 ROOT = Path(__file__).parent.parent
@@ -92,7 +94,44 @@ def with_codes(text: str) -> str:
     return re.sub(r"(\| code \| severity \| meaning \|\n\|[ |-]+\n)(?:\| `.*\n)+", table, text)
 
 
+def with_keys(text: str) -> str:
+    """docs/keys.md with the tables of keys as they are now."""
+    own = {
+        section: [name for name in swift_arguments() if home(name) == section and name not in ARGUMENTS]
+        for section in PASS_THROUGH
+    }
+    tables = iter(
+        (
+            [(f"`{name}`", _told(rule)) for name, rule in sorted(ARGUMENTS.items())],
+            [(f"`{'.'.join(key)}`", _told(rule)) for key, rule in KEYS.items()],
+            [(f"`{section}`", ", ".join(f"`{name}`" for name in sorted(names))) for section, names in own.items()],
+        )
+    )
+
+    def table(match: re.Match[str]) -> str:
+        return match[1] + "".join(f"| {' | '.join(cells)} |\n" for cells in next(tables))
+
+    return re.sub(r"(\| \w+ \| [\w ]+ \|\n\|[ |-]+\n)(?:\| `.*\n)*", table, text)
+
+
+def _told(rule: Rule) -> str:
+    """What becomes of a key, in words."""
+    match rule:
+        case Renamed():
+            return f"`{'.'.join(rule.to)}`" + (f" ({rule.values})" if rule.values else "")
+        case Implied():
+            values = list(dict.fromkeys(f"`{json.dumps(value)}`" for value in rule.values if value is not None))
+            told = ", ".join(values[:1] if "`false`" in values else values) or "`null`"
+            return f"{told}: left out, as {rule.why}. Any other value is refused: {rule.hint}"
+        case Noted():
+            return f"left out, with a note: {rule.why}"
+        case Refused():
+            return f"refused, as {rule.why}: {rule.hint}"
+
+
 def write() -> None:
+    keys = ROOT / "docs/keys.md"
+    keys.write_text(with_keys(keys.read_text(encoding="utf-8")), encoding="utf-8")
     schema = ROOT / "configs/swiftalign.schema.json"
     schema.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
     findings = ROOT / "docs/findings.md"

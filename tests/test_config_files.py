@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from swiftalign.config.faults import OWNED_BY_CONFIG, OWNED_BY_PLAN
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, DataSource, ModelSection, section_fields
+from swiftalign.config.spellings import ARGUMENTS
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.problems import ConfigError, SwiftalignError
 from swiftalign.yaml12 import dump_yaml
@@ -277,12 +277,29 @@ def test_model_is_a_folder_where_it_looks_like_one_or_is_one(
     assert local or path == name
 
 
-def test_folder_counts_as_model_only_beside_the_file(
+def test_folder_of_the_current_folder_is_a_model_if_it_has_a_config(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "elsewhere" / "org" / "name").mkdir(parents=True)
+    folder = tmp_path / "elsewhere" / "org" / "name"
+    folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load(write, "model: org/name").model.path == "org/name"
+    (folder / "config.json").touch()
+    assert load(write, "model: org/name").model.path == str(folder)
+
+
+def test_path_is_meant_in_the_current_folder_if_it_is_only_there(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = "data: {train: rows.jsonl}\ntraining: {output_dir: out}\n"
+    assert paths(load(write, text).data.train) == [str(tmp_path / "rows.jsonl")]  # it is nowhere
+    for folder in (tmp_path / "elsewhere", tmp_path):
+        (folder / "rows.jsonl").touch()
+        (folder / "out").mkdir()
+        assert paths(load(write, text).data.train) == [str(folder / "rows.jsonl")]
+        assert load(write, text).training.output_dir == str(tmp_path / "out")
 
 
 # The guide
@@ -333,7 +350,7 @@ def test_other_arguments_are_handed_through(write: Write) -> None:
     ("text", "fault"),
     [
         ("data: {max_length: long}", "data.max_length must be a whole number, not 'long'"),
-        ("training: {max_grad_norm: '1'}", "training.max_grad_norm must be a number, not '1'"),
+        ("training: {max_grad_norm: '1,5'}", "training.max_grad_norm must be a number, not '1,5'"),
         ("training: {max_grad_norm: .inf}", "training.max_grad_norm must be a finite number, not inf"),
         ("training: {gradient_checkpointing: 1}", "training.gradient_checkpointing must be true or false, not 1"),
         ("swift: {max_length: long}", "swift.max_length must be a whole number, not 'long'"),
@@ -349,9 +366,8 @@ ODD_VALUES = [True, -1.5, 3, "odd", [1], ["odd"], [None], {"odd": 1}, float("inf
 
 
 def passed_through() -> list[tuple[str, str]]:
-    owned = {*OWNED_BY_PLAN, *OWNED_BY_CONFIG}
     declared = {name for section in ("data", "tuner", "training") for name in section_fields(section)}
-    return [(section, name) for name, (section, _) in swift_arguments().items() if name not in owned | declared]
+    return [(section, name) for name, (section, _) in swift_arguments().items() if name not in {*ARGUMENTS, *declared}]
 
 
 @pytest.mark.parametrize("value", ODD_VALUES, ids=repr)
@@ -402,22 +418,6 @@ def test_declared_argument_under_swift_is_typed_without_a_file() -> None:
 def test_declared_argument_that_is_empty_is_handed_through_as_such(section: str, write: Write) -> None:
     config = load(write, f"{section}: {{max_length: }}")
     assert (config.data.max_length, config.handed_through) == (None, {"max_length": None})
-
-
-@pytest.mark.parametrize("name", sorted(OWNED_BY_PLAN))
-@pytest.mark.parametrize("section", ["swift", "training"])
-def test_what_the_plan_decides_is_refused(section: str, name: str, write: Write) -> None:
-    assert faults(write, f"{section}: {{{name}: x}}") == [f"1.yaml:1: {section}.{name}: the plan decides this argument"]
-
-
-@pytest.mark.parametrize("name", sorted(OWNED_BY_CONFIG))
-def test_what_another_key_sets_is_refused(name: str, write: Write) -> None:
-    assert faults(write, f"swift: {{{name}: x}}") == [f"1.yaml:1: swift.{name}: another key sets this argument"]
-
-
-def test_owned_names_are_arguments_or_keys_of_today() -> None:
-    known = {*swift_arguments(), "train_type", "train_jsonl", "val_jsonl"}
-    assert {*OWNED_BY_PLAN, *OWNED_BY_CONFIG} - known == set()
 
 
 @pytest.mark.parametrize("name", ["context_parallel_size", "moe_grouped_gemm", "recompute_granularity"])

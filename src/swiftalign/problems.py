@@ -45,6 +45,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "optimizer-unplanned": ("warning", "the chosen optimizer makes its own parameter groups"),
     "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
     # The run
+    "key-without-effect": ("note", "a key of another tool is read and has no effect here"),
     "best-model-without-validation": ("error", "the best model is requested, but there is no validation data"),
     "best-model-metric-unscored": ("error", "metric_for_best_model is not measured at every evaluation"),
     "best-model-direction": ("warning", "greater_is_better contradicts the metric"),

@@ -13,6 +13,7 @@ from swiftalign.checks import (
     rates,
     resume,
     selection,
+    spellings,
     trained,
     versions,
 )
@@ -48,6 +49,7 @@ CHECKS: tuple[Check, ...] = (
     trained.unused_settings,
     trained.weights_missing,
     trained.unbuilt,
+    spellings.without_effect,
     versions.versions,
 )
 

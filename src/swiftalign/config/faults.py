@@ -10,63 +10,15 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swiftalign.config.augmentation import CONSERVATIVE, PARAMETERS
-from swiftalign.config.sections import ARGUMENT, Config, TunerSection, section_fields
+from swiftalign.config.sections import Config, section_fields
+from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, home, is_argument
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
 from swiftalign.methods import METHODS
 from swiftalign.problems import Problem, config_problem
 from swiftalign.yaml12 import PATTERNS
 
-PASS_THROUGH = ("data", "tuner", "training", "swift")
-
-# Arguments that the plan sets -> our key for it, if there is one. Handing any of them to ms-swift as well would
-# contradict the plan.
-OWNED_BY_PLAN = {
-    "tuner_type": "tuner.train_type",
-    **{name: f"tuner.{name}" for name in TunerSection.model_fields if name != "trainable_dtype"},  # that is our own
-    **dict.fromkeys(("bf16", "fp16"), "model.dtype"),
-    **dict.fromkeys(("freeze_parameters", "freeze_parameters_regex", "freeze_parameters_ratio"), ""),
-    **dict.fromkeys(("trainable_parameters", "trainable_parameters_regex", "target_parameters"), ""),
-    **dict.fromkeys(("init_weights", "lora_bias", "lora_dtype", "use_swift_lora", "tuner_backend", "adapters"), ""),
-}
-# Arguments of ms-swift -> our key that sets it.
-OWNED_BY_CONFIG = {
-    "model": "model",
-    "model_revision": "model.revision",
-    "model_type": "model.type",
-    "torch_dtype": "model.dtype",
-    "attn_impl": "model.attention",
-    "use_hf": "hub",
-    "dataset": "data.train",
-    "val_dataset": "data.val",
-    "train_jsonl": "data.train",
-    "val_jsonl": "data.val",
-    "add_version": "training.output_dir",
-}
 OPERATIONS: Key = ("custom", "augmentation", "ops")
-# Names that the guide and ms-swift 4 use -> our key.
-ALIASES: dict[tuple[str, str], tuple[str, str]] = {
-    ("custom", "train_jsonl"): ("data", "train"),
-    ("custom", "val_jsonl"): ("data", "val"),
-    ("tuner", "tuner_type"): ("tuner", "train_type"),
-}
-
-
-def is_argument(section: str, name: str) -> bool:
-    """Whether a section takes a key and hands it through to ms-swift."""
-    if name not in swift_arguments() or name in OWNED_BY_PLAN or name in OWNED_BY_CONFIG:
-        return False
-    home = str(_home(name))
-    field = section_fields(home).get(name)
-    if section == "swift":
-        return field is None or ARGUMENT in field.metadata
-    return section == home and field is None
-
-
-def _home(name: str) -> str | None:
-    """The section that takes a key of this name."""
-    declaring = next((section for section in PASS_THROUGH if name in section_fields(section)), None)
-    return declaring or swift_arguments().get(name, (None, Any))[0]
 
 
 def argument_faults(values: Mapping) -> list[Any]:
@@ -96,12 +48,7 @@ def value_faults(values: Mapping, details: Iterable[Any]) -> Iterator[Problem]:
     """One problem per key; pydantic reports one error per branch of a union."""
     by_key: dict[Key, list[Any]] = {}
     for detail in details:
-        key: Key = ()
-        for part in detail["loc"]:
-            if holds(values, (*key, part)):  # otherwise the name of a union's branch
-                key = (*key, part)
-        key = (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
-        by_key.setdefault(key, []).append(detail)
+        by_key.setdefault(_faulty(values, detail), []).append(detail)
     for key, same in by_key.items():
         first, value = same[0], lookup(values, key)
         operation = lookup(values, (*key[:4], "name")) if key[:3] == OPERATIONS else None
@@ -134,6 +81,58 @@ def value_faults(values: Mapping, details: Iterable[Any]) -> Iterator[Problem]:
                 message = f"{values.name(*key)} must be {' or '.join(kinds)}, not {text}"
                 hint = None if is_source else _how_to_write(value, same)
         yield config_problem(values.where(*key), message, hint)
+
+
+def _faulty(values: Mapping, detail: Any) -> Key:
+    """The key that a detail of pydantic is about."""
+    key: Key = ()
+    for part in detail["loc"]:
+        if holds(values, (*key, part)):  # otherwise the name of a union's branch
+            key = (*key, part)
+    return (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
+
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def understood(values: Mapping, details: Iterable[Any]) -> dict[Key, Any]:
+    """Replace values of another type that can mean one thing only: ``off``, ``'1e-4'``, ``3.0``, one item for a list.
+
+    Returns:
+        the values as they were, by key.
+    """
+    given: dict[Key, Any] = {}
+    for detail in details:
+        key = _faulty(values, detail)
+        value = lookup(values, key)
+        meant: Any = None
+        if key in given or not key:
+            continue
+        match detail["type"]:
+            case "bool_type" if isinstance(value, str):
+                meant = _WORDS.get(value.lower())
+            case "list_type" if isinstance(value, str | int | float) and not isinstance(value, bool):
+                meant = [value]
+            case "int_type" | "float_type" if isinstance(value, str) and PATTERNS["float"].fullmatch(value):
+                meant = float(value)
+            case "int_type" if isinstance(value, float):
+                meant = value
+            case "literal_error" if isinstance(value, str):
+                meant = next((choice for choice in _choices(detail) if choice.lower() == value.lower()), None)
+        if detail["type"] == "int_type" and isinstance(meant, float):
+            meant = int(meant) if meant.is_integer() else None
+        if meant is not None:
+            given[key] = value
+            lookup(values, key[:-1], values)[key[-1]] = meant
+    return given
+
+
+def put_back(values: Mapping, given: dict[Key, Any], details: Iterable[Any]) -> bool:
+    """Give keys that are faulty all the same the values that they had; whether there are any."""
+    faulty = [key for detail in details for key in given if _faulty(values, detail)[: len(key)] == key]
+    for key in faulty:
+        lookup(values, key[:-1], values)[key[-1]] = given[key]
+    return bool(faulty)
 
 
 _EXPECTED = {
@@ -200,28 +199,24 @@ def _how_to_write(value: Any, details: list[Any]) -> str | None:
 def _wrong_name(values: Mapping, key: Key) -> tuple[str, str]:
     """What to say of a key that its section does not take; the hint names the right section or a similar key."""
     section, name, label = dotted(key[:-1]), str(key[-1]), values.name(*key)
-    home = _home(name)
     if key[:3] == OPERATIONS:
         operation = lookup(values, (*key[:4], "name"))
         names = list(PARAMETERS[operation].model_fields) if operation in PARAMETERS else ["name", "params"]
         message, hint = f"{operation}: there is no parameter {name!r}", _near(name, names) or f"use {', '.join(names)}"
-    elif name in OWNED_BY_PLAN:
-        place, message = OWNED_BY_PLAN[name], f"{label}: the plan decides this argument"
-        hint = f"set {place} instead" if place else "remove it: the plan sets it from the tuner section"
-    elif name in OWNED_BY_CONFIG:
-        message, hint = f"{label}: another key sets this argument", f"set {OWNED_BY_CONFIG[name]} instead"
-    elif home not in (None, section):
-        message, hint = f"{label}: not a key of {section or 'the top level'}", f"move it under '{home}:'"
+    elif home(name) not in (None, section):
+        message, hint = f"{label}: not a key of {section or 'the top level'}", f"move it under '{home(name)}:'"
     elif name in megatron_arguments():
         message, hint = f"{label} is an argument for Megatron training only", "remove it: it has no effect here"
     elif section:
         arguments = [argument for argument in swift_arguments() if is_argument(section, argument)]
-        aliases = [alias for place, alias in ALIASES if place == section]
-        message, known = f"{label}: unknown key", [*section_fields(section), *arguments, *aliases]
+        theirs = [place[1] for place in KEYS if place[0] == section and len(place) == 2]
+        message, known = f"{label}: unknown key", [*section_fields(section), *arguments, *theirs]
         hint = _near(name, known) or "run 'swiftalign init --schema' to list the keys"
     else:
-        message, sections = f"{label}: unknown section", list(Config.model_fields)
-        hint = _near(name, sections) or f"use one of the sections {', '.join(sections)}"
+        message, sections = f"{label}: unknown section", [*Config.model_fields]
+        hint = (
+            _near(name, [*sections, *swift_arguments(), *ARGUMENTS]) or f"use one of the sections {', '.join(sections)}"
+        )
     return message, hint
 
 

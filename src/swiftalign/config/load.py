@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from swiftalign.config.augmentation import spelled_out
-from swiftalign.config.faults import ALIASES, OPERATIONS, argument_faults, value_faults
+from swiftalign.config.faults import OPERATIONS, argument_faults, put_back, understood, value_faults
 from swiftalign.config.sections import Config
+from swiftalign.config.spellings import settle, translate
 from swiftalign.config.yaml import Items, Mapping, Place, dotted, holds, lookup, nested, read_document, read_override
 from swiftalign.problems import ConfigError, Problem, config_problem
 
@@ -20,29 +21,32 @@ from swiftalign.problems import ConfigError, Problem, config_problem
 _PHASE_KEYS = ("name", "data", "training", "custom", "swift")
 _SOURCE_PATHS = ("path", "images")  # of an entry of data.train or data.val
 _RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # the same in all phases
+_MOST_FILES = 100  # that a file may extend, directly or through others
 
 
 def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Read configuration files; later files replace values of earlier ones, and ``section.key=value`` overrides all.
 
     Mappings are merged key by key and lists are replaced, with one exception: a file with ``tuner.train_type``
-    chooses a method, and its ``tuner`` section replaces the whole earlier section.
+    chooses a method, and its ``tuner`` section replaces the whole earlier section. The files that a file names under
+    ``extends`` are part of it: they are merged in their order, and its own values over them.
 
     Raises:
         SwiftalignError: a file can't be read.
         ConfigError: the files have problems; the error lists all of them.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
-    names = [*map(str, paths), *(f"--set {text}" for text in overrides)]
     merged, problems = Mapping(file=str(paths[0]) if paths else "--set"), list[Problem]()
+    names, notes = list[str](), list[Problem]()
     for path in paths:
-        layer = _normalised(read_document(path), str(path), path.parent.absolute(), problems)
+        layer = _extended(path, (), names, problems, notes)
         if holds(layer, ("tuner", "train_type")):
             merged.pop("tuner", None)
         merged.merge(layer)
     for text in overrides:
-        merged.merge(_normalised(read_override(text), f"--set {text}", Path.cwd(), problems))
-    config, phases = _validated(merged, names, problems), list[Config]()
+        names.append(f"--set {text}")
+        merged.merge(_normalised(read_override(text), names[-1], Path.cwd(), problems, notes))
+    config, phases = _validated(merged, names, problems, notes), list[Config]()
     for index in range(len(config.phases)):
         base = copy.deepcopy(merged)
         own: Mapping = base.pop("phases")[index]
@@ -57,12 +61,43 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
         if problems:
             raise ConfigError(problems)
         base.merge(own)  # a phase's own keys replace those outside ``phases``
-        phases.append(_validated(base, names, problems, name or f"phase {index + 1}"))
-    return Config.from_values(merged, phases=phases) if phases else config
+        phases.append(_validated(base, names, problems, notes, name or f"phase {index + 1}"))
+    return Config.from_values(merged, phases=phases, notes=notes) if phases else config
 
 
-def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -> Mapping:
-    """The values of a file in one form: no aliases for keys, files as lists, absolute paths."""
+def _extended(
+    path: Path, above: tuple[Path, ...], names: list[str], problems: list[Problem], notes: list[Problem]
+) -> Mapping:
+    """A file's values over those of the files that it extends.
+
+    Args:
+        above: the files that led to this one.
+        names: gets the names of all files, each after those that it extends.
+    """
+    document = read_document(path)
+    extended = Mapping(file=str(path))
+    if isinstance(document, Mapping) and "extends" in document:
+        where, given = document.where("extends"), document.pop("extends")
+        bases = given if isinstance(given, list) else [given]
+        if not all(isinstance(base, str) and base for base in bases):
+            raise ConfigError([config_problem(where, "extends must be a file or a list of files")])
+        chain = (*above, path.resolve())
+        for base in (path.parent / os.path.expanduser(base) for base in bases):  # noqa: PTH111  # not yet a path
+            if base.resolve() in chain:
+                circle = " extends ".join(map(str, (*chain[chain.index(base.resolve()) :], base.resolve())))
+                raise ConfigError([config_problem(where, f"files extend each other in a circle: {circle}")])
+            if not base.is_file():
+                raise ConfigError([config_problem(where, f"extends names a file that does not exist: {base}")])
+            if len(names) >= _MOST_FILES:
+                raise ConfigError([config_problem(where, f"more than {_MOST_FILES} files are extended")])
+            extended.merge(_extended(base, chain, names, problems, notes))
+    names.append(str(path))
+    extended.merge(_normalised(document, str(path), path.parent.absolute(), problems, notes))
+    return extended
+
+
+def _normalised(values: Any, file: str, folder: Path, problems: list[Problem], notes: list[Problem]) -> Mapping:
+    """The values of a file in one form: keys as this toolkit names them, files as lists, absolute paths."""
     if isinstance(values, Items) and all(isinstance(item, dict) for item in values):
         values = nested(("custom", "augmentation", "ops"), values, Place(file, 1))  # a bare list, as in the guide
     values = Mapping() if values is None else values
@@ -74,16 +109,7 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
     if isinstance(values.get("model"), str):
         values["model"] = nested(("path",), values["model"], values.places["model"]._replace(name="model"))
 
-    for (section, alias), key in ALIASES.items():
-        if holds(values, (section, alias)):
-            value, place = values[section].pop(alias), values[section].places[alias]
-            target = values.setdefault(key[0], Mapping())
-            values.places.setdefault(key[0], place)
-            if holds(values, key):
-                message = f"{section}.{alias} and {dotted(key)} mean the same, and both are given"
-                problems.append(config_problem(str(place), message, "keep one of the two"))
-            elif isinstance(target, Mapping):  # otherwise the section itself is reported
-                target[key[1]], target.places[key[1]] = value, place._replace(name=f"{section}.{alias}")
+    translate(values, problems, notes)
 
     operations = lookup(values, OPERATIONS)
     for index, item in enumerate(operations if isinstance(operations, list) else ()):
@@ -103,33 +129,53 @@ def _normalised(values: Any, file: str, folder: Path, problems: list[Problem]) -
                 item |= {key: _absolute(item[key], folder) for key in _SOURCE_PATHS if isinstance(item.get(key), str)}
     if isinstance(images := lookup(values, ("data", "images")), str):
         values["data"]["images"] = _absolute(images, folder)
-    for section, name in (*_RUN_KEYS, ("training", "deepspeed"), ("model", "path")):
-        value = lookup(values, (section, name))
-        if not isinstance(value, str) or (name == "deepspeed" and not value.endswith(".json")):
+    for key in (*_RUN_KEYS, ("training", "deepspeed"), ("training", "deepspeed", "config"), ("model", "path")):
+        value = lookup(values, key)
+        if not isinstance(value, str) or ("deepspeed" in key and not value.endswith(".json")):
             continue  # a preset's name or JSON text; what is not text is left for the checks
-        # A model is a hub id unless it looks like a folder or is one.
-        looks_like_one = value.startswith((".", "/", "~")) or "/" not in value
-        if name != "path" or looks_like_one or os.path.isdir(folder / value):  # noqa: PTH112  # False for a name that is too long for the file system
-            values[section][name] = _absolute(value, folder)
+        # A model is a hub id unless it looks like a folder, is one, or is the folder of a model in the current folder.
+        place = _absolute(value, folder, written=key == ("training", "output_dir"))
+        is_folder = (
+            value.startswith((".", "/", "~"))
+            or "/" not in value
+            or os.path.isdir(folder / value)  # noqa: PTH112  # False for a name that is too long for the file system
+            or os.path.isfile(os.path.join(place, "config.json"))  # noqa: PTH113, PTH118
+        )
+        if key != ("model", "path") or is_folder:
+            lookup(values, key[:-1])[key[-1]] = place
 
     for item in values["phases"] if isinstance(values.get("phases"), list) else ():
         if isinstance(item, Mapping):
-            _normalised(item, file, folder, problems)
+            _normalised(item, file, folder, problems, notes)
     return values
 
 
-def _absolute(path: str, folder: Path) -> str:
-    """Make a path absolute; links are not resolved, as image paths are relative to the folder that holds the link."""
-    return os.path.abspath(folder / os.path.expanduser(path)) if path else path  # noqa: PTH100, PTH111  # keeps links
+def _absolute(path: str, folder: Path, *, written: bool = False) -> str:
+    """Make a path absolute; links are not resolved, as image paths are relative to the folder that holds the link.
+
+    A path is relative to the file's folder. What is not there, but in the current folder, is meant there, as ms-swift
+    reads paths.
+
+    Args:
+        written: whether the run writes there, so that it need not exist.
+    """
+    if not path:
+        return path
+    named = os.path.expanduser(path)  # noqa: PTH111  # keeps links
+    place, here = os.path.abspath(folder / named), os.path.abspath(named)  # noqa: PTH100
+    return here if not (written or os.path.exists(place)) and os.path.exists(here) else place  # noqa: PTH110
 
 
-def _validated(values: Mapping, names: list[str], problems: list[Problem], phase: str | None = None) -> Config:
+def _validated(
+    values: Mapping, names: list[str], problems: list[Problem], notes: list[Problem], phase: str | None = None
+) -> Config:
     """Check the merged values; problems are sorted by file or override (in the order of ``names``) and line."""
-    details = argument_faults(values)
-    try:
-        config = Config.from_values(values, phase)
-    except ValidationError as error:
-        details += error.errors()
+    settle(values, problems)
+    config, details = _checked(values, phase, notes)
+    if spelled := understood(values, details):
+        config, details = _checked(values, phase, notes)
+        if put_back(values, spelled, details):
+            config, details = _checked(values, phase, notes)
 
     def position(problem: Problem) -> tuple[int, int]:
         file, _, line = problem.where.rpartition(":")
@@ -139,4 +185,14 @@ def _validated(values: Mapping, names: list[str], problems: list[Problem], phase
 
     if problems := sorted([*problems, *value_faults(values, details)], key=position):
         raise ConfigError(problems)
+    assert config is not None
     return config
+
+
+def _checked(values: Mapping, phase: str | None, notes: list[Problem]) -> tuple[Config | None, list[Any]]:
+    """The configuration, unless its values are malformed, and what is wrong with them as pydantic tells it."""
+    details = argument_faults(values)
+    try:
+        return Config.from_values(values, phase, notes=notes), details
+    except ValidationError as error:
+        return None, [*details, *error.errors()]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
 from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, TypeAdapter
 
 from swiftalign.config.augmentation import IMGAUG, PARAMETERS
-from swiftalign.config.faults import ALIASES, is_argument
 from swiftalign.config.sections import Config
+from swiftalign.config.spellings import ARGUMENTS, KEYS, SECTIONS, Refused, is_argument
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.methods import METHODS, train_types
 
@@ -50,12 +51,22 @@ def config_schema() -> dict[str, Any]:
         files["items"] = _or_text(source)
         sections["DataSection"]["properties"][name] = {"anyOf": [*_or_text(source)["anyOf"], files]}
     schema["properties"]["swift"] |= {"properties": _arguments("swift"), "additionalProperties": False}
+    del sections["ModelSection"][
+        "required"
+    ]  # a fragment need not name the model, and there are other names of its path
     schema["properties"]["model"] = _or_text(schema["properties"]["model"])
-    for (old_section, old_name), (new_section, new_name) in ALIASES.items():
-        source = sections[f"{new_section.title()}Section"]["properties"][new_name]
-        sections[f"{old_section.title()}Section"]["properties"][old_name] = source
+    for section in SECTIONS:
+        target = schema["properties"]["swift"] if section == "swift" else sections[f"{section.title()}Section"]
+        target["patternProperties"] = _other_spellings(section, target["properties"])
+    spellings = _other_spellings("", schema["properties"])
     own = {name: schema["properties"][name] for name in ("data", "training", "custom", "swift")}
     phase = {"type": "object", "properties": {"name": {"type": "string"}, **own}, "additionalProperties": False}
+    phase["patternProperties"] = schema["patternProperties"] = spellings
+    file = {"type": "string", "minLength": 1}
+    schema["properties"]["extends"] = {
+        "anyOf": [file, {"type": "array", "items": file}],
+        "description": "files that this one changes, relative to it",
+    }
     schema["properties"]["phases"]["items"] = phase
     for section in (*sections.values(), schema["properties"]["swift"]):
         section["type"] = ["object", "null"]  # a section may be empty
@@ -65,6 +76,17 @@ def config_schema() -> dict[str, Any]:
 
 def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"type": "string", "minLength": 1}, schema]}
+
+
+def _other_spellings(section: str, known: Collection[str]) -> dict[str, Any]:
+    """What the loader moves from a section to another place, or leaves out; without a section, from the top level."""
+    theirs = [
+        key[-1]
+        for key, rule in KEYS.items()
+        if list(key[:-1]) == [section] * bool(section) and not isinstance(rule, Refused)
+    ]
+    names = {*ARGUMENTS, *swift_arguments(), *theirs, *([] if section else ["template"])}
+    return {f"^({'|'.join(sorted(names - {*known}))})$": {}}
 
 
 def _arguments(section: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from swiftalign.config.yaml import Mapping
 from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
 from swiftalign.methods.base import Fraction, Method, PositiveInt
 from swiftalign.model.tree import Component, ModelSource
+from swiftalign.problems import Problem
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
@@ -338,18 +339,26 @@ class Config(Section):
     _values: Mapping = PrivateAttr(default_factory=Mapping)
     _runs: tuple[Config, ...] = PrivateAttr(())
     _phase: str | None = PrivateAttr(None)
+    _notes: tuple[Problem, ...] = PrivateAttr(())
 
     @classmethod
-    def from_values(cls, values: Mapping, phase: str | None = None, phases: Sequence[Config] = ()) -> Config:
+    def from_values(
+        cls,
+        values: Mapping,
+        phase: str | None = None,
+        phases: Sequence[Config] = (),
+        notes: Sequence[Problem] = (),
+    ) -> Config:
         """Make a configuration that remembers where its values stand.
 
         Args:
             values: merged values of the files.
             phase: name of the phase, if this is the configuration of a phase.
             phases: configuration of each phase.
+            notes: keys of the files that have no effect.
         """
         config = cls.model_validate(values)
-        config._values, config._phase, config._runs = values, phase, tuple(phases)
+        config._values, config._phase, config._runs, config._notes = values, phase, tuple(phases), tuple(notes)
         return config
 
     @model_validator(mode="after")
@@ -370,6 +379,11 @@ class Config(Section):
     def phase(self) -> str | None:
         """Name of the phase; None if this is not the configuration of a phase."""
         return self._phase
+
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        """The keys of the files that have no effect."""
+        return self._notes
 
     def where(self, *key: str | int) -> str:
         """``file:line`` of a key, for messages; empty if the configuration was not read from a file."""
@@ -406,10 +420,10 @@ def best_metric_given(config: Config) -> str | None:
 def section_fields(section: str) -> dict[str, Any]:
     """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings.
 
-    An item of a list has a number: ``data.train.0``.
+    Without a name, the sections. An item of a list has a number: ``data.train.0``.
     """
     fields = Config.model_fields
-    for name in filter(lambda name: not name.isdigit(), section.split(".")):
+    for name in filter(lambda name: name and not name.isdigit(), section.split(".")):
         kinds = [fields[name].annotation, *get_args(fields[name].annotation)]
         fields = next((k.model_fields for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), {})
     return fields | settings_fields() if section == "tuner" else fields

@@ -1,0 +1,378 @@
+"""What becomes of the keys of ms-swift and of the guide's project for which this toolkit has another key, or none.
+
+A key that means something here is moved to its place. A key whose value says what this toolkit does anyway is left out.
+A key that would change what is learnt in a way that this toolkit does not know is an error that says what to write.
+`docs/keys.md` is made from these tables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from swiftalign.config.sections import ARGUMENT, section_fields
+from swiftalign.config.swift_arguments import swift_arguments
+from swiftalign.config.yaml import Mapping, Place, dotted, holds, lookup
+from swiftalign.problems import Problem, config_problem
+
+SECTIONS = ("model", "data", "tuner", "training", "custom", "swift")
+PASS_THROUGH = ("data", "tuner", "training", "swift")
+Names: TypeAlias = tuple[str, ...]
+"""A path of keys."""
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Another name of a key.
+
+    Attributes:
+        to: the key here.
+        convert: the value here, from the value there. `LEFT_OUT` leaves the key out. It raises ValueError with the
+            reason and, after a semicolon, what to do.
+        values: what the conversion does, for the documentation.
+    """
+
+    to: Names
+    convert: Callable[[Any], Any] = lambda value: value
+    values: str = ""
+
+
+@dataclass(frozen=True)
+class Implied:
+    """A key that says what this toolkit does anyway: it is left out. Any other value is an error.
+
+    Attributes:
+        values: the values that say so.
+        why: what this toolkit does.
+        hint: what to write instead of another value.
+    """
+
+    values: tuple[Any, ...]
+    why: str
+    hint: str = "remove the key"
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A key that changes nothing that is learnt: it is left out, and a note says so.
+
+    Attributes:
+        why: what this toolkit does instead.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A key whose meaning this toolkit does not know.
+
+    Attributes:
+        why: why it is refused.
+        hint: what to write instead.
+    """
+
+    why: str
+    hint: str
+
+
+Rule: TypeAlias = Renamed | Implied | Noted | Refused
+LEFT_OUT: Any = object()
+_OFF = (None, False, 0, "off", "no", "false")  # a feature that is not used, in all spellings
+_ENABLED: Names = ("enabled",)
+
+
+def _hub(use_hf: Any) -> Any:
+    return (
+        LEFT_OUT if use_hf is None else "huggingface" if use_hf is True else "modelscope" if use_hf is False else use_hf
+    )
+
+
+def _dtype(name: Any) -> Any:
+    return LEFT_OUT if name in (None, "auto") else name.removeprefix("torch.") if isinstance(name, str) else name
+
+
+_PLACEHOLDERS = {
+    "placeholder",
+    "dummy",
+}  # stand where ms-swift wants a dataset, and the project reads custom.train_jsonl
+
+
+def _files(datasets: Any) -> Any:
+    listed = datasets if isinstance(datasets, list) else [datasets]
+    if all(each is None or each in _PLACEHOLDERS for each in listed):
+        return LEFT_OUT
+    if sampled := next((each for each in listed if isinstance(each, str) and re.search(r"#\d+$", each)), None):
+        path, _, rows = sampled.rpartition("#")
+        raise ValueError(
+            f"{sampled!r} draws {rows} rows at random; for the first {rows} rows write {{path: {path}, limit: {rows}}}"
+        )
+    return datasets
+
+
+_ORDERS = {"reference_tlbr": "top_to_bottom", "center_tlbr": "centre_top_to_bottom"}
+
+
+def _order(policy: Any) -> Any:
+    return _ORDERS.get(policy, policy) if isinstance(policy, str) else policy
+
+
+def _summaries(ratio: Any) -> Any:
+    if ratio not in (0, 1):
+        raise ValueError("a share of the rows answers with summaries; name two files with weights in data.train")
+    return "summary" if ratio else "objects"
+
+
+_PLAN = "the plan decides this"
+_BY_TUNER = (
+    "choose what trains in the tuner section, by target_regex, target_modules, modules_to_save or the freeze flags"
+)
+
+# An argument of ms-swift, of today or of version 3, in whatever section it stands -> what becomes of it.
+ARGUMENTS: dict[str, Rule] = {
+    "model": Renamed(("model", "path")),
+    "model_revision": Renamed(("model", "revision")),
+    "model_type": Renamed(("model", "type")),
+    "torch_dtype": Renamed(("model", "dtype"), _dtype, "auto: left out"),
+    "attn_impl": Renamed(("model", "attention")),
+    "use_hf": Renamed(("hub",), _hub, "true: huggingface, false: modelscope"),
+    "dataset": Renamed(("data", "train"), _files, "placeholder, dummy: left out"),
+    "val_dataset": Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
+    "tuner_type": Renamed(("tuner", "train_type")),
+    "train_type": Renamed(("tuner", "train_type")),
+    # `settled` reads these two.
+    "bf16": Renamed(("training", "bf16"), values="true: model.dtype bfloat16"),
+    "fp16": Renamed(("training", "fp16"), values="true: model.dtype float16"),
+    "packing": Renamed(("training", "packing")),
+    "tuner_backend": Implied(("peft", None), "adapters are peft's"),
+    "use_swift_lora": Implied((False, None), "adapters are peft's"),
+    "lora_bias": Implied(("none", None), "biases of adapted layers stay frozen", _BY_TUNER),
+    "lora_dtype": Implied((None,), _PLAN, "set tuner.trainable_dtype"),
+    "init_weights": Implied((True, "true", "True", None), "adapters begin as peft makes them"),
+    "adapters": Implied(
+        ([], None), "a run begins with the base model", "merge the adapter first: swiftalign export CHECKPOINT"
+    ),
+    **dict.fromkeys(
+        ("freeze_parameters", "freeze_parameters_regex", "trainable_parameters", "trainable_parameters_regex"),
+        Implied(([], None), _PLAN, _BY_TUNER),
+    ),
+    "target_parameters": Implied(([], None), _PLAN, _BY_TUNER),
+    "freeze_parameters_ratio": Implied((0, None), _PLAN, _BY_TUNER),
+    **dict.fromkeys(
+        ("save_safetensors", "safe_serialization"), Implied((True, None), "weights are saved as safetensors")
+    ),
+    "add_version": Noted("the run folder is training.output_dir itself, and one that holds a run is never overwritten"),
+    "streaming": Implied((False, None), "rows are read when they are needed"),
+    **dict.fromkeys(
+        ("cached_dataset", "cached_val_dataset"),
+        Implied(([], None), "rows are read from files", "name the files in data.train"),
+    ),
+    "interleave_prob": Implied((None,), "files are mixed by weights", "write {path: FILE, weight: W} in data.train"),
+    "columns": Implied(({}, None, "{}"), "rows are read by their layout", "run 'swiftalign convert' on the file"),
+    "custom_dataset_info": Implied(([], None), "rows are read from files", "name the files in data.train"),
+    "val_dataset_shuffle": Implied((False, None), "validation rows keep their order"),
+}
+
+_PROMPT = "data.text sets the prompt and the system message: data: {text: {prompt: ..., system: ...}}"
+_ANSWER = "data.text sets keys, shape and order of the answer"
+_MIXTURE = "name the files in data.train with weights: [{path: A, weight: 1}, {path: B, weight: 0.1}]"
+_SFT = "this toolkit trains on the answers of rows only (supervised fine-tuning)"
+
+# A key of the guide's project at its place, where the name alone does not tell -> what becomes of it.
+KEYS: dict[Names, Rule] = {
+    ("global_max_length",): Renamed(("data", "max_length")),
+    ("deepspeed",): Renamed(
+        ("training", "deepspeed"), values="{enabled: true, config: zero2}: zero2; enabled: false: left out"
+    ),
+    ("model", "model_name_or_path"): Renamed(("model", "path")),
+    ("model", "attn_implementation"): Renamed(("model", "attention")),
+    ("data", "eval_dataset"): Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
+    ("custom", "train_jsonl"): Renamed(("data", "train")),
+    ("custom", "val_jsonl"): Renamed(("data", "val")),
+    # `settled` reads these three.
+    ("custom", "sample_limit"): Renamed(
+        ("custom", "sample_limit"), values="limit of each file in data.train and data.val"
+    ),
+    ("custom", "train_sample_limit"): Renamed(
+        ("custom", "train_sample_limit"), values="limit of each file in data.train"
+    ),
+    ("custom", "val_sample_limit"): Renamed(("custom", "val_sample_limit"), values="limit of each file in data.val"),
+    ("custom", "object_ordering_policy"): Renamed(
+        ("data", "text", "order"), _order, ", ".join(f"{theirs}: {ours}" for theirs, ours in _ORDERS.items())
+    ),
+    ("custom", "summary_ratio"): Renamed(("data", "text", "answer"), _summaries, "1: summary, 0: objects"),
+    ("custom", "augmentation_curriculum"): Renamed(("custom", "augmentation", "curriculum")),
+    ("custom", "emit_norm"): Implied(
+        ("norm1000",), "coordinates are written in the unit that the model's family reads", "remove the key"
+    ),
+    ("custom", "images_per_user_turn"): Implied(
+        (1, None),
+        "a row is one turn",
+        "join rows once: swiftalign convert ROWS OUT --join N, and data.text.shape: by_image",
+    ),
+    ("custom", "json_format"): Implied(("standard", None), "answers are JSON with a space after ':' and ','", _ANSWER),
+    ("custom", "toon_mode"): Implied(_OFF, "answers are JSON", _ANSWER),
+    ("custom", "use_summary"): Implied(_OFF, "answers list the objects", "write data: {text: {answer: summary}}"),
+    ("custom", "summary_label_grouping"): Implied(
+        _OFF, "summaries are learnt as they are", "change the rows themselves"
+    ),
+    ("custom", "group_key_prefix"): Refused(
+        "it names the images of an answer", "write data: {text: {image_key: '图片_{n}'}}"
+    ),
+    ("custom", "assistant_prefix_format"): Implied(
+        (None,), "answers have no prefix", "remove it, or write answers as messages"
+    ),
+    ("custom", "fusion_config"): Implied((None,), "files are mixed by weights", _MIXTURE),
+    ("custom", "augment_sources"): Refused(
+        "every training row is augmented", "augment the file of its own run, or remove the key"
+    ),
+    ("custom", "augment_prob"): Implied(
+        (0, None), "operations have their own probabilities", "write custom: {augmentation: {bypass_prob: 1 - P}}"
+    ),
+    ("custom", "token_type_metrics"): Implied(
+        _OFF, "accuracy is measured by kind of target", "write custom: {grounding_eval: {rows: 64}}"
+    ),
+    ("custom", "hard_sample_mining"): Implied(_OFF, "rows are drawn evenly or by weights", _MIXTURE),
+    ("custom", "visual_kd"): Implied(_OFF, _SFT),
+    ("custom", "trainer_variant"): Implied((None,), _SFT),
+    ("custom", "grpo"): Implied(_OFF, _SFT),
+    ("custom", "extra"): Implied((None, {}), _SFT),
+    ("custom", "dump_conversation_text"): Noted("'swiftalign preview-aug' shows the texts that are learnt"),
+    ("custom", "dump_conversation_path"): Noted("'swiftalign preview-aug' shows the texts that are learnt"),
+    ("prompts",): Refused("it names prompts of the guide's project", _PROMPT),
+    ("rlhf",): Refused(_SFT, "remove the section, or train with the project that it was written for"),
+}
+
+
+def home(name: str) -> str | None:
+    """The section that takes a key of this name."""
+    declaring = next((section for section in PASS_THROUGH if name in section_fields(section)), None)
+    return declaring or swift_arguments().get(name, (None, Any))[0]
+
+
+def is_argument(section: str, name: str) -> bool:
+    """Whether a section takes a key and hands it through to ms-swift."""
+    if name not in swift_arguments() or name in ARGUMENTS:
+        return False
+    field = section_fields(str(home(name))).get(name)
+    if section == "swift":
+        return field is None or ARGUMENT in field.metadata
+    return section == home(name) and field is None
+
+
+def translate(values: Mapping, problems: list[Problem], notes: list[Problem]) -> None:
+    """Give the keys of a file this toolkit's names and places.
+
+    Args:
+        values: the file's values; they are changed.
+        problems: gets the keys that are refused or given twice.
+        notes: gets the keys that have no effect.
+    """
+    if isinstance(template := values.get("template"), Mapping):
+        del values["template"]
+        for name in template:
+            _move(values, ("template", name), ("data", name), template[name], template.places[name], problems)
+    keys: list[tuple[Names, Rule]] = [(key, rule) for key, rule in KEYS.items() if holds(values, key)]
+    for section in ("", *SECTIONS):
+        given = values if not section else values.get(section)
+        for name in given if isinstance(given, Mapping) else ():
+            key: Names = (section, name) if section else (name,)
+            if key in KEYS or (not section and name in SECTIONS):
+                continue
+            rule = ARGUMENTS.get(name)
+            own = is_argument(section, name) if section == "swift" else name in section_fields(section)
+            if rule is None and name in swift_arguments() and not own:
+                rule = Renamed((str(home(name)), name))
+            if rule and not (isinstance(rule, Renamed) and rule.to == key):
+                keys.append((key, rule))
+    for key, rule in keys:
+        above = lookup(values, key[:-1], values)
+        value, place = above.pop(key[-1]), above.places.get(key[-1], Place(values.file))
+        name = dotted(key)
+        match rule:
+            case Renamed():
+                try:
+                    if (value := rule.convert(value)) is not LEFT_OUT:
+                        _move(values, key, rule.to, value, place, problems)
+                except ValueError as error:
+                    message, _, hint = str(error).partition("; ")
+                    problems.append(config_problem(str(place), f"{name}: {message}", hint))
+            case Noted():
+                notes.append(Problem("key-without-effect", f"{name} has no effect: {rule.why}", where=str(place)))
+            case Implied() if _is_one_of(value, rule.values):
+                pass
+            case Implied() | Refused():
+                given = f"{name}: {json.dumps(value)}" if isinstance(value, bool | int | float | str) else name
+                problems.append(config_problem(str(place), f"{given} is not supported: {rule.why}", rule.hint))
+
+
+def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
+    """Whether a value is one of these, and not just equal to it as 1 is to true; {enabled: false} is a feature off."""
+    if isinstance(value, Mapping) and holds(value, _ENABLED):
+        value = value["enabled"]
+    number = isinstance(value, int | float)
+    return any(value == each and (number or type(value) is type(each)) for each in values) or (
+        value == [] and [] in values
+    )
+
+
+def _move(values: Mapping, key: Names, to: Names, value: Any, place: Place, problems: list[Problem]) -> None:
+    """Put a value at its place here; messages keep the name that the file gives it."""
+    if holds(values, to):
+        message = f"{dotted(key)} and {values.name(*to)} mean the same, and both are given"
+        problems.append(config_problem(str(place), message, "keep one of the two"))
+        return
+    target = values
+    for part in to[:-1]:
+        if target.get(part) is None:  # absent, or an empty section
+            target[part] = Mapping(file=values.file)
+            target.places.setdefault(part, place)
+        target = target[part]
+        if not isinstance(target, Mapping):
+            return  # the section itself is reported
+    target[to[-1]], target.places[to[-1]] = value, place._replace(name=dotted(key))
+
+
+def settle(values: Mapping, problems: list[Problem]) -> None:
+    """Replace settings that depend on one another by one key, after all files were merged."""
+    model, training, custom, data = (values.get(section) for section in ("model", "training", "custom", "data"))
+    if isinstance(training, Mapping):
+        for name, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
+            if name not in training:
+                continue
+            given, where, label = training.pop(name), training.where(name), values.name("training", name)
+            held = model.get("dtype") if isinstance(model, Mapping) else None
+            if not isinstance(given, bool | None):
+                problems.append(config_problem(where, f"{label} must be true or false, not {given!r}"))
+            elif held and given is not None and given != (held == dtype):
+                message = f"{label}: {str(given).lower()} contradicts {values.name('model', 'dtype')}: {held}"
+                problems.append(config_problem(where, message, "keep one of the two"))
+            elif given and isinstance(model, Mapping):
+                model["dtype"], model.places["dtype"] = dtype, training.places[name]
+        deepspeed = training.get("deepspeed")
+        if isinstance(deepspeed, Mapping) and deepspeed.keys() <= {"enabled", "config"}:
+            if _is_one_of(deepspeed, _OFF):
+                del training["deepspeed"]
+            elif deepspeed.get("config"):
+                training["deepspeed"] = deepspeed["config"]
+            else:
+                message = f"{values.name('training', 'deepspeed')} is enabled, but no config is named"
+                problems.append(config_problem(values.where("training", "deepspeed"), message, "add config: zero2"))
+    if not isinstance(custom, Mapping) or not isinstance(data, Mapping):
+        return
+    for name, parts in _LIMITS.items():
+        limit = custom.pop(name, None)
+        for part in parts if limit is not None else ():
+            files = data.get(part)
+            files = files if isinstance(files, list) else []
+            for index, file in enumerate(files):
+                if isinstance(file, str):
+                    files[index] = Mapping({"path": file, "limit": limit}, {"limit": custom.places[name]}, values.file)
+                elif isinstance(file, Mapping) and "limit" not in file:
+                    file["limit"], file.places["limit"] = limit, custom.places[name]
+
+
+_LIMITS = {"train_sample_limit": ("train",), "val_sample_limit": ("val",), "sample_limit": ("train", "val")}
