@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swiftalign.config.schema import config_schema
-from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, Implied, Noted, Refused, Renamed, Rule, home
+from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, Implied, Noted, Renamed, Rule, home
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
@@ -103,7 +103,7 @@ def with_keys(text: str) -> str:
     tables = iter(
         (
             [(f"`{name}`", _told(rule)) for name, rule in sorted(ARGUMENTS.items())],
-            [(f"`{'.'.join(key)}`", _told(rule)) for key, rule in KEYS.items()],
+            [(f"`{'.'.join(key)}`", _told(rule, key)) for key, rule in KEYS.items()],
             [(f"`{section}`", ", ".join(f"`{name}`" for name in sorted(names))) for section, names in own.items()],
         )
     )
@@ -114,19 +114,18 @@ def with_keys(text: str) -> str:
     return re.sub(r"(\| \w+ \| [\w ]+ \|\n\|[ |-]+\n)(?:\| `.*\n)*", table, text)
 
 
-def _told(rule: Rule) -> str:
+def _told(rule: Rule, key: tuple[str, ...] = ()) -> str:
     """What becomes of a key, in words."""
     match rule:
+        case Renamed() if rule.to == key:
+            return rule.values
         case Renamed():
             return f"`{'.'.join(rule.to)}`" + (f" ({rule.values})" if rule.values else "")
         case Implied():
-            values = list(dict.fromkeys(f"`{json.dumps(value)}`" for value in rule.values if value is not None))
-            told = ", ".join(values[:1] if "`false`" in values else values) or "`null`"
-            return f"{told}: left out, as {rule.why}. Any other value is refused: {rule.hint}"
+            same = f"`{json.dumps(rule.values[0])}` is left out, other values are" if rule.values else ""
+            return f"{same} refused, as {rule.why}: {rule.hint}"
         case Noted():
             return f"left out, with a note: {rule.why}"
-        case Refused():
-            return f"refused, as {rule.why}: {rule.hint}"
 
 
 def write() -> None:

@@ -260,6 +260,12 @@ TRAINED = [
         f"{WHOLE}  trainable_dtype: base\n",
     ),
     Case(
+        "key-without-effect",
+        f"{WHOLE}custom:\n  dump_conversation_text: true  # here\n",
+        "custom.dump_conversation_text has no effect: 'swiftalign preview-aug' shows the texts that are learnt",
+        f"{WHOLE}custom:\n  emit_norm: norm1000\n",
+    ),
+    Case(
         "weights-missing",
         WHOLE,
         "the weight files lack 1 tensor that config.json describes: model.visual.merger.norm.bias",

@@ -7,7 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from docs_examples import PAGES, ROOT, has_examples, rerun, without_variables
+from docs_examples import PAGES, ROOT, has_examples, rerun, with_keys, without_variables
+from swiftalign.config.sections import section_fields
+from swiftalign.config.spellings import ARGUMENTS, PASS_THROUGH
+from swiftalign.config.swift_arguments import swift_arguments
+
+# The keys in the configurations for supervised fine-tuning of the project that the guide comes from, over its history.
+GUIDE_PROJECT = """
+    adapters add_version aligner_lr assistant_prefix_format attn_impl augment_prob augment_sources bf16
+    create_checkpoint_symlink dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
+    dataloader_prefetch_factor dataset dataset_num_proc deepspeed dump_conversation_path dump_conversation_text
+    effective_batch_size
+    emit_norm eval_dataset eval_steps eval_strategy external_plugins extra freeze_aligner freeze_llm freeze_vit
+    fusion_config global_max_length gradient_accumulation_steps gradient_checkpointing greater_is_better
+    group_key_prefix grpo hard_sample_mining images_per_user_turn json_format learning_rate load_best_model_at_end
+    log_level log_level_replica logging_dir logging_first_step logging_steps lora_alpha lora_bias lora_dropout
+    lora_rank lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_pixels max_steps metric_for_best_model model
+    modules_to_save num_train_epochs object_ordering_policy optimizer output_dir packing padding_free
+    per_device_eval_batch_size per_device_train_batch_size prompts report_to rlhf run_name sample_limit
+    save_delay_steps save_last_epoch
+    save_only_model save_safetensors save_steps save_strategy save_total_limit seed summary_label_grouping
+    summary_ratio target_modules target_parameters target_regex template token_type_metrics toon_mode torch_dtype
+    train_jsonl train_sample_limit train_type trainable_parameters_regex trainer_variant truncation_strategy use_dora
+    use_summary use_swift_lora val_dataset val_jsonl val_sample_limit visual_kd vit_lr warmup_ratio weight_decay
+"""
 
 
 @pytest.mark.slow
@@ -20,6 +43,20 @@ def test_the_sessions_shown_are_what_the_commands_print(page: Path, tmp_path: Pa
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_key_of_other_tools_is_on_its_page_once() -> None:
+    page = (ROOT / "docs/keys.md").read_text()
+    assert with_keys(page) == page
+    _, *tables = re.split(r"\n## ", page)
+    first, second, third = (re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE) for table in tables)
+    own = [name for line in re.findall(r"^\| `\w+` \| (.*) \|$", tables[2], re.MULTILINE) for name in line.split(", ")]
+    assert sorted([*(f"`{name}`" for name in first), *own]) == sorted(
+        f"`{name}`" for name in swift_arguments().keys() | ARGUMENTS.keys()
+    )
+    known = {name.rpartition(".")[2] for name in (*first, *second)} | section_fields("training").keys()
+    assert {*GUIDE_PROJECT.split()} - known - swift_arguments().keys() == set()
+    assert third == [*PASS_THROUGH]
 
 
 def test_the_readme_links_every_page_of_docs() -> None:

@@ -11,7 +11,7 @@ from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from swiftalign.config.augmentation import IMGAUG, PARAMETERS
 from swiftalign.config.sections import Config
-from swiftalign.config.spellings import ARGUMENTS, KEYS, SECTIONS, Refused, is_argument
+from swiftalign.config.spellings import ARGUMENTS, KEYS, SECTIONS, is_argument
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.methods import METHODS, train_types
 
@@ -80,11 +80,7 @@ def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _other_spellings(section: str, known: Collection[str]) -> dict[str, Any]:
     """What the loader moves from a section to another place, or leaves out; without a section, from the top level."""
-    theirs = [
-        key[-1]
-        for key, rule in KEYS.items()
-        if list(key[:-1]) == [section] * bool(section) and not isinstance(rule, Refused)
-    ]
+    theirs = [key[-1] for key, rule in KEYS.items() if list(key[:-1]) == [section] * bool(section)]
     names = {*ARGUMENTS, *swift_arguments(), *theirs, *([] if section else ["template"])}
     return {f"^({'|'.join(sorted(names - {*known}))})$": {}}
 

@@ -42,10 +42,10 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Implied:
-    """A key that says what this toolkit does anyway: it is left out. Any other value is an error.
+    """A key that says what this toolkit does anyway, or nothing: it is left out. Any other value is an error.
 
     Attributes:
-        values: the values that say so.
+        values: the values that say so, besides empty ones.
         why: what this toolkit does.
         hint: what to write instead of another value.
     """
@@ -66,44 +66,29 @@ class Noted:
     why: str
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A key whose meaning this toolkit does not know.
-
-    Attributes:
-        why: why it is refused.
-        hint: what to write instead.
-    """
-
-    why: str
-    hint: str
-
-
-Rule: TypeAlias = Renamed | Implied | Noted | Refused
+Rule: TypeAlias = Renamed | Implied | Noted
 LEFT_OUT: Any = object()
-_OFF = (None, False, 0, "off", "no", "false")  # a feature that is not used, in all spellings
+_OFF = (False, 0, 0.0, "off", "no", "false")  # a feature that is not used, in all spellings
 _ENABLED: Names = ("enabled",)
 
 
 def _hub(use_hf: Any) -> Any:
-    return (
-        LEFT_OUT if use_hf is None else "huggingface" if use_hf is True else "modelscope" if use_hf is False else use_hf
-    )
+    if isinstance(use_hf, bool):
+        return "huggingface" if use_hf else "modelscope"
+    return LEFT_OUT if use_hf is None else use_hf
 
 
 def _dtype(name: Any) -> Any:
     return LEFT_OUT if name in (None, "auto") else name.removeprefix("torch.") if isinstance(name, str) else name
 
 
-_PLACEHOLDERS = {
-    "placeholder",
-    "dummy",
-}  # stand where ms-swift wants a dataset, and the project reads custom.train_jsonl
+# They stand where ms-swift wants a dataset, and the guide's project reads custom.train_jsonl.
+_PLACEHOLDERS = ("placeholder", "dummy")
 
 
 def _files(datasets: Any) -> Any:
     listed = datasets if isinstance(datasets, list) else [datasets]
-    if all(each is None or each in _PLACEHOLDERS for each in listed):
+    if all(each in (None, *_PLACEHOLDERS) for each in listed):
         return LEFT_OUT
     if sampled := next((each for each in listed if isinstance(each, str) and re.search(r"#\d+$", each)), None):
         path, _, rows = sampled.rpartition("#")
@@ -143,37 +128,35 @@ ARGUMENTS: dict[str, Rule] = {
     "val_dataset": Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
     "tuner_type": Renamed(("tuner", "train_type")),
     "train_type": Renamed(("tuner", "train_type")),
-    # `settled` reads these two.
+    # `settle` reads these two.
     "bf16": Renamed(("training", "bf16"), values="true: model.dtype bfloat16"),
     "fp16": Renamed(("training", "fp16"), values="true: model.dtype float16"),
     "packing": Renamed(("training", "packing")),
-    "tuner_backend": Implied(("peft", None), "adapters are peft's"),
-    "use_swift_lora": Implied((False, None), "adapters are peft's"),
-    "lora_bias": Implied(("none", None), "biases of adapted layers stay frozen", _BY_TUNER),
-    "lora_dtype": Implied((None,), _PLAN, "set tuner.trainable_dtype"),
-    "init_weights": Implied((True, "true", "True", None), "adapters begin as peft makes them"),
+    "tuner_backend": Implied(("peft",), "adapters are peft's"),
+    "use_swift_lora": Implied((False,), "adapters are peft's"),
+    "lora_bias": Implied(("none",), "biases of adapted layers stay frozen", _BY_TUNER),
+    "lora_dtype": Implied((), _PLAN, "set tuner.trainable_dtype"),
+    "init_weights": Implied((True, "true", "True"), "adapters begin as peft makes them"),
     "adapters": Implied(
-        ([], None), "a run begins with the base model", "merge the adapter first: swiftalign export CHECKPOINT"
+        (), "a run begins with the base model", "merge the adapter first: swiftalign export CHECKPOINT"
     ),
     **dict.fromkeys(
         ("freeze_parameters", "freeze_parameters_regex", "trainable_parameters", "trainable_parameters_regex"),
-        Implied(([], None), _PLAN, _BY_TUNER),
+        Implied((), _PLAN, _BY_TUNER),
     ),
-    "target_parameters": Implied(([], None), _PLAN, _BY_TUNER),
-    "freeze_parameters_ratio": Implied((0, None), _PLAN, _BY_TUNER),
-    **dict.fromkeys(
-        ("save_safetensors", "safe_serialization"), Implied((True, None), "weights are saved as safetensors")
-    ),
+    "target_parameters": Implied((), _PLAN, _BY_TUNER),
+    "freeze_parameters_ratio": Implied((0, 0.0), _PLAN, _BY_TUNER),
+    **dict.fromkeys(("save_safetensors", "safe_serialization"), Implied((True,), "weights are saved as safetensors")),
     "add_version": Noted("the run folder is training.output_dir itself, and one that holds a run is never overwritten"),
-    "streaming": Implied((False, None), "rows are read when they are needed"),
+    "streaming": Implied((False,), "rows are read when they are needed"),
     **dict.fromkeys(
         ("cached_dataset", "cached_val_dataset"),
-        Implied(([], None), "rows are read from files", "name the files in data.train"),
+        Implied((), "rows are read from files", "name the files in data.train"),
     ),
-    "interleave_prob": Implied((None,), "files are mixed by weights", "write {path: FILE, weight: W} in data.train"),
-    "columns": Implied(({}, None, "{}"), "rows are read by their layout", "run 'swiftalign convert' on the file"),
-    "custom_dataset_info": Implied(([], None), "rows are read from files", "name the files in data.train"),
-    "val_dataset_shuffle": Implied((False, None), "validation rows keep their order"),
+    "interleave_prob": Implied((), "files are mixed by weights", "write {path: FILE, weight: W} in data.train"),
+    "columns": Implied(("{}",), "rows are read by their layout", "run 'swiftalign convert' on the file"),
+    "custom_dataset_info": Implied((), "rows are read from files", "name the files in data.train"),
+    "val_dataset_shuffle": Implied((False,), "validation rows keep their order"),
 }
 
 _PROMPT = "data.text sets the prompt and the system message: data: {text: {prompt: ..., system: ...}}"
@@ -192,7 +175,7 @@ KEYS: dict[Names, Rule] = {
     ("data", "eval_dataset"): Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
     ("custom", "train_jsonl"): Renamed(("data", "train")),
     ("custom", "val_jsonl"): Renamed(("data", "val")),
-    # `settled` reads these three.
+    # `settle` reads these three.
     ("custom", "sample_limit"): Renamed(
         ("custom", "sample_limit"), values="limit of each file in data.train and data.val"
     ),
@@ -209,41 +192,41 @@ KEYS: dict[Names, Rule] = {
         ("norm1000",), "coordinates are written in the unit that the model's family reads", "remove the key"
     ),
     ("custom", "images_per_user_turn"): Implied(
-        (1, None),
+        (1,),
         "a row is one turn",
         "join rows once: swiftalign convert ROWS OUT --join N, and data.text.shape: by_image",
     ),
-    ("custom", "json_format"): Implied(("standard", None), "answers are JSON with a space after ':' and ','", _ANSWER),
+    ("custom", "json_format"): Implied(("standard",), "answers are JSON with a space after ':' and ','", _ANSWER),
     ("custom", "toon_mode"): Implied(_OFF, "answers are JSON", _ANSWER),
     ("custom", "use_summary"): Implied(_OFF, "answers list the objects", "write data: {text: {answer: summary}}"),
     ("custom", "summary_label_grouping"): Implied(
         _OFF, "summaries are learnt as they are", "change the rows themselves"
     ),
-    ("custom", "group_key_prefix"): Refused(
-        "it names the images of an answer", "write data: {text: {image_key: '图片_{n}'}}"
+    ("custom", "group_key_prefix"): Implied(
+        (), "it names the images of an answer", "write data: {text: {image_key: '图片_{n}'}}"
     ),
     ("custom", "assistant_prefix_format"): Implied(
-        (None,), "answers have no prefix", "remove it, or write answers as messages"
+        (), "answers have no prefix", "remove it, or write answers as messages"
     ),
-    ("custom", "fusion_config"): Implied((None,), "files are mixed by weights", _MIXTURE),
-    ("custom", "augment_sources"): Refused(
-        "every training row is augmented", "augment the file of its own run, or remove the key"
+    ("custom", "fusion_config"): Implied((), "files are mixed by weights", _MIXTURE),
+    ("custom", "augment_sources"): Implied(
+        (), "every training row is augmented", "augment the file of its own run, or remove the key"
     ),
     ("custom", "augment_prob"): Implied(
-        (0, None), "operations have their own probabilities", "write custom: {augmentation: {bypass_prob: 1 - P}}"
+        (0, 0.0), "operations have their own probabilities", "write custom: {augmentation: {bypass_prob: 1 - P}}"
     ),
     ("custom", "token_type_metrics"): Implied(
         _OFF, "accuracy is measured by kind of target", "write custom: {grounding_eval: {rows: 64}}"
     ),
     ("custom", "hard_sample_mining"): Implied(_OFF, "rows are drawn evenly or by weights", _MIXTURE),
     ("custom", "visual_kd"): Implied(_OFF, _SFT),
-    ("custom", "trainer_variant"): Implied((None,), _SFT),
+    ("custom", "trainer_variant"): Implied((), _SFT),
     ("custom", "grpo"): Implied(_OFF, _SFT),
-    ("custom", "extra"): Implied((None, {}), _SFT),
+    ("custom", "extra"): Implied((), _SFT),
     ("custom", "dump_conversation_text"): Noted("'swiftalign preview-aug' shows the texts that are learnt"),
     ("custom", "dump_conversation_path"): Noted("'swiftalign preview-aug' shows the texts that are learnt"),
-    ("prompts",): Refused("it names prompts of the guide's project", _PROMPT),
-    ("rlhf",): Refused(_SFT, "remove the section, or train with the project that it was written for"),
+    ("prompts",): Implied((), "it names prompts of the guide's project", _PROMPT),
+    ("rlhf",): Implied((), _SFT, "remove the section, or train with the project that it was written for"),
 }
 
 
@@ -304,19 +287,19 @@ def translate(values: Mapping, problems: list[Problem], notes: list[Problem]) ->
                 notes.append(Problem("key-without-effect", f"{name} has no effect: {rule.why}", where=str(place)))
             case Implied() if _is_one_of(value, rule.values):
                 pass
-            case Implied() | Refused():
+            case Implied():
                 given = f"{name}: {json.dumps(value)}" if isinstance(value, bool | int | float | str) else name
                 problems.append(config_problem(str(place), f"{given} is not supported: {rule.why}", rule.hint))
 
 
 def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
-    """Whether a value is one of these, and not just equal to it as 1 is to true; {enabled: false} is a feature off."""
+    """Whether a value is empty or one of these, and not just equal to it as 1 is to true.
+
+    A mapping with ``enabled: false`` stands for false.
+    """
     if isinstance(value, Mapping) and holds(value, _ENABLED):
         value = value["enabled"]
-    number = isinstance(value, int | float)
-    return any(value == each and (number or type(value) is type(each)) for each in values) or (
-        value == [] and [] in values
-    )
+    return value in (None, "", [], {}) or any(value == each and type(value) is type(each) for each in values)
 
 
 def _move(values: Mapping, key: Names, to: Names, value: Any, place: Place, problems: list[Problem]) -> None:
@@ -348,7 +331,8 @@ def settle(values: Mapping, problems: list[Problem]) -> None:
             if not isinstance(given, bool | None):
                 problems.append(config_problem(where, f"{label} must be true or false, not {given!r}"))
             elif held and given is not None and given != (held == dtype):
-                message = f"{label}: {str(given).lower()} contradicts {values.name('model', 'dtype')}: {held}"
+                other = f"{values.name('model', 'dtype')}, which makes the model {held}"
+                message = f"{label}: {str(given).lower()} contradicts {other}"
                 problems.append(config_problem(where, message, "keep one of the two"))
             elif given and isinstance(model, Mapping):
                 model["dtype"], model.places["dtype"] = dtype, training.places[name]
