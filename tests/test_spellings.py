@@ -168,7 +168,7 @@ HELD = "which makes the model"
         ("custom: {train_jsonl: a}\ndata: {train: b}", f"1: custom.train_jsonl and data.train {TWICE}"),
         ("template: {template: a}\ntemplate: {max_pixels: 1}", "2: template is given twice"),
         ("model: {path: a/b, dtype: float32}\nbf16: true", f"2: bf16: true contradicts model.dtype, {HELD} float32"),
-        ("model: {path: a/b, torch_dtype: bfloat16}\nbf16: false", f"2: bf16: false contradicts model.torch_dtype, {HELD} bfloat16"),
+        ("model: {model: a/b, dtype: float16}\nfp16: false", f"2: fp16: false contradicts model.dtype, {HELD} float16"),
         ("training: {bf16: maybe}", "1: training.bf16 must be true or false, not 'maybe'"),
         ("bf16: true\nfp16: true", "2: fp16: true contradicts bf16, which makes the model bfloat16"),
         ("deepspeed: {enabled: true}", "1: deepspeed is enabled, but no config is named"),
