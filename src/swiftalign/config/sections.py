@@ -152,6 +152,7 @@ class DataSource(Section):
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(
         1.0, description="passes over its rows in each epoch; below 1, that share of them, others in each epoch"
     )
+    limit: PositiveInt | None = Field(None, description="take only the first rows of the file, this many")
     images: Location | None = Field(None, description="folder that image paths are relative to; by default the file's")
     coordinates: Unit | None = Field(None, description="unit of the coordinates, where the rows do not say it")
 
