@@ -98,7 +98,8 @@ def convert(
 def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dict[str, Any] | None:
     """A row in this toolkit's layout; None where it can't hold the row."""
     wording = row.wording
-    prompt = system = summary = None
+    prompt = system = None
+    summaries: tuple[str, ...] = ()
     if isinstance(wording, Written):
         roles = [message["role"] for message in wording.row["messages"]]
         texts = [message.get("content") for message in wording.row["messages"]]
@@ -118,7 +119,7 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
         prompt = texts[-2].replace("<image>", "").strip()
         system = texts[0] if roles[0] == "system" else None
     elif isinstance(wording, Composed):
-        prompt, system, summary = wording.prompt, wording.system, wording.summary
+        prompt, system, summaries = wording.prompt, wording.system, wording.summaries
     targets: tuple[RowTarget, ...] = row.targets
     units = {type(target) for target in targets} or {PixelTarget}
     if len(units) > 1:
@@ -136,10 +137,11 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
             item["quad"] = _flat(target.outline)
         objects.append(item | ({"image": target.image} if target.image else {}))
     unit = _UNIT_OF[units.pop()]
-    words = {"prompt": prompt, "system": system, "summary": summary}
+    words = {"prompt": prompt, "system": system}
     return {
         "images": names,
         **{key: text for key, text in words.items() if text is not None},
+        **({"summary": summaries[0] if len(summaries) == 1 else list(summaries)} if summaries else {}),
         "objects": objects,
         **({} if unit == "pixels" else {"coordinates": unit}),
         **(dict(zip(("width", "height"), row.declared, strict=True)) if row.declared else {}),

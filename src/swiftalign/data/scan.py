@@ -180,7 +180,7 @@ class _Scan:
         self._characters = 0
         self._last_unreadable = self._path = ""
         text = encoding.writing.text
-        for name, value in (("prompt", text.prompt), ("system", text.system)):
+        for name, value in (("prompt", text.prompt), ("system", text.system), ("first_line", text.first_line)):
             for problem in special_text(value or ""):
                 self._add(problem, f"data.text.{name}")
         if encoding.max_length and not encoding.tokenizer:
