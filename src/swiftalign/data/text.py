@@ -174,8 +174,11 @@ def ordered(targets: Sequence[PixelTarget], writing: Writing) -> Sequence[PixelT
 
 
 def _turned(target: PixelTarget, way: Literal["clockwise", "counterclockwise"]) -> tuple[Point, ...]:
-    """The points of a line from its left end, and of two ends alike from the upper one; those of a quad or polygon this
-    way round on the screen, from the topmost corner, and of equally high ones from the left one."""
+    """The points of a line, quad or polygon in an order that does not depend on how the row gives them.
+
+    A line begins at its left end, and where both are equally far left, at the upper one. A quad or polygon goes this
+    way round on the screen from its topmost corner, and of equally high ones from the left one.
+    """
     points = target.points
     if target.kind == "line":
         return points[::-1] if points[-1] < points[0] else points
