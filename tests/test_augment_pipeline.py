@@ -246,7 +246,7 @@ def test_the_words_of_the_configuration_are_mirrored_too() -> None:
 
 def test_an_object_that_a_summary_names_is_not_lost() -> None:
     corner = PixelTarget("bbox", "nut", ((0, 0), (8, 8)))
-    both = replace(record(BOX, corner), wording=Composed("Find.", summary="One cup, one nut."))
+    both = replace(record(BOX, corner), wording=Composed("Find.", summaries=("One cup, one nut.",)))
     zoom = pipeline({"scale": {"lo": 1.4, "hi": 1.4, "prob": 1}}, min_visible=0.9)
     assert len(apply(zoom, both).record.targets) == 1
     kept = apply(replace(zoom, text=GroundingTextSection(answer="summary")), both)

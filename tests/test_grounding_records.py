@@ -122,7 +122,8 @@ FAULTS: list[tuple[Any, str]] = [
     ({**ROW, "coordinates": [None]}, "'coordinates' must be one of pixels, relative1000, relative1, resized"),
     ({**ROW, "prompt": 1}, "'prompt' must be text"),
     ({**ROW, "system": []}, "'system' must be text"),
-    ({**ROW, "summary": 1}, "'summary' must be text"),
+    ({**ROW, "summary": 1}, "'summary' must be text, or a list with a text for each image"),
+    ({**ROW, "summary": ["a", "b"]}, "'summary' must be text, or a list with a text for each image"),
     ({**ROW, "objects": [1]}, "an object needs a 'label'"),
     (with_object(), ONE_OF),
     (with_object(bbox_2d=[1, 2, 3, 4], line=[1, 2, 3, 4]), ONE_OF),
@@ -279,7 +280,7 @@ def test_a_row_as_a_record(tmp_path: Path) -> None:
         PixelTarget("point", "e", ((5, 6.5),)),
         PixelTarget("polygon", "f", ((1, 2), (3, 2), (3, 4), (2, 3), (1, 4))),
     )
-    wording = Composed("Find.", "Short.", "Much.")
+    wording = Composed("Find.", "Short.", ("Much.",))
     assert row == Row((tmp_path / "x/a.png",), targets, wording)
     assert row.record([(10, 20)]) == Record((tmp_path / "x/a.png",), targets, wording)
 

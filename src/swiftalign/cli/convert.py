@@ -29,6 +29,12 @@ def convert(
         str | None,
         typer.Option(metavar="UNIT", help="Unit of the coordinates: pixels, relative1000, relative1 or resized."),
     ] = None,
+    join: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Make one row of N, with the images and objects of all of them.")
+    ] = 1,
+    shuffle: Annotated[
+        int | None, typer.Option(metavar="SEED", min=0, help="Shuffle the rows.  [default: the files' order]")
+    ] = None,
     allow: Allowed = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: AsJson = False,
@@ -44,6 +50,8 @@ def convert(
       swiftalign convert instances.json --images photos --output data/train.jsonl
 
       swiftalign convert yolo/data.yaml more/annotations.xml -o rows.jsonl
+
+      swiftalign convert data/train.jsonl --join 2 --shuffle 0 -o data/pairs.jsonl
     """
     allowed = check_allowed(allow)
     from pydantic import ValidationError
@@ -77,7 +85,13 @@ def convert(
         ]
         problems = [each for each in findings if each.severity != "note"]
         errors = blocking(problems, allowed)
-        written = None if errors else run(named, output, force=force, progress=lambda n: status.update(f"{n:,} rows"))
+        written = (
+            None
+            if errors
+            else run(
+                named, output, join=join, shuffle=shuffle, force=force, progress=lambda n: status.update(f"{n:,} rows")
+            )
+        )
     if as_json:
         values = written.to_json() if written else {"output": None}
         print(json.dumps(values | {"findings": [problem.to_json() for problem in findings]}, indent=2))

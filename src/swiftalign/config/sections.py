@@ -118,24 +118,46 @@ class GroundingTextSection(Section):
     shape: Literal["list", "numbered", "by_image"] = Field(
         "list", description="a JSON list, objects under numbered names, or these under the numbered names of the images"
     )
-    order: Literal["as_given", "top_to_bottom"] = Field("as_given", description="order of the objects in the answer")
+    order: Literal["as_given", "top_to_bottom", "reference_top_to_bottom", "centre_top_to_bottom"] = Field(
+        "as_given",
+        description="order of the objects in the answer: by their top and left, by a reference point "
+        "(a box's top left, a line's leftmost point, else the first point), or by the centre of the box around them",
+    )
     label_key: str = Field("label", min_length=1, description="key of an object's label")
     label_first: bool = Field(False, description="write the label before the coordinates")
     keys: dict[Kind, Annotated[str, Field(min_length=1)]] = Field(
         default_factory=dict, description="keys of the coordinates, where they differ from bbox_2d, quad_2d, ..."
     )
-    point_counts: bool = Field(
-        False, description="before lines, quads and polygons, their number of points: KEY_points"
+    point_counts: bool | list[Literal["line", "quad", "polygon"]] = Field(
+        False, description="before lines, quads and polygons, or some of these, their number of points: KEY_points"
+    )
+    point_pairs: bool = Field(
+        False, description="points of lines, quads and polygons as [[x, y], ...], not [x, y, ...]"
+    )
+    point_order: Literal["as_given", "clockwise", "counterclockwise"] = Field(
+        "as_given",
+        description="order of the points of an object: quads and polygons this way round on the screen, from the "
+        "topmost corner; lines from their left end",
     )
     object_key: str = Field("object_{n}", description="numbered name of an object")
     image_key: str = Field("image_{n}", description="numbered name of an image")
     fenced: bool = Field(False, description="put the answer between ```json and ```")
+    first_line: str | None = Field(None, min_length=1, description="a line before the answer")
 
     @field_validator("object_key", "image_key")
     @classmethod
     def _numbered(cls, value: str) -> str:
         if value.count("{n}") != 1:
             raise ValueError("must hold {n} once, for the number")
+        return value
+
+    @field_validator("first_line")
+    @classmethod
+    def _literal(cls, value: str | None) -> str | None:
+        if value and not {"{", "}", "\n"}.isdisjoint(value):
+            raise ValueError(
+                "must be one line without { and }, which begin and end the answer; write the words themselves"
+            )
         return value
 
     @model_validator(mode="after")
@@ -153,6 +175,7 @@ class DataSource(Section):
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(
         1.0, description="passes over its rows in each epoch; below 1, that share of them, others in each epoch"
     )
+    limit: PositiveInt | None = Field(None, description="take only the first rows of the file, this many")
     images: Location | None = Field(None, description="folder that image paths are relative to; by default the file's")
     coordinates: Unit | None = Field(None, description="unit of the coordinates, where the rows do not say it")
 

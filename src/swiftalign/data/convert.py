@@ -7,15 +7,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from swiftalign.config.sections import DataSource, Unit
-from swiftalign.data.formats import read_row
 from swiftalign.data.images import image_format, image_size
 from swiftalign.data.records import Row
-from swiftalign.data.storage import open_file
+from swiftalign.data.rows import Rows
 from swiftalign.data.targets import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Composed
 from swiftalign.data.written import PLACEHOLDER, Written
@@ -50,6 +51,8 @@ def convert(
     sources: Sequence[DataSource],
     output: Path,
     *,
+    join: int = 1,
+    shuffle: int | None = None,
     force: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Converted:
@@ -59,11 +62,13 @@ def convert(
     are written to a folder beside the output. Units stay as they are.
 
     Args:
+        join: number of rows that become one, with the images and objects of all of them; the last row may have fewer.
+        shuffle: seed of the order of the rows; None for that of the files.
         force: whether an existing file is replaced.
         progress: called now and then with the number of rows done.
 
     Raises:
-        DataError: a file can't be read, or a row is malformed.
+        DataError: a file can't be read, a row is malformed, or rows can't be joined.
         SwiftalignError: the output exists, or can't be written.
     """
     if output.is_dir():
@@ -74,18 +79,20 @@ def convert(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with appearing(output) as path, path.open("w", encoding="utf-8") as file:
-            for source in sources:
-                data = open_file(source)
-                for line, content in data.read():
-                    row = read_row(data.value(content, line), data.where(line), data.reading)
-                    value = _own_row(row, rows, output, left_out)
-                    if value is not None:
-                        kinds.update(target.kind for target in row.targets)
-                        file.write(json.dumps(value, ensure_ascii=False) + "\n")
-                        rows += 1
-                        if rows % PROGRESS_ROWS == 0:
-                            progress(rows)
-                left_out += data.left_out
+            read = Rows(sources)
+            order = np.arange(len(read)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(read))
+            for start in range(0, len(order), join):
+                group = [(read.where(index), read.row(index)) for index in order[start : start + join]]
+                row = joined(group) if join > 1 else group[0][1]
+                value = _own_row(row, rows, output, left_out)
+                if value is not None:
+                    kinds.update(target.kind for target in row.targets)
+                    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+                    rows += 1
+                    if rows % PROGRESS_ROWS == 0:
+                        progress(rows)
+            for each in read.files:
+                left_out += each.left_out
             if not rows:
                 raise DataError(
                     f"{', '.join(source.path for source in sources)}: no row could be taken", "see the notes"
@@ -95,10 +102,45 @@ def convert(
     return Converted(output, rows, dict(kinds), dict(left_out))
 
 
+def joined(rows: Sequence[tuple[str, Row]]) -> Row:
+    """One row with the images of several, one after another, and their objects on them.
+
+    Args:
+        rows: file and line of each row, and the row.
+
+    Raises:
+        DataError: a row has words that are not those of the others: messages, another prompt, no summary.
+    """
+    images, targets, summaries = list[Path | bytes | None](), list[RowTarget](), list[str]()
+    (first, leader), words = rows[0], list[Composed]()
+    for where, row in rows:
+        if not isinstance(row.wording, Composed):
+            hint = "convert the file without --join, and join the rows that this writes"
+            raise DataError(f"{where}: its messages can't be joined with those of other rows", hint)
+        targets += (replace(target, image=target.image + len(images)) for target in row.targets)
+        images += row.images
+        summaries += row.wording.summaries
+        words.append(row.wording)
+        for name in ("prompt", "system"):
+            if getattr(row.wording, name) != getattr(words[0], name):
+                message = f"{where}: its '{name}' is not that of {first}, with which it is to be joined"
+                raise DataError(message, f"give all rows one {name}, or none and write it as data.text.{name}")
+        if len(summaries) not in (0, len(images)):
+            message = f"{where}: of the rows that are to be joined from {first} on, some images have no 'summary'"
+            raise DataError(message, "give all rows one, as a list where a row has several images, or no row")
+    return Row(
+        tuple(images),
+        tuple(targets),
+        Composed(words[0].prompt, words[0].system, tuple(summaries), len(images)),
+        leader.declared,
+    )
+
+
 def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dict[str, Any] | None:
     """A row in this toolkit's layout; None where it can't hold the row."""
     wording = row.wording
-    prompt = system = summary = None
+    prompt = system = None
+    summaries: tuple[str, ...] = ()
     if isinstance(wording, Written):
         roles = [message["role"] for message in wording.row["messages"]]
         texts = [message.get("content") for message in wording.row["messages"]]
@@ -118,7 +160,7 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
         prompt = texts[-2].replace("<image>", "").strip()
         system = texts[0] if roles[0] == "system" else None
     elif isinstance(wording, Composed):
-        prompt, system, summary = wording.prompt, wording.system, wording.summary
+        prompt, system, summaries = wording.prompt, wording.system, wording.summaries
     targets: tuple[RowTarget, ...] = row.targets
     units = {type(target) for target in targets} or {PixelTarget}
     if len(units) > 1:
@@ -136,10 +178,11 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
             item["quad"] = _flat(target.outline)
         objects.append(item | ({"image": target.image} if target.image else {}))
     unit = _UNIT_OF[units.pop()]
-    words = {"prompt": prompt, "system": system, "summary": summary}
+    words = {"prompt": prompt, "system": system}
     return {
         "images": names,
         **{key: text for key, text in words.items() if text is not None},
+        **({"summary": summaries[0] if len(summaries) == 1 else list(summaries)} if summaries else {}),
         "objects": objects,
         **({} if unit == "pixels" else {"coordinates": unit}),
         **(dict(zip(("width", "height"), row.declared, strict=True)) if row.declared else {}),

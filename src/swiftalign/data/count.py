@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from swiftalign.config.sections import Config, DataSource
@@ -27,7 +28,7 @@ def count_rows(config: Config) -> RowCounts:
 
 
 def rows_in(source: DataSource) -> int:
-    """The number of rows of a file or folder.
+    """The number of rows that are taken of a file or folder.
 
     Raises:
         DataError: it can't be read.
@@ -36,7 +37,7 @@ def rows_in(source: DataSource) -> int:
     if has_lines(path) and path.suffix != ".gz":
         try:
             with path.open("rb") as file:
-                return sum(1 for _ in read_lines(file))
+                return sum(1 for _ in islice(read_lines(file), source.limit))
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}") from None
     from swiftalign.data.storage import open_file

@@ -132,7 +132,7 @@ def learned_faults(learned: str, record: Record, sizes: Sequence[Size], writing:
     """
     wording, expected = record.wording, list(record.targets)
     if isinstance(wording, Composed):
-        if writing.text.answer == "summary" and wording.summary is not None:
+        if writing.text.answer == "summary" and wording.summaries:
             return []
         expected = list(ordered(expected, writing))
         answer = parse_answer(learned, writing, sizes[0])

@@ -177,7 +177,8 @@ class Rows:
 
 def _file(source: DataSource, writing: Writing, known: DataFile | Indices | None) -> DataFile:
     if isinstance(known, DataFile):
-        if (known.source.path, known.reading) == (source.path, reading_of(source, writing)):
+        of_known = known.source.path, known.source.limit, known.reading
+        if of_known == (source.path, source.limit, reading_of(source, writing)):
             return known
         known = known.places
     return open_file(source, writing, known)

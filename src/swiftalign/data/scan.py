@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from swiftalign.config.sections import Config, DataSource
 from swiftalign.data.count import weighted
 from swiftalign.data.encoding import Encoding, encoding_of
@@ -57,7 +59,7 @@ class DataReport:
         counts: number of rows by code.
         kinds: the kinds of target that can be scored, in each training file, and then in each validation file.
         left_out: line numbers of the rows that are left out as too long, by file; no entry for a file without any.
-        files: the files, with the places of their rows, by path.
+        files: the files, with the places of their rows, by path; up to the highest of a file's limits.
         without_image: number of training rows without an image.
         in_place: number of training rows whose targets augmentation can't move, by reason.
     """
@@ -116,7 +118,8 @@ def scan(
     run = _Scan(encoding, progress)
     files: dict[Path, DataFile] = {}
     kinds: dict[_Meaning, frozenset[Kind]] = {}
-    size = sum(path.stat().st_size for path in {Path(source.path) for source in sources} if path.is_file())
+    whole = {Path(source.path) for source in sources if source.limit is None}
+    size = sum(path.stat().st_size for path in whole if path.is_file())
 
     def tell(done: int) -> None:
         image_progress(done, max(done, done * size // max(run.bytes, 1)))
@@ -128,8 +131,10 @@ def scan(
             if (meaning := _meaning(source)) not in kinds:
                 run.part = "train" if number < len(train) else "val"
                 before = run.without_image, run.in_place.copy()
-                file = files[Path(source.path)] = open_file(source, encoding.writing)
+                file = open_file(source, encoding.writing)
                 kinds[meaning] = run.read(file)
+                if file.path not in files or len(file.places) > len(files[file.path].places):
+                    files[file.path] = file
                 if number >= len(train):
                     run.without_image, run.in_place = before
     run.count_waiting()
@@ -138,7 +143,8 @@ def scan(
     counts: list[int] = []
     for source in sources:
         path = Path(source.path)
-        kept = len(files[path].lines) - len(run.left_out.get(path, ()))
+        lines = files[path].lines[: source.limit]
+        kept = len(lines) - int(np.isin(lines, run.left_out.get(path, [])).sum())
         counts.append(weighted(kept, source.weight) if len(counts) < len(train) else kept)
     rows = RowCounts(sum(counts[: len(train)]), sum(counts[len(train) :]))
     found = tuple(kinds[_meaning(source)] for source in sources)
@@ -147,12 +153,12 @@ def scan(
     )
 
 
-_Meaning = tuple[str, str | None, str | None]
+_Meaning = tuple[str, int | None, str | None, str | None]
 
 
 def _meaning(source: DataSource) -> _Meaning:
     """What the rows of a file depend on: one that is named again with other settings is read again."""
-    return source.path, source.images, source.coordinates
+    return source.path, source.limit, source.images, source.coordinates
 
 
 class _Scan:
@@ -174,7 +180,7 @@ class _Scan:
         self._characters = 0
         self._last_unreadable = self._path = ""
         text = encoding.writing.text
-        for name, value in (("prompt", text.prompt), ("system", text.system)):
+        for name, value in (("prompt", text.prompt), ("system", text.system), ("first_line", text.first_line)):
             for problem in special_text(value or ""):
                 self._add(problem, f"data.text.{name}")
         if encoding.max_length and not encoding.tokenizer:

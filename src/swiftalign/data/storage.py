@@ -14,6 +14,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,13 +39,13 @@ class DataFile:
     """A file of lines, which each process opens once.
 
     Args:
-        source: the file, as the configuration names it.
+        source: the file, as the configuration names it. Rows beyond its limit are not read.
         writing: how the model writes coordinates.
         places: the position of each row, and at last the size of the file; the line number of each row, from 1, and at
-            last 0; [n + 1, 2]. Found by `read` if not given.
+            last 0; [n + 1, 2]. Found by `read` if not given. May have rows beyond the limit.
 
     Attributes:
-        digest: SHA-256 of the file's lines; empty until `read` has ended.
+        digest: SHA-256 of the lines that were read; empty until `read` has ended.
         left_out: what the file holds beyond rows, counted; filled by `read`.
     """
 
@@ -52,6 +53,8 @@ class DataFile:
         self.source, self.path, self.digest = source, Path(source.path), ""
         self.reading = reading_of(source, writing)
         self.places: Indices = np.empty((0, 2), dtype=np.int64) if places is None else places
+        if source.limit is not None and len(self.places) > source.limit + 1:
+            self.places = np.concatenate((self.places[: source.limit], self.places[-1:]))
         self.left_out: Counter[str] = Counter()
         self._opened: tuple[int, BinaryIO] | None = None
 
@@ -71,11 +74,12 @@ class DataFile:
         places, digest = array("q"), hashlib.sha256()
         try:
             file = self._file()
+            size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            for position, line, content in read_lines(file, digest.update):
+            for position, line, content in islice(read_lines(file, digest.update), self.source.limit):
                 places.extend((position, line))
                 yield line, content
-            places.extend((file.tell(), 0))
+            places.extend((size, 0))
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror or error}") from None
         self.places, self.digest = np.frombuffer(places, dtype=np.int64).reshape(-1, 2), digest.hexdigest()
@@ -162,7 +166,7 @@ class LoadedFile(DataFile):
         if self._values is None:
             self.left_out.clear()
             try:
-                self._values = list(_values(self.path, self.source, self.left_out))
+                self._values = list(islice(_values(self.path, self.source, self.left_out), self.source.limit))
             except OSError as error:
                 raise DataError(f"{self.path}: {error.strerror or error}") from None
         return self._values

@@ -38,12 +38,31 @@ SPELLINGS: dict[Kind, KindSpelling] = {
     "polygon": KindSpelling("polygon", "polygon_2d", 3, None),
 }
 
+OUTLINES: tuple[Kind, ...] = ("line", "quad", "polygon")
+"""The kinds whose points have an order in which they are to be written, and may be written as pairs."""
+
 _NUMBERS = {int, float}
 
 
+def flat(numbers: Any) -> Any:
+    """Pairs of numbers as one list; any other value as it is.
+
+    >>> flat([[1, 2], [3, 4]])
+    [1, 2, 3, 4]
+    """
+    if isinstance(numbers, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in numbers):
+        return [number for pair in numbers for number in pair]
+    return numbers
+
+
 def to_points(kind: Kind, numbers: Any, least: float = -1e9, most: float = 1e9) -> tuple[Point, ...]:
-    """Numbers as the points of a target; none unless they are as many as the kind has, each from `least` to `most`."""
+    """Numbers as the points of a target; those of lines, quads and polygons may be pairs.
+
+    Returns:
+        The points; none unless they are as many as the kind has, and each number from `least` to `most`.
+    """
     spelling = SPELLINGS[kind]
+    numbers = flat(numbers) if kind in OUTLINES else numbers
     sound = isinstance(numbers, list) and all(type(n) in _NUMBERS and least <= n <= most for n in numbers)
     if not sound or len(numbers) % 2 or not spelling.least <= len(numbers) // 2 <= (spelling.most or len(numbers)):
         return ()

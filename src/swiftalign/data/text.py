@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.mirror import mirror_words
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, model_size
-from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget, rounded
+from swiftalign.data.targets import OUTLINES, SPELLINGS, Kind, PixelTarget, Point, RowTarget, rounded
 from swiftalign.data.words import special_text
 from swiftalign.problems import Problem
 
@@ -66,14 +66,14 @@ class Composed:
     Attributes:
         prompt: the request; None for that of the configuration.
         system: the system message; None for that of the configuration.
-        summary: what the row says of its images in words, if anything.
+        summaries: what the row says of its images in words: one text for each, or one for all, or none.
         images: number of images.
         is_mirrored: whether left and right are exchanged: here they are already, in the configuration's words not yet.
     """
 
     prompt: str | None = None
     system: str | None = None
-    summary: str | None = None
+    summaries: tuple[str, ...] = ()
     images: int = 1
     is_mirrored: bool = False
 
@@ -83,35 +83,41 @@ class Composed:
         text, sides = writing.text, mirror_words if self.is_mirrored else str
         labels = ", ".join(dict.fromkeys(target.label for target in targets))
         prompt = self.prompt if self.prompt is not None else sides(text.prompt).replace("{labels}", labels)
-        written = self.summary if text.answer == "summary" and self.summary is not None else None
+        told = self._summary(text) if text.answer == "summary" and self.summaries else answer(targets, sizes, writing)
         messages = [
             {"role": "user", "content": "<image>" * self.images + prompt},
-            {"role": "assistant", "content": answer(targets, sizes, writing) if written is None else written},
+            {"role": "assistant", "content": f"{text.first_line}\n{told}" if text.first_line else told},
         ]
         system = self.system if self.system is not None else text.system and sides(text.system)
         return {"messages": [{"role": "system", "content": system}, *messages] if system else messages}
+
+    def _summary(self, text: GroundingTextSection) -> str:
+        """The summaries as the answer: the only one as it is, unless the answer names the images."""
+        if len(self.summaries) == 1 and (text.shape != "by_image" or self.images > 1):
+            return self.summaries[0]
+        return _as_json(_numbered(self.summaries, text.image_key), text)
 
     def without(self, dropped: Sequence[int]) -> Composed:
         return self
 
     def mirrored(self) -> Composed:
-        prompt, system, summary = (text and mirror_words(text) for text in (self.prompt, self.system, self.summary))
-        return Composed(prompt, system, summary, self.images, not self.is_mirrored)
+        prompt, system = (text and mirror_words(text) for text in (self.prompt, self.system))
+        return Composed(prompt, system, tuple(map(mirror_words, self.summaries)), self.images, not self.is_mirrored)
 
     def names_sides(self, text: GroundingTextSection) -> bool:
         prompt = text.prompt if self.prompt is None else self.prompt
         system = text.system if self.system is None else self.system
-        return any(each and mirror_words(each) != each for each in (prompt, system, self.summary))
+        return any(each and mirror_words(each) != each for each in (prompt, system, *self.summaries))
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
-        for text in (self.prompt, self.system, self.summary, *(target.label for target in targets)):
+        for text in (self.prompt, self.system, *self.summaries, *(target.label for target in targets)):
             if text and "<" in text:
                 yield from special_text(text)
         if not targets:
             yield Problem("data-no-objects", "", "the model learns to answer [] there")
 
     def can_lose(self, number: int, text: GroundingTextSection) -> bool:
-        return text.answer == "objects" or self.summary is None
+        return text.answer == "objects" or not self.summaries
 
     def answered(self, number: int) -> bool:
         return True
@@ -133,6 +139,10 @@ def answer(targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writi
         for target, item in zip(targets, value, strict=True):
             images[target.image].append(item)
         value = _numbered([_numbered(items, text.object_key) for items in images], text.image_key)
+    return _as_json(value, text)
+
+
+def _as_json(value: Any, text: GroundingTextSection) -> str:
     written = json.dumps(value, ensure_ascii=False)
     return f"```json\n{written}\n```" if text.fenced else written
 
@@ -140,22 +150,70 @@ def answer(targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writi
 def _item(target: PixelTarget, sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
     text, key = writing.text, writing.key(target.kind)
     item: dict[str, Any] = {text.label_key: target.label} if text.label_first else {}
-    if text.point_counts and target.kind in ("line", "quad", "polygon"):
+    counted = OUTLINES if text.point_counts is True else text.point_counts or ()
+    if target.kind in counted:
         item[f"{key}_points"] = len(target.points)
-    item[key] = writing.numbers(target, sizes[target.image])
+    numbers = writing.numbers(target, sizes[target.image])
+    pairs = text.point_pairs and target.kind in OUTLINES
+    item[key] = [list(pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)] if pairs else numbers
     return item if text.label_first else {**item, text.label_key: target.label}
 
 
 def ordered(targets: Sequence[PixelTarget], writing: Writing) -> Sequence[PixelTarget]:
-    """Targets in the order of the answer."""
-    if writing.text.order == "as_given":
+    """Targets in the order of the answer, and each with its points in that order."""
+    text = writing.text
+    if text.point_order != "as_given":
+        targets = [
+            replace(target, points=_turned(target, text.point_order)) if target.kind in OUTLINES else target
+            for target in targets
+        ]
+    if text.order == "as_given":
         return targets
-    return sorted(targets, key=lambda target: (target.image, *_first_seen(target)))
+    key = _KEYS[text.order]
+    return sorted(targets, key=lambda target: (target.image, *key(target)))
 
 
-def _first_seen(target: PixelTarget) -> tuple[float, float]:
+def _turned(target: PixelTarget, way: Literal["clockwise", "counterclockwise"]) -> tuple[Point, ...]:
+    """The points of a line, quad or polygon in an order that does not depend on how the row gives them.
+
+    A line begins at its left end, and where both are equally far left, at the upper one. A quad or polygon goes this
+    way round on the screen from its topmost corner, and of equally high ones from the left one.
+    """
+    points = target.points
+    if target.kind == "line":
+        return points[::-1] if points[-1] < points[0] else points
+    # Twice the area: positive for clockwise corners, as y points down.
+    turn = sum(a * d - b * c for (a, b), (c, d) in zip(points, (*points[1:], points[0]), strict=True))
+    if (turn < 0) == (way == "clockwise"):
+        points = points[::-1]
+    first = min(range(len(points)), key=lambda number: points[number][::-1])
+    return points[first:] + points[:first]
+
+
+def _first_seen(target: PixelTarget) -> tuple[float, ...]:
     """Top and left of a target: what is higher comes first, and of equally high ones what is further left."""
     return min(y for _, y in target.points), min(x for x, _ in target.points)
+
+
+def _reference(target: PixelTarget) -> tuple[float, ...]:
+    """The leftmost point of a line, the first point of any other target: its y, then its x."""
+    x, y = min(target.points) if target.kind == "line" else target.points[0]
+    return y, x
+
+
+def _centre(target: PixelTarget) -> tuple[float, ...]:
+    """The centre of the upright box around a target: its y, then its x; then the kind, and the reference point."""
+    xs, ys = zip(*target.points, strict=True)
+    return (min(ys) + max(ys)) / 2, (min(xs) + max(xs)) / 2, _RANKS[target.kind], *_reference(target)
+
+
+# What comes first of targets with one centre.
+_RANKS: dict[Kind, int] = {"bbox": 0, "quad": 1, "polygon": 1, "line": 2, "point": 3}
+_KEYS: dict[str, Callable[[PixelTarget], tuple[float, ...]]] = {
+    "top_to_bottom": _first_seen,
+    "reference_top_to_bottom": _reference,
+    "centre_top_to_bottom": _centre,
+}
 
 
 def _numbered(items: Sequence[Any], key: str) -> dict[str, Any]:

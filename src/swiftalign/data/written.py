@@ -39,6 +39,7 @@ _NAMED = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLIN
 _OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
 _KEY = re.compile(r'(?<!\\)"\s*:')
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_DECODER = json.JSONDecoder()
 _MOST_JSON = 200  # pieces of JSON in a text
 
 PLACEHOLDER = "<bbox>"
@@ -169,11 +170,14 @@ def _rewritten(text: str, spot: Spot, target: PixelTarget, size: Size, writing: 
     same_length = len(was) == len(exact)
     edits = list[tuple[int, int, str]]()
     if spot.unit != writing.unit or not same_length or any(abs(a - b) > 0.5 for a, b in zip(was, exact, strict=True)):
-        following = iter(new)
+        following, parts = iter(new), list(map(str, new))
         between = re.search(r"\d(\s*,\s*)-?\d", old)
         separator = between[1] if between else ", "
-        written = _NUMBER.sub(lambda _: str(next(following)), old) if same_length else separator.join(map(str, new))
-        edits.append((begin, end, written if same_length else f"[{written}]"))
+        if pairs := re.search(r"\](\s*,\s*)\[", old):
+            parts = [f"[{x}{separator}{y}]" for x, y in zip(parts[::2], parts[1::2], strict=True)]
+            separator = pairs[1]
+        written = _NUMBER.sub(lambda _: str(next(following)), old) if same_length else f"[{separator.join(parts)}]"
+        edits.append((begin, end, written))
     if spot.length and text[slice(*spot.length)] != str(len(target.points)):
         edits.append((*spot.length, str(len(target.points))))
     if spot.key and target.kind not in KEYS.get(text[slice(*spot.key)], (target.kind,)):
@@ -261,7 +265,7 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
                 spot = spot._replace(numbers=(begin, begin + len(PLACEHOLDER)), unit=None, assumed=False)
                 placed.append(Placed(spot, kind, label, None))
             elif to_points(kind, numbers):
-                spot = spot._replace(numbers=(begin, json_text.index("]", begin) + 1))
+                spot = spot._replace(numbers=(begin, _DECODER.raw_decode(json_text, begin)[1]))
                 placed.append(Placed(spot, kind, label, numbers))
             else:
                 if key in _OWN_KEYS:

@@ -89,8 +89,15 @@ def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]
         for name in dict.fromkeys((*old, *new)):
             if name not in MAY_CHANGE:
                 yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif _are_mappings(old) and _are_mappings(new) and len(old) == len(new):
+        for number, items in enumerate(zip(old, new, strict=True)):
+            yield from _changes(*items, f"{key}.{number}")
     elif old != new:
         yield key, old, new
+
+
+def _are_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _short(value: Any) -> str:

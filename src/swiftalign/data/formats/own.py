@@ -7,8 +7,8 @@
 on one line, in pixels, or in another unit, e.g. with ``"coordinates": "relative1000"`` in thousandths of the image's
 sides. Further names are understood: ``desc`` for the label, ``poly`` for a quad or a polygon, ``point``, ``quad_2d``
 and so on; ``poly_points`` and the like must be right where they are given. An object on another image than the first
-has its number, from 0: ``"image": 1``. ``width`` and ``height`` are held against the first image. ``summary`` can be
-the answer (``data.text.answer: summary``).
+has its number, from 0: ``"image": 1``. ``width`` and ``height`` are held against the first image. ``summary``, a text
+or a list with a text for each image, can be the answer (``data.text.answer: summary``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from swiftalign.data.formats.swift import local_path
 from swiftalign.data.records import Format, Reading, Row
 from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
-from swiftalign.data.targets import SPELLINGS, UNITS, Kind, RowTarget, to_points
+from swiftalign.data.targets import SPELLINGS, UNITS, Kind, RowTarget, flat, to_points
 from swiftalign.data.text import Composed
 from swiftalign.problems import Problem
 
@@ -45,9 +45,16 @@ def _read(row: Any, reading: Reading) -> Row:
     unit = row.get("coordinates") or reading.unit or "pixels"
     if not isinstance(unit, str) or unit not in UNITS:
         raise ValueError(f"'coordinates' must be one of {', '.join(UNITS)}")
-    for key in ("prompt", "system", "summary"):
+    for key in ("prompt", "system"):
         if not isinstance(row.get(key), str | None):
             raise ValueError(f"'{key}' must be text")
+    summaries = row.get("summary")
+    if isinstance(summaries, list) and len(summaries) == len(images) and all(isinstance(t, str) for t in summaries):
+        summaries = tuple(summaries)
+    elif isinstance(summaries, str | None):
+        summaries = () if summaries is None else (summaries,)
+    else:
+        raise ValueError("'summary' must be text, or a list with a text for each image")
     remarks = list[Problem]()
     targets = list[RowTarget]()
     for item in objects:
@@ -75,15 +82,13 @@ def _read(row: Any, reading: Reading) -> Row:
         main: Kind = "bbox" if len(points) == 2 else next(iter(points))  # a quad beside a box is its outline
         targets.append(UNITS[unit](main, label, points.pop(main), points.get("quad", ()), number))
     remarks += near_keys((row, _ROW_KEYS), *((item, _OBJECT_KEYS) for item in objects))
-    wording = Composed(row.get("prompt"), row.get("system"), row.get("summary"), len(images))
+    wording = Composed(row.get("prompt"), row.get("system"), summaries, len(images))
     paths = tuple(reading.images / local_path(image) for image in images)
     return Row(paths, tuple(targets), wording, declared_size(row), tuple(remarks))
 
 
 def _kind_and_numbers(key: str, numbers: Any) -> tuple[Kind, Any]:
-    if isinstance(numbers, list) and numbers and all(isinstance(point, list) and len(point) == 2 for point in numbers):
-        numbers = [number for point in numbers for number in point]
-    kinds = _KINDS[key]
+    kinds, numbers = _KINDS[key], flat(numbers)
     return kinds[0] if len(kinds) == 1 or (isinstance(numbers, list) and len(numbers) == 8) else kinds[1], numbers
 
 
