@@ -49,7 +49,10 @@ CODES: dict[str, tuple[Severity, str]] = {
         "error",
         "effective_batch_size and gradient_accumulation_steps make steps of different size",
     ),
-    "rows-per-step-rounded": ("warning", "a step has more rows than effective_batch_size, which batches do not divide"),
+    "rows-per-step-rounded": (
+        "warning",
+        "a step has more rows than effective_batch_size, which equal batches can't make",
+    ),
     "packing": ("note", "the rows of a batch are concatenated, or left as they are: no row is packed"),
     "save-delay": ("error", "the run ends before anything may be saved"),
     "report-to": ("error", "report_to names a package that is not installed, or that transformers does not know"),

@@ -28,27 +28,25 @@ def rows_per_step(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
     wanted, accumulation = training.effective_batch_size, training.gradient_accumulation_steps
     if wanted is None:
         return
-    rows = schedule.batch * schedule.processes
-    makes = f"{schedule.global_batch} rows per step ({_product(plan)})"
+    processes = "1 process" if schedule.processes == 1 else f"{schedule.processes} processes"
+    has = (
+        f"{counted(schedule.global_batch, 'row')} ({schedule.batch} per batch x {schedule.accumulation} x {processes})"
+    )
     batch = 1 if training.per_device_train_batch_size == "auto" else schedule.batch
     needed = math.ceil(wanted / (batch * schedule.processes))
     if accumulation not in (None, needed):
-        message = f"effective_batch_size: {wanted}, but gradient_accumulation_steps: {accumulation} makes {makes}"
+        message = (
+            f"effective_batch_size: {wanted}, but with gradient_accumulation_steps: {accumulation} a step has {has}"
+        )
         hint = "remove gradient_accumulation_steps, which then follows from effective_batch_size, or correct it:"
         fix = {"training": {"gradient_accumulation_steps": needed}}
         where = config.where("training", "gradient_accumulation_steps")
         yield Problem("rows-per-step-contradicted", message, hint, fix, where)
     elif schedule.global_batch != wanted:
-        message = f"effective_batch_size: {wanted} is not a multiple of {counted(rows, 'row')}: a step has {makes}"
-        hint = f"ask for {wanted - wanted % rows or rows} or {schedule.global_batch} rows, or change the batch size"
+        message = f"effective_batch_size: {wanted} can't be divided into equal batches: a step has {has}"
+        hint = f"set effective_batch_size: {schedule.global_batch}, or another per_device_train_batch_size"
         where = config.where("training", "effective_batch_size")
         yield Problem("rows-per-step-rounded", message, hint, where=where)
-
-
-def _product(plan: TuningPlan) -> str:
-    schedule = plan.schedule
-    processes = counted(schedule.processes, "process") if schedule.processes == 1 else f"{schedule.processes} processes"
-    return f"{schedule.batch} per batch x {schedule.accumulation} x {processes}"
 
 
 def packing(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -89,7 +87,8 @@ def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
 def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Whether the packages that report_to names are there; otherwise the training process would end with an error."""
     given = config.handed_through.get("report_to", "tensorboard")  # ms-swift's default
-    where = config.where("swift" if "report_to" in config.swift else "training", "report_to")
+    section = "swift" if "report_to" in config.swift else "training"
+    where = config.where(section, "report_to")
     for name in given if isinstance(given, list) else [given]:
         package = REPORTERS.get(name)
         if name in ("none", "all"):
@@ -99,7 +98,7 @@ def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
             yield Problem("report-to", message, f"use {names(REPORTERS, len(REPORTERS))}, or none", where=where)
         elif package and find_spec(package) is None:
             message = f"report_to: {name} needs the package {package}, which is not installed"
-            fix = {"training": {"report_to": "none"}}
+            fix = {section: {"report_to": "none"}}
             yield Problem("report-to", message, f"pip install {package}; or report to nothing:", fix, where)
 
 

@@ -150,7 +150,9 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         self.write("log", step=state.global_step, **numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._saved_step = state.global_step
+        self._saved_step, training = state.global_step, self.training
+        if control.should_training_stop and (self.stopped or training.save_last_epoch or not training.keeps_best):
+            args.save_total_limit = None  # at the end, with a limit of 1, transformers deletes all but the best
         folder = f"{args.output_dir}/checkpoint-{state.global_step}"
         if self.plan.ranks_may_shrink and args.should_save:
             save_state(kwargs["model"], Path(folder))
