@@ -29,9 +29,8 @@ def rows_per_step(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
     if wanted is None:
         return
     processes = "1 process" if schedule.processes == 1 else f"{schedule.processes} processes"
-    has = (
-        f"{counted(schedule.global_batch, 'row')} ({schedule.batch} per batch x {schedule.accumulation} x {processes})"
-    )
+    rows = f"{schedule.batch} per batch x {schedule.accumulation} x {processes}"
+    has = f"{counted(schedule.global_batch, 'row')} ({rows})"
     batch = 1 if training.per_device_train_batch_size == "auto" else schedule.batch
     needed = math.ceil(wanted / (batch * schedule.processes))
     if accumulation not in (None, needed):
@@ -72,12 +71,10 @@ def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     ends = {"save_delay_steps": schedule.steps, "save_delay_epochs": schedule.epochs}
     for name, end in ends.items() if training.save_strategy != "no" and not training.save_last_epoch else ():
         if end is not None and end < (delay := getattr(training, name)):
-            unit = name.removeprefix("save_delay_")
+            unit, where = name.removeprefix("save_delay_"), config.where("training", name)
             message = f"{name}: {delay:g}, but the run ends after {end:g} {unit}: nothing would be saved"
             fix = {"training": {"save_last_epoch": True}}
-            yield Problem(
-                "save-delay", message, "lower it, or save the end of the run:", fix, config.where("training", name)
-            )
+            yield Problem("save-delay", message, "lower it, or save the end of the run:", fix, where)
     evaluates_by_it = (training.eval_strategy or training.save_strategy) == "steps" and not training.eval_steps
     if training.given("save_steps") and training.save_strategy != "steps" and not evaluates_by_it:
         message = f"save_steps: no effect, since save_strategy is {training.save_strategy}"
@@ -86,7 +83,7 @@ def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
 
 def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Whether the packages that report_to names are there; otherwise the training process would end with an error."""
-    given = config.handed_through.get("report_to", "tensorboard")  # ms-swift's default
+    given = config.handed_through.get("report_to") or "tensorboard"  # ms-swift's default
     section = "swift" if "report_to" in config.swift else "training"
     where = config.where(section, "report_to")
     for name in given if isinstance(given, list) else [given]:

@@ -75,17 +75,11 @@ def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any
                     kind = eval(text, {"__builtins__": {}}, _TYPES)
                 except Exception:
                     kind = Any
-                if not text.startswith("ClassVar"):
-                    yield item.target.id, kind if kind is Any else _as_given(kind)
-
-
-def _as_given(kind: Any) -> Any:
-    """The type of an argument's value in a configuration: one value may stand for a list of it, as on a command line.
-
-    ms-swift writes `x: int = None` for an argument that may be None.
-    """
-    kind = kind | None
-    lists = [part for part in typing.get_args(kind) if typing.get_origin(part) is list]
-    for item in [item for part in lists for item in typing.get_args(part)]:
-        kind = kind | item
-    return kind
+                if text.startswith("ClassVar"):
+                    continue
+                if kind is not Any:
+                    kind = kind | None  # ms-swift writes `x: int = None` for an argument that may be None
+                    lists = [part for part in typing.get_args(kind) if typing.get_origin(part) is list]
+                    for part in lists:  # one value may stand for a list of it, as on a command line
+                        kind = typing.Union[kind, *typing.get_args(part)]
+                yield item.target.id, kind

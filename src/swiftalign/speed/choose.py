@@ -125,10 +125,8 @@ def fitting_batch(config: Config, plan: TuningPlan, predictor: Predictor) -> int
 def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predictor) -> Choices:
     """The choices of attention, kernels and FP8, with their reasons."""
     training = config.training
-    given, reasons = (
-        asks_for_padding_free(config, plan.model_type),
-        {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED},
-    )
+    given = asks_for_padding_free(config, plan.model_type)
+    reasons = {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
     other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1
     if given is None:
         ruled_out = "model.attention or sequence_parallel_size rules it out"
