@@ -127,6 +127,84 @@ RUN = [
     ),
     # -- the run
     Case(
+        "rows-per-step-contradicted",
+        "training:\n  effective_batch_size: 32\n  gradient_accumulation_steps: 4  # here\n",
+        "effective_batch_size: 32, but with gradient_accumulation_steps: 4 a step has 4 rows "
+        "(1 per batch x 4 x 1 process)",
+        "training: {effective_batch_size: 32, gradient_accumulation_steps: 32}\n",
+    ),
+    Case(
+        "rows-per-step-contradicted",
+        "training:\n  per_device_train_batch_size: auto\n  effective_batch_size: 32\n"
+        "  gradient_accumulation_steps: 4  # here\n",
+        "effective_batch_size: 32, but with gradient_accumulation_steps: 4 a step has 4 rows "
+        "(1 per batch x 4 x 1 process)",
+        "training: {per_device_train_batch_size: auto, effective_batch_size: 32, gradient_accumulation_steps: 32}\n",
+    ),
+    Case(
+        "rows-per-step-rounded",
+        "training:\n  per_device_train_batch_size: 3\n  effective_batch_size: 32  # here\n",
+        "effective_batch_size: 32 can't be divided into equal batches: a step has 33 rows "
+        "(3 per batch x 11 x 1 process)",
+        "training: {per_device_train_batch_size: 4, effective_batch_size: 32}\n",
+    ),
+    Case(
+        "packing",
+        "training:\n  packing: true  # here\n",
+        "packing: the rows of a batch are concatenated, as padding_free does; a step has 16 rows, not packs",
+        "training: {packing: false}\n",
+    ),
+    Case(
+        "packing",
+        "training: {padding_free: false}\ndata:\n  packing: true  # here\n",
+        "packing: no effect, since padding_free is false; a step has 16 rows",
+        "training: {padding_free: true}\n",
+    ),
+    Case(
+        "packing",
+        "data: {sequence_parallel_size: 2}\nswift:\n  packing: true  # here\n",
+        "packing: no effect with sequence_parallel_size; a step has 16 rows",
+        "data: {sequence_parallel_size: 2}\n",
+    ),
+    Case(
+        "save-delay",
+        "data: {train: DATA}\ntraining:\n  save_delay_steps: 100  # here\n",
+        "save_delay_steps: 100, but the run ends after 12 steps: nothing would be saved",
+        "data: {train: DATA}\ntraining: {save_delay_steps: 12}\n",
+    ),
+    Case(
+        "save-delay",
+        "data: {train: DATA}\ntraining:\n  save_delay_epochs: 3.5  # here\n",
+        "save_delay_epochs: 3.5, but the run ends after 3 epochs: nothing would be saved",
+        "data: {train: DATA}\ntraining: {save_delay_epochs: 2.5}\n",
+    ),
+    Case(
+        "report-to",
+        "training:\n  report_to: [tensorboard, dvclive]  # here\n",
+        "report_to: dvclive needs the package dvclive, which is not installed",
+        "training: {report_to: tensorboard}\n",
+    ),
+    Case(
+        "report-to",
+        "swift:\n  report_to: tensor_board  # here\n",
+        "report_to: transformers can't report to 'tensor_board'",
+        "training: {report_to: none}\n",
+        no_fix="what is meant can't be told",
+    ),
+    Case(
+        "setting-unused",
+        f"{SPLIT}training:\n  save_steps: 80  # here\n  save_strategy: best\n  eval_strategy: epoch\n",
+        "save_steps: no effect, since save_strategy is best",
+        f"{SPLIT}training: {{eval_strategy: steps, save_strategy: best, save_steps: 80}}\n",
+    ),
+    Case(
+        "setting-unused",
+        "training:\n  dataloader_num_workers: 0\n  dataloader_prefetch_factor: 2  # here\n"
+        "  dataloader_persistent_workers: true\n",
+        "dataloader_prefetch_factor, dataloader_persistent_workers: no effect, since dataloader_num_workers is 0",
+        "training: {dataloader_num_workers: 1, dataloader_prefetch_factor: 2, dataloader_persistent_workers: true}\n",
+    ),
+    Case(
         "best-model-without-validation",
         "data: {train: DATA}\ntraining:\n  load_best_model_at_end: true  # here\n",
         "load_best_model_at_end needs validation data to choose the best model",

@@ -17,6 +17,7 @@ from finding_cases_run import RUN
 from swiftalign.checks.preflight import preflight
 from swiftalign.checks.rates import SWIFT_OPTIMIZERS
 from swiftalign.checks.trained import expect_aligner
+from swiftalign.checks.training import REPORTERS
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
@@ -222,3 +223,12 @@ def test_optimizers_are_those_of_ms_swift() -> None:
     assert spec.origin is not None
     source = (Path(spec.origin).parent / "optimizers/mapping.py").read_text(encoding="utf-8")
     assert set(re.findall(r"'(\w+)': \w+Callback", source)) == set(SWIFT_OPTIMIZERS)
+
+
+def test_reporters_are_those_of_transformers() -> None:
+    spec = find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    source = (Path(spec.origin).parent / "integrations/integration_utils.py").read_text(encoding="utf-8")
+    table = source.partition("INTEGRATION_TO_CALLBACK = {")[2].partition("}")[0]
+    assert set(re.findall(r'"(\w+)":', table)) == set(REPORTERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
-from swiftalign.problems import Problem
+from swiftalign.problems import ConfigError, Problem
+from swiftalign.speed.choose import choose
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
@@ -184,3 +186,25 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path, find: Find) -> None:
         f"tuner: {{modules_to_save: {MERGERS}}}\ntraining: {{resume_from_checkpoint: {tmp_path / 'no'}}}\n"
     )
     assert finding.message == f"{tmp_path / 'no'}: no such folder"
+
+
+def test_packing_concatenates_rows_in_known_families_only(
+    make_config: Callable[[str], Config], demo_modules: Model
+) -> None:
+    config = make_config("training: {packing: true}\n")
+    known = resolve(config, demo_modules)
+    unknown = replace(known, model_type="llava")
+    assert choose(config, known, None).padding_free
+    assert not choose(config, unknown, None).padding_free
+    messages = [found.message for found in preflight(config, demo_modules, unknown) if found.code == "packing"]
+    assert messages == ["packing: no effect for a llava; a step has 16 rows"]
+    assert "packing" not in config.handed_through
+
+
+def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Config]) -> None:
+    text = "training: {report_to: wandb, callbacks: mine}\ndata: {dataset_num_proc: 2}\n"
+    assert make_config(text).handed_through == {"report_to": "wandb", "callbacks": "mine", "dataset_num_proc": 2}
+    with pytest.raises(ConfigError, match="report_to must be a list or text, not 3"):
+        make_config("training: {report_to: 3}\n")
+    with pytest.raises(ConfigError, match=r"report_to\.0 must be text, not true"):
+        make_config("training: {report_to: [true]}\n")

@@ -46,6 +46,17 @@ CODES: dict[str, tuple[Severity, str]] = {
     "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
     # The run
     "key-without-effect": ("note", "a key of another tool is read and has no effect here"),
+    "rows-per-step-contradicted": (
+        "error",
+        "effective_batch_size and gradient_accumulation_steps make steps of different size",
+    ),
+    "rows-per-step-rounded": (
+        "warning",
+        "a step has more rows than effective_batch_size, which equal batches can't make",
+    ),
+    "packing": ("note", "the rows of a batch are concatenated, or left as they are: no row is packed"),
+    "save-delay": ("error", "the run ends before anything may be saved"),
+    "report-to": ("error", "report_to names a package that is not installed, or that transformers does not know"),
     "best-model-without-validation": ("error", "the best model is requested, but there is no validation data"),
     "best-model-metric-unscored": ("error", "metric_for_best_model is not measured at every evaluation"),
     "best-model-direction": ("warning", "greater_is_better contradicts the metric"),

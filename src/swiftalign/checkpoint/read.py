@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
 from swiftalign.checkpoint.weights import Weights, read_weights
+from swiftalign.config.load import load_config
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, SwiftalignError
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder, a run folder (its newest checkpoint), a model folder or a weight file.
+    """Read a checkpoint folder, a run folder (its `result_of`), a model folder or a weight file.
 
     Raises:
         ModelError: the path is none of these, or the run's plan can't be read.
     """
-    path = (checkpoints_of(path) or [path])[-1]
+    path = result_of(path) or path
     weights = read_weights(path)
     folder = path.parent if weights.kind == "file" else path
     adapter, problem, adapter_path = None, None, folder / "adapter_config.json"
@@ -58,6 +60,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     plan_path = next((file for file in plans if file.is_file()), None)
     plan = _read_plan(plan_path) if plan_path else None
     return Checkpoint(path, folder, weights, adapter, problem, plan, plan_path)
+
+
+def result_of(path: Path) -> Path | None:
+    """The checkpoint in which a run results: its best one if the run keeps the best model, else its newest.
+
+    Returns:
+        The checkpoint, of the last phase that has any; None if the path is not a run folder.
+
+    Raises:
+        ModelError: there is no such path, or it holds whole runs.
+    """
+    found = checkpoints_of(path)
+    if not found:
+        return None
+    newest, best = found[-1], None
+    with suppress(SwiftalignError):  # a run whose files can't be read has its newest checkpoint
+        if load_config([newest.parent / "config.yaml"]).training.keeps_best:
+            state = read_json(newest / "trainer_state.json")
+            best = state.get("best_model_checkpoint") if isinstance(state, dict) else None
+    return next((each for each in found if isinstance(best, str) and each.name == Path(best).name), newest)
 
 
 def checkpoints_of(path: Path) -> list[Path]:

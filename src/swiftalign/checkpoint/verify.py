@@ -95,7 +95,7 @@ def verify(
     deep: bool = False,
     resumable: bool = True,
 ) -> Verification:
-    """Check a checkpoint folder, a run folder (its newest checkpoint), a model folder or a weight file.
+    """Check a checkpoint folder, a run folder (its best or newest checkpoint), a model folder or a weight file.
 
     Faults of the checkpoint do not raise: they become findings.
 

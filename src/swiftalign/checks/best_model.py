@@ -21,7 +21,7 @@ def best_model(config: Config, model: Model, plan: TuningPlan) -> Iterable[Probl
         transformers `TrainingArguments._validate_args`; ms-swift `SftArguments._init_eval_strategy`.
     """
     training = config.training
-    if not training.load_best_model_at_end and training.save_strategy != "best":
+    if not training.keeps_best:
         return
     asker = "load_best_model_at_end" if training.load_best_model_at_end else "save_strategy: best"
     where = config.where("training", asker.partition(":")[0])

@@ -20,7 +20,7 @@ def phases(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
         fix: dict[str, Any] = {"tuner": {"train_type": "lora", "target_regex": plan.adapted_pattern}}
         place = config.where("tuner", "train_type")
         yield Problem("phases-uncarried", message, "train a single run, or train the phases with LoRA:", fix, place)
-    if config.training.save_strategy == "no":
+    if config.training.save_strategy == "no" and not config.training.save_last_epoch:
         message = f"{config.phase}: nothing is saved (save_strategy: no) for the next phase to begin with"
         fix = {"training": {"save_strategy": "epoch"}}
         place = config.where("training", "save_strategy")

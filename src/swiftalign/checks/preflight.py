@@ -15,6 +15,7 @@ from swiftalign.checks import (
     selection,
     spellings,
     trained,
+    training,
     versions,
 )
 from swiftalign.config.sections import Config
@@ -37,6 +38,11 @@ CHECKS: tuple[Check, ...] = (
     rates.optimizer,
     rates.rates,
     rates.precision,
+    training.rows_per_step,
+    training.packing,
+    training.saving,
+    training.reporting,
+    training.loading,
     best_model.best_model,
     best_model.grounding_eval,
     best_model.early_stopping,

@@ -16,7 +16,8 @@ def verify_ckpt(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="A checkpoint, a run folder (its newest checkpoint), a model folder or a weight file."
+            metavar="PATH",
+            help="A checkpoint, a run folder (its best or newest checkpoint), a model folder or a weight file.",
         ),
     ],
     configs: Annotated[
@@ -67,7 +68,8 @@ def verify_ckpt(
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A checkpoint folder, or a run folder (its newest checkpoint).")
+        Path,
+        typer.Argument(metavar="PATH", help="A checkpoint folder, or a run folder (its best or newest checkpoint)."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
     base: Annotated[

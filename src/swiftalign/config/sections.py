@@ -32,6 +32,9 @@ from swiftalign.problems import Problem
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
 
+# Arguments that only a data loader with workers can follow.
+WORKERS_ONLY = ("dataloader_prefetch_factor", "dataloader_persistent_workers")
+
 # Methods of ms-swift that this toolkit refuses.
 _REFUSED_TRAIN_TYPES = {
     "adapter": "puts bottleneck layers into the LLM's MLPs and leaves the aligner untouched; "
@@ -208,6 +211,7 @@ class DataSection(PassThroughSection):
     max_pixels: HandedThrough[int] = Field(None, description="maximum pixels per image; larger images are scaled down")
     system: HandedThrough[str] = Field(None, description="system message for rows without one")
     sequence_parallel_size: HandedThrough[int] = Field(None, description="number of GPUs that share each row")
+    packing: HandedThrough[bool] = Field(None, description="the same as training.packing")
 
     @model_validator(mode="after")
     def _weights_need_validation_files(self) -> Self:
@@ -306,6 +310,9 @@ class TrainingSection(PassThroughSection):
         1, description="rows per batch; auto: as many as fit in GPU memory, at the same rows per step"
     )
     gradient_accumulation_steps: PositiveInt | None = Field(None, description="by default enough for 16 rows per step")
+    effective_batch_size: PositiveInt | None = Field(
+        None, description="rows per step over all processes; sets gradient_accumulation_steps, rounded up"
+    )
     load_best_model_at_end: bool = False
     early_stopping: EarlyStoppingSection | None = None
     metric_for_best_model: HandedThrough[str] = Field(None, description="selects the best model; by default the loss")
@@ -313,6 +320,11 @@ class TrainingSection(PassThroughSection):
     save_total_limit: PositiveInt | None = None
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
     save_steps: Steps = Field(500, description="number of steps; below 1, a share of the run")
+    save_delay_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="before this step nothing is saved, and no evaluation counts for the best model"
+    )
+    save_delay_epochs: Annotated[float, Field(ge=0)] = Field(0.0, description="the same, in epochs")
+    save_last_epoch: bool = Field(False, description="save the end of the run whatever save_strategy says")
     eval_strategy: Literal["no", "steps", "epoch"] | None = None
     eval_steps: Steps | None = None
     train_dataloader_shuffle: bool = True
@@ -326,9 +338,15 @@ class TrainingSection(PassThroughSection):
     dataloader_num_workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="number of data loader workers; by default enough to keep the GPU busy"
     )
+    packing: HandedThrough[bool] = Field(None, description="in this toolkit, the same as padding_free")
     deepspeed: str | dict[str, Any] | None = None
     fsdp: HandedThrough[str] = None
     resume_from_checkpoint: Location | None = None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best model is the result of the run, and not its last one."""
+        return self.load_best_model_at_end or self.save_strategy == "best"
 
 
 class GroundingEvalSection(Section):
@@ -426,7 +444,14 @@ class Config(Section):
     def handed_through(self) -> dict[str, Any]:
         """The arguments that all sections together hand through to ms-swift."""
         sections = (self.data, self.tuner, self.training)
-        return {name: value for section in sections for name, value in section.passed_through.items()} | self.swift
+        given = {name: value for section in sections for name, value in section.passed_through.items()} | self.swift
+        return {name: value for name, value in given.items() if name != "packing"}  # ms-swift can't pack rows read late
+
+    @property
+    def packs(self) -> tuple[str, str] | None:
+        """The key that asks for packing, e.g. ``("training", "packing")``; None if none does."""
+        asked = {"swift": self.swift.get("packing"), "training": self.training.packing, "data": self.data.packing}
+        return next(((section, "packing") for section, packing in asked.items() if packing), None)
 
     @property
     def values(self) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any
                     kind = eval(text, {"__builtins__": {}}, _TYPES)
                 except Exception:
                     kind = Any
-                if not text.startswith("ClassVar"):
-                    # ms-swift writes `x: int = None` for an argument that may be None.
-                    yield item.target.id, kind if kind is Any else kind | None
+                if text.startswith("ClassVar"):
+                    continue
+                if kind is not Any:
+                    kind = kind | None  # ms-swift writes `x: int = None` for an argument that may be None
+                    lists = [part for part in typing.get_args(kind) if typing.get_origin(part) is list]
+                    for part in lists:  # one value may stand for a list of it, as on a command line
+                        kind = typing.Union[kind, *typing.get_args(part)]
+                yield item.target.id, kind

@@ -64,7 +64,7 @@ def export(
     """Write a deployable model folder, or a part of one.
 
     Args:
-        checkpoint: a checkpoint folder, or a run folder (its newest checkpoint).
+        checkpoint: a checkpoint folder, or a run folder (its best or newest checkpoint).
         output: the folder to write.
         base: folder of the base model; needed where the checkpoint does not name it.
         config: the run's configuration; needed where the checkpoint is no longer in its run folder.

@@ -35,11 +35,12 @@ def read_schedule(config: Config, rows: RowCounts, *, processes: int = 1, fittin
         train -= val
     training = config.training
     batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    rows_per_step = training.effective_batch_size or ROWS_PER_STEP
     if batch == "auto":  # a step has as many rows as with batches of one row
-        most = accumulation or math.ceil(ROWS_PER_STEP / processes)
+        most = accumulation or math.ceil(rows_per_step / processes)
         sizes = [size for size in range(1, most + 1) if most % size == 0 and size <= max(fitting, 1)]
         batch, accumulation = sizes[-1], most // sizes[-1]
-    accumulation = accumulation or max(1, math.ceil(ROWS_PER_STEP / batch / processes))
+    accumulation = accumulation or math.ceil(rows_per_step / (batch * processes))
     steps = training.max_steps if training.max_steps > 0 else None
     epochs = None if steps else training.num_train_epochs
     if train is not None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config.sections import Config, best_metric_given
+from swiftalign.config.sections import WORKERS_ONLY, Config, best_metric_given
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
 from swiftalign.model.tree import COMPONENTS
@@ -90,6 +90,9 @@ def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) 
         arguments["metric_for_best_model"] = metric
         if metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would prefer the higher value
             arguments.setdefault("greater_is_better", False)
+    if training.dataloader_num_workers == 0:  # transformers refuses what only workers can do
+        for name in WORKERS_ONLY:
+            arguments.pop(name, None)
     own = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
     if training.early_stopping:
         own.append(STOPPING_CALLBACK)  # after the callback that measures the accuracies

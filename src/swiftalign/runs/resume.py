@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "output_dir",
     "resume_from_checkpoint",
     "save_steps",
+    "save_last_epoch",
     "save_total_limit",
     "logging_steps",
     "report_to",

@@ -217,7 +217,8 @@ def train(
         for number, part in enumerate(parts, 1):
             listen(Event("phase", {"number": number, "phases": len(parts), "config": part.config, "plan": part.plan}))
             # Weights are carried on from phase to phase; optimizer and schedule begin afresh.
-            best = results[-1].best_checkpoint if results and config.training.load_best_model_at_end else None
+            before = parts[number - 2].config.training if results else None
+            best = results[-1].best_checkpoint if before and before.keeps_best else None
             weights = best or results[-1].checkpoint if results else None
             inner = phase_folder(folder, number)
             inner.mkdir(exist_ok=True)

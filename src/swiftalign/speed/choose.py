@@ -84,7 +84,7 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Cho
         return Choices(
             plan.schedule.batch,
             gradient_checkpointing=given is not False,
-            padding_free=bool(training.padding_free),
+            padding_free=bool(asks_for_padding_free(config, plan.model_type)),
             kernels="compiled" if training.torch_compile else "liger" if training.use_liger_kernel else "plain",
             vit_checkpointing=vit_checkpointing,
             reasons={"gradient_checkpointing": why},
@@ -103,6 +103,16 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Cho
     return replace(choices, peak=predictor.peak(choices), seconds=predictor.seconds(choices))
 
 
+def asks_for_padding_free(config: Config, model_type: str) -> bool | None:
+    """Whether the config asks to concatenate the rows of a batch; None if it leaves that open.
+
+    ``packing`` asks for it too, where concatenated rows are known to train alike: in the known model families, without
+    sequence parallelism.
+    """
+    given, alike = config.training.padding_free, find(model_type) and (config.data.sequence_parallel_size or 1) == 1
+    return True if given is None and config.packs and alike else given
+
+
 def fitting_batch(config: Config, plan: TuningPlan, predictor: Predictor) -> int:
     """Rows of the largest batch that fits, without gradient checkpointing where that is possible; at least 1."""
     given, choices = config.training.gradient_checkpointing, _without_checkpointing(config, plan, predictor)
@@ -115,7 +125,8 @@ def fitting_batch(config: Config, plan: TuningPlan, predictor: Predictor) -> int
 def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predictor) -> Choices:
     """The choices of attention, kernels and FP8, with their reasons."""
     training = config.training
-    given, reasons = training.padding_free, {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
+    given = asks_for_padding_free(config, plan.model_type)
+    reasons = {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
     other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1
     if given is None:
         ruled_out = "model.attention or sequence_parallel_size rules it out"

@@ -7,6 +7,7 @@ it. Some attributes of this run's own model and trainer are replaced:
 - ``trainer.get_train_dataloader``, by `batches.train_dataloader`, unless the run asks its loader for something else.
 - ``trainer.get_batch_samples``, wrapped by `bad_rows`, so that a run is saved before a row that can't be used.
 - ``trainer._load_from_checkpoint`` and ``trainer._load_best_model``, by `weights.load_state`, with AdaLoRA.
+- ``trainer._determine_best_metric``, wrapped by `callbacks.PlanCallback`, which also knows what else is to be saved.
 - ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, and the language model's
   ``_deepstack_process``, by `sync_free`, in padding-free batches of a Qwen3-VL.
 - ``trainer.evaluate``, wrapped by `apply_choices` so that it runs uncompiled, where the frozen layers are compiled.

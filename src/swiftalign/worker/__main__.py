@@ -69,7 +69,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         arguments["use_cpu"] = True  # transformers allows 16-bit autocast on a CPU only with it
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             arguments["ddp_backend"] = "gloo"
-    callbacks_map[CALLBACK] = partial(PlanCallback, plan=plan, writer=writer)
+    callbacks_map[CALLBACK] = partial(PlanCallback, plan=plan, training=config.training, writer=writer)
     if evaluation := config.custom.grounding_eval:
         callbacks_map[GROUNDING_CALLBACK] = partial(GroundingEval, rows=evaluation.rows, every=evaluation.every)
     if stopping := config.training.early_stopping:

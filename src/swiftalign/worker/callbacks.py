@@ -13,6 +13,7 @@ from swift.callbacks.adalora import AdaloraCallback
 from swift.callbacks.base import TrainerCallback
 
 from swiftalign.checkpoint.values import INITIAL_FILE
+from swiftalign.config.sections import TrainingSection
 from swiftalign.files import write_whole
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.runs.events import EventWriter
@@ -26,6 +27,7 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
 
     Args:
         plan: the run's plan.
+        training: says what is saved besides what save_strategy says, and what is not.
         writer: writes the run's events; None in processes other than rank 0.
 
     Attributes:
@@ -34,10 +36,15 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         began: the monotonic clock's seconds when training began.
     """
 
-    def __init__(self, args: Any, trainer: Any, *, plan: TuningPlan, writer: EventWriter | None) -> None:
+    def __init__(
+        self, args: Any, trainer: Any, *, plan: TuningPlan, training: TrainingSection, writer: EventWriter | None
+    ) -> None:
         super().__init__(args, trainer)
-        self.plan, self.writer = plan, writer
+        self.plan, self.training, self.writer = plan, training, writer
         self.stopped, self.tokens, self.began = False, 0, 0.0
+        self._saved_step = -1
+        self._determine_best_metric = trainer._determine_best_metric
+        trainer._determine_best_metric = self.is_to_be_saved
 
     def write(self, kind: str, **values: Any) -> None:
         """Write an event, on rank 0."""
@@ -80,8 +87,38 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         if trainer.args.world_size > 1:  # a process that ends makes the launcher end the others
             torch.distributed.barrier()
 
+    def _too_early(self) -> bool:
+        """Whether the run is still before save_delay_steps or save_delay_epochs."""
+        state, training = self.trainer.state, self.training
+        return bool(state.global_step < training.save_delay_steps or state.epoch < training.save_delay_epochs)
+
+    def is_to_be_saved(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Compare an evaluation with the best one so far; instead of the trainer's ``_determine_best_metric``.
+
+        With ``save_strategy: best`` the trainer saves if this is true, and forgets what was to be saved anyway: the
+        end of the run, or the step at which it was asked to stop. An evaluation that comes too early is not compared.
+        """
+        asked: bool = self.trainer.control.should_save
+        is_best = not self._too_early() and self._determine_best_metric(metrics=metrics, trial=trial)
+        return is_best or asked
+
+    def _save_as_configured(self, state: Any, control: Any) -> None:
+        """Correct the decision of transformers and ms-swift to save at the end of a step or epoch."""
+        if self.training.save_strategy == "best" or self._too_early():
+            control.should_save = False  # the evaluation decides; ms-swift would also save the last step
+        self._save_end(state, control)
+
+    def _save_end(self, state: Any, control: Any) -> None:
+        ends = control.should_training_stop and not self.stopped
+        if self.training.save_last_epoch and ends and self._saved_step != state.global_step:
+            control.should_save = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._save_end(state, control)  # early stopping may just have ended the run
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write("step", step=state.global_step)
+        self._save_as_configured(state, control)
         stop: Any = (Path(args.output_dir) / STOP_FILE).exists()
         if args.world_size > 1 and not control.should_training_stop:  # every process gets the same answer
             stop = torch.tensor(int(stop), device=args.device)
@@ -92,6 +129,7 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
             control.should_save = not float(state.epoch).is_integer()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._save_as_configured(state, control)
         if self.stopped:
             # A finished epoch is evaluated and then saved: a resumed run begins with the next epoch.
             control.should_save = finished = float(state.epoch).is_integer()
@@ -112,6 +150,9 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         self.write("log", step=state.global_step, **numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved_step, training = state.global_step, self.training
+        if control.should_training_stop and (self.stopped or training.save_last_epoch or not training.keeps_best):
+            args.save_total_limit = None  # at the end, with a limit of 1, transformers deletes all but the best
         folder = f"{args.output_dir}/checkpoint-{state.global_step}"
         if self.plan.ranks_may_shrink and args.should_save:
             save_state(kwargs["model"], Path(folder))

@@ -123,6 +123,22 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         speed_up_model(model, plan, self.choices)
         return model
 
+    def _handle_trainer_state(self, trainer: Any, is_write_rank: bool) -> None:
+        """Link ``last`` and ``best`` to the checkpoints, with create_checkpoint_symlink.
+
+        ms-swift fails if there is no best model, and if a resumed run has its links already. It would also give the
+        links as the paths of the checkpoints.
+        """
+        state = trainer.state
+        state.last_model_checkpoint = getattr(state, "last_model_checkpoint", None)
+        if not self.args.create_checkpoint_symlink or not is_write_rank:
+            return
+        for name, checkpoint in (("last", state.last_model_checkpoint), ("best", state.best_model_checkpoint)):
+            if checkpoint:
+                link = Path(trainer.args.output_dir) / name
+                link.unlink(missing_ok=True)
+                link.symlink_to(Path(checkpoint).name)
+
     def train(self, trainer: Any) -> Any:
         config, plan, choices, args = self.config, self.plan, self.choices, trainer.args
         self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))

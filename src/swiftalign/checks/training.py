@@ -1,0 +1,108 @@
+"""Settings of the section ``training`` against each other, and against what is installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from swiftalign.config.sections import WORKERS_ONLY, Config
+from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import Problem, counted, names
+from swiftalign.speed.choose import asks_for_padding_free
+
+# The names that report_to may give -> the package that has to be installed; None for a service without one.
+REPORTERS: dict[str, str | None] = {
+    **{name: name for name in ("clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "mlflow", "neptune")},
+    **{name: name for name in ("swanlab", "tensorboard", "trackio", "wandb")},
+    "azure_ml": "azureml",
+    "flyte": "flytekit",
+    "kubeflow": None,
+}
+
+
+def rows_per_step(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether a step has as many rows as ``effective_batch_size`` says."""
+    training, schedule = config.training, plan.schedule
+    wanted, accumulation = training.effective_batch_size, training.gradient_accumulation_steps
+    if wanted is None:
+        return
+    processes = "1 process" if schedule.processes == 1 else f"{schedule.processes} processes"
+    rows = f"{schedule.batch} per batch x {schedule.accumulation} x {processes}"
+    has = f"{counted(schedule.global_batch, 'row')} ({rows})"
+    batch = 1 if training.per_device_train_batch_size == "auto" else schedule.batch
+    needed = math.ceil(wanted / (batch * schedule.processes))
+    if accumulation not in (None, needed):
+        message = (
+            f"effective_batch_size: {wanted}, but with gradient_accumulation_steps: {accumulation} a step has {has}"
+        )
+        hint = "remove gradient_accumulation_steps, which then follows from effective_batch_size, or correct it:"
+        fix = {"training": {"gradient_accumulation_steps": needed}}
+        where = config.where("training", "gradient_accumulation_steps")
+        yield Problem("rows-per-step-contradicted", message, hint, fix, where)
+    elif schedule.global_batch != wanted:
+        message = f"effective_batch_size: {wanted} can't be divided into equal batches: a step has {has}"
+        hint = f"set effective_batch_size: {schedule.global_batch}, or another per_device_train_batch_size"
+        where = config.where("training", "effective_batch_size")
+        yield Problem("rows-per-step-rounded", message, hint, where=where)
+
+
+def packing(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """What packing means for rows that are read only when they are needed."""
+    key = config.packs
+    if key is None:
+        return
+    step = counted(plan.schedule.global_batch, "row")
+    if asks_for_padding_free(config, plan.model_type):
+        message = f"packing: the rows of a batch are concatenated, as padding_free does; a step has {step}, not packs"
+    elif config.training.padding_free is False:
+        message = f"packing: no effect, since padding_free is false; a step has {step}"
+    elif (config.data.sequence_parallel_size or 1) > 1:
+        message = f"packing: no effect with sequence_parallel_size; a step has {step}"
+    else:
+        message = f"packing: no effect for a {plan.model_type}; a step has {step}"
+    yield Problem("packing", message, where=config.where(*key))
+
+
+def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether the run is long enough to be saved, and whether ``save_steps`` is read."""
+    training, schedule = config.training, plan.schedule
+    ends = {"save_delay_steps": schedule.steps, "save_delay_epochs": schedule.epochs}
+    for name, end in ends.items() if training.save_strategy != "no" and not training.save_last_epoch else ():
+        if end is not None and end < (delay := getattr(training, name)):
+            unit, where = name.removeprefix("save_delay_"), config.where("training", name)
+            message = f"{name}: {delay:g}, but the run ends after {end:g} {unit}: nothing would be saved"
+            fix = {"training": {"save_last_epoch": True}}
+            yield Problem("save-delay", message, "lower it, or save the end of the run:", fix, where)
+    evaluates_by_it = (training.eval_strategy or training.save_strategy) == "steps" and not training.eval_steps
+    if training.given("save_steps") and training.save_strategy != "steps" and not evaluates_by_it:
+        message = f"save_steps: no effect, since save_strategy is {training.save_strategy}"
+        yield Problem("setting-unused", message, where=config.where("training", "save_steps"))
+
+
+def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether the packages that report_to names are there; otherwise the training process would end with an error."""
+    given = config.handed_through.get("report_to") or "tensorboard"  # ms-swift's default
+    section = "swift" if "report_to" in config.swift else "training"
+    where = config.where(section, "report_to")
+    for name in given if isinstance(given, list) else [given]:
+        package = REPORTERS.get(name)
+        if name in ("none", "all"):
+            continue
+        if name not in REPORTERS:
+            message = f"report_to: transformers can't report to {name!r}"
+            yield Problem("report-to", message, f"use {names(REPORTERS, len(REPORTERS))}, or none", where=where)
+        elif package and find_spec(package) is None:
+            message = f"report_to: {name} needs the package {package}, which is not installed"
+            fix = {section: {"report_to": "none"}}
+            yield Problem("report-to", message, f"pip install {package}; or report to nothing:", fix, where)
+
+
+def loading(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Settings of data loader workers in a run without workers."""
+    unused = [name for name in WORKERS_ONLY if config.handed_through.get(name)]
+    if unused and config.training.dataloader_num_workers == 0:
+        message = f"{names(unused)}: no effect, since dataloader_num_workers is 0"
+        place = "swift" if unused[0] in config.swift else "training"
+        yield Problem("setting-unused", message, where=config.where(place, unused[0]))
