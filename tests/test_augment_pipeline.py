@@ -21,7 +21,7 @@ from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.mirror import mirror_words
+from swiftalign.data.mirror import LEFT_RIGHT, mirror_words
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows, open_images
 from swiftalign.data.sizes import PixelLimits, model_size
@@ -221,7 +221,7 @@ def test_words_for_sides_are_exchanged(text: str, mirrored: str) -> None:
 def test_a_mirrored_row_says_so_in_every_word() -> None:
     sided = record(replace(BOX, label="left cup"), prompt="Find the left cup.")
     swapped = apply(pipeline("hflip"), sided).record
-    assert swapped.wording == Composed("Find the right cup.", is_mirrored=True)
+    assert swapped.wording == Composed("Find the right cup.", exchange=LEFT_RIGHT)
     assert swapped.targets[0].label == "right cup"
     assert swapped.targets[0].points == ((102.0, 30.0), (152.0, 70.0))
     kept = apply(pipeline("hflip", left_right="keep"), sided).record

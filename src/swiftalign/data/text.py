@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.mirror import mirror_words
+from swiftalign.data.mirror import NO_EXCHANGE, Exchange, mirror_words
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, model_size
 from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget, rounded
 from swiftalign.data.words import special_text
@@ -68,40 +68,45 @@ class Composed:
         system: the system message; None for that of the configuration.
         summary: what the row says of its images in words, if anything.
         images: number of images.
-        is_mirrored: whether left and right are exchanged: here they are already, in the configuration's words not yet.
+        exchange: directions that are exchanged: here they are already, in the configuration's words not yet.
     """
 
     prompt: str | None = None
     system: str | None = None
     summary: str | None = None
     images: int = 1
-    is_mirrored: bool = False
+    exchange: Exchange = NO_EXCHANGE
 
     fixed = ""
 
     def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
-        text, sides = writing.text, mirror_words if self.is_mirrored else str
+        text = writing.text
         labels = ", ".join(dict.fromkeys(target.label for target in targets))
-        prompt = self.prompt if self.prompt is not None else sides(text.prompt).replace("{labels}", labels)
+        prompt = (
+            self.prompt
+            if self.prompt is not None
+            else mirror_words(text.prompt, self.exchange).replace("{labels}", labels)
+        )
         written = self.summary if text.answer == "summary" and self.summary is not None else None
         messages = [
             {"role": "user", "content": "<image>" * self.images + prompt},
             {"role": "assistant", "content": answer(targets, sizes, writing) if written is None else written},
         ]
-        system = self.system if self.system is not None else text.system and sides(text.system)
+        system = self.system if self.system is not None else text.system and mirror_words(text.system, self.exchange)
         return {"messages": [{"role": "system", "content": system}, *messages] if system else messages}
 
     def without(self, dropped: Sequence[int]) -> Composed:
         return self
 
-    def mirrored(self) -> Composed:
-        prompt, system, summary = (text and mirror_words(text) for text in (self.prompt, self.system, self.summary))
-        return Composed(prompt, system, summary, self.images, not self.is_mirrored)
+    def mirrored(self, exchange: Exchange) -> Composed:
+        words = (self.prompt, self.system, self.summary)
+        prompt, system, summary = (text and mirror_words(text, exchange) for text in words)
+        return Composed(prompt, system, summary, self.images, self.exchange.then(exchange))
 
-    def names_sides(self, text: GroundingTextSection) -> bool:
+    def names_sides(self, text: GroundingTextSection, exchange: Exchange) -> bool:
         prompt = text.prompt if self.prompt is None else self.prompt
         system = text.system if self.system is None else self.system
-        return any(each and mirror_words(each) != each for each in (prompt, system, self.summary))
+        return any(each and mirror_words(each, exchange) != each for each in (prompt, system, self.summary))
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         for text in (self.prompt, self.system, self.summary, *(target.label for target in targets)):
