@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from swiftalign.data.images import Pixels
-from swiftalign.data.polygons import Floats, envelope
+from swiftalign.data.polygons import Floats, envelope, inside
 from swiftalign.data.sizes import MAX_RATIO, Size, rounded_size
 from swiftalign.data.targets import Point
 from swiftalign.problems import DataError
@@ -95,25 +95,25 @@ def pad_to_multiple(a: Affine, multiple: int) -> Affine:
 
 
 def expand(a: Affine, shown: tuple[Point, Point], multiple: int, max_pixels: int | None) -> Affine:
-    """Move and resize the canvas so that it is the smallest one that shows the whole image.
+    """Make the canvas show the whole image; the result is still to be padded to multiples of ``multiple``.
 
-    The sides are rounded up to whole pixels; where the canvas, padded to multiples of ``multiple``, would have more
-    than ``max_pixels`` pixels, it is reduced to the nearest such multiples that do not, each axis by its own factor.
+    A canvas that shows all of the image stays as it is. Another one becomes the smallest around the image, in whole
+    pixels. Where it would have more than ``max_pixels`` pixels with the padding, it is reduced to sides in multiples,
+    each by its own factor.
 
     Args:
         shown: the top left and the bottom right corner of the image on the canvas, from `extent`.
     """
     (left, top), (right, bottom) = shown
-    width, height = (max(1, math.ceil(side - WHOLE_PIXEL)) for side in (right - left, bottom - top))
-    around = (
-        a if (left, top, width, height) == (0, 0, *a.size) else _then(a, [[1, 0, -left], [0, 1, -top]], (width, height))
-    )
-    if max_pixels is None or math.prod(pad_to_multiple(around, multiple).size) <= max_pixels:
-        return around
-    wide, high = (max(multiple, side) for side in rounded_size(width, height, multiple, 0, max_pixels))
+    if not inside(np.array(shown), *a.size):
+        size = max(1, math.ceil(right - left - WHOLE_PIXEL)), max(1, math.ceil(bottom - top - WHOLE_PIXEL))
+        a = _then(a, [[1, 0, -left], [0, 1, -top]], size)
+    if max_pixels is None or math.prod(pad_to_multiple(a, multiple).size) <= max_pixels:
+        return a
+    wide, high = (max(multiple, side) for side in rounded_size(*a.size, multiple, 0, max_pixels))
     # Of a long and flat canvas, the shorter side is one multiple, and the longer one has to make up for it.
     wide = max(multiple, min(wide, max_pixels // high // multiple * multiple))
-    return resize(around, (wide, min(high, max_pixels // wide // multiple * multiple)))
+    return resize(a, (wide, min(high, max_pixels // wide // multiple * multiple)))
 
 
 def extent(a: Affine, size: Size) -> tuple[Point, Point]:

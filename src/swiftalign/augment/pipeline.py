@@ -163,12 +163,12 @@ class Pipeline:
             DataError: one side of the image is more than 200 times the other.
         """
         moves, colours = self._draw(epoch, row)
-        left_out: list[str] = []
+        left_out, as_quads = list[str](), False
 
         def place_without(names: tuple[str, ...], reason: str) -> Placement:
             left_out.extend(f"{step.name}: {reason}" for step in moves if step.name.startswith(names))
             moves[:] = [step for step in moves if not step.name.startswith(names)]
-            return self._move(image, record, Replay((*moves, *colours), left_out=tuple(left_out)))
+            return self._move(image, record, Replay((*moves, *colours), as_quads, tuple(left_out)))
 
         refuses = self.settings.left_right == "refuse"
         named = [refuses and names_sides(record, self.text, direction) for direction in (LEFT_RIGHT, UP_DOWN)]
@@ -180,7 +180,8 @@ class Pipeline:
             placed = place_without(tuple(without), "left out for another image of the row")
         if min(placed.overlap, inflation_cost(*placed.uncropped)) < self.settings.min_overlap:
             if self.settings.rotated_boxes == "quad":
-                placed = replace(placed, replay=replace(placed.replay, boxes_as_quads=True))
+                as_quads = True
+                placed = place_without((), "")
             elif self.settings.rotated_boxes == "skip":
                 placed = place_without(("rotate", "imgaug."), "a box would grow too much")
         for names in (CROPS, _MOVING):

@@ -124,7 +124,7 @@ class PadToMultiple(Parameters):
 
 
 class ExpandToFitAffine(Parameters):
-    """Make the canvas as large as the whole image, so that earlier operations cut nothing off."""
+    """Enlarge the canvas so that it shows the whole image: earlier operations, but for crops, cut nothing off."""
 
     multiple: Multiple = Field(32, description="the sides become multiples of this many pixels")
     max_pixels: Annotated[int, Field(ge=1)] | None = Field(
@@ -289,6 +289,7 @@ def _tag(item: Any) -> str:
 
 
 _KINDS = {name: _operation(name, parameters) for name, parameters in PARAMETERS.items()} | {"imgaug": ImgaugOp}
+globals().update({kind.__name__: kind for kind in _KINDS.values()})  # pickle looks for a class under its name
 if TYPE_CHECKING:
     AnyOperation = Operation
 else:

@@ -258,8 +258,8 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "expand_to_fit_affine": lambda v: (
         f"expand to {v['multiple']}" + (f" ≤{v['max_pixels']}" if v["max_pixels"] else "")
     ),
-    "random_crop": lambda v: f"crop {v['scale']:.0%} {v['aspect_ratio']:.2f}:1 at {v['x']:.2f} {v['y']:.2f}",
-    "roi_crop": lambda v: f"crop ×{v['scale']:.2f} of {'/'.join(v['anchor_classes'])}",  # noqa: RUF001
+    "random_crop": lambda v: f"crop {v['scale']:.0%} {v['aspect_ratio']:.2f}:1 at {v['x']:.0%} {v['y']:.0%}",
+    "roi_crop": lambda v: f"crop ×{v['scale']:.2f} of {', '.join(v['anchor_classes'])}",  # noqa: RUF001
     "pad_to_multiple": lambda v: f"pad to {v['multiple']}",
     "color_jitter": lambda v: f"color b{v['brightness']:.1f} c{v['contrast']:.1f} s{v['saturation']:.1f}",
     "gamma": lambda v: f"gamma {v['gamma']:.2f}",
