@@ -49,7 +49,7 @@ def padding(multiple: int) -> Operation:
 
 
 operations = st.one_of(
-    st.just(geometry.hflip),
+    st.sampled_from([geometry.hflip, geometry.vflip]),
     st.floats(-180, 180).map(rotation),
     st.floats(0.3, 3).map(zoom),
     st.tuples(st.floats(0.3, 2), st.sampled_from([1, 32])).map(lambda args: by_scale(*args)),
@@ -113,6 +113,7 @@ def drawn_chain(rng: np.random.Generator) -> list[Operation]:
     """The whole pipeline, each operation in or out."""
     chain = [
         geometry.hflip,
+        geometry.vflip,
         rotation(rng.uniform(-20, 20)),
         zoom(rng.uniform(0.7, 1.4)),
         by_scale(rng.uniform(0.5, 1.5), 32),
@@ -165,9 +166,11 @@ def test_flips_and_padding_are_exact_to_the_bit(size: tuple[int, int], multiple:
     image, plain = noise(*size), geometry.start(size)
     flip = geometry.hflip(plain)
     assert geometry.warp(image, plain) is image
-    assert geometry.warp(image, geometry.hflip(flip)) is image
-    assert np.array_equal(geometry.warp(image, flip), image[:, ::-1])
-    assert np.array_equal(geometry.warp(geometry.warp(image, flip), flip), image)
+    for mirror, expected in ((geometry.hflip, image[:, ::-1]), (geometry.vflip, image[::-1])):
+        assert geometry.warp(image, mirror(mirror(plain))) is image
+        assert np.array_equal(geometry.warp(image, mirror(plain)), expected)
+        assert np.array_equal(geometry.warp(expected, mirror(plain)), image)
+    assert np.array_equal(geometry.warp(image, geometry.vflip(flip)), image[::-1, ::-1])
     padded = geometry.pad_to_multiple(flip, multiple)
     moved = geometry.warp(image, padded, fill=(1, 2, 3))
     assert np.array_equal(moved[: size[1], : size[0]], image[:, ::-1])
@@ -176,7 +179,7 @@ def test_flips_and_padding_are_exact_to_the_bit(size: tuple[int, int], multiple:
     assert padded.size == tuple(-(-side // multiple) * multiple for side in size)
 
 
-@given(sizes, st.lists(st.sampled_from([geometry.hflip, padding(32)]), max_size=5))
+@given(sizes, st.lists(st.sampled_from([geometry.hflip, geometry.vflip, padding(32)]), max_size=5))
 def test_flips_and_padding_in_any_order_move_whole_pixels(size: tuple[int, int], chain: list[Operation]) -> None:
     """Step by step on arrays, against the one composed move."""
     image = noise(*size)
@@ -200,7 +203,9 @@ def test_which_operations_move_points_and_which_mirror() -> None:
     assert not mirrors(plain)
     assert stays(geometry.pad_to_multiple(plain, 32))
     assert mirrors(geometry.hflip(plain))
+    assert mirrors(geometry.vflip(plain))
     assert not mirrors(geometry.hflip(geometry.hflip(plain)))
+    assert not mirrors(geometry.vflip(geometry.hflip(plain)))
     assert not mirrors(geometry.rotate(plain, 180))
     assert not stays(geometry.resize(plain, (31, 20)))
 
@@ -294,10 +299,11 @@ def test_equals_imgaug_flips_to_the_bit() -> None:
     image = noise(33, 20)
     points = np.array([[0.0, 0.0], [3.25, 7.5], [33.0, 20.0]])
     keypoints = ia.KeypointsOnImage([ia.Keypoint(x=x, y=y) for x, y in points], shape=image.shape)
-    their_image, their_points = iaa.Fliplr(1.0)(image=image, keypoints=keypoints)
-    affine = geometry.hflip(geometry.start((33, 20)))
-    assert np.array_equal(geometry.warp(image, affine), their_image)
-    assert np.array_equal(geometry.transform(points, affine.matrix), their_points.to_xy_array())
+    for theirs, ours in ((iaa.Fliplr(1.0), geometry.hflip), (iaa.Flipud(1.0), geometry.vflip)):
+        their_image, their_points = theirs(image=image, keypoints=keypoints)
+        affine = ours(geometry.start((33, 20)))
+        assert np.array_equal(geometry.warp(image, affine), their_image)
+        assert np.array_equal(geometry.transform(points, affine.matrix), their_points.to_xy_array())
 
 
 def test_one_resampling_stays_sharper_than_three() -> None:
@@ -327,7 +333,15 @@ def test_uncovered_canvas_has_the_fill_colour() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (8000, 8), (2, 3)])
 def test_odd_sizes_go_through_every_operation(size: tuple[int, int]) -> None:
     image = noise(*size)
-    for chain in ([geometry.hflip], [rotation(12)], [zoom(0.4)], [zoom(3)], [by_scale(0.3, 1)], [by_scale(1.7, 32)]):
+    for chain in (
+        [geometry.hflip],
+        [geometry.vflip],
+        [rotation(12)],
+        [zoom(0.4)],
+        [zoom(3)],
+        [by_scale(0.3, 1)],
+        [by_scale(1.7, 32)],
+    ):
         affine = compose(size, [*chain, padding(32)])
         moved = geometry.warp(image, affine)
         assert moved.shape == (affine.size[1], affine.size[0], 3)

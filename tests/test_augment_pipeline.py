@@ -21,7 +21,7 @@ from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.mirror import mirror_words
+from swiftalign.data.mirror import LEFT_RIGHT, UP_DOWN, Exchange, mirror_words
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows, open_images
 from swiftalign.data.sizes import PixelLimits, model_size
@@ -218,10 +218,85 @@ def test_words_for_sides_are_exchanged(text: str, mirrored: str) -> None:
     assert mirror_words(mirrored) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("the TOP cup, above the Lower one", "the BOTTOM cup, below the Upper one"),
+        ("topmost, uppermost, upwards, bottom-left.", "bottommost, lowermost, downwards, top-left."),
+        ("a laptop on the desktop, upright, a supper, slower", "a laptop on the desktop, upright, a supper, slower"),
+        ("a top hat, a crop top, in upper case, see below", "a top hat, a crop top, in upper case, see below"),
+        ("Use the format below. Above all, be brief.", "Use the format below. Above all, be brief."),
+        ("左上角的杯子 右下方 最上面", "左下角的杯子 右上方 最下面"),
+        ("顶部的灯 下侧 上层", "底部的灯 上侧 下层"),
+        ("以下方式 如下方法 线上部分 上下左右 早上 下载", "以下方式 如下方法 线上部分 上下左右 早上 下载"),
+        ("left", "left"),
+        ("", ""),
+    ],
+)
+def test_words_for_heights_are_exchanged(text: str, mirrored: str) -> None:
+    assert mirror_words(text, UP_DOWN) == mirrored
+    assert mirror_words(mirrored, UP_DOWN) == text
+
+
+PIECES = [
+    *"左右上下最顶底方部以线侧",
+    *("left", "right", "top", "bottom", "upper", "lower", "above", "below", "up"),
+    *" -.",
+    "most",
+    "wards",
+]
+
+
+@given(
+    st.lists(st.sampled_from([*PIECES, "see", "hat", "tank", "case", "all", "Top", "BELOW"]), max_size=9), st.booleans()
+)
+def test_exchanging_twice_gives_the_text_again(pieces: list[str], both: bool) -> None:
+    text, exchange = "".join(pieces), Exchange(both, True)
+    assert mirror_words(mirror_words(text, exchange), exchange) == text
+
+
+@pytest.mark.parametrize(
+    ("ops", "said"),
+    [
+        (["hflip"], "the cup at the top right"),
+        (["vflip"], "the cup at the bottom left"),
+        (["hflip", "vflip"], "the cup at the bottom right"),
+        (["vflip", "vflip"], "the cup at the top left"),
+        ([{"imgaug.Fliplr": {"p": 1.0}}], "the cup at the top right"),
+        ([{"imgaug.Flipud": {"p": 1.0}}], "the cup at the bottom left"),
+        ([{"imgaug.Rot90": {"k": 2}}], "the cup at the bottom right"),
+        ([{"imgaug.Rot90": {"k": 2}}, "vflip"], "the cup at the top right"),
+        ([{"rotate": {"max_deg": 80}}], "the cup at the top left"),
+        ([{"random_crop": {"min_objects": 1}}, "vflip"], "the cup at the bottom left"),
+        (["vflip", {"random_crop": {"min_objects": 1}}, "hflip"], "the cup at the bottom right"),
+    ],
+    ids=str,
+)
+def test_words_follow_where_the_edges_of_the_image_point(ops: list[Any], said: str) -> None:
+    words = "the cup at the top left"
+    label, middle = "top left cup", ((80.0, 50.0), (110.0, 80.0))
+    sample = apply(pipeline(*ops), record(replace(BOX, points=middle, label=label), prompt=words))
+    assert sample.record.to_swift([(192, 128)], Writing())["messages"][0]["content"] == f"<image>{said}"
+    assert sample.record.targets[0].label == said.removeprefix("the cup at the ") + " cup"
+    assert apply(pipeline(*ops, left_right="keep"), record(BOX, prompt=words)).record.wording == Composed(words)
+
+
+def test_a_refused_exchange_leaves_out_only_what_makes_it() -> None:
+    flips = ["hflip", "vflip"]
+    for said, left in (("the left cup", ["vflip"]), ("the upper cup", ["hflip"]), ("the top left cup", [])):
+        replay = apply(pipeline(*flips, left_right="refuse"), record(prompt=said)).replay
+        assert [step.name for step in replay.steps] == left
+        assert len(replay.left_out) == 2 - len(left)
+    for turn in ({"imgaug.Rot90": {"k": 2}}, {"imgaug.Flipud": {"p": 1.0}}):
+        replay = apply(pipeline(turn, left_right="refuse"), record(prompt="the lower cup")).replay
+        assert replay.steps == ()
+        assert replay.left_out[0].endswith("the row says up or down")
+
+
 def test_a_mirrored_row_says_so_in_every_word() -> None:
     sided = record(replace(BOX, label="left cup"), prompt="Find the left cup.")
     swapped = apply(pipeline("hflip"), sided).record
-    assert swapped.wording == Composed("Find the right cup.", is_mirrored=True)
+    assert swapped.wording == Composed("Find the right cup.", exchange=LEFT_RIGHT)
     assert swapped.targets[0].label == "right cup"
     assert swapped.targets[0].points == ((102.0, 30.0), (152.0, 70.0))
     kept = apply(pipeline("hflip", left_right="keep"), sided).record
@@ -299,7 +374,10 @@ def demo_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_workers_yield_what_one_process_yields(demo_rows: Path) -> None:
-    rows = TrainingRows(Rows([demo_rows]), Pipeline(GUIDE))
+    anchors = {"anchor_classes": ["red circle", "blue box"], "min_crop_size": 48}
+    later = ["vflip", {"random_crop": {"min_objects": 1}}, {"roi_crop": anchors}, "expand_to_fit_affine"]
+    ops = [*(operation.model_dump() for operation in GUIDE.operations), *later]
+    rows = TrainingRows(Rows([demo_rows]), Pipeline(AugmentationSection(ops=ops)))
     alone = seen(rows, 0, None)
     assert len(set(alone)) == 18
     assert seen(rows, 2, "fork") == alone

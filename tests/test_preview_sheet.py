@@ -31,6 +31,10 @@ CONSERVATIVE = Pipeline(AugmentationSection(preset="conservative"))
         (Step("hflip", {}), "hflip"),
         (Step("rotate", {"degrees": -3.21}), "rotate -3.2°"),
         (Step("scale", {"factor": 1.078}), "scale ×1.08"),  # noqa: RUF001
+        (Step("expand_to_fit_affine", {"multiple": 32, "max_pixels": 921600}), "expand to 32 ≤921600"),
+        (Step("expand_to_fit_affine", {"multiple": 32, "max_pixels": None}), "expand to 32"),
+        (Step("random_crop", {"scale": 0.72, "aspect_ratio": 1.1, "x": 0.2, "y": 0.9}), "crop 72% 1.10:1 at 20% 90%"),
+        (Step("roi_crop", {"scale": 1.5, "anchor_classes": ["cup", "door"], "anchor": 0.4}), "crop ×1.50 of cup, door"),  # noqa: RUF001
         (Step("fit", {"size": [128, 96]}), "fit 128×96"),  # noqa: RUF001
         (Step("color_jitter", {"brightness": 1.2, "contrast": 0.8, "saturation": 1.1}), "color b1.2 c0.8 s1.1"),
         (Step("hsv", {"hue_deg": -4.4, "sat": 1.0, "val": 0.9}), "hsv h-4° s1.0 v0.9"),

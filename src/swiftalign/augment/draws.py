@@ -20,13 +20,13 @@ class Step(NamedTuple):
 def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> list[Step]:
     """The operations that apply to a row in an epoch, with their values.
 
-    Every operation takes the same number of random numbers, whether it applies or not: a change of one operation's
+    Every operation takes its number of random numbers, whether it applies or not: a change of one operation's
     probability does not change the draws of the others.
     """
     generator = np.random.default_rng([seed, epoch, row])
     steps = []
     for operation in operations:
-        applies, *numbers = generator.random(4).tolist()  # up to three are for values
+        applies, *numbers = generator.random(_NUMBERS.get(operation.name, 4)).tolist()  # the others are for values
         parameters = operation.params
         if applies >= parameters.prob:
             continue
@@ -43,6 +43,7 @@ def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> lis
     return steps
 
 
+_NUMBERS = {"random_crop": 5}  # an operation's name -> how many random numbers it takes, if not four
 # An operation's name -> its values, from its parameters, where they are not just these; a tuple is a range that the
 # value is drawn from.
 _OWN_VALUES: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -50,6 +51,14 @@ _OWN_VALUES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "scale": lambda p: {"factor": (p.lo, p.hi)},
     "resize_by_scale": lambda p: {"factor": (p.lo, p.hi), "align_multiple": p.align_multiple},
     "hsv": lambda p: {"hue_deg": p.hue_delta_deg, "sat": p.sat, "val": p.val},
+    "random_crop": lambda p: {"scale": p.scale, "aspect_ratio": p.aspect_ratio, "x": (0, 1), "y": (0, 1), **p.rules},
+    "roi_crop": lambda p: {
+        "anchor": (0, 1),
+        "scale": p.scale_range,
+        "anchor_classes": list(p.anchor_classes),
+        "min_crop_size": p.min_crop_size,
+        **p.rules,
+    },
     "clahe": lambda p: {"clip_limit": p.clip_limit, "tile_grid_size": list(p.tile_grid_size)},
 }
 

@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 
 from swiftalign.data.images import Pixels
-from swiftalign.data.polygons import Floats
+from swiftalign.data.polygons import Floats, envelope, inside
 from swiftalign.data.sizes import MAX_RATIO, Size, rounded_size
+from swiftalign.data.targets import Point
 from swiftalign.problems import DataError
 
 Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0..255
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
 
 # Shrinking by more than this factor with two-by-two interpolation would skip pixels: their mean is taken instead.
 AREA_FROM = 1.5
@@ -49,6 +51,11 @@ def start(size: Size) -> Affine:
 def hflip(a: Affine) -> Affine:
     """Mirror left and right."""
     return _then(a, [[-1, 0, a.size[0]], [0, 1, 0]])
+
+
+def vflip(a: Affine) -> Affine:
+    """Mirror up and down."""
+    return _then(a, [[1, 0, 0], [0, -1, a.size[1]]])
 
 
 def rotate(a: Affine, degrees: float) -> Affine:
@@ -87,10 +94,72 @@ def pad_to_multiple(a: Affine, multiple: int) -> Affine:
     return Affine(a.matrix, (width, height))
 
 
+def expand(a: Affine, shown: tuple[Point, Point], multiple: int, max_pixels: int | None) -> Affine:
+    """Make the canvas show the whole image; the result is still to be padded to multiples of ``multiple``.
+
+    A canvas that shows all of the image stays as it is. Another one becomes the smallest around the image, in whole
+    pixels. Where it would have more than ``max_pixels`` pixels with the padding, it is reduced to sides in multiples,
+    each by its own factor.
+
+    Args:
+        shown: the top left and the bottom right corner of the image on the canvas, from `extent`.
+    """
+    (left, top), (right, bottom) = shown
+    if not inside(np.array(shown), *a.size):
+        size = max(1, math.ceil(right - left - WHOLE_PIXEL)), max(1, math.ceil(bottom - top - WHOLE_PIXEL))
+        a = _then(a, [[1, 0, -left], [0, 1, -top]], size)
+    if max_pixels is None or math.prod(pad_to_multiple(a, multiple).size) <= max_pixels:
+        return a
+    wide, high = (max(multiple, side) for side in rounded_size(*a.size, multiple, 0, max_pixels))
+    # Of a long and flat canvas, the shorter side is one multiple, and the longer one has to make up for it.
+    wide = max(multiple, min(wide, max_pixels // high // multiple * multiple))
+    return resize(a, (wide, min(high, max_pixels // wide // multiple * multiple)))
+
+
+def extent(a: Affine, size: Size) -> tuple[Point, Point]:
+    """The top left and the bottom right corner of the upright box on the canvas around an image of this size."""
+    return envelope(transform(corners_of(size), a.matrix))
+
+
+def corners_of(size: Size) -> Floats:
+    """The corners of a canvas, clockwise on screen from the top left: [4, 2]."""
+    width, height = size
+    return np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)
+
+
+def crop(a: Affine, box: Box) -> Affine:
+    """Reduce the canvas to a part of it."""
+    left, top, right, bottom = box
+    return _then(a, [[1, 0, -left], [0, 1, -top]], (right - left, bottom - top))
+
+
+def cut_out(image: Pixels, a: Affine) -> tuple[Pixels, Affine] | None:
+    """The part of the image that its canvas shows, and the map from this part to the canvas.
+
+    Returns:
+        a view of the pixels, which are not resampled; None where that is not possible, or no pixel is on the canvas.
+    """
+    (x_step, _, x_offset), (_, y_step, y_offset) = a.matrix[:2].tolist()
+    if not np.array_equal(np.abs(a.matrix[:2, :2]), np.eye(2)) or x_offset % 1 or y_offset % 1:
+        return None
+    spans = []
+    for step, offset, shown, side in zip(
+        (x_step, y_step), (x_offset, y_offset), a.size, image.shape[1::-1], strict=True
+    ):
+        ends = sorted((-offset * step, (shown - offset) * step))
+        spans.append((max(0, int(ends[0])), min(side, int(ends[1]))))
+    (left, right), (top, bottom) = spans
+    if left >= right or top >= bottom:
+        return None
+    moved = a.matrix.copy()
+    moved[:2, 2] += (x_step * left, y_step * top)
+    return image[top:bottom, left:right], Affine(moved, a.size)
+
+
 FIT = "fit"  # the pipeline's own last operation: resize to a size that the image processor does not change
 # An operation's name in a draw -> its function, whose further arguments are the values drawn for it.
 OPERATIONS: dict[str, Callable[..., Affine]] = {
-    function.__name__: function for function in (hflip, rotate, scale, resize_by_scale, pad_to_multiple)
+    function.__name__: function for function in (hflip, vflip, rotate, scale, resize_by_scale, pad_to_multiple)
 } | {FIT: resize}
 
 
@@ -206,8 +275,8 @@ def _place(image: Pixels, affine: Affine, fill: Colour) -> Pixels | None:
         image = _image(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA))
     if shrunk != [*new_size]:
         image = _image(cv2.resize(image, new_size, interpolation=cv2.INTER_LINEAR))
-    if x_scale < 0:
-        image = _image(cv2.flip(image, 1))
+    if x_scale < 0 or y_scale < 0:
+        image = _image(cv2.flip(image, 1 if y_scale > 0 else 0 if x_scale > 0 else -1))
     if max(left, top, right, bottom) > 0:
         border = cv2.BORDER_CONSTANT
         image = _image(cv2.copyMakeBorder(image, top, bottom, left, right, border, value=fill))

@@ -1,33 +1,36 @@
 """The augmentation pipeline: it changes an image and its targets together.
 
 Geometry comes first, wherever it stands in the list: it is one matrix, one resampling of the image and one matrix
-product for all points. Then come the colours, in the order of the list. Padding at the end of the geometry is added
-last, so that no colour operation changes it.
+product for all points, but for crops (see `moves`). Then come the colours, in the order of the list. Padding at the end
+of the geometry is added last, so that no colour operation changes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import groupby
+from functools import cached_property, partial
+from itertools import compress, groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from swiftalign.augment import geometry
 from swiftalign.augment.colours import apply_appearance
+from swiftalign.augment.crops import CROPS
 from swiftalign.augment.draws import Step, draw, is_imgaug
 from swiftalign.augment.geometry import Affine
+from swiftalign.augment.moves import ALL_LOST, EXPAND, GEOMETRIC, NEEDED, PAD, Moving, exchange
 from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.sections import Config, GroundingTextSection
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.images import Pixels
-from swiftalign.data.mirror import mirror_words
-from swiftalign.data.polygons import Floats, signed_area
+from swiftalign.data.mirror import LEFT_RIGHT, UP_DOWN, Exchange, mirror_words
+from swiftalign.data.polygons import Floats
 from swiftalign.data.records import Record
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size
+from swiftalign.data.targets import PixelTarget
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Sample(NamedTuple):
 
     Attributes:
         image: RGB [h, w, 3].
-        record: the record with the targets that were kept, in pixels of the image; left and right are exchanged in its
-            words if the image was mirrored.
+        record: the record with the targets that were kept, in pixels of the image; the directions that the image
+            exchanges are exchanged in its words, too.
         outcomes: outcome of each of the row's targets, in the row's order.
         replay: what was done to the row.
     """
@@ -77,8 +80,11 @@ class Placement:
         image: the image, with imgaug's geometric operations applied.
         affine: the map from the image to the new canvas.
         inner: the map without the padding at its end.
-        moved: each target's ``corners`` on the new canvas, before clipping, [n, 2].
-        flipped: whether the row is mirrored.
+        cropped: what the crops made of each target.
+        overlap: lowest `inflation_cost` at a crop; 1.0 without crops.
+        moved: each target's ``corners`` on the new canvas, before clipping, [n, 2]; of what a crop kept of it.
+        flipped: whether the row is mirrored, after the last crop.
+        exchange: the directions that the row exchanges.
     """
 
     settings: AugmentationSection
@@ -87,8 +93,11 @@ class Placement:
     image: Pixels
     affine: Affine
     inner: Affine
+    cropped: tuple[Outcome, ...]
+    overlap: float
     moved: tuple[Floats, ...]
     flipped: bool
+    exchange: Exchange
 
     @property
     def size(self) -> Size:
@@ -98,15 +107,22 @@ class Placement:
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:
         """Outcome of each of the row's targets, in the row's order."""
-        targets, flipped, as_quads = self.record.targets, self.flipped, self.replay.boxes_as_quads
-        size, rules = self.size, self.settings
-        return tuple(fit_targets(targets, self.moved, size, rules, flipped=flipped, boxes_as_quads=as_quads))
+        flipped, as_quads = self.flipped, self.replay.boxes_as_quads
+        targets, moved = self.uncropped
+        fitted = fit_targets(targets, moved, self.size, self.settings, flipped=flipped, boxes_as_quads=as_quads)
+        return tuple(each.then(next(fitted)) if each.target else each for each in self.cropped)
+
+    @property
+    def uncropped(self) -> tuple[list[PixelTarget], list[Floats]]:
+        """The targets that the crops left, as they left them, and the ``moved`` corners of each."""
+        left = [(each.target, at) for each, at in zip(self.cropped, self.moved, strict=True) if each.target]
+        return [target for target, _ in left], [at for _, at in left]
 
     @property
     def placed_record(self) -> Record:
-        """The row with the targets that were kept, and with left and right exchanged where it is mirrored."""
+        """The row with the targets that were kept, and with its words for directions as `left_right` wants them."""
         record = self.record.moved([outcome.target for outcome in self.outcomes])
-        return mirrored(record) if self.flipped and self.settings.left_right == "swap" else record
+        return mirrored(record, self.exchange) if self.settings.left_right == "swap" else record
 
 
 @dataclass(frozen=True)
@@ -147,34 +163,40 @@ class Pipeline:
             DataError: one side of the image is more than 200 times the other.
         """
         moves, colours = self._draw(epoch, row)
-        left_out: list[str] = []
+        left_out, as_quads = list[str](), False
 
         def place_without(names: tuple[str, ...], reason: str) -> Placement:
             left_out.extend(f"{step.name}: {reason}" for step in moves if step.name.startswith(names))
             moves[:] = [step for step in moves if not step.name.startswith(names)]
-            return self._move(image, record, Replay((*moves, *colours), left_out=tuple(left_out)))
+            return self._move(image, record, Replay((*moves, *colours), as_quads, tuple(left_out)))
 
-        refused = self.settings.left_right == "refuse" and names_sides(record, self.text)
-        placed = place_without(("hflip",) if refused else (), "the row says left or right")
+        refuses = self.settings.left_right == "refuse"
+        named = [refuses and names_sides(record, self.text, direction) for direction in (LEFT_RIGHT, UP_DOWN)]
+        says = "the row says " + " or ".join(compress(("left or right", "up or down"), named))
+        placed = place_without(tuple(compress(("hflip", "vflip"), named)), says)
+        if any(compress(placed.exchange, named)):
+            placed = place_without(("hflip", "vflip", "rotate", "imgaug."), says)
         if without:
             placed = place_without(tuple(without), "left out for another image of the row")
-        if inflation_cost(record.targets, placed.moved) < self.settings.min_overlap:
+        if min(placed.overlap, inflation_cost(*placed.uncropped)) < self.settings.min_overlap:
             if self.settings.rotated_boxes == "quad":
-                placed = replace(placed, replay=replace(placed.replay, boxes_as_quads=True))
+                as_quads = True
+                placed = place_without((), "")
             elif self.settings.rotated_boxes == "skip":
                 placed = place_without(("rotate", "imgaug."), "a box would grow too much")
-        lost = [number for number, outcome in enumerate(placed.outcomes) if outcome.target is None]
-        if lost and len(lost) == len(record.targets):
-            placed = place_without(_MOVING, "every target would be lost")
-        elif not all(record.can_lose(number, self.text) for number in lost):
-            placed = place_without(_MOVING, "a target would be lost that the row's text needs")
+        for names in (CROPS, _MOVING):
+            lost = [number for number, outcome in enumerate(placed.outcomes) if outcome.target is None]
+            if lost and len(lost) == len(record.targets):
+                placed = place_without(names, ALL_LOST)
+            elif not all(record.can_lose(number, self.text) for number in lost):
+                placed = place_without(names, NEEDED)
         if self.fits and not self.fits(placed.placed_record, [placed.size]):
-            placed = place_without((*_MOVING, "pad_to_multiple"), "the row would be longer than max_length")
+            placed = place_without((*_MOVING, PAD), "the row would be longer than max_length")
         return placed
 
     def place_again(self, image: Pixels, record: Record, replay: Replay) -> Placement:
         """Where a row's targets ended up when this was done to it."""
-        return self._move(image, record, replay, fitted=True)
+        return self._move(image, record, replay, decided=True)
 
     def row(self, images: Sequence[Pixels], record: Record, *, epoch: int, row: int) -> tuple[list[Pixels], Record]:
         """Augment a row with any number of images; the arguments are those of `place`.
@@ -205,8 +227,8 @@ class Pipeline:
             ]
             outcomes = [iter(placed.outcomes) for placed in placements]
             moved = record.moved([next(outcomes[target.image]).target for target in record.targets])
-            if placements[0].flipped and self.settings.left_right == "swap":
-                moved = mirrored(moved)
+            if self.settings.left_right == "swap":
+                moved = mirrored(moved, placements[0].exchange)
             left_out = {entry.partition(":")[0] for placed in placements for entry in placed.replay.left_out}
             if self.fits and not self.fits(moved, [placed.size for placed in placements]):
                 left_out |= {step.name for step in placements[0].replay.steps if is_geometric(step)} - {geometry.FIT}
@@ -224,40 +246,41 @@ class Pipeline:
         steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
         return [step for step in steps if is_geometric(step)], [step for step in steps if not is_geometric(step)]
 
-    def _move(self, image: Pixels, record: Record, replay: Replay, *, fitted: bool = False) -> Placement:
+    def _move(self, image: Pixels, record: Record, replay: Replay, *, decided: bool = False) -> Placement:
         """Apply the operations that move points.
 
         Args:
-            fitted: whether the operations end with the resize to a size that the image processor does not change.
+            decided: whether the crops are those that are applied, and the operations end with the resize to a size that
+                the image processor does not change.
         """
-        size = image.shape[1], image.shape[0]
-        points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in record.targets]
-        # If the canvas is mirrored, everything is.
-        points.append(np.array([(0, 0), (size[0], 0), size, (0, size[1])], dtype=np.float64))
-        affine = inner = geometry.start(size)
-        moves = [step for step in replay.steps if is_geometric(step)]
-        for step in moves:
-            if is_imgaug(step.name):
-                from swiftalign.augment import imgaug_ops
-
-                # It moves pixels itself: the pending matrix is applied before it, and a new one begins after it.
-                image = geometry.warp(image, affine, self.settings.fill)
-                moved = geometry.transform(np.concatenate(points), affine.matrix)
-                image, moved = imgaug_ops.apply(imgaug_ops.augmenter(step), image, moved, step.values["seed"])
-                points = np.split(moved, np.cumsum([len(each) for each in points])[:-1])
-                affine = inner = geometry.start((image.shape[1], image.shape[0]))
+        state = Moving(image, record.targets, self.settings, replay.boxes_as_quads)
+        moves, left_out = list[Step](), list(replay.left_out)
+        for step in filter(is_geometric, replay.steps):
+            if reason := state.apply(step, None if decided else partial(record.can_lose, text=self.text)):
+                left_out.append(f"{step.name}: {reason}")
             else:
-                affine = geometry.OPERATIONS[step.name](affine, **step.values)
-                inner = inner if step.name == "pad_to_multiple" else affine
-        if not fitted:
-            fit = geometry.fit(affine, self.limits.factor, self.limits.least, self.limits.most_unreduced)
-            if fit.size != affine.size:
-                affine = inner = fit
-                resize = Step(geometry.FIT, {"size": list(fit.size)})
-                replay = replace(replay, steps=(*moves, resize, *replay.steps[len(moves) :]))
-        *points, corners = [geometry.transform(each, affine.matrix) for each in points]
-        flipped = signed_area(corners) < 0
-        return Placement(self.settings, record, replay, image, affine, inner, tuple(points), flipped)
+                moves.append(step)
+        if not decided:
+            fit = geometry.fit(state.affine, self.limits.factor, self.limits.least, self.limits.most_unreduced)
+            if fit.size != state.affine.size:
+                moves.append(Step(geometry.FIT, {"size": list(fit.size)}))
+                state.apply(moves[-1])
+            colours = [step for step in replay.steps if not is_geometric(step)]
+            replay = replace(replay, steps=(*moves, *colours), left_out=tuple(left_out))
+        *moved, corners = state.moved
+        return Placement(
+            self.settings,
+            record,
+            replay,
+            state.image,
+            state.affine,
+            state.inner,
+            tuple(state.outcomes),
+            state.overlap,
+            tuple(moved),
+            state.flipped(corners),
+            exchange(corners),
+        )
 
     def _render(self, placed: Placement) -> Sample:
         image = geometry.warp(placed.image, placed.inner, self.settings.fill)
@@ -267,15 +290,18 @@ class Pipeline:
         return Sample(image, placed.placed_record, placed.outcomes, placed.replay)
 
 
-def names_sides(record: Record, text: GroundingTextSection) -> bool:
-    """Whether a row's words or labels contain left or right."""
-    return record.wording.names_sides(text) or any(mirror_words(each.label) != each.label for each in record.targets)
+def names_sides(record: Record, text: GroundingTextSection, exchange: Exchange) -> bool:
+    """Whether a row's words or labels contain directions that are exchanged."""
+    labels = (each.label for each in record.targets)
+    return record.wording.names_sides(text, exchange) or any(mirror_words(each, exchange) != each for each in labels)
 
 
-def mirrored(record: Record) -> Record:
-    """A record with left and right exchanged in its words and labels."""
-    targets = tuple(replace(target, label=mirror_words(target.label)) for target in record.targets)
-    return replace(record, targets=targets, wording=record.wording.mirrored())
+def mirrored(record: Record, exchange: Exchange) -> Record:
+    """A record with these directions exchanged in its words and labels."""
+    if not any(exchange):
+        return record
+    targets = tuple(replace(target, label=mirror_words(target.label, exchange)) for target in record.targets)
+    return replace(record, targets=targets, wording=record.wording.mirrored(exchange))
 
 
 def run_pipeline(config: Config) -> Pipeline:
@@ -291,7 +317,7 @@ def blank(size: Size) -> Pixels:
     return np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
 
 
-_MOVING = ("hflip", "rotate", "scale", "resize_by_scale", "imgaug.")
+_MOVING = ("hflip", "vflip", "rotate", "scale", "resize_by_scale", EXPAND, *CROPS, "imgaug.")
 
 
 def is_geometric(step: Step) -> bool:
@@ -300,7 +326,7 @@ def is_geometric(step: Step) -> bool:
         from swiftalign.augment import imgaug_ops
 
         return imgaug_ops.is_geometric(imgaug_ops.augmenter(step))
-    return step.name in geometry.OPERATIONS
+    return step.name in GEOMETRIC
 
 
 def _coloured(image: Pixels, steps: Sequence[Step]) -> Pixels:

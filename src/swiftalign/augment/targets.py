@@ -39,6 +39,11 @@ class Outcome(NamedTuple):
     visible: float = 1.0
     inflation: float = 1.0
 
+    def then(self, later: Outcome) -> Outcome:
+        """The outcome of this and of what became of its target later."""
+        clipped, visible = self.clipped or later.clipped, self.visible * later.visible
+        return Outcome(later.target, later.reason, clipped, visible, self.inflation * later.inflation)
+
 
 def fit_targets(
     targets: Sequence[PixelTarget],
@@ -48,6 +53,7 @@ def fit_targets(
     *,
     flipped: bool,
     boxes_as_quads: bool = False,
+    cut: bool = False,
 ) -> Iterator[Outcome]:
     """Each target on the new canvas.
 
@@ -65,9 +71,10 @@ def fit_targets(
             second on, so that one that was clockwise from the top left is so again. Lines keep their order, which may
             have a meaning.
         boxes_as_quads: whether boxes without outline that a rotation tilted become quads.
+        cut: whether the canvas is a part of the earlier one: targets that did not move are clipped to it as well.
     """
     for target, points in zip(targets, moved, strict=True):
-        if np.array_equal(points, np.array(target.corners)):
+        if not cut and np.array_equal(points, np.array(target.corners)):
             yield Outcome(target)
             continue
         clipped = not polygons.inside(points, *size)

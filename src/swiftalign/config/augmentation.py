@@ -42,6 +42,20 @@ def _factors(value: Any) -> Any:
     return (low, high)
 
 
+def _ratios(value: Any) -> Any:
+    low, high = _as_range(value)
+    if low < 0.05 or high > 20:
+        raise ValueError("a ratio must be from 0.05 to 20")
+    return (low, high)
+
+
+def _shares(value: Any) -> Any:
+    low, high = _as_range(value)
+    if low <= 0 or high > 1:
+        raise ValueError("a share must be above 0, and at most 1")
+    return (low, high)
+
+
 _MOST = 100.0  # greater than any useful factor, and small enough not to overflow
 _RANGE_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]}
@@ -50,6 +64,9 @@ Factors = Annotated[Range, BeforeValidator(_factors), _RANGE_SCHEMA]
 Multiple = Annotated[int, Field(ge=1, le=4096)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Label = Annotated[str, Field(min_length=1)]
 Zoom = Annotated[float, Field(gt=0.05, le=20)]
 
 
@@ -80,6 +97,10 @@ class Hflip(Parameters):
     """Mirror left and right."""
 
 
+class Vflip(Parameters):
+    """Mirror up and down."""
+
+
 class Rotate(Parameters):
     """Rotate about the centre; the image keeps its size."""
 
@@ -100,6 +121,75 @@ class PadToMultiple(Parameters):
     """Extend the image to the right and the bottom; its sides become multiples of multiple."""
 
     multiple: Multiple = 32
+
+
+class ExpandToFitAffine(Parameters):
+    """Enlarge the canvas so that it shows the whole image: earlier operations, but for crops, cut nothing off."""
+
+    multiple: Multiple = Field(32, description="the sides become multiples of this many pixels")
+    max_pixels: Annotated[int, Field(ge=1)] | None = Field(
+        921600, description="most pixels of the canvas; a larger one is reduced. null: any number"
+    )
+
+    @model_validator(mode="after")
+    def _one_multiple_fits(self) -> Self:
+        if self.max_pixels is not None and self.max_pixels < self.multiple**2:
+            raise ValueError(
+                f"max_pixels {self.max_pixels} is less than {self.multiple} x {self.multiple} pixels; make it larger"
+            )
+        return self
+
+
+class _Crop(Parameters):
+    """Parameters of every crop."""
+
+    completeness_threshold: Share = Field(
+        0.95, description="labels change as partly_shown says if a smaller share of the object is visible"
+    )
+    partly_shown: dict[Label, Label] = Field(
+        {"显示完整": "只显示部分", "可见性=完整": "可见性=部分"},
+        description="what a label, a part of it between commas or slashes, or the value in key=value becomes",
+    )
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The values that say what becomes of targets, and when the crop is left out."""
+        names = ("min_coverage", "completeness_threshold", "min_objects", "skip_if_line", "partly_shown")
+        return {name: getattr(self, name) for name in names}
+
+
+_COVERAGE = "targets are dropped, also from the answer, if a smaller share of them is in the crop"
+_OBJECTS = "the crop is left out if fewer objects would remain"
+_LINE = "leave the crop out if it would cut or drop a line"
+
+
+class RandomCrop(_Crop):
+    """Keep a part of the image, anywhere in it."""
+
+    scale: Annotated[Range, BeforeValidator(_shares), _RANGE_SCHEMA] = Field(
+        (0.6, 1.0), description="share of the image's area"
+    )
+    aspect_ratio: Annotated[Range, BeforeValidator(_ratios), _RANGE_SCHEMA] = Field(
+        (0.8, 1.2), description="width over height; sides that are longer than the image are shortened"
+    )
+    min_coverage: Share = Field(0.3, description=_COVERAGE)
+    min_objects: Count = Field(4, description=_OBJECTS)
+    skip_if_line: bool = Field(True, description=_LINE)
+
+
+class RoiCrop(_Crop):
+    """Keep the surroundings of one object of a class."""
+
+    anchor_classes: Annotated[tuple[Label, ...], Field(min_length=1, strict=False)] = Field(
+        description="labels, parts of labels between commas or slashes, or values in key=value"
+    )
+    scale_range: Annotated[Range, BeforeValidator(_ratios), _RANGE_SCHEMA] = Field(
+        (1.2, 2.0), description="sides of the crop over those of the object's box"
+    )
+    min_crop_size: Annotated[int, Field(ge=1)] = Field(320, description="pixels; smallest side of the crop")
+    min_coverage: Share = Field(0.4, description=_COVERAGE)
+    min_objects: Count = Field(1, description=_OBJECTS)
+    skip_if_line: bool = Field(False, description=_LINE)
 
 
 class ColorJitter(Parameters):
@@ -149,7 +239,7 @@ class Posterize(Parameters):
     bits: Annotated[int, Field(ge=1, le=8)] = 4
 
 
-_GEOMETRY = (Hflip, Rotate, Scale, ResizeByScale)
+_GEOMETRY = (Hflip, Vflip, Rotate, Scale, ResizeByScale, ExpandToFitAffine, RandomCrop, RoiCrop)
 _COLOURS = (ColorJitter, Gamma, Hsv, Clahe, Sharpness, Solarize, Posterize)
 # Name of an operation -> its parameters. The name is that of the class in snake_case.
 PARAMETERS = {to_snake(kind.__name__): kind for kind in (*_GEOMETRY, *_COLOURS, PadToMultiple)}
@@ -199,6 +289,7 @@ def _tag(item: Any) -> str:
 
 
 _KINDS = {name: _operation(name, parameters) for name, parameters in PARAMETERS.items()} | {"imgaug": ImgaugOp}
+globals().update({kind.__name__: kind for kind in _KINDS.values()})  # pickle looks for a class under its name
 if TYPE_CHECKING:
     AnyOperation = Operation
 else:
@@ -226,7 +317,8 @@ class AugmentationSection(Strict):
     )
     min_side: Annotated[float, Field(ge=0)] = Field(4.0, description="pixels; targets that become smaller are dropped")
     left_right: Literal["swap", "refuse", "keep"] = Field(
-        "swap", description="left and right in the text of a mirrored row: swap them, do not mirror, or keep them"
+        "swap",
+        description="words such as left and top in a row that exchanges them: swap them, do not mirror, or keep them",
     )
     fill: tuple[Colour, Colour, Colour] = Field((0, 0, 0), strict=False, description="colour outside the image")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 from swiftalign.config.sections import GroundingTextSection, Unit
+from swiftalign.data.mirror import Exchange
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size
 from swiftalign.data.targets import Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Writing
@@ -32,11 +33,11 @@ class Wording(Protocol):
     def without(self, dropped: Sequence[int]) -> Self:
         """The words without the targets of these numbers."""
 
-    def mirrored(self) -> Self:
-        """The words with left and right exchanged."""
+    def mirrored(self, exchange: Exchange) -> Self:
+        """The words with these directions exchanged."""
 
-    def names_sides(self, text: GroundingTextSection) -> bool:
-        """Whether the words contain left or right.
+    def names_sides(self, text: GroundingTextSection, exchange: Exchange) -> bool:
+        """Whether the words contain directions that are exchanged.
 
         Args:
             text: the configuration's words, for rows without their own.
@@ -50,7 +51,7 @@ class Wording(Protocol):
         """Why the targets must stay where they are; empty where they may move."""
 
     def can_lose(self, number: int, text: GroundingTextSection) -> bool:
-        """Whether a target may be dropped; the arguments are its number, and those of `names_sides`."""
+        """Whether a target may be dropped; the arguments are its number, and the configuration's words."""
 
     def answered(self, number: int) -> bool:
         """Whether the answer locates this target, so that the model's own answer can be scored."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from swiftalign.config.sections import GroundingTextSection
-from swiftalign.data.mirror import mirror_words
+from swiftalign.data.mirror import NO_EXCHANGE, Exchange, mirror_words
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, model_size
 from swiftalign.data.targets import OUTLINES, SPELLINGS, Kind, PixelTarget, Point, RowTarget, rounded
 from swiftalign.data.words import special_text
@@ -68,27 +68,29 @@ class Composed:
         system: the system message; None for that of the configuration.
         summaries: what the row says of its images in words: one text for each, or one for all, or none.
         images: number of images.
-        is_mirrored: whether left and right are exchanged: here they are already, in the configuration's words not yet.
+        exchange: directions that are exchanged: here they are already, in the configuration's words not yet.
     """
 
     prompt: str | None = None
     system: str | None = None
     summaries: tuple[str, ...] = ()
     images: int = 1
-    is_mirrored: bool = False
+    exchange: Exchange = NO_EXCHANGE
 
     fixed = ""
 
     def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
-        text, sides = writing.text, mirror_words if self.is_mirrored else str
+        text = writing.text
         labels = ", ".join(dict.fromkeys(target.label for target in targets))
-        prompt = self.prompt if self.prompt is not None else sides(text.prompt).replace("{labels}", labels)
+        prompt = self.prompt
+        if prompt is None:
+            prompt = mirror_words(text.prompt, self.exchange).replace("{labels}", labels)
         told = self._summary(text) if text.answer == "summary" and self.summaries else answer(targets, sizes, writing)
         messages = [
             {"role": "user", "content": "<image>" * self.images + prompt},
             {"role": "assistant", "content": f"{text.first_line}\n{told}" if text.first_line else told},
         ]
-        system = self.system if self.system is not None else text.system and sides(text.system)
+        system = self.system if self.system is not None else text.system and mirror_words(text.system, self.exchange)
         return {"messages": [{"role": "system", "content": system}, *messages] if system else messages}
 
     def _summary(self, text: GroundingTextSection) -> str:
@@ -100,14 +102,15 @@ class Composed:
     def without(self, dropped: Sequence[int]) -> Composed:
         return self
 
-    def mirrored(self) -> Composed:
-        prompt, system = (text and mirror_words(text) for text in (self.prompt, self.system))
-        return Composed(prompt, system, tuple(map(mirror_words, self.summaries)), self.images, not self.is_mirrored)
+    def mirrored(self, exchange: Exchange) -> Composed:
+        prompt, system = (text and mirror_words(text, exchange) for text in (self.prompt, self.system))
+        summaries = tuple(mirror_words(summary, exchange) for summary in self.summaries)
+        return Composed(prompt, system, summaries, self.images, self.exchange.then(exchange))
 
-    def names_sides(self, text: GroundingTextSection) -> bool:
+    def names_sides(self, text: GroundingTextSection, exchange: Exchange) -> bool:
         prompt = text.prompt if self.prompt is None else self.prompt
         system = text.system if self.system is None else self.system
-        return any(each and mirror_words(each) != each for each in (prompt, system, *self.summaries))
+        return any(each and mirror_words(each, exchange) != each for each in (prompt, system, *self.summaries))
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         for text in (self.prompt, self.system, *self.summaries, *(target.label for target in targets)):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from swiftalign.config.sections import GroundingTextSection, Unit
 from swiftalign.data.answers import find_items, find_keys, kind_of
 from swiftalign.data.files import distinct
-from swiftalign.data.mirror import mirror_words
+from swiftalign.data.mirror import NO_EXCHANGE, Exchange, mirror_words
 from swiftalign.data.row_checks import near_key
 from swiftalign.data.sizes import Size
 from swiftalign.data.targets import SPELLINGS, Kind, PixelTarget, RowTarget, to_points
@@ -60,6 +60,7 @@ class Spot(NamedTuple):
         unit: the unit of the numbers; None for a placeholder, for which numbers are written.
         key: begin and end of the name of the key, if there is one.
         length: begin and end of the number of points that the object gives beside its coordinates, if it does.
+        label: begin and end of the object's label with its quotation marks, if it has one.
         item: begin and end of the object in a JSON list, which can be cut out; None if it can't.
         assumed: whether neither the row nor the configuration says what the unit is.
     """
@@ -71,6 +72,7 @@ class Spot(NamedTuple):
     item: tuple[int, int] | None = None
     assumed: bool = False
     length: tuple[int, int] | None = None
+    label: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Written:
         faults: what is wrong with the texts.
         fixed: why the targets must stay where they are; empty where they may move.
         dropped: targets to be cut out: their numbers among the spots.
-        is_mirrored: whether left and right are exchanged.
+        exchange: directions that are exchanged.
     """
 
     row: dict[str, Any]
@@ -91,11 +93,11 @@ class Written:
     faults: tuple[Problem, ...] = ()
     fixed: str = ""
     dropped: frozenset[int] = frozenset()
-    is_mirrored: bool = False
+    exchange: Exchange = NO_EXCHANGE
 
     def to_swift(self, targets: Sequence[PixelTarget], sizes: Sequence[Size], writing: Writing) -> dict[str, Any]:
         row = self.row
-        if not sizes or not (self.spots or self.is_mirrored):
+        if not sizes or not (self.spots or any(self.exchange)):
             return row
         kept = [number for number in range(len(self.spots)) if number not in self.dropped]
         edits: dict[int, list[tuple[int, int, str]]] = {}  # by message: begin, end, and what is there instead
@@ -104,7 +106,11 @@ class Written:
             if spot.unit is None and not writing.own_boxes:
                 continue
             text = row["messages"][spot.message]["content"]
-            if new := _rewritten(text, spot, target, sizes[target.image], writing):
+            new = _rewritten(text, spot, target, sizes[target.image], writing)
+            if spot.label and mirror_words(json.loads(text[slice(*spot.label)]), self.exchange) != target.label:
+                label = mirror_words(target.label, self.exchange)  # all of the text is exchanged below
+                new.append((*spot.label, json.dumps(label, ensure_ascii=False)))
+            if new:
                 edits.setdefault(spot.message, []).extend(new)
         for message in {self.spots[number].message for number in self.dropped}:
             gone = [self.spots[number] for number in self.dropped if self.spots[number].message == message]
@@ -117,10 +123,10 @@ class Written:
                 parts += (text[end:begin], new_text)
                 end = stop
             messages[index] = {**messages[index], "content": "".join((*parts, text[end:]))}
-        if self.is_mirrored:
+        if any(self.exchange):
             messages = [
-                {**each, "content": mirror_words(each["content"])} if isinstance(each.get("content"), str) else each
-                for each in messages
+                {**each, "content": mirror_words(text, self.exchange)} if isinstance(text, str) else each
+                for each, text in ((each, each.get("content")) for each in messages)
             ]
         row = {**row, "messages": messages}
         if writing.own_boxes:
@@ -132,20 +138,20 @@ class Written:
                 if self.spots[number].unit is None
             ]
             row["objects"] = {**row["objects"], "bbox": boxes, "bbox_type": "real"}
-            if self.is_mirrored and row["objects"].get("ref"):
-                row["objects"]["ref"] = [mirror_words(name) for name in row["objects"]["ref"]]
+            if row["objects"].get("ref"):
+                row["objects"]["ref"] = [mirror_words(name, self.exchange) for name in row["objects"]["ref"]]
         return row
 
     def without(self, dropped: Sequence[int]) -> Written:
         kept = [number for number in range(len(self.spots)) if number not in self.dropped]
         return replace(self, dropped=self.dropped | {kept[number] for number in dropped})
 
-    def mirrored(self) -> Written:
-        return replace(self, is_mirrored=not self.is_mirrored)
+    def mirrored(self, exchange: Exchange) -> Written:
+        return replace(self, exchange=self.exchange.then(exchange))
 
-    def names_sides(self, text: GroundingTextSection) -> bool:
+    def names_sides(self, text: GroundingTextSection, exchange: Exchange) -> bool:
         texts = (message.get("content") for message in self.row["messages"])
-        return any(isinstance(each, str) and mirror_words(each) != each for each in texts)
+        return any(isinstance(each, str) and mirror_words(each, exchange) != each for each in texts)
 
     def problems(self, targets: Sequence[RowTarget]) -> Iterator[Problem]:
         yield from self.faults
@@ -252,9 +258,12 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             key = next(key for key in KEYS if key in item.value)
             keys = find_keys(json_text, item.start, item.end)
             (name_begin, name_end), begin = keys[key]
-            label = next((item.value[name] for name in _LABELS if isinstance(item.value.get(name), str)), None)
+            named = next((name for name in _LABELS if isinstance(item.value.get(name), str)), None)
+            label = item.value[named] if named else None
             cut = (item.start, item.end) if json_text[found.start] == "[" and not item.nested else None
             spot = Spot(message, (begin, begin), unit, (name_begin, name_end), cut, assumed)
+            if named and label and (string := _STRING.match(json_text, keys[named][1])):
+                spot = spot._replace(label=string.span())
             if type(item.value.get(f"{key}_points")) is int:
                 count = keys[f"{key}_points"][1]
                 if (points := to_points(kind, numbers)) and len(points) != item.value[f"{key}_points"]:
@@ -279,9 +288,9 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             broken = True
             break
         position = max(found.end if found.complete else 0, found.start + 1)
-    named = _NAMED.search("".join(outside))
-    if broken or (named and not faults):
-        shows = shown(text[max(named.start() - 20, 0) : named.end() + 20] if named else text[-60:])
+    meant = _NAMED.search("".join(outside))
+    if broken or (meant and not faults):
+        shows = shown(text[max(meant.start() - 20, 0) : meant.end() + 20] if meant else text[-60:])
         faults.append(_malformed(f"its JSON breaks off or is damaged: {shows}"))
     taken = {each.spot.numbers[0] for each in placed}
     for match in re.finditer(PLACEHOLDER, text):

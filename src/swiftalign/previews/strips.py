@@ -255,6 +255,11 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "scale": lambda v: f"scale ×{v['factor']:.2f}",  # noqa: RUF001  # the multiplication sign is meant
     "resize_by_scale": lambda v: f"resize ×{v['factor']:.2f}",  # noqa: RUF001
     "fit": lambda v: f"fit {v['size'][0]}×{v['size'][1]}",  # noqa: RUF001
+    "expand_to_fit_affine": lambda v: (
+        f"expand to {v['multiple']}" + (f" ≤{v['max_pixels']}" if v["max_pixels"] else "")
+    ),
+    "random_crop": lambda v: f"crop {v['scale']:.0%} {v['aspect_ratio']:.2f}:1 at {v['x']:.0%} {v['y']:.0%}",
+    "roi_crop": lambda v: f"crop ×{v['scale']:.2f} of {', '.join(v['anchor_classes'])}",  # noqa: RUF001
     "pad_to_multiple": lambda v: f"pad to {v['multiple']}",
     "color_jitter": lambda v: f"color b{v['brightness']:.1f} c{v['contrast']:.1f} s{v['saturation']:.1f}",
     "gamma": lambda v: f"gamma {v['gamma']:.2f}",
