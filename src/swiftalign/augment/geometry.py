@@ -8,17 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 
+from swiftalign.config.augmentation import Colour
 from swiftalign.data.images import Pixels
 from swiftalign.data.polygons import Floats
 from swiftalign.data.sizes import MAX_RATIO, Size, rounded_size
 from swiftalign.problems import DataError
-
-Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0..255
 
 # Shrinking by more than this factor with two-by-two interpolation would skip pixels: their mean is taken instead.
 AREA_FROM = 1.5
