@@ -81,6 +81,11 @@ def test_demo_and_its_schema_are_valid(demo: Path) -> None:
         "swift: {seed: 1, max_grad_norm: 0.5}",
         "training:\ntuner:\n",
         "- hflip: {prob: 0.5}",
+        "custom: {augmentation: {preset: mild, fill: grey, bypass_prob: 0.5}}",
+        "custom: {augmentation: {fill: 128, curriculum: {phases: [{until_percent: 20}]}}}",
+        "custom: {augmentation: {curriculum: {phases: [{until_percent: 20, ops: {rotate: {prob: 0.3}}}]}}}",
+        "custom: {augmentation: {curriculum: {phases: [{until_percent: 20, ops: {imgaug.MotionBlur: {prob: 0.3}}}]}}}",
+        "custom: {augmentation: {curriculum: {phases: [{until_percent: 20, bypass_prob: 1, ops: }]}}}",
     ],
 )
 def test_what_the_loader_takes_is_valid(text: str, validator: Draft202012Validator) -> None:
@@ -105,6 +110,13 @@ def test_what_the_loader_takes_is_valid(text: str, validator: Draft202012Validat
         ("swift: {lora_rank: 8}", "swift"),
         ("swift: {model: a/b}", "swift"),
         ("custom: {augmentation: {enable: true}}", "custom.augmentation"),
+        ("custom: {augmentation: {fill: blue}}", "custom.augmentation.fill"),
+        ("custom: {augmentation: {curriculum: {phases: [{until_step: 5}]}}}", "custom.augmentation.curriculum"),
+        ("custom: {augmentation: {curriculum: {phases: [{until_percent: 0}]}}}", "custom.augmentation.curriculum"),
+        (
+            "custom: {augmentation: {curriculum: {phases: [{until_percent: 9, ops: {imgaug.Fog: {seed: 1}}}]}}}",
+            "custom.augmentation.curriculum",
+        ),
         ("model: {path: a/b, torch_dtype: float32}", "model"),
         ("model: {dtype: float32}", "model"),
         ("model: ''", "model"),

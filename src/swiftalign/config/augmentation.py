@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_snake
 
-from swiftalign.config.curriculum import Curriculum, Knot, values_at
+from swiftalign.config.curriculum import Curriculum, Knot, under, values_at
 from swiftalign.config.parameters import Parameters, Share, Strict
 
 Range = tuple[float, float]
@@ -227,6 +227,7 @@ def _tag(item: Any) -> str:
 
 
 _KINDS = {name: _operation(name, parameters) for name, parameters in PARAMETERS.items()} | {"imgaug": ImgaugOp}
+globals().update({kind.__name__: kind for kind in _KINDS.values()})  # pickle looks for a class in its module
 if TYPE_CHECKING:
     AnyOperation = Operation
 else:
@@ -271,8 +272,7 @@ class AugmentationSection(Strict):
         try:
             _ = self.knots
         except ValidationError as error:
-            details: Any = [{**detail, "loc": ("curriculum", *detail["loc"])} for detail in error.errors()]
-            raise ValidationError.from_exception_data("curriculum", details) from None
+            raise ValidationError.from_exception_data("curriculum", under(("curriculum",), error)) from None
         return self
 
     @property

@@ -77,37 +77,41 @@ class Curriculum(Strict):
             ValidationError: a phase names an operation that is not in the list, a parameter that is no number or range,
                 or a value that the operation does not take; errors have the path of keys from here.
         """
-        names = [name for name, _ in operations]
         knots = [Knot(0.0, bypass_prob, tuple(params for _, params in operations))]
+        names, faults = [name for name, _ in operations], list[Any]()
         for number, phase in enumerate(self.phases):
-            key: Key = ("phases", number, "ops")
-            for name in phase.ops:
-                if name not in names:
-                    listed = f"the list has {', '.join(dict.fromkeys(names))}" if names else "add it to ops"
-                    message = f"{name} is not in the list of operations; {listed}, and prob: 0 keeps one off at first"
-                    raise _fault((*key, name), name, message)
-            before = knots[-1]
-            params = tuple(
-                _changed(each, phase.ops[name], (*key, name)) if name in phase.ops else each
-                for name, each in zip(names, before.params, strict=True)
-            )
-            bypass = before.bypass_prob if phase.bypass_prob is None else phase.bypass_prob
-            knots.append(Knot(phase.until_percent / 100, bypass, params))
+            params = list(knots[-1].params)
+            for name, changes in phase.ops.items():
+                try:
+                    if name not in names:
+                        listed = f"the list has {', '.join(dict.fromkeys(names))}" if names else "add it to ops"
+                        message = f"not in the list of operations; {listed}, where prob: 0 keeps one off at first"
+                        raise _fault((), changes, message)
+                    params = [
+                        _changed(each, changes) if name == other else each
+                        for other, each in zip(names, params, strict=True)
+                    ]
+                except ValidationError as error:
+                    faults += under(("phases", number, "ops", name), error)
+            bypass = knots[-1].bypass_prob if phase.bypass_prob is None else phase.bypass_prob
+            knots.append(Knot(phase.until_percent / 100, bypass, tuple(params)))
+        if faults:
+            raise ValidationError.from_exception_data("curriculum", faults)
         return tuple(knots)
 
 
-def _changed(params: Parameters, changes: Mapping[str, Any], key: Key) -> Parameters:
-    """Parameters with the changes of a phase, which have the path ``key``."""
+def under(key: Key, error: ValidationError) -> list[Any]:
+    """The details of an error, with a path of keys before those that it has."""
+    return [{**detail, "loc": (*key, *detail["loc"])} for detail in error.errors()]
+
+
+def _changed(params: Parameters, changes: Mapping[str, Any]) -> Parameters:
     numeric = [name for name in type(params).model_fields if _is_numeric(getattr(params, name))]
     for name, value in changes.items():
         if name not in numeric:
             message = f"a curriculum can't change {name}; it can change {', '.join(numeric)}"
-            raise _fault((*key, name), value, message)
-    try:
-        return type(params).model_validate({**params.model_dump(), **changes})
-    except ValidationError as error:
-        details: Any = [{**detail, "loc": (*key, *detail["loc"])} for detail in error.errors()]
-        raise ValidationError.from_exception_data("curriculum", details) from None
+            raise _fault((name,), value, message)
+    return type(params).model_validate({**params.model_dump(), **changes})
 
 
 def _is_numeric(value: Any) -> bool:
@@ -138,14 +142,13 @@ def _between(before: Parameters, after: Parameters, share: float) -> Parameters:
     values, all are valid."""
     if before is after:
         return before
-    new, values = vars(after), dict(vars(before))
+    changes: dict[str, Any] = {}
     for name, old in vars(before).items():
-        if old != new[name]:
-            if isinstance(old, tuple):
-                values[name] = tuple(_mixed(*pair, share) for pair in zip(old, new[name], strict=True))
-            else:
-                values[name] = _mixed(old, new[name], share)
-    return type(before).model_construct(**values)
+        new = getattr(after, name)
+        if old != new:
+            both = isinstance(old, tuple)
+            changes[name] = tuple(map(_mixed, old, new, (share, share))) if both else _mixed(old, new, share)
+    return before.model_copy(update=changes)
 
 
 def _mixed(before: float, after: float, share: float) -> float:
