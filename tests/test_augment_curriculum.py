@@ -21,7 +21,6 @@ from swiftalign.config.augmentation import PARAMETERS, AugmentationSection
 from swiftalign.data.rows import Mixture, Rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.plan.plan import Schedule
-from swiftalign.problems import DataError
 from swiftalign.worker.batches import GlobalBatches
 
 OPS = [
@@ -295,9 +294,10 @@ def test_progress_in_a_mixture_counts_its_samples(tmp_path: Path) -> None:
     assert [taken.progress(sample) for sample in (11, 0)] == [12 / 24, 23 / 24]
 
 
-def test_without_an_order_a_curriculum_can_not_be_followed(demo_rows: Path) -> None:
-    with pytest.raises(DataError, match="order in which the run takes the rows is not known"):
-        TrainingRows(Rows([demo_rows]), Pipeline(RISING))[0]
+def test_before_the_order_is_known_the_run_has_not_begun(demo_rows: Path) -> None:
+    """ms-swift encodes a row before there is a trainer."""
+    begin = TrainingRows(Rows([demo_rows]), Pipeline(RISING).at(0))[3]
+    assert TrainingRows(Rows([demo_rows]), Pipeline(RISING))[3]["images"][0] == begin["images"][0]
 
 
 # -- rows that are left as they are ------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import numpy as np
 
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.data.rows import Mixture, Rows, open_images, sizes_of, to_row
-from swiftalign.problems import DataError
 
 
 class TrainingRows:
@@ -45,14 +44,11 @@ class TrainingRows:
         """How much of the run is over when it takes a sample, 0..1.
 
         It follows from the sample's place in the order, not from the trainer's step: data loader workers read ahead.
-
-        Raises:
-            DataError: the order is not known.
+        It is 0 until the order is known.
         """
         epoch = self._epoch.value
         if self._order is None:
-            message = "custom.augmentation.curriculum: the order in which the run takes the rows is not known"
-            raise DataError(message, "remove tensor_parallel from the DeepSpeed settings, or remove the curriculum")
+            return 0.0
         if self._places[0] != epoch:
             places = np.empty(len(self), np.int64)
             places[np.asarray(self._order(epoch))] = np.arange(len(self))

@@ -25,7 +25,7 @@ from swiftalign.model.family import Family
 from swiftalign.model.template import use_own_tokens
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import split_rows
-from swiftalign.problems import counted
+from swiftalign.problems import SwiftalignError, counted
 from swiftalign.runs.folder import Start, read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
@@ -137,8 +137,12 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             loader = SyncFreeLoader if sync_free else DataLoaderShard
             lengths = self._lengths() if args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
-            if isinstance(rows, TrainingRows) and samples:
+            if isinstance(rows, TrainingRows):
+                assert samples is not None
                 rows.follow(global_batches(trainer, lengths).order, samples)
+        elif isinstance(rows, TrainingRows) and rows.pipeline and rows.pipeline.settings.curriculum:
+            message = "custom.augmentation.curriculum: with tensor parallelism, ms-swift orders the rows in its own way"
+            raise SwiftalignError(message, "remove tensor_parallel from the DeepSpeed settings, or the curriculum")
         if sync_free:
             make_sync_free(trainer)
         save_before_a_bad_row(trainer, self.callback)
