@@ -373,4 +373,19 @@ RUN = [
         "custom: {augmentation: {ops: [{imgaug.MotionBlur: {k: 5, prob: 0.3}}]}}\n",
         no_fix="which augmenter was meant can't be told",
     ),
+    *[
+        Case(
+            "augmentation-curriculum-order",
+            f"custom:\n  augmentation:\n    preset: mild\n    curriculum:  # here\n"
+            f"      phases: [{{until_percent: 50, ops: {{rotate: {{max_deg: 9}}}}}}]\n{setting}\n",
+            f"custom.augmentation.curriculum: with {name}, ms-swift orders the rows in its own way",
+            f"custom: {{augmentation: {{preset: mild}}}}\n{setting}\n",
+            no_fix="the curriculum or the setting may be what is wanted",
+        )
+        for name, setting in (
+            ("dataloader_drop_last", "swift: {dataloader_drop_last: true}"),
+            ("sequence_parallel_size", "swift: {sequence_parallel_size: 2}"),
+            ("DeepSpeed's tensor_parallel", "training: {deepspeed: {tensor_parallel: {autotp_size: 2}}}"),
+        )
+    ],
 ]

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imgaug import augmenters as iaa
 from PIL import Image, ImageEnhance, ImageOps
 
@@ -69,6 +71,8 @@ EQUAL: dict[str, Callable[..., Array]] = {
     "color_jitter": _pillow_jitter,
     "gamma": lambda image, gamma: iaa.GammaContrast(float(gamma))(image=image.copy()),
     "clahe": _lab_clahe,
+    "auto_contrast": lambda image, cutoff: _pillow(image, lambda i: ImageOps.autocontrast(i, cutoff)),
+    "equalize": lambda image: _pillow(image, ImageOps.equalize),
     "sharpness": lambda image, factor: _pillow(image, lambda i: ImageEnhance.Sharpness(i).enhance(factor)),
     "solarize": lambda image, threshold: _pillow(image, lambda i: ImageOps.solarize(i, threshold)),
     "posterize": lambda image, bits: _pillow(image, lambda i: ImageOps.posterize(i, bits)),
@@ -80,6 +84,8 @@ EQUAL_STEPS: list[Step] = [
     ("color_jitter", {"brightness": 1.4, "contrast": 0.6, "saturation": 0.7}),
     *[("gamma", {"gamma": gamma}) for gamma in (0.1, 0.6, 0.999, 1.5, 4.0)],
     *[("clahe", {"clip_limit": c, "tile_grid_size": g}) for c, g in ((4.0, [8, 8]), (0.5, [3, 5]), (40.0, [1, 1]))],
+    *[("auto_contrast", {"cutoff": cutoff}) for cutoff in (0, 0.0, 1, 2.5, 10.0, 33.3, 49.99)],
+    ("equalize", {}),
     *[("sharpness", {"factor": factor}) for factor in FACTORS],
     *[("solarize", {"threshold": threshold}) for threshold in (0, 1, 127.5, 128, 255)],
     *[("posterize", {"bits": bits}) for bits in range(1, 8)],
@@ -108,6 +114,35 @@ def test_random_factors_equal_pillows() -> None:
         values = dict(zip(("brightness", "contrast", "saturation"), random.uniform(0, 2.5, 3).tolist(), strict=True))
         result = apply_appearance(image, [("color_jitter", values)])
         np.testing.assert_array_equal(result, _pillow_jitter(image, **values), err_msg=str(values))
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    levels=st.lists(st.integers(0, 255), min_size=1, max_size=12),
+    bits=st.integers(1, 8),
+    cutoff=st.floats(0, 49.99),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=300, deadline=None)
+def test_spreading_values_equals_pillows_on_any_histogram(
+    height: int, width: int, levels: list[int], bits: int, cutoff: float, seed: int
+) -> None:
+    """One level is a constant image; channels differ, and tables are pending before and after."""
+    image = np.random.default_rng(seed).choice(np.array(levels, np.uint8), (height, width, 3))
+    image[..., 1] = np.sort(image[..., 1], axis=None).reshape(height, width) // 2
+    steps: list[Step] = [
+        ("posterize", {"bits": bits}),
+        ("auto_contrast", {"cutoff": cutoff}),
+        ("solarize", {"threshold": 100}),
+        ("equalize", {}),
+        ("color_jitter", {"saturation": 0.5}),
+    ]
+    for count in range(1, len(steps) + 1):
+        expected = image
+        for name, values in steps[:count]:
+            expected = EQUAL[name](expected, **values)
+        np.testing.assert_array_equal(apply_appearance(image, steps[:count]), expected)
 
 
 @pytest.mark.parametrize("grid", [1, 3, 8])
@@ -225,6 +260,8 @@ def _draw(random: np.random.Generator) -> Step:
         ("gamma", {"gamma": random.uniform(0.5, 1.7)}),
         ("hsv", hsv),
         ("clahe", {"clip_limit": random.uniform(1, 5), "tile_grid_size": grid}),
+        ("auto_contrast", {"cutoff": random.uniform(0, 20)}),
+        ("equalize", {}),
         ("sharpness", {"factor": random.uniform(0, 2)}),
         ("solarize", {"threshold": int(random.integers(0, 257))}),
         ("posterize", {"bits": int(random.integers(1, 9))}),
@@ -246,18 +283,20 @@ def test_a_chain_equals_its_operations_one_by_one() -> None:
         np.testing.assert_array_equal(apply_appearance(image, steps), expected, err_msg=str(steps))
 
 
-GUIDE: list[Step] = [
+EVERY: list[Step] = [
     ("color_jitter", {"brightness": 1.2, "contrast": 0.8, "saturation": 1.3}),
     ("gamma", {"gamma": 1.3}),
     ("hsv", {"hue_deg": 20.0, "sat": 1.3, "val": 0.9}),
     ("clahe", {"clip_limit": 4.0, "tile_grid_size": [8, 8]}),
+    ("auto_contrast", {"cutoff": 5.0}),
+    ("equalize", {}),
     ("sharpness", {"factor": 1.5}),
     ("solarize", {"threshold": 128}),
     ("posterize", {"bits": 4}),
 ]
 
 
-@pytest.mark.parametrize("steps", [GUIDE, *[[step] for step in GUIDE]], ids=lambda steps: steps[-1][0])
+@pytest.mark.parametrize("steps", [EVERY, *[[step] for step in EVERY]], ids=lambda steps: steps[-1][0])
 def test_the_input_stays_as_it_is(steps: list[Step]) -> None:
     image = IMAGES["101x203"].copy()
     before = image.copy()
@@ -270,7 +309,7 @@ def test_the_input_stays_as_it_is(steps: list[Step]) -> None:
 def test_a_view_gives_the_same_as_its_copy() -> None:
     image = IMAGES["101x203"]
     for view in (image[:, ::-1], image[::2, 5:90], image[..., ::-1], image.transpose(1, 0, 2)):
-        np.testing.assert_array_equal(apply_appearance(view, GUIDE), apply_appearance(view.copy(), GUIDE))
+        np.testing.assert_array_equal(apply_appearance(view, EVERY), apply_appearance(view.copy(), EVERY))
 
 
 def test_no_steps_give_the_image_itself() -> None:
@@ -278,8 +317,8 @@ def test_no_steps_give_the_image_itself() -> None:
     assert apply_appearance(image, []) is image
 
 
-def test_operations_are_those_of_the_guide() -> None:
-    assert list(OPERATIONS) == [name for name, _ in GUIDE]
+def test_every_operation_is_tested() -> None:
+    assert list(OPERATIONS) == [name for name, _ in EVERY]
 
 
 @pytest.mark.parametrize(
@@ -289,4 +328,4 @@ def test_operations_are_those_of_the_guide() -> None:
 )
 def test_other_arrays_are_refused(image: npt.NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="expected RGB"):
-        apply_appearance(image, GUIDE)
+        apply_appearance(image, EVERY)

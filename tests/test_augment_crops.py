@@ -413,7 +413,7 @@ def test_a_crop_is_left_out_alone_where_it_and_others_lose_a_target() -> None:
 
 
 def test_what_a_rows_own_text_needs_is_not_cropped_away() -> None:
-    both = record(CUP, CARD, summary="One cup, one card.")
+    both = record(CUP, CARD, summaries=("One cup, one card.",))
     made = replace(pipeline({"random_crop": {"scale": 0.3, **ANY}}), text=GroundingTextSection(answer="summary"))
     reasons = Counter(each for row in range(20) for each in apply(made, both, row).replay.left_out)
     assert reasons["random_crop: a target would be lost that the row's text needs"] > 5

@@ -17,9 +17,10 @@ from qwen_vl_utils import fetch_image
 from torch.utils.data import DataLoader
 
 from swiftalign.augment.draws import Step, draw
-from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric
+from swiftalign.augment.pipeline import Pipeline, Replay, Sample, is_geometric, run_pipeline
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.load import load_config
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data.mirror import LEFT_RIGHT, UP_DOWN, Exchange, mirror_words
 from swiftalign.data.records import Record
@@ -147,6 +148,53 @@ def test_padding_at_the_end_keeps_its_colour() -> None:
     assert (image[:, 192:] == (9, 8, 7)).all()
     contrast_alone = apply(pipeline({"color_jitter": {"contrast": 0.5}}), record()).image
     assert np.array_equal(image[:128, :192], contrast_alone)
+
+
+WIDE = {"pad_to_multiple": {"multiple": 256}}
+
+
+@pytest.mark.parametrize(
+    ("fill", "colour"),
+    [
+        ("black", (0, 0, 0)),
+        ("grey", (123, 117, 104)),
+        ("gray", (123, 117, 104)),
+        (128, (128, 128, 128)),
+        ([9, 8, 7], (9, 8, 7)),
+    ],
+    ids=str,
+)
+def test_the_canvas_outside_the_image_has_the_fill(fill: Any, colour: tuple[int, int, int]) -> None:
+    made = replace(pipeline(WIDE, fill=fill), grey=(123, 117, 104))
+    assert (apply(made, record()).image[128:] == colour).all()
+
+
+@pytest.mark.parametrize("before", [[], [{"imgaug.Affine": {"rotate": 90}}], [{"gamma": {"gamma": 3}}]], ids=str)
+def test_the_mean_is_that_of_the_image_before_augmentation(before: list[Any]) -> None:
+    image = noise() // np.array([1, 2, 4], np.uint8)
+    made = pipeline({"scale": {"lo": 0.5, "hi": 0.5}}, *before, WIDE, fill="mean", min_side=0)
+    sample = made(image, record(), epoch=0, row=0)
+    assert (sample.image[200:] == np.rint(image.mean(axis=(0, 1)))).all()
+    assert np.array_equal(made.replay(image, record(), sample.replay).image, sample.image)
+
+
+@pytest.mark.parametrize(
+    ("processor", "grey"),
+    [
+        ('{"image_mean": [0.48145466, 0.4578275, 0.40821073]}', (123, 117, 104)),
+        ('{"image_mean": [0.5, 0.5, 0.5]}', (128, 128, 128)),
+        ("{}", (128, 128, 128)),
+        (None, (128, 128, 128)),
+    ],
+)
+def test_grey_is_what_the_models_image_processor_subtracts(
+    processor: str | None, grey: tuple[int, int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    if processor:
+        (tmp_path / "model/preprocessor_config.json").write_text(processor)
+    (tmp_path / "config.yaml").write_text("model: ./model\ncustom: {augmentation: {fill: grey}}\n")
+    assert run_pipeline(load_config([tmp_path / "config.yaml"])).grey == grey
 
 
 # -- rules for targets -------------------------------------------------------------------------------------------------

@@ -210,3 +210,11 @@ def test_the_report_as_json_holds_what_the_table_rounds(demo: Path, capsys: pyte
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "much"])
 def test_a_limit_that_is_no_share_is_refused(value: str, demo: Path) -> None:
     assert main(["preview-aug", str(demo / "config.yaml"), *ZOOM, "--max-drift", value]) == 2
+
+
+def test_samples_that_are_left_as_they_are_are_counted(image: Path) -> None:
+    turned = section({"rotate": {"max_deg": 9}}, bypass_prob=0.5)
+    report = measure(image, [MIDDLE], turned, epochs=40)
+    assert 8 < report.bypassed < 32
+    assert effect(report, "rotate").samples == 40 - report.bypassed
+    assert measure(image, [MIDDLE], turned.model_copy(update={"bypass_prob": 0.0}), epochs=40).bypassed == 0

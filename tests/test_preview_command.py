@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -65,6 +66,37 @@ def test_files_are_not_overwritten_unless_forced(
     assert (tmp_path / "b.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_a_curriculum_is_shown_at_a_point_of_the_run(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rising.yaml").write_text(
+        "custom: {augmentation: {ops: [{rotate: {max_deg: 0}}], bypass_prob: 1, rotated_boxes: grow, curriculum: "
+        "{phases: [{until_percent: 50, bypass_prob: 0, ops: {rotate: {max_deg: 20}}}]}}}"
+    )
+
+    def shown(*argv: str) -> tuple[dict[str, Any], str]:
+        options = ["--rows", "0", "--variants", "1", "--json", "-o", str(tmp_path / "a.png"), "--force", *argv]
+        assert run(demo, *options, config=tmp_path / "rising.yaml") == 0
+        told = capsys.readouterr()
+        return json.loads(told.out), told.err
+
+    values, told = shown()
+    assert told == "note: the values of the curriculum are those at 100% of the run; choose with --progress\n"
+    assert values["progress"] == 100
+    (end,) = values["rows"][0]["panels"][1]["replay"]["steps"]
+    values, told = shown("--progress", "25", "--seed", "2")  # a row that is not bypassed with this seed
+    assert (values["progress"], "at 25% of the run" in told) == (25, True)
+    (half,) = values["rows"][0]["panels"][1]["replay"]["steps"]
+    values, _ = shown("--seed", "2")
+    assert values["rows"][0]["panels"][1]["replay"]["steps"][0]["degrees"] == pytest.approx(2 * half["degrees"])
+    assert end["name"] == "rotate"
+    values, _ = shown("--progress", "0", "--steps")
+    panel = values["rows"][0]["panels"][1]
+    assert (panel["operations"], panel["replay"]["bypassed"]) == (["left as it is"], True)
+    values, _ = shown("--progress", "0", "--report")
+    assert values["report"]["bypassed"] == values["report"]["samples"] > 0
+
+
 @pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-2", "1-", "1.5", "0-99999999"])
 def test_what_is_no_row_number_is_refused(text: str) -> None:
     with pytest.raises(SwiftalignError, match="--rows"):
@@ -94,6 +126,7 @@ def test_a_file_is_written_whole_or_not_at_all(demo: Path, tmp_path: Path, capsy
         (["--num", "64", "--variants", "30"], "64 rows of up to 31 images are too many", "--rows"),
         (["--report", "--set", "custom.augmentation.enabled=false"], "augmentation is off", "enabled: true"),
         (["--steps", "--set", "custom.augmentation.ops=[]"], "augmentation has no operations", "preset: conservative"),
+        (["--progress", "5"], "--progress 5: the augmentation has no curriculum", "leave --progress out"),
         (["--set", "data.train=[]"], "no training data is named", "data: {train:"),
         (["--set", "data.train=nowhere.jsonl"], "no such file", ""),
     ],

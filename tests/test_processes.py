@@ -33,7 +33,11 @@ training:
   gradient_accumulation_steps: 1
   logging_steps: 1
   save_steps: 100
-custom: {augmentation: {preset: conservative}}
+custom:
+  augmentation:
+    preset: conservative
+    bypass_prob: 1
+    curriculum: {phases: [{until_percent: 80, bypass_prob: 0, ops: {rotate: {max_deg: 40, prob: 1}}}]}
 """
 
 
@@ -95,6 +99,8 @@ def test_global_batches_are_those_of_one_process(
 
     together = [batches(batch, rank, world) for rank in range(world)]
     assert len({len(part) for part in together}) == 1
+    order = GlobalBatches(rows, batch, seed, 0, world).order(epoch)
+    assert [row for one in batches(batch * world, 0, 1) for row in one] == order
     for index, one in enumerate(batches(batch * world, 0, 1)):
         shares = [part[index] for part in together]
         assert all(0 < len(share) <= batch for share in shares)

@@ -83,6 +83,11 @@ def test_demo_and_its_schema_are_valid(demo: Path) -> None:
         "swift: {seed: 1, max_grad_norm: 0.5}",
         "training:\ntuner:\n",
         "- hflip: {prob: 0.5}",
+        "custom: {augmentation: {preset: mild, fill: grey, bypass_prob: 0.5}}",
+        "custom: {augmentation: {fill: 128, curriculum: {phases: [{until_percent: 20}]}}}",
+        "custom: {augmentation: {curriculum: {phases: [{until_percent: 20, ops: {rotate: {prob: 0.3}}}]}}}",
+        "custom: {augmentation: {curriculum: {phases: [{until_percent: 20, ops: {imgaug.MotionBlur: {prob: 0.3}}}]}}}",
+        "custom: {augmentation: {curriculum: {phases: [{until_percent: 20, bypass_prob: 1, ops: }]}}}",
     ],
 )
 def test_what_the_loader_takes_is_valid(text: str, validator: Draft202012Validator) -> None:
@@ -102,6 +107,13 @@ def test_what_the_loader_takes_is_valid(text: str, validator: Draft202012Validat
         ("tuner: {lora_rnk: 16}", "tuner"),
         ("swift: {frobnicate: 1}", "swift"),
         ("custom: {augmentation: {enable: true}}", "custom.augmentation"),
+        ("custom: {augmentation: {fill: blue}}", "custom.augmentation"),
+        ("custom: {augmentation: {curriculum: {phases: [{until_step: 5}]}}}", "custom.augmentation"),
+        ("custom: {augmentation: {curriculum: {phases: [{until_percent: 0}]}}}", "custom.augmentation"),
+        (
+            "custom: {augmentation: {curriculum: {phases: [{until_percent: 9, ops: {imgaug.Fog: {seed: 1}}}]}}}",
+            "custom.augmentation",
+        ),
         ("model: ''", "model"),
         ("tuner: {train_type: adapter}", "tuner.train_type"),
         ("tuner: {lora_rank: 0}", "tuner.lora_rank"),

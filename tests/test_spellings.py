@@ -86,7 +86,7 @@ SAME = [
     ("custom: {augment_prob: 0.0, fusion_config: null, token_type_metrics: {enabled: false}}", ""),
     ("prompts: {}\nrlhf:\n", ""),
     ("custom: {summary_ratio: 1.0}", "data: {text: {answer: summary}}"),
-    ("custom: {object_ordering_policy: reference_tlbr}", "data: {text: {order: top_to_bottom}}"),
+    ("custom: {object_ordering_policy: reference_tlbr}", "data: {text: {order: reference_top_to_bottom}}"),
     # Values of another type that can mean one thing only.
     ("tuner: {use_dora: yes, freeze_llm: Off}", "tuner: {use_dora: true, freeze_llm: false}"),
     ("training: {aligner_lr: '1e-4', max_steps: 1e3, max_grad_norm: '0.5'}",

@@ -74,6 +74,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "resume-mismatch": ("error", "the checkpoint to resume from has another method, other targets or another base"),
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
     "augmentation-imgaug": ("error", "an imgaug augmenter does not exist or can't be used"),
+    "augmentation-curriculum-order": ("error", "a curriculum of augmentation can't follow the order of the rows"),
     "loader-starves": (
         "warning",
         "the GPU waits for rows because too few CPU cores read them; found when training begins",

@@ -1,8 +1,10 @@
 """Augmentations that change an image's colours and no coordinates, with values that are already drawn.
 
 Operations on single values (brightness, contrast, gamma, solarize, posterize) are collected in one table of 256 entries
-for all channels, which is applied when an operation needs the pixels. Floating-point operations run over strips of
-rows, in buffers that fit into the processor's cache: new memory for each step would cost more time than the arithmetic.
+for all channels, which is applied when an operation needs the pixels. Operations on the values of each channel
+(auto_contrast, equalize) make three tables of it; they need only the histogram of the image before the table.
+Floating-point operations run over strips of rows, in buffers that fit into the processor's cache: new memory for each
+step would cost more time than the arithmetic.
 """
 
 from __future__ import annotations
@@ -63,13 +65,33 @@ class _Pending:
         self._buffers = *np.empty((2, self.step, width, 3), np.float32), np.empty((self.step, width), np.float32)
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
-        """Apply one more table, whose entries are rounded down, after the pending one."""
-        self.table = table.astype(np.uint8)[self.table]
+        """Apply one more table after the pending one.
+
+        Args:
+            table: values for 0..255, which are rounded down: [256], or [256, 3] where channels differ.
+        """
+        table = table.astype(np.uint8)
+        if table.ndim == 1:
+            self.table = table[self.table]
+        else:
+            pending = np.broadcast_to(self.table.reshape(256, -1), (256, 3))
+            self.table = np.take_along_axis(table, pending, axis=0)
+
+    def histogram(self) -> npt.NDArray[np.int64]:
+        """How often each channel has each value after the pending table: [256, 3]."""
+        counts = np.zeros((256, 3), np.int64)
+        table = np.broadcast_to(self.table.reshape(256, -1), (256, 3))
+        for channel in range(3):
+            # cv2 counts in float32, which is exact up to 2^24.
+            for part in np.array_split(self.image, 1 + self.image[..., 0].size // (1 << 24)):
+                found = cv2.calcHist([part], [channel], None, [256], [0, 256])
+                np.add.at(counts[:, channel], table[:, channel], found[:, 0].astype(np.int64))
+        return counts
 
     def pixels(self) -> Pixels:
         """The image with the pending table applied; the table is the identity afterwards."""
         if not np.array_equal(self.table, IDENTITY):
-            self.replace(cv2.LUT(self.image, self.table, dst=next(self.blanks)))
+            self.replace(cv2.LUT(self.image, self.table.reshape(1, 256, -1), dst=next(self.blanks)))
         return self.image
 
     def replace(self, image: npt.NDArray[Any]) -> None:
@@ -87,7 +109,7 @@ class _Pending:
             if self.table is IDENTITY:
                 np.copyto(colour, self.image[rows])
             else:
-                cv2.LUT(self.image[rows], self.table.astype(np.float32), dst=colour)
+                cv2.LUT(self.image[rows], self.table.reshape(1, 256, -1).astype(np.float32), dst=colour)
             yield rows, colour, other, plane
 
 
@@ -170,6 +192,42 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
     pending.replace(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB, dst=lab))
 
 
+def auto_contrast(pending: _Pending, cutoff: float) -> None:
+    """Stretch the values of each channel, so that its darkest becomes 0 and its lightest 255.
+
+    Args:
+        cutoff: percent of a channel's darkest and of its lightest values that do not count, 0 to below 50.
+
+    References:
+        Bit-identical to ``PIL.ImageOps.autocontrast``.
+    """
+    counts = pending.histogram()
+    table = np.repeat(IDENTITY[:, None].astype(np.float64), 3, axis=1)
+    left_out = int(counts[:, 0].sum() * cutoff // 100)
+    for channel, values in enumerate(counts.T):
+        low = int(np.argmax(np.cumsum(values) > left_out))
+        high = 255 - int(np.argmax(np.cumsum(values[::-1]) > left_out))
+        if high > low:
+            scale = 255 / (high - low)
+            table[:, channel] = IDENTITY * scale + -low * scale  # in Pillow's order of rounding
+    pending.look_up(np.clip(table, 0, 255))
+
+
+def equalize(pending: _Pending) -> None:
+    """Spread the values of each channel over 0..255 by how often they occur.
+
+    References:
+        Bit-identical to ``PIL.ImageOps.equalize``.
+    """
+    counts = pending.histogram()
+    table = np.repeat(IDENTITY[:, None].astype(np.int64), 3, axis=1)
+    for channel, values in enumerate(counts.T):
+        step = (values.sum() - values[np.flatnonzero(values)[-1]]) // 255
+        if step:
+            table[:, channel] = (step // 2 + np.cumsum(values) - values) // step
+    pending.look_up(np.minimum(table, 255))
+
+
 def sharpness(pending: _Pending, factor: float) -> None:
     """Blend with a smoothed image: 0 gives the smoothed image, 1 changes nothing, 2 sharpens.
 
@@ -210,7 +268,8 @@ def posterize(pending: _Pending, bits: int) -> None:
 
 # An operation's name in a configuration -> its function, whose further arguments are the values drawn for it.
 OPERATIONS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (color_jitter, gamma, hsv, clahe, sharpness, solarize, posterize)
+    function.__name__: function
+    for function in (color_jitter, gamma, hsv, clahe, auto_contrast, equalize, sharpness, solarize, posterize)
 }
 
 

@@ -43,6 +43,18 @@ def draw(operations: list[Operation], *, seed: int, epoch: int, row: int) -> lis
     return steps
 
 
+def bypassed(prob: float, *, seed: int, epoch: int, row: int) -> bool:
+    """Whether a row is left as it is in an epoch, with this probability.
+
+    The number comes from a generator of its own, so that the operations' draws do not depend on it. A row that is left
+    as it is at one probability is so at every higher one.
+    """
+    if prob == 0:
+        return False
+    own = np.random.SeedSequence([seed, epoch, row], spawn_key=(1,))
+    return np.random.default_rng(own).random() < prob
+
+
 _NUMBERS = {"random_crop": 5}  # an operation's name -> how many random numbers it takes, if not four
 # An operation's name -> its values, from its parameters, where they are not just these; a tuple is a range that the
 # value is drawn from.

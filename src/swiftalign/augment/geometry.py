@@ -13,13 +13,13 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from swiftalign.config.augmentation import Colour
 from swiftalign.data.images import Pixels
 from swiftalign.data.polygons import Floats, envelope, inside
 from swiftalign.data.sizes import MAX_RATIO, Size, rounded_size
 from swiftalign.data.targets import Point
 from swiftalign.problems import DataError
 
-Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0..255
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
 
 # Shrinking by more than this factor with two-by-two interpolation would skip pixels: their mean is taken instead.

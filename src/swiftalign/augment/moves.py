@@ -12,7 +12,7 @@ from swiftalign.augment.crops import CROPS, crop_box, partly_shown
 from swiftalign.augment.draws import Step, is_imgaug
 from swiftalign.augment.geometry import Affine
 from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
-from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.augmentation import AugmentationSection, Colour
 from swiftalign.data.images import Pixels
 from swiftalign.data.mirror import Exchange
 from swiftalign.data.polygons import Floats, signed_area
@@ -45,10 +45,15 @@ class Moving:
     """
 
     def __init__(
-        self, image: Pixels, targets: tuple[PixelTarget, ...], settings: AugmentationSection, boxes_as_quads: bool
+        self,
+        image: Pixels,
+        targets: tuple[PixelTarget, ...],
+        settings: AugmentationSection,
+        boxes_as_quads: bool,
+        fill: Colour,
     ) -> None:
         size = image.shape[1], image.shape[0]
-        self.image, self.settings, self.boxes_as_quads = image, settings, boxes_as_quads
+        self.image, self.settings, self.boxes_as_quads, self.fill = image, settings, boxes_as_quads, fill
         self.affine = self.inner = self.since = geometry.start(size)
         self.points = [np.array(target.corners, dtype=np.float64).reshape(-1, 2) for target in targets]
         self.points.append(geometry.corners_of(size))
@@ -76,7 +81,7 @@ class Moving:
             why a crop is not applied; empty for an operation that is.
         """
         if self._uncut and (step.name in _REVEALING or (self.affine.size != self.inner.size and step.name != PAD)):
-            self.image = geometry.warp(self.image, self.inner, self.settings.fill)
+            self.image = geometry.warp(self.image, self.inner, self.fill)
             self.affine, self.inner = Affine(np.eye(3), self.affine.size), geometry.start(self.inner.size)
             self._uncut = False
         if step.name in CROPS:
@@ -85,7 +90,7 @@ class Moving:
             from swiftalign.augment import imgaug_ops
 
             # It moves pixels itself: the pending matrix is applied before it, and a new one begins after it.
-            image = geometry.warp(self.image, self.affine, self.settings.fill)
+            image = geometry.warp(self.image, self.affine, self.fill)
             moved = np.concatenate(self.moved)
             self.image, moved = imgaug_ops.apply(imgaug_ops.augmenter(step), image, moved, step.values["seed"])
             self.points = np.split(moved, np.cumsum([len(each) for each in self.points])[:-1])
@@ -115,10 +120,8 @@ class Moving:
             return "no object matches anchor_classes"
         moved = [each - box[:2] for each in moved]
         at = [moved[number] for number in present]
-        canvas, rules = (
-            geometry.crop(self.affine, box),
-            self.settings.model_copy(update={"min_visible": values["min_coverage"]}),
-        )
+        canvas = geometry.crop(self.affine, box)
+        rules = self.settings.model_copy(update={"min_visible": values["min_coverage"]})
         flipped, as_quads = self.flipped(corners), self.boxes_as_quads
         fitted = fit_targets(targets, at, canvas.size, rules, flipped=flipped, boxes_as_quads=as_quads, cut=True)
         found = {number: self.outcomes[number].then(fit) for number, fit in zip(present, fitted, strict=True)}

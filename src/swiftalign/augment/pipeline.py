@@ -13,18 +13,19 @@ from functools import cached_property, partial
 from itertools import compress, groupby
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from swiftalign.augment import geometry
 from swiftalign.augment.colours import apply_appearance
 from swiftalign.augment.crops import CROPS
-from swiftalign.augment.draws import Step, draw, is_imgaug
+from swiftalign.augment.draws import Step, bypassed, draw, is_imgaug
 from swiftalign.augment.geometry import Affine
 from swiftalign.augment.moves import ALL_LOST, EXPAND, GEOMETRIC, NEEDED, PAD, Moving, exchange
 from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
-from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.augmentation import AugmentationSection, Colour
 from swiftalign.config.sections import Config, GroundingTextSection
-from swiftalign.data.encoding import encoding_of
+from swiftalign.data.encoding import GREY, encoding_of
 from swiftalign.data.images import Pixels
 from swiftalign.data.mirror import LEFT_RIGHT, UP_DOWN, Exchange, mirror_words
 from swiftalign.data.polygons import Floats
@@ -41,15 +42,18 @@ class Replay:
         steps: operations with their values, in order.
         boxes_as_quads: whether tilted boxes became quads.
         left_out: operations that were drawn but not applied, each with the reason.
+        bypassed: whether the row is one of those that the epoch leaves as they are.
     """
 
     steps: tuple[Step, ...]
     boxes_as_quads: bool = False
     left_out: tuple[str, ...] = ()
+    bypassed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         steps = [{"name": step.name, **step.values} for step in self.steps]
-        return {"steps": steps, "boxes_as_quads": self.boxes_as_quads, "left_out": list(self.left_out)}
+        flags = {"boxes_as_quads": self.boxes_as_quads, "bypassed": self.bypassed}
+        return {"steps": steps, "left_out": list(self.left_out), **flags}
 
 
 class Sample(NamedTuple):
@@ -77,6 +81,7 @@ class Placement:
         settings: the configuration's augmentation section.
         record: the row before augmentation.
         replay: what will be done to the row.
+        fill: colour outside the image.
         image: the image, with imgaug's geometric operations applied.
         affine: the map from the image to the new canvas.
         inner: the map without the padding at its end.
@@ -90,6 +95,7 @@ class Placement:
     settings: AugmentationSection
     record: Record
     replay: Replay
+    fill: Colour
     image: Pixels
     affine: Affine
     inner: Affine
@@ -134,12 +140,22 @@ class Pipeline:
         limits: limits of the size of the images that the model gets.
         text: the words of rows without their own.
         fits: whether a row on images of these sizes is within ``max_length``; None where rows may have any length.
+        grey: the colour that the model's image processor makes nearest to 0.
     """
 
     settings: AugmentationSection
     limits: PixelLimits = DEFAULT_LIMITS
     text: GroundingTextSection = field(default_factory=GroundingTextSection)
     fits: Callable[[Record, Sequence[Size]], bool] | None = None
+    grey: Colour = GREY
+
+    def at(self, progress: float) -> Pipeline:
+        """The augmentation at a point of the run, as its curriculum says; itself without one.
+
+        Args:
+            progress: the point, as a share of the run, 0..1.
+        """
+        return self if self.settings.curriculum is None else replace(self, settings=self.settings.at(progress))
 
     def __call__(self, image: Pixels, record: Record, *, epoch: int, row: int) -> Sample:
         """Augment a row with the draws of an epoch; arguments and errors are those of `place`."""
@@ -163,12 +179,12 @@ class Pipeline:
             DataError: one side of the image is more than 200 times the other.
         """
         moves, colours = self._draw(epoch, row)
-        left_out, as_quads = list[str](), False
+        bypass, left_out, as_quads = self._bypasses(epoch, row), list[str](), False
 
         def place_without(names: tuple[str, ...], reason: str) -> Placement:
             left_out.extend(f"{step.name}: {reason}" for step in moves if step.name.startswith(names))
             moves[:] = [step for step in moves if not step.name.startswith(names)]
-            return self._move(image, record, Replay((*moves, *colours), as_quads, tuple(left_out)))
+            return self._move(image, record, Replay((*moves, *colours), as_quads, tuple(left_out), bypass))
 
         refuses = self.settings.left_right == "refuse"
         named = [refuses and names_sides(record, self.text, direction) for direction in (LEFT_RIGHT, UP_DOWN)]
@@ -242,9 +258,24 @@ class Pipeline:
         return [_coloured(image, colours) for image in images]
 
     def _draw(self, epoch: int, row: int) -> tuple[list[Step], list[Step]]:
-        """The operations drawn for a row: those that move points, and the others."""
-        steps = draw(self.settings.operations, seed=self.settings.seed, epoch=epoch, row=row)
+        """The operations drawn for a row: those that move points, and the others; none if the row is bypassed."""
+        operations = [] if self._bypasses(epoch, row) else self.settings.operations
+        steps = draw(operations, seed=self.settings.seed, epoch=epoch, row=row)
         return [step for step in steps if is_geometric(step)], [step for step in steps if not is_geometric(step)]
+
+    def _bypasses(self, epoch: int, row: int) -> bool:
+        return bypassed(self.settings.bypass_prob, seed=self.settings.seed, epoch=epoch, row=row)
+
+    def _fill(self, image: Pixels) -> Colour:
+        """The colour outside an image, which is not augmented yet."""
+        match self.settings.fill:
+            case "grey":
+                return self.grey
+            case "mean":
+                red, green, blue, _ = map(round, cv2.mean(image))
+                return red, green, blue
+            case colour:
+                return colour
 
     def _move(self, image: Pixels, record: Record, replay: Replay, *, decided: bool = False) -> Placement:
         """Apply the operations that move points.
@@ -253,7 +284,8 @@ class Pipeline:
             decided: whether the crops are those that are applied, and the operations end with the resize to a size that
                 the image processor does not change.
         """
-        state = Moving(image, record.targets, self.settings, replay.boxes_as_quads)
+        fill = self._fill(image)
+        state = Moving(image, record.targets, self.settings, replay.boxes_as_quads, fill)
         moves, left_out = list[Step](), list(replay.left_out)
         for step in filter(is_geometric, replay.steps):
             if reason := state.apply(step, None if decided else partial(record.can_lose, text=self.text)):
@@ -272,6 +304,7 @@ class Pipeline:
             self.settings,
             record,
             replay,
+            fill,
             state.image,
             state.affine,
             state.inner,
@@ -283,10 +316,11 @@ class Pipeline:
         )
 
     def _render(self, placed: Placement) -> Sample:
-        image = geometry.warp(placed.image, placed.inner, self.settings.fill)
+        fill = placed.fill
+        image = geometry.warp(placed.image, placed.inner, fill)
         image = _coloured(image, [step for step in placed.replay.steps if not is_geometric(step)])
         if placed.inner.size != placed.affine.size:
-            image = geometry.warp(image, replace(placed.affine, matrix=np.eye(3)), self.settings.fill)
+            image = geometry.warp(image, replace(placed.affine, matrix=np.eye(3)), fill)
         return Sample(image, placed.placed_record, placed.outcomes, placed.replay)
 
 
@@ -309,7 +343,9 @@ def run_pipeline(config: Config) -> Pipeline:
     settings = config.custom.augmentation
     assert settings is not None
     encoding = encoding_of(config)
-    return Pipeline(settings, encoding.limits, config.data.text, encoding.fits if encoding.max_length else None)
+    fits = encoding.fits if encoding.max_length else None
+    grey = encoding.grey if settings.fill == "grey" else GREY
+    return Pipeline(settings, encoding.limits, config.data.text, fits, grey)
 
 
 def blank(size: Size) -> Pixels:

@@ -66,6 +66,22 @@ def geometry_kept(config: Config, data: DataReport) -> Iterable[Problem]:
             yield Problem("data-geometry-kept", f"only the colours of {counted(rows, 'row')} change: {reason}")
 
 
+def curriculum_order(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether the order of the rows is known, from which a curriculum of augmentation follows."""
+    settings, given = config.custom.augmentation, config.handed_through
+    if not settings or not settings.enabled or not settings.curriculum:
+        return
+    others = [name for name in ("dataloader_drop_last", "dataloader_multiprocessing_context") if given.get(name)]
+    if (given.get("sequence_parallel_size") or 1) > 1:
+        others.append("sequence_parallel_size")
+    if isinstance(config.training.deepspeed, dict) and "tensor_parallel" in config.training.deepspeed:
+        others.append("DeepSpeed's tensor_parallel")
+    for name in others:
+        message = f"custom.augmentation.curriculum: with {name}, ms-swift orders the rows in its own way"
+        where = config.where("custom", "augmentation", "curriculum")
+        yield Problem("augmentation-curriculum-order", message, f"remove {name}, or the curriculum", where=where)
+
+
 def imgaug_operations(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Build each augmenter of imgaug, which tries it on a small image."""
     section = config.custom.augmentation

@@ -51,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
     resume.resume,
     phases.curriculum,
     data.imgaug_operations,
+    data.curriculum_order,
     trained.freeze_flags,
     trained.unused_settings,
     trained.weights_missing,

@@ -29,6 +29,12 @@ def preview_aug(
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Seed of the draws.  [default: the configuration's]")
     ] = None,
+    progress: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100, metavar="PERCENT", help="Point of the run, for a curriculum.  [default: 100, its end]"
+        ),
+    ] = None,
     epoch: Annotated[int, typer.Option(min=0, metavar="N", help="First epoch to show.")] = 0,
     rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
     output: Annotated[
@@ -92,6 +98,7 @@ def preview_aug(
                 num=num,
                 epochs=range(epoch, epoch + variants),
                 seed=seed,
+                percent=progress,
                 steps=steps,
                 sheet=sheet,
                 html=html,

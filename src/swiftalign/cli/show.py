@@ -133,7 +133,8 @@ def _augmentation(config: Config) -> str:
     settings = config.custom.augmentation
     if settings is None or not settings.enabled or not settings.operations:
         return "off"
-    return settings.preset or counted(len(settings.operations), "operation")
+    listed = settings.preset or counted(len(settings.operations), "operation")
+    return f"{listed}, by a curriculum" if settings.curriculum else listed
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -292,6 +293,8 @@ def print_drift(report: DriftReport, console: Console) -> None:
     for operation, reasons in report.left_out.items():
         for reason, count in reasons.items():
             console.print(f"not applied  {operation}: {reason} ({counted(count, 'sample')})", soft_wrap=True)
+    if report.bypassed:
+        console.print(f"bypassed     {counted(report.bypassed, 'sample')}, left as they are because of bypass_prob")
     if report.passed_over:
         console.print(f"left out     {report.passed_over:,} rows in ms-swift's layout, whose images are not moved")
     if report.seconds_per_image is not None:

@@ -10,17 +10,20 @@ import operator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     WithJsonSchema,
     create_model,
     model_validator,
 )
 from pydantic.alias_generators import to_snake
+
+from swiftalign.config.curriculum import Curriculum, Knot, under, values_at
+from swiftalign.config.parameters import Parameters, Share, Strict
 
 Range = tuple[float, float]
 
@@ -62,24 +65,36 @@ _RANGE_SCHEMA = WithJsonSchema(
 )
 Factors = Annotated[Range, BeforeValidator(_factors), _RANGE_SCHEMA]
 Multiple = Annotated[int, Field(ge=1, le=4096)]
-Colour = Annotated[int, Field(ge=0, le=255)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Label = Annotated[str, Field(min_length=1)]
 Zoom = Annotated[float, Field(gt=0.05, le=20)]
 
 
-class Strict(BaseModel):
-    """Values of a configuration: unknown keys and values of another type are errors."""
+def _fill(value: Any) -> Any:
+    value = {"black": 0, "gray": "grey"}.get(value, value) if isinstance(value, str) else value
+    levels = (value, value, value) if type(value) is int else value
+    if levels in ("grey", "mean"):
+        return levels
+    if not isinstance(levels, (list, tuple)) or len(levels) != 3:
+        raise ValueError("must be black, grey, mean, one level of grey, or [red, green, blue]")
+    if not all(type(level) is int and 0 <= level <= 255 for level in levels):
+        raise ValueError("levels must be whole numbers from 0 to 255")
+    return tuple(levels)
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-
-class Parameters(Strict):
-    """Parameters of every operation."""
-
-    prob: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of the rows that the operation changes")
+Colour = tuple[int, int, int]  # red, green, blue, 0..255
+_LEVEL_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 255}
+_FILL_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"enum": ["black", "grey", "gray", "mean"]},
+            _LEVEL_SCHEMA,
+            {"type": "array", "items": _LEVEL_SCHEMA, "minItems": 3, "maxItems": 3},
+        ]
+    }
+)
+Fill = Annotated[Colour | Literal["grey", "mean"], BeforeValidator(_fill), _FILL_SCHEMA]
 
 
 class _Interval(Parameters):
@@ -221,6 +236,18 @@ class Clahe(Parameters):
     tile_grid_size: tuple[Tiles, Tiles] = Field((8, 8), strict=False, description="number of tiles across and down")
 
 
+class AutoContrast(Parameters):
+    """Stretch the values of each channel over 0..255, as PIL does."""
+
+    cutoff: Annotated[float, Field(ge=0, lt=50)] = Field(
+        0.0, description="percent of the darkest, and of the lightest values that the stretch may clip"
+    )
+
+
+class Equalize(Parameters):
+    """Spread the values of each channel so that each is about as frequent, as PIL does."""
+
+
 class Sharpness(Parameters):
     """Change the sharpness as PIL does: 0 blurs, 1 changes nothing."""
 
@@ -240,7 +267,7 @@ class Posterize(Parameters):
 
 
 _GEOMETRY = (Hflip, Vflip, Rotate, Scale, ResizeByScale, ExpandToFitAffine, RandomCrop, RoiCrop)
-_COLOURS = (ColorJitter, Gamma, Hsv, Clahe, Sharpness, Solarize, Posterize)
+_COLOURS = (ColorJitter, Gamma, Hsv, Clahe, AutoContrast, Equalize, Sharpness, Solarize, Posterize)
 # Name of an operation -> its parameters. The name is that of the class in snake_case.
 PARAMETERS = {to_snake(kind.__name__): kind for kind in (*_GEOMETRY, *_COLOURS, PadToMultiple)}
 IMGAUG = "imgaug."  # prefix of imgaug's own augmenters, e.g. imgaug.MotionBlur
@@ -296,7 +323,7 @@ else:
     _ANY = functools.reduce(operator.or_, (Annotated[kind, Tag(name)] for name, kind in _KINDS.items()))
     AnyOperation = Annotated[_ANY, Discriminator(_tag), BeforeValidator(spelled_out)]
 
-Preset = Literal["conservative", "progressive-1", "progressive-2", "progressive-3"]
+Preset = Literal["mild", "conservative", "progressive-1", "progressive-2", "progressive-3"]
 
 
 class AugmentationSection(Strict):
@@ -320,25 +347,65 @@ class AugmentationSection(Strict):
         "swap",
         description="words such as left and top in a row that exchanges them: swap them, do not mirror, or keep them",
     )
-    fill: tuple[Colour, Colour, Colour] = Field((0, 0, 0), strict=False, description="colour outside the image")
+    fill: Fill = Field(
+        (0, 0, 0),
+        description="colour outside the image: black; grey, which the model gets as 0; mean, the image's own mean; "
+        "one level of grey; or [red, green, blue]",
+    )
+    bypass_prob: Share = Field(0.0, description="share of the rows that an epoch leaves as they are")
+    curriculum: Curriculum | None = Field(None, description="how probabilities and parameters change over the run")
 
     @model_validator(mode="after")
     def _preset_or_ops(self) -> Self:
         if self.preset is not None and self.ops:
             raise ValueError("preset and ops are both given; keep one of the two")
+        try:
+            _ = self.knots
+        except ValidationError as error:
+            raise ValidationError.from_exception_data("curriculum", under(("curriculum",), error)) from None
         return self
 
     @property
     def operations(self) -> list[Operation]:
         """The operations of the list or the preset; empty if augmentation is off."""
-        if not self.enabled:
-            return []
+        return self._listed if self.enabled else []
+
+    @property
+    def _listed(self) -> list[Operation]:
         if self.preset is None:
             return list(self.ops)
-        listed = {**CONSERVATIVE, **_PHASES.get(self.preset, {})}
+        listed = MILD if self.preset == "mild" else {**CONSERVATIVE, **_PHASES.get(self.preset, {})}
         return [_KINDS[name].model_validate({"name": name, "params": params}) for name, params in listed.items()]
 
+    @functools.cached_property
+    def knots(self) -> tuple[Knot, ...]:
+        """The values at the start of the run and at the end of each phase of the curriculum; none without one."""
+        operations = [(operation.name, operation.params) for operation in self._listed]
+        return self.curriculum.knots(self.bypass_prob, operations) if self.curriculum else ()
 
+    def at(self, progress: float) -> AugmentationSection:
+        """The section with the curriculum's values at a point of the run, and without the curriculum.
+
+        Args:
+            progress: the point, as a share of the run, 0..1.
+        """
+        if self.curriculum is None:
+            return self
+        _, bypass_prob, params = values_at(self.knots, progress)
+        ops = [
+            operation if operation.params is each else operation.model_copy(update={"params": each})
+            for operation, each in zip(self._listed, params, strict=True)
+        ]
+        changes = {"preset": None, "ops": ops, "bypass_prob": bypass_prob, "curriculum": None}
+        return self.model_copy(update=changes)
+
+
+MILD: dict[str, dict[str, Any]] = {
+    "rotate": {"max_deg": 3, "prob": 0.2},
+    "scale": {"lo": 0.97, "hi": 1.05, "prob": 0.2},
+    "resize_by_scale": {"lo": 0.95, "hi": 1.05, "align_multiple": 32, "prob": 0.3},
+    "color_jitter": {"brightness": [0.9, 1.1], "contrast": [0.9, 1.1], "prob": 0.5},
+}
 # The guide's conservative preset, which is also its second progressive phase; the other two change rotate and scale.
 CONSERVATIVE: dict[str, dict[str, Any]] = {
     "hflip": {"prob": 0.5},

@@ -35,6 +35,12 @@ def config_schema() -> dict[str, Any]:
     one = {"minProperties": 1, "maxProperties": 1, "additionalProperties": False}
     mapping = {"type": "object", "properties": short, "patternProperties": other, **one}
     ops["items"] = {"anyOf": [{"type": "string"}, mapping, ops["items"]]}
+    # In a phase of a curriculum, an operation needs none of its parameters; of imgaug's, only prob changes.
+    closed = {"type": "object", "additionalProperties": False}
+    free = {name: closed | {"properties": sections[kind.__name__]["properties"]} for name, kind in PARAMETERS.items()}
+    prob = closed | {"properties": {"prob": sections["ImgaugParameters"]["properties"]["prob"]}}
+    phase_ops = {"type": ["object", "null"], "properties": free, "patternProperties": dict.fromkeys(other, prob)}
+    sections["CurriculumPhase"]["properties"]["ops"] |= phase_ops | {"additionalProperties": False}
 
     # Keys that the sections take in addition to the declared ones, and other spellings of values.
     tuner = sections["TunerSection"]["properties"]
@@ -70,7 +76,8 @@ def config_schema() -> dict[str, Any]:
     schema["properties"]["phases"]["items"] = phase
     for section in (*sections.values(), schema["properties"]["swift"]):
         section["type"] = ["object", "null"]  # a section may be empty
-    sections["DataSource"]["type"] = "object"
+    for item in ("DataSource", "CurriculumPhase"):
+        sections[item]["type"] = "object"
     return schema
 
 

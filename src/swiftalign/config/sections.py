@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from swiftalign.config.augmentation import AugmentationSection, Strict
+from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.parameters import Strict
 from swiftalign.config.yaml import Mapping
 from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
 from swiftalign.methods.base import Fraction, Method, PositiveInt

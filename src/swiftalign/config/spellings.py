@@ -98,7 +98,7 @@ def _files(datasets: Any) -> Any:
     return datasets
 
 
-_ORDERS = {"reference_tlbr": "top_to_bottom", "center_tlbr": "centre_top_to_bottom"}
+_ORDERS = {"reference_tlbr": "reference_top_to_bottom", "center_tlbr": "centre_top_to_bottom"}
 
 
 def _order(policy: Any) -> Any:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from swiftalign.config.augmentation import Colour
 from swiftalign.config.sections import Config
 from swiftalign.data.records import Record, Row
 from swiftalign.data.sizes import FACTOR, PixelLimits, Size, pixel_limits
@@ -19,6 +20,7 @@ from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 
 _BYTES_PER_TOKEN = 3.0  # in text with coordinates
+GREY: Colour = (128, 128, 128)  # what the image processors of Qwen3-VL, whose mean is 0.5, make nearest to 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Encoding:
         max_length: most tokens per row, where a longer one would end the run; None where it would not.
         too_long: whether longer rows are refused or left out.
         tokenizer: the model's ``tokenizer.json``; None where tokens can't be counted.
+        processor: the model's ``preprocessor_config.json``, which may be missing.
     """
 
     writing: Writing = DEFAULT_WRITING
@@ -38,6 +41,7 @@ class Encoding:
     max_length: int | None = None
     too_long: Literal["refuse", "drop"] = "refuse"
     tokenizer: Path | None = None
+    processor: Path | None = None
 
     @property
     def limits(self) -> PixelLimits:
@@ -69,6 +73,20 @@ class Encoding:
         if not self.max_length or not self.tokenizer or row is None or row.most <= self.max_length:
             return True
         return self.lengths([row])[0] <= self.max_length
+
+    @property
+    def grey(self) -> Colour:
+        """The colour that the model's image processor makes nearest to 0; that of Qwen3-VL where its file is missing.
+
+        Raises:
+            ModelError: the file can't be read.
+        """
+        values = read_json(self.processor) if self.processor and self.processor.is_file() else {}
+        try:
+            red, green, blue = (round(255 * float(share)) for share in values["image_mean"])
+        except (KeyError, TypeError, ValueError):  # transformers has the last word on such a file
+            return GREY
+        return red, green, blue
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -109,4 +127,5 @@ def encoding_of(config: Config) -> Encoding:
         int(other["max_length"]) if other.get("max_length") and refuses else None,
         config.data.too_long,
         tokenizer if family and family.counts_tokens and tokenizer.is_file() else None,
+        folder / "preprocessor_config.json",
     )

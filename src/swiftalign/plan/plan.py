@@ -111,6 +111,17 @@ class Schedule:
     batch: int = 1
 
     @property
+    def samples(self) -> int | None:
+        """Rows that all steps together train on; None where steps or rows are not known.
+
+        The last step of an epoch has the rows that are left, which may be fewer.
+        """
+        if self.train_rows is None or self.steps is None:
+            return None
+        epochs, steps = divmod(self.steps, math.ceil(self.train_rows / self.global_batch))
+        return epochs * self.train_rows + steps * self.global_batch
+
+    @property
     def adalora_steps(self) -> int | None:
         """The total that ms-swift gives AdaLoRA, which leaves out an epoch's last, incomplete step.
 

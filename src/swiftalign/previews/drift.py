@@ -65,6 +65,7 @@ class DriftReport:
         rows: number of rows.
         samples: number of samples: rows times epochs.
         passed_over: number of rows in which nothing moves, as in rows whose text can't be understood.
+        bypassed: number of samples that are left as they are, because of bypass_prob.
         effects: effect of each operation that moves points, alone and with the draws that it has in the pipeline, by
             kind; then of all operations together.
         left_out: operation -> reason -> number of samples in which the operation was drawn but not applied.
@@ -74,6 +75,7 @@ class DriftReport:
     rows: int
     samples: int
     passed_over: int
+    bypassed: int
     effects: tuple[OperationEffect, ...]
     left_out: dict[str, dict[str, int]]
     seconds_per_image: float | None
@@ -134,7 +136,7 @@ def measure_drift(
     tallies: dict[tuple[str, str], _Tally] = defaultdict(_Tally)  # by operation and kind
     left_out: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: list[float] = []
-    count = passed_over = 0
+    count = passed_over = bypassed = 0
     for count, (number, row) in enumerate(rows, 1):
         progress(count)
         if row.wording.fixed:
@@ -149,6 +151,7 @@ def measure_drift(
                 for placement in placements:
                     if name == ALL or any(step.name == name.partition(" ")[0] for step in placement.replay.steps):
                         _count(tallies, name, placement)
+            bypassed += placements[0].replay.bypassed
             for entry in placements[0].replay.left_out:  # of all operations together
                 operation, _, reason = entry.partition(": ")
                 left_out[operation][reason] += 1
@@ -165,7 +168,7 @@ def measure_drift(
             effects.append(OperationEffect(name, kind, mean, most, drift, **tally.counts))
     reasons = {name: dict(counts) for name, counts in left_out.items()}
     median = statistics.median(seconds) if seconds else None
-    return DriftReport(count, count * len(epochs), passed_over, tuple(effects), reasons, median)
+    return DriftReport(count, count * len(epochs), passed_over, bypassed, tuple(effects), reasons, median)
 
 
 def _alone(settings: AugmentationSection) -> Iterator[tuple[str, AugmentationSection]]:

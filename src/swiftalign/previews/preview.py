@@ -33,6 +33,7 @@ class PreviewResult:
     Attributes:
         seed: seed of the draws.
         epochs: epochs that are shown or measured.
+        percent: the point of the run whose values are shown; None where no curriculum changes them.
         strips: pictures of each row; None where only the report was wanted.
         encoded: whether the pictures were read back from encoded samples.
         sheet: file of the contact sheet; None where none was written.
@@ -43,6 +44,7 @@ class PreviewResult:
 
     seed: int
     epochs: list[int]
+    percent: float | None
     strips: list[Strip] | None
     encoded: bool
     sheet: Path | None
@@ -58,6 +60,8 @@ class PreviewResult:
 
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"seed": self.seed, "epochs": self.epochs}
+        if self.percent is not None:
+            values["progress"] = self.percent
         if self.strips is not None:
             names = {"output": self.sheet and str(self.sheet), "html": self.html and str(self.html)}
             values |= {"encoded": self.encoded, **names, "rows": [strip.to_json() for strip in self.strips]}
@@ -71,6 +75,7 @@ def preview(
     num: int | None = None,
     epochs: Sequence[int] = (0, 1, 2),
     seed: int | None = None,
+    percent: float | None = None,
     steps: bool = False,
     sheet: Path | None = None,
     html: Path | None = None,
@@ -87,6 +92,7 @@ def preview(
         num: number of rows, from the first, where ``rows`` is None; by default 6, or 200 for the report.
         epochs: epochs whose draws are shown or measured.
         seed: seed of the draws; by default the configuration's.
+        percent: point of the run, 0..100, whose values of the curriculum are shown; by default its end.
         steps: show the first epoch after each of its operations, instead of all epochs.
         sheet: PNG file to write the pictures to.
         html: HTML file to write the pictures to.
@@ -96,17 +102,23 @@ def preview(
 
     Raises:
         SwiftalignError: the configuration has no training data, there is no augmentation to measure or to show in
-            steps, or there are too many rows.
+            steps, there is no curriculum for ``percent``, or there are too many rows.
         DataError: a row or an image can't be read.
         OSError: a file can't be written.
     """
     pipeline = _pipeline(config, seed)
     if pipeline is None and (report or steps):
         raise _without(config)
+    notes: list[str] = []
+    if pipeline and pipeline.settings.curriculum:
+        percent = 100.0 if percent is None else percent
+        notes.append(f"the values of the curriculum are those at {percent:g}% of the run; choose with --progress")
+        pipeline = pipeline.at(percent / 100)
+    elif percent is not None:
+        raise SwiftalignError(f"--progress {percent:g}: the augmentation has no curriculum", "leave --progress out")
     require_training_data(config)
     writing = encoding_of(config).writing
     reader = Rows(data_sources(config, "train"), writing=writing)
-    notes: list[str] = []
     strips, encoded, measured = None, False, None
 
     def chosen(default: int) -> dict[int, Row]:
@@ -138,7 +150,8 @@ def preview(
         progress("drawing")
         how = "read back from encoded samples" if encoded else "as written, not encoded"
         seeded = f"seed {pipeline.settings.seed}" if pipeline else "without augmentation"
-        heading = " · ".join(part for part in (source, seeded, how) if part)
+        point = "" if percent is None else f"at {percent:g}% of the run"
+        heading = " · ".join(part for part in (source, seeded, point, how) if part)
         title = "Augmentation preview" if pipeline else "Rows as they are learned"
         if sheet:
             sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -156,9 +169,8 @@ def preview(
             progress=lambda count: progress(f"measuring row {count:,} of {len(counted):,}"),
         )
     notes = list(dict.fromkeys(notes))
-    return PreviewResult(
-        pipeline.settings.seed if pipeline else 0, list(epochs), strips, encoded, sheet, html, measured, notes
-    )
+    used = pipeline.settings.seed if pipeline else 0
+    return PreviewResult(used, list(epochs), percent, strips, encoded, sheet, html, measured, notes)
 
 
 def _pipeline(config: Config, seed: int | None) -> Pipeline | None:

@@ -150,6 +150,8 @@ class Previewer:
             return self.variants(row, [epoch])
         image, panels = open_image(path), [original]
         whole = self.pipeline.place(blank(original.size), record, epoch=epoch, row=row).replay
+        if whole.bypassed:
+            return self.variants(row, [epoch])
         for count, step in enumerate(whole.steps, 1):
             left_out = whole.left_out if count == len(whole.steps) else ()
             part = replace(whole, steps=whole.steps[:count], left_out=left_out)
@@ -203,14 +205,15 @@ class Previewer:
         else:
             shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
             if placed:
-                done = Replay(tuple(step for step in placed.replay.steps if not is_geometric(step)))
+                colours = tuple(step for step in placed.replay.steps if not is_geometric(step))
+                done = Replay(colours, bypassed=placed.replay.bypassed)
                 left_out = (f"geometry: {final.wording.fixed}",)
         return Panel(
             title,
             thumbnail(shown.image),
             (shown.image.shape[1], shown.image.shape[0]),
             shapes,
-            tuple(describe(step) for step in done.steps),
+            (*(["left as it is"] if done.bypassed else []), *map(describe, done.steps)),
             left_out,
             tuple(faults),
             done.to_json() if placed else None,
@@ -265,6 +268,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "gamma": lambda v: f"gamma {v['gamma']:.2f}",
     "hsv": lambda v: f"hsv h{v['hue_deg']:+.0f}° s{v['sat']:.1f} v{v['val']:.1f}",
     "clahe": lambda v: f"clahe {v['clip_limit']:g}",
+    "auto_contrast": lambda v: f"auto contrast {v['cutoff']:g}%",
     "sharpness": lambda v: f"sharpness {v['factor']:.1f}",
     "solarize": lambda v: f"solarize {v['threshold']}",
     "posterize": lambda v: f"posterize {v['bits']}",

@@ -49,15 +49,20 @@ class GlobalBatches:
     def __len__(self) -> int:
         return -(-self.rows // self.together)
 
+    def order(self, epoch: int) -> list[int]:
+        """The numbers of all rows, in the order in which an epoch takes them."""
+        if self.seed is None:
+            return list(range(self.rows))
+        generator = torch.Generator().manual_seed(self.seed + epoch)  # as ms-swift shuffles for one process
+        if self.lengths is None:
+            order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
+        else:
+            order = get_length_grouped_indices(self.lengths, self.together, generator=generator)
+        return order
+
     def __iter__(self) -> Iterator[list[int]]:
         """Row numbers per batch; ``~number`` stands for a masked copy of a row."""
-        order = list(range(self.rows))
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + self._epoch)  # as ms-swift shuffles for one process
-            if self.lengths is None:
-                order = torch.randperm(self.rows, generator=generator).tolist()
-            else:
-                order = get_length_grouped_indices(self.lengths, self.together, generator=generator)
+        order = self.order(self._epoch)
         for first in range(0, self.rows, self.together):
             batch = order[first : first + self.together]
             yield batch[self.rank :: self.world] or [~batch[0]]
@@ -77,6 +82,18 @@ class FilledRows(LazyLLMDataset):  # type: ignore[misc]  # ms-swift ships no typ
         return {**row, "labels": [IGNORED] * len(row["labels"])}
 
 
+def global_batches(trainer: Any, lengths: Sequence[int] | None = None) -> GlobalBatches:
+    """The batches of a trainer of ms-swift.
+
+    Args:
+        lengths: tokens per row, to put rows of similar length in a batch.
+    """
+    args = trainer.args
+    seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None
+    rows, batch = len(trainer.train_dataset), trainer._train_batch_size
+    return GlobalBatches(rows, batch, seed, args.process_index, args.world_size, lengths)
+
+
 def train_dataloader(
     trainer: Any,
     skip_batches: int = 0,
@@ -92,14 +109,12 @@ def train_dataloader(
         loader: class of the loader.
         lengths: tokens per row, to put rows of similar length in a batch.
     """
-    args, rows = trainer.args, trainer.train_dataset
-    seed = (args.data_seed or 0) if args.train_dataloader_shuffle else None
-    rank, world = args.process_index, args.world_size
-    batches: Any = GlobalBatches(len(rows), trainer._train_batch_size, seed, rank, world, lengths)
+    args = trainer.args
+    batches: Any = global_batches(trainer, lengths)
     if skip_batches:
         batches = SkipBatchSampler(batches, skip_batches=skip_batches)
     return loader(
-        rows,
+        trainer.train_dataset,
         device=trainer.accelerator.device,
         generator=torch.Generator().manual_seed(args.data_seed or 0),
         batch_sampler=batches,
@@ -108,5 +123,5 @@ def train_dataloader(
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
-        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank),
+        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
     )

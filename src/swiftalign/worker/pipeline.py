@@ -25,12 +25,12 @@ from swiftalign.model.family import Family
 from swiftalign.model.template import use_own_tokens
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import split_rows
-from swiftalign.problems import counted
+from swiftalign.problems import SwiftalignError, counted
 from swiftalign.runs.folder import Start, read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
 from swiftalign.worker.bad_rows import save_before_a_bad_row
-from swiftalign.worker.batches import FilledRows, train_dataloader
+from swiftalign.worker.batches import FilledRows, global_batches, train_dataloader
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
@@ -148,10 +148,17 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         sync_free = choices.padding_free and (find(plan.model_type) or Family).sync_free
         tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
         special = args.dataloader_drop_last or args.dataloader_multiprocessing_context or tensor_parallel
+        rows, samples = trainer.train_dataset.dataset, plan.schedule.samples
         if not special and self.template.sequence_parallel_size == 1:
             loader = SyncFreeLoader if sync_free else DataLoaderShard
             lengths = self._lengths() if args.group_by_length else None
             trainer.get_train_dataloader = partial(train_dataloader, trainer, loader=loader, lengths=lengths)
+            if isinstance(rows, TrainingRows):
+                assert samples is not None
+                rows.follow(global_batches(trainer, lengths).order, samples)
+        elif isinstance(rows, TrainingRows) and rows.pipeline and rows.pipeline.settings.curriculum:
+            message = "custom.augmentation.curriculum: with tensor parallelism, ms-swift orders the rows in its own way"
+            raise SwiftalignError(message, "remove tensor_parallel from the DeepSpeed settings, or the curriculum")
         if sync_free:
             make_sync_free(trainer)
         save_before_a_bad_row(trainer, self.callback)
