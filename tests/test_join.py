@@ -70,6 +70,8 @@ def test_images_objects_and_summaries_follow_one_another(folder: Path) -> None:
     (whole,) = joined(folder, *rows, join=5)
     assert whole["objects"] == [*rows[0]["objects"], {**rows[2]["objects"][0], "image": 2}]
     assert joined(folder, *rows, join=1) == rows
+    pair = {**row("a.png", "cup"), "images": ["a.png", "b.png"], "summary": "two pictures of one place"}
+    assert joined(folder, *rows[:2], pair)[1] == pair  # nothing is joined with it
 
 
 def test_rows_of_several_images_and_units_are_joined(folder: Path) -> None:
@@ -138,8 +140,18 @@ TALK = {
         ([row("a.png", "cup"), row("b.png", "cup"), TALK | {"images": ["a.png"]}], "rows.jsonl:3: its messages"),
         ([row("a.png", "cup", prompt="Find."), row("a.png", "nut")], "rows.jsonl:2: its 'prompt' is not that of .*:1"),
         ([row("a.png", "cup"), row("a.png", "nut", system="Short.")], "rows.jsonl:2: its 'system' is not that of .*:1"),
-        ([row("a.png", "cup", summary="one"), row("a.png", "nut")], "rows.jsonl:2: .* some images have no 'summary'"),
-        ([row("a.png", "cup"), row("a.png", "nut", summary="one")], "rows.jsonl:2: .* some images have no 'summary'"),
+        (
+            [row("a.png", "cup", summary="one"), row("a.png", "nut")],
+            "rows.jsonl:2: can't be joined, as not every image of .*:1 on has its own",
+        ),
+        (
+            [{**row("a.png", "cup"), "images": ["a.png", "b.png"], "summary": "both"}, row("a.png", summary="one")],
+            "rows.jsonl:1: can't be joined",
+        ),
+        (
+            [row("a.png", "cup"), row("a.png", "nut", summary="one")],
+            "rows.jsonl:2: can't be joined, as not every image of .*:1 on has its own",
+        ),
     ],
 )
 def test_rows_that_can_not_be_joined_are_named(rows: Sequence[dict[str, Any]], fault: str, folder: Path) -> None:

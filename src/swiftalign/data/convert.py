@@ -125,9 +125,9 @@ def joined(rows: Sequence[tuple[str, Row]]) -> Row:
             if getattr(row.wording, name) != getattr(words[0], name):
                 message = f"{where}: its '{name}' is not that of {first}, with which it is to be joined"
                 raise DataError(message, f"give all rows one {name}, or none and write it as data.text.{name}")
-        if len(summaries) not in (0, len(images)):
-            message = f"{where}: of the rows that are to be joined from {first} on, some images have no 'summary'"
-            raise DataError(message, "give all rows one, as a list where a row has several images, or no row")
+        if len(rows) > 1 and len(summaries) not in (0, len(images)):
+            message = f"{where}: can't be joined, as not every image of the rows from {first} on has its own 'summary'"
+            raise DataError(message, "give every row one, as a list where a row has several images, or none to any row")
     return Row(
         tuple(images),
         tuple(targets),
