@@ -168,7 +168,8 @@ _SFT = "this toolkit trains on the answers of rows only (supervised fine-tuning)
 KEYS: dict[Names, Rule] = {
     ("global_max_length",): Renamed(("data", "max_length")),
     ("deepspeed",): Renamed(
-        ("training", "deepspeed"), values="{enabled: true, config: zero2}: zero2; enabled: false: left out"
+        ("training", "deepspeed"),
+        values="{enabled: true, config: X}: X, without a config zero2; enabled: false: left out",
     ),
     ("model", "model_name_or_path"): Renamed(("model", "path")),
     ("model", "attn_implementation"): Renamed(("model", "attention")),
@@ -206,7 +207,7 @@ KEYS: dict[Names, Rule] = {
         (), "it names the images of an answer", "write data: {text: {image_key: '图片_{n}'}}"
     ),
     ("custom", "assistant_prefix_format"): Implied(
-        (), "answers have no prefix", "remove it, or write answers as messages"
+        (), "a prefix is one text for all rows", "write it as data: {text: {first_line: ...}}"
     ),
     ("custom", "fusion_config"): Implied((), "files are mixed by weights", _MIXTURE),
     ("custom", "augment_sources"): Implied(
@@ -340,11 +341,8 @@ def settle(values: Mapping, problems: list[Problem]) -> None:
         if isinstance(deepspeed, Mapping) and deepspeed.keys() <= {"enabled", "config"}:
             if _is_one_of(deepspeed, _OFF):
                 del training["deepspeed"]
-            elif deepspeed.get("config"):
-                training["deepspeed"] = deepspeed["config"]
             else:
-                message = f"{values.name('training', 'deepspeed')} is enabled, but no config is named"
-                problems.append(config_problem(values.where("training", "deepspeed"), message, "add config: zero2"))
+                training["deepspeed"] = deepspeed.get("config") or "zero2"  # as the guide's project reads it
     if not isinstance(custom, Mapping) or not isinstance(data, Mapping):
         return
     for name, parts in _LIMITS.items():
