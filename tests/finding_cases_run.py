@@ -180,12 +180,6 @@ RUN = [
     ),
     Case(
         "report-to",
-        "training:\n  report_to: [tensorboard, dvclive]  # here\n",
-        "report_to: dvclive needs the package dvclive, which is not installed",
-        "training: {report_to: tensorboard}\n",
-    ),
-    Case(
-        "report-to",
         "swift:\n  report_to: tensor_board  # here\n",
         "report_to: transformers can't report to 'tensor_board'",
         "training: {report_to: none}\n",

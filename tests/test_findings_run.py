@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finding_cases import ALIGNER, MERGERS, WHOLE
+from swiftalign.checks import training
 from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
@@ -208,3 +210,33 @@ def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Co
         make_config("training: {report_to: 3}\n")
     with pytest.raises(ConfigError, match=r"report_to\.0 must be text, not true"):
         make_config("training: {report_to: [true]}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        (
+            "training:\n  report_to: [tensorboard, dvclive]",
+            "training.report_to: dvclive needs the package dvclive, which is not installed",
+            {"training": {"report_to": "none"}},
+        ),
+        (
+            "deepspeed:\n  config: zero2",
+            "training.deepspeed: zero2 needs the package deepspeed, which is not installed",
+            {"training": {"deepspeed": None}},
+        ),
+    ],
+)
+def test_package_of_a_run_that_is_missing_here(
+    text: str,
+    message: str,
+    fix: dict[str, Any],
+    make_config: Callable[[str], Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = find_spec
+    monkeypatch.setattr(training, "find_spec", lambda name: None if name in ("dvclive", "deepspeed") else found(name))
+    [problem] = training.packages(make_config(f"{text}\n"))
+    assert (problem.code, problem.message, problem.fix) == ("package-missing", message, fix)
+    assert problem.where.endswith(":2") or problem.where.endswith(":3")
+    assert list(training.packages(make_config("training: {report_to: none}\n"))) == []

@@ -82,21 +82,36 @@ def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
 
 
 def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
-    """Whether the packages that report_to names are there; otherwise the training process would end with an error."""
-    given = config.handed_through.get("report_to") or "tensorboard"  # ms-swift's default
+    """Whether transformers knows the services that report_to names."""
+    for name in set(_reported_to(config)) - {*REPORTERS, "none", "all"}:
+        section = "swift" if "report_to" in config.swift else "training"
+        message = f"report_to: transformers can't report to {name!r}"
+        hint = f"use {names(REPORTERS, len(REPORTERS))}, or none"
+        yield Problem("report-to", message, hint, where=config.where(section, "report_to"))
+
+
+def packages(config: Config) -> Iterable[Problem]:
+    """Whether this machine has the packages that the run needs beyond those of this toolkit.
+
+    It is no part of the pre-flight, which also looks at configurations for other machines.
+    """
     section = "swift" if "report_to" in config.swift else "training"
-    where = config.where(section, "report_to")
-    for name in given if isinstance(given, list) else [given]:
-        package = REPORTERS.get(name)
-        if name in ("none", "all"):
-            continue
-        if name not in REPORTERS:
-            message = f"report_to: transformers can't report to {name!r}"
-            yield Problem("report-to", message, f"use {names(REPORTERS, len(REPORTERS))}, or none", where=where)
-        elif package and find_spec(package) is None:
-            message = f"report_to: {name} needs the package {package}, which is not installed"
-            fix = {section: {"report_to": "none"}}
-            yield Problem("report-to", message, f"pip install {package}; or report to nothing:", fix, where)
+    needed: list[tuple[str | None, str, str, str, str | None]] = [
+        (REPORTERS.get(name), section, "report_to", name, "none") for name in _reported_to(config)
+    ]
+    if setting := config.training.deepspeed:
+        named = setting if isinstance(setting, str) else "its configuration"
+        needed.append(("deepspeed", "training", "deepspeed", named, None))
+    for package, section, key, value, without in needed:
+        if package and find_spec(package) is None:
+            message = f"{section}.{key}: {value} needs the package {package}, which is not installed"
+            hint, where = f"pip install {package}; or do without:", config.where(section, key)
+            yield Problem("package-missing", message, hint, {section: {key: without}}, where)
+
+
+def _reported_to(config: Config) -> list[str]:
+    given = config.handed_through.get("report_to") or "tensorboard"  # ms-swift's default
+    return given if isinstance(given, list) else [given]
 
 
 def loading(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

@@ -12,6 +12,7 @@ from typing import Any
 from swiftalign.checks.data import geometry_kept, images_to_learn_from, scored_kind, scored_rows
 from swiftalign.checks.learned import learned
 from swiftalign.checks.preflight import preflight
+from swiftalign.checks.training import packages
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.files import UNKNOWN, require_training_data
@@ -145,7 +146,8 @@ def prepare(
     card, parts = present_card(), []
     for part in config.runs:
         # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
-        stop_at_errors(preflight(part, model, resolve(part, model, rows=UNKNOWN, processes=processes.total)))
+        unread = resolve(part, model, rows=UNKNOWN, processes=processes.total)
+        stop_at_errors([*packages(part), *preflight(part, model, unread)])
         data = read_data(
             part,
             lambda rows: show(f"reading the data: {rows:,} rows"),
