@@ -208,8 +208,12 @@ def test_rows_that_augmentation_can_not_move_are_counted(
     assert "only the colours of 2 rows change: its text mentions coordinates that are not understood" in err
     assert "only the colours of 1 row change: its text locates nothing" in err
     assert "data-geometry-kept" not in told(config, capsys)[1]
-    off = "custom.augmentation={preset: conservative, enabled: false}"
-    assert "data-geometry-kept" not in told(config, capsys, off)[1]
+    for off in ("enabled: false", "bypass_prob: 1"):
+        setting = f"custom.augmentation={{preset: conservative, {off}}}"
+        assert "data-geometry-kept" not in told(config, capsys, setting)[1]
+    phases = "curriculum: {phases: [{until_percent: 50, bypass_prob: 0}]}"
+    rising = f"custom.augmentation={{preset: conservative, bypass_prob: 1, {phases}}}"
+    assert "data-geometry-kept" in told(config, capsys, rising)[1]
 
 
 def test_coordinates_of_another_unit_than_the_template_s_are_not_learned(

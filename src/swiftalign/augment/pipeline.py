@@ -152,6 +152,8 @@ class Pipeline:
     def at(self, progress: float) -> Pipeline:
         """The augmentation at a point of the run, as its curriculum says; itself without one.
 
+        Without this call, operations have the values of the start of the run.
+
         Args:
             progress: the point, as a share of the run, 0..1.
         """

@@ -380,8 +380,9 @@ class AugmentationSection(Strict):
     @functools.cached_property
     def knots(self) -> tuple[Knot, ...]:
         """The values at the start of the run and at the end of each phase of the curriculum; none without one."""
-        operations = [(operation.name, operation.params) for operation in self._listed]
-        return self.curriculum.knots(self.bypass_prob, operations) if self.curriculum else ()
+        if self.curriculum is None:
+            return ()
+        return self.curriculum.knots(self.bypass_prob, [(each.name, each.params) for each in self._listed])
 
     def at(self, progress: float) -> AugmentationSection:
         """The section with the curriculum's values at a point of the run, and without the curriculum.
