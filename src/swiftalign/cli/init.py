@@ -68,8 +68,8 @@ def init(
 ) -> None:
     """Write a configuration with comments, or a demo workspace.
 
-    On a terminal, it asks for options that are missing, and checks each answer. Every line that it writes says
-    why it is there. Examples:
+    On a terminal, it asks for options that are missing, and checks each answer. Comments in the file say why its
+    settings are there. Examples:
 
       swiftalign init
 
