@@ -16,7 +16,7 @@ from swiftalign.config.load import load_config
 from swiftalign.config.schema import config_schema
 from swiftalign.config.sections import Config
 from swiftalign.demo.data import write_dataset
-from swiftalign.methods import offered
+from swiftalign.init.recipes import recipes
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
@@ -89,7 +89,7 @@ def test_a_worked_config_lowers_to_its_golden_arguments(
 
 
 def test_every_method_of_init_has_a_worked_file() -> None:
-    assert set(offered()) <= {path.stem for path in METHODS}
+    assert set(recipes()) <= {path.stem for path in METHODS}
 
 
 def test_the_schema_beside_the_configs_is_the_published_one() -> None:

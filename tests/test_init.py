@@ -1,22 +1,27 @@
-"""`swiftalign init`: what it writes loads, plans, and is never written over."""
+"""`swiftalign init`: what it writes loads, plans, trains, and is never written over."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
-from swiftalign.config.sections import DataSource
-from swiftalign.init.recipes import PROBLEMS
+from swiftalign.config.sections import Config, DataSource
+from swiftalign.init.recipes import PROBLEMS, recipes
 from swiftalign.methods import offered
 from swiftalign.model.tree import Model
+from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
-from swiftalign.problems import blocking
+from swiftalign.problems import Problem, blocking
+from swiftalign.runs.events import Event
+from swiftalign.runs.train import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -24,17 +29,183 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("choice", [f"--method={m}" for m in offered()] + [f"--problem={p}" for p in PROBLEMS])
-def test_what_init_writes_plans_without_errors(choice: str, demo: Path, demo_modules: Model) -> None:
+def planned(model: Model) -> list[TuningPlan]:
+    """The plans of config.yaml's runs, which have no problem worse than a note."""
+    plans = []
+    for run in load_config([Path("config.yaml")]).runs:
+        plans.append(resolve(run, model))
+        assert not [each for each in preflight(run, model, plans[-1]) if each.severity in ("error", "warning")]
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("choice", "val"),
+    [(f"--method={m}", True) for m in recipes()]
+    + [(f"--problem={p}", True) for p in PROBLEMS]
+    + [("--method=mixed", False), ("--problem=overfitting", False)],
+)
+def test_what_init_writes_plans_without_errors(choice: str, val: bool, demo: Path, demo_modules: Model) -> None:
     train = demo / "data/train.jsonl"
-    assert main(["init", f"--model={demo / 'model'}", choice, f"--train={train}"]) == 0
-    config = load_config([Path("config.yaml")])
-    assert config.data.train == [DataSource(path=str(train))]
-    plan = resolve(config, demo_modules)
-    problems = preflight(config, demo_modules, plan)
-    assert not [problem for problem in problems if problem.severity in ("error", "warning")]
+    validation = [f"--val={demo / 'data/val.jsonl'}"] if val else []
+    assert main(["init", f"--model={demo / 'model'}", choice, f"--train={train}", *validation]) == 0
+    assert load_config([Path("config.yaml")]).data.train == [DataSource(path=str(train))]
+    (plan,) = planned(demo_modules)
     method = choice.removeprefix("--method=") if "method" in choice else PROBLEMS[choice.split("=")[1]].method
-    assert plan.method == method
+    assert plan.method == ("lora" if method == "mixed" else method)
+
+
+@pytest.mark.parametrize("rows", [3, 100, 100_000])
+@pytest.mark.parametrize("method", ["full", "adalora"])  # and a schedule of its own
+def test_any_number_of_rows_is_evaluated_up_to_ten_times(
+    method: str, rows: int, demo: Path, demo_modules: Model
+) -> None:
+    Path("train.jsonl").write_text("{}\n" * rows)  # they are only counted
+    files = ["--train=train.jsonl", f"--val={demo / 'data/val.jsonl'}"]
+    assert main(["init", f"--model={demo / 'model'}", f"--method={method}", *files]) == 0
+    (plan,) = planned(demo_modules)
+    steps, training = plan.schedule.steps or 0, load_config([Path("config.yaml")]).training
+    assert training.eval_steps == training.save_steps
+    apart = -(-steps // 10)  # as transformers rounds a share of the run
+    assert 3 <= steps // apart <= 10
+    assert apart <= -(-steps // 3)  # at least once per epoch
+
+
+def scored(config: Config) -> tuple[str | None, int]:
+    """The metric of the best model, and the number of rows to answer."""
+    settings = config.custom.grounding_eval
+    return config.training.metric_for_best_model, settings.rows if settings else 0
+
+
+def row(image: str, objects: list[dict[str, Any]]) -> str:
+    return json.dumps({"images": [image], "objects": objects}) + "\n"
+
+
+@pytest.mark.parametrize("kind", ["quads", "words", "two images", "no file"])
+def test_the_best_model_is_told_by_what_the_validation_rows_can_tell(kind: str, demo: Path) -> None:
+    image = str(next((demo / "data").rglob("*.jpg"), None) or next((demo / "data").rglob("*.png")))
+    quad, box = {"quad": [8, 8, 40, 8, 40, 40, 8, 40], "label": "q"}, {"bbox_2d": [8, 8, 40, 40], "label": "b"}
+    words = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A slab."}]
+    text = {
+        "quads": row(image, [quad]) * 2 + row(image, [box]),
+        "words": json.dumps({"images": [image], "messages": words}) + "\n",
+        # The answers to rows of several images are not scored.
+        "two images": json.dumps({"images": [image, image], "objects": [{**box, "image": 1}]}) + "\n",
+    }
+    if kind in text:
+        Path("val.jsonl").write_text(text[kind])
+    files = [f"--train={demo / 'data/train.jsonl'}", "--val=val.jsonl"]
+    assert main(["init", f"--model={demo / 'model'}", "--method=lora", *files]) == 0
+    config = load_config([Path("config.yaml")])
+    assert scored(config) == (("eval_quad_acc", 64) if kind == "quads" else ("eval_loss", 0))
+    if kind in ("quads", "words"):
+        found: list[Problem] = []
+
+        def listen(event: Event) -> None:
+            found.extend(event.values["problems"] if event.kind == "problems" else [])
+
+        prepare(config, listen=listen)  # reads the rows too
+        assert not [problem for problem in found if problem.severity != "note"]
+
+
+def test_a_validation_row_that_cannot_be_read_is_named(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("val.jsonl").write_text("{}\n")
+    assert main(["init", f"--model={demo / 'model'}", "--method=lora", "--val=val.jsonl"]) == 2
+    assert "val.jsonl:1: " in capsys.readouterr().err
+    assert not Path("config.yaml").exists()
+
+
+def test_the_mixed_plan_adapts_the_last_layers_of_the_model(demo: Path, demo_modules: Model) -> None:
+    main(["init", "--model=Qwen/Qwen3-VL-4B-Instruct", "--method=mixed"])
+    regex = load_config([Path("config.yaml")]).tuner.target_regex or ""
+    assert r"language_model\.layers\.(32|33|34|35)|visual\.blocks\.(18|19|20|21|22|23))" in regex
+    main(["init", f"--model={demo / 'model'}", "--method=mixed", f"--train={demo / 'data/train.jsonl'}", "--force"])
+    (plan,) = planned(demo_modules)
+    linear = [m.name for m in demo_modules if m.kind == "linear" and ("layers" in m.name or "blocks" in m.name)]
+    assert list(plan.adapted) == linear  # the tiny model has no more layers than these
+    assert set(plan.saved) == set(demo_modules.mergers)
+
+
+def test_the_mixed_plan_of_a_model_that_cannot_be_read_adapts_all_layers(demo: Path, demo_modules: Model) -> None:
+    assert main(["init", "--model=nobody/has-such-a-model", "--method=mixed"]) == 0
+    text = Path("config.yaml").read_text()
+    assert "as the model can't be read here" in text
+    Path("config.yaml").write_text(text.replace("nobody/has-such-a-model", str(demo / "model")))
+    (plan,) = planned(demo_modules)
+    assert {demo_modules.component(name) for name in plan.adapted} == {"llm", "vit"}
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+SETTINGS = ("output_dir=run", "max_steps=2", "gradient_accumulation_steps=1")
+TWO_SMALL_STEPS = [word for setting in SETTINGS for word in ("--set", f"training.{setting}")]
+
+
+@pytest.fixture
+def own_demo(demo: Path) -> Path:
+    """A copy of the demo in the current folder, with a file of the validation row with the shortest answer."""
+    copied = Path(shutil.copytree(demo, "demo"))
+    (copied / "data/one.jsonl").write_text(min((demo / "data/val.jsonl").read_text().splitlines(), key=len))
+    return copied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "val"),
+    [
+        ("full", True),
+        pytest.param("mixed", True, marks=pytest.mark.long),
+        pytest.param("modules_to_save", True, marks=pytest.mark.long),
+        pytest.param("modules_to_save", False, marks=pytest.mark.long),
+        pytest.param("mixed", False, marks=pytest.mark.long),
+        pytest.param("full", False, marks=pytest.mark.long),
+    ],
+)
+def test_what_init_writes_trains_and_exports(method: str, val: bool, own_demo: Path) -> None:
+    files = ["--train=demo/data/train.jsonl", *(["--val=demo/data/one.jsonl"] if val else [])]
+    assert main(["init", "--model=demo/model", f"--method={method}", *files]) == 0
+
+    assert main(["train", "config.yaml", *TWO_SMALL_STEPS]) == 0
+
+    best = json.loads(Path("run/checkpoint-2/trainer_state.json").read_text())["best_model_checkpoint"]
+    assert Path(best).is_dir() if val else best is None
+    assert main(["verify-ckpt", "run", "--deep"]) == 0
+    assert main(["export", "run", "--output", "exported"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_curriculum_trains_alone(own_demo: Path) -> None:
+    files = ["--curriculum=demo/data/train.jsonl", "--val=demo/data/one.jsonl"]
+    assert main(["init", "--model=demo/model", "--method=lora", *files]) == 0
+    assert main(["train", "config.yaml", *TWO_SMALL_STEPS]) == 0
+    assert main(["verify-ckpt", "run"]) == 0
+
+
+# -- curricula ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", ["--method=mixed", "--problem=overfitting"])
+def test_a_curriculum_of_a_named_model_is_complete(choice: str, demo: Path, demo_modules: Model) -> None:
+    rows = Path("rows.jsonl")
+    rows.write_text((demo / "data/train.jsonl").read_text())
+    options = [f"--model={demo / 'model'}", f"--val={demo / 'data/val.jsonl'}", "--curriculum=rows.jsonl"]
+    assert main(["init", choice, *options]) == 0
+    plans = planned(demo_modules)
+    config = load_config([Path("config.yaml")])
+    assert [run.phase for run in config.runs] == ["simple", "medium", "full"]
+    assert [plan.schedule.train_rows for plan in plans] == [49, 15, 64]
+    assert all(scored(run) == ("eval_bbox_acc", 64) for run in config.runs)
+
+
+def test_adalora_has_no_curriculum(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [f"--model={demo / 'model'}", "--problem=capacity", f"--curriculum={demo / 'data/train.jsonl'}"]
+    assert main(["init", *argv]) == 2
+    assert "error: adalora can't be trained in phases" in capsys.readouterr().err
+    assert not Path("config.yaml").exists()
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_problem_comes_with_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,13 +259,30 @@ def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[st
             "--demo has its own model and data, so it can't be combined with --model, --val",
             "remove one of them",
         ),
+        (["--model=./x", "--method=mixed"], f"model {Path.cwd().anchor}", "name a model folder"),
+        (
+            ["--demo=x", "--method=full"],
+            "--demo has no learning rates for full",
+            f"choose one of {', '.join(offered())}",
+        ),
+        (["--curriculum=x", "--train=y"], "--curriculum and --train both name the training rows", "remove --train"),
         (
             ["--model=x"],
             "no method is named",
             "--method modules_to_save|lora|dora|",
         ),
     ],
-    ids=["no model", "method typo", "problem typo", "two methods", "demo of a model", "no method"],
+    ids=[
+        "no model",
+        "method typo",
+        "problem typo",
+        "two methods",
+        "demo of a model",
+        "no folder",
+        "demo of a recipe",
+        "rows twice",
+        "no method",
+    ],
 )
 def test_what_is_missing_or_mistyped_is_said(
     argv: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]
@@ -107,12 +295,46 @@ def test_what_is_missing_or_mistyped_is_said(
 
 
 def test_init_asks_for_what_is_missing_on_a_terminal(run_in_terminal: Callable[..., tuple[int, str]]) -> None:
-    code, screen = run_in_terminal("init", keys="Qwen/Qwen3-VL-8B-Instruct\nboft\ndata/mine.jsonl\n")
+    code, screen = run_in_terminal("init", keys="Qwen/Qwen3-VL-8B-Instruct\nboft\n\n")
     assert code == 0, screen
     config = load_config([Path("config.yaml")])
     assert config.model.path == "Qwen/Qwen3-VL-8B-Instruct"
     assert config.tuner.train_type == "boft"
-    assert config.data.train[0].path.endswith("data/mine.jsonl")
+    assert config.data.train == []
+
+
+def test_answers_on_a_terminal_are_checked_at_once(demo: Path, run_in_terminal: Callable[..., tuple[int, str]]) -> None:
+    Path("broken.jsonl").write_text('{"images": 1}\n')
+    Path("empty.jsonl").write_text("\n")
+    answers = {
+        "./nowhere": "nowhere: no such folder",
+        str(demo / "data"): "not a model folder (it has no config.json)",
+        str(demo / "model"): "",
+        "mixd": "did you mean mixed?",
+        "mixed": "",
+        "missing.json": "missing.json: no such file",
+        "broken.jsonl": "broken.jsonl:1: ",
+        "empty.jsonl": "empty.jsonl holds no row",
+        str(demo / "data/train.jsonl"): "",
+        str(demo / "data"): "rows are not recognised",
+        str(demo / "data/val.jsonl"): "",
+    }
+    typed = [*answers]
+    typed.insert(-1, str(demo / "data"))
+    code, screen = run_in_terminal("init", keys="".join(f"{answer}\n" for answer in typed))
+    assert code == 0, screen
+    assert [reason for reason in answers.values() if reason not in screen] == []
+    config = load_config([Path("config.yaml")])
+    assert config.model.path == str(demo / "model")
+    assert config.tuner.modules_to_save
+    assert scored(config) == ("eval_bbox_acc", 64)
+    assert [source.path for source in config.data.train] == [str(demo / "data/train.jsonl")]
+
+
+def test_the_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [name for name in [*recipes(), *PROBLEMS] if name not in text] == []
 
 
 def test_the_schema_is_printed_and_written_beside_the_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,7 @@ from swiftalign.config.sections import Config, section_fields
 from swiftalign.config.spellings import ARGUMENTS, KEYS, is_argument
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.config.yaml import parse_document, read_document
-from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
-from swiftalign.methods import offered
+from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, recipes, write_config
 
 GUIDE = sorted((Path(__file__).parent / "guide").glob("*.yaml"))
 SECTIONS = ("data", "tuner", "training")
@@ -54,12 +53,12 @@ def test_fragment_of_the_guide_is_valid(path: Path, validator: Draft202012Valida
 
 
 @pytest.mark.parametrize("problem", [None, *PROBLEMS])
-@pytest.mark.parametrize("method", offered())
+@pytest.mark.parametrize("method", recipes())
 def test_recipe_is_valid(method: str, problem: str | None, validator: Draft202012Validator) -> None:
-    text = write_config(
-        model="Qwen/Qwen3-VL-4B-Instruct", method=method, problem=problem, train="train.jsonl", steps=90
-    )
-    assert faults(validator, text) == []
+    usual: dict[str, Any] = {"model": "Qwen/Qwen3-VL-4B-Instruct", "method": method, "problem": problem, "steps": 90}
+    phases = "phases:\n  - data: {train: a.jsonl}\n    training: {num_train_epochs: 3}\n"
+    for more in ({}, {"val": "val.jsonl"}, {"val": "val.jsonl", "scored": ["line", "bbox"], "phases": phases}):
+        assert faults(validator, write_config(train="train.jsonl", **usual, **more)) == []
 
 
 def test_demo_and_its_schema_are_valid(demo: Path) -> None:

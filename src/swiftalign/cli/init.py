@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,12 @@ def init(
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Hub id, or path of a model folder.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Tuning method: modules_to_save, lora, dora, adalora, boft or fourierft."),
+        typer.Option(
+            metavar="NAME",
+            help="What trains: the aligner whole (modules_to_save, or full, without an adapter file), adapters on it "
+            "(lora, dora, adalora, boft, fourierft), or mixed: it trains whole, with LoRA on the last layers of LLM "
+            "and ViT.",
+        ),
     ] = None,
     problem: Annotated[
         str | None,
@@ -30,7 +36,15 @@ def init(
         ),
     ] = None,
     train_file: Annotated[str | None, typer.Option("--train", metavar="JSONL", help="File to train on.")] = None,
-    val_file: Annotated[str | None, typer.Option("--val", metavar="JSONL", help="File to validate on.")] = None,
+    val_file: Annotated[
+        str | None,
+        typer.Option(
+            "--val",
+            metavar="JSONL",
+            help="File to validate on. The config then measures accuracy by kind of target, keeps the best model and "
+            "stops early.",
+        ),
+    ] = None,
     demo: Annotated[
         Path | None,
         typer.Option(
@@ -44,7 +58,9 @@ def init(
     curriculum: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSONL", help="Split rows by objects per image, and write a config with one phase per group."
+            metavar="JSONL",
+            help="Split rows by objects per image, and write a config with one phase per group: complete with --model "
+            "and --method or --problem, else one to lay over another config.",
         ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and exit.")] = False,
@@ -52,13 +68,18 @@ def init(
 ) -> None:
     """Write a configuration with comments, or a demo workspace.
 
-    On a terminal, it asks for options that are missing. Examples:
+    On a terminal, it asks for options that are missing, and checks each answer. Comments in the file say why its
+    settings are there. Examples:
 
-      swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl
+      swiftalign init
+
+      swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl --val data/val.jsonl
+
+      swiftalign init stage4.yaml --model models/stage3 --method mixed --train data/train.jsonl
+
+      swiftalign init phases.yaml --model Qwen/Qwen3-VL-4B-Instruct --method lora --curriculum data/train.jsonl
 
       swiftalign init --demo demo
-
-      swiftalign init phases.yaml --curriculum data/train.jsonl
     """
     if schema:
         from swiftalign.config.schema import config_schema
@@ -66,12 +87,15 @@ def init(
         print(json.dumps(config_schema(), indent=2))
         return
     from swiftalign.demo.workspace import write_demo
-    from swiftalign.init.write import write_curriculum, write_init
-    from swiftalign.methods import offered
+    from swiftalign.init.recipes import recipes
+    from swiftalign.init.write import check_first_row, choose_method, source_of, write_curriculum, write_init
+    from swiftalign.model.read import read
 
     console = open_console()
     if tiny and demo is None:
         raise SwiftalignError("--tiny works only with --demo", "write --demo DIR --tiny")
+    if curriculum is not None and train_file is not None:
+        raise SwiftalignError("--curriculum and --train both name the training rows", "remove --train")
     if demo is not None:
         beside = {"model": model, "problem": problem, "train": train_file, "val": val_file, "curriculum": curriculum}
         if given := [f"--{name}" for name, value in beside.items() if value is not None]:
@@ -79,7 +103,7 @@ def init(
             raise SwiftalignError(message, "remove one of them")
         with console.status("writing a small Qwen3-VL and drawing its data"):
             written = write_demo(demo, method=method or "modules_to_save", force=force, tiny=tiny)
-    elif curriculum is not None:
+    elif curriculum is not None and not (model or method or problem or val_file):
         with console.status("reading rows") as status:
             written = write_curriculum(
                 path, curriculum, force=force, progress=lambda rows: status.update(f"reading rows: {rows:,}")
@@ -87,15 +111,43 @@ def init(
     else:
         if sys.stdin.isatty():  # ask for what is missing
             if model is None:
-                model = typer.prompt("Model (hub id or folder)", default="Qwen/Qwen3-VL-4B-Instruct")
+                model = _ask(
+                    "Model (hub id or folder)", lambda answer: read(source_of(answer)), "Qwen/Qwen3-VL-4B-Instruct"
+                )
             if method is None and problem is None:
-                for name, known in offered().items():
-                    print(f"  {name:16} {known.summary}")
-                method = typer.prompt("Method", default="modules_to_save")
-            if train_file is None:
-                train_file = typer.prompt("Training data (JSONL)", default="data/train.jsonl")
-        written = write_init(
-            path, force=force, model=model, method=method, problem=problem, train=train_file, val=val_file
-        )
+                for name, recipe in recipes().items():
+                    print(f"  {name:16} {recipe.summary}")
+                method = _ask("Method", choose_method, "modules_to_save")
+            if train_file is None and curriculum is None:
+                train_file = _ask("Training data (empty if there is none yet)", check_first_row)
+                if train_file and val_file is None:
+                    val_file = _ask("Validation data, to keep the best model (empty for none)", check_first_row)
+        with console.status("reading rows") as status:
+            written = write_init(
+                path,
+                model=model,
+                method=method,
+                problem=problem,
+                train=train_file or None,
+                val=val_file or None,
+                curriculum=curriculum,
+                force=force,
+                progress=lambda rows: status.update(f"reading rows: {rows:,}"),
+            )
     for line in written:
         console.print(line, soft_wrap=True)
+
+
+def _ask(question: str, check: Callable[[str], object], default: str = "") -> str:
+    """Ask until the check accepts the answer; where nothing is the default, it is always accepted."""
+
+    def checked(answer: str) -> str:
+        try:
+            if answer:
+                check(answer)
+        except SwiftalignError as error:
+            raise typer.BadParameter(f"{error.message}\nHint: {error.hint}" if error.hint else error.message) from None
+        return answer
+
+    answer: str = typer.prompt(question, default=default, show_default=bool(default), value_proc=checked)
+    return answer

@@ -9,6 +9,7 @@ from typing import Any
 from swiftalign.init.recipes import write_config
 from swiftalign.init.write import choose_method, write_schema, writing
 from swiftalign.methods import offered
+from swiftalign.problems import SwiftalignError
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -42,12 +43,13 @@ def write_demo(folder: Path, *, method: str = "modules_to_save", force: bool = F
         tiny: make a random model and few rows instead, to see in seconds that everything runs.
 
     Raises:
-        SwiftalignError: the folder holds something already, or the method is unknown.
+        SwiftalignError: the folder holds something already, or the demo has no such method.
     """
     from swiftalign.demo.data import write_dataset
     from swiftalign.demo.model import build_model
 
-    method = choose_method(method)
+    if choose_method(method) not in offered():
+        raise SwiftalignError(f"--demo has no learning rates for {method}", f"choose one of {', '.join(offered())}")
     training = TINY_TRAINING if tiny else {"aligner_lr": offered()[method].demo_lr, **DEMO_TRAINING}
     config, model, data = folder / "config.yaml", folder / "model", folder / "data"
     with writing(folder, force=force, folder=True):

@@ -2,14 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from textwrap import indent
 from typing import Any
 
+from swiftalign.data.targets import Kind
 from swiftalign.methods import offered
+from swiftalign.methods.base import ALIGNER_WHOLE, Method
+from swiftalign.model.families import find
+from swiftalign.model.family import Family
+from swiftalign.model.tree import Model
 
 SCHEMA_FILE = "swiftalign.schema.json"
+
+# Of the mixed recipe: how many of the last layers get adapters.
+LLM_LAYERS, VIT_BLOCKS = 4, 6
+
+
+# Settings of a run, as YAML with comments. Shares of a run stay right for any number of rows, epochs and processes.
+RUN: dict[str, str] = {
+    "warmup_ratio": "0.05   # share of the run in which the rate rises: Adam's first steps rest on few gradients",
+    "lr_scheduler_type": "cosine   # then the rate falls to zero, so that the weights settle",
+    "save_steps": "0.1   # share of the run: ten checkpoints, so that little is lost if it is cut off",
+    "save_total_limit": "2   # older checkpoints are deleted, as each takes space; the best one never is",
+}
+EVALUATION: dict[str, str] = {
+    "eval_steps": "0.1   # as often as it saves, so that the best model is a saved one",
+    "per_device_eval_batch_size": "4",
+    "load_best_model_at_end": "true   # later ones may have learned rows by heart; 'train' names the best to export",
+}
+PATIENCE = "{patience: 4}   # evaluations without an improvement, after which more steps would be wasted"
+WITHOUT_EVALUATION = "  # With validation rows (init --val FILE), the best of ten evaluated models would be kept.\n"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What ``init --method`` writes.
+
+    Attributes:
+        summary: what trains, in one line.
+        rates: the learning rates of the training section, as YAML with comments.
+        tuner: the commented tuner section, for a run of this many steps (0 where the number is not known yet) of this
+            model (None where it can't be read).
+    """
+
+    summary: str
+    rates: Mapping[str, str]
+    tuner: Callable[[int, Model | None], str]
+
+    @classmethod
+    def of(cls, method: type[Method]) -> Recipe:
+        """A tuning method's own recipe, on the aligner."""
+        return cls(method.summary, {"aligner_lr": method.aligner_lr}, lambda steps, _: method.recipe_for(steps))
+
+
+def recipes() -> dict[str, Recipe]:
+    """By the names that ``init --method`` takes: each tuning method on the aligner, and plans made of them."""
+    return {name: Recipe.of(method) for name, method in offered().items()} | {
+        "full": Recipe(
+            "the whole aligner trains, without an adapter file: every checkpoint is a whole model",
+            {"aligner_lr": "1.0e-4"},
+            lambda *_: (
+                "train_type: full   # trains what no flag freezes\n"
+                "freeze_llm: true\nfreeze_vit: true\nfreeze_aligner: false\n"
+            ),
+        ),
+        "mixed": Recipe(
+            "the whole aligner trains, with LoRA on the last layers of the LLM and of the ViT",
+            {
+                "learning_rate": "1.0e-4   # the LLM's adapters",
+                "vit_lr": "1.0e-4   # the ViT's adapters",
+                "aligner_lr": "1.0e-4",
+            },
+            lambda _, model: f"train_type: lora\n{_last_layers(model)}{ALIGNER_WHOLE}lora_rank: 16\nlora_alpha: 32\n",
+        ),
+    }
+
+
+def _last_layers(model: Model | None) -> str:
+    """The target_regex of the Linear layers in the last LLM layers and ViT blocks; in all of an unknown model."""
+    family: Family | type[Family] = (find(model.model_type) if model else None) or Family
+    stacks, counts = [], []
+    for stack, last in zip(family.stacks, (LLM_LAYERS, VIT_BLOCKS), strict=True):
+        members = model.members(f"model.{stack}")[-last:] if model else []
+        numbers = "|".join(name.rpartition(".")[2] for name in members)
+        stacks.append(re.escape(stack) + (rf"\.({numbers})" if numbers else r"\.\d+"))
+        counts.append(len(members))
+    what = f"the Linear layers of the last {counts[0]} LLM layers and the last {counts[1]} ViT blocks"
+    if not all(counts):
+        what = r"every LLM layer and ViT block, as the model can't be read here; (34|35) for \d+ would name two of them"
+    return f"# {what}\ntarget_regex: '^model\\.({'|'.join(stacks)})\\..*(proj|qkv|fc[12])$'\n"
 
 
 @dataclass(frozen=True)
@@ -19,13 +103,15 @@ class Advice:
     Attributes:
         reason: why it suits the problem, in one line.
         measured: what those runs show, in one line, or that they do not cover the problem.
-        extra: lines to add at the end of the file, which ends with the training section.
+        training: settings of the training section, in place of the usual ones.
+        custom: lines of the custom section.
     """
 
     method: str
     reason: str
     measured: str
-    extra: str = ""
+    training: Mapping[str, str] = field(default_factory=dict)
+    custom: str = ""
 
 
 # tests/test_methods.py compares every `measured` with the runs.
@@ -34,14 +120,14 @@ PROBLEMS: dict[str, Advice] = {
         "modules_to_save",
         "a low rate, more weight decay and a longer warm-up hold full-parameter training back",
         "with few rows no other surely recovered or kept more; lower rates and weight decay were not compared",
-        "  weight_decay: 0.2\n  warmup_ratio: 0.3\n",
+        {"weight_decay": "0.2", "warmup_ratio": "0.3"},
     ),
     "grounding-drift": Advice(
         "modules_to_save",
         "quads and lines drift under strong geometric augmentation",
         "rotation cost accuracy, quads and lines most; with many rows changed colours cost some too",
-        "\ncustom:\n  augmentation:\n"
-        "    preset: conservative   # little geometry, much appearance; 'swiftalign preview-aug' shows what it does\n",
+        custom="augmentation:\n"
+        "  preset: conservative   # little geometry, much appearance; 'swiftalign preview-aug' shows what it does\n",
     ),
     "capacity": Advice(
         "adalora",
@@ -77,6 +163,9 @@ def write_config(
     training: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     name: str = "config.yaml",
+    layers: Model | None = None,
+    scored: Sequence[Kind] = (),
+    phases: str = "",
 ) -> str:
     """A configuration with comments, as YAML text.
 
@@ -85,21 +174,42 @@ def write_config(
         training: settings of the training section, in place of the default ones.
         dtype: dtype to load the model in; None for the dtype that it is stored in.
         name: file name, for the comment that says what to run next.
+        layers: the model without its weights, for the numbers of its last layers; None where it can't be read.
+        scored: kinds of target in the validation rows, the one that most rows hold first.
+        phases: the phases section of a curriculum; empty for a single run.
     """
-    chosen, advice = offered()[method], PROBLEMS.get(problem or "")
-    training = training or {"aligner_lr": chosen.aligner_lr, "num_train_epochs": 3, "per_device_train_batch_size": 4}
+    recipe, advice = recipes()[method], PROBLEMS.get(problem or "")
+    custom = advice.custom if advice else ""
+    settings = dict(training or {**recipe.rates, "num_train_epochs": 3, "per_device_train_batch_size": 4, **RUN})
+    if phases:  # each has its own number of epochs
+        del settings["num_train_epochs"]
+        settings["train_dataloader_shuffle"] = "false"
+    if val:
+        metric = "eval_loss   # no validation row holds a target that can be scored"
+        if scored:
+            others = [f"eval_{kind}_acc" for kind in scored[1:]]
+            why = f"also measured: {', '.join(others)}" if others else "the loss says little about places"
+            metric = f"eval_{scored[0]}_acc   # most rows hold a {scored[0]}; {why}"
+            custom += "grounding_eval: {rows: 64}   # so many validation rows are answered at each evaluation\n"
+        settings |= {**EVALUATION, "metric_for_best_model": metric, "early_stopping": PATIENCE}
+    settings |= advice.training if advice else {}
     source = f"{{path: {_quote(model)}, dtype: {dtype}}}" if dtype else _quote(model)
-    head = f"# {method}: {chosen.summary}.\n"
+    head = f"# {method}: {recipe.summary}.\n"
     if advice:
         head += f"# Chosen for {problem}: {advice.reason}.\n# Measured (docs/methods.md): {advice.measured}.\n"
     return (
         f"# yaml-language-server: $schema={SCHEMA_FILE}\n{head}"
         f"# 'swiftalign inspect-params {name}' shows what will train, 'swiftalign train {name}' trains it.\n"
         f"model: {source}\n\n"
-        f"data:\n  {_data_line('train', train)}  {_data_line('val', val)}\n"
-        f"tuner:\n{indent(chosen.recipe_for(steps), '  ')}\n"
-        "training:\n" + "".join(f"  {key}: {value}\n" for key, value in training.items())
-    ) + (advice.extra if advice else "")
+        f"data:\n  {_data_line('train', train)}  {_data_line('val', val)}"
+        + ("  dataset_shuffle: false   # the rows come in the order of the file\n" if phases else "")
+        + f"\ntuner:\n{indent(recipe.tuner(steps, layers), '  ')}\n"
+        "training:\n"
+        + "".join(f"  {key}: {value}\n" for key, value in settings.items())
+        + ("" if val or training else WITHOUT_EVALUATION)
+        + (f"\ncustom:\n{indent(custom, '  ')}" if custom else "")
+        + (f"\n{phases}" if phases else "")
+    )
 
 
 def _data_line(key: str, path: str | None) -> str:

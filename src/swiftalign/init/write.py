@@ -5,21 +5,29 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from swiftalign.config.sections import DataSource
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import DataSource, Kind
 from swiftalign.data.count import rows_in
+from swiftalign.data.files import JSONL
 from swiftalign.data.formats import read_row
-from swiftalign.data.storage import DataFile
+from swiftalign.data.storage import DataFile, open_file
 from swiftalign.files import appearing
-from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, write_config
-from swiftalign.methods import offered
+from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, recipes, write_config
+from swiftalign.methods import METHODS
+from swiftalign.model.read import read
+from swiftalign.model.tree import ModelSource
 from swiftalign.plan.schedule import ROWS_PER_STEP
-from swiftalign.problems import SwiftalignError, counted
+from swiftalign.problems import DataError, ModelError, SwiftalignError, counted
 
-# Most objects per image in a curriculum's first two phases; the third has every row.
+PROGRESS_ROWS = 1000
+PHASES = ("simple", "medium", "full")  # of a curriculum
+# Most objects per image in the first two; the third has every row.
 SIMPLE, MEDIUM = 3, 8
 
 
@@ -31,36 +39,59 @@ def write_init(
     problem: str | None = None,
     train: str | None = None,
     val: str | None = None,
+    curriculum: Path | None = None,
     force: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
     """Write a configuration and its schema; returns lines that say what was written and what to type next.
 
-    The arguments are the options of ``init``.
+    The arguments are the options of ``init``; ``progress`` gets the number of rows read, now and then.
 
     Raises:
         SwiftalignError: something is missing or unknown, or a file exists already.
+        ModelError: the model's layers have to be counted, and the folder is no model.
+        DataError: a data file can't be read.
     """
     method = choose_method(method, problem)
     if model is None:
         raise SwiftalignError("no model is named", "e.g. --model Qwen/Qwen3-VL-4B-Instruct, or the folder of a model")
-    folder, steps = path.absolute().parent, 0
+    if curriculum and method in METHODS and METHODS[method].ranks_may_shrink:
+        message = f"{method} can't be trained in phases: it prunes ranks until the end of its run"
+        raise SwiftalignError(message, "--method lora, or leave --curriculum out")
+    folder, steps, phases, scored = path.absolute().parent, 0, "", list[Kind]()
+    source, layers = source_of(model), None
+    if method == "mixed":
+        try:
+            layers = read(source)
+        except ModelError:
+            if Path(source.path).is_absolute():
+                raise
     with writing(path, force=force):
-        if train is not None and Path(train).expanduser().exists():  # steps of the recipe's three epochs
+        if curriculum:
+            files = split(curriculum, force=force, progress=progress)
+            train, phases = str(curriculum), _phases(files, folder)
+        elif train is not None and Path(train).expanduser().exists():  # steps of the recipe's three epochs
             rows = rows_in(DataSource(path=str(Path(train).expanduser())))
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
+        if val is not None and Path(val).expanduser().exists():
+            scored = scored_kinds(Path(val).expanduser(), progress)
         text = write_config(
-            model=_from_folder(model, folder) if Path(model).is_dir() else model,
+            model=_from_folder(source.path, folder) if Path(source.path).is_absolute() else source.path,
             method=method,
             train=train and _from_folder(train, folder),
             val=val and _from_folder(val, folder),
             problem=problem,
             steps=steps,
             name=path.name,
+            layers=layers,
+            scored=scored,
+            phases=phases,
         )
         path.write_text(text, encoding="utf-8")
         write_schema(folder)
+    wrote = f"wrote {path}: {method}" + (f", in phases of {_sizes(files)} rows" if curriculum else "")
     measured = [f"measured (docs/methods.md): {PROBLEMS[problem].measured}"] if problem else []
-    return [f"wrote {path}: {method}", *measured, f"next: swiftalign inspect-params {path}"]
+    return [wrote, *measured, f"next: swiftalign inspect-params {path}"]
 
 
 def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callable[[int], None]) -> list[str]:
@@ -71,26 +102,35 @@ def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callabl
     """
     with writing(path, force=force):
         files = split(source, force=force, progress=progress)
-        folder, names = path.absolute().parent, ("simple", "medium", "full")
         text = (
             "# A curriculum, to be laid over a method: 'swiftalign train METHOD.yaml THIS.yaml'.\n"
-            "# Weights are carried from phase to phase; optimizer and schedule begin afresh. "
-            "Rows come in the order of the file.\n"
             "data: {dataset_shuffle: false}\n"
             "training: {train_dataloader_shuffle: false, save_strategy: epoch}\n"
-            "phases:\n"
         )
-        for name, (file, rows), epochs in zip(names, files.items(), (30, 30, 40), strict=True):
-            text += (
-                f"  - name: {name}   # {counted(rows, 'row')}\n"
-                f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
-                f"    training: {{num_train_epochs: {epochs}}}\n"
-            )
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text + _phases(files, path.absolute().parent), encoding="utf-8")
     simple, medium, _ = files
-    sizes = ", ".join(f"{name} {count:,}" for name, count in zip(names, files.values(), strict=True))
-    written = f"wrote {path}, {simple} and {medium}: {sizes} rows"
+    written = f"wrote {path}, {simple} and {medium}: {_sizes(files)} rows"
     return [written, f"next: swiftalign inspect-params METHOD.yaml {path}"]
+
+
+def _phases(files: Mapping[Path, int], folder: Path) -> str:
+    """The phases section, with a phase for each file of `split`."""
+    text = (
+        "# Weights are carried from phase to phase; optimizer and schedule begin afresh. "
+        "Rows come in the order of the file.\n"
+        "phases:\n"
+    )
+    for name, (file, rows), epochs in zip(PHASES, files.items(), (30, 30, 40), strict=True):
+        text += (
+            f"  - name: {name}   # {counted(rows, 'row')}\n"
+            f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
+            f"    training: {{num_train_epochs: {epochs}}}\n"
+        )
+    return text
+
+
+def _sizes(files: Mapping[Path, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in zip(PHASES, files.values(), strict=True))
 
 
 def split(source: Path, *, force: bool = False, progress: Callable[[int], None] = lambda rows: None) -> dict[Path, int]:
@@ -120,7 +160,7 @@ def split(source: Path, *, force: bool = False, progress: Callable[[int], None] 
                     opened[objects > SIMPLE].write(content.rstrip(b"\r\n") + b"\n")
                     rows[medium if objects > SIMPLE else simple] += 1
                 rows[source] += 1
-                if rows[source] % 1000 == 0:
+                if rows[source] % PROGRESS_ROWS == 0:
                     progress(rows[source])
             for name, path, most in (("simple", simple, SIMPLE), ("medium", medium, MEDIUM)):
                 if not rows[path]:
@@ -151,8 +191,12 @@ def writing(path: Path, *, force: bool, folder: bool = False) -> Iterator[None]:
 
 
 def choose_method(method: str | None, problem: str | None = None) -> str:
-    """The tuning method: as named, or the one that suits the problem."""
-    for option, value, known in (("--method", method, offered()), ("--problem", problem, PROBLEMS)):
+    """The name of the recipe: as named, or that of the method that suits the problem.
+
+    Raises:
+        SwiftalignError: none or both are named, or one is unknown.
+    """
+    for option, value, known in (("--method", method, recipes()), ("--problem", problem, PROBLEMS)):
         if value is not None and value not in known:
             near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else None
@@ -161,7 +205,43 @@ def choose_method(method: str | None, problem: str | None = None) -> str:
         raise SwiftalignError("--method and --problem both choose the method", "keep one of the two")
     if method or problem:
         return method or PROBLEMS[problem or ""].method
-    raise SwiftalignError("no method is named", f"--method {'|'.join(offered())}, or --problem {'|'.join(PROBLEMS)}")
+    raise SwiftalignError("no method is named", f"--method {'|'.join(recipes())}, or --problem {'|'.join(PROBLEMS)}")
+
+
+def source_of(model: str) -> ModelSource:
+    """Where the model of ``--model`` comes from, by the rules for ``model.path`` of a config in the current folder."""
+    return replace(load_config([], [f"model.path={json.dumps(model)}"]).source, where="")
+
+
+def check_first_row(path: str) -> None:
+    """Read the first row of a data file.
+
+    Raises:
+        DataError: the file is missing, can't be read or is empty, or the row is malformed.
+    """
+    file = open_file(DataSource(path=str(Path(path).expanduser())))
+    if not file.path.exists():
+        raise DataError(f"{path}: no such file", "name a file or folder of rows")
+    for line, content in file.read():
+        read_row(file.value(content, line), file.where(line), file.reading)
+        return
+    raise DataError(f"{path} holds no row", JSONL)
+
+
+def scored_kinds(path: Path, progress: Callable[[int], None] = lambda rows: None) -> list[Kind]:
+    """The kinds of target that ``custom.grounding_eval`` can score in validation rows, that of most rows first.
+
+    Raises:
+        DataError: the file can't be read, or a row is malformed.
+    """
+    file, rows = open_file(DataSource(path=str(path))), Counter[Kind]()
+    for number, (line, content) in enumerate(file.read(), 1):
+        row = read_row(file.value(content, line), file.where(line), file.reading)
+        if len(row.images) == 1:  # rows of several images are not asked
+            rows.update(sorted(row.kinds))
+        if number % PROGRESS_ROWS == 0:
+            progress(number)
+    return [kind for kind, _ in rows.most_common()]
 
 
 def _from_folder(path: str, folder: Path) -> str:

@@ -24,6 +24,11 @@ ALIGNER_LINEAR = (
     r"target_regex: '^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$'"
     "   # the aligner's Linear layers\n"
 )
+ALIGNER_WHOLE = (
+    "modules_to_save:   # train whole: merger and deepstack mergers\n"
+    "  - model.visual.merger\n"
+    "  - model.visual.deepstack_merger_list\n"
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swiftalign.methods.base import Method
+from swiftalign.methods.base import ALIGNER_WHOLE, Method
 
 
 class ModulesToSave(Method):
@@ -14,13 +14,7 @@ class ModulesToSave(Method):
     summary = "the whole aligner trains, everything else is frozen"
     aligner_lr = "1.0e-4"
     demo_lr = "1.0e-3"
-    recipe = (
-        "train_type: lora\n"
-        "target_regex: '^$'   # no adapter layers\n"
-        "modules_to_save:   # train whole: merger and deepstack mergers\n"
-        "  - model.visual.merger\n"
-        "  - model.visual.deepstack_merger_list\n"
-    )
+    recipe = f"train_type: lora\ntarget_regex: '^$'   # no adapter layers\n{ALIGNER_WHOLE}"
 
 
 class Full(Method):
