@@ -56,6 +56,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     ),
     "packing": ("note", "the rows of a batch are concatenated, or left as they are: no row is packed"),
     "save-delay": ("error", "the run ends before anything may be saved"),
+    "scheduler-incomplete": ("error", "lr_scheduler_type needs a setting in lr_scheduler_kwargs"),
     "report-to": ("error", "report_to names a service that transformers does not know"),
     "package-missing": ("error", "a package that the run needs is not installed; found when training begins"),
     "best-model-without-validation": ("error", "the best model is requested, but there is no validation data"),

@@ -41,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     training.rows_per_step,
     training.packing,
     training.saving,
+    training.scheduler,
     training.reporting,
     training.loading,
     best_model.best_model,

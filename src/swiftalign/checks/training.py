@@ -20,6 +20,8 @@ REPORTERS: dict[str, str | None] = {
     "flyte": "flytekit",
     "kubeflow": None,
 }
+# Schedules of transformers that take the rate at the end of the run.
+ENDS_AT_A_RATE = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
 
 def rows_per_step(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -79,6 +81,17 @@ def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     if training.given("save_steps") and training.save_strategy != "steps" and not evaluates_by_it:
         message = f"save_steps: no effect, since save_strategy is {training.save_strategy}"
         yield Problem("setting-unused", message, where=config.where("training", "save_steps"))
+
+
+def scheduler(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether a schedule that ends above zero says where."""
+    given = config.handed_through
+    name, settings = given.get("lr_scheduler_type"), given.get("lr_scheduler_kwargs") or {}
+    if name in ENDS_AT_A_RATE and not {"min_lr", "min_lr_rate"} & {*settings}:
+        section = "swift" if "lr_scheduler_type" in config.swift else "training"
+        message = f"lr_scheduler_type: {name} needs min_lr, the rate at the end, or min_lr_rate, its share of the first"
+        fix, where = {section: {"lr_scheduler_kwargs": {"min_lr": 1e-6}}}, config.where(section, "lr_scheduler_type")
+        yield Problem("scheduler-incomplete", message, "give one of them:", fix, where)
 
 
 def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
