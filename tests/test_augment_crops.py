@@ -555,6 +555,8 @@ def test_any_list_of_operations_keeps_its_promises(ops: list[Any], row: int, pol
             assert -1e-6 <= x <= width + 1e-6
             assert -1e-6 <= y <= height + 1e-6
         assert outcome.target is None or outcome.target.label == before.label
+        if outcome.target and outcome.target.kind in ("quad", "polygon"):
+            assert polygons.signed_area(np.array(outcome.target.points)) > 0  # still clockwise
     assert not count or sample.record.targets
     placed = made.place(blank(SIZE), of, epoch=0, row=row)
     assert (placed.outcomes, placed.replay, placed.size) == (sample.outcomes, sample.replay, (width, height))
