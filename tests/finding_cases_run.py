@@ -181,7 +181,8 @@ RUN = [
     Case(
         "scheduler-incomplete",
         "training:\n  lr_scheduler_type: cosine_with_min_lr  # here\n",
-        "lr_scheduler_type: cosine_with_min_lr needs min_lr, the rate at the end, or min_lr_rate, its share of the first",
+        "lr_scheduler_type: cosine_with_min_lr needs min_lr, the rate at the end, or min_lr_rate, its share of the "
+        "first",
         "training: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_lr_rate: 0.1}}\n",
     ),
     Case(

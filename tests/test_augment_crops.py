@@ -23,7 +23,7 @@ from swiftalign.augment.draws import Step, draw
 from swiftalign.augment.geometry import Affine
 from swiftalign.augment.pipeline import Pipeline, Placement, Replay, Sample, blank
 from swiftalign.augment.rows import TrainingRows
-from swiftalign.config.augmentation import AugmentationSection
+from swiftalign.config.augmentation import EXAMPLES, PARAMETERS, AugmentationSection
 from swiftalign.config.sections import GroundingTextSection
 from swiftalign.data import polygons
 from swiftalign.data.images import Pixels
@@ -438,7 +438,7 @@ def test_what_a_rows_own_text_needs_is_not_cropped_away() -> None:
     ],
 )
 def test_an_anchor_matches_whole_labels_parts_and_values(label: str, matches: bool) -> None:
-    assert is_anchor(label, {"anchor_classes": ["机柜", "BBU设备"]}) is matches
+    assert is_anchor(label, ["机柜", "BBU设备"]) is matches
 
 
 @pytest.mark.parametrize(
@@ -505,6 +505,12 @@ def test_two_crops_are_decided_one_by_one() -> None:
     assert sample.outcomes[1].target is None
 
 
+def test_every_operation_that_needs_parameters_has_an_example() -> None:
+    for name, parameters in PARAMETERS.items():
+        needed = {key for key, field in parameters.model_fields.items() if field.is_required()}
+        assert needed <= EXAMPLES.get(name, {}).keys()
+
+
 # -- draws and replays -------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +555,8 @@ def test_any_list_of_operations_keeps_its_promises(ops: list[Any], row: int, pol
             assert -1e-6 <= x <= width + 1e-6
             assert -1e-6 <= y <= height + 1e-6
         assert outcome.target is None or outcome.target.label == before.label
+        if outcome.target and outcome.target.kind in ("quad", "polygon"):
+            assert polygons.signed_area(np.array(outcome.target.points)) > 0  # still clockwise
     assert not count or sample.record.targets
     placed = made.place(blank(SIZE), of, epoch=0, row=row)
     assert (placed.outcomes, placed.replay, placed.size) == (sample.outcomes, sample.replay, (width, height))

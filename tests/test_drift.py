@@ -93,6 +93,23 @@ def test_mirroring_takes_nothing(image: Path) -> None:
     assert effect(report, "hflip").samples == 3
 
 
+def test_a_crop_takes_the_share_that_it_cuts_off(image: Path) -> None:
+    crop = {"scale": 0.25, "aspect_ratio": 1, "min_objects": 1, "min_coverage": 0}
+    report = measure(image, [ALL_OF_IT], section({"random_crop": crop}, "vflip"), epochs=3)
+    assert effect(report, "random_crop").drift == pytest.approx(0.75)
+    assert (effect(report, "random_crop").clipped, effect(report, "vflip").clipped) == (3, 0)
+    report = measure(image, [ALL_OF_IT], section({"random_crop": {**crop, "min_objects": 2}}), epochs=3)
+    assert report.left_out == {"random_crop": {"fewer than 2 objects would remain": 3}}
+    assert report.drift == 0
+
+
+def test_an_expanded_canvas_takes_nothing(image: Path) -> None:
+    ops = [{"rotate": {"max_deg": 40}}, "expand_to_fit_affine"]
+    report = measure(image, [ALL_OF_IT], section(*ops, min_visible=0, rotated_boxes="grow"), epochs=3)
+    assert report.drift == 0
+    assert effect(report, "rotate").drift > 0
+
+
 def test_the_worst_operation_is_the_one_that_takes_most_alone(image: Path) -> None:
     ops = ["hflip", {"scale": {"lo": 1.1, "hi": 1.1}}, {"scale": {"lo": 1.4, "hi": 1.4}}]
     report = measure(image, [ALL_OF_IT], section(*ops, min_visible=0.1))

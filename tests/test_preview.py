@@ -184,6 +184,34 @@ def test_operations_that_were_left_out_are_told_with_the_reason(tmp_path: Path) 
     assert panel.to_json()["replay"]["steps"] == [{"name": "hflip"}]
 
 
+def test_a_crop_shows_what_it_left_of_each_target(encoder: TemplateEncoder, tmp_path: Path) -> None:
+    cropped = {"min_crop_size": 32, "scale_range": 2, "min_coverage": 0.2, "anchor_classes": ["middle"]}
+    made = pipeline("vflip", {"roi_crop": {**cropped, "partly_shown": {"side": "part of side"}}})
+    strip = Previewer(write_row(tmp_path, TWO), made, encoder).variants(0, [0])
+    panel = strip.panels[1]
+    assert panel.operations == ("vflip", "crop ×2.00 of middle")  # noqa: RUF001
+    assert panel.size == (64, 64)
+    assert panel.faults == ()
+    shapes = {shape.label: shape for shape in panel.shapes}
+    assert (shapes["middle"].status, shapes["middle"].points) == ("kept", ((0.25, 0.25), (0.75, 0.75)))
+    side = shapes["part of side"]
+    assert (side.status, side.note, side.points) == ("clipped", "clipped: 70% visible", ((0.0, 0.375), (0.438, 0.625)))
+    corner = shapes["corner"]
+    assert (corner.status, corner.note) == ("dropped", "dropped: 0% visible")
+    assert corner.points == ((-0.5, 1.5), (-0.25, 1.5), (-0.25, 1.25), (-0.5, 1.25))
+    steps = Previewer(write_row(tmp_path, TWO), made, encoder).steps(0, 0)
+    assert [panel.operations for panel in steps.panels[1:]] == [("vflip",), panel.operations[1:]]
+    assert (steps.panels[-1].shapes, steps.panels[-1].replay) == (panel.shapes, panel.replay)
+
+
+def test_a_crop_that_was_left_out_is_told_with_the_reason(tmp_path: Path) -> None:
+    rows = write_row(tmp_path, TWO)
+    panel = panel_of(rows, pipeline("vflip", {"random_crop": {"min_objects": 9}}))
+    assert panel.left_out == ("random_crop: fewer than 9 objects would remain",)
+    assert panel.operations == ("vflip",)
+    assert panel.size == (128, 128)
+
+
 def test_op_by_op_ends_with_what_training_sees(encoder: TemplateEncoder, rows: Rows) -> None:
     for index, epoch in ((0, 0), (2, 1), (3, 2)):
         previewer = Previewer(rows, CONSERVATIVE, encoder)

@@ -35,8 +35,10 @@ def crop_box(step: Step, size: Size, targets: Sequence[PixelTarget], moved: Sequ
         wide, high = min(max(round(side * stretch), 1), width), min(max(round(side / stretch), 1), height)
         left, top = int(values["x"] * (width - wide + 1)), int(values["y"] * (height - high + 1))
     else:
-        boxes = [envelope(points) for each, points in zip(targets, moved, strict=True) if is_anchor(each.label, values)]
-        boxes = [((x, y), (u, v)) for (x, y), (u, v) in boxes if x < width and y < height and u > 0 and v > 0]
+        classes = values["anchor_classes"]
+        anchors = [at for each, at in zip(targets, moved, strict=True) if is_anchor(each.label, classes)]
+        boxes = [((x, y), (u, v)) for (x, y), (u, v) in map(envelope, anchors) if x < width and y < height]
+        boxes = [((x, y), (u, v)) for (x, y), (u, v) in boxes if u > 0 and v > 0]
         if not boxes:
             return None
         (x, y), (u, v) = boxes[int(values["anchor"] * len(boxes))]
@@ -47,15 +49,15 @@ def crop_box(step: Step, size: Size, targets: Sequence[PixelTarget], moved: Sequ
     return left, top, left + wide, top + high
 
 
-def is_anchor(label: str, values: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a label, a part of it between commas or slashes, or the value of such a part, is an anchor class.
+def is_anchor(label: str, classes: Sequence[str]) -> bool:
+    """Whether a label, a part of it between commas or slashes, or the value of such a part, is one of the classes.
 
-    >>> is_anchor("type=device, brand=any", {"anchor_classes": ["device"]})
+    >>> is_anchor("type=device, brand=any", ["device"])
     True
     """
     parts = [part.strip() for part in _SEPARATORS.split(label)]
     names = {label, *parts, *(part.partition("=")[2].strip() for part in parts)}
-    return not names.isdisjoint(values["anchor_classes"])
+    return not names.isdisjoint(classes)
 
 
 def partly_shown(label: str, changes: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import operator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -59,6 +60,12 @@ def _shares(value: Any) -> Any:
     return (low, high)
 
 
+def _label(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a label, or a part of it, can't be empty")
+    return value
+
+
 _MOST = 100.0  # greater than any useful factor, and small enough not to overflow
 _RANGE_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]}
@@ -67,7 +74,7 @@ Factors = Annotated[Range, BeforeValidator(_factors), _RANGE_SCHEMA]
 Multiple = Annotated[int, Field(ge=1, le=4096)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
 Count = Annotated[int, Field(ge=1)]
-Label = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, AfterValidator(_label), WithJsonSchema({"type": "string", "minLength": 1})]
 Zoom = Annotated[float, Field(gt=0.05, le=20)]
 
 
@@ -422,6 +429,8 @@ CONSERVATIVE: dict[str, dict[str, Any]] = {
     "posterize": {"bits": 4, "prob": 0.15},
     "pad_to_multiple": {"multiple": 32},
 }
+# Parameters to show for an operation that needs some.
+EXAMPLES = CONSERVATIVE | {"roi_crop": {"anchor_classes": ["cup"], "prob": 0.5}}
 _PHASES: dict[str, dict[str, dict[str, Any]]] = {
     "progressive-1": {
         "rotate": {"max_deg": 5.0, "prob": 0.15},

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from swiftalign.config.augmentation import CONSERVATIVE, PARAMETERS
+from swiftalign.config.augmentation import EXAMPLES, PARAMETERS
 from swiftalign.config.sections import Config, section_fields
 from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, home, is_argument
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
@@ -55,7 +55,7 @@ def value_faults(values: Mapping, details: Iterable[Any]) -> Iterator[Problem]:
         hint: str | None = None
         match first["type"]:
             case "missing" if operation:
-                message, example = f"{operation} needs {key[-1]}", str(CONSERVATIVE[operation]).replace("'", "")
+                message, example = f"{operation} needs {key[-1]}", str(EXAMPLES[operation]).replace("'", "")
                 key, hint = key[:4], f"write for example - {operation}: {example}"
             case "missing" if isinstance(key[-1], int):
                 key = key[:-1]
@@ -145,6 +145,7 @@ _EXPECTED = {
     "string_too_short": "a path",
     "list_type": "a list",
     "tuple_type": "a list",
+    "too_short": "a list of at least {min_length}",
     "too_long": "a list of {max_length}",
     "dict_type": "a mapping",
     "model_type": "a mapping",
