@@ -97,6 +97,7 @@ def test_the_best_model_is_told_by_what_the_validation_rows_can_tell(kind: str, 
     assert main(["init", f"--model={demo / 'model'}", "--method=lora", *files]) == 0
     config = load_config([Path("config.yaml")])
     assert scored(config) == (("eval_quad_acc", 64) if kind == "quads" else ("eval_loss", 0))
+    assert ("init did not find the file" in Path("config.yaml").read_text()) == (kind == "no file")
     if kind in ("quads", "words"):
         found: list[Problem] = []
 

@@ -164,7 +164,7 @@ def write_config(
     dtype: str | None = None,
     name: str = "config.yaml",
     layers: Model | None = None,
-    scored: Sequence[Kind] = (),
+    scored: Sequence[Kind] | None = None,
     phases: str = "",
 ) -> str:
     """A configuration with comments, as YAML text.
@@ -175,7 +175,7 @@ def write_config(
         dtype: dtype to load the model in; None for the dtype that it is stored in.
         name: file name, for the comment that says what to run next.
         layers: the model without its weights, for the numbers of its last layers; None where it can't be read.
-        scored: kinds of target in the validation rows, the one that most rows hold first.
+        scored: kinds of target in the validation rows, the one that most rows hold first; None for rows not there yet.
         phases: the phases section of a curriculum; empty for a single run.
     """
     recipe, advice = recipes()[method], PROBLEMS.get(problem or "")
@@ -185,7 +185,8 @@ def write_config(
         del settings["num_train_epochs"]
         settings["train_dataloader_shuffle"] = "false"
     if val:
-        metric = "eval_loss   # no validation row holds a target that can be scored"
+        why = "init did not find the file" if scored is None else "no validation row holds a target that can be scored"
+        metric = f"eval_loss   # an accuracy would tell more, but {why}"
         if scored:
             others = [f"eval_{kind}_acc" for kind in scored[1:]]
             why = f"also measured: {', '.join(others)}" if others else "the loss says little about places"

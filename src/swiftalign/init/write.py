@@ -16,6 +16,7 @@ from swiftalign.config.sections import DataSource, Kind
 from swiftalign.data.count import rows_in
 from swiftalign.data.files import JSONL
 from swiftalign.data.formats import read_row
+from swiftalign.data.scan import PROGRESS_ROWS
 from swiftalign.data.storage import DataFile, open_file
 from swiftalign.files import appearing
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, recipes, write_config
@@ -25,7 +26,6 @@ from swiftalign.model.tree import ModelSource
 from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import DataError, ModelError, SwiftalignError, counted
 
-PROGRESS_ROWS = 1000
 PHASES = ("simple", "medium", "full")  # of a curriculum
 # Most objects per image in the first two; the third has every row.
 SIMPLE, MEDIUM = 3, 8
@@ -58,7 +58,7 @@ def write_init(
     if curriculum and method in METHODS and METHODS[method].ranks_may_shrink:
         message = f"{method} can't be trained in phases: it prunes ranks until the end of its run"
         raise SwiftalignError(message, "--method lora, or leave --curriculum out")
-    folder, steps, phases, scored = path.absolute().parent, 0, "", list[Kind]()
+    folder, steps, phases, scored = path.absolute().parent, 0, "", None
     source, layers = source_of(model), None
     if method == "mixed":
         try:
@@ -67,14 +67,14 @@ def write_init(
             if Path(source.path).is_absolute():
                 raise
     with writing(path, force=force):
+        if val is not None and Path(val).expanduser().exists():
+            scored = scored_kinds(Path(val).expanduser(), progress)
         if curriculum:
             files = split(curriculum, force=force, progress=progress)
             train, phases = str(curriculum), _phases(files, folder)
         elif train is not None and Path(train).expanduser().exists():  # steps of the recipe's three epochs
             rows = rows_in(DataSource(path=str(Path(train).expanduser())))
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
-        if val is not None and Path(val).expanduser().exists():
-            scored = scored_kinds(Path(val).expanduser(), progress)
         text = write_config(
             model=_from_folder(source.path, folder) if Path(source.path).is_absolute() else source.path,
             method=method,
