@@ -344,3 +344,15 @@ def test_other_words_around_the_answer_are_no_fault(encoder: TemplateEncoder, de
 def test_an_answer_of_other_content_is_no_text() -> None:
     messages = [{"role": "assistant", "content": [{"type": "text"}]}]
     assert plain({"messages": messages, "images": [Image.new("RGB", (8, 8))]}).answer.targets == ()
+
+
+@pytest.mark.parametrize("order", ["as_given", "top_to_bottom", "centre_top_to_bottom"])
+def test_a_note_stands_at_its_target_in_every_order_of_the_answer(order: Any, tmp_path: Path) -> None:
+    objects = [bbox("below", 40, 70, 80, 90), bbox("above", 20, 40, 80, 60)]  # a zoom by 2 cuts the second one
+    rows = write_row(tmp_path, {"objects": objects})
+    writing = Writing(GroundingTextSection(order=order))
+    rows.writing = writing
+    zoom = replace(pipeline({"scale": {"lo": 2, "hi": 2}}), text=writing.text)
+    strip = Previewer(rows, zoom, partial(as_written, writing=writing)).variants(0, [0])
+    found = {shape.label: (shape.status, shape.note) for shape in strip.panels[1].shapes}
+    assert found == {"below": ("kept", ""), "above": ("clipped", "clipped: 80% visible")}

@@ -134,7 +134,7 @@ def learned_faults(learned: str, record: Record, sizes: Sequence[Size], writing:
     if isinstance(wording, Composed):
         if writing.text.answer == "summary" and wording.summaries:
             return []
-        expected = list(ordered(expected, writing))
+        expected = ordered(expected, writing)
         answer = parse_answer(learned, writing, sizes[0])
         if len(record.images) == 1 and (
             not answer.sound

@@ -162,18 +162,25 @@ def _item(target: PixelTarget, sizes: Sequence[Size], writing: Writing) -> dict[
     return item if text.label_first else {**item, text.label_key: target.label}
 
 
-def ordered(targets: Sequence[PixelTarget], writing: Writing) -> Sequence[PixelTarget]:
+def ordered(targets: Sequence[PixelTarget], writing: Writing) -> list[PixelTarget]:
     """Targets in the order of the answer, and each with its points in that order."""
-    text = writing.text
-    if text.point_order != "as_given":
-        targets = [
-            replace(target, points=_turned(target, text.point_order)) if target.kind in OUTLINES else target
-            for target in targets
-        ]
-    if text.order == "as_given":
-        return targets
-    key = _KEYS[text.order]
-    return sorted(targets, key=lambda target: (target.image, *key(target)))
+    turned = _turned_as(targets, writing)
+    return [turned[number] for number in answer_order(targets, writing)]
+
+
+def answer_order(targets: Sequence[PixelTarget], writing: Writing) -> list[int]:
+    """The numbers of the targets, in the order of the answer."""
+    if writing.text.order == "as_given":
+        return [*range(len(targets))]
+    key, turned = _KEYS[writing.text.order], _turned_as(targets, writing)
+    return sorted(range(len(targets)), key=lambda number: (turned[number].image, *key(turned[number])))
+
+
+def _turned_as(targets: Sequence[PixelTarget], writing: Writing) -> list[PixelTarget]:
+    way = writing.text.point_order
+    if way == "as_given":
+        return [*targets]
+    return [replace(each, points=_turned(each, way)) if each.kind in OUTLINES else each for each in targets]
 
 
 def _turned(target: PixelTarget, way: Literal["clockwise", "counterclockwise"]) -> tuple[Point, ...]:

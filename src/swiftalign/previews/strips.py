@@ -17,11 +17,12 @@ from swiftalign.augment.pipeline import Pipeline, Placement, Replay, blank, is_g
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.data.encoded import Encode, Encoded, as_written, learned_faults
 from swiftalign.data.images import Pixels, image_size, open_image
-from swiftalign.data.records import Record
+from swiftalign.data.records import Record, Wording
 from swiftalign.data.row_checks import row_problems
 from swiftalign.data.rows import Rows, to_row
 from swiftalign.data.sizes import Size
 from swiftalign.data.targets import Kind, PixelTarget, Point, ShareTarget
+from swiftalign.data.text import Composed, Writing, answer_order
 
 THUMBNAIL = 640  # pixels of the longer side of the image in a panel
 
@@ -201,7 +202,8 @@ class Previewer:
                 faults.append(f"the encoded image differs by {difference:.1f} of 255 from the row's own")
         done, left_out = Replay(()), tuple[str, ...]()
         if placed and not final.wording.fixed:
-            shapes, done, left_out = tuple(_shapes(shown, placed)), placed.replay, placed.replay.left_out
+            shapes = tuple(_shapes(shown, placed, final.wording, writing))
+            done, left_out = placed.replay, placed.replay.left_out
         else:
             shapes = tuple(_shape(target.in_shares()) for target in shown.answer.targets)
             if placed:
@@ -222,12 +224,15 @@ class Previewer:
         )
 
 
-def _shapes(shown: Encoded, placed: Placement) -> Iterator[Shape]:
+def _shapes(shown: Encoded, placed: Placement, wording: Wording, writing: Writing) -> Iterator[Shape]:
     """The targets of the answer as they were read back, then the dropped ones where they would be.
 
     The note of a clipped target says how much of it is left.
     """
     kept = [outcome for outcome in placed.outcomes if outcome.target]
+    if isinstance(wording, Composed):
+        targets = [outcome.target for outcome in kept if outcome.target]
+        kept = [kept[number] for number in answer_order(targets, writing)]
     matches = len(kept) == len(shown.answer.targets)
     for index, target in enumerate(shown.answer.targets):
         clipped = matches and kept[index].clipped
