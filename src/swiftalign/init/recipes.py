@@ -31,7 +31,7 @@ RUN: dict[str, str] = {
 EVALUATION: dict[str, str] = {
     "eval_steps": "0.1   # as often as it saves, so that the best model is a saved one",
     "per_device_eval_batch_size": "4",
-    "load_best_model_at_end": "true   # later ones may have learned rows by heart; 'train' names the best to export",
+    "load_best_model_at_end": "true   # later ones may have learned rows by heart; 'export' takes the best one",
 }
 PATIENCE = "{patience: 4}   # evaluations without an improvement, after which more steps would be wasted"
 WITHOUT_EVALUATION = "  # With validation rows (init --val FILE), the best of ten evaluated models would be kept.\n"
