@@ -63,6 +63,16 @@ def init(
             "and --method or --problem, else one to lay over another config.",
         ),
     ] = None,
+    origin: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="Move a run of another tool here: ms-swift's args.json or the folder of its run or checkpoint, a YAML "
+            "file for 'swift sft', a script with a 'swift sft' command line, a YAML file of LLaMA-Factory, or a config "
+            "and the files that it extends. --model, --train and --val replace what it names.",
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and exit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
@@ -80,6 +90,8 @@ def init(
       swiftalign init phases.yaml --model Qwen/Qwen3-VL-4B-Instruct --method lora --curriculum data/train.jsonl
 
       swiftalign init --demo demo
+
+      swiftalign init config.yaml --from output/v0-20260101-120000
     """
     if schema:
         from swiftalign.config.schema import config_schema
@@ -96,7 +108,17 @@ def init(
         raise SwiftalignError("--tiny works only with --demo", "write --demo DIR --tiny")
     if curriculum is not None and train_file is not None:
         raise SwiftalignError("--curriculum and --train both name the training rows", "remove --train")
-    if demo is not None:
+    if origin is not None:
+        from swiftalign.init.moved import write_moved
+
+        others = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
+        if given := [f"--{name}" for name, value in others.items() if value is not None]:
+            message = (
+                f"--from takes the run as its source describes it, so it can't be combined with {', '.join(given)}"
+            )
+            raise SwiftalignError(message, "leave it out, and change the file that is written")
+        written = write_moved(path, origin, model=model, train=train_file, val=val_file, force=force)
+    elif demo is not None:
         beside = {"model": model, "problem": problem, "train": train_file, "val": val_file, "curriculum": curriculum}
         if given := [f"--{name}" for name, value in beside.items() if value is not None]:
             message = f"--demo has its own model and data, so it can't be combined with {', '.join(given)}"

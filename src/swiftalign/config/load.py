@@ -65,6 +65,21 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
     return Config.from_values(merged, phases=phases, notes=notes) if phases else config
 
 
+def read_values(values: Mapping, folder: Path) -> Config:
+    """A configuration from values that stand in no configuration file, as another tool's arguments.
+
+    Args:
+        values: the values, in any spelling that a configuration file may use; they are changed.
+        folder: the folder that relative paths count from.
+
+    Raises:
+        ConfigError: the values have problems; the error lists all of them.
+    """
+    problems, notes = list[Problem](), list[Problem]()
+    normalised = _normalised(values, values.file, folder, problems, notes)
+    return _validated(normalised, [values.file], problems, notes)
+
+
 def _extended(
     path: Path, above: tuple[Path, ...], names: list[str], problems: list[Problem], notes: list[Problem]
 ) -> Mapping:

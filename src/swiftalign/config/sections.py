@@ -455,9 +455,9 @@ class Config(Section):
         return next(((section, "packing") for section, packing in asked.items() if packing), None)
 
     @property
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Mapping:
         """The merged values as the files spell them, with paths made absolute."""
-        return dict(self._values)
+        return Mapping(self._values, self._values.places, self._values.file)
 
 
 def best_metric_given(config: Config) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -291,6 +291,18 @@ def translate(values: Mapping, problems: list[Problem], notes: list[Problem]) ->
             case Implied():
                 given = f"{name}: {json.dumps(value)}" if isinstance(value, bool | int | float | str) else name
                 problems.append(config_problem(str(place), f"{given} is not supported: {rule.why}", rule.hint))
+
+
+def without_counterpart(values: Mapping) -> Iterator[tuple[Names, str]]:
+    """The keys that were left out of values which are read now, and why."""
+    sections: dict[Names, Mapping] = {(): values}
+    sections |= {(name,): value for name, value in values.items() if isinstance(value, Mapping)}
+    moved = {place.name for held in sections.values() for place in held.places.values()}
+    for section, held in sections.items():
+        for name in held.places.keys() - held.keys():
+            rule = KEYS.get((*section, name)) or ARGUMENTS.get(name)
+            if rule and dotted((*section, name)) not in moved:
+                yield (*section, name), rule.why if isinstance(rule, Implied | Noted) else "another key says the same"
 
 
 def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:

@@ -31,6 +31,20 @@ _SOURCES: tuple[tuple[str, str, str, str], ...] = (
     ("swift", "swift", "ray_utils/arguments.py", "RayArguments"),
 )
 
+# Classes whose defaults hold before those of all others, and classes whose defaults hold after them: the order in which
+# Python looks through the bases of `SftArguments`.
+_RANKS = {
+    **{
+        name: rank
+        for rank, name in enumerate(("SftArguments", "SwanlabArguments", "TunerArguments", "BaseArguments"), -4)
+    },
+    **{
+        name: rank
+        for rank, name in enumerate(("TrainArgumentsMixin", "Seq2SeqTrainingArguments", "TrainingArguments"), 1)
+    },
+}
+_COMPUTED: Any = object()  # a default that is no literal
+
 # Names that annotations may use; any other class makes the argument's type unknown, and only ms-swift checks its value.
 _TYPES: dict[str, Any] = {
     **{name: getattr(typing, name) for name in ("Any", "Dict", "List", "Literal", "Optional", "Tuple", "Union")},
@@ -47,21 +61,32 @@ def swift_arguments() -> dict[str, tuple[str, Any]]:
     """
     table: dict[str, tuple[str, Any]] = {}
     for section, package, file, class_name in _SOURCES:
-        for name, annotation in _fields(package, file, class_name):
+        for name, annotation, _ in _fields(package, file, class_name):
             # The first section is kept, because SftArguments repeats the arguments of the trainer.
             table.setdefault(name, (section, annotation))
     return table
 
 
 @cache
+def swift_defaults() -> dict[str, Any]:
+    """The defaults of the arguments of ``swift sft``, without those that depend on what is installed."""
+    table: dict[str, Any] = {}
+    for _, package, file, class_name in sorted(_SOURCES, key=lambda source: _RANKS.get(source[3], 0)):
+        for name, _, default in _fields(package, file, class_name):
+            if name not in table:
+                table[name] = default
+    return {name: default for name, default in table.items() if default is not _COMPUTED}
+
+
+@cache
 def megatron_arguments() -> frozenset[str]:
     """The arguments that only ``megatron sft`` takes; they have no effect in ``swift sft``."""
     file, kinds = "megatron/arguments/megatron_args.py", ("MegatronTunerMixin", "MegatronArguments")
-    return frozenset({name for kind in kinds for name, _ in _fields("swift", file, kind)} - swift_arguments().keys())
+    return frozenset({name for kind in kinds for name, *_ in _fields("swift", file, kind)} - swift_arguments().keys())
 
 
-def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any]]:
-    """Names and types of a dataclass's fields; none if the installed release has no such file or class."""
+def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Names, types and defaults of a dataclass's fields; none if the installed release has no such file or class."""
     spec = find_spec(package)  # finds a top-level package without running its code
     assert spec is not None, f"{package} is a dependency"
     assert spec.origin is not None
@@ -82,4 +107,19 @@ def _fields(package: str, file: str, class_name: str) -> Iterator[tuple[str, Any
                     lists = [part for part in typing.get_args(kind) if typing.get_origin(part) is list]
                     for part in lists:  # one value may stand for a list of it, as on a command line
                         kind = typing.Union[kind, *typing.get_args(part)]
-                yield item.target.id, kind
+                yield item.target.id, kind, _default(item.value)
+
+
+def _default(value: ast.expr | None) -> Any:
+    """The default of a dataclass's field, if it is a literal or made of an empty list or mapping."""
+    if isinstance(value, ast.Call):  # field(default=..., ...)
+        options = {option.arg: option.value for option in value.keywords}
+        value = options.get("default", options.get("default_factory"))
+        if isinstance(value, ast.Lambda):
+            value = value.body
+        elif isinstance(value, ast.Name) and value.id in ("list", "dict"):
+            return [] if value.id == "list" else {}
+    try:
+        return _COMPUTED if value is None else ast.literal_eval(value)
+    except ValueError:
+        return _COMPUTED

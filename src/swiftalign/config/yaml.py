@@ -125,6 +125,16 @@ def read_document(path: Path) -> Any:
         SwiftalignError: the file is missing, unreadable or too large.
         ConfigError: the file is not YAML, or it contains a tag, a duplicate key or an alias bomb.
     """
+    return parse_document(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user names.
+
+    Raises:
+        SwiftalignError: the file is missing, unreadable or too large.
+        ConfigError: the file is not UTF-8.
+    """
     if path.is_dir():
         hint = f"give a YAML file, e.g. {path / 'config.yaml'}"
         raise SwiftalignError(f"{path} is a folder, not a config file", hint)
@@ -138,7 +148,7 @@ def read_document(path: Path) -> Any:
     if len(data) > MAX_BYTES:
         raise SwiftalignError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, the limit for a config file")
     try:
-        return parse_document(data.decode("utf-8-sig"), str(path))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = f"{path}:{data.count(10, 0, error.start) + 1}"
         raise ConfigError([config_problem(where, "the file is not UTF-8 text", "save the file as UTF-8")]) from None

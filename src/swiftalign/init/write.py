@@ -76,10 +76,10 @@ def write_init(
             rows = rows_in(DataSource(path=str(Path(train).expanduser())))
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
         text = write_config(
-            model=_from_folder(source.path, folder) if Path(source.path).is_absolute() else source.path,
+            model=from_folder(source.path, folder) if Path(source.path).is_absolute() else source.path,
             method=method,
-            train=train and _from_folder(train, folder),
-            val=val and _from_folder(val, folder),
+            train=train and from_folder(train, folder),
+            val=val and from_folder(val, folder),
             problem=problem,
             steps=steps,
             name=path.name,
@@ -123,7 +123,7 @@ def _phases(files: Mapping[Path, int], folder: Path) -> str:
     for name, (file, rows), epochs in zip(PHASES, files.items(), (30, 30, 40), strict=True):
         text += (
             f"  - name: {name}   # {counted(rows, 'row')}\n"
-            f"    data: {{train: {json.dumps(_from_folder(str(file), folder))}}}\n"
+            f"    data: {{train: {json.dumps(from_folder(str(file), folder))}}}\n"
             f"    training: {{num_train_epochs: {epochs}}}\n"
         )
     return text
@@ -244,7 +244,7 @@ def scored_kinds(path: Path, progress: Callable[[int], None] = lambda rows: None
     return [kind for kind, _ in rows.most_common()]
 
 
-def _from_folder(path: str, folder: Path) -> str:
+def from_folder(path: str, folder: Path) -> str:
     """A path as a config file in ``folder`` spells it: relative, except where the absolute path is shorter."""
     absolute = str(Path(path).expanduser().absolute())
     relative = os.path.relpath(absolute, folder)
