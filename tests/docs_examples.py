@@ -122,8 +122,8 @@ def _told(rule: Rule, key: tuple[str, ...] = ()) -> str:
         case Renamed():
             return f"`{'.'.join(rule.to)}`" + (f" ({rule.values})" if rule.values else "")
         case Implied():
-            same = f"`{json.dumps(rule.values[0])}` is left out, other values are" if rule.values else ""
-            return f"{same} refused, as {rule.why}: {rule.hint}"
+            same = f"`{json.dumps(rule.values[0])}` is left out, other values are " if rule.values else ""
+            return f"{same}refused, as {rule.why}: {rule.hint}"
         case Noted():
             return f"left out, with a note: {rule.why}"
 

@@ -166,7 +166,8 @@ def _relative(values: Any, folder: Path) -> Any:
 
 def _entry(key: str, value: Any, comment: str | None) -> str:
     """A key with its value, and a comment beside or above it."""
-    text = dump_yaml({key: value})
+    whole = isinstance(value, float) and value.is_integer()
+    text = dump_yaml({key: int(value) if whole else value})
     if not comment:
         return text
     note = _comment(comment)
