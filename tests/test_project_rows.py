@@ -24,6 +24,7 @@ from swiftalign.data.answers import parse_answer
 from swiftalign.data.convert import convert
 from swiftalign.data.encoded import TemplateEncoder, learned_faults
 from swiftalign.data.encoding import Encoding
+from swiftalign.data.mirror import LEFT_RIGHT
 from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows, open_images, sizes_of
 from swiftalign.data.scan import scan
@@ -310,7 +311,7 @@ def test_summaries_are_named_by_image_where_there_are_several() -> None:
         assert told(Composed(summaries=("all",), images=2), shape) == "all"
         assert told(Composed(images=1), shape) in ("[]", "{}", '{"image_1": {}}')
     assert told(Composed(summaries=("a",)), "list") == "a"
-    mirrored = Composed(summaries=("a left cup", "b"), images=2).mirrored()
+    mirrored = Composed(summaries=("a left cup", "b"), images=2).mirrored(LEFT_RIGHT)
     assert told(mirrored, "list") == two.replace("left", "right")
 
 
