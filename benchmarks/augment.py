@@ -6,6 +6,9 @@
 The guide's twelve operations run over images with 20 boxes, 10 quads and 5 lines: all of them on every image, and with
 the guide's probabilities. Each library gets the same operations with the same values, made before the clock starts, and
 moves image and targets. `--no-deps`, because albumentations asks for a second copy of OpenCV.
+
+`--crops` times a list with mirrors, an expanding canvas and both crops instead, as a ratio to the guide's twelve
+operations; both lists are applied to every image.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,17 @@ SIZES = ((1024, 768), (2048, 1536))
 # How many times faster than each peer the pipeline is to be.
 LIMITS = {"imgaug": 2.5, "albumentations": 1.5}
 Run = Callable[[], Any]
+# Every operation that the guide's list lacks, each applied; half of the boxes can be an anchor.
+CROPS = [
+    "vflip",
+    {"rotate": {"max_deg": 25}},
+    {"expand_to_fit_affine": {}},
+    {"random_crop": {"scale": [0.7, 1.0], "aspect_ratio": [0.9, 1.1], "min_coverage": 0.3}},
+    {"roi_crop": {"anchor_classes": ["even"], "scale_range": [1.25, 2.3], "min_crop_size": 384}},
+    {"resize_by_scale": {"lo": 0.9, "hi": 1.2}},
+    "auto_contrast",
+    "equalize",
+]
 
 
 def picture(width: int, height: int) -> np.ndarray[Any, Any]:
@@ -191,12 +206,35 @@ def time_all(runs: dict[str, list[Run]], rounds: int) -> dict[str, float]:
     return {name: statistics.median(found[1:]) * 1000 for name, found in seconds.items()}  # the first round warms up
 
 
+def time_crops(images: int, rounds: int) -> int:
+    print(f"{'image':10} {'guide, ms':>9} {'crops, ms':>9} {'ratio':>6}")
+    for width, height in SIZES:
+        named = [replace(each, label="even" if n % 2 else "odd") for n, each in enumerate(targets(width, height))]
+        image, record = picture(width, height), Record((Path("x.png"),), tuple(named), Composed())
+        guide = [op.model_dump() for op in AugmentationSection(preset="conservative").operations]
+        for op in guide:
+            op["params"]["prob"] = 1.0
+        rules = {"rotated_boxes": "grow", "min_side": 0, "min_visible": 0}
+        lists = {
+            name: Pipeline(AugmentationSection(ops=ops, **rules)) for name, ops in (("guide", guide), ("crops", CROPS))
+        }
+        runs = {name: [our_run(made, image, record, row) for row in range(images)] for name, made in lists.items()}
+        found = time_all(runs, rounds)
+        print(
+            f"{width}x{height:<5} {found['guide']:9.1f} {found['crops']:9.1f} {found['crops'] / found['guide']:5.2f}x"
+        )
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=20, help="draws a round")
+    parser.add_argument("--crops", action="store_true", help="the operations that the guide's list lacks")
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    if options.crops:
+        return time_crops(options.images, options.rounds)
     kept = True
     print(f"{'image':10} {'operations':10} {'ours, ms':>9}" + "".join(f"{name:>16} {'ratio':>6}" for name in LIMITS))
     for width, height in SIZES:
