@@ -186,6 +186,13 @@ RUN = [
         "training: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_lr_rate: 0.1}}\n",
     ),
     Case(
+        "scheduler-incomplete",
+        "training:\n  lr_scheduler_kwargs: '{}'\n  lr_scheduler_type: cosine_with_min_lr  # here\n",
+        "lr_scheduler_type: cosine_with_min_lr needs min_lr, the rate at the end, or min_lr_rate, its share of the "
+        "first",
+        "training: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: '{\"min_lr\": 1e-6}'}\n",
+    ),
+    Case(
         "report-to",
         "swift:\n  report_to: tensor_board  # here\n",
         "report_to: transformers can't report to 'tensor_board'",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from swiftalign.augment.draws import bypassed, draw
@@ -154,6 +155,12 @@ def test_a_preset_and_operations_of_one_name_can_change() -> None:
     assert values(0.25, of)["scale"]["hi"] == pytest.approx((1.05 + 2) / 2)
     twice = section([{"until_percent": 50, "ops": {"hflip": {"prob": 1}}}], [{"hflip": {"prob": 0}}, "hflip"])
     assert [each.params.prob for each in twice.at(0.25).operations] == [0.5, 1.0]
+
+
+def test_a_value_that_is_no_number_can_not_be_reached() -> None:
+    phase = {"until_percent": 50, "ops": {"expand_to_fit_affine": {"max_pixels": None}}}
+    with pytest.raises(ValidationError, match="a curriculum goes from number to number"):
+        section([phase], ["expand_to_fit_affine"])
 
 
 def test_a_section_without_a_curriculum_is_itself() -> None:

@@ -76,6 +76,10 @@ SAME = [
     ("train_type: full", "tuner: {train_type: full}"),
     ("model: {path: a/b, device_map: auto}", "model: a/b\nswift: {device_map: auto}"),
     ("training: {bf16: true}", "model: {path: Qwen/Qwen3-VL-4B-Instruct, dtype: bfloat16}"),
+    ("bf16: on\nfp16: 'off'", "model: {path: Qwen/Qwen3-VL-4B-Instruct, dtype: bfloat16}"),
+    ("custom: {train_jsonl: a.jsonl, val_jsonl: null, summary_ratio: null, object_ordering_policy: null}",
+     "data: {train: a.jsonl}"),
+    ("custom: {sample_limit: 8}", ""),
     ("bf16: true\nfp16: false", "model: {path: Qwen/Qwen3-VL-4B-Instruct, dtype: bfloat16}"),
     ("swift: {fp16: true}", "model: {path: Qwen/Qwen3-VL-4B-Instruct, dtype: float16}"),
     ("training: {bf16: false}", ""),
@@ -179,6 +183,10 @@ HELD = "which makes the model"
         ("custom: {summary_ratio: 0.6}", "1: custom.summary_ratio: a share of the rows answers with summaries"),
         ("extends: {a: b}", "1: extends must be a file or a list of files"),
         ("extends: missing.yaml", "1: extends names a file that does not exist: missing.yaml"),
+        (f"extends: {300 * 'a'}", f"1: extends names a file that does not exist: {300 * 'a'}"),
+        ("training: {learning_rate: '.inf'}", "1: training.learning_rate must be a number, not '.inf'"),
+        ("training: {max_steps: '.nan'}", "1: training.max_steps must be a whole number, not '.nan'"),
+        ("phases: [{bf16: false}]", "1: a phase can't set training.bf16"),
     ],
 )  # fmt: skip
 def test_what_contradicts_is_a_fault(text: str, fault: str, write: Write) -> None:
@@ -207,6 +215,25 @@ def test_limits_of_the_guides_project_belong_to_the_files(write: Write) -> None:
     files = "data: {train: [a, {path: b, limit: 1}], val: c}\n"
     data = load_config(write(f"{MODEL}{files}custom: {{train_sample_limit: 8, sample_limit: 3}}\n")).data
     assert [source.limit for source in (*data.train, *data.val)] == [8, 1, 3]
+
+
+def test_limits_hold_for_the_files_of_each_phase_and_phases_have_their_own(write: Write) -> None:
+    phases = "phases: [{name: a}, {data: {train: b}}, {custom: {sample_limit: 3}}]\n"
+    config = load_config(write(f"{MODEL}data: {{train: a, val: c}}\ncustom: {{sample_limit: 8}}\n{phases}"))
+    kept = load_config(write(dump_yaml(config.values), "kept.yaml"))
+    for runs in (config.runs, kept.runs):
+        limits = [[source.limit for source in (*run.data.train, *run.data.val)] for run in runs]
+        assert limits == [[8, 8], [8, 8], [3, 3]]
+
+
+def test_null_for_files_replaces_those_of_an_extended_file(write: Write) -> None:
+    write(f"{MODEL}custom: {{train_jsonl: a, val_jsonl: b}}\n", "base.yaml")
+    assert load_config(write("extends: base.yaml\ncustom: {val_jsonl: null}\n")).data.val == []
+
+
+def test_circle_of_links_is_a_file_that_does_not_exist(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "link.yaml").symlink_to("link.yaml")
+    assert faults(write("extends: link.yaml")) == ["config.yaml:1: extends names a file that does not exist: link.yaml"]
 
 
 # Files that extend others

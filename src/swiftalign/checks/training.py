@@ -87,7 +87,7 @@ def scheduler(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
     """Whether a schedule that ends above zero says where."""
     given = config.handed_through
     name, settings = given.get("lr_scheduler_type"), given.get("lr_scheduler_kwargs") or {}
-    if name in ENDS_AT_A_RATE and not {"min_lr", "min_lr_rate"} & {*settings}:
+    if name in ENDS_AT_A_RATE and not any(rate in settings for rate in ("min_lr", "min_lr_rate")):  # or in its JSON
         section = "swift" if "lr_scheduler_type" in config.swift else "training"
         message = f"lr_scheduler_type: {name} needs min_lr, the rate at the end, or min_lr_rate, its share of the first"
         fix, where = {section: {"lr_scheduler_kwargs": {"min_lr": 1e-6}}}, config.where(section, "lr_scheduler_type")

@@ -111,6 +111,8 @@ def _changed(params: Parameters, changes: Mapping[str, Any]) -> Parameters:
         if name not in numeric:
             message = f"a curriculum can't change {name}; it can change {', '.join(numeric)}"
             raise _fault((name,), value, message)
+        if value is None:
+            raise _fault((name,), value, "a curriculum goes from number to number; write a number")
     return type(params).model_validate({**params.model_dump(), **changes})
 
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swiftalign.config.augmentation import EXAMPLES, PARAMETERS
 from swiftalign.config.sections import Config, section_fields
-from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, home, is_argument
+from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, TRUTH, home, is_argument
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
 from swiftalign.methods import METHODS
@@ -92,9 +92,6 @@ def _faulty(values: Mapping, detail: Any) -> Key:
     return (*key, detail["loc"][-1]) if detail["type"] == "missing" else key
 
 
-_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
 def understood(values: Mapping, details: Iterable[Any]) -> dict[Key, Any]:
     """Replace values of another type that can mean one thing only: ``off``, ``'1e-4'``, ``3.0``, one item for a list.
 
@@ -110,11 +107,11 @@ def understood(values: Mapping, details: Iterable[Any]) -> dict[Key, Any]:
             continue
         match detail["type"]:
             case "bool_type" if isinstance(value, str):
-                meant = _WORDS.get(value.lower())
+                meant = TRUTH.get(value.lower())
             case "list_type" if isinstance(value, str | int | float) and not isinstance(value, bool):
                 meant = [value]
             case "int_type" | "float_type" if isinstance(value, str) and PATTERNS["float"].fullmatch(value):
-                meant = float(value)
+                meant = float(value) if re.search(r"\d", value) else None  # .inf and .nan are no setting
             case "int_type" if isinstance(value, float):
                 meant = value
             case "literal_error" if isinstance(value, str):

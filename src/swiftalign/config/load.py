@@ -21,6 +21,7 @@ from swiftalign.problems import ConfigError, Problem, config_problem
 _PHASE_KEYS = ("name", "data", "training", "custom", "swift")
 _SOURCE_PATHS = ("path", "images")  # of an entry of data.train or data.val
 _RUN_KEYS = (("training", "output_dir"), ("training", "resume_from_checkpoint"))  # the same in all phases
+_DTYPE_KEYS = (("training", "bf16"), ("training", "fp16"))  # they are the model's, which is the same in all phases
 _MOST_FILES = 100  # that a file may extend, directly or through others
 
 
@@ -46,13 +47,14 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
     for text in overrides:
         names.append(f"--set {text}")
         merged.merge(_normalised(read_override(text), names[-1], Path.cwd(), problems, notes))
-    config, phases = _validated(merged, names, problems, notes), list[Config]()
+    whole = copy.deepcopy(merged)  # settling it changes values that may mean something else within a phase
+    config, phases = _validated(whole, names, problems, notes), list[Config]()
     for index in range(len(config.phases)):
         base = copy.deepcopy(merged)
         own: Mapping = base.pop("phases")[index]
         name, problems = own.pop("name", None), []
         others = [(key,) for key in own if key not in _PHASE_KEYS]
-        for key in [*others, *(key for key in _RUN_KEYS if holds(own, key))]:
+        for key in [*others, *(key for key in (*_RUN_KEYS, *_DTYPE_KEYS) if holds(own, key))]:
             hint = f"move {dotted(key)} out of phases; a phase may set {', '.join(_PHASE_KEYS)}"
             problems.append(config_problem(own.where(*key), f"a phase can't set {dotted(key)}", hint))
         if not isinstance(name, str | None):
@@ -62,7 +64,7 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
             raise ConfigError(problems)
         base.merge(own)  # a phase's own keys replace those outside ``phases``
         phases.append(_validated(base, names, problems, notes, name or f"phase {index + 1}"))
-    return Config.from_values(merged, phases=phases, notes=notes) if phases else config
+    return Config.from_values(whole, phases=phases, notes=notes, given=merged) if phases else config
 
 
 def read_values(values: Mapping, folder: Path) -> Config:
@@ -98,11 +100,11 @@ def _extended(
             raise ConfigError([config_problem(where, "extends must be a file or a list of files")])
         chain = (*above, path.resolve())
         for base in (path.parent / os.path.expanduser(base) for base in bases):  # noqa: PTH111  # not yet a path
+            if not os.path.isfile(base):  # noqa: PTH113  # False for a name that is too long for the file system
+                raise ConfigError([config_problem(where, f"extends names a file that does not exist: {base}")])
             if base.resolve() in chain:
                 circle = " extends ".join(map(str, (*chain[chain.index(base.resolve()) :], base.resolve())))
                 raise ConfigError([config_problem(where, f"files extend each other in a circle: {circle}")])
-            if not base.is_file():
-                raise ConfigError([config_problem(where, f"extends names a file that does not exist: {base}")])
             if len(names) >= _MOST_FILES:
                 raise ConfigError([config_problem(where, f"more than {_MOST_FILES} files are extended")])
             extended.merge(_extended(base, chain, names, problems, notes))

@@ -390,6 +390,7 @@ class Config(Section):
         phase: str | None = None,
         phases: Sequence[Config] = (),
         notes: Sequence[Problem] = (),
+        given: Mapping | None = None,
     ) -> Config:
         """Make a configuration that remembers where its values stand.
 
@@ -398,9 +399,10 @@ class Config(Section):
             phase: name of the phase, if this is the configuration of a phase.
             phases: configuration of each phase.
             notes: keys of the files that have no effect.
+            given: the values to remember, if `swiftalign.config.spellings.settle` has changed these.
         """
         config = cls.model_validate(values)
-        config._values, config._phase, config._runs, config._notes = values, phase, tuple(phases), tuple(notes)
+        config._values, config._phase, config._runs, config._notes = given or values, phase, tuple(phases), tuple(notes)
         return config
 
     @model_validator(mode="after")

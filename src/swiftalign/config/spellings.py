@@ -70,6 +70,8 @@ Rule: TypeAlias = Renamed | Implied | Noted
 LEFT_OUT: Any = object()
 _OFF = (False, 0, 0.0, "off", "no", "false")  # a feature that is not used, in all spellings
 _ENABLED: Names = ("enabled",)
+# The words that stand for true and false, in small letters.
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def _hub(use_hf: Any) -> Any:
@@ -98,15 +100,19 @@ def _files(datasets: Any) -> Any:
     return datasets
 
 
+def _none_for_null(files: Any) -> Any:
+    return [] if files is None else files  # not left out: it replaces the files of an extended file
+
+
 _ORDERS = {"reference_tlbr": "reference_top_to_bottom", "center_tlbr": "centre_top_to_bottom"}
 
 
 def _order(policy: Any) -> Any:
-    return _ORDERS.get(policy, policy) if isinstance(policy, str) else policy
+    return "as_given" if policy is None else _ORDERS.get(policy, policy) if isinstance(policy, str) else policy
 
 
 def _summaries(ratio: Any) -> Any:
-    if ratio not in (0, 1):
+    if ratio not in (None, 0, 1):
         raise ValueError("a share of the rows answers with summaries; name two files with weights in data.train")
     return "summary" if ratio else "objects"
 
@@ -174,8 +180,8 @@ KEYS: dict[Names, Rule] = {
     ("model", "model_name_or_path"): Renamed(("model", "path")),
     ("model", "attn_implementation"): Renamed(("model", "attention")),
     ("data", "eval_dataset"): Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
-    ("custom", "train_jsonl"): Renamed(("data", "train")),
-    ("custom", "val_jsonl"): Renamed(("data", "val")),
+    ("custom", "train_jsonl"): Renamed(("data", "train"), _none_for_null),
+    ("custom", "val_jsonl"): Renamed(("data", "val"), _none_for_null),
     # `settle` reads these three.
     ("custom", "sample_limit"): Renamed(
         ("custom", "sample_limit"), values="limit of each file in data.train and data.val"
@@ -340,6 +346,7 @@ def settle(values: Mapping, problems: list[Problem]) -> None:
             if name not in training:
                 continue
             given, where, label = training.pop(name), training.where(name), values.name("training", name)
+            given = TRUTH.get(given.lower(), given) if isinstance(given, str) else given
             held = model.get("dtype") if isinstance(model, Mapping) else None
             if not isinstance(given, bool | None):
                 problems.append(config_problem(where, f"{label} must be true or false, not {given!r}"))
@@ -355,12 +362,12 @@ def settle(values: Mapping, problems: list[Problem]) -> None:
                 del training["deepspeed"]
             else:
                 training["deepspeed"] = deepspeed.get("config") or "zero2"  # as the guide's project reads it
-    if not isinstance(custom, Mapping) or not isinstance(data, Mapping):
+    if not isinstance(custom, Mapping):
         return
     for name, parts in _LIMITS.items():
         limit = custom.pop(name, None)
         for part in parts if limit is not None else ():
-            files = data.get(part)
+            files = lookup(data, (part,))
             files = files if isinstance(files, list) else []
             for index, file in enumerate(files):
                 if isinstance(file, str):
