@@ -224,6 +224,14 @@ def test_or_the_box_becomes_a_quad() -> None:
     assert sides == pytest.approx([10, 90, 10])
 
 
+def test_a_quad_stands_on_the_image_of_its_box() -> None:
+    box = PixelTarget("bbox", "cup", ((40.0, 40.0), (140.0, 60.0)), image=1)
+    made = pipeline({"rotate": {"max_deg": 45}}, rotated_boxes="quad")
+    of = Record((None, None), (replace(box, image=0), box), Composed(images=2))
+    _, turned = made.row([noise(), noise()], of, epoch=0, row=0)
+    assert [(target.kind, target.image) for target in turned.targets] == [("quad", 0), ("quad", 1)]
+
+
 def test_or_it_grows() -> None:
     sample = turned("grow")
     (target,) = sample.record.targets

@@ -90,7 +90,7 @@ def fit_targets(
             yield Outcome(None, f"{math.floor(visible * 100)}% visible", clipped, visible)
             continue
         if boxes_as_quads and _wrap_iou(target, points) < 1 - UPRIGHT:
-            target = PixelTarget("quad", target.label, target.corners)
+            target = replace(target, kind="quad", points=target.corners)
         quad: tuple[Point, ...] = ()
         if target.kind == "quad" or (target.outline and len(part) == 4):
             clockwise = polygons.ordered_like(polygons.largest_quad(part), points[order]) if clipped else part[order]
