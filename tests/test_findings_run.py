@@ -18,6 +18,7 @@ from swiftalign.config.sections import Config
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ConfigError, Problem
+from swiftalign.runs.lowering import lower
 from swiftalign.speed.choose import choose
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
@@ -240,3 +241,13 @@ def test_package_of_a_run_that_is_missing_here(
     assert (problem.code, problem.message, problem.fix) == ("package-missing", message, fix)
     assert problem.where.endswith(":2") or problem.where.endswith(":3")
     assert list(training.packages(make_config("training: {report_to: none}\n"))) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "none", "[none]"])
+def test_a_run_that_reports_to_nothing_says_so_to_ms_swift(
+    text: str, make_config: Callable[[str], Config], demo_modules: Model
+) -> None:
+    config = make_config(f"training: {{report_to: {text}}}\n")
+    plan = resolve(config, demo_modules)
+    assert lower(plan, config, Path("run"), choose(config, plan, None))["report_to"] in ("none", ["none"])
+    assert list(training.packages(config)) == []

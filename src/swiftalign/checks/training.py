@@ -123,8 +123,8 @@ def packages(config: Config) -> Iterable[Problem]:
 
 
 def _reported_to(config: Config) -> list[str]:
-    given = config.handed_through.get("report_to") or "tensorboard"  # ms-swift's default
-    return given if isinstance(given, list) else [given]
+    given = config.handed_through.get("report_to")
+    return given if isinstance(given, list) else [given or "tensorboard"]  # ms-swift's default
 
 
 def loading(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

@@ -90,6 +90,8 @@ def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) 
         arguments["metric_for_best_model"] = metric
         if metric.removeprefix("eval_") in LOWER_IS_BETTER:  # transformers would prefer the higher value
             arguments.setdefault("greater_is_better", False)
+    if arguments.get("report_to") == []:
+        arguments["report_to"] = ["none"]  # an empty list would be left out, and ms-swift's default taken
     if training.dataloader_num_workers == 0:  # transformers refuses what only workers can do
         for name in WORKERS_ONLY:
             arguments.pop(name, None)
