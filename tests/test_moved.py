@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import re
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -110,9 +112,10 @@ def parsed(argv: list[str], output: str) -> Any:
     from swift.utils.utils import parse_args
 
     words = [word if word != "--train_type" else "--tuner_type" for word in argv]  # the name in ms-swift 3
-    arguments, others = parse_args(
-        SftArguments, [*words, *([] if "--output_dir" in argv else ["--output_dir", output])]
-    )
+    with patch.dict(os.environ):  # ms-swift sets variables, such as the folder of tensorboard's files
+        arguments, others = parse_args(
+            SftArguments, [*words, *([] if "--output_dir" in argv else ["--output_dir", output])]
+        )
     assert others == []
     return arguments
 

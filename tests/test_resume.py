@@ -101,6 +101,7 @@ def test_a_resumed_run_ends_with_the_same_bits(method: str, demo: Path, tmp_path
     assert adapter(resumed) != adapter(resumed, 2)
 
 
+@pytest.mark.long
 def test_a_curriculum_of_augmentation_goes_on_where_it_was(demo: Path, tmp_path: Path) -> None:
     """With another number of data loader workers, too."""
     config = write_run(tmp_path, demo)
