@@ -180,8 +180,8 @@ class Pipeline:
         Raises:
             DataError: one side of the image is more than 200 times the other.
         """
-        moves, colours = self._draw(epoch, row)
-        bypass, left_out, as_quads = self._bypasses(epoch, row), list[str](), False
+        bypass, moves, colours = self._draw(epoch, row)
+        left_out, as_quads = list[str](), False
 
         def place_without(names: tuple[str, ...], reason: str) -> Placement:
             left_out.extend(f"{step.name}: {reason}" for step in moves if step.name.startswith(names))
@@ -256,17 +256,19 @@ class Pipeline:
 
     def colours_only(self, images: Sequence[Pixels], *, epoch: int, row: int) -> list[Pixels]:
         """Augment only the colours of a row's images."""
-        _, colours = self._draw(epoch, row)
+        *_, colours = self._draw(epoch, row)
         return [_coloured(image, colours) for image in images]
 
-    def _draw(self, epoch: int, row: int) -> tuple[list[Step], list[Step]]:
-        """The operations drawn for a row: those that move points, and the others; none if the row is bypassed."""
-        operations = [] if self._bypasses(epoch, row) else self.settings.operations
-        steps = draw(operations, seed=self.settings.seed, epoch=epoch, row=row)
-        return [step for step in steps if is_geometric(step)], [step for step in steps if not is_geometric(step)]
-
-    def _bypasses(self, epoch: int, row: int) -> bool:
-        return bypassed(self.settings.bypass_prob, seed=self.settings.seed, epoch=epoch, row=row)
+    def _draw(self, epoch: int, row: int) -> tuple[bool, list[Step], list[Step]]:
+        """Whether a row is bypassed, and else the operations drawn for it: those that move points, and the others."""
+        settings = self.settings
+        bypass = bypassed(settings.bypass_prob, seed=settings.seed, epoch=epoch, row=row)
+        steps = [] if bypass else draw(settings.operations, seed=settings.seed, epoch=epoch, row=row)
+        return (
+            bypass,
+            [step for step in steps if is_geometric(step)],
+            [step for step in steps if not is_geometric(step)],
+        )
 
     def _fill(self, image: Pixels) -> Colour:
         """The colour outside an image, which is not augmented yet."""

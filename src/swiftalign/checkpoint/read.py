@@ -69,7 +69,7 @@ def result_of(path: Path) -> Path | None:
         The checkpoint, of the last phase that has any; None if the path is not a run folder.
 
     Raises:
-        ModelError: there is no such path, or it holds whole runs.
+        ModelError: the path does not exist, or is a folder of several runs.
     """
     found = checkpoints_of(path)
     if not found:
@@ -86,7 +86,7 @@ def checkpoints_of(path: Path) -> list[Path]:
     """The checkpoints of a run folder's last phase that has any, the newest last; empty if it is not a run folder.
 
     Raises:
-        ModelError: there is no such path, or it holds whole runs.
+        ModelError: the path does not exist, or is a folder of several runs.
     """
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")

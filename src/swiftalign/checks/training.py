@@ -106,7 +106,7 @@ def reporting(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
 def packages(config: Config) -> Iterable[Problem]:
     """Whether this machine has the packages that the run needs beyond those of this toolkit.
 
-    It is no part of the pre-flight, which also looks at configurations for other machines.
+    It is not part of the pre-flight, which also looks at configurations for other machines.
     """
     section = "swift" if "report_to" in config.swift else "training"
     needed: list[tuple[str | None, str, str, str, str | None]] = [

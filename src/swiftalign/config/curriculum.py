@@ -74,8 +74,8 @@ class Curriculum(Strict):
             operations: names and parameters of the section's operations; all of one name get a phase's values.
 
         Raises:
-            ValidationError: a phase names an operation that is not in the list, a parameter that is no number or range,
-                or a value that the operation does not take; errors have the path of keys from here.
+            ValidationError: a phase names an operation that is not in the list, a parameter that is not a number or a
+                range, or a value that the operation does not take; errors have the path of keys from here.
         """
         knots = [Knot(0.0, bypass_prob, tuple(params for _, params in operations))]
         names, faults = [name for name, _ in operations], list[Any]()

@@ -111,7 +111,7 @@ def understood(values: Mapping, details: Iterable[Any]) -> dict[Key, Any]:
             case "list_type" if isinstance(value, str | int | float) and not isinstance(value, bool):
                 meant = [value]
             case "int_type" | "float_type" if isinstance(value, str) and PATTERNS["float"].fullmatch(value):
-                meant = float(value) if re.search(r"\d", value) else None  # .inf and .nan are no setting
+                meant = float(value) if re.search(r"\d", value) else None  # .inf and .nan are not settings
             case "int_type" if isinstance(value, float):
                 meant = value
             case "literal_error" if isinstance(value, str):

@@ -43,7 +43,7 @@ _RANKS = {
         for rank, name in enumerate(("TrainArgumentsMixin", "Seq2SeqTrainingArguments", "TrainingArguments"), 1)
     },
 }
-_COMPUTED: Any = object()  # a default that is no literal
+_COMPUTED: Any = object()  # a default that is not a literal
 
 # Names that annotations may use; any other class makes the argument's type unknown, and only ms-swift checks its value.
 _TYPES: dict[str, Any] = {

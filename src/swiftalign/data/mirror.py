@@ -24,7 +24,7 @@ _CHINESE_PAIRS = (("左", "右"), ("上", "下"), ("顶", "底"))
 _OTHER = {a: b for one, other in (*_PAIRS, *_CHINESE_PAIRS) for a, b in ((one, other), (other, one))}
 
 _SIDES = re.compile(r"\b(?:left|right)(?=most\b|wards?\b|\b)|[左右]", re.IGNORECASE)
-# The first lines find words that are no directions, in both forms, so that two exchanges give the first text again.
+# The first lines find words that are not directions, in both forms, so that two exchanges give the first text again.
 # 上 and 下 also mean before and after, on and off: they count in clear compounds only, not in 以下方式 or 线上部分.
 _HEIGHTS = re.compile(
     r"(?P<other>\b(?:tank|crop) (?:top|bottom)\b|\b(?:top|bottom)[- ](?:hat|coat|up|down)s?\b"

@@ -149,8 +149,8 @@ def _keep_what_was_asked(moved: Moved) -> None:
         worked_out.discard("fp16")
     computed += [name for name in worked_out if not _same(values[name], defaults.get(name))]
     for name in list(values):
-        value, default = values[name], defaults.get(name, _COMPUTED)
-        if name in computed or value is None or _same(value, default):
+        value = values[name]
+        if name in computed or value is None or (name in defaults and _same(value, defaults[name])):
             values.pop(name, None)
     if "output_dir" in values:
         moved.leave_out("output_dir", "the folder of that run; this one trains into runs/NAME beside the config")
@@ -158,7 +158,6 @@ def _keep_what_was_asked(moved: Moved) -> None:
         moved.left_out.append(f"{', '.join(sorted(computed))} - worked out by ms-swift")
 
 
-_COMPUTED: Any = object()
 _PARTS = {"llm": "language_model", "vit": "vision_tower", "aligner": "aligner"}
 _HALF = "ms-swift trains a float32 model in half precision unless told otherwise; this toolkit trains it in float32"
 
