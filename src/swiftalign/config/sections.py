@@ -24,6 +24,7 @@ from pydantic_core import PydanticKnownError
 
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.config.parameters import Strict
+from swiftalign.config.sharding import Sharding
 from swiftalign.config.yaml import Mapping
 from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
 from swiftalign.methods.base import Fraction, Method, PositiveInt
@@ -340,8 +341,12 @@ class TrainingSection(PassThroughSection):
         None, description="number of data loader workers; by default enough to keep the GPU busy"
     )
     packing: HandedThrough[bool] = Field(None, description="in this toolkit, the same as padding_free")
-    deepspeed: str | dict[str, Any] | None = None
-    fsdp: HandedThrough[str] = None
+    sharding: Sharding | Literal["auto"] = Field(
+        "auto", description="how the model is spread over GPUs; auto: each has the whole model if it fits, else fsdp2"
+    )
+    deepspeed: str | dict[str, Any] | None = Field(
+        None, description="DeepSpeed's settings: a preset of ms-swift, a JSON file, or the settings themselves"
+    )
     resume_from_checkpoint: Location | None = None
 
     @property

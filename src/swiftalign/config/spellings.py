@@ -104,6 +104,21 @@ def _none_for_null(files: Any) -> Any:
     return [] if files is None else files  # not left out: it replaces the files of an extended file
 
 
+def _fsdp(options: Any) -> Any:
+    if isinstance(options, dict):
+        options = options.get("fsdp", "fsdp2")
+    text = " ".join(options) if isinstance(options, list) else str(options or "")
+    if text.endswith(".json"):
+        raise ValueError(f"the settings in {text} are not read; write training: {{sharding: fsdp2}} or fsdp2_offload")
+    return ("fsdp2_offload" if "offload" in text else "fsdp2") if text else LEFT_OUT
+
+
+def _device_map(devices: Any) -> Any:
+    if devices not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
+        raise ValueError("the layers can't be placed by hand; write training: {sharding: device_map}")
+    return "device_map" if devices else LEFT_OUT
+
+
 _ORDERS = {"reference_tlbr": "reference_top_to_bottom", "center_tlbr": "centre_top_to_bottom"}
 
 
@@ -138,6 +153,9 @@ ARGUMENTS: dict[str, Rule] = {
     "bf16": Renamed(("training", "bf16"), values="true: model.dtype bfloat16"),
     "fp16": Renamed(("training", "fp16"), values="true: model.dtype float16"),
     "packing": Renamed(("training", "packing")),
+    "fsdp": Renamed(("training", "sharding"), _fsdp, "fsdp2, with offload among the options fsdp2_offload"),
+    "fsdp_config": Noted("training.sharding: fsdp2 has no other settings"),
+    "device_map": Renamed(("training", "sharding"), _device_map, "auto: device_map"),
     "tuner_backend": Implied(("peft",), "adapters are peft's"),
     "use_swift_lora": Implied((False,), "adapters are peft's"),
     "lora_bias": Implied(("none",), "biases of adapted layers stay frozen", _BY_TUNER),

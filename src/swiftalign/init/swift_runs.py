@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config.deepspeed import PRESETS
 from swiftalign.config.sections import TunerSection
+from swiftalign.config.sharding import PRESETS, deepspeed_settings
 from swiftalign.config.spellings import ARGUMENTS
 from swiftalign.config.swift_arguments import swift_arguments, swift_defaults
 from swiftalign.config.yaml import Items, Mapping, read_text
@@ -141,7 +140,7 @@ def _keep_what_was_asked(moved: Moved) -> None:
         added = ("adalora", "lisa", "early_stop", CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK)
         values["callbacks"] = [each for each in callbacks if each not in added]
     if isinstance(values.get("deepspeed"), dict):
-        preset = next((name for name in PRESETS if _preset(name) == values["deepspeed"]), None)
+        preset = next((name for name in PRESETS if deepspeed_settings(name) == values["deepspeed"]), None)
         values["deepspeed"] = preset or values["deepspeed"]
     worked_out = {name for name, is_derived in derived.items() if is_derived and name in values}
     if dtype == "float32" and values.get("fp16"):
@@ -164,17 +163,6 @@ _HALF = "ms-swift trains a float32 model in half precision unless told otherwise
 
 def _same(value: Any, default: Any) -> bool:
     return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)
-
-
-def _preset(name: str) -> Any:
-    """The settings of a preset for DeepSpeed, from the installed ms-swift."""
-    from importlib.util import find_spec
-
-    spec = find_spec("swift")
-    assert spec is not None
-    assert spec.origin is not None
-    file = Path(spec.origin).parent / "config" / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _move_environment(moved: Moved, source: Source) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import WORKERS_ONLY, Config, best_metric_given
+from swiftalign.config.sharding import deepspeed_settings, stage
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
 from swiftalign.model.tree import COMPONENTS
@@ -30,7 +31,6 @@ _TRAINING_SETTINGS = (
     "eval_steps",
     "train_dataloader_shuffle",
     "dataloader_num_workers",
-    "deepspeed",
     "resume_from_checkpoint",
 )
 
@@ -95,12 +95,26 @@ def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) 
     if training.dataloader_num_workers == 0:  # transformers refuses what only workers can do
         for name in WORKERS_ONLY:
             arguments.pop(name, None)
+    if stage(choices.sharding) is not None:
+        arguments |= _deepspeed(plan, config, choices)
     own = [GROUNDING_CALLBACK] if config.custom.grounding_eval else []
     if training.early_stopping:
         own.append(STOPPING_CALLBACK)  # after the callback that measures the accuracies
         arguments["restore_callback_states_from_checkpoint"] = True
     arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), *own, CALLBACK]
     return {name: value for name, value in arguments.items() if value is not None and value != []}
+
+
+def _deepspeed(plan: TuningPlan, config: Config, choices: Choices) -> dict[str, Any]:
+    """The arguments that start DeepSpeed, so that what trains keeps the dtype that is planned."""
+    settings = deepspeed_settings(config.training.deepspeed or choices.sharding)
+    settings.setdefault("zero_force_ds_cpu_optimizer", False)  # with offload, torch's AdamW needs no C++ compiler
+    if plan.dtype == "float32" or all(item.dtype != "float32" for item in plan.trainables):
+        return {"deepspeed": settings}
+    # DeepSpeed's own 16-bit modes cast the whole model. Here it runs under autocast, and sums gradients in float32.
+    settings |= {"bf16": {"enabled": False}, "fp16": {"enabled": False}}
+    settings["torch_autocast"] = {"enabled": True, "dtype": plan.dtype, "lower_precision_safe_modules": []}
+    return {"deepspeed": settings, "bf16": False, "fp16": False}
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -16,6 +16,8 @@ class Choices:
 
     Attributes:
         batch: rows per batch, in each process.
+        sharding: how the model is spread over GPUs: a value of `swiftalign.config.sharding.Sharding`, or the stage
+            that DeepSpeed's settings give, e.g. ``zero0``.
         gradient_checkpointing: whether the LLM's layers keep only their input, and run again in the backward pass.
         padding_free: whether the rows of a batch are concatenated; otherwise each is padded to the longest.
         kernels: the frozen layers run as they are written, with Liger's kernels, or compiled.
@@ -27,6 +29,7 @@ class Choices:
     """
 
     batch: int = 1
+    sharding: str = "ddp"
     gradient_checkpointing: bool = True
     padding_free: bool = False
     kernels: Kernels = "plain"

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from swiftalign.config.deepspeed import zero_section
 from swiftalign.config.sections import Config
+from swiftalign.config.sharding import way_of, zero_section
 from swiftalign.data.files import RowCounts
 from swiftalign.model.families import find
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ModelError, SwiftalignError
-from swiftalign.speed.cards import Card
+from swiftalign.speed.cards import GIB, Card
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.predictor import Predictor
 from swiftalign.speed.work import ASSUMED, Row
@@ -47,17 +47,37 @@ def choose_for_card(
     Raises:
         SwiftalignError: the config asks for something that this run can't have.
     """
-    training, processes, predictor, shards = config.training, plan.schedule.processes, None, 1
-    if card:
-        with suppress(ModelError, ValueError):  # pre-flight reports it
-            if training.deepspeed and zero_section(training.deepspeed).get("stage") == 3:
-                shards = processes
-        predictor = Predictor.of(model, plan, card, rows or [ASSUMED], shards=shards)
-    auto = training.per_device_train_batch_size == "auto"
+    processes = plan.schedule.processes
+    predictor = Predictor.of(model, plan, card, rows or [ASSUMED]) if card else None
+    sharding, why = spread(config, plan, predictor)
+    if predictor:
+        predictor = replace(predictor, sharding=sharding, processes=processes)
+    auto = config.training.per_device_train_batch_size == "auto"
     if predictor and auto and (fitting := fitting_batch(config, plan, predictor)) > 1:
         # Another batch changes the number of steps.
         plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
-    return plan, choose(config, plan, predictor), predictor
+    choices = choose(config, plan, predictor, sharding)
+    choices.reasons["sharding"] = why
+    return plan, choices, predictor
+
+
+def spread(config: Config, plan: TuningPlan, whole: Predictor | None) -> tuple[str, str]:
+    """How the run is spread over GPUs, and why.
+
+    Args:
+        whole: predicts the run where each GPU has the whole model; None without a GPU, or without predictions.
+    """
+    training = config.training
+    if training.deepspeed:
+        with suppress(ModelError, ValueError):  # pre-flight reports it
+            return way_of(zero_section(training.deepspeed)), _AS_CONFIGURED
+    if training.sharding != "auto":
+        return training.sharding, _AS_CONFIGURED
+    if plan.schedule.processes == 1:
+        return "ddp", "there is one process"
+    if whole is None or whole.fits(Choices(plan.schedule.batch, padding_free=True)):
+        return "ddp", "the model fits each GPU" if whole else "no GPU is known"
+    return "fsdp2", f"the model takes {whole.card.memory / GIB:.0f} GiB"
 
 
 def _installed(name: str) -> bool:
@@ -65,11 +85,12 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None or shutil.which(name) is not None
 
 
-def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Choices:
+def choose(config: Config, plan: TuningPlan, predictor: Predictor | None, sharding: str = "ddp") -> Choices:
     """The choices of a run; a setting that the config names is taken from there.
 
     Args:
         predictor: None without a GPU, or for a model without predictions: then ms-swift's defaults are taken.
+        sharding: how the run is spread over GPUs.
 
     Raises:
         SwiftalignError: the config asks for something that this run can't have.
@@ -83,6 +104,7 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Cho
         why = "ms-swift's default; no GPU is known" if given is None else _AS_CONFIGURED
         return Choices(
             plan.schedule.batch,
+            sharding,
             gradient_checkpointing=given is not False,
             padding_free=bool(asks_for_padding_free(config, plan.model_type)),
             kernels="compiled" if training.torch_compile else "liger" if training.use_liger_kernel else "plain",
@@ -93,7 +115,7 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None) -> Cho
     if training.frozen_fp8 and not (family and family.fp8 and "llm" not in predictor.trained.parts):
         message = f"{where}: training.frozen_fp8 is for a dense Qwen3-VL whose LLM is frozen"
         raise SwiftalignError(message, "leave it out")
-    choices = _without_checkpointing(config, plan, predictor)
+    choices = replace(_without_checkpointing(config, plan, predictor), sharding=sharding)
     checkpointing = not predictor.fits(choices) if given is None else given
     fitting = "the largest batch does not fit otherwise" if checkpointing else "the largest batch fits without"
     choices.reasons["gradient_checkpointing"] = fitting if given is None else _AS_CONFIGURED
@@ -127,11 +149,14 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
     training = config.training
     given = asks_for_padding_free(config, plan.model_type)
     reasons = {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
-    other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1
+    spread = predictor.sharding == "device_map"
+    other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1 or spread
     if given is None:
-        ruled_out = "model.attention or sequence_parallel_size rules it out"
+        ruled_out = "model.attention, sequence_parallel_size or device_map rules it out"
         reasons["padding_free"] = ruled_out if other else "torch's own attention supports it"
-    liger = _installed("liger_kernel") if training.use_liger_kernel is None else training.use_liger_kernel
+    liger = training.use_liger_kernel
+    if liger is None:
+        liger = _installed("liger_kernel") and not spread  # ms-swift refuses it with device_map
     choices = Choices(
         plan.schedule.batch,
         gradient_checkpointing=False,
@@ -149,8 +174,10 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
         reasons["kernels"] = "compiling was not measured for this model"
     elif "llm" in predictor.trained.parts:
         reasons["kernels"] = "the LLM's layers train"
-    elif training.deepspeed or training.fsdp:
-        reasons["kernels"] = "compiling was not measured with DeepSpeed or FSDP"
+    elif predictor.sharding.startswith("zero3"):
+        reasons["kernels"] = "ZeRO-3 gathers each layer's weights one by one, which can't be compiled"
+    elif spread:
+        reasons["kernels"] = "device_map rules the others out"
     elif not _installed("triton") or not (_installed("cc") or _installed("gcc")):
         reasons["kernels"] = "compiling needs triton and a C compiler"
     elif slow is None or fast is None:

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from swiftalign.config.sharding import divides_weights
 from swiftalign.methods import METHODS
 from swiftalign.model.families import find
 from swiftalign.model.family import Sizes
@@ -53,7 +54,8 @@ class Predictor:
         rows: rows of the data, or an assumed one; batches are made of them in this order.
         parameters: number of parameters of the base model.
         element: bytes per element of the base model.
-        shards: number of GPUs that share the weights (ZeRO-3); with more than one, memory is an estimate.
+        sharding: how the run is spread over GPUs.
+        processes: number of training processes.
     """
 
     sizes: Sizes
@@ -62,12 +64,11 @@ class Predictor:
     rows: Sequence[Row]
     parameters: int
     element: int
-    shards: int = 1
+    sharding: str = "ddp"
+    processes: int = 1
 
     @classmethod
-    def of(
-        cls, model: Model, plan: TuningPlan, card: Card, rows: Sequence[Row], *, shards: int = 1
-    ) -> Predictor | None:
+    def of(cls, model: Model, plan: TuningPlan, card: Card, rows: Sequence[Row]) -> Predictor | None:
         """None where the model's family has no predictions, or its config leaves sizes to transformers' defaults."""
         family = find(plan.model_type)
         if family is None or family.sizes is None:
@@ -84,7 +85,7 @@ class Predictor:
             method=plan.method,
         )
         element = _HALF if plan.dtype in ("bfloat16", "float16") else _FLOAT
-        return cls(sizes, trained, card, rows, plan.total_parameters, element, shards)
+        return cls(sizes, trained, card, rows, plan.total_parameters, element)
 
     def fits(self, choices: Choices) -> bool:
         """Whether the run's largest batch fits on the card."""
@@ -113,7 +114,8 @@ class Predictor:
         trained_bytes = trained.float32 * _FLOAT + (trained.numel - trained.float32) * element
         copies = trained_bytes if trained.method != "full" else trained.float32 * (_FLOAT - element)
         # The weights; and the gradients, with Adam's two averages.
-        shared = (self.parameters * element + copies) // self.shards + 3 * trained_bytes // self.shards
+        shards = self.processes if divides_weights(self.sharding) else 1
+        shared = (self.parameters * element + copies) // shards + 3 * trained_bytes // shards
         # Elements kept per token and LLM layer: the inputs of both norms; queries and keys before and after their
         # norms; values; the attention's result with its sums; and both halves of the gated product.
         layer = (2 * sizes.width + 3 * (sizes.queries + sizes.keys) + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]

@@ -32,7 +32,9 @@ from swiftalign.speed.choices import read_choices
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.grounding_eval import GroundingEval
 from swiftalign.worker.pipeline import AlignerSft
+from swiftalign.worker.sharding import join_processes
 
+JOIN_SECONDS = 1800.0  # ms-swift would wait for 208 days
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -69,6 +71,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         arguments["use_cpu"] = True  # transformers allows 16-bit autocast on a CPU only with it
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             arguments["ddp_backend"] = "gloo"
+    join_processes(choices.sharding, float(config.handed_through.get("ddp_timeout") or JOIN_SECONDS))
     callbacks_map[CALLBACK] = partial(PlanCallback, plan=plan, training=config.training, writer=writer)
     if evaluation := config.custom.grounding_eval:
         callbacks_map[GROUNDING_CALLBACK] = partial(GroundingEval, rows=evaluation.rows, every=evaluation.every)

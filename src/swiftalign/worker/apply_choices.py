@@ -43,7 +43,8 @@ def speed_up_trainer(trainer: Any, plan: TuningPlan, choices: Choices) -> None:
         return
     for stack in (find(plan.model_type) or Family).stacks:
         for layer in _frozen_layers(trainer.model, stack):
-            layer.compile(dynamic=True)
+            # Not the layer itself: what is called before and after it, e.g. to gather weights, can't be compiled.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
     trainer.evaluate = torch.compiler.set_stance("force_eager")(trainer.evaluate)
 
 

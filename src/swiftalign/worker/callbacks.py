@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,7 @@ import torch
 from swift.callbacks.adalora import AdaloraCallback
 from swift.callbacks.base import TrainerCallback
 
-from swiftalign.checkpoint.values import INITIAL_FILE
 from swiftalign.config.sections import TrainingSection
-from swiftalign.files import write_whole
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.runs.events import EventWriter
 from swiftalign.runs.folder import STOP_FILE
@@ -23,7 +19,7 @@ from swiftalign.worker.weights import save_state
 
 
 class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no types
-    """Compares the live optimizer with the plan before the first step, and reports progress.
+    """Compares the optimizer with the plan when it is created, and reports progress.
 
     Args:
         plan: the run's plan.
@@ -43,6 +39,8 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         self.plan, self.training, self.writer = plan, training, writer
         self.stopped, self.tokens, self.began = False, 0, 0.0
         self._saved_step = -1
+        self._components: list[set[str]] = []  # those of each of the optimizer's groups
+        self._create_optimizer, trainer.create_optimizer = trainer.create_optimizer, self.create_optimizer
         self._determine_best_metric = trainer._determine_best_metric
         trainer._determine_best_metric = self.is_to_be_saved
 
@@ -51,20 +49,20 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         if self.writer is not None:
             self.writer.write(kind, **values)
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the trainer's optimizer and compare it with the plan, before DeepSpeed divides its parameters."""
+        optimizer = self._create_optimizer(*args, **kwargs)
+        names = {id(weight): name for name, weight in self.trainer.model.named_parameters()}
+        groups = [[names.get(id(weight), "?") for weight in group["params"]] for group in optimizer.param_groups]
+        compare_optimizer(self.plan, groups, optimizer.param_groups)
+        planned = {item.parameter: item.component for item in self.plan.trainables}
+        self._components = [{planned[name] for name in group if name in planned} for group in groups]
+        return optimizer
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        compare_optimizer(self.plan, kwargs["model"], kwargs["optimizer"])
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, AdaloraCallback):
                 callback.global_step = state.global_step  # ms-swift starts at 0 in a resumed run too
-        if self.writer is not None and state.global_step == 0:
-            # Digests of what trains, before it does: verify-ckpt compares a checkpoint with them.
-            keys = {item.parameter: item.key for item in self.plan.trainables}
-            digests = {
-                keys[name]: hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
-                for name, weight in kwargs["model"].named_parameters()
-                if name in keys
-            }
-            write_whole(Path(args.output_dir) / INITIAL_FILE, json.dumps(digests, indent=1))
         kwargs["model"].register_forward_pre_hook(self._count_tokens, with_kwargs=True)
         self.began = time.monotonic()
         self.write("start", steps=state.max_steps, step=state.global_step)
@@ -138,15 +136,8 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
         if "loss" in numbers:  # add the current learning rate of each component
-            planned = {item.parameter: item.component for item in self.plan.trainables}
-            named = kwargs["model"].named_parameters()
-            components = {id(weight): planned[name] for name, weight in named if name in planned}
-            numbers |= {
-                f"rate_{components[id(weight)]}": float(group["lr"])
-                for group in kwargs["optimizer"].param_groups
-                for weight in group["params"]
-                if id(weight) in components
-            }
+            groups = zip(self._components, kwargs["optimizer"].param_groups, strict=False)
+            numbers |= {f"rate_{each}": float(group["lr"]) for components, group in groups for each in components}
         self.write("log", step=state.global_step, **numbers)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

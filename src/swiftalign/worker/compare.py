@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn, optim
+from torch import nn
 
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import PlanMismatchError
@@ -25,20 +26,23 @@ def compare_model(plan: TuningPlan, model: nn.Module) -> None:
     _raise_on_difference("the model", planned, real)
 
 
-def compare_optimizer(plan: TuningPlan, model: nn.Module, optimizer: optim.Optimizer) -> None:
-    """Raise unless the optimizer's groups hold the plan's parameters at the plan's rates and decays.
+def compare_optimizer(plan: TuningPlan, names: Sequence[Sequence[str]], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise unless an optimizer's groups hold the plan's parameters at the plan's rates and decays.
+
+    Args:
+        names: the names of each group's parameters.
+        groups: the groups, in the same order.
 
     Raises:
         PlanMismatchError: there are differences; the message names the first of each kind.
     """
     if not plan.groups:  # the optimizer makes its own groups
         return
-    names = {id(weight): name for name, weight in model.named_parameters()}
     planned = {name: (group.learning_rate, group.weight_decay) for group in plan.groups for name in group.parameters}
     real = {
-        names.get(id(weight), "?"): (group.get("initial_lr", group["lr"]), group["weight_decay"])
-        for group in optimizer.param_groups
-        for weight in group["params"]
+        name: (group.get("initial_lr", group["lr"]), group["weight_decay"])
+        for members, group in zip(names, groups, strict=True)
+        for name in members
     }
     _raise_on_difference("the optimizer", planned, real)
 

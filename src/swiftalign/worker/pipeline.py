@@ -26,6 +26,7 @@ from swiftalign.model.template import use_own_tokens
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import split_rows
 from swiftalign.problems import SwiftalignError, counted
+from swiftalign.runs.events import is_main_process
 from swiftalign.runs.folder import Start, read_index, read_left_out
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.apply_choices import speed_up_model, speed_up_trainer
@@ -33,8 +34,9 @@ from swiftalign.worker.bad_rows import save_before_a_bad_row
 from swiftalign.worker.batches import FilledRows, global_batches, train_dataloader
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
+from swiftalign.worker.sharding import divide, loading, make_whole
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
-from swiftalign.worker.weights import carry_weights, load_state
+from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
 
 
@@ -61,6 +63,10 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     def __init__(self, arguments: list[str], config: Config, plan: TuningPlan, choices: Choices, start: Start) -> None:
         self.config, self.plan, self.choices, self.start = config, plan, choices, start
         super().__init__(arguments)  # calls `_prepare_template`
+
+    def _prepare_model_tokenizer(self, **kwargs: Any) -> None:
+        with loading(self.choices.sharding):
+            super()._prepare_model_tokenizer(**kwargs)
 
     def _prepare_template(self) -> None:
         super()._prepare_template()
@@ -113,6 +119,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             args = copy.copy(args)
             args.resume_from_checkpoint, args.adapters = None, []
         model = super().prepare_model(args, model, **kwargs)
+        make_whole(model)
         dtypes = {item.parameter: item.dtype for item in plan.trainables}
         for name, weight in model.named_parameters():
             if weight.requires_grad and dtypes.get(name) == "float32":
@@ -120,7 +127,11 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         compare_model(plan, model)
         if self.start.weights is not None:
             carry_weights(plan, model, self.start.weights)
+        if self.args.resume_from_checkpoint is None and is_main_process():
+            write_initial(plan, model, Path(args.output_dir))
         speed_up_model(model, plan, self.choices)
+        if self.choices.sharding.startswith("fsdp2"):
+            divide(model, plan, offload=self.choices.sharding.endswith("offload"))
         return model
 
     def _handle_trainer_state(self, trainer: Any, is_write_rank: bool) -> None:
@@ -142,6 +153,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
     def train(self, trainer: Any) -> Any:
         config, plan, choices, args = self.config, self.plan, self.choices, trainer.args
         self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))
+        if choices.sharding.startswith("fsdp2"):
+            trainer.accelerator.device_placement = False  # `divide` has placed the weights
         if plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))

@@ -7,6 +7,7 @@ is kept beside them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from swiftalign.files import appearing
+from swiftalign.checkpoint.values import INITIAL_FILE
+from swiftalign.files import appearing, write_whole
 from swiftalign.methods.keys import ADALORA_STATE, ADAPTER_PREFIX
 from swiftalign.model.safetensors import weight_files
 from swiftalign.plan.plan import TuningPlan
@@ -47,6 +49,17 @@ def carry_weights(plan: TuningPlan, model: Any, checkpoint: Path) -> None:
     if missing:
         message = f"{checkpoint}: {len(missing)} of the phase's tensors are missing, e.g. {missing[0]}"
         raise PlanMismatchError(message, f"run swiftalign verify-ckpt {checkpoint}")
+
+
+def write_initial(plan: TuningPlan, model: Any, run_folder: Path) -> None:
+    """Write digests of what trains, before it does: verify-ckpt compares a checkpoint with them."""
+    keys = {item.parameter: item.key for item in plan.trainables}
+    digests = {
+        keys[name]: hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+        for name, weight in model.named_parameters()
+        if name in keys
+    }
+    write_whole(run_folder / INITIAL_FILE, json.dumps(digests, indent=1))
 
 
 def save_state(model: Any, folder: Path) -> None:

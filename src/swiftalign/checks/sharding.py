@@ -1,11 +1,11 @@
-"""DeepSpeed's settings."""
+"""How a run is spread over GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from swiftalign.config.deepspeed import GATHER, PRESETS, zero_section
 from swiftalign.config.sections import Config
+from swiftalign.config.sharding import GATHER, PRESETS, zero_section
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ModelError, Problem

@@ -1,0 +1,125 @@
+"""Spreading a run's model over the training processes.
+
+With ``fsdp2`` the layers of the LLM are divided among the processes by torch's `fully_shard`, and everything else is on
+each GPU: the embeddings, the ViT, and all that trains, whose gradients are averaged as by DDP. What trains is small, so
+that dividing it would save little; whole, it is compared, saved, pruned and resumed in the same way as under DDP.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from swiftalign.config.sharding import stage
+from swiftalign.model.families import find
+from swiftalign.model.family import Family
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import SwiftalignError
+
+
+def join_processes(sharding: str, timeout: float) -> None:
+    """Start torch's process group, unless there is one process that needs none.
+
+    Args:
+        sharding: how the run is spread over GPUs.
+        timeout: seconds to wait for the other processes, at the start and in every exchange of data.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone and stage(sharding) is None and not sharding.startswith("fsdp2"):
+        return
+    if alone:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=timeout))
+    if stage(sharding) is not None:
+        import deepspeed
+
+        deepspeed.init_distributed(dist.get_backend())  # before the model is loaded, which ZeRO-3 divides at once
+
+
+@contextmanager
+def loading(sharding: str) -> Iterator[None]:
+    """While the model is loaded: with ``fsdp2`` into memory, and on each machine by one process only.
+
+    transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model.
+    """
+    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING") if sharding.startswith("fsdp2") else ()
+    os.environ |= dict.fromkeys(names, "true")
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+
+
+def make_whole(model: Any) -> None:
+    """Under ZeRO-3, replace what trains by whole parameters; DeepSpeed divides them again before the first step.
+
+    Parameters that ZeRO-3 has divided keep the dtype in which they were divided, and have no values to compare.
+    """
+    divided = [weight for weight in model.parameters() if weight.requires_grad and hasattr(weight, "ds_id")]
+    if not divided:
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters(divided):
+        whole = {id(weight): nn.Parameter(weight.data.clone()) for weight in divided}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in whole:
+                setattr(module, name, whole[id(weight)])
+
+
+def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
+    """Send rank 0's weights to all processes, and divide the layers of the LLM among them.
+
+    Args:
+        model: the model in the machine's memory, as peft wraps it; with weights on rank 0 only.
+        offload: whether the layers' weights stay in the machine's memory, and go to the GPU one layer at a time.
+
+    Raises:
+        SwiftalignError: the model has no list of layers under a known name.
+    """
+    stack = (find(plan.model_type) or Family).stacks[0]
+    name = next((name for name, _ in model.named_modules() if name.endswith(stack)), None)
+    if name is None:
+        raise SwiftalignError(f"fsdp2: {plan.model} has no layers under a known name", "set training.sharding: zero3")
+    llm, layers = model.get_submodule(name.rpartition(".")[0]), model.get_submodule(name)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+    inside = {id(weight) for weight in layers.parameters()}
+
+    def share(weights: Iterator[torch.Tensor]) -> None:
+        for weight in weights:
+            weight.data = weight.data.to(device)
+            dist.broadcast(weight.data, 0)
+
+    share(weight for weight in model.parameters() if id(weight) not in inside)
+    share(model.buffers())
+    whole = {weight for weight in layers.parameters() if weight.requires_grad}
+    for layer in layers:
+        share(layer.parameters())
+        fully_shard(layer, ignored_params=whole, offload_policy=policy, reshard_after_forward=True)
+    rest = {weight for weight in llm.parameters() if not isinstance(weight, DTensor)}
+    fully_shard(llm, ignored_params=rest)  # the layers share its streams, so that the next one is gathered in time
+    divided = [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)]
+    model._ddp_params_and_buffers_to_ignore = divided  # torch's DDP reads it
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner._is_fsdp_managed_module = True  # transformers then generates in all processes together
+    model.hf_device_map = {"": device}  # transformers then leaves the weights where they are
