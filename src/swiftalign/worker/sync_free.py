@@ -100,6 +100,11 @@ class SyncFreeModel:
         self._positions: Tensor | None = None
         self._features: list[Tensor] = []
         self._by_mask: Callable[..., Tensor] = llm._deepstack_process
+        if hasattr(inner, "origin_forward"):  # with DeepSpeed, ms-swift replaces it by one that wants tokens and images
+            swift_forward, own_forward = inner.forward, inner.origin_forward
+            inner.forward = lambda *args, **kwargs: (swift_forward if self._positions is None else own_forward)(
+                *args, **kwargs
+            )
         inner.register_forward_pre_hook(self._embed, with_kwargs=True)
         llm.register_forward_pre_hook(self._hand_to_llm, with_kwargs=True)
         llm._deepstack_process = self._deepstack
