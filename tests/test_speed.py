@@ -131,7 +131,7 @@ def test_auto_keeps_the_rows_of_a_step() -> None:
 
 
 def how(checkpointing: bool, padding_free: bool, kernels: Kernels, *, fp8: bool = False) -> Choices:
-    return Choices(1, checkpointing, padding_free, kernels, fp8)
+    return Choices(gradient_checkpointing=checkpointing, padding_free=padding_free, kernels=kernels, frozen_fp8=fp8)
 
 
 COMPILED, FP8 = how(False, True, "compiled"), how(False, True, "compiled", fp8=True)
