@@ -268,13 +268,13 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
         ways = new_table("sharding", *parts, "largest batch", "s per step", "rows/s", "")
         for way in found.ways:
             memory = way.memory
-            sizes = (f"{each / GIB:.1f}" for each in (memory.weights, memory.trained, memory.activations, memory.peak))
+            sizes = (f"{each / GIB:.1f}" for each in (memory.weights, memory.trained, memory.activations, way.peak))
             step = "-" if way.step_seconds is None else f"{way.step_seconds:.2f}"
             speed = "-" if way.rows_per_second is None else f"{way.rows_per_second:.1f}"
             mark = "chosen" if way.chosen else ""
             ways.add_row(way.sharding, *sizes, str(way.largest_batch or "none"), step, speed, mark)
         print_table(ways, console)
-        console.print(f"auto takes {found.auto[0]}: {found.auto[1]}\n", soft_wrap=True)
+        console.print(f"auto takes {found.auto}: {found.why}\n", soft_wrap=True)
     table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s per step", "epoch", "")
     for each in found.settings:
         step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from swiftalign.config.sections import Config
-from swiftalign.config.sharding import way_of, zero_section
+from swiftalign.config.sharding import divides_weights, way_of, zero_section
 from swiftalign.data.files import RowCounts
 from swiftalign.model.families import find
 from swiftalign.model.tree import Model
@@ -73,7 +73,12 @@ def spread(config: Config, plan: TuningPlan, predictor: Predictor | None) -> tup
     with suppress(ModelError, ValueError):  # pre-flight reports them
         if asked := asked_way(config):
             return asked, _AS_CONFIGURED
-    return automatic(config, plan, predictor)
+    way, why = automatic(config, plan, predictor)
+    if divides_weights(way) and config.training.frozen_fp8:
+        where = config.where("training", "frozen_fp8")
+        message = f"{where}: training.frozen_fp8: the model does not fit each GPU, and FP8 matrices can't be divided"
+        raise SwiftalignError(message, "leave it out")
+    return way, why
 
 
 def asked_way(config: Config) -> str | None:
@@ -89,27 +94,27 @@ def asked_way(config: Config) -> str | None:
 
 
 def automatic(config: Config, plan: TuningPlan, predictor: Predictor | None) -> tuple[str, str]:
-    """The way of spreading that ``auto`` takes, and why; see `spread`."""
+    """The way of spreading that ``sharding: auto`` takes, and why; see `spread`."""
     if plan.schedule.processes == 1:
         return "ddp", "there is one process"
     if predictor is None:
         return "ddp", "the memory that the run takes is not known"
     if fits_at_worst(config, plan, predictor, "ddp"):
         return "ddp", "the whole model fits each GPU"
-    if config.training.frozen_fp8:
-        where = config.where("training", "frozen_fp8")
-        message = f"{where}: training.frozen_fp8: the model does not fit each GPU, and FP8 matrices can't be divided"
-        raise SwiftalignError(message, "leave it out")
     if fits_at_worst(config, plan, predictor, "fsdp2"):
         return "fsdp2", f"the whole model does not fit into {predictor.card.memory / GIB:.0f} GiB"
     return "fsdp2_offload", f"a GPU's share of the layers does not fit into {predictor.card.memory / GIB:.0f} GiB"
 
 
 def fits_at_worst(config: Config, plan: TuningPlan, predictor: Predictor, sharding: str) -> bool:
-    """Whether a run that is spread in this way fits each GPU, with gradient checkpointing if it may be used."""
-    there = predictor.spread(sharding, plan.schedule.processes)
-    choices = _without_checkpointing(config, plan, there)
-    return there.fits(replace(choices, gradient_checkpointing=config.training.gradient_checkpointing is not False))
+    """Whether a run that is spread in this way fits each GPU, with gradient checkpointing if it may be used.
+
+    Of a batch that the run is to choose itself, one row has to fit.
+    """
+    training, there = config.training, predictor.spread(sharding, plan.schedule.processes)
+    batch = 1 if training.per_device_train_batch_size == "auto" else plan.schedule.batch
+    choices = replace(_without_checkpointing(config, plan, there), batch=batch)
+    return there.fits(replace(choices, gradient_checkpointing=training.gradient_checkpointing is not False))
 
 
 def _installed(name: str) -> bool:
@@ -154,6 +159,8 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None, shardi
     if training.frozen_fp8:
         choices.reasons["frozen_fp8"] = _AS_CONFIGURED
     choices = replace(choices, gradient_checkpointing=checkpointing, vit_checkpointing=vit_checkpointing)
+    if sharding == "device_map":  # what of the model each GPU gets is accelerate's choice
+        return choices
     return replace(choices, peak=predictor.peak(choices), seconds=predictor.seconds(choices))
 
 

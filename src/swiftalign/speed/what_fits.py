@@ -47,7 +47,8 @@ class Way:
 
     Attributes:
         sharding: the way: a value of `swiftalign.config.sharding.Sharding`.
-        memory: bytes that the largest batch of the run takes on each GPU, without CUDA's own context.
+        memory: what the largest batch of the run takes on each GPU.
+        peak: the bytes of it together, without CUDA's own context.
         largest_batch: the most rows per batch that fit; 0 where not even one row does.
         step_seconds: seconds per optimizer step; None where the card's speed is not known.
         rows_per_second: rows that all GPUs together train per second; None where the card's speed is not known.
@@ -56,6 +57,7 @@ class Way:
 
     sharding: str
     memory: Memory
+    peak: int
     largest_batch: int
     step_seconds: float | None
     rows_per_second: float | None
@@ -72,7 +74,8 @@ class WhatFits:
         batch: rows per batch of the run.
         longest: tokens of the longest row.
         ways: predictions for ways of spreading the run, each with its best settings; empty for one GPU.
-        auto: the way that ``sharding: auto`` takes, and why.
+        auto: the way that ``sharding: auto`` takes.
+        why: why it takes that way.
         settings: predictions for every setting, where the run is spread as chosen.
         estimates: sentences that say what in the predictions is an estimate, not compared with a measurement.
     """
@@ -82,7 +85,8 @@ class WhatFits:
     batch: int
     longest: int
     ways: tuple[Way, ...]
-    auto: tuple[str, str]
+    auto: str
+    why: str
     settings: tuple[Setting, ...]
     estimates: tuple[str, ...]
 
@@ -114,7 +118,8 @@ def what_fits(config: Config, plan: TuningPlan, choices: Choices, predictor: Pre
         setting = choose(config, plan, there, sharding)
         step, largest = there.step_seconds(setting, schedule.accumulation), there.largest_batch(setting)
         speed = schedule.global_batch / step if step else None
-        ways.append(Way(sharding, there.memory(setting), largest, step, speed, sharding == choices.sharding))
+        memory, chosen = there.memory(setting), sharding == choices.sharding
+        ways.append(Way(sharding, memory, memory.peak, largest, step, speed, chosen))
     longest = max(row.tokens for row in predictor.rows)
     family, trained, estimates = find(plan.model_type), predictor.trained, []
     if assumed:
@@ -130,7 +135,7 @@ def what_fits(config: Config, plan: TuningPlan, choices: Choices, predictor: Pre
         estimates.append(f"an estimate{what} with a model of this size")
     elif set(trained.parts) - {"aligner"} or trained.method != "modules_to_save":
         estimates.append("an estimate: measured with modules_to_save on the aligner")
-    auto = automatic(config, plan, predictor)
+    auto, why = automatic(config, plan, predictor)
     return WhatFits(
         predictor.card,
         schedule.processes,
@@ -138,6 +143,7 @@ def what_fits(config: Config, plan: TuningPlan, choices: Choices, predictor: Pre
         longest,
         tuple(ways),
         auto,
+        why,
         tuple(settings),
         tuple(estimates),
     )
