@@ -1,7 +1,7 @@
 """Configurations, each with the finding on what trains that it must give: `test_findings.py` runs over them.
 
 ``# here`` marks the line of the setting at fault. DATA and CHECKPOINT stand for the demo's training file and for the
-folder of a checkpoint of modules_to_save at step 30.
+folder of a checkpoint of modules_to_save at step 30, and MODEL in a message for the folder of the model.
 """
 
 from __future__ import annotations

@@ -309,6 +309,14 @@ RUN = [
         processes=2,
     ),
     Case(
+        "zero3-moe",
+        "training:\n  deepspeed: zero3  # here\n",
+        "zero3: transformers would swap the axes of the experts, which the weight files of MODEL hold as the model "
+        "needs them: model.language_model.layers.0.mlp.experts.down_proj and 7 more",
+        "training: {sharding: zero2}\n",
+        model="moe",
+    ),
+    Case(
         "sharding-adalora",
         "tuner: {train_type: adalora}\ntraining:\n  deepspeed: zero2  # here\n",
         "zero2: DeepSpeed flattens the parameters, and AdaLoRA measures the importance of each of them",

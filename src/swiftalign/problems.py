@@ -73,6 +73,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
     "sharding-contradicted": ("error", "sharding and deepspeed name different ways of spreading a run over GPUs"),
     "sharding-device-map": ("error", "device_map spreads one process over all GPUs, and there are several processes"),
+    "zero3-moe": ("error", "under ZeRO-3, transformers would swap the axes of a mixture-of-experts model's experts"),
     "sharding-adalora": ("error", "AdaLoRA can't measure importance on what DeepSpeed flattens"),
     "sharding-fp8": ("error", "frozen_fp8 makes matrices that can't be divided among GPUs"),
     "sharding-trained-whole": ("warning", "fsdp2 divides frozen layers only, and much of the LLM's layers trains"),

@@ -11,7 +11,7 @@ from swiftalign.model.family import Family
 from swiftalign.model.safetensors import ITEM_SIZES
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import Trainable, TuningPlan
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, names
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import asked_way, fits_at_worst
 from swiftalign.speed.predictor import Predictor
@@ -44,6 +44,14 @@ def asked(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     if way == "device_map" and processes > 1:
         message = f"sharding: device_map spreads one process over all GPUs, but there are {processes} processes"
         yield Problem("sharding-device-map", message, "start one process, or give each GPU one:", other, where)
+    if stage(way) == 3 and model.unswapped:
+        # A divided parameter has no shape by which transformers could tell how the files hold it.
+        message = (
+            f"{way}: transformers would swap the axes of the experts, which the weight files of {model.source} hold as "
+            f"the model needs them: {names(model.unswapped, 1)}"
+        )
+        fsdp2 = {"training": {"sharding": "fsdp2", "deepspeed": None}}
+        yield Problem("zero3-moe", message, "fsdp2 loads them as they are:", fsdp2, where)
     if stage(way) and plan.ranks_may_shrink:
         message = f"{way}: DeepSpeed flattens the parameters, and AdaLoRA measures the importance of each of them"
         yield Problem("sharding-adalora", message, "AdaLoRA trains with ddp and fsdp2:", other, where)
