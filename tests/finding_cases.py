@@ -22,7 +22,8 @@ class Case:
     Attributes:
         message: the finding's whole text.
         no_fix: why an error's hint can't be a config patch.
-        model: which of the test's models: demo, tied, moe, bf16, unbuilt or incomplete.
+        model: which of the test's models: demo, tied, moe, bf16, 2B, unbuilt or incomplete.
+        processes: number of training processes.
     """
 
     code: str
@@ -31,6 +32,7 @@ class Case:
     clean: str
     no_fix: str = ""
     model: str = "demo"
+    processes: int = 1
 
 
 TRAINED = [
