@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from swiftalign.config.sharding import stage
 from swiftalign.model.families import find
@@ -129,8 +130,22 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
 
 
 def keep_divided(trainer: Any, plan: TuningPlan) -> None:
-    """Let a trainer leave divided layers where they are, load only what trains, and save whole weights."""
-    trainer.accelerator.device_placement = False
+    """Let a trainer leave divided layers where they are, load only what trains, and save whole weights.
+
+    accelerate refuses DDP for a model with divided weights; here DDP sees only those that are not divided.
+    """
+    accelerator, wrap = trainer.accelerator, trainer._wrap_model
+    accelerator.device_placement = False
+
+    def wrap_model(model: Any, training: bool = True, **kwargs: Any) -> Any:
+        model = wrap(model, training=training, **kwargs)
+        if not training or dist.get_world_size() == 1 or isinstance(model, DistributedDataParallel):
+            return model
+        model = accelerator.prepare_model(model, evaluation_mode=True)  # with autocast, without DDP
+        settings = accelerator.ddp_handler.to_kwargs() if accelerator.ddp_handler else {}
+        return DistributedDataParallel(model, **settings)
+
+    trainer._wrap_model = wrap_model
     trainer._load_from_checkpoint = lambda folder, model=None: carry_weights(plan, trainer.model, Path(folder))
     trainer._load_best_model = lambda: carry_weights(plan, trainer.model, Path(trainer.state.best_model_checkpoint))
     if plan.train_type != "full":
