@@ -50,11 +50,11 @@ def inspect_params(
     from swiftalign.config.load import load_config
     from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
-    from swiftalign.speed.cards import named_card, present_card
+    from swiftalign.speed.cards import named_card, present_card, visible_cards
 
     card = None
     if gpu:
-        card = present_card() if gpu == "here" else named_card(gpu)
+        card = present_card(visible_cards()[:1]) if gpu == "here" else named_card(gpu)
         if card is None:
             raise SwiftalignError("--gpu here: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
     config = load_config(configs, overrides or [])
