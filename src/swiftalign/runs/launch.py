@@ -22,7 +22,7 @@ from swiftalign.runs.peers import Peers, join_leader
 from swiftalign.runs.processes import ONE, Processes, lost_contact, process_name
 
 _POLL_SECONDS = 0.1
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 35.0  # torchrun kills a process that has not ended after 30 s
 _LAST_WORDS_SECONDS = 5.0  # after the end of one process, for the others to say why they end
 _FOLDER_SECONDS = 30.0  # a network file system may show a new folder late
 
@@ -69,7 +69,7 @@ def follow_training(
     stop, until = _Stop(run_folder), float("inf")
     order = {"local_model": local_model, "all_gpus": all_gpus}
     endpoint = peers.begin(folder=str(run_folder.absolute()), **order) if peers else ""
-    with stop, _signals_to(stop.asked), _started(run_folder, processes, endpoint, **order) as child:
+    with stop, _signals_to(stop.asked), _started(run_folder, processes, endpoint, **order) as (child, log_start):
         while True:
             code = child.poll()
             if stop.number and not announced:
@@ -92,7 +92,7 @@ def follow_training(
             time.sleep(_POLL_SECONDS)
     if code != 0 or not finished:
         if code is not None:
-            deaths += _deaths(code, run_folder, processes)
+            deaths += _deaths(code, run_folder, processes, log_start)
         raise _first_cause(errors, deaths, run_folder, processes)
     if stop.number:
         yield Event("signal", {"number": stop.number})
@@ -153,22 +153,26 @@ def take_part(processes: Processes, listen: Callable[[Event], None]) -> int:
                 if not processes.job:  # else the commands share one output
                     listen(Event("join", {"folder": folder, "processes": processes}))
                 order = {name: bool(message.get(name)) for name in ("local_model", "all_gpus")}
-                child = running.enter_context(_started(folder, processes, message["endpoint"], **order))
+                child, log_start = running.enter_context(_started(folder, processes, message["endpoint"], **order))
             if child and child.poll():
-                leader.send(deaths=[asdict(death) for death in _deaths(child.returncode, folder, processes)])
+                leader.send(deaths=[asdict(death) for death in _deaths(child.returncode, folder, processes, log_start)])
                 child = None
 
 
 @contextmanager
 def _started(
     run_folder: Path, processes: Processes, endpoint: str, *, local_model: bool, all_gpus: bool
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The child that trains, or starts those that train; leaving the context ends it, and all that it started."""
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The child that trains, or starts those that train, and where its output begins in the log.
+
+    Leaving the context ends the child, and all that it started.
+    """
     environment = processes.environment(os.environ, endpoint, all_gpus=all_gpus)
     environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", LAUNCHER: str(os.getpid())}
     if local_model:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with _log_file(run_folder, processes).open("ab") as log:
+        start = log.tell()
         child = subprocess.Popen(
             processes.command(str(run_folder), endpoint),
             stdin=subprocess.DEVNULL,
@@ -178,7 +182,7 @@ def _started(
             start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
         )
         try:
-            yield child
+            yield child, start
         finally:
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 if child.poll() is None:
@@ -227,18 +231,19 @@ class _Stop:
         self._file.touch()
 
 
-def _deaths(code: int, run_folder: Path, processes: Processes) -> list[_Death]:
+def _deaths(code: int, run_folder: Path, processes: Processes, log_start: int) -> list[_Death]:
     """What the exit code of this command's child means; torchrun's report in the log says which process ended first."""
     log = _log_file(run_folder, processes)
     with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - 50_000, 0))
+        file.seek(max(log.stat().st_size - 50_000, log_start))
         text = file.read().decode(errors="replace")
     codes = {0: (0, code)}  # by rank: number on this machine, exit code
     if processes.job:
         codes = {processes.job.rank: (processes.job.local_rank, code)}
     elif processes.total > 1:
-        report = re.findall(r"rank +: (\d+) \(local_rank: (\d+)\)\n +exitcode +: (-?\d+)", text)
-        codes = {int(rank): (int(local), int(ended)) for rank, local, ended in report}
+        report = re.findall(r"rank +: (\d+) \(local_rank: (\d+)\)\n +exitcode +: (-?\d+) \(pid: (\d+)\)", text)
+        by_torchrun = re.findall(r"Sending process (\d+) closing signal", text)  # it ends the others then
+        codes = {int(rank): (int(local), int(ended)) for rank, local, ended, pid in report if pid not in by_torchrun}
     environment, found = processes.environment(os.environ), []
     for rank, (local_rank, ended) in codes.items():
         name = "the training process"

@@ -232,4 +232,6 @@ def _torchrun_store(processes: Processes) -> Any:
 
     assert processes.job is not None
     job, timeout = processes.job, timedelta(seconds=processes.join_seconds)
-    return dist.TCPStore(job.host, job.port, job.size, is_master=False, timeout=timeout, wait_for_workers=False)
+    return dist.TCPStore(  # type: ignore[attr-defined]  # torch does not export it by name
+        job.host, job.port, job.size, is_master=False, timeout=timeout, wait_for_workers=False
+    )

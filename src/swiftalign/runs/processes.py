@@ -77,7 +77,6 @@ class Processes:
         made = {name: value for name, value in given.items() if not is_kept_out(name)}
         made.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the numbers of GPUs are then those of nvidia-smi
         made[JOIN_VARIABLE] = str(self.join_seconds)
-        made["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "10"  # seconds until torchrun kills a process that does not end
         if self.gpus:
             made["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         elif self.total == 1 and not all_gpus:
