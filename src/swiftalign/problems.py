@@ -135,6 +135,7 @@ SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     # Files
     "no-weights": ("error", "there is no weight file, or no tensor in it"),
+    "weights-in-shards": ("error", "the weights lie in shards of DeepSpeed or FSDP, and must be gathered first"),
     "file-unreadable": ("error", "a file can't be opened or read"),
     "file-empty": ("error", "a weight file has zero bytes"),
     "file-truncated": ("error", "a weight file is shorter than its header says"),

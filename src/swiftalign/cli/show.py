@@ -208,6 +208,8 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
     console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.checkpoint.path)), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
+    if result.state:
+        console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
         for info in result.checkpoint.weights.infos.values():
