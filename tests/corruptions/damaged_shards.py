@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -29,13 +31,12 @@ def _zero(*names: str) -> Harm:
 
 def _distributed(path: Path) -> Path:
     """A whole model as torch itself saves it, by one process."""
-    dcp.save({"model": {"lm_head.weight": torch.ones(2, 3)}}, checkpoint_id=path / "step-30", no_dist=True)
+    with warnings.catch_warnings(action="ignore"):  # that one process saves
+        dcp.save({"model": {"lm_head.weight": torch.ones(2, 3)}}, checkpoint_id=path / "step-30", no_dist=True)
     return path / "step-30"
 
 
 def _planted(path: Path) -> None:
-    import pickle
-
     (path / "pytorch_model_fsdp_0").mkdir()
     (path / "pytorch_model_fsdp_0/.metadata").write_bytes(pickle.dumps(Planted()))
 
@@ -61,7 +62,7 @@ SHARDS: dict[str, Damage] = {
         "lora",
         _distributed,
         IN_SHARDS,
-        message="PATH/step-30: its weights lie in shards only, which torch.distributed.checkpoint wrote: step-30",
+        message="PATH: its weights lie in shards only, which torch.distributed.checkpoint wrote: step-30",
     ),
     "fsdp-planted": Damage("lora", both(without(WEIGHTS), _planted), ("pickle-refused",)),
     "fsdp-metadata-empty": Damage(
