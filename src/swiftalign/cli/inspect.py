@@ -54,12 +54,12 @@ def inspect_params(
     from swiftalign.config.load import load_config
     from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
-    from swiftalign.speed.cards import named_card, present_card, several
+    from swiftalign.speed.cards import named_card, present_card, several, visible_cards
 
     card, processes = None, 1
     if gpu:
         processes, name = several(gpu)
-        card = present_card() if name == "here" else named_card(name)
+        card = present_card(visible_cards()[:1]) if name == "here" else named_card(name)
         if card is None:
             raise SwiftalignError(f"--gpu {gpu}: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
     config = load_config(configs, overrides or [])

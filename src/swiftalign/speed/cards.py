@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from swiftalign.problems import SwiftalignError
@@ -110,17 +112,66 @@ def named_card(text: str) -> Card:
     raise SwiftalignError(f"--gpu {text}: no such card", hint)
 
 
-def present_card() -> Card | None:
-    """The first GPU of this machine; None where there is no GPU, or its driver doesn't answer."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits", "--id=0"]
+@dataclass(frozen=True)
+class VisibleCard:
+    """A GPU that a process of this machine may use.
+
+    Attributes:
+        entry: what names it in CUDA_VISIBLE_DEVICES: its number or its UUID.
+        number: its number, as nvidia-smi shows it; empty for a part of a GPU (MIG).
+        card: None where nvidia-smi does not tell its memory, as of a part of a GPU.
+    """
+
+    entry: str
+    number: str
+    card: Card | None
+
+
+def visible_cards() -> tuple[VisibleCard, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; none if there is no GPU, or the driver doesn't answer.
+
+    As in CUDA, the first entry that names no GPU hides all that follow it. The numbers are those of nvidia-smi, so a
+    process that uses them needs ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
+
+    References:
+        CUDA programming guide, "CUDA environment variables".
+    """
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
-    name, _, mebibytes = answer.strip().rpartition(",")
-    if not mebibytes.strip().isdigit():
-        return None
-    memory = int(mebibytes) * 2**20
-    words = re.split(r"[\s-]+", name.strip().upper())
-    known = next((card for key, card in _CARDS.items() if set(key.upper().split()) <= set(words)), Card("", memory))
-    return replace(known, name=name.strip(), memory=memory)
+        return ()
+    cards: dict[str, tuple[str, Card | None]] = {}  # by UUID
+    for line in answer.splitlines():
+        number, _, rest = line.partition(",")
+        uuid, _, rest = rest.partition(",")
+        name, _, mebibytes = rest.rpartition(",")
+        if not number.strip().isdecimal():
+            continue
+        card = None
+        if mebibytes.strip().isdecimal():
+            memory, words = int(mebibytes) * 2**20, set(re.split(r"[\s-]+", name.strip().upper()))
+            known = next((card for key, card in _CARDS.items() if set(key.upper().split()) <= words), Card("", memory))
+            card = replace(known, name=name.strip(), memory=memory)
+        cards[uuid.strip()] = number.strip(), card
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return tuple(VisibleCard(number, number, card) for number, card in cards.values())
+    found: list[VisibleCard] = []
+    for entry in (part.strip() for part in given.split(",")):
+        if entry.startswith("MIG-") and cards:
+            found.append(VisibleCard(entry, "", None))
+            continue
+        named = [
+            each for uuid, each in cards.items() if each[0] == entry or (entry[:4] == "GPU-" and uuid.startswith(entry))
+        ]
+        if len(named) != 1 or any(each.number == named[0][0] for each in found):
+            break
+        found.append(VisibleCard(entry, *named[0]))
+    return tuple(found)
+
+
+def present_card(cards: Sequence[VisibleCard]) -> Card | None:
+    """The one of these GPUs with the least memory, which decides what fits; None where that is not known."""
+    known = [each.card for each in cards if each.card]
+    return min(known, key=lambda card: card.memory) if known and len(known) == len(cards) else None

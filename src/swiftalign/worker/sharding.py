@@ -21,22 +21,30 @@ from peft import PeftModel
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from swiftalign.config.sharding import stage
 from swiftalign.model.families import find
 from swiftalign.model.family import Family
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import SwiftalignError
+from swiftalign.problems import SwiftalignError, TrainingError
+from swiftalign.runs.processes import JOIN_SECONDS, JOIN_VARIABLE
 from swiftalign.worker.weights import carry_weights
 
 
 def join_processes(sharding: str, timeout: float) -> None:
     """Start torch's process group, unless there is one process that needs none.
 
+    At the start a process waits for the others as long as ``train --join-timeout`` says.
+
     Args:
         sharding: how the run is spread over GPUs.
-        timeout: seconds to wait for the other processes, at the start and in every exchange of data.
+        timeout: seconds to wait for the other processes in every exchange of data.
+
+    Raises:
+        TrainingError: the other processes did not come in time.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if alone and stage(sharding) is None and not sharding.startswith("fsdp2"):
@@ -49,7 +57,20 @@ def join_processes(sharding: str, timeout: float) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=timeout))
+    seconds = float(os.environ.get(JOIN_VARIABLE, JOIN_SECONDS))
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    except dist.DistError as error:
+        message = f"the training processes did not find each other within {seconds:g} s: {error}"
+        hint = "see the logs of all; train --join-timeout sets the seconds"
+        raise TrainingError(" ".join(message.split()), hint) from error
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+    )
     if stage(sharding) is not None:
         import deepspeed
 
@@ -129,8 +150,22 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
 
 
 def keep_divided(trainer: Any, plan: TuningPlan) -> None:
-    """Let a trainer leave divided layers where they are, load only what trains, and save whole weights."""
-    trainer.accelerator.device_placement = False
+    """Let a trainer leave divided layers where they are, load only what trains, and save whole weights.
+
+    accelerate refuses DDP for a model with divided weights; here DDP sees only those that are not divided.
+    """
+    accelerator, wrap = trainer.accelerator, trainer._wrap_model
+    accelerator.device_placement = False
+
+    def wrap_model(model: Any, training: bool = True, **kwargs: Any) -> Any:
+        model = wrap(model, training=training, **kwargs)
+        if not training or dist.get_world_size() == 1 or isinstance(model, DistributedDataParallel):
+            return model
+        model = accelerator.prepare_model(model, evaluation_mode=True)  # with autocast, without DDP
+        settings = accelerator.ddp_handler.to_kwargs() if accelerator.ddp_handler else {}
+        return DistributedDataParallel(model, **settings)
+
+    trainer._wrap_model = wrap_model
     trainer._load_from_checkpoint = lambda folder, model=None: carry_weights(plan, trainer.model, Path(folder))
     trainer._load_best_model = lambda: carry_weights(plan, trainer.model, Path(trainer.state.best_model_checkpoint))
     if plan.train_type != "full":

@@ -119,7 +119,8 @@ class SyncFreeModel:
         seen = model.get_image_features(pixels, torch.tensor(images["grids"]), return_dict=True, **images["visual"])
         embedded = model.get_input_embeddings()(tokens)
         features = torch.cat(seen.pooler_output).to(embedded.dtype)
-        self._features = [torch.cat(each) for each in seen.deepstack_features]
+        # Tuples, one tensor per image, from transformers 5.18 on.
+        self._features = [torch.cat(each) if isinstance(each, tuple) else each for each in seen.deepstack_features]
         return args, kwargs | {"inputs_embeds": embedded.index_copy(1, self._positions, features.unsqueeze(0))}
 
     def _hand_to_llm(self, llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
