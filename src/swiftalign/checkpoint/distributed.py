@@ -1,4 +1,4 @@
-"""Reading folders of torch.distributed.checkpoint, as FSDP saves them: tensors in pieces, and a pickle of their places."""
+"""Reading folders of torch.distributed.checkpoint, as FSDP saves them: pieces of tensors, and a pickle of places."""
 
 from __future__ import annotations
 

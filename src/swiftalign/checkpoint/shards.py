@@ -66,34 +66,32 @@ class Shards:
 
 
 def find_shards(folder: Path) -> Shards | None:
-    """What a checkpoint folder holds in shards, by the names of files; nothing is read but DeepSpeed's ``latest``.
+    """What a checkpoint folder holds in shards, by the names of its files; none of them is read.
 
     References:
         DeepSpeed `runtime/engine.py`, `_get_ckpt_name` and `_get_zero_ckpt_name`; accelerate `utils/fsdp_utils.py`.
     """
     if not folder.is_dir():
         return None
-    target = shlex.quote(str(folder / "gathered"))
-    inside = sorted(child for child in folder.iterdir() if child.is_dir())
-    if saved := [child for child in inside if any(child.glob("*_model_states.pt"))]:
-        tag = max(saved, key=lambda child: child.stat().st_mtime)
-        command = (
-            f"python -m deepspeed.utils.zero_to_fp32 {shlex.quote(str(folder))} {target} --tag {shlex.quote(tag.name)}"
-        )
-        return Shards("DeepSpeed", tag, tag if any(tag.glob("*_optim_states.pt")) else None, command)
+    place, target = shlex.quote(str(folder)), shlex.quote(str(folder / "gathered"))
+    inside = [child for child in folder.iterdir() if child.is_dir()]
+    if tags := [child for child in inside if any(child.glob("*_model_states.pt"))]:
+        newest = max(tags, key=lambda child: (len(child.name), child.name))  # the highest number
+        # The script in the checkpoint is the same, but it came with the checkpoint.
+        command = f"python -m deepspeed.utils.zero_to_fp32 {place} {target} --tag {shlex.quote(newest.name)}"
+        return Shards("DeepSpeed", newest, newest if any(newest.glob("*_optim_states.pt")) else None, command)
     divided = {child.name.rpartition("_")[0]: child for child in inside if (child / METADATA).is_file()}
-    weights = folder if (folder / METADATA).is_file() else divided.get(_MODEL)
-    if weights:
-        command = f"accelerate merge-weights {shlex.quote(str(weights))} {target}"
-        return Shards(
-            "torch.distributed.checkpoint" if weights == folder else "FSDP", weights, divided.get("optimizer"), command
-        )
+    optimizer = divided.get("optimizer")
+    if (folder / METADATA).is_file():
+        return Shards("torch.distributed.checkpoint", folder, None, f"accelerate merge-weights {place} {target}")
+    if weights := divided.get(_MODEL):
+        return Shards("FSDP", weights, optimizer, f"accelerate merge-weights {shlex.quote(str(weights))} {target}")
     whole = folder / f"{_MODEL}.bin"
     if whole.is_file():
-        return Shards("FSDP", whole)
-    if any(folder.glob(_RANKS)):
-        return Shards("FSDP", folder, divided.get("optimizer"))
-    return None
+        copy = f"mkdir -p {target} && cp {shlex.quote(str(whole))} {target}/pytorch_model.bin"
+        return Shards("FSDP", whole, optimizer, copy)
+    weights = folder if any(folder.glob(_RANKS)) else None
+    return Shards("FSDP", weights, optimizer) if weights or optimizer else None
 
 
 def in_checkpoint(path: Path) -> bool:
