@@ -1,4 +1,4 @@
-"""Reading folders of torch.distributed.checkpoint, as FSDP saves them: pieces of tensors, and a pickle of places."""
+"""Reading folders of torch.distributed.checkpoint, as FSDP saves them: pieces of tensors, and where each lies."""
 
 from __future__ import annotations
 

@@ -159,6 +159,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
         sync_free = choices.padding_free and (find(plan.model_type) or Family).sync_free
+        if choices.sharding == "device_map":
+            sync_free = False  # it gives all layers the tensors of one GPU
         tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
         special = args.dataloader_drop_last or args.dataloader_multiprocessing_context or tensor_parallel
         rows, samples = trainer.train_dataset.dataset, plan.schedule.samples
