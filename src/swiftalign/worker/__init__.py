@@ -9,6 +9,7 @@ it. Some attributes of this run's own model and trainer are replaced:
 - ``trainer._load_from_checkpoint`` and ``trainer._load_best_model``, by `weights.load_state` with AdaLoRA, and by
   `weights.carry_weights` with fsdp2, which also replaces ``trainer.save_model`` where whole models are saved.
 - ``trainer._wrap_model``, by `sharding`, with fsdp2: it wraps what is not divided in DDP.
+- ``trainer.compute_loss_context_manager``, by `sharding.autocast`, with DeepSpeed.
 - ``trainer.create_optimizer``, wrapped by `callbacks.PlanCallback`, which compares the optimizer with the plan.
 - ``forward`` of the frozen layers, by its compiled form; and that of ms-swift's multimodal model, by `sync_free`.
 - ``hf_device_map``, ``_is_fsdp_managed_module`` and ``_ddp_params_and_buffers_to_ignore`` of the model, by `sharding`,

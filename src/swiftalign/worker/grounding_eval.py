@@ -29,6 +29,7 @@ from swiftalign.data.rows import Rows
 from swiftalign.data.targets import TextTarget
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.problems import DataError
+from swiftalign.worker.sharding import autocast
 
 # An answer may be longer than the true one by this factor, and by this many tokens.
 _LONGER, _MORE = 1.25, 32
@@ -209,11 +210,8 @@ def _generating(trainer: Any) -> Iterator[None]:
     whole = unwrap_model_for_generation(
         trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
     )
-    # peft's generate bypasses the model's own forward, where the trainer puts autocast, and DeepSpeed's engine.
-    autocast = trainer.accelerator.autocast()
-    if dtype := (trainer.args.deepspeed or {}).get("torch_autocast", {}).get("dtype"):
-        autocast = torch.autocast(trainer.args.device.type, getattr(torch, dtype))
-    with _random_kept(), whole, template.generate_context(), autocast:
+    # peft's generate bypasses the model's own forward, where accelerate puts autocast, and DeepSpeed's engine.
+    with _random_kept(), whole, template.generate_context(), autocast(trainer):
         template.packing = template.padding_free = False
         try:
             yield

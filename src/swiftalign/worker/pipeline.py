@@ -17,6 +17,7 @@ from swiftalign.augment.pipeline import run_pipeline
 from swiftalign.augment.rows import TrainingRows
 from swiftalign.checks.learned import NotLearnedError, sampled
 from swiftalign.config.sections import Config
+from swiftalign.config.sharding import stage
 from swiftalign.data.encoded import TemplateEncoder
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Mixture, Rows
@@ -34,7 +35,7 @@ from swiftalign.worker.bad_rows import save_before_a_bad_row
 from swiftalign.worker.batches import FilledRows, global_batches, train_dataloader
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
-from swiftalign.worker.sharding import divide, keep_divided, loading, make_whole
+from swiftalign.worker.sharding import autocast, divide, keep_divided, loading, make_whole
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
 from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
@@ -155,6 +156,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))
         if choices.sharding.startswith("fsdp2"):
             keep_divided(trainer, plan)
+        elif stage(choices.sharding) is not None:
+            trainer.compute_loss_context_manager = partial(autocast, trainer)
         if plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))

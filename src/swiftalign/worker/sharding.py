@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,17 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     inner._is_fsdp_managed_module = True  # transformers then generates in all processes together
     model.hf_device_map = {"": device}  # transformers then leaves the weights where they are
+
+
+def autocast(trainer: Any) -> AbstractContextManager[Any]:
+    """The autocast under which a trainer's model runs.
+
+    DeepSpeed has its own setting for it, which only its engine follows; evaluation and generation pass the engine by.
+    """
+    setting = (trainer.args.deepspeed or {}).get("torch_autocast")
+    if setting is None:
+        return trainer.accelerator.autocast()  # type: ignore[no-any-return]
+    return torch.autocast(trainer.args.device.type, getattr(torch, setting["dtype"]))
 
 
 def keep_divided(trainer: Any, plan: TuningPlan) -> None:
