@@ -1,5 +1,5 @@
 # make demo   installs, and trains the aligner of a small Qwen3-VL for a camera new to it
-# make test   installs where needed, and runs every check; make test-long more of the slow ones
+# make test   installs where needed, and runs every check; make test-long more of the slow ones; make test-gpu those that need two GPUs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ RUN := $(DEMO)/runs/$(shell date +%Y%m%d-%H%M%S)
 PYIMGAUG := pyimgaug==0.5.0
 PYIMGAUG_SHA256 := dc8b4bca8e9ffb9492026abe3479be55cc81986a85778396042d315cc9cb714a
 
-.PHONY: install demo test test-long lint docs clean
+.PHONY: install demo test test-long test-gpu lint docs clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,10 @@ test: lint
 # Further methods, signals and numbers of processes of what `make test` shows in a shorter form.
 test-long: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
+
+# Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
+test-gpu: install
+	$(BIN)/python -m pytest tests/gpu -m gpu
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks

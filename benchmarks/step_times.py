@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
 
@@ -34,8 +35,8 @@ class StepTimes(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         kwargs["model"].register_forward_pre_hook(self._shape, with_kwargs=True)
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        for card in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(card)
 
     def _shape(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if model.training and kwargs.get("input_ids") is not None:
@@ -61,7 +62,17 @@ class StepTimes(TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        cuda = torch.cuda.is_available()
+        cards = range(torch.cuda.device_count())
+        peaks = [
+            max((measured(card) for card in cards), default=0)
+            for measured in (torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved)
+        ]
+        if dist.is_initialized():  # of all processes
+            everywhere: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(everywhere, peaks)
+            peaks = [max(each) for each in zip(*everywhere, strict=True)]
+        if not state.is_world_process_zero:
+            return
         values = {
             "began": self.began,
             "ends": self.ends,
@@ -69,8 +80,8 @@ class StepTimes(TrainerCallback):
             "shares_ms": self.shares,
             "shapes": self.shapes,
             "workers": args.dataloader_num_workers,
-            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
-            "reserved_bytes": torch.cuda.max_memory_reserved() if cuda else 0,
+            "peak_bytes": peaks[0],
+            "reserved_bytes": peaks[1],
         }
         Path(os.environ["STEP_TIMES"]).write_text(json.dumps(values))
 

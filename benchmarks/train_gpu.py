@@ -14,10 +14,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -67,9 +69,9 @@ def published(shape: str, layers: int | None) -> dict[str, Any]:
     return config
 
 
-def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
-    """Random weights, and a tokenizer of bytes with Qwen's own numbers for special tokens, which stock insists on."""
-    from safetensors.torch import save_file
+def build_processor(folder: Path, config: dict[str, Any]) -> None:
+    """A model folder without weights: its config in bfloat16, and a tokenizer of bytes with Qwen's own numbers for
+    special tokens, which stock insists on."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
@@ -88,6 +90,13 @@ def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
     tokenizer.save_pretrained(folder)
     save_processors(folder)
     generation_config(tokenizer).save_pretrained(folder)
+
+
+def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
+    """A model folder with random weights."""
+    from safetensors.torch import save_file
+
+    build_processor(folder, config)
     generator = torch.Generator(device).manual_seed(0)
     weights = {}
     model = QWEN3_VL.build(config)
@@ -112,13 +121,13 @@ assert set(QWEN_TOKENS) >= set(SPECIAL_TOKENS)
 def build_data(folder: Path, kind: str, rows: int) -> list[tuple[int, int]]:
     """JPEG images and answers with 2 to 8 boxes, in ms-swift's layout; returns the images' sizes.
 
-    equal: 1024x768.  mixed: sides of 512 to 1536.  largest: 1536x1536.
+    equal: 1024x768.  mixed: sides of 512 to 1536.  largest: 1536x1536.  small: 128x96, to try a benchmark on a CPU.
     """
     folder.mkdir(parents=True)
     dice, noise = random.Random(0), np.random.default_rng(0)
     sizes, lines = [], []
     for number in range(rows):
-        width, height = {"equal": (1024, 768), "largest": (1536, 1536)}.get(kind, (0, 0))
+        width, height = {"equal": (1024, 768), "largest": (1536, 1536), "small": (128, 96)}.get(kind, (0, 0))
         if kind == "mixed":
             width, height = (32 * dice.randint(16, 48) for _ in range(2))
         sizes.append((width, height))
@@ -137,8 +146,21 @@ def build_data(folder: Path, kind: str, rows: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def stock_command(model: Path, rows: Path, out: Path, steps: int, batch: int) -> list[str]:
-    """``swift sft`` as it comes, told what to train and which rows in which order."""
+def stock_command(
+    model: Path,
+    rows: Path,
+    out: Path,
+    steps: int,
+    batch: int,
+    settings: dict[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+) -> list[str]:
+    """``swift sft`` as it comes, told what to train and which rows in which order.
+
+    Args:
+        settings: further arguments.
+        plugins: files that define further callbacks, each under the file's name.
+    """
     arguments: dict[str, Any] = {
         "model": str(model),
         "model_type": "qwen3_vl",
@@ -158,16 +180,29 @@ def stock_command(model: Path, rows: Path, out: Path, steps: int, batch: int) ->
         "save_strategy": "no",
         "check_model": False,
         "output_dir": str(out),
-        "external_plugins": [str(HERE / "step_times.py")],
-        "callbacks": ["step_times"],
+        **_callbacks(plugins),
         **({} if torch.cuda.is_available() else {"use_cpu": True}),
+        **(settings or {}),
     }
     code = "from swift.cli.main import cli_main; cli_main()"
     return [sys.executable, "-c", code, "sft", *to_argv(arguments)]
 
 
-def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, settings: dict[str, Any]) -> list[str]:
-    """The same in a configuration of swiftalign."""
+def _callbacks(plugins: Sequence[str]) -> dict[str, list[str]]:
+    files = [HERE / "step_times.py", *map(Path, plugins)]
+    return {"external_plugins": [str(file) for file in files], "callbacks": [file.stem for file in files]}
+
+
+def own_command(
+    model: Path,
+    rows: Path,
+    out: Path,
+    steps: int,
+    batch: int,
+    settings: dict[str, Any],
+    plugins: Sequence[str] = (),
+) -> list[str]:
+    """The same in a configuration of swiftalign; ``settings`` are those of its section ``training``."""
     config = {
         "model": str(model),
         "data": {"train": str(rows), "dataset_shuffle": False},
@@ -189,8 +224,7 @@ def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, sett
             **settings,
         },
         "swift": {
-            "external_plugins": [str(HERE / "step_times.py")],
-            "callbacks": ["step_times"],
+            **_callbacks(plugins),
             **({"group_by_length": True} if out.name.endswith("grouped") else {}),
         },
     }
@@ -201,19 +235,38 @@ def own_command(model: Path, rows: Path, out: Path, steps: int, batch: int, sett
     return [*SWIFTALIGN, "train", str(file)]
 
 
-def run(name: str, command: list[str], out: Path) -> dict[str, Any]:
-    """Train, and gather what the callback and the run folder hold."""
+def run(
+    name: str, command: list[str], out: Path, *, environment: dict[str, str] | None = None, timeout: float = TIMEOUT
+) -> dict[str, Any]:
+    """Train, and gather what the callback and the run folder hold.
+
+    Args:
+        environment: variables to set beside those of this process.
+        timeout: seconds after which the run counts as failed.
+    """
     times = out.with_suffix(".json")
     begin = time.time()
-    environment = os.environ | {"STEP_TIMES": str(times)}
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"STEP_TIMES": str(times)} | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # to end all of it after the time limit
     )
-    if done.returncode or not times.exists():
+    try:
+        output, _ = process.communicate(timeout=timeout)
+        failed = process.returncode or ("" if times.exists() else "no times")
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        failed = f"over {timeout:.0f} s"
+    if failed:
         log = out / "train.log"
-        tail = (log.read_text() if log.exists() else done.stdout)[-3000:]
+        tail = (log.read_text(errors="replace") if log.exists() else output)[-3000:]
         print(tail, flush=True)
-        return {"run": name, "failed": "out of memory" if "out of memory" in tail else done.returncode}
+        return {"run": name, "failed": "out of memory" if "out of memory" in tail else failed}
     values = json.loads(times.read_text())
     # The device was waited for at both ends of this span, and nowhere between them.
     timed = values["ends"][WARM_UP - 1 : -PROFILED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.exports.convert import header
-from swiftalign.model.families import published_config
+from swiftalign.model.families import in_aligner, published_config
 from swiftalign.model.qwen3_vl import QWEN3_VL
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.plan.read import read_model
@@ -22,6 +23,7 @@ from swiftalign.plan.resolve import resolve
 from swiftalign.runs.folder import write_run_files
 
 SHARD_BYTES = 2_000_000_000
+SMALL = 1_000_000  # elements of a tensor that is never a hole
 LINEAR = r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
 MERGERS = ["model.visual.merger", "model.visual.deepstack_merger_list"]
 TUNERS: dict[str, dict[str, object]] = {
@@ -43,11 +45,20 @@ def build_base(folder: Path) -> None:
     assert model is not None
     (folder / "config.json").write_text(json.dumps(config))
     _add_processor(folder)
-    shards = list(_shards(list(model.parameters())))
+    write_shards(folder, list(model.parameters()))
+
+
+def write_shards(folder: Path, tensors: list[TensorInfo], *, holes: bool = False) -> None:
+    """Weight files of random, finite values, and their index.
+
+    Args:
+        holes: whether the large tensors outside the aligner are holes: zeros that take no disk.
+    """
+    shards = list(_shards(tensors))
     weight_map = {}
     for number, tensors in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write(folder / name, tensors)
+        _write(folder / name, tensors, holes=holes)
         weight_map |= {tensor.name: name for tensor in tensors}
     size = sum(tensor.nbytes for tensors in shards for tensor in tensors)
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
@@ -73,12 +84,16 @@ def _shards(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
     yield shard
 
 
-def _write(path: Path, tensors: list[TensorInfo]) -> None:
+def _write(path: Path, tensors: list[TensorInfo], *, holes: bool = False) -> None:
     random = np.random.default_rng(0)
     with path.open("wb") as file:
         file.write(header(tensors))
         for tensor in tensors:
-            file.write(random_values(tensor, random))
+            if holes and tensor.numel > SMALL and not in_aligner(tensor.name):
+                file.seek(tensor.nbytes, os.SEEK_CUR)
+            else:
+                file.write(random_values(tensor, random))
+        file.truncate()
 
 
 def random_values(tensor: TensorInfo, random: np.random.Generator) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from swiftalign.checks.data import geometry_kept, images_to_learn_from, scored_kind, scored_rows
 from swiftalign.checks.learned import learned
 from swiftalign.checks.preflight import preflight
+from swiftalign.checks.sharding import chosen_way
 from swiftalign.checks.training import packages
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
@@ -178,8 +179,8 @@ def prepare(
             encoding = encoding_of(part)
             rows = Rows(part.data.sources("train"), data.left_out, encoding.writing, data.files)
             sample = rows_of(rows, encoding)
-        plan, choices, _ = choose_for_card(part, model, plan, card, sample, counts=data.rows)
-        stop_at_errors(preflight(part, model, plan))
+        plan, choices, predictor = choose_for_card(part, model, plan, card, sample, counts=data.rows)
+        stop_at_errors([*preflight(part, model, plan), *chosen_way(part, plan, choices, predictor)])
         parts.append(Part(part, plan, data, choices))
     return parts
 

@@ -22,45 +22,72 @@ class Card:
         memory: memory in bytes.
         rate: bf16 operations per second that a large matrix product reaches; None where it is not known.
         bandwidth: bytes of memory that are read or written per second; None where it is not known.
-        measured: whether rate and bandwidth were measured by this toolkit, not taken from the maker's data sheet.
+        link: bytes per second that each of several such cards in one machine receives while all of them gather what is
+            divided among them; None where it is not known.
+        host: bytes per second from the machine's memory to the card; None where it is not known.
+        measured: whether the rates were measured by this toolkit, not taken from the maker's data sheet.
     """
 
     name: str
     memory: int
     rate: float | None = None
     bandwidth: float | None = None
+    link: float | None = None
+    host: float | None = None
     measured: bool = False
 
 
-# Name -> GiB, dense bf16 TFLOP/s and TB/s, from NVIDIA's data sheets.
+# Name -> GiB, dense bf16 TFLOP/s, TB/s of memory, GB/s of NVLink in both directions together and of PCIe in one, from
+# NVIDIA's data sheets. A bridge between two cards is not counted as NVLink.
 _SHEETS = {
-    "H200": (140, 989, 4.8),
-    "H100 PCIe": (80, 756, 2.0),
-    "H100": (80, 989, 3.35),
-    "H800": (80, 989, 3.35),
-    "B200": (180, 2250, 8.0),
-    "A100 40GB": (40, 312, 1.55),
-    "A100": (80, 312, 2.0),
-    "A800": (80, 312, 2.0),
-    "L40S": (45, 362, 0.86),
-    "L40": (45, 181, 0.86),
-    "RTX 6000 Ada": (48, 364, 0.96),
-    "RTX PRO 6000": (96, 504, 1.79),
-    "A6000": (48, 155, 0.77),
-    "A40": (45, 150, 0.7),
-    "A10": (23, 125, 0.6),
-    "L4": (23, 121, 0.3),
-    "RTX 5090": (32, 210, 1.79),
-    "RTX 4090": (24, 165, 1.01),
-    "RTX 3090": (24, 71, 0.94),
+    "H200": (140, 989, 4.8, 900, 64),
+    "H100 PCIe": (80, 756, 2.0, 0, 64),
+    "H100": (80, 989, 3.35, 900, 64),
+    "H800": (80, 989, 3.35, 400, 64),
+    "B200": (180, 2250, 8.0, 1800, 64),
+    "A100 40GB": (40, 312, 1.55, 600, 32),
+    "A100": (80, 312, 2.0, 600, 32),
+    "A800": (80, 312, 2.0, 400, 32),
+    "L40S": (45, 362, 0.86, 0, 32),
+    "L40": (45, 181, 0.86, 0, 32),
+    "RTX 6000 Ada": (48, 364, 0.96, 0, 32),
+    "RTX PRO 6000": (96, 504, 1.79, 0, 64),
+    "A6000": (48, 155, 0.77, 0, 32),
+    "A40": (45, 150, 0.7, 0, 32),
+    "A10": (23, 125, 0.6, 0, 32),
+    "L4": (23, 121, 0.3, 0, 32),
+    "RTX 5090": (32, 210, 1.79, 0, 64),
+    "RTX 4090": (24, 165, 1.01, 0, 32),
+    "RTX 3090": (24, 71, 0.94, 0, 32),
 }
-# Large products reach 0.8 of that rate, and copies 0.9 of that bandwidth, as measured on an H100.
+# Large products reach 0.8 of that rate, and copies 0.9 of that bandwidth, as measured on an H100; gathering reaches
+# 330 GB/s over NVLink, as measured on H100s and H200s of one machine.
+_OVER_NVLINK = 330 / 900
+# Not measured: gathering over PCIe, through the machine's memory, and the share of PCIe that a copy from there reaches.
+_OVER_PCIE, _FROM_HOST = 20e9, 0.78
 _CARDS = {
-    name: Card(name, memory * GIB, teraflops * 1e12 * 0.8, terabytes * 1e12 * 0.9)
-    for name, (memory, teraflops, terabytes) in _SHEETS.items()
+    name: Card(
+        name,
+        memory * GIB,
+        teraflops * 1e12 * 0.8,
+        terabytes * 1e12 * 0.9,
+        nvlink * 1e9 * _OVER_NVLINK or _OVER_PCIE,
+        pcie * 1e9 * _FROM_HOST,
+    )
+    for name, (memory, teraflops, terabytes, nvlink, pcie) in _SHEETS.items()
 }
 for _name, _rate, _bandwidth in (("H100", 798e12, 3.0e12), ("H200", 788e12, 4.3e12)):
     _CARDS[_name] = replace(_CARDS[_name], rate=_rate, bandwidth=_bandwidth, measured=True)
+
+
+def several(text: str) -> tuple[int, str]:
+    """How many cards a text means, and which.
+
+    >>> several("4xH100"), several("8 * 80GiB"), several("H200")
+    ((4, 'H100'), (8, '80GiB'), (1, 'H200'))
+    """
+    parts = re.fullmatch(r"([1-9][0-9]{0,4}) *[x*] *(.+)", text.strip(), re.IGNORECASE)
+    return (int(parts[1]), parts[2]) if parts else (1, text)
 
 
 def named_card(text: str) -> Card:

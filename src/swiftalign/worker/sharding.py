@@ -12,15 +12,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from swiftalign.config.sharding import stage
 from swiftalign.model.families import find
@@ -28,6 +31,7 @@ from swiftalign.model.family import Family
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.processes import JOIN_SECONDS, JOIN_VARIABLE
+from swiftalign.worker.weights import carry_weights
 
 
 def join_processes(sharding: str, timeout: float) -> None:
@@ -143,3 +147,33 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     inner._is_fsdp_managed_module = True  # transformers then generates in all processes together
     model.hf_device_map = {"": device}  # transformers then leaves the weights where they are
+
+
+def keep_divided(trainer: Any, plan: TuningPlan) -> None:
+    """Let a trainer leave divided layers where they are, load only what trains, and save whole weights.
+
+    accelerate refuses DDP for a model with divided weights; here DDP sees only those that are not divided.
+    """
+    accelerator, wrap = trainer.accelerator, trainer._wrap_model
+    accelerator.device_placement = False
+
+    def wrap_model(model: Any, training: bool = True, **kwargs: Any) -> Any:
+        model = wrap(model, training=training, **kwargs)
+        if not training or dist.get_world_size() == 1 or isinstance(model, DistributedDataParallel):
+            return model
+        model = accelerator.prepare_model(model, evaluation_mode=True)  # with autocast, without DDP
+        settings = accelerator.ddp_handler.to_kwargs() if accelerator.ddp_handler else {}
+        return DistributedDataParallel(model, **settings)
+
+    trainer._wrap_model = wrap_model
+    trainer._load_from_checkpoint = lambda folder, model=None: carry_weights(plan, trainer.model, Path(folder))
+    trainer._load_best_model = lambda: carry_weights(plan, trainer.model, Path(trainer.state.best_model_checkpoint))
+    if plan.train_type != "full":
+        return  # an adapter's file holds nothing that is divided
+
+    def save_model(folder: str | None = None, _internal_call: bool = False) -> None:
+        whole = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if trainer.args.should_save:  # only this process has the weights
+            trainer._save(folder, state_dict=whole)
+
+    trainer.save_model = save_model
