@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from jobs import srun
 from swiftalign.checkpoint.read import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
@@ -143,7 +146,7 @@ def test_rows_grouped_by_length_are_ms_swifts_too() -> None:
         (
             ["--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "node0:29500", "--nproc", "8"],
             "--nproc-per-node=8 --nnodes=2 --node-rank=1 --rdzv-endpoint=node0:29500 --rdzv-backend=c10d "
-            "--rdzv-id=swiftalign",
+            "--rdzv-id=swiftalign --rdzv-conf=join_timeout=600,is_host=0",
         ),
     ],
 )
@@ -204,44 +207,153 @@ def test_two_machines_train_what_one_process_does(config: Path, single: Path) ->
     expect_the_same(run, single)
 
 
-# Ends the second process, in the way that is asked for, in its second step.
+# Ends or holds a process, in the way that is asked for, in its second step; a resumed run is left alone.
 DYING = """
-import os
+import os, signal
+from pathlib import Path
+import torch
 from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
 class Dying(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
-        if args.process_index == 1 and state.global_step == 2:
+        spent = Path(args.output_dir, "spent")
+        if args.process_index == {rank} and state.global_step == 2 and not spent.exists():
+            spent.touch()
             {act}
 callbacks_map["dying"] = Dying
 """
+FULL = """folder = Path(args.output_dir, "checkpoint-3")
+            folder.mkdir()
+            (folder / "adapter_model.safetensors").symlink_to("/dev/full")
+            (folder / "optimizer.pt").symlink_to("/dev/full")"""
+
+
+def expect_no_process(run: Path) -> None:
+    until = time.monotonic() + 10
+    while living := subprocess.run(["pgrep", "-f", f"worker {run}"], capture_output=True, check=False).stdout:
+        assert time.monotonic() < until, living
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("act", "message"),
+    ("rank", "act", "message"),
     [
-        pytest.param("raise ValueError('no more')", "error: ValueError: no more", id="error", marks=pytest.mark.long),
         pytest.param(
-            "os.kill(os.getpid(), 9)", "error: one of the training processes was killed by SIGKILL", id="SIGKILL"
+            1, "raise ValueError('no more')", "rank 1: ValueError: no more", id="error", marks=pytest.mark.long
+        ),
+        pytest.param(1, "os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL", id="SIGKILL"),
+        pytest.param(
+            1,
+            "raise torch.cuda.OutOfMemoryError('CUDA out of memory.')",
+            "rank 1: the GPU is out of memory: CUDA out of memory.",
+            id="memory",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(0, FULL, "rank 0: the disk is full", id="disk", marks=pytest.mark.long),
+        pytest.param(
+            1,
+            "os.kill(os.getpid(), signal.SIGSTOP)",
+            "rank 0: waited 5 s for the other processes, without an answer",
+            id="SIGSTOP",
+            marks=pytest.mark.long,
         ),
     ],
 )
-def test_a_dead_process_ends_the_run_with_its_message(
-    act: str, message: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_dead_process_ends_the_run_with_its_message_and_the_run_resumes(
+    rank: int, act: str, message: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "dying.py").write_text(DYING.format(act=act), encoding="utf-8")
-    sets = (f"swift.external_plugins=[{tmp_path / 'dying.py'}]", "training.callbacks=[dying]")
-    assert main(["train", str(config), *words(tmp_path / "run", *sets), "--nproc", "2"]) == 1
+    (tmp_path / "dying.py").write_text(DYING.format(rank=rank, act=act), encoding="utf-8")
+    sets = (f"swift.external_plugins=[{tmp_path / 'dying.py'}]", "training.callbacks=[dying]", "swift.ddp_timeout=5")
+    sets += ("training.save_steps=1", "training.max_steps=3")
+    command = ["train", str(config), *words(tmp_path / "run", *sets), "--nproc", "2"]
+    assert main(command) == 1
     err = capsys.readouterr().err
-    assert message in err
+    assert f"error: {message}" in err
     assert "Traceback" not in err
-    until = time.monotonic() + 10
-    while living := subprocess.run(
-        ["pgrep", "-f", f"worker {tmp_path / 'run'}"], capture_output=True, check=False
-    ).stdout:
-        assert time.monotonic() < until, living
+    expect_no_process(tmp_path / "run")
+    assert main([*command, "--resume"]) == 0
+    assert losses(tmp_path / "run").keys() == {1, 2, 3}
+
+
+# -- one command per GPU -----------------------------------------------------------------------------------------------
+
+
+def start(rank: int, config: Path, run: Path, *sets: str, **environment: str) -> subprocess.Popen[str]:
+    """One of the two commands that srun starts."""
+    command = [sys.executable, "-m", "swiftalign", "train", str(config), *words(run, *sets), "--join-timeout", "120"]
+    variables = os.environ | srun(rank, 2, SLURM_JOB_ID=str(os.getpid())) | environment
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+@pytest.mark.slow
+def test_two_commands_of_srun_train_what_one_process_does(config: Path, single: Path) -> None:
+    run = config.parent / "srun"
+    tasks = [start(rank, config, run, "training.per_device_train_batch_size=2") for rank in (1, 0)]
+    told = [task.communicate(timeout=300) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], told
+    assert told[0] == ("", "")
+    expect_the_same(run, single)
+
+
+PHASES = "phases=[{name: a, training: {max_steps: 1}}, {name: b, training: {max_steps: 2}}]"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_torchrun_may_start_the_commands_also_of_phases(config: Path) -> None:
+    run = config.parent / "torchrun"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "swiftalign", "train", str(config), *words(run, PHASES)]
+    first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert first.returncode == 0, first
+    assert first.stdout.count("done  ") == 2
+    assert [len(losses(run / f"phase-{number}")) for number in (1, 2)] == [1, 2]
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False, timeout=300)
+    assert again.returncode == 0, again
+    assert again.stdout.count("has finished already") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_one_command_ends_the_other(rank: int, number: int, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    sets = ("training.num_train_epochs=100", "training.per_device_train_batch_size=2")
+    tasks = [start(each, config, run, *sets) for each in (0, 1)]
+    events = run / "events.jsonl"
+    while not (events.exists() and '"step"' in events.read_text()):
+        assert tasks[0].poll() is None, tasks[0].communicate()
         time.sleep(0.1)
+    tasks[rank].send_signal(number)
+    told = [task.communicate(timeout=120) for task in tasks]
+    expect_no_process(run)
+    if number == signal.SIGTERM:  # a checkpoint is saved
+        assert [task.returncode for task in tasks] == [143, 143]
+        assert checkpoints_of(run)
+    else:
+        assert tasks[rank].returncode == -number
+        assert tasks[1 - rank].returncode == 1
+        ended = "rank 1 has ended, or" if rank else "rank 1: the command that leads the run has ended, or"
+        assert ended in told[1 - rank][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_before_training_is_told_once(rank: int, config: Path, tmp_path: Path) -> None:
+    """Rank 0 stops at pre-flight; rank 1 alone finds nobody."""
+    if rank == 0:
+        tasks = [start(each, config, tmp_path / "run", "data.train=nowhere.jsonl") for each in (0, 1)]
+        told = [task.communicate(timeout=120)[1] for task in tasks]
+        assert tasks[0].returncode == tasks[1].returncode != 0
+        assert "nowhere.jsonl" in told[0]
+        assert told[1] == ""
+        return
+    command = [sys.executable, "-m", "swiftalign", "train", str(config), "--join-timeout", "1"]
+    alone = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | srun(1, 2))
+    assert alone.returncode == 1
+    assert "error: rank 1: no answer from localhost:" in alone.stderr
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from swiftalign.runs.processes import Processes
 
 _GREETING_SECONDS = 5.0
 _RETRY_SECONDS = 0.3
+_LATE_SECONDS = 15.0
 _LONGEST_LINE = 2**16  # bytes
 
 
@@ -93,6 +94,7 @@ class Peers:
         self.code = 0
         self._processes, self._lines = processes, dict[int, _Line]()
         self._server: socket.socket | None = None
+        self._begun = False
         if processes.commands == 1:
             return
         job, port = processes.job, int(processes.leader.rpartition(":")[2])
@@ -101,7 +103,9 @@ class Peers:
         family = socket.AF_INET6 if both else socket.AF_INET
         address = ("", 0 if published else port)
         try:
-            self._server = socket.create_server(address, family=family, backlog=processes.commands, dualstack_ipv6=both)
+            self._server = socket.create_server(
+                address, family=family, backlog=processes.commands + 128, dualstack_ipv6=both
+            )
         except OSError as error:
             hint = "set MASTER_PORT to a free port" if job else "name a free port in --rdzv-endpoint, on each machine"
             raise SwiftalignError(f"can't listen at port {port}: {error.strerror or error}", hint) from None
@@ -119,9 +123,12 @@ class Peers:
             code = raised.exit_code
         elif raised is not None:
             code = raised.code if isinstance(raised, SystemExit) and isinstance(raised.code, int) else 1
-        with contextlib.suppress(TimeoutError, OSError):
-            while self._server:  # those that have connected during the checks
-                self._accept(0.001)
+        # Where the checks have ended the run, commands that started later would look for this one in vain.
+        wait = min(_LATE_SECONDS, self._processes.join_seconds) if raised is None or code in (1, 2) else 0.0
+        until = time.monotonic() + wait
+        with contextlib.suppress(OSError):  # a time-out too
+            while self._server and len(self._lines) + 1 < self._processes.commands and not self._begun:
+                self._accept(max(until - time.monotonic(), 0.001))
         for line in self._lines.values():
             with contextlib.suppress(ConnectionError):
                 line.send(end=code, orderly=raised is None)
@@ -144,6 +151,7 @@ class Peers:
         if self._server is None:
             return ""
         processes, until = self._processes, time.monotonic() + self._processes.join_seconds
+        self._begun = True
         while missing := sorted(set(range(1, processes.commands)) - self._lines.keys()):
             left = until - time.monotonic()
             if left <= 0:
