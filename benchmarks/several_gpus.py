@@ -5,9 +5,9 @@ swiftalign, and stock ``swift sft``.
     python benchmarks/several_gpus.py --shape 32B --ways fsdp2,fsdp2_offload,zero3 --stock fsdp2
     python benchmarks/several_gpus.py --shape 235B-A22B --ways fsdp2 --layers 12,36
 
-All train the same rows, by default of images of 1024x768. The model's large files are holes: they take no disk, and the
-frozen weights get random values on the GPUs. Prints one JSON object a run, and a table in Markdown at the end. With two
-numbers of layers, it also says what a layer takes, and what the whole model would on 4, 8 and 16 GPUs.
+All train the same rows, by default of images of 1024x768. The model's large files are holes: they take no disk, and
+the frozen weights get random values on the GPUs. Prints one JSON object a run, and a table in Markdown at the end. With
+two numbers of layers, it also says what a layer takes, and what the whole model would on 4, 8 and 16 GPUs.
 """
 
 from __future__ import annotations

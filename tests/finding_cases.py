@@ -1,7 +1,7 @@
 """Configurations, each with the finding on what trains that it must give: `test_findings.py` runs over them.
 
 ``# here`` marks the line of the setting at fault. DATA and CHECKPOINT stand for the demo's training file and for the
-folder of a checkpoint of modules_to_save at step 30.
+folder of a checkpoint of modules_to_save at step 30, and MODEL in a message for the folder of the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Case:
     Attributes:
         message: the finding's whole text.
         no_fix: why an error's hint can't be a config patch.
-        model: which of the test's models: demo, tied, moe, bf16, unbuilt or incomplete.
+        model: which of the test's models: demo, tied, moe, bf16, 2B, unbuilt or incomplete.
+        processes: number of training processes.
     """
 
     code: str
@@ -31,6 +32,7 @@ class Case:
     clean: str
     no_fix: str = ""
     model: str = "demo"
+    processes: int = 1
 
 
 TRAINED = [

@@ -118,6 +118,22 @@ def test_expert_matrices_in_the_layout_of_the_hub_are_read_in_that_of_the_runtim
         "down_proj": (4, 64, 48),
     }
     assert_same(modules, built(AutoModelForImageTextToText.from_pretrained(folder), modules))
+    assert modules.unswapped == ()
+    assert len(modules_at(models["moe"]).unswapped) == 2 * 4  # two tensors in each layer
+
+
+def test_transformers_swaps_the_axes_of_experts_whose_shape_is_not_known() -> None:
+    """ZeRO-3 leaves parameters without elements, so that experts in the layout of the runtime would be swapped."""
+    from torch import nn
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    [swap] = {type(op) for each in get_checkpoint_conversion_mapping("qwen3_vl_moe") for op in each.operations}
+    stored, model = torch.zeros(4, 96, 64), nn.Module()
+    for shape, expected in (((4, 96, 64), (4, 96, 64)), ((0,), (4, 64, 96))):
+        model.experts = nn.Parameter(torch.zeros(shape))
+        names = {"model": model, "full_layer_name": "experts"}
+        [loaded] = swap(1, 2, check_dims=True).convert({"experts": stored}, ["experts"], ["experts"], **names).values()
+        assert tuple(loaded.shape) == expected
 
 
 def test_tensors_that_the_class_does_not_build_are_listed_and_not_counted(

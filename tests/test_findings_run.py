@@ -15,13 +15,12 @@ from finding_cases import ALIGNER, MERGERS, WHOLE
 from swiftalign.checks import training
 from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
+from swiftalign.config.sharding import GATHER
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ConfigError, Problem
 from swiftalign.runs.lowering import lower
 from swiftalign.speed.choose import choose
-
-GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 Find = Callable[[str], list[Problem]]
 
@@ -67,9 +66,8 @@ def test_boft_with_both_block_settings_points_at_the_number(find: Find) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        pytest.param('{"zero_optimization": {"stage": 3}}', ["zero3-without-gather"], id="zero3"),
-        pytest.param(f'{{"zero_optimization": {{"stage": 3, "{GATHER}": true}}}}', [], id="zero3-gathering"),
-        pytest.param('{"zero_optimization": {"stage": 2}}', [], id="zero2"),
+        pytest.param('{"zero_optimization": {"stage": 3}}', [], id="zero3"),
+        pytest.param('{"zero_optimization": {"stage": 2}}', ["sharding-brings-little"], id="zero2"),
         pytest.param("{}", [], id="without-section"),
         pytest.param("{", ["deepspeed-unreadable"], id="not-json"),
         pytest.param("[3]", ["deepspeed-unreadable"], id="not-a-mapping"),
@@ -80,7 +78,16 @@ def test_a_deepspeed_file_is_read(content: str, expected: list[str], tmp_path: P
     path.write_text(content, encoding="utf-8")
     findings = find(f"training: {{deepspeed: {path}}}\n")
     assert [finding.code for finding in findings] == expected
-    assert all(str(path) in finding.hint + finding.message for finding in findings)
+    assert all(str(path) in finding.message for finding in findings if finding.code == "deepspeed-unreadable")
+
+
+@pytest.mark.parametrize("setting", ["{stage: 3}", f"{{stage: 3, {GATHER}: false}}"])
+def test_zero3_gathers_what_it_saves(setting: str, make_config: Callable[[str], Config], demo_modules: Model) -> None:
+    """Otherwise DeepSpeed saves tensors without elements."""
+    config = make_config(f"training: {{deepspeed: {{zero_optimization: {setting}}}}}\n")
+    plan = resolve(config, demo_modules)
+    arguments = lower(plan, config, Path("run"), choose(config, plan, None, "zero3"))
+    assert arguments["deepspeed"]["zero_optimization"][GATHER] is True
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------
@@ -225,6 +232,11 @@ def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Co
             "deepspeed:\n  config: zero2",
             "training.deepspeed: zero2 needs the package deepspeed, which is not installed",
             {"training": {"deepspeed": None}},
+        ),
+        (
+            "training:\n  sharding: zero3",
+            "training.sharding: zero3 needs the package deepspeed, which is not installed",
+            {"training": {"sharding": "auto"}},
         ),
     ],
 )

@@ -302,5 +302,5 @@ def test_a_checkpoint_that_lacks_a_tensor_is_not_carried(demo: Path, tmp_path: P
     model = torch.nn.Module()
     save_file({plan.trainables[0].key: torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     model.named_parameters = lambda: [(item.parameter, torch.zeros(item.shape)) for item in plan.trainables]  # type: ignore[method-assign,assign,return-value]
-    with pytest.raises(PlanMismatchError, match="24 of the phase's tensors are missing"):
+    with pytest.raises(PlanMismatchError, match="24 of the tensors that train are missing"):
         carry_weights(plan, model, tmp_path)

@@ -9,10 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from swiftalign.checks.sharding import chosen_way
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
+from swiftalign.config.sharding import WAYS
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Rows
 from swiftalign.model.qwen3_vl import QWEN3_VL
@@ -22,9 +26,10 @@ from swiftalign.plan.resolve import resolve
 from swiftalign.problems import SwiftalignError
 from swiftalign.speed.cards import GIB, named_card
 from swiftalign.speed.choices import Choices, Kernels
-from swiftalign.speed.choose import choose, fitting_batch
+from swiftalign.speed.choose import choose, choose_for_card, fitting_batch
 from swiftalign.speed.predictor import Predictor
 from swiftalign.speed.rows import rows_of
+from swiftalign.speed.spreading import ZERO3_LIVE, Spreading, Weights
 from swiftalign.speed.work import ASSUMED, Row, Trained, count, padded
 from swiftalign.worker.workers import plan_loading
 
@@ -127,11 +132,130 @@ def test_auto_keeps_the_rows_of_a_step() -> None:
             assert final.batch > 1
 
 
+# Several GPUs
+
+
+def spread_over(
+    processes: int, size: str, card: str = "H100", *, tuner: str = ALIGNER, training: str = ""
+) -> tuple[Config, Any, Choices, Predictor]:
+    config, model = published(size, tuner, training)
+    plan = resolve(config, model, processes=processes)
+    plan, choices, predictor = choose_for_card(config, model, plan, named_card(card), [])
+    assert predictor is not None
+    return config, plan, choices, predictor
+
+
+@pytest.mark.parametrize(
+    ("processes", "size", "card", "sharding", "why"),
+    [
+        (2, "8B", "H100", "ddp", "the whole model fits each GPU"),
+        (4, "32B", "H100", "ddp", "the whole model fits each GPU"),
+        (2, "32B", "48GiB", "fsdp2", "the whole model does not fit into 48 GiB"),
+        (8, "30B-A3B", "RTX 4090", "fsdp2", "the whole model does not fit into 24 GiB"),
+        (8, "235B-A22B", "H100", "fsdp2", "the whole model does not fit into 80 GiB"),
+        (2, "235B-A22B", "H100", "fsdp2_offload", "a GPU's share of the layers does not fit into 80 GiB"),
+    ],
+)
+def test_auto_divides_a_model_only_where_it_does_not_fit(
+    processes: int, size: str, card: str, sharding: str, why: str
+) -> None:
+    _, _, choices, predictor = spread_over(processes, size, card)
+    assert (choices.sharding, choices.reasons["sharding"]) == (sharding, why)
+    assert predictor.fits(choices)
+
+
+def test_how_a_run_is_spread_is_told_where_there_is_a_choice() -> None:
+    assert "sharding" not in spread_over(1, "32B", "48GiB")[2].reasons
+    asked = spread_over(1, "8B", training=", sharding: fsdp2")[2]
+    assert (asked.sharding, asked.reasons["sharding"]) == ("fsdp2", "as the config says")
+    assert spread_over(2, "8B", training=", deepspeed: zero3_offload")[2].sharding == "zero3_offload"
+    config, model = published("8B")
+    _, choices, _ = choose_for_card(config, model, resolve(config, model, processes=2), None, [])
+    assert choices.reasons["sharding"] == "the memory that the run takes is not known"
+
+
+def test_fp8_is_refused_where_the_model_has_to_be_divided() -> None:
+    assert spread_over(2, "8B", training=", frozen_fp8: true")[2].sharding == "ddp"
+    with pytest.raises(SwiftalignError, match=r"config.yaml:3: training.frozen_fp8: the model does not fit each GPU"):
+        spread_over(2, "32B", "48GiB", training=", frozen_fp8: true")
+
+
+def test_zero3_is_not_compiled_and_fsdp2_is() -> None:
+    assert spread_over(2, "8B", training=", sharding: fsdp2")[2].kernels == "compiled"
+    assert spread_over(2, "8B", training=", sharding: zero3")[2].kernels == "liger"
+    assert spread_over(1, "8B", training=", sharding: device_map")[2].peak is None
+
+
+@pytest.mark.parametrize("way", ["fsdp2", "fsdp2_offload", "zero3", "zero3_offload"])
+def test_a_model_that_fits_each_gpu_is_divided_for_nothing(way: str) -> None:
+    config, plan, choices, predictor = spread_over(2, "8B", training=f", sharding: {way}")
+    [found] = chosen_way(config, plan, choices, predictor)
+    assert (found.code, found.severity) == ("sharding-brings-little", "note")
+    assert found.message == f"{way} sends the layers between GPUs in each batch, and the whole model fits each GPU"
+    assert found.where.endswith("config.yaml:3")
+    small = replace(predictor, card=named_card("16GiB"))
+    for other in ((config, plan, choices, small), (config, plan, choices, None), spread_over(2, "8B")):
+        assert not list(chosen_way(*other))
+
+
+def test_layers_that_train_whole_are_told_where_auto_divides_the_rest() -> None:
+    full = "tuner: {train_type: full, freeze_llm: false}"
+    [found] = chosen_way(*spread_over(2, "8B", tuner=full))
+    assert found.code == "sharding-trained-whole"
+    assert found.fix == {"training": {"sharding": "zero3"}}
+
+
+def test_the_layers_of_the_published_sizes_are_counted() -> None:
+    """Of the 8B, 36 layers of 192.9 M parameters; nothing of them is frozen where the LLM trains in full."""
+    attention, mlp, norms = 2 * 4096 * (4096 + 1024), 3 * 4096 * 12288, 2 * 4096 + 2 * 128
+    layer = 2 * (attention + mlp + norms)
+    weights = predictor_of("8B")[2].weights
+    assert (weights.layers, weights.layer, weights.count) == (36 * layer, layer, 36)
+    assert weights == predictor_of("8B", tuner="tuner: {train_type: lora, freeze_llm: false}")[2].weights
+    full = predictor_of("8B", tuner="tuner: {train_type: full, freeze_llm: false}")[2].weights
+    assert (full.layers, full.total) == (0, weights.total)
+
+
+GPUS, BYTES = st.integers(1, 1024), st.integers(10**3, 10**12)
+ON_EACH_GPU = [way for way in WAYS if way != "device_map"]
+
+
+@st.composite
+def weights_of_a_model(draw: st.DrawFn) -> Weights:
+    layer, count = draw(BYTES), draw(st.integers(1, 100))
+    return Weights(layer * count + draw(BYTES), layer * count, layer, count)
+
+
+@given(st.sampled_from(ON_EACH_GPU), GPUS, weights_of_a_model(), BYTES)
+def test_more_gpus_never_take_more_memory_nor_less_than_their_share(
+    way: str, gpus: int, weights: Weights, trained: int
+) -> None:
+    here, more, whole = Spreading(way, gpus), Spreading(way, gpus + 1), Spreading("ddp", gpus)
+    assert more.weights(weights, trained) <= here.weights(weights, trained)
+    assert here.weights(weights, trained) <= whole.weights(weights, trained) + max(2 * weights.layer, ZERO3_LIVE)
+    if gpus > 1:
+        assert more.trained(trained) <= here.trained(trained)
+    if not way.endswith("offload"):
+        assert gpus * (here.weights(weights, trained) + 1) >= weights.total
+        assert gpus * (here.trained(trained) + 4) >= 3 * trained
+
+
+@given(st.sampled_from(ON_EACH_GPU), GPUS, weights_of_a_model(), st.floats(1e-3, 1e3), st.integers(1, 64))
+def test_dividing_a_model_never_makes_a_batch_faster(
+    way: str, gpus: int, weights: Weights, computing: float, accumulation: int
+) -> None:
+    here, nvlink, pcie = Spreading(way, gpus), named_card("H100"), named_card("L40S")
+    assert computing <= here.seconds(computing, weights, nvlink) <= here.seconds(computing, weights, pcie)
+    assert 0 <= here.reducing(10**9, nvlink, accumulation) <= here.reducing(10**9, pcie, accumulation)
+    if not way.startswith(("fsdp2", "zero3")) or (gpus == 1 and not way.endswith("offload")):
+        assert here.seconds(computing, weights, nvlink) == computing
+
+
 # Predictions
 
 
 def how(checkpointing: bool, padding_free: bool, kernels: Kernels, *, fp8: bool = False) -> Choices:
-    return Choices(1, checkpointing, padding_free, kernels, fp8)
+    return Choices(gradient_checkpointing=checkpointing, padding_free=padding_free, kernels=kernels, frozen_fp8=fp8)
 
 
 COMPILED, FP8 = how(False, True, "compiled"), how(False, True, "compiled", fp8=True)
@@ -286,6 +410,41 @@ def test_what_fits_is_told_for_each_phase(demo: Path, tmp_path: Path, capsys: py
     assert "What fits: [hard]" in printed
     assert main([*command, "--json"]) == 0
     assert [fits["batch"] for fits in json.loads(capsys.readouterr().out)["what_fits"]] == [8, 4]
+
+
+def test_ways_of_spreading_a_run_are_compared(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["inspect-params", str(demo / "config.yaml"), "--set", "training.sharding=zero2_offload", "--gpu"]
+    assert main([*command, "4xH100"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 x H100, 80 GiB, batches of 4" in printed
+    assert "auto takes ddp: the whole model fits each GPU" in printed
+    assert "note [sharding-brings-little]" in printed
+    assert "an estimate for ddp, fsdp2, fsdp2_offload, zero2, zero3, zero2_offload: not measured" in printed
+    assert main([*command, "2 * 80GiB", "--json"]) == 0
+    fits = json.loads(capsys.readouterr().out)["what_fits"]
+    assert (fits["processes"], fits["auto"]) == (2, "ddp")
+    ways = {way["sharding"]: way for way in fits["ways"]}
+    assert list(ways) == ["ddp", "fsdp2", "fsdp2_offload", "zero2", "zero3", "zero2_offload"]
+    assert [name for name, way in ways.items() if way["chosen"]] == ["zero2_offload"]
+    assert all(sum(way["memory"].values()) == way["peak"] for way in ways.values())
+    assert all(way["step_seconds"] is None for way in ways.values())
+    assert main([*command, "0xH100"]) == 2
+
+
+def test_several_gpus_make_a_step_of_the_same_rows_and_an_epoch_shorter(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fits(gpus: str) -> dict[str, Any]:
+        command = ["inspect-params", str(demo / "config.yaml"), "--set", "training.gradient_accumulation_steps=1"]
+        assert main([*command, "--json", "--gpu", gpus]) == 0
+        return json.loads(capsys.readouterr().out)["what_fits"]  # type: ignore[no-any-return]
+
+    one, four = fits("H100"), fits("4xH100")
+    assert one["ways"] == []
+    for alone, spread in zip(one["settings"], four["settings"], strict=True):
+        assert spread["step_seconds"] == pytest.approx(alone["step_seconds"], rel=0.01)
+        assert spread["epoch_seconds"] == pytest.approx(alone["epoch_seconds"] / 4, rel=0.01)
+    assert four["ways"][0]["rows_per_second"] == pytest.approx(16 / four["ways"][0]["step_seconds"])
 
 
 def test_what_fits_is_printed_and_in_json(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

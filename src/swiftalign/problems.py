@@ -71,8 +71,13 @@ CODES: dict[str, tuple[Severity, str]] = {
     "phases-uncarried": ("error", "a phase leaves no weights for the next phase to begin with"),
     "curriculum-shuffle": ("warning", "of dataset_shuffle and train_dataloader_shuffle, one is on and one is off"),
     "deepspeed-unreadable": ("error", "deepspeed is neither a preset of ms-swift nor a JSON file"),
-    "zero3-without-gather": ("error", "ZeRO-3 without gathering saves empty tensors"),
-    "zero3-moe": ("warning", "a mixture-of-experts model may hang under ZeRO-3"),
+    "sharding-contradicted": ("error", "sharding and deepspeed name different ways of spreading a run over GPUs"),
+    "sharding-device-map": ("error", "device_map spreads one process over all GPUs, and there are several processes"),
+    "zero3-moe": ("error", "under ZeRO-3, transformers would swap the axes of a mixture-of-experts model's experts"),
+    "sharding-adalora": ("error", "AdaLoRA can't measure importance on what DeepSpeed flattens"),
+    "sharding-fp8": ("error", "frozen_fp8 makes matrices that can't be divided among GPUs"),
+    "sharding-trained-whole": ("warning", "fsdp2 divides frozen layers only, and much of the LLM's layers trains"),
+    "sharding-brings-little": ("note", "the run is divided among GPUs where that saves little memory"),
     "resume-mismatch": ("error", "the checkpoint to resume from has another method, other targets or another base"),
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
     "augmentation-imgaug": ("error", "an imgaug augmenter does not exist or can't be used"),
@@ -130,6 +135,7 @@ SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
 CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     # Files
     "no-weights": ("error", "there is no weight file, or no tensor in it"),
+    "weights-in-shards": ("error", "the weights lie in shards of DeepSpeed or FSDP, and must be gathered first"),
     "file-unreadable": ("error", "a file can't be opened or read"),
     "file-empty": ("error", "a weight file has zero bytes"),
     "file-truncated": ("error", "a weight file is shorter than its header says"),

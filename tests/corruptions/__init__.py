@@ -6,6 +6,7 @@ from corruptions.damaged_beside import BESIDE
 from corruptions.damaged_files import FILES, PLANTED
 from corruptions.damaged_foreign import FOREIGN_DAMAGE
 from corruptions.damaged_names import NAMES
+from corruptions.damaged_shards import SHARDS
 from corruptions.damaged_values import VALUES
 from corruptions.files import Damage
 from corruptions.foreign import FOREIGN
@@ -14,4 +15,4 @@ from corruptions.sound import DERIVED, RUNS, Sound, build_all
 __all__ = ["DAMAGED", "DERIVED", "FOREIGN", "PLANTED", "RUNS", "SOUND", "Damage", "Sound", "build_all"]
 
 SOUND = (*RUNS, *FOREIGN, *DERIVED)
-DAMAGED: dict[str, Damage] = {**FILES, **NAMES, **VALUES, **BESIDE, **FOREIGN_DAMAGE}
+DAMAGED: dict[str, Damage] = {**FILES, **NAMES, **VALUES, **BESIDE, **FOREIGN_DAMAGE, **SHARDS}

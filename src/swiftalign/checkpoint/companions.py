@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
+from swiftalign.checkpoint.pickles import load_pickle, pickle_refused
 from swiftalign.checkpoint.read import Checkpoint, number_of
-from swiftalign.checkpoint.weights import Weights, load_pickle, pickle_refused
+from swiftalign.checkpoint.shards import find_shards
+from swiftalign.checkpoint.weights import Weights
 from swiftalign.methods import part_of
 from swiftalign.methods.base import Method
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
@@ -125,10 +127,14 @@ def check_state(folder: Path, plan: TuningPlan | None, *, deep: bool) -> Iterato
         return
     if number is not None and step != number:
         yield Problem("state-step", f"{path}: its step is {str(step)[:20]}, but the folder's name says {number}")
-    if any(folder.glob("global_step*")):  # DeepSpeed keeps optimizer and scheduler in a folder of its own
+    shards = find_shards(folder)
+    if shards and shards.optimizer and shards.writer == "DeepSpeed":  # its shards may hold the scheduler too
         return
     optimizer = next((folder / name for name in _OPTIMIZER if (folder / name).exists()), None)
-    there = {"optimizer.pt": optimizer is not None, "scheduler.pt": (folder / "scheduler.pt").exists()}
+    there = {
+        "optimizer.pt": optimizer is not None or (shards is not None and shards.optimizer is not None),
+        "scheduler.pt": (folder / "scheduler.pt").exists(),
+    }
     if missing := [name for name in there if not there[name]]:
         hint = "use another checkpoint to resume; this one can still be exported"
         yield Problem("optimizer-missing", f"{folder}: has no {' and no '.join(missing)}", hint)

@@ -66,6 +66,8 @@ def expect(
         base_tensors: tensors of the base model; empty where `base` is None.
     """
     kind = checkpoint.weights.kind
+    if kind == "shards":
+        return Expectation("nothing: no file holds the weights whole")
     if checkpoint.plan is not None:
         return _of_plan(checkpoint.plan, f"the run's plan, {checkpoint.plan_path}", kind)
     if config is not None:
@@ -98,7 +100,7 @@ def expect(
         named = adapter.base or "unnamed"
         reason = f"the base model of adapter_config.json, {named}, can't be read: give --base FOLDER"
         return Expectation(f"nothing: no plan, and {reason}")
-    expectation = _of_plan(plan, "adapter_config.json and the base model", kind)
+    expectation = _of_plan(plan, f"{adapter.path.name} and the base model", kind)
     return replace(expectation, dtypes=False, optional=besides)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
+from swiftalign.checkpoint.shards import in_checkpoint
 from swiftalign.checkpoint.weights import Weights, read_weights
 from swiftalign.config.load import load_config
+from swiftalign.methods import chosen, train_types
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import ModelError, Problem, SwiftalignError
@@ -45,10 +48,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ModelError: the path is none of these, or the run's plan can't be read.
     """
     path = result_of(path) or path
+    path = path.parent if in_checkpoint(path) else path
     weights = read_weights(path)
     folder = path.parent if weights.kind == "file" else path
     adapter, problem, adapter_path = None, None, folder / "adapter_config.json"
-    if weights.kind == "adapter" and not adapter_path.exists():
+    made = _adapter_of_run(folder) if weights.gathered and not adapter_path.exists() else None
+    if made is not None:
+        adapter = made
+    elif weights.kind == "adapter" and not adapter_path.exists():
         hint = "copy it from another checkpoint of the run: peft needs it"
         problem = Problem("adapter-config-missing", f"{folder}: has no adapter_config.json", hint)
     elif weights.kind == "adapter":
@@ -56,10 +63,37 @@ def read_checkpoint(path: Path) -> Checkpoint:
             adapter = checked_adapter_config(adapter_path, read_json(adapter_path))
         except ModelError as error:
             problem = Problem("adapter-config-malformed", error.message, "use another checkpoint")
+    if adapter and weights.gathered:  # for peft, beside the gathered tensors
+        (weights.gathered / adapter_path.name).write_text(json.dumps(adapter.values), encoding="utf-8")
     plans = (place / "plan.json" for place in (folder, folder.parent))
     plan_path = next((file for file in plans if file.is_file()), None)
     plan = _read_plan(plan_path) if plan_path else None
     return Checkpoint(path, folder, weights, adapter, problem, plan, plan_path)
+
+
+def _adapter_of_run(folder: Path) -> AdapterConfig | None:
+    """The config of an adapter that ms-swift saved in FSDP's shards, without adapter_config.json: by its args.json.
+
+    Returns:
+        None where there is no such file, or its method needs more than settings.
+
+    References:
+        ms-swift `swift/pipelines/train/tuner.py`, `prepare_adapter`.
+    """
+    path = next((file for place in (folder, folder.parent) if (file := place / "args.json").is_file()), None)
+    try:
+        arguments = read_json(path) if path else {}
+        train_type = str(arguments.get("tuner_type"))
+        method = chosen(train_type, arguments) if train_type in train_types() else None
+        if path is None or method is None or not method.adapts or method.ranks_may_shrink:
+            return None
+        own = {name: arguments[name] for name in method.model_fields if arguments.get(name) is not None}
+        settings = method.model_validate(own).model_dump(by_alias=True)
+        values = {name: arguments.get(name) for name in ("target_modules", "modules_to_save", "target_parameters")}
+        values["bias"], values["base_model_name_or_path"] = arguments.get("lora_bias"), arguments.get("model_dir")
+        return checked_adapter_config(path, {"peft_type": train_type.upper(), **settings, **values})
+    except (ModelError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def result_of(path: Path) -> Path | None:

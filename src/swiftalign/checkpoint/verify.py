@@ -18,9 +18,10 @@ from swiftalign.checkpoint.against_base import compare_with_base, compared_in_wo
 from swiftalign.checkpoint.companions import check_adapter, check_model_files, check_state
 from swiftalign.checkpoint.expected import Expectation, expect
 from swiftalign.checkpoint.names import compare_names
+from swiftalign.checkpoint.pickles import pickle_refused, read_pickle
 from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
+from swiftalign.checkpoint.shards import find_shards
 from swiftalign.checkpoint.values import Values, check_values, look, look_cheaply, look_deeply, read_initial
-from swiftalign.checkpoint.weights import pickle_refused, read_pickle
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import tensor_bytes
@@ -57,6 +58,7 @@ class Verification:
         modules: rows of the report's table.
         values: what is known of each tensor's values, by name.
         base_tensors: tensors of the base model that --base names.
+        state: where a trainer's shards hold the optimizer's state, and how to resume from them, in words.
     """
 
     checkpoint: Checkpoint
@@ -65,6 +67,7 @@ class Verification:
     modules: tuple[ModuleRow, ...] = ()
     values: dict[str, Values] = field(default_factory=dict)
     base_tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    state: str = ""
 
     @property
     def ok(self) -> bool:
@@ -76,6 +79,7 @@ class Verification:
             "ok": self.ok,
             "kind": self.checkpoint.weights.kind,
             "expectation": self.expectation,
+            "state": self.state,
             "findings": [finding.to_json() for finding in self.findings],
             "tensors": [self._tensor(info) for info in self.checkpoint.weights.infos.values()],
         }
@@ -142,6 +146,7 @@ def verify(
     if base is not None and not weights.damaged:
         findings += compare_with_base(weights, expectation, base_tensors, values)
     findings += check_values(weights, values, expectation)
+    shards = find_shards(checkpoint.folder) if resumable else None
     return Verification(
         checkpoint,
         _printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
@@ -149,6 +154,7 @@ def verify(
         tuple(_rows(weights.infos, values, expectation)),
         values,
         base_tensors,
+        _printable(shards.state) if shards else "",
     )
 
 

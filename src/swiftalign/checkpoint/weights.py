@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickletools
-import warnings
-import zipfile
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from swiftalign.checkpoint.pickles import pickle_refused, read_pickle
+from swiftalign.checkpoint.shards import Shards, find_shards
+from swiftalign.methods.keys import ADAPTER_PREFIX
 from swiftalign.model.safetensors import (
     DAMAGED,
-    ITEM_SIZES,
-    MAX_JSON_BYTES,
-    MAX_NAME,
     StoredTensor,
     TensorInfo,
     is_outside,
@@ -32,10 +31,9 @@ _MODEL_FILES = (
     *("model.safetensors", "pytorch_model.bin"),
 )
 _PICKLES = (".bin", ".pt", ".pth")
-_LEGACY_PICKLES = 5  # magic number, protocol, system, contents, storage keys
 _INCOMPLETE = "use another checkpoint: this one was not saved completely"
 
-Kind = Literal["adapter", "model", "file"]
+Kind = Literal["adapter", "model", "file", "shards"]
 
 
 @dataclass
@@ -43,11 +41,13 @@ class Weights:
     """The tensors of a checkpoint.
 
     Attributes:
-        kind: ``file`` is a lone weight file.
+        kind: ``file`` is a lone weight file; ``shards`` are those of a trainer that must be gathered first.
         files: the index, if there is one, and the weight files.
         infos: every tensor, by name.
         stored: where each tensor of a safetensors file lies; a pickle's tensors are not in it.
         problems: what is wrong with the files.
+        gathered: a temporary folder that holds an adapter's tensors in one file, where the checkpoint has them in
+            shards; it is removed with this object.
     """
 
     kind: Kind
@@ -55,6 +55,7 @@ class Weights:
     infos: dict[str, TensorInfo] = field(default_factory=dict)
     stored: dict[str, StoredTensor] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    gathered: Path | None = None
 
     @property
     def damaged(self) -> bool:
@@ -70,10 +71,13 @@ def read_weights(path: Path) -> Weights:
     """
     adapter = [path / name for name in _ADAPTER_FILES if (path / name).exists()]
     model = [path / name for name in _MODEL_FILES if (path / name).exists()]
+    shards = find_shards(path)
     if path.is_file():
         if path.suffix not in (".safetensors", *_PICKLES):
             raise ModelError(f"{path}: not a weight file", "name a .safetensors or .bin file, or a checkpoint folder")
         weights, files = Weights("file"), [path]
+    elif shards and shards.weights and not (adapter or model):
+        return _gather(path, shards)
     elif adapter or (path / "adapter_config.json").exists():
         weights, files = Weights("adapter"), adapter
     elif model or (path / "config.json").exists():
@@ -85,8 +89,33 @@ def read_weights(path: Path) -> Weights:
         return weights
     for problem in (_read_index if files[0].suffix == ".json" else _read_file)(files[0], weights):
         weights.problems.append(problem)  # at once: the next check may depend on it
-    if not weights.infos and not weights.problems:
+    if not weights.infos and not weights.problems and shards and shards.weights:
+        weights.problems.append(shards.not_gathered(path))
+    elif not weights.infos and not weights.problems:
         weights.problems.append(Problem("no-weights", f"{files[0]}: holds no tensor", _INCOMPLETE))
+    return weights
+
+
+def _gather(path: Path, shards: Shards) -> Weights:
+    """An adapter in FSDP's shards is gathered; all else is left to the tools of its trainer."""
+    from safetensors.torch import save_file
+
+    weights, tensors = Weights("shards"), {}
+    try:
+        tensors = shards.read()
+    except Exception as error:  # of many types, on damaged and hostile bytes
+        weights.problems.append(pickle_refused(path, error))
+        return weights
+    if not tensors or not all(name.startswith(ADAPTER_PREFIX) and ".default." not in name for name in tensors):
+        weights.problems.append(shards.not_gathered(path))
+        return weights
+    weights.kind, weights.gathered = "adapter", Path(tempfile.mkdtemp(prefix="swiftalign-"))
+    weakref.finalize(weights, shutil.rmtree, weights.gathered, ignore_errors=True)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights.gathered / _ADAPTER_FILES[0])
+    except Exception as error:
+        raise ModelError(f"{weights.gathered}: can't be written: {error}", "set TMPDIR to a folder with room") from None
+    weights.problems += _read_file(weights.gathered / _ADAPTER_FILES[0], weights)
     return weights
 
 
@@ -146,58 +175,3 @@ def _read_index(path: Path, weights: Weights) -> Iterator[Problem]:
     if total is not None and total != size and not weights.damaged:
         message = f"{path}: total_size is {json.dumps(total)[:40]}, but the tensors take {size} bytes"
         yield Problem("index-total-size", message)
-
-
-def read_pickle(path: Path, device: str = "meta") -> dict[str, Any]:
-    """The tensors of a torch file, by name.
-
-    Raises:
-        Exception: of any type, where the file is damaged, or holds something that is not a weight.
-    """
-    values = load_pickle(path, device)
-    if not isinstance(values, dict):
-        raise ValueError("does not hold a mapping of names to tensors")
-    tensors = {name: value for name, value in values.items() if hasattr(value, "shape") and hasattr(value, "dtype")}
-    for name, tensor in tensors.items():
-        if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise ValueError(f"{str(name)[:100]!r} claims more elements than the file stores")
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if not isinstance(name, str) or not name.isprintable() or dtype not in ITEM_SIZES:
-            raise ValueError(f"{str(name)[:100]!r} ({dtype}) is not a weight by its name and dtype")
-    return tensors
-
-
-def pickle_refused(path: Path, error: Exception) -> Problem:
-    """The problem of a torch file that torch's unpickler, or this module, does not read."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    hint = "use another checkpoint, or a .safetensors file; nothing in the pickle was executed"
-    return Problem("pickle-refused", f"{path}: {reason}", hint)
-
-
-def load_pickle(path: Path, device: str = "meta") -> Any:
-    """The contents of a torch file; on the meta device no values are read where the format allows it.
-
-    torch's weights-only unpickler builds tensors and runs nothing else. Names that no class has are refused before it
-    reads them: it takes minutes to word its error about a very long one.
-
-    Raises:
-        Exception: of any type, where the file is damaged, or holds something else than plain values and tensors.
-    """
-    import torch
-
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-            if sum(entry.file_size for entry in entries) > MAX_JSON_BYTES:
-                raise ValueError("its pickle is larger than any model needs")
-            streams = [io.BytesIO(archive.read(entry)) for entry in entries]
-    else:
-        with path.open("rb") as file:  # one pickle after the other
-            streams = [io.BytesIO(file.read(MAX_JSON_BYTES))] * _LEGACY_PICKLES
-    for stream in streams:
-        for _, argument, _ in pickletools.genops(stream):
-            if isinstance(argument, str) and len(argument) > MAX_NAME:
-                raise ValueError(f"it holds a name of {len(argument)} characters: {argument[:50]!r}...")
-    with warnings.catch_warnings(action="ignore"):  # on pickles of a newer protocol than torch's own
-        return torch.load(path, map_location=device, weights_only=True, mmap=zipped)

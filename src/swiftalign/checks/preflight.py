@@ -48,7 +48,7 @@ CHECKS: tuple[Check, ...] = (
     best_model.grounding_eval,
     best_model.early_stopping,
     phases.phases,
-    sharding.deepspeed,
+    sharding.asked,
     resume.resume,
     phases.curriculum,
     data.imgaug_operations,

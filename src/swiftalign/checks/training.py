@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 from swiftalign.config.sections import WORKERS_ONLY, Config
+from swiftalign.config.sharding import stage
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted, names
@@ -115,6 +116,8 @@ def packages(config: Config) -> Iterable[Problem]:
     if setting := config.training.deepspeed:
         named = setting if isinstance(setting, str) else "its configuration"
         needed.append(("deepspeed", "training", "deepspeed", named, None))
+    elif stage(sharding := config.training.sharding) is not None:
+        needed.append(("deepspeed", "training", "sharding", sharding, "auto"))
     for package, section, key, value, without in needed:
         if package and find_spec(package) is None:
             message = f"{section}.{key}: {value} needs the package {package}, which is not installed"

@@ -25,7 +25,8 @@ def inspect_params(
         typer.Option(
             "--gpu",
             metavar="GPU",
-            help="Predict memory and time on a GPU: a name (H100), a size (80GiB), or 'here' for this machine's.",
+            help="Predict memory and time on a GPU: a name (H100), a size (80GiB), or 'here' for this machine's. "
+            "Several GPUs of a machine: 4xH100.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -40,31 +41,34 @@ def inspect_params(
       swiftalign inspect-params stage4.yaml --expect aligner --json
 
       swiftalign inspect-params stage4.yaml --gpu H100
+
+      swiftalign inspect-params stage4.yaml --gpu 4xH100
     """
     if expect not in (None, "aligner"):
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
     allowed = check_allowed(allowed)
     from swiftalign.checks.preflight import preflight
+    from swiftalign.checks.sharding import chosen_way
     from swiftalign.checks.trained import expect_aligner
     from swiftalign.cli.show import plan_json, print_findings, print_phases, print_plan, print_what_fits
     from swiftalign.config.load import load_config
     from swiftalign.plan.read import read_model
     from swiftalign.plan.resolve import resolve
-    from swiftalign.speed.cards import named_card, present_card
+    from swiftalign.speed.cards import named_card, present_card, several, visible_cards
 
-    card = None
+    card, processes = None, 1
     if gpu:
-        card = present_card() if gpu == "here" else named_card(gpu)
+        processes, name = several(gpu)
+        card = present_card(visible_cards()[:1]) if name == "here" else named_card(name)
         if card is None:
-            raise SwiftalignError("--gpu here: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
+            raise SwiftalignError(f"--gpu {gpu}: no NVIDIA GPU was found on this machine", "name one, e.g. --gpu H100")
     config = load_config(configs, overrides or [])
     with open_console(stderr=True).status("reading the model"):  # drawn on a terminal only
         model = read_model(config)
-    parts = [(part, resolve(part, model)) for part in config.runs]
+    parts = [(part, resolve(part, model, processes=processes)) for part in config.runs]
     plan = parts[0][1]  # every phase trains the same
     problems = [problem for part in parts for problem in preflight(part[0], model, part[1])]
     problems += expect_aligner(plan, model) if expect else []
-    problems = [problem for index, problem in enumerate(problems) if problem not in problems[:index]]
     fits = []
     if card:
         from swiftalign.data.encoding import encoding_of
@@ -80,7 +84,9 @@ def inspect_params(
             if predictor is None:
                 message = f"--gpu: the memory of {each.model_type} is not known"
                 raise SwiftalignError(message, "it is counted for Qwen3-VL")
-            fits.append(what_fits(predictor, chosen, choices, assumed=not rows))
+            problems += chosen_way(part, chosen, choices, predictor)
+            fits.append(what_fits(part, chosen, choices, predictor, assumed=not rows))
+    problems = [problem for index, problem in enumerate(problems) if problem not in problems[:index]]
     if as_json:
         values = plan_json(plan, problems)
         if config.phases:

@@ -58,7 +58,7 @@ class RunProgress:
                 self._tell("resume", f"{short_path(values['folder'])} has finished already, at step {values['step']}")
             case "join":
                 processes = values["processes"]
-                machine = f"{processes.node + 1} of {processes.nodes}, training in {short_path(values['folder'])}"
+                machine = f"{processes.number + 1} of {processes.commands}, training in {short_path(values['folder'])}"
                 self._tell("machine", machine)
             case "begin":
                 plan = values["plan"]

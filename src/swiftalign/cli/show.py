@@ -37,7 +37,7 @@ _NUMERIC = (
     *("rows", "steps", "epochs", "step", "loss", "best"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
-    *("peak GiB", "largest batch", "s per step", "epoch"),
+    *("weights GiB", "trained GiB", "batch GiB", "peak GiB", "largest batch", "s per step", "epoch", "rows/s"),
 )
 
 
@@ -208,6 +208,8 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
     console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.checkpoint.path)), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
+    if result.state:
+        console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
         for info in result.checkpoint.weights.infos.values():
@@ -258,10 +260,23 @@ def print_findings(findings: Iterable[Problem], console: Console, *, allowed: It
 
 
 def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = None) -> None:
-    """A row for each setting; the one that a run takes is marked."""
+    """A row for each way of spreading a run over GPUs, and for each setting; what a run takes is marked."""
     title = escape(f"What fits: {phase}" if phase else "What fits")
-    card = f"{found.card.name}, {found.card.memory / GIB:.0f} GiB"
+    many = f"{found.processes} x " if found.processes > 1 else ""
+    card = f"{many}{found.card.name}, {found.card.memory / GIB:.0f} GiB"
     console.print(f"\n[bold]{title}[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens per row")
+    if found.ways:
+        parts = ("weights GiB", "trained GiB", "batch GiB", "peak GiB")
+        ways = new_table("sharding", *parts, "largest batch", "s per step", "rows/s", "")
+        for way in found.ways:
+            memory = way.memory
+            sizes = (f"{each / GIB:.1f}" for each in (memory.weights, memory.trained, memory.activations, way.peak))
+            step = "-" if way.step_seconds is None else f"{way.step_seconds:.2f}"
+            speed = "-" if way.rows_per_second is None else f"{way.rows_per_second:.1f}"
+            mark = "chosen" if way.chosen else ""
+            ways.add_row(way.sharding, *sizes, str(way.largest_batch or "none"), step, speed, mark)
+        print_table(ways, console)
+        console.print(f"auto takes {found.auto}: {found.why}\n", soft_wrap=True)
     table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s per step", "epoch", "")
     for each in found.settings:
         step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any
 
 import typer
@@ -25,12 +26,16 @@ def train(
         str | None, typer.Option(metavar="0,1", help="Numbers of the GPUs to train on, one process per GPU.")
     ] = None,
     nnodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of machines; run the same command on each.")
-    ] = 1,
+        int | None, typer.Option(min=1, metavar="N", help="Number of machines; run the same command on each.")
+    ] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of this machine, from 0.")] = None,
     rdzv_endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0, with a free port.")
     ] = None,
+    join_timeout: Annotated[
+        int,
+        typer.Option(min=1, metavar="SECONDS", help="How long processes wait for each other at the start."),
+    ] = 600,
     skip_image_check: Annotated[
         bool, typer.Option("--skip-image-check", help="Read only the headers of images before training.")
     ] = False,
@@ -58,13 +63,21 @@ def train(
     from swiftalign.cli.progress import RunProgress
     from swiftalign.config.load import load_config
     from swiftalign.runs.folder import choose_run_folder, phase_folder
+    from swiftalign.runs.job import find_job
+    from swiftalign.runs.launch import take_part
     from swiftalign.runs.lowering import lower, to_argv
     from swiftalign.runs.processes import choose_processes
     from swiftalign.runs.train import prepare
     from swiftalign.runs.train import train as run_training
 
-    processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint)
+    job = find_job(os.environ)
+    processes = choose_processes(nproc, gpus, nnodes, node_rank, rdzv_endpoint, job=job, join_seconds=join_timeout)
     config = load_config(configs, overrides or [])
+    if processes.number and not dry_run:
+        code = take_part(processes, RunProgress(open_console(stderr=as_json)).show)
+        raise typer.Exit(code)
+    if processes.number and processes.job:
+        return  # command 0 prints
     options: dict[str, Any] = {"allow": allowed, "processes": processes, "check_images": not skip_image_check}
     progress = RunProgress(open_console(stderr=as_json), open_console(stderr=True), allowed)
     with progress.bar:
@@ -76,7 +89,7 @@ def train(
         except PreflightError:  # its problems have been shown
             raise typer.Exit(1) from None
     if not dry_run:
-        if as_json and not processes.node:
+        if as_json:
             print(json.dumps(result.to_json(), indent=2))
         if result.signal:
             raise typer.Exit(128 + result.signal)
@@ -89,7 +102,7 @@ def train(
     if as_json:
         print(json.dumps(lowered if config.phases else lowered[0], indent=2))
         return
-    if processes.total > 1:
+    if processes.total > 1 and not processes.job:
         print("#", " ".join(["torchrun", *processes.command(str(folder))[3:]]))
     for part, arguments in zip(parts, lowered, strict=True):
         if part.config.phase:

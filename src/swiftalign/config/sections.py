@@ -342,7 +342,7 @@ class TrainingSection(PassThroughSection):
     )
     packing: HandedThrough[bool] = Field(None, description="in this toolkit, the same as padding_free")
     sharding: Sharding | Literal["auto"] = Field(
-        "auto", description="how the model is spread over GPUs; auto: each has the whole model if it fits, else fsdp2"
+        "auto", description="how the model is spread over GPUs; auto: ddp if the whole model fits each, else fsdp2"
     )
     deepspeed: str | dict[str, Any] | None = Field(
         None, description="DeepSpeed's settings: a preset of ms-swift, a JSON file, or the settings themselves"

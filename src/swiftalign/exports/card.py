@@ -20,6 +20,7 @@ def model_card(source: Source, written: Written, output: Path, part: str) -> str
         "adapter": f"An adapter for {base.name}, trained by {source.method} and written by swiftalign.",
     }
     adapter = _ADAPTER.format(base=str(base), adapter=str(output if part == "adapter" else source.checkpoint))
+    loadable = source.config and (part == "adapter" or source.checkpoint == source.origin.path)
     return f"""---
 library_name: transformers
 base_model: {base.name}
@@ -29,7 +30,7 @@ base_model: {base.name}
 
 {about[part]}
 `export.json` records base, run, versions and hashes.
-{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if source.config else ""}"""
+{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if loadable else ""}"""
 
 
 _LOADING = """

@@ -85,7 +85,7 @@ def export(
     source = read_source(Path(checkpoint), base=base, config=config)
     output, difference = Path(output).absolute(), None
     part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
-    with output_folder(output, force=force, apart_from=(source.base_folder, source.checkpoint)) as folder:
+    with output_folder(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
         if part == "adapter":
             written = write_adapter(source, folder)
         elif part == "aligner":
@@ -96,7 +96,7 @@ def export(
         plan = source.plan.to_json() if source.plan else None
         if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.checkpoint, "method": source.method}
+        origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.origin.path, "method": source.method}
         record = {
             "format": 1,
             **origin,

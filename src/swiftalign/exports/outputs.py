@@ -105,7 +105,7 @@ def write_aligner(source: Source, folder: Path) -> Written:
 def write_adapter(source: Source, folder: Path) -> Written:
     """peft's two files; adapter_config.json names the base's folder on this machine."""
     if not source.config:
-        raise ExportError(f"{source.checkpoint}: full training has no adapter", "leave out --adapter-only")
+        raise ExportError(f"{source.origin.path}: full training has no adapter", "leave out --adapter-only")
     copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
     values = {**source.config, "base_model_name_or_path": str(source.base_folder), "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

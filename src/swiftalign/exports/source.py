@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.checkpoint.read import read_checkpoint
+from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.sections import Config
 from swiftalign.methods import of_adapter
@@ -27,11 +27,13 @@ class Source(SavedAdapter):
     """A checked checkpoint and the base that it belongs to; for full training its `config` and `layers` are empty.
 
     Attributes:
+        origin: the checkpoint as it was named; `checkpoint` is its folder, or that of the adapter gathered from it.
         base_folder: folder of the base model.
         plan: the plan of the run; None where the checkpoint has none.
         whole: base tensor -> the checkpoint's tensor that replaces it.
     """
 
+    origin: Checkpoint
     base_folder: Path
     plan: TuningPlan | None
     whole: dict[str, StoredTensor]
@@ -74,7 +76,9 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     folder, kind, plan, problem = checkpoint.path, checkpoint.weights.kind, checkpoint.plan, checkpoint.adapter_problem
     if kind == "file":
         raise ModelError(f"{folder}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")
-    if kind != "adapter" and (plan is None or plan.train_type != "full"):
+    if kind == "shards":
+        problem = checkpoint.weights.problems[0]
+    elif kind != "adapter" and (plan is None or plan.train_type != "full"):
         message = f"{folder}: has no adapter_config.json, and its run did not train a whole model"
         raise ModelError(message, "name a checkpoint-N folder or a run folder")
     if problem:
@@ -116,7 +120,8 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
             raise ExportError(f"{name} has the shape {mine}, in the base {theirs}", "is this the right base?")
     if plan:
         _refuse_other_base(base, base_tensors, plan)
-    return Source(folder, adapter, tensors, base_tensors, tuple(adapted), tuple(merged), base, plan, whole)
+    files = checkpoint.weights.gathered or folder
+    return Source(files, adapter, tensors, base_tensors, tuple(adapted), tuple(merged), checkpoint, base, plan, whole)
 
 
 def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:

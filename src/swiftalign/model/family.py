@@ -82,7 +82,8 @@ class Family:
             image as it reaches the model.
         published: hub id -> config, so that a plan for a public model needs no network.
         sizes: sizes that a config implies, from which speed and memory are predicted; None for no predictions.
-        measured_widths: the LLM widths with which the predictions were compared with measurements.
+        measured: how runs with which the predictions were compared were spread over GPUs, or ``one`` for one GPU -> the
+            widths of their LLMs.
         counts_tokens: whether `swiftalign.data.tokens` counts the tokens of a row as the models' template makes them.
         sync_free: whether `swiftalign.worker.sync_free` knows the models' forward pass.
         compiles: whether compiling the frozen layers was measured, so that it may be chosen without being asked for.
@@ -103,7 +104,7 @@ class Family:
     coordinates: Literal["relative1000", "resized"] = "relative1000"
     published: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     sizes: Callable[[dict[str, Any]], Sizes] | None = None
-    measured_widths: tuple[int, ...] = ()
+    measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     counts_tokens: bool = False
     sync_free: bool = False
     compiles: bool = False

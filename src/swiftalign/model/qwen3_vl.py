@@ -196,7 +196,7 @@ QWEN3_VL = Family(
     merger_layers=("linear_fc1", "linear_fc2"),
     published=_published("2B", "4B", "8B", "32B"),
     sizes=_sizes,
-    measured_widths=(2560, 4096),  # those of the 4B and the 8B
+    measured={"one": (2560, 4096)},  # the 4B and the 8B
     counts_tokens=True,
     sync_free=True,
     compiles=True,
@@ -209,7 +209,7 @@ QWEN3_VL_MOE = replace(
     # Published as [experts, in, out]; transformers 5 builds [experts, out, in].
     transposed=re.compile(r"\.mlp\.experts\."),
     published=_published("30B-A3B", "235B-A22B"),
-    measured_widths=(),
+    measured={},
     compiles=False,
     fp8=False,
 )

@@ -42,7 +42,8 @@ def read(source: ModelSource) -> Model:
 
 def _compared(model: Model, stored: dict[str, TensorInfo]) -> Model:
     """Add how the tensors in the weight files differ from those that the model class builds."""
-    built = {weight.name: weight for weight in model.parameters()}
+    built, family = {weight.name: weight for weight in model.parameters()}, find(model.model_type)
+    swapped = family.transposed if family else None
     if built.keys().isdisjoint(stored):
         message = f"{model.source}: its weight files hold no tensor of a {model.model_type} model"
         raise ModelError(message, "check that the weight files and config.json belong to the same model")
@@ -50,6 +51,11 @@ def _compared(model: Model, stored: dict[str, TensorInfo]) -> Model:
         model,
         unbuilt=tuple(name for name in stored if name not in built and name not in model.tied),
         missing=tuple(name for name in built if name not in stored or not shape_fits(stored[name], built[name])),
+        unswapped=tuple(
+            name
+            for name, tensor in stored.items()
+            if swapped and swapped.search(name) and name in built and tensor.shape == built[name].shape
+        ),
     )
 
 

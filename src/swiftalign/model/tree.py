@@ -117,6 +117,7 @@ class Model:
         config: the model's config.json.
         unbuilt: tensors of the weight files that the model class does not build, e.g. an MTP head's.
         missing: tensors that the model class builds but the weight files lack; they would start from random values.
+        unswapped: tensors that the weight files hold as the model class does, and published files with swapped axes.
     """
 
     source: str
@@ -128,6 +129,7 @@ class Model:
     config: dict[str, Any] = field(default_factory=dict, repr=False)
     unbuilt: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    unswapped: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self.by_name.values())

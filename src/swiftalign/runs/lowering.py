@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import WORKERS_ONLY, Config, best_metric_given
-from swiftalign.config.sharding import deepspeed_settings, stage
+from swiftalign.config.sharding import GATHER, deepspeed_settings, stage
 from swiftalign.data.metrics import LOWER_IS_BETTER
 from swiftalign.model.template import swift_model_type
 from swiftalign.model.tree import COMPONENTS
@@ -109,6 +109,8 @@ def _deepspeed(plan: TuningPlan, config: Config, choices: Choices) -> dict[str, 
     """The arguments that start DeepSpeed, so that what trains keeps the dtype that is planned."""
     settings = deepspeed_settings(config.training.deepspeed or choices.sharding)
     settings.setdefault("zero_force_ds_cpu_optimizer", False)  # with offload, torch's AdamW needs no C++ compiler
+    if stage(choices.sharding) == 3:
+        settings["zero_optimization"][GATHER] = True  # checkpoints would hold empty tensors
     if plan.dtype == "float32" or all(item.dtype != "float32" for item in plan.trainables):
         return {"deepspeed": settings}
     # DeepSpeed's own 16-bit modes cast the whole model. Here it runs under autocast, and sums gradients in float32.

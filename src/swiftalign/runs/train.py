@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -12,6 +13,7 @@ from typing import Any
 from swiftalign.checks.data import geometry_kept, images_to_learn_from, scored_kind, scored_rows
 from swiftalign.checks.learned import learned
 from swiftalign.checks.preflight import preflight
+from swiftalign.checks.sharding import chosen_way
 from swiftalign.checks.training import packages
 from swiftalign.config.sections import Config
 from swiftalign.data.encoding import encoding_of
@@ -37,16 +39,19 @@ from swiftalign.runs.folder import (
     write_run_files,
     write_start,
 )
-from swiftalign.runs.launch import ONE, follow_training
+from swiftalign.runs.job import kept_out
+from swiftalign.runs.launch import follow_training
+from swiftalign.runs.peers import Peers
 from swiftalign.runs.picture import draw_run
-from swiftalign.runs.processes import Processes
+from swiftalign.runs.processes import ONE, Processes
 from swiftalign.runs.resume import newest_sound, require_same_config, require_same_run
-from swiftalign.speed.cards import present_card
+from swiftalign.speed.cards import present_card, visible_cards
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import choose_for_card
 from swiftalign.speed.rows import rows_of
 
 Listener = Callable[[Event], None]
+_NOT_USED = "They fit only a command that torchrun or srun starts once per GPU, without --nproc, --gpus and --nnodes"
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,17 @@ def prepare(
     def show(text: str) -> None:
         listen(Event("progress", {"text": text}))
 
+    cards, parts = visible_cards(), []
+    card = present_card([each for each in cards if each.entry in processes.gpus] or cards[:1])
+    one_card = any(part.training.sharding != "device_map" for part in config.runs)
+    if len(cards) > 1 and processes.total == 1 and not processes.gpus and one_card:
+        on = "both" if len(cards) == 2 else f"all {len(cards)}"
+        used = f"GPU {cards[0].number or cards[0].entry}; --nproc {len(cards)} trains on {on}"
+        listen(Event("note", {"name": "gpu", "text": f"{len(cards)} GPUs are visible, and one is used: {used}"}))
+    if not processes.job and (names := kept_out(os.environ)):
+        listen(Event("note", {"name": "job", "text": f"not used: {', '.join(names)}. {_NOT_USED}"}))
     show("reading the model")
     model = read_model(config)
-    card, parts = present_card(), []
     for part in config.runs:
         # The configuration is checked before the data is read, which takes long, and again when its rows are counted.
         unread = resolve(part, model, rows=UNKNOWN, processes=processes.total)
@@ -166,8 +179,8 @@ def prepare(
             encoding = encoding_of(part)
             rows = Rows(part.data.sources("train"), data.left_out, encoding.writing, data.files)
             sample = rows_of(rows, encoding)
-        plan, choices, _ = choose_for_card(part, model, plan, card, sample, counts=data.rows)
-        stop_at_errors(preflight(part, model, plan))
+        plan, choices, predictor = choose_for_card(part, model, plan, card, sample, counts=data.rows)
+        stop_at_errors([*preflight(part, model, plan), *chosen_way(part, plan, choices, predictor)])
         parts.append(Part(part, plan, data, choices))
     return parts
 
@@ -186,7 +199,7 @@ def train(
     Args:
         resume: go on with the configuration's last run, from its newest sound checkpoint.
         allow: codes of error problems that do not stop the run.
-        processes: how many processes train, and where.
+        processes: how many processes train, and where; this is command 0 of those that train together.
         check_images: whether every image is decoded before training, not only its header read.
         listen: is called with each event, for progress and messages.
 
@@ -196,45 +209,57 @@ def train(
         TrainingError: training ended before its last step.
         SystemExit: SIGTERM or Ctrl-C came before the first step, or a second time.
     """
-    if processes.nodes > 1 and not config.training.output_dir:
+    if processes.several_machines and not config.training.output_dir:
         hint = "--set training.output_dir=/shared/runs/NAME"
         raise SwiftalignError("several machines need a run folder that all of them see", hint)
-    parts = prepare(config, allow=allow, processes=processes, check_images=check_images, listen=listen)
-    folder = choose_run_folder(config, resume=resume)
-    if processes.node:  # the first machine writes the run folder and shows progress
-        listen(Event("join", {"folder": folder, "processes": processes}))
-        for number, part in enumerate(parts, 1):
-            inner = phase_folder(folder, number) if part.config.phase else folder
-            inner.mkdir(parents=True, exist_ok=True)
-            for _ in follow_training(inner, local_model=_is_local(part.config), processes=processes):
-                pass
-        return RunResult(folder, "done", parts[-1].plan.schedule.steps or 0, None)
-    with locked(folder, used=resume):
-        if not config.phases:
-            return _run(parts[0], folder, processes, listen, allow=allow, resume=resume)
-        if resume and holds_run(folder):
-            require_same_config(folder, config)
-        write_config(folder, config)
-        results: list[RunResult] = []
-        for number, part in enumerate(parts, 1):
-            listen(Event("phase", {"number": number, "phases": len(parts), "config": part.config, "plan": part.plan}))
-            # Weights are carried on from phase to phase; optimizer and schedule begin afresh.
-            before = parts[number - 2].config.training if results else None
-            best = results[-1].best_checkpoint if before and before.keeps_best else None
-            weights = best or results[-1].checkpoint if results else None
-            inner = phase_folder(folder, number)
-            inner.mkdir(exist_ok=True)
-            go_on = resume and holds_run(inner)
-            results.append(_run(part, inner, processes, listen, allow=allow, resume=go_on, weights=weights))
-            if results[-1].status == "stopped":
-                break
-        return replace(results[-1], run_folder=folder, phases=tuple(results))
+    with Peers(processes) as peers:
+        parts = prepare(config, allow=allow, processes=processes, check_images=check_images, listen=listen)
+        folder = choose_run_folder(config, resume=resume)
+        with locked(folder, used=resume):
+            result = _run_phases(config, parts, folder, processes, peers, listen, allow=allow, resume=resume)
+        if result.signal:
+            peers.code = 128 + result.signal
+        return result
+
+
+def _run_phases(
+    config: Config,
+    parts: list[Part],
+    folder: Path,
+    processes: Processes,
+    peers: Peers,
+    listen: Listener,
+    *,
+    allow: Collection[str],
+    resume: bool,
+) -> RunResult:
+    """Train a run that has passed pre-flight, or its phases, one after the other."""
+    if not config.phases:
+        return _run(parts[0], folder, processes, peers, listen, allow=allow, resume=resume)
+    if resume and holds_run(folder):
+        require_same_config(folder, config)
+    write_config(folder, config)
+    results: list[RunResult] = []
+    for number, part in enumerate(parts, 1):
+        listen(Event("phase", {"number": number, "phases": len(parts), "config": part.config, "plan": part.plan}))
+        # Weights are carried on from phase to phase; optimizer and schedule begin afresh.
+        before = parts[number - 2].config.training if results else None
+        best = results[-1].best_checkpoint if before and before.keeps_best else None
+        weights = best or results[-1].checkpoint if results else None
+        inner = phase_folder(folder, number)
+        inner.mkdir(exist_ok=True)
+        go_on = resume and holds_run(inner)
+        results.append(_run(part, inner, processes, peers, listen, allow=allow, resume=go_on, weights=weights))
+        if results[-1].status == "stopped":
+            break
+    return replace(results[-1], run_folder=folder, phases=tuple(results))
 
 
 def _run(
     part: Part,
     folder: Path,
     processes: Processes,
+    peers: Peers,
     listen: Listener,
     *,
     allow: Collection[str],
@@ -271,7 +296,9 @@ def _run(
     write_start(folder, Start(checkpoint, None if checkpoint else weights, unchecked))
     listen(Event("begin", {"folder": folder, "plan": plan, "choices": part.choices}))
     began, events = time.monotonic(), []
-    for event in follow_training(folder, local_model=_is_local(config), processes=processes):
+    local = Path(config.model.path).is_absolute()
+    spread = part.choices.sharding == "device_map"
+    for event in follow_training(folder, local_model=local, processes=processes, peers=peers, all_gpus=spread):
         events.append(event)
         listen(event)
     result = _result(folder, events, time.monotonic() - began)
@@ -279,11 +306,6 @@ def _run(
         draw_run(folder / PICTURE_FILE, read_events(folder), title=f"{folder.name}: {plan.method}")
     listen(Event("finished", {"result": result}))
     return result
-
-
-def _is_local(config: Config) -> bool:
-    """Whether the model is a folder; then the training processes make no network call."""
-    return Path(config.model.path).is_absolute()
 
 
 def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:

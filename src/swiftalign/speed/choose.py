@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from swiftalign.config.sections import Config
-from swiftalign.config.sharding import way_of, zero_section
+from swiftalign.config.sharding import divides_weights, way_of, zero_section
 from swiftalign.data.files import RowCounts
 from swiftalign.model.families import find
 from swiftalign.model.tree import Model
@@ -50,34 +50,71 @@ def choose_for_card(
     processes = plan.schedule.processes
     predictor = Predictor.of(model, plan, card, rows or [ASSUMED]) if card else None
     sharding, why = spread(config, plan, predictor)
-    if predictor:
-        predictor = replace(predictor, sharding=sharding, processes=processes)
+    predictor = predictor and predictor.spread(sharding, processes)
     auto = config.training.per_device_train_batch_size == "auto"
     if predictor and auto and (fitting := fitting_batch(config, plan, predictor)) > 1:
         # Another batch changes the number of steps.
         plan = resolve(config, model, rows=counts, processes=processes, fitting=fitting)
     choices = choose(config, plan, predictor, sharding)
-    choices.reasons["sharding"] = why
+    if processes > 1 or why == _AS_CONFIGURED:
+        choices = replace(choices, reasons={"sharding": why, **choices.reasons})
     return plan, choices, predictor
 
 
-def spread(config: Config, plan: TuningPlan, whole: Predictor | None) -> tuple[str, str]:
+def spread(config: Config, plan: TuningPlan, predictor: Predictor | None) -> tuple[str, str]:
     """How the run is spread over GPUs, and why.
 
     Args:
-        whole: predicts the run where each GPU has the whole model; None without a GPU, or without predictions.
+        predictor: None without a GPU, or for a model without predictions.
+
+    Raises:
+        SwiftalignError: the model has to be divided, and the config asks for what can't be.
+    """
+    with suppress(ModelError, ValueError):  # pre-flight reports them
+        if asked := asked_way(config):
+            return asked, _AS_CONFIGURED
+    way, why = automatic(config, plan, predictor)
+    if divides_weights(way) and config.training.frozen_fp8:
+        where = config.where("training", "frozen_fp8")
+        message = f"{where}: training.frozen_fp8: the model does not fit each GPU, and FP8 matrices can't be divided"
+        raise SwiftalignError(message, "leave it out")
+    return way, why
+
+
+def asked_way(config: Config) -> str | None:
+    """The way of spreading that the config names, in ``deepspeed`` or in ``sharding``; None where it is left open.
+
+    Raises:
+        ModelError, ValueError: see `swiftalign.config.sharding.deepspeed_settings`.
     """
     training = config.training
     if training.deepspeed:
-        with suppress(ModelError, ValueError):  # pre-flight reports it
-            return way_of(zero_section(training.deepspeed)), _AS_CONFIGURED
-    if training.sharding != "auto":
-        return training.sharding, _AS_CONFIGURED
+        return way_of(zero_section(training.deepspeed))
+    return None if training.sharding == "auto" else training.sharding
+
+
+def automatic(config: Config, plan: TuningPlan, predictor: Predictor | None) -> tuple[str, str]:
+    """The way of spreading that ``sharding: auto`` takes, and why; see `spread`."""
     if plan.schedule.processes == 1:
         return "ddp", "there is one process"
-    if whole is None or whole.fits(Choices(plan.schedule.batch, padding_free=True)):
-        return "ddp", "the model fits each GPU" if whole else "no GPU is known"
-    return "fsdp2", f"the model takes {whole.card.memory / GIB:.0f} GiB"
+    if predictor is None:
+        return "ddp", "the memory that the run takes is not known"
+    if fits_at_worst(config, plan, predictor, "ddp"):
+        return "ddp", "the whole model fits each GPU"
+    if fits_at_worst(config, plan, predictor, "fsdp2"):
+        return "fsdp2", f"the whole model does not fit into {predictor.card.memory / GIB:.0f} GiB"
+    return "fsdp2_offload", f"a GPU's share of the layers does not fit into {predictor.card.memory / GIB:.0f} GiB"
+
+
+def fits_at_worst(config: Config, plan: TuningPlan, predictor: Predictor, sharding: str) -> bool:
+    """Whether a run that is spread in this way fits each GPU, with gradient checkpointing if it may be used.
+
+    Of a batch that the run is to choose itself, one row has to fit.
+    """
+    training, there = config.training, predictor.spread(sharding, plan.schedule.processes)
+    batch = 1 if training.per_device_train_batch_size == "auto" else plan.schedule.batch
+    choices = replace(_without_checkpointing(config, plan, there), batch=batch)
+    return there.fits(replace(choices, gradient_checkpointing=training.gradient_checkpointing is not False))
 
 
 def _installed(name: str) -> bool:
@@ -122,6 +159,8 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None, shardi
     if training.frozen_fp8:
         choices.reasons["frozen_fp8"] = _AS_CONFIGURED
     choices = replace(choices, gradient_checkpointing=checkpointing, vit_checkpointing=vit_checkpointing)
+    if sharding == "device_map":  # what of the model each GPU gets is accelerate's choice
+        return choices
     return replace(choices, peak=predictor.peak(choices), seconds=predictor.seconds(choices))
 
 
@@ -149,7 +188,7 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
     training = config.training
     given = asks_for_padding_free(config, plan.model_type)
     reasons = {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
-    spread = predictor.sharding == "device_map"
+    spread = predictor.spreading.sharding == "device_map"
     other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1 or spread
     if given is None:
         ruled_out = "model.attention, sequence_parallel_size or device_map rules it out"
@@ -174,7 +213,7 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
         reasons["kernels"] = "compiling was not measured for this model"
     elif "llm" in predictor.trained.parts:
         reasons["kernels"] = "the LLM's layers train"
-    elif predictor.sharding.startswith("zero3"):
+    elif predictor.spreading.sharding.startswith("zero3"):
         reasons["kernels"] = "ZeRO-3 gathers each layer's weights one by one, which can't be compiled"
     elif spread:
         reasons["kernels"] = "device_map rules the others out"

@@ -8,10 +8,10 @@ rate, and of the bytes that pass through its memory. `benchmarks/RESULTS.md` com
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from swiftalign.config.sharding import divides_weights
 from swiftalign.methods import METHODS
 from swiftalign.model.families import find
 from swiftalign.model.family import Sizes
@@ -19,6 +19,7 @@ from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.cards import GIB, Card
 from swiftalign.speed.choices import Choices
+from swiftalign.speed.spreading import Spreading, Weights
 from swiftalign.speed.work import Row, Trained, count, padded
 
 LARGEST_BATCH = 256
@@ -44,28 +45,45 @@ _FORWARD = 0.3  # share of the forward pass in _STARTS
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes that a step with the largest batch takes at most on one GPU, without CUDA's own context.
+
+    Attributes:
+        weights: the weights, with those that are gathered from other GPUs at a time.
+        trained: the gradients of what trains, and the optimizer's averages.
+        activations: everything that grows with the batch.
+    """
+
+    weights: int
+    trained: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.trained + self.activations
+
+
+@dataclass(frozen=True)
 class Predictor:
-    """Predicts one run on one card.
+    """Predicts one run, as each of its GPUs sees it.
 
     Attributes:
         sizes: sizes of the base model.
         trained: what of the model trains.
         card: the GPU that each process trains on.
         rows: rows of the data, or an assumed one; batches are made of them in this order.
-        parameters: number of parameters of the base model.
+        weights: the bytes of the base model.
         element: bytes per element of the base model.
-        sharding: how the run is spread over GPUs.
-        processes: number of training processes.
+        spreading: how the run is spread over GPUs.
     """
 
     sizes: Sizes
     trained: Trained
     card: Card
     rows: Sequence[Row]
-    parameters: int
+    weights: Weights
     element: int
-    sharding: str = "ddp"
-    processes: int = 1
+    spreading: Spreading = field(default_factory=Spreading)
 
     @classmethod
     def of(cls, model: Model, plan: TuningPlan, card: Card, rows: Sequence[Row]) -> Predictor | None:
@@ -85,7 +103,20 @@ class Predictor:
             method=plan.method,
         )
         element = _HALF if plan.dtype in ("bfloat16", "float16") else _FLOAT
-        return cls(sizes, trained, card, rows, plan.total_parameters, element)
+        # An adapted module's own weights stay frozen, and those of one in modules_to_save: a copy trains.
+        own = {item.module for item in plan.trainables} if plan.method == "full" else set()
+        frozen: Counter[str] = Counter()
+        for module in model:
+            _, found, inside = module.name.partition(f"{family.stacks[0]}.")
+            if found and module.name not in own:
+                frozen[inside.partition(".")[0]] += element * sum(weight.numel for weight in module.weights)
+        largest = max(frozen.values(), default=0)
+        weights = Weights(element * plan.total_parameters, frozen.total(), largest, sizes.layers)
+        return cls(sizes, trained, card, rows, weights, element)
+
+    def spread(self, sharding: str, processes: int) -> Predictor:
+        """What predicts the same run, spread over GPUs in another way."""
+        return replace(self, spreading=Spreading(sharding, processes))
 
     def fits(self, choices: Choices) -> bool:
         """Whether the run's largest batch fits on the card."""
@@ -106,16 +137,16 @@ class Predictor:
 
     def peak(self, choices: Choices) -> int:
         """Bytes that a step with the largest batch takes at most, without CUDA's own context."""
+        return self.memory(choices).peak
+
+    def memory(self, choices: Choices) -> Memory:
+        """What a step with the largest batch takes at most."""
         sizes, trained, element = self.sizes, self.trained, self.element
         rows = self.largest_rows(choices)
         rows = rows if choices.padding_free else padded(rows)
         tokens, labels = sum(row.tokens for row in rows), sum(row.labels for row in rows)
         patches = sum(count for row in rows for count in row.patches)
-        trained_bytes = trained.float32 * _FLOAT + (trained.numel - trained.float32) * element
-        copies = trained_bytes if trained.method != "full" else trained.float32 * (_FLOAT - element)
-        # The weights; and the gradients, with Adam's two averages.
-        shards = self.processes if divides_weights(self.sharding) else 1
-        shared = (self.parameters * element + copies) // shards + 3 * trained_bytes // shards
+        copies = self.trained_bytes if trained.method != "full" else trained.float32 * (_FLOAT - element)
         # Elements kept per token and LLM layer: the inputs of both norms; queries and keys before and after their
         # norms; values; the attention's result with its sums; and both halves of the gated product.
         layer = (2 * sizes.width + 3 * (sizes.queries + sizes.keys) + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]
@@ -138,7 +169,23 @@ class Predictor:
         # A frozen ViT keeps nothing and has finished when the LLM begins; it counts only where it takes more.
         vit = patches * (6 * sizes.vit_width + sizes.vit_inner) * _FLOAT
         in_work = int(max(working, vit - kept)) + trained.numel * element
-        return shared + int(max(kept, 0)) + in_work
+        return Memory(
+            self.spreading.weights(self.weights, copies),
+            self.spreading.trained(self.trained_bytes),
+            int(max(kept, 0)) + in_work,
+        )
+
+    @property
+    def trained_bytes(self) -> int:
+        """The bytes of what trains, and of its gradients."""
+        return self.trained.float32 * _FLOAT + (self.trained.numel - self.trained.float32) * self.element
+
+    def step_seconds(self, choices: Choices, accumulation: int) -> float | None:
+        """Seconds per optimizer step of ``accumulation`` batches; None where the card's rates are not known."""
+        seconds = self.seconds(choices)
+        if seconds is None:
+            return None
+        return seconds * accumulation + self.spreading.reducing(self.trained_bytes, self.card, accumulation)
 
     def seconds(self, choices: Choices) -> float | None:
         """Seconds per average batch, forward and backward; None where the card's rates are not known."""
@@ -161,4 +208,4 @@ class Predictor:
             elements += patches * sizes.vit_layers * (2 * sizes.vit_inner + 24 * sizes.vit_width)
             traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
             times.append(max(products + attention + traffic, layers * _STARTS[choices.kernels]) + _BATCH_SECONDS)
-        return sum(times) / len(times)
+        return self.spreading.seconds(sum(times) / len(times), self.weights, self.card)

@@ -6,7 +6,13 @@ it. Some attributes of this run's own model and trainer are replaced:
 
 - ``trainer.get_train_dataloader``, by `batches.train_dataloader`, unless the run asks its loader for something else.
 - ``trainer.get_batch_samples``, wrapped by `bad_rows`, so that a run is saved before a row that can't be used.
-- ``trainer._load_from_checkpoint`` and ``trainer._load_best_model``, by `weights.load_state`, with AdaLoRA.
+- ``trainer._load_from_checkpoint`` and ``trainer._load_best_model``, by `weights.load_state` with AdaLoRA, and by
+  `weights.carry_weights` with fsdp2, which also replaces ``trainer.save_model`` where whole models are saved.
+- ``trainer._wrap_model``, by `sharding`, with fsdp2: it wraps what is not divided in DDP.
+- ``trainer.create_optimizer``, wrapped by `callbacks.PlanCallback`, which compares the optimizer with the plan.
+- ``forward`` of the frozen layers, by its compiled form; and that of ms-swift's multimodal model, by `sync_free`.
+- ``hf_device_map``, ``_is_fsdp_managed_module`` and ``_ddp_params_and_buffers_to_ignore`` of the model, by `sharding`,
+  with fsdp2; and its trained parameters, by whole ones, with ZeRO-3.
 - ``trainer._determine_best_metric``, wrapped by `callbacks.PlanCallback`, which also knows what else is to be saved.
 - ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, and the language model's
   ``_deepstack_process``, by `sync_free`, in padding-free batches of a Qwen3-VL.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import sys
 import time
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from swift.callbacks import callbacks_map
 from swift.utils import safe_snapshot_download
 from transformers import EarlyStoppingCallback
@@ -23,18 +25,24 @@ from swiftalign.config.load import load_config
 from swiftalign.data.rows import RowError
 from swiftalign.model.read import refuse_remote_code
 from swiftalign.plan.plan import read_plan
-from swiftalign.problems import SwiftalignError
+from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import EventWriter, is_main_process
 from swiftalign.runs.folder import CHOICES_FILE, CONFIG_FILE, PLAN_FILE, read_start
 from swiftalign.runs.guard import end_with_launcher
 from swiftalign.runs.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
+from swiftalign.runs.processes import lost_contact, process_name
 from swiftalign.speed.choices import read_choices
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.grounding_eval import GroundingEval
 from swiftalign.worker.pipeline import AlignerSft
 from swiftalign.worker.sharding import join_processes
 
-JOIN_SECONDS = 1800.0  # ms-swift would wait for 208 days
+EXCHANGE_SECONDS = 1800.0  # ms-swift would wait for 208 days
+_LOST_CONTACT = re.compile(
+    r"by peer|broken pipe|connection closed|timed out|wait timeout|ncclRemoteError|remote process exited"
+    r"|killed by signal: Terminated",  # torchrun ends all processes of a data loader too
+    re.IGNORECASE,
+)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -51,8 +59,16 @@ def main(argv: list[str]) -> int:
             traceback.print_exc()
         message, hint = explain(error)
         exit_code = error.exit_code if isinstance(error, SwiftalignError) else 1
+        rank, local_rank, size, here = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1))
+        )
+        if size > 1 and not isinstance(error, SwiftalignError):
+            message = f"{process_name(rank, local_rank, os.environ, several_machines=here < size)}: {message}"
         # An error is reported from every process.
-        (writer or EventWriter(run_folder)).write("error", message=message, hint=hint, exit_code=exit_code)
+        writer = writer or EventWriter(run_folder)
+        follows = size > 1 and lost_contact_in(error)
+        writer.write("error", message=message, hint=hint, exit_code=exit_code, rank=rank, follows=follows)
         return exit_code
 
 
@@ -71,7 +87,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         arguments["use_cpu"] = True  # transformers allows 16-bit autocast on a CPU only with it
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             arguments["ddp_backend"] = "gloo"
-    join_processes(choices.sharding, float(config.handed_through.get("ddp_timeout") or JOIN_SECONDS))
+    join_processes(choices.sharding, float(config.handed_through.get("ddp_timeout") or EXCHANGE_SECONDS))
     callbacks_map[CALLBACK] = partial(PlanCallback, plan=plan, training=config.training, writer=writer)
     if evaluation := config.custom.grounding_eval:
         callbacks_map[GROUNDING_CALLBACK] = partial(GroundingEval, rows=evaluation.rows, every=evaluation.every)
@@ -114,6 +130,9 @@ def explain(error: Exception) -> tuple[str, str | None]:
     if isinstance(error, SwiftalignError):
         return error.message, error.hint
     text = " ".join(str(error).split()) or "no message"
+    if dist.is_initialized() and lost_contact_in(error):
+        waited = re.search(r"(\d+) ?ms|\(ms\)=(\d+)", text)
+        return lost_contact(int(waited[1] or waited[2]) / 1000 if waited else None)
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return f"the GPU is out of memory: {text[:200]}", (
             "lower training.per_device_train_batch_size (a higher gradient_accumulation_steps keeps the rows per step),"
@@ -126,6 +145,14 @@ def explain(error: Exception) -> tuple[str, str | None]:
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
     return f"{type(error).__name__}: {text[:500]}", None
+
+
+def lost_contact_in(error: Exception) -> bool:
+    """Whether an error only follows from what happened in another process: its end, or a time of waiting for it."""
+    cause = error.__cause__ if isinstance(error, TrainingError) else error
+    if isinstance(cause, (dist.DistNetworkError, dist.DistStoreError)):
+        return True
+    return isinstance(cause, RuntimeError) and _LOST_CONTACT.search(str(cause)) is not None
 
 
 if __name__ == "__main__":

@@ -209,8 +209,11 @@ def _generating(trainer: Any) -> Iterator[None]:
     whole = unwrap_model_for_generation(
         trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
     )
-    # peft's generate bypasses the model's own forward, where the trainer puts autocast.
-    with _random_kept(), whole, template.generate_context(), trainer.accelerator.autocast():
+    # peft's generate bypasses the model's own forward, where the trainer puts autocast, and DeepSpeed's engine.
+    autocast = trainer.accelerator.autocast()
+    if dtype := (trainer.args.deepspeed or {}).get("torch_autocast", {}).get("dtype"):
+        autocast = torch.autocast(trainer.args.device.type, getattr(torch, dtype))
+    with _random_kept(), whole, template.generate_context(), autocast:
         template.packing = template.padding_free = False
         try:
             yield

@@ -34,7 +34,7 @@ from swiftalign.worker.bad_rows import save_before_a_bad_row
 from swiftalign.worker.batches import FilledRows, global_batches, train_dataloader
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
-from swiftalign.worker.sharding import divide, loading, make_whole
+from swiftalign.worker.sharding import divide, keep_divided, loading, make_whole
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
 from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
@@ -154,11 +154,13 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         config, plan, choices, args = self.config, self.plan, self.choices, trainer.args
         self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))
         if choices.sharding.startswith("fsdp2"):
-            trainer.accelerator.device_placement = False  # `divide` has placed the weights
+            keep_divided(trainer, plan)
         if plan.ranks_may_shrink:
             trainer._load_from_checkpoint = lambda folder, model=None: load_state(trainer.model, Path(folder))
             trainer._load_best_model = lambda: load_state(trainer.model, Path(trainer.state.best_model_checkpoint))
         sync_free = choices.padding_free and (find(plan.model_type) or Family).sync_free
+        if choices.sharding == "device_map":
+            sync_free = False  # it gives all layers the tensors of one GPU
         tensor_parallel = isinstance(args.deepspeed, dict) and "tensor_parallel" in args.deepspeed
         special = args.dataloader_drop_last or args.dataloader_multiprocessing_context or tensor_parallel
         rows, samples = trainer.train_dataset.dataset, plan.schedule.samples

@@ -12,28 +12,39 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from swiftalign.config.sharding import stage
 from swiftalign.model.families import find
 from swiftalign.model.family import Family
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import SwiftalignError
+from swiftalign.problems import SwiftalignError, TrainingError
+from swiftalign.runs.processes import JOIN_SECONDS, JOIN_VARIABLE
+from swiftalign.worker.weights import carry_weights
 
 
 def join_processes(sharding: str, timeout: float) -> None:
     """Start torch's process group, unless there is one process that needs none.
 
+    At the start a process waits for the others as long as ``train --join-timeout`` says.
+
     Args:
         sharding: how the run is spread over GPUs.
-        timeout: seconds to wait for the other processes, at the start and in every exchange of data.
+        timeout: seconds to wait for the other processes in every exchange of data.
+
+    Raises:
+        TrainingError: the other processes did not come in time.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if alone and stage(sharding) is None and not sharding.startswith("fsdp2"):
@@ -46,7 +57,20 @@ def join_processes(sharding: str, timeout: float) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=timeout))
+    seconds = float(os.environ.get(JOIN_VARIABLE, JOIN_SECONDS))
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    except dist.DistError as error:
+        message = f"the training processes did not find each other within {seconds:g} s: {error}"
+        hint = "see the logs of all; train --join-timeout sets the seconds"
+        raise TrainingError(" ".join(message.split()), hint) from error
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+    )
     if stage(sharding) is not None:
         import deepspeed
 
@@ -123,3 +147,33 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     inner._is_fsdp_managed_module = True  # transformers then generates in all processes together
     model.hf_device_map = {"": device}  # transformers then leaves the weights where they are
+
+
+def keep_divided(trainer: Any, plan: TuningPlan) -> None:
+    """Let a trainer leave divided layers where they are, load only what trains, and save whole weights.
+
+    accelerate refuses DDP for a model with divided weights; here DDP sees only those that are not divided.
+    """
+    accelerator, wrap = trainer.accelerator, trainer._wrap_model
+    accelerator.device_placement = False
+
+    def wrap_model(model: Any, training: bool = True, **kwargs: Any) -> Any:
+        model = wrap(model, training=training, **kwargs)
+        if not training or dist.get_world_size() == 1 or isinstance(model, DistributedDataParallel):
+            return model
+        model = accelerator.prepare_model(model, evaluation_mode=True)  # with autocast, without DDP
+        settings = accelerator.ddp_handler.to_kwargs() if accelerator.ddp_handler else {}
+        return DistributedDataParallel(model, **settings)
+
+    trainer._wrap_model = wrap_model
+    trainer._load_from_checkpoint = lambda folder, model=None: carry_weights(plan, trainer.model, Path(folder))
+    trainer._load_best_model = lambda: carry_weights(plan, trainer.model, Path(trainer.state.best_model_checkpoint))
+    if plan.train_type != "full":
+        return  # an adapter's file holds nothing that is divided
+
+    def save_model(folder: str | None = None, _internal_call: bool = False) -> None:
+        whole = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if trainer.args.should_save:  # only this process has the weights
+            trainer._save(folder, state_dict=whole)
+
+    trainer.save_model = save_model

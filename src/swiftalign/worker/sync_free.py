@@ -44,6 +44,7 @@ class SyncFreeCollator:
         vision = inner.config.vision_config
         self.collate, self.keep_answers, self.dtype = collate, keep_answers, inner.visual.dtype
         self._image_token, self._merge = inner.config.image_token_id, vision.spatial_merge_size
+        self._pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2  # numbers per patch
         self._grid_side = int(vision.num_position_embeddings**0.5)  # of the ViT's learned positions
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
@@ -54,12 +55,18 @@ class SyncFreeCollator:
             learned = batch["labels"][0] != IGNORED
             batch["logits_to_keep"] = nn.functional.pad(learned[1:], (0, 1), value=True).nonzero().flatten()
             batch["labels"] = nn.functional.pad(batch["labels"][:, learned], (1, 0), value=IGNORED)
-        if "pixel_values" not in batch or "pixel_values_videos" in batch:
+        if "pixel_values_videos" in batch:
             return batch
+        text_alone = "pixel_values" not in batch
+        if text_alone:
+            # It gets a blank image, whose features go nowhere: the aligner then has gradients, of zero, in each batch,
+            # and all processes run the same layers.
+            batch["pixel_values"] = torch.zeros(self._merge**2, self._pixels)
+            batch["image_grid_thw"] = torch.tensor([[1, self._merge, self._merge]])
         batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
         grids = batch["image_grid_thw"]  # number of frames, and of rows and columns of patches, per image [images, 3]
         positions = (batch["input_ids"][0] == self._image_token).nonzero().flatten()
-        if len(positions) != int(grids.prod(-1).sum()) // self._merge**2:
+        if not text_alone and len(positions) != int(grids.prod(-1).sum()) // self._merge**2:
             raise ValueError(f"{len(positions)} image tokens do not match images of {grids.tolist()} patches")
         starts = get_vision_cu_seqlens(grids)
         indices, weights = get_vision_interpolation_indices_and_weights(
@@ -118,8 +125,11 @@ class SyncFreeModel:
         pixels, tokens, _ = (kwargs.pop(name) for name in ("pixel_values", "input_ids", "image_grid_thw"))
         seen = model.get_image_features(pixels, torch.tensor(images["grids"]), return_dict=True, **images["visual"])
         embedded = model.get_input_embeddings()(tokens)
-        features = torch.cat(seen.pooler_output).to(embedded.dtype)
-        self._features = [torch.cat(each) for each in seen.deepstack_features]
+        count = len(images["positions"])  # none in a batch of text alone
+        features = torch.cat(seen.pooler_output)[:count].to(embedded.dtype)
+        # Tuples, one tensor per image, from transformers 5.18 on.
+        deep = [torch.cat(each) if isinstance(each, tuple) else each for each in seen.deepstack_features]
+        self._features = [each[:count] for each in deep]
         return args, kwargs | {"inputs_embeds": embedded.index_copy(1, self._positions, features.unsqueeze(0))}
 
     def _hand_to_llm(self, llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Loading weights that ms-swift doesn't load: those of an earlier phase, and AdaLoRA's unpruned state.
+"""Loading weights that ms-swift doesn't load: those of an earlier phase or beside divided layers, and AdaLoRA's state.
 
 peft saves AdaLoRA's factors without their pruned ranks, and saves neither the importance of the ranks nor the pattern
 of the remaining ones. Resuming from such a checkpoint and reloading the best one fail in ms-swift. So the whole state
@@ -30,7 +30,7 @@ def carry_weights(plan: TuningPlan, model: Any, checkpoint: Path) -> None:
     """Copy a checkpoint's values into everything that trains.
 
     Args:
-        checkpoint: a checkpoint of the same plan, from an earlier phase.
+        checkpoint: a checkpoint of the same plan, from this run or an earlier phase.
 
     Raises:
         PlanMismatchError: the checkpoint lacks a tensor, or has it in another shape.
@@ -47,7 +47,7 @@ def carry_weights(plan: TuningPlan, model: Any, checkpoint: Path) -> None:
                     loaded.add(key)
     missing = sorted(parameters.keys() - loaded)
     if missing:
-        message = f"{checkpoint}: {len(missing)} of the phase's tensors are missing, e.g. {missing[0]}"
+        message = f"{checkpoint}: {len(missing)} of the tensors that train are missing, e.g. {missing[0]}"
         raise PlanMismatchError(message, f"run swiftalign verify-ckpt {checkpoint}")
 
 
