@@ -188,8 +188,8 @@ class Peers:
         line = _Line(self._server.accept()[0])
         try:
             greeting = line.receive(_GREETING_SECONDS) or {}
-            number = greeting.get("number")
-            if greeting.get("run") == _key(self._processes) and number in range(1, self._processes.commands):
+            number, numbers = greeting.get("number"), range(1, self._processes.commands)
+            if greeting.get("run") == _key(self._processes) and isinstance(number, int) and number in numbers:
                 known = self._lines.get(number)
                 self._lines[number] = line
                 if known:
