@@ -289,7 +289,7 @@ def test_one_process_says_that_it_uses_one_gpu(
 def three() -> Processes:
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    return Processes(2, 3, leader=f"localhost:{port}", join_seconds=2)
+    return Processes(2, 3, leader=f"localhost:{port}", join_seconds=1)
 
 
 @pytest.fixture

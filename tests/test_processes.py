@@ -287,6 +287,7 @@ def start(rank: int, config: Path, run: Path, *sets: str, **environment: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_commands_of_srun_train_what_one_process_does(config: Path, single: Path) -> None:
     run = config.parent / "srun"
     tasks = [start(rank, config, run, "training.per_device_train_batch_size=2") for rank in (1, 0)]

@@ -124,7 +124,8 @@ class Peers:
         elif raised is not None:
             code = raised.code if isinstance(raised, SystemExit) and isinstance(raised.code, int) else 1
         # Where the checks have ended the run, commands that started later would look for this one in vain.
-        wait = min(_LATE_SECONDS, self._processes.join_seconds) if raised is None or code in (1, 2) else 0.0
+        at_once = isinstance(raised, (SystemExit, KeyboardInterrupt))
+        wait = 0.0 if at_once else min(_LATE_SECONDS, self._processes.join_seconds)
         until = time.monotonic() + wait
         with contextlib.suppress(OSError):  # a time-out too
             while self._server and len(self._lines) + 1 < self._processes.commands and not self._begun:
@@ -187,8 +188,8 @@ class Peers:
         line = _Line(self._server.accept()[0])
         try:
             greeting = line.receive(_GREETING_SECONDS) or {}
-            number = greeting.get("number")
-            if greeting.get("run") == _key(self._processes) and isinstance(number, int):
+            number, numbers = greeting.get("number"), range(1, self._processes.commands)
+            if greeting.get("run") == _key(self._processes) and isinstance(number, int) and number in numbers:
                 known = self._lines.get(number)
                 self._lines[number] = line
                 if known:
