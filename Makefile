@@ -20,6 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest $(VENV)/wheels $(PYIMGAUG)
 	echo "$(PYIMGAUG_SHA256)  $$(ls $(VENV)/wheels/pyimgaug-*.whl)" | sha256sum --check --quiet
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(VENV)/wheels/pyimgaug-*.whl --editable '.[dev]'
+	# DeepSpeed comes as source, which asks for torch while it is built; its C++ parts are built when they are used.
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation deepspeed
 	touch $@
 
 demo: install
