@@ -1,5 +1,6 @@
 # make demo   installs, and trains the aligner of a small Qwen3-VL for a camera new to it
-# make test   installs where needed, and runs every check; make test-long more of the slow ones; make test-gpu those that need two GPUs
+# make test   installs where needed, and runs every check; make test-long more of the slow ones
+# make test-gpu   trains in every way on two GPUs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from random_weights import __file__ as random_weights
-from swiftalign.config.sharding import WAYS
+from swiftalign.config.sharding import WAYS, divides_weights
 from swiftalign.model.families import find
 from train_gpu import build_data, build_processor, own_command, published, run, stock_command
 from two_b import write_shards
@@ -132,8 +132,8 @@ def print_table(found: list[dict[str, Any]]) -> None:
 
 
 def print_layers(found: list[dict[str, Any]], layers: int) -> None:
-    """What one more layer takes by each way, and from it the whole model where the weights are divided by more GPUs."""
-    for way in dict.fromkeys(each["run"] for each in found):
+    """What one more layer takes by each way that divides the weights, and from it the whole model on more GPUs."""
+    for way in dict.fromkeys(each["run"] for each in found if divides_weights(each["run"].removeprefix("stock "))):
         runs = [each for each in found if each["run"] == way and "failed" not in each]
         few, many = runs[:1], runs[-1:]
         if len(runs) < 2 or few[0]["layers"] == many[0]["layers"]:

@@ -159,7 +159,8 @@ def execute(run: Run, folder: Path, *, cpu: bool) -> Result:
         stop = run.stopped and number == 0
         code, output = _call(command, folder / f"{run.name}.log", stop=stop)
         if code != (128 + signal.SIGTERM if stop else 0):
-            result.failed, result.output = f"{command[0]} ended with {code}", output[-2000:]
+            why = f"ended with {code}" if code is not None else f"took over {SECONDS:.0f} s"
+            result.failed, result.output = f"{command[0]} {why}", output[-2000:]
             break
         if stop:
             result.stopped_at = max(each.values["step"] for each in read_events(out) if each.kind == "saved")
@@ -179,11 +180,11 @@ def execute(run: Run, folder: Path, *, cpu: bool) -> Result:
     return result
 
 
-def _call(command: list[str], log: Path, *, stop: bool) -> tuple[int, str]:
+def _call(command: list[str], log: Path, *, stop: bool) -> tuple[int | None, str]:
     """Run a command of swiftalign, and stop it by SIGTERM after its first line about a step, if asked to.
 
     Returns:
-        Its exit code, and what it printed.
+        Its exit code, None if it was ended after the time limit; and what it printed.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "swiftalign", *command],
@@ -194,9 +195,10 @@ def _call(command: list[str], log: Path, *, stop: bool) -> tuple[int, str]:
         env=os.environ | {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "2", "HF_HUB_OFFLINE": "1"},
     )
     assert process.stdout is not None
-    output = ""
-    limit = Timer(SECONDS, process.terminate)
-    limit.start()
+    output, begin = "", time.monotonic()
+    limits = [Timer(SECONDS + more, process.terminate) for more in (0, 10)]  # a second signal ends a run at once
+    for limit in limits:
+        limit.start()
     with log.open("a") as file:
         for line in process.stdout:
             file.write(line)
@@ -204,5 +206,7 @@ def _call(command: list[str], log: Path, *, stop: bool) -> tuple[int, str]:
             if stop and line.startswith("step "):
                 process.terminate()
                 stop = False
-    limit.cancel()
-    return process.wait(), output
+    code, late = process.wait(), time.monotonic() - begin > SECONDS
+    for limit in limits:
+        limit.cancel()
+    return None if late else code, output
