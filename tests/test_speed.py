@@ -223,7 +223,7 @@ ON_EACH_GPU = [way for way in WAYS if way != "device_map"]
 @st.composite
 def weights_of_a_model(draw: st.DrawFn) -> Weights:
     layer, count = draw(BYTES), draw(st.integers(1, 100))
-    return Weights(layer * count + draw(BYTES), layer * count, layer, count)
+    return Weights(layer * count + draw(BYTES), layer * count, layer)
 
 
 @given(st.sampled_from(ON_EACH_GPU), GPUS, weights_of_a_model(), BYTES)

@@ -48,7 +48,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "lora": (f"tuner.target_regex={_LINEAR.replace('{', '{{')}", "tuner.modules_to_save=[]", "tuner.lora_rank=8"),
     "phases": (f"phases={_PHASES.replace('{', '{{').replace('}', '}}')}",),
 }
-TRAIN_OTHERWISE = ("lora", "phases")  # the others have the losses of the short run without settings
+TRAIN_OTHERWISE = ("compiled", "lora", "phases")  # the others have the losses of the short run without settings
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Predictor:
             if found and module.name not in own:
                 frozen[inside.partition(".")[0]] += element * sum(weight.numel for weight in module.weights)
         largest = max(frozen.values(), default=0)
-        weights = Weights(element * plan.total_parameters, frozen.total(), largest, sizes.layers)
+        weights = Weights(element * plan.total_parameters, frozen.total(), largest)
         return cls(sizes, trained, card, rows, weights, element)
 
     def spread(self, sharding: str, processes: int) -> Predictor:

@@ -1,6 +1,6 @@
 """What each way of spreading a run over GPUs keeps on one GPU, and what it sends between them.
 
-The constants of time are estimates: the formulas were not compared with runs on several GPUs.
+`benchmarks/RESULTS.md` compares ddp, fsdp2 and zero2 with measurements on two H200; the rest is an estimate.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ ZERO_BUCKET = 800_000_000
 # Times that a layer is gathered per batch: forward and backward. Gradient checkpointing adds none, since a layer runs
 # again right before its backward pass.
 GATHERED = 2
-# Share of the gathering that runs beside the computing; ms-swift's presets of ZeRO-3 leave `overlap_comm` off.
-FSDP2_OVERLAP, ZERO3_OVERLAP = 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,11 @@ class Weights:
         total: bytes of all of them.
         layers: bytes of the LLM's layers, as far as they are frozen.
         layer: bytes of the largest of these layers.
-        count: number of the LLM's layers.
     """
 
     total: int
     layers: int
     layer: int
-    count: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,9 @@ class Spreading:
     def seconds(self, computing: float, base: Weights, card: Card) -> float:
         """Seconds per batch, with the gathering of divided weights.
 
+        FSDP2 gathers a layer while the one before it computes, but the copies slow that layer's products by as much as
+        they hide: on two H200, a batch took the sum. ms-swift's presets of ZeRO-3 leave `overlap_comm` off.
+
         Args:
             computing: seconds per batch where each GPU has all weights.
         """
@@ -100,9 +99,7 @@ class Spreading:
         gathering = moved * (1 - 1 / self.processes) / card.link
         if self._offload:
             gathering += moved / self.processes / card.host
-        beside = gathering * (FSDP2_OVERLAP if fsdp2 else ZERO3_OVERLAP)
-        first = beside / (GATHERED * base.count)  # nothing is computed while the first layer is gathered
-        return max(computing, beside) + first + gathering - beside
+        return computing + gathering
 
     def reducing(self, gradients: int, card: Card, accumulation: int) -> float:
         """Seconds per optimizer step in which gradients are added up over the GPUs.
