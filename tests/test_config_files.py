@@ -390,7 +390,7 @@ DECLARED: dict[str, dict[str, Any]] = {
         "system": "Answer in JSON.",
         "sequence_parallel_size": 2,
     },
-    "training": {"metric_for_best_model": "eval_bbox_acc", "greater_is_better": True, "fsdp": "full_shard"},
+    "training": {"metric_for_best_model": "eval_bbox_acc", "greater_is_better": True},
 }
 
 

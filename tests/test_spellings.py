@@ -61,6 +61,10 @@ SAME = [
     ("deepspeed: {enabled: false, config: zero2}", ""),
     ("deepspeed: {enabled: off}", ""),
     ("deepspeed: zero1", "training: {deepspeed: zero1}"),
+    ("training: {fsdp: fsdp2}", "training: {sharding: fsdp2}"),
+    ("swift: {fsdp: full_shard auto_wrap offload}", "training: {sharding: fsdp2_offload}"),
+    ("training: {fsdp: []}", ""),
+    ("device_map: auto", "training: {sharding: device_map}"),
     ("deepspeed: {zero_optimization: {stage: 2}}", "training: {deepspeed: {zero_optimization: {stage: 2}}}"),
     ("data: {dataset: [placeholder], val_dataset: dummy, eval_dataset: [placeholder]}", ""),
     ("data: {dataset: a.jsonl, val_dataset: [b.jsonl]}", "data: {train: [a.jsonl], val: b.jsonl}"),
@@ -119,16 +123,17 @@ def test_what_a_run_keeps_of_it_is_the_same_configuration(text: str, write: Writ
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_argument_of_ms_swift_is_understood_in_every_section(section: str, name: str) -> None:
     rule, key = ARGUMENTS[name], (section, name) if section else (name,)
-    given: Any = (
-        rule.values[0] if isinstance(rule, Implied) and rule.values else [] if isinstance(rule, Implied) else "x"
-    )
+    given: Any = "auto" if name == "device_map" else "x"
+    if isinstance(rule, Implied):
+        given = rule.values[0] if rule.values else []
     problems, notes = list[Problem](), list[Problem]()
     values = parse_document(dump_yaml(nested(key, given, Place())), "file")
     translate(values, problems, notes)
     assert problems == []
     assert len(notes) == isinstance(rule, Noted)
     if isinstance(rule, Renamed):
-        converted = "top" if name == "model" and not section else given
+        converted = {"fsdp": "fsdp2", "device_map": "device_map"}.get(name, given)
+        converted = "top" if name == "model" and not section else converted
         assert lookup(values, rule.to, "top") == converted
         assert values.name(*rule.to) in (".".join(key), ".".join(rule.to))
     else:
