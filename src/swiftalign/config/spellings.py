@@ -107,7 +107,7 @@ def _none_for_null(files: Any) -> Any:
 def _fsdp(options: Any) -> Any:
     if isinstance(options, dict):
         options = options.get("fsdp", "fsdp2")
-    text = " ".join(options) if isinstance(options, list) else str(options or "")
+    text = " ".join(map(str, options)) if isinstance(options, list) else str(options or "")
     if text.endswith(".json"):
         raise ValueError(f"the settings in {text} are not read; write training: {{sharding: fsdp2}} or fsdp2_offload")
     return ("fsdp2_offload" if "offload" in text else "fsdp2") if text else LEFT_OUT
