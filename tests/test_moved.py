@@ -231,7 +231,7 @@ def test_every_argument_is_in_the_config_or_in_a_comment(kind: str) -> None:
     assert lost == []
 
 
-SPELLED_OTHERWISE = ("use_hf", "bf16", "fp16")  # hub and model.dtype
+SPELLED_OTHERWISE = ("use_hf", "bf16", "fp16", "fsdp")  # hub, model.dtype and training.sharding
 
 
 # What can't be moved

@@ -15,8 +15,12 @@ Each function is imported when it is first used, so that ``import swiftalign`` s
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Where DeepSpeed is installed and there is no GPU, accelerate imports it, and it says so on the standard output.
+logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 if TYPE_CHECKING:
     from swiftalign.checkpoint.verify import verify as verify
