@@ -121,9 +121,8 @@ def looked(run: Path) -> list[dict[str, list[int]]]:
     "way",
     [
         "fsdp2",
-        "zero2",
         "zero3",
-        *(pytest.param(way, marks=pytest.mark.long) for way in ("fsdp2_offload", "zero1", "zero2_offload")),
+        *(pytest.param(way, marks=pytest.mark.long) for way in ("fsdp2_offload", "zero1", "zero2", "zero2_offload")),
         pytest.param("zero3_offload", marks=pytest.mark.long),
     ],
 )
