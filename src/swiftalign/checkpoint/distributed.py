@@ -46,7 +46,7 @@ class _Unpickler(pickle.Unpickler):
             return tuple
         if module == "torch" and name in ITEM_SIZES:
             return name
-        raise ValueError(f"it holds {module}.{name}, which is no part of such a file"[:200])
+        raise ValueError(f"it holds {module}.{name}, which does not belong in such a file"[:200])
 
 
 def read_distributed(folder: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def read_distributed(folder: Path) -> dict[str, Any]:
             place = places[key, offsets].state
             file, begin, length = place["relative_path"], place["offset"], place["length"]
             if is_outside(folder, file) or not (folder / file).is_file() or place.get("transform_descriptors"):
-                raise ValueError(f"{name[:100]!r} lies in {file[:100]!r}, which is no plain file of this folder")
+                raise ValueError(f"{name[:100]!r} lies in {file[:100]!r}, which is not a plain file of this folder")
             left -= length
             end = (folder / file).stat().st_size
             if left < 0 or min(begin, length) < 0 or begin + length > end or prod(sizes) * ITEM_SIZES[dtype] > length:

@@ -78,7 +78,7 @@ def check_names(data: bytes, count: int = 1) -> None:
     """Look through pickles that follow each other, for what would take an unpickler very long or all memory.
 
     Raises:
-        Exception: of any type, where the bytes are no pickle, or hold a very long name or a very high number.
+        Exception: of any type, where the bytes are not a pickle, or hold a very long name or a very high number.
     """
     stream = io.BytesIO(data)
     for _ in range(count):

@@ -144,7 +144,7 @@ class Peers:
             order: what the others need to know.
 
         Returns:
-            HOST:PORT where the training processes meet; empty if there are no other commands.
+            HOST:PORT where the training processes meet; empty if this is the only command.
 
         Raises:
             TrainingError: a command has not come in time.
