@@ -82,7 +82,7 @@ def precision(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
     low = [item for item in plan.trainables if item.dtype in ("bfloat16", "float16")]
     if not low:
         return
-    rate = min(plan.rates[item.component] for item in low)
+    rate = min(plan.rate_of(item.component) for item in low)
     what = f"{counted(len(low), 'tensor')} would train in {low[0].dtype} at learning rate {rate:g}"
     fix = {"tuner": {"trainable_dtype": "float32"}}
     where = config.where("tuner", "trainable_dtype")

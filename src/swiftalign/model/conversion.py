@@ -3,8 +3,8 @@
 Weight files keep the names under which a model was published. Transformers renames, merges and splits the tensors while
 it loads them. Its rules are plain Python beside torch's operations, so they are run here with `_Shape` in place of
 torch's tensors, in hundredths of a second and without torch. They are private to transformers:
-`tests/test_conversion.py` holds them against real models, and where they can't be loaded, `swiftalign.model.read` builds
-the model on the meta device instead.
+`tests/test_conversion.py` holds them against real models, and where they can't be loaded, `swiftalign.model.read`
+builds the model on the meta device instead.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ class _Config:
     """A config.json whose keys are attributes, as transformers' rules ask for them."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        vars(self).update({key: _Config(value) if isinstance(value, Mapping) else value for key, value in values.items()})
+        vars(self).update(
+            {key: _Config(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+        )
 
     def get_text_config(self) -> Any:
         return getattr(self, "text_config", self)
@@ -250,7 +252,7 @@ class _Unused:
 
 @cache
 def _rules() -> tuple[Any, Any]:
-    """Transformers' ``core_model_loading`` and ``conversion_mapping``, run without torch and the rest of transformers."""
+    """Transformers' ``core_model_loading`` and ``conversion_mapping``, run without the rest of transformers."""
     package = importlib.util.find_spec("transformers")
     if package is None or package.origin is None:
         raise RulesError("transformers is not installed")
@@ -266,7 +268,8 @@ def _rules() -> tuple[Any, Any]:
     try:
         for name in ("core_model_loading", "conversion_mapping"):
             spec = importlib.util.spec_from_file_location(name, Path(package.origin).with_name(f"{name}.py"))
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             vars(module)["__builtins__"] = {**vars(builtins), "__import__": importing}
             spec.loader.exec_module(module)

@@ -2,75 +2,51 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-from swiftalign.model.families import find
+from swiftalign.model.components import class_of
 from swiftalign.model.safetensors import TensorInfo
-from swiftalign.model.tree import Architecture, Kind, Model, ModelSource, Module
+from swiftalign.model.tree import NO_COMPONENTS, Architecture, Kind, Model, ModelSource, Module
 from swiftalign.problems import ModelError
 
 
 def model_from_config(config: dict[str, Any], source: ModelSource) -> Model:
-    """The model of the class that a config names.
+    """The model of the class that a config names; its architecture is still to be set.
 
     Raises:
-        ModelError: transformers or ms-swift do not know the model type, or the config is malformed.
+        ModelError: transformers does not know the model type, or the config is malformed.
     """
-    family = find(config["model_type"])
-    architectures = [family.architecture] if family else _architectures_of_swift(config, source.type)
-    if architectures:
-        model = build_on_meta(config, trust_remote_code=source.trust_remote_code, dtype=source.dtype)
-        names = {name for name, _ in model.named_modules()}
-        for architecture in architectures:
-            if not names.isdisjoint(architecture.aligner):  # a model may lack an optional part, e.g. for audio
-                return model_of(model, architecture, source=source.path, config=config)
-    raise ModelError(
-        f"{source.path}: ms-swift knows no aligner in a {config['model_type']!r} model",
-        "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
-    )
+    return model_of(build_on_meta(config, dtype=source.dtype), NO_COMPONENTS, source=source.path, config=config)
 
 
-def build_on_meta(model_config: dict[str, Any], *, trust_remote_code: bool = False, dtype: str | None = None) -> Any:
-    """A transformers model on the meta device, its tied weights tied, in its config's dtype or the given one."""
+def build_on_meta(model_config: dict[str, Any], *, dtype: str | None = None) -> Any:
+    """A transformers model on the meta device, its tied weights tied, in its config's dtype or the given one.
+
+    No code of the model's own runs: a config's ``auto_map`` is not looked at.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    import transformers
+    from transformers import AutoConfig, AutoModelForMultimodalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     try:
-        hf_config = AutoConfig.for_model(**model_config)
+        hf_config = AutoConfig.for_model(**{key: value for key, value in model_config.items() if key != "auto_map"})
+        model_class = getattr(transformers, class_of(model_config), None)
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(
-                hf_config,
-                trust_remote_code=trust_remote_code,
-                dtype=getattr(torch, str(dtype or hf_config.dtype or "float32").removeprefix("torch.")),
-            )
+            real = getattr(torch, str(dtype or hf_config.dtype or "float32").removeprefix("torch."))
+            if model_class is None:
+                model = AutoModelForMultimodalLM.from_config(hf_config, dtype=real)
+            else:
+                model = model_class._from_config(hf_config, dtype=real)
     except Exception as error:  # whatever a malformed config makes of transformers' classes
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"transformers can't build a {model_config['model_type']!r} model from its config: {error}",
+            f"transformers can't build a {model_config['model_type']!r} model from its config: {reason[:200]}",
             "check config.json, and that the installed transformers knows this model",
         ) from error
     model.tie_weights()
     return model
-
-
-def _architectures_of_swift(config: dict[str, Any], swift_type: str | None) -> list[Architecture]:
-    """The components of a model class according to ms-swift, of which several model types may share a class."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from swift.model import MODEL_MAPPING, MultiModelKeys
-        from swift.model.model_meta import get_matched_model_types
-
-    classes = config.get("architectures")
-    # Without a class, ms-swift would match every one of its types that names none.
-    matched = get_matched_model_types(classes) if classes else []
-    types = [swift_type] if swift_type else list(dict.fromkeys([config["model_type"], *matched]))
-    return [
-        Architecture(key.arch_name, tuple(key.language_model), tuple(key.vision_tower), tuple(key.aligner))
-        for name in types
-        if (meta := MODEL_MAPPING.get(name)) and isinstance(key := meta.model_arch, MultiModelKeys) and key.aligner
-    ]
 
 
 def model_of(model: Any, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from swiftalign.model.components import architectures, class_of
+from swiftalign.model.conversion import RulesError
 from swiftalign.model.families import find, published_config, published_ids, shape_fits
 from swiftalign.model.family import config_dtype
+from swiftalign.model.headers import from_headers
 from swiftalign.model.safetensors import TensorInfo, read_json, read_stored, weight_files
-from swiftalign.model.tree import Model, ModelSource
+from swiftalign.model.tree import Architecture, Model, ModelSource
 from swiftalign.problems import ModelError
 
 
@@ -23,21 +27,48 @@ def read(source: ModelSource) -> Model:
     """
     folder = Path(source.path)
     config = _config(folder, source)
-    if not source.trust_remote_code:
-        refuse_remote_code(folder, config, source.path, source.where)
-    family = find(config["model_type"]) if not config.get("quantization_config") else None
-    model, stored = None, {}
-    if family and family.describe:
-        files = weight_files(folder) if folder.is_absolute() else []
-        stored = {tensor.info.name: tensor.info for file in files for tensor in read_stored(file)}
-        first = next((tensor.dtype for tensor in stored.values()), None)
-        source = replace(source, dtype=source.dtype or config_dtype(config) or first)
-        model = family.build(config, source.path, source.dtype)
-    if model is None:
-        from swiftalign.model.meta import model_from_config
+    family = find(config["model_type"])
+    known = [family.architecture] if family else architectures(config, source.path, source.type)
+    if not known:
+        raise ModelError(
+            f"{source.path}: ms-swift knows no aligner in a {class_of(config) or config['model_type']} model",
+            "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
+        )
+    quantized = bool(config.get("quantization_config"))
+    files = weight_files(folder) if folder.is_absolute() and not quantized else []
+    stored = {tensor.info.name: tensor.info for file in files for tensor in read_stored(file)}
+    first = next((tensor.dtype for tensor in stored.values()), None)
+    source = replace(source, dtype=source.dtype or config_dtype(config) or first)
+    model = family.build(config, source.path, source.dtype) if family and not quantized else None
+    if model is not None:
+        return _compared(model, stored) if stored else model
+    if stored:
+        with suppress(RulesError):
+            return _with_aligner(from_headers(stored, config, source=source.path, dtype=source.dtype), known)
+    if config.get("auto_map"):
+        message = (
+            f"{source.path}: its model has Python code of its own, and there are no weight files here to read it from"
+        )
+        raise ModelError(message, "download the model, and name its folder")
+    from swiftalign.model.meta import model_from_config
 
-        model = model_from_config(config, source)
-    return _compared(model, stored) if stored else model
+    return _with_aligner(model_from_config(config, source), known)
+
+
+def _with_aligner(model: Model, known: list[Architecture]) -> Model:
+    """The model with the first architecture whose aligner it has: it may lack an optional part, e.g. for audio.
+
+    Raises:
+        ModelError: it has none of their aligners.
+    """
+    for architecture in known:
+        if not model.by_name.keys().isdisjoint(architecture.aligner):
+            return replace(model, architecture=architecture)
+    prefixes = list(dict.fromkeys(prefix for architecture in known for prefix in architecture.aligner))
+    raise ModelError(
+        f"{model.source}: it has no aligner: no name in the model begins with {' or '.join(prefixes)}",
+        "check that the weight files are complete, and that they and config.json belong to the same model",
+    )
 
 
 def _compared(model: Model, stored: dict[str, TensorInfo]) -> Model:

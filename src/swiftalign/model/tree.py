@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 from swiftalign.model.safetensors import TensorInfo
 
-Component = Literal["llm", "vit", "aligner"]
-COMPONENTS: tuple[Component, ...] = get_args(Component)
+Component = Literal["llm", "vit", "aligner", "other"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)[:3]  # those that have a freeze flag
 
 
 class Kind(StrEnum):
@@ -65,6 +65,10 @@ def is_inside(name: str, parents: Iterable[str]) -> bool:
 class Architecture:
     """Which name prefixes make up each component; the aligner may lie inside the ViT's prefix.
 
+    Attributes:
+        name: ms-swift's name of the architecture.
+        generator: parts that make speech or images, which ms-swift always freezes.
+
     References:
         ms-swift `swift/model/model_arch.py`, `MultiModelKeys`.
     """
@@ -73,14 +77,16 @@ class Architecture:
     llm: tuple[str, ...]
     vit: tuple[str, ...]
     aligner: tuple[str, ...]
+    generator: tuple[str, ...] = ()
 
     def component(self, name: str) -> Component:
-        """The component of a module or parameter; as in ms-swift, names outside all prefixes count as the LLM's."""
-        return "aligner" if is_inside(name, self.aligner) else "vit" if is_inside(name, self.vit) else "llm"
+        """The component of a module or parameter; ``other`` in no prefix, which no freeze flag reaches."""
+        parts: tuple[tuple[Component, tuple[str, ...]], ...]
+        parts = (("other", self.generator), ("aligner", self.aligner), ("vit", self.vit), ("llm", self.llm))
+        return next((part for part, prefixes in parts if is_inside(name, prefixes)), "other")
 
-    def covers(self, name: str) -> bool:
-        """Whether a name lies in one of the prefixes; ms-swift's freeze flags reach no other name."""
-        return is_inside(name, (*self.llm, *self.vit, *self.aligner))
+
+NO_COMPONENTS = Architecture("unknown", (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,7 @@ class Model:
         unbuilt: tensors of the weight files that the model class does not build, e.g. an MTP head's.
         missing: tensors that the model class builds but the weight files lack; they would start from random values.
         unswapped: tensors that the weight files hold as the model class does, and published files with swapped axes.
+        files: a tensor's name -> the names in the weight files of those that it is made of; empty without such files.
     """
 
     source: str
@@ -130,6 +137,7 @@ class Model:
     unbuilt: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unswapped: tuple[str, ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self.by_name.values())
@@ -154,7 +162,7 @@ class Model:
     @cached_property
     def totals(self) -> dict[Component, int]:
         """Number of parameters per component."""
-        counts = dict.fromkeys(COMPONENTS, 0)
+        counts: dict[Component, int] = dict.fromkeys(get_args(Component), 0)
         for weight in self.parameters():
             counts[self.component(weight.name)] += weight.numel
         return counts

@@ -37,6 +37,8 @@ def optimizer_groups(
 ) -> Iterable[OptimizerGroup]:
     """The groups that ms-swift's optimizer makes, in its order; none for an optimizer that makes its own.
 
+    What lies in no component trains at the rate of the LLM, in its groups.
+
     References:
         ms-swift `swift/optimizers/multimodal.py`; transformers `Trainer.create_optimizer`.
     """
@@ -44,7 +46,9 @@ def optimizer_groups(
     for part in parts:
         for decays in order:
             parameters = tuple(
-                item.parameter for item in trainables if part in ("all", item.component) and item.decays is decays
+                item.parameter
+                for item in trainables
+                if part in ("all", "llm" if item.component == "other" else item.component) and item.decays is decays
             )
             if parameters:
                 rate = rates["llm" if part == "all" else part]

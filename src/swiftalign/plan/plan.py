@@ -198,8 +198,12 @@ class TuningPlan:
         """Whether the ranks among the planned shapes are upper bounds: AdaLoRA prunes ranks as it trains."""
         return self.train_type in METHODS and METHODS[self.train_type].ranks_may_shrink and bool(self.adapted)
 
+    def rate_of(self, component: Component) -> float:
+        """The learning rate of a component; what lies in none trains at the LLM's."""
+        return self.rates["llm" if component == "other" else component]
+
     def __repr__(self) -> str:
-        parts = [f"{name} {self._share(name)}" for name in COMPONENTS if self.components[name].trainable]
+        parts = [f"{name} {self._share(name)}" for name, count in self.components.items() if count.trainable]
         steps = "unknown" if self.schedule.steps is None else f"{self.schedule.steps:,}"
         decided_at = ".".join(map(str, self.decided_at))
         return (
@@ -214,7 +218,7 @@ class TuningPlan:
         """The plan as a notebook shows it."""
         rows = "".join(
             f"<tr><td>{name}</td><td>{count.total:,}</td><td>{count.trainable:,}</td><td>{self._share(name)}</td>"
-            f"<td>{self.rates[name]:g}</td></tr>"
+            f"<td>{self.rate_of(name):g}</td></tr>"
             for name, count in self.components.items()
         )
         columns = "".join(f"<th>{name}</th>" for name in ("component", "parameters", "trainable", "share", "rate"))

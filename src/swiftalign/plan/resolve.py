@@ -10,7 +10,7 @@ from swiftalign.data.count import count_rows
 from swiftalign.data.files import RowCounts
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
-from swiftalign.model.tree import COMPONENTS, Kind, Model
+from swiftalign.model.tree import COMPONENTS, Kind, Model, is_inside
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
 from swiftalign.plan.schedule import read_schedule
@@ -55,7 +55,8 @@ def resolve(
         tensors=tuple(_checkpoint_tensors(tuner, model, selection, trainables)),
         components={
             name: Count(model.totals[name], sum(item.numel for item in trainables if item.component == name))
-            for name in COMPONENTS
+            for name in model.totals
+            if name in COMPONENTS or model.totals[name]
         },
         optimizer=optimizer_name(config),
         rates=rates,
@@ -70,7 +71,8 @@ def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iter
         for weight in model.parameters():
             module = weight.name.rpartition(".")[0]
             component = model.component(module)
-            if not tuner.frozen[component] or not model.architecture.covers(module):
+            generates = is_inside(module, model.architecture.generator)  # ms-swift always freezes these parts
+            if not tuner.frozen.get(component, generates):
                 decays = _whole_decays(weight.name, module, model)
                 yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, whole_dtype, decays)
         return

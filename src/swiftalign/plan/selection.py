@@ -63,8 +63,7 @@ def select(config: Config, model: Model) -> Selection:
         matched = {
             name
             for name in model.by_name
-            if model.architecture.covers(name)
-            and not frozen[model.component(name)]
+            if not frozen.get(model.component(name), True)  # no flag reaches a module outside all components
             and name.rpartition(".")[2] != "lm_head"
         }
     adapted = tuple(  # peft leaves the layers of saved modules without an adapter
