@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from swiftalign.checks import (
+    base_model,
     best_model,
     data,
     methods,
@@ -26,6 +27,9 @@ from swiftalign.problems import Problem
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 
 CHECKS: tuple[Check, ...] = (
+    base_model.type_and_template,
+    base_model.remote_code,
+    base_model.prefixes,
     selection.saved,
     selection.targets,
     methods.variant,

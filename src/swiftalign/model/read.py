@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from swiftalign.model.families import find, published_config, published_ids, sha
 from swiftalign.model.family import config_dtype
 from swiftalign.model.headers import from_headers
 from swiftalign.model.safetensors import TensorInfo, read_json, read_stored, weight_files
+from swiftalign.model.swift_map import type_named, types_of_class
 from swiftalign.model.tree import Architecture, Model, ModelSource
 from swiftalign.problems import ModelError
 
@@ -30,6 +32,13 @@ def read(source: ModelSource) -> Model:
     family = find(config["model_type"])
     known = [family.architecture] if family else architectures(config, source.path, source.type)
     if not known:
+        place = f"{source.where}: " if source.where else ""
+        if source.type and type_named(source.type) is None:
+            near = difflib.get_close_matches(
+                source.type, [each.name for each in types_of_class(class_of(config))], n=1, cutoff=0
+            )
+            hint = f"for this model: {near[0]}" if near else "remove model.type, or name a model type of ms-swift"
+            raise ModelError(f"{place}model.type: ms-swift has no model type {source.type!r}", hint)
         raise ModelError(
             f"{source.path}: ms-swift knows no aligner in a {class_of(config) or config['model_type']} model",
             "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
@@ -110,19 +119,3 @@ def _config(folder: Path, source: ModelSource) -> dict[str, Any]:
         place = str(path) if folder.is_absolute() else f"config.json of {source.path}"
         raise ModelError(f"{place}: names no model_type", "name a whole model, not an adapter")
     return config
-
-
-def refuse_remote_code(folder: Path, config: dict[str, Any], source: str, where: str = "") -> None:
-    """Refuse a model that asks to run its own Python code: ms-swift would run it, for the model and its processor.
-
-    Raises:
-        ModelError: the config of the model, or of its tokenizer or processor, has an ``auto_map``.
-    """
-    configs = {"config.json": config} | {file.name: read_json(file) for file in sorted(folder.glob("*config.json"))}
-    for name, values in configs.items():
-        if isinstance(values, dict) and values.get("auto_map"):
-            place = f"{where}: " if where else ""
-            raise ModelError(
-                f"{place}model {source} asks to run Python code of its own (auto_map in {name})",
-                "if you trust it, set model: {path: ..., trust_remote_code: true}",
-            )
