@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from swiftalign.model.headers import from_headers
 from swiftalign.model.safetensors import TensorInfo, read_json, read_stored, weight_files
 from swiftalign.model.swift_map import type_named, types_of_class
 from swiftalign.model.tree import Architecture, Model, ModelSource
-from swiftalign.problems import ModelError
+from swiftalign.problems import ModelError, names
 
 
 def read(source: ModelSource) -> Model:
@@ -31,13 +30,11 @@ def read(source: ModelSource) -> Model:
     config = _config(folder, source)
     family = find(config["model_type"])
     known = [family.architecture] if family else architectures(config, source.path, source.type)
+    place = f"{source.where}: " if source.where else ""
     if not known:
-        place = f"{source.where}: " if source.where else ""
         if source.type and type_named(source.type) is None:
-            near = difflib.get_close_matches(
-                source.type, [each.name for each in types_of_class(class_of(config))], n=1, cutoff=0
-            )
-            hint = f"for this model: {near[0]}" if near else "remove model.type, or name a model type of ms-swift"
+            listed = names(each.name for each in types_of_class(class_of(config)))
+            hint = f"it has for this model: {listed}" if listed else "remove model.type"
             raise ModelError(f"{place}model.type: ms-swift has no model type {source.type!r}", hint)
         raise ModelError(
             f"{source.path}: ms-swift knows no aligner in a {class_of(config) or config['model_type']} model",
@@ -55,10 +52,8 @@ def read(source: ModelSource) -> Model:
         with suppress(RulesError):
             return _with_aligner(from_headers(stored, config, source=source.path, dtype=source.dtype), known)
     if config.get("auto_map"):
-        message = (
-            f"{source.path}: its model has Python code of its own, and there are no weight files here to read it from"
-        )
-        raise ModelError(message, "download the model, and name its folder")
+        message = f"{place}model {source.path} has Python code of its own, which is not run to see what the model holds"
+        raise ModelError(message, "name a folder with its safetensors files, not quantized: their headers tell")
     from swiftalign.model.meta import model_from_config
 
     return _with_aligner(model_from_config(config, source), known)

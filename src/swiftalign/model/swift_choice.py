@@ -16,7 +16,7 @@ from typing import Any
 from swiftalign.model.components import class_of
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
-from swiftalign.model.swift_map import SwiftType, type_named, type_of_model, types_of_class
+from swiftalign.model.swift_map import SwiftType, architecture, type_named, type_of_model, types_of_class
 from swiftalign.model.tree import ModelSource
 from swiftalign.problems import ModelError
 
@@ -68,11 +68,10 @@ def choose(config: Mapping[str, Any], source: ModelSource, template: str | None 
             return SwiftChoice(*pair)
         if pair == (trained.get("model_type"), trained.get("template")):
             return SwiftChoice(*pair, "args.json")
-    names = {name for pair in pairs for name in pair} & _SIGNS.keys()
-    signs = {name: _SIGNS[name][1](files) for name in names}
-    verdicts = {pair: {signs[name] for name in pair if name in signs} for pair in pairs}
-    left = [pair for pair in pairs if False not in verdicts[pair]]
-    left = [pair for pair in left if True in verdicts[pair]] or left or pairs
+    signs = {pair: sign for pair in pairs if (sign := _SIGNS.get(pair[1]) or _SIGNS.get(pair[0]))}
+    verdicts = {pair: sign(files) for pair, (_, sign) in signs.items()}
+    left = [pair for pair in pairs if verdicts.get(pair) is not False]
+    left = [pair for pair in left if verdicts.get(pair)] or left or pairs
     # By some types, ms-swift makes the same of a model; then the name in config.json is taken.
     by_name = {each.name: each for each in types}
     left.sort(key=lambda pair: pair[0] != config.get("model_type"))
@@ -80,7 +79,7 @@ def choose(config: Mapping[str, Any], source: ModelSource, template: str | None 
     if len(alike) > 1:
         names = {name for name, _ in left}
         return SwiftChoice(names.pop() if len(names) == 1 else None, template, candidates=tuple(left))
-    told = dict.fromkeys(_SIGNS[name][0] for name, verdict in signs.items() if verdict is not None)
+    told = {file for pair, (file, _) in signs.items() if verdicts[pair] is not None}
     return SwiftChoice(*next(iter(alike.values())), " and ".join(sorted(told)))
 
 
@@ -90,7 +89,9 @@ def _types(files: _Files, source: ModelSource) -> list[SwiftType]:
         return [each] if (each := type_named(source.type)) else []
     found, published = types_of_class(class_of(files.config)), type_of_model(source.path)
     trained = type_named(str(files.trained_as.get("model_type")))
-    writing = [each for each in found if each.generates and each.architecture]
+    writing = [
+        each for each in found if each.generates and (parts := architecture(each.architecture)) and parts.aligner
+    ]
     for named in (published[0] if published else None, trained):
         if named and (named in found or not found):
             return [named] if named.generates else [*writing, named]
@@ -119,8 +120,8 @@ class _Files:
 
     def vocabulary(self, size: int) -> bool | None:
         """Whether the LLM has a vocabulary of this size, with up to 999 tokens more for images and the like."""
-        found = self.llm.get("vocab_size")
-        return size <= found < size + 1000 if isinstance(found, int) else None
+        found = _number(self.llm.get("vocab_size"))
+        return None if found is None else size <= found < size + 1000
 
     def llama(self, vocabulary: int) -> bool | None:
         """Whether the LLM is a Llama with this vocabulary."""
@@ -129,20 +130,20 @@ class _Files:
     @property
     def reads_far(self) -> bool:
         """Whether the LLM is one that reads more than Llama 3."""
-        return (self.llm.get("max_position_embeddings") or 0) > 8192
+        return (_number(self.llm.get("max_position_embeddings")) or 0) > 8192
 
     @property
     def version(self) -> float | None:
         """The version of a MiniCPM: before 2.6, its config.json does not give it."""
-        if (given := self.config.get("version")) is not None:
-            return float(given)
+        if (given := _number(self.config.get("version"))) is not None:
+            return given
         sizes = self.config.get("hidden_size"), self.config.get("query_num")
         return None if None in sizes else 2.0 if sizes == (2304, 64) else 2.5
 
     @property
     def embeds_per_layer(self) -> bool | None:
         """Whether the LLM has an embedding in each layer, as Gemma's E2B and E4B have."""
-        size = self.llm.get("hidden_size_per_layer_input")
+        size = _number(self.llm.get("hidden_size_per_layer_input"))
         return None if size is None else size > 0
 
     def internvl(self, *, newer: bool) -> bool | None:
@@ -193,6 +194,14 @@ class _Files:
         return file.read_text(encoding="utf-8", errors="replace") if file and file.is_file() else ""
 
 
+def _number(value: Any) -> float | None:
+    """A config's number, which may be written as a text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
 def _config(sign: Callable[[_Files], bool | None]) -> _Sign:
     return "config.json", sign
 
@@ -209,8 +218,8 @@ def _version(number: float) -> _Sign:
     return _config(lambda files: None if files.version is None else files.version == number)
 
 
-# Name of a type or a template, or of both -> the file that tells, and whether the model is of it; None: can't be told.
-# What has no sign is taken where the signs exclude everything else.
+# A template, or a type whose template has no sign -> the file that tells, and whether the model is of it, or None where
+# that can't be told. What has no sign is taken where the signs exclude everything else.
 _Sign = tuple[str, Callable[[_Files], bool | None]]
 _LLAMA, _LLAMA_3, _YI = 32_000, 128_256, 64_000  # sizes of vocabularies
 _SIGNS: dict[str, _Sign] = {

@@ -93,9 +93,9 @@ def model_name(path: str) -> str:
 
 
 @cache
-def architecture(name: str) -> Architecture | None:
+def architecture(name: str | None) -> Architecture | None:
     """Where the components of an architecture lie; None for one without a multimodal map."""
-    return _architectures().get(name)
+    return _architectures().get(name or "")
 
 
 @cache
