@@ -134,7 +134,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
 }
 
 # The components as messages spell them.
-SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
+SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "other": "other parts"}
 
 # Problems of a checkpoint: the codes of `swiftalign verify-ckpt`, and of an export that refuses a checkpoint.
 CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
