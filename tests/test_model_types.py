@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -295,9 +296,9 @@ def test_an_open_template_is_an_error_whose_fix_decides_it(write: Callable[..., 
     assert (problem.code, problem.severity) == ("template-ambiguous", "error")
     assert problem.where == f"{tmp_path / '0.yaml'}:1"
     assert problem.message == (
-        "ms-swift has several templates for a qwen2_5_vl, and nothing in the model tells which: "
-        "qwen2_5_vl with template qwen2_5_vl (Qwen2.5-VL-3B-Instruct, Qwen2.5-VL-7B-Instruct and 6 more), "
-        "qwen2_5_vl with template mimo_vl (MiMo-VL-7B-SFT, MiMo-VL-7B-RL)"
+        "ms-swift has several templates for the type qwen2_5_vl, and the model's files don't tell which: "
+        "qwen2_5_vl, as for Qwen2.5-VL-3B-Instruct, Qwen2.5-VL-7B-Instruct and 6 more; "
+        "mimo_vl, as for MiMo-VL-7B-SFT, MiMo-VL-7B-RL"
     )
     config = write("model: ./model\n", dump_yaml(dict(problem.fix or {})))
     assert not findings(config)
@@ -313,7 +314,12 @@ def test_an_open_type_is_an_error_whose_fix_decides_it(write: Callable[..., Conf
     (folder / "config.json").write_text(json.dumps(values))
     [problem] = findings(write("model: ./gme-Qwen2-VL-2B-Instruct\n"))
     assert problem.code == "model-type-ambiguous"
-    assert "qwen2_gme (gme-Qwen2-VL-2B-Instruct, gme-Qwen2-VL-7B-Instruct)" in problem.message
+    assert problem.message.startswith("ms-swift has several model types for Qwen2VLForConditionalGeneration, and the")
+    assert "qwen2_vl with template qwen2_vl, as for Qwen2-VL-2B-Instruct, Qwen2-VL-7B-Instruct and " in problem.message
+    assert problem.message.endswith(
+        "qwen2_vl with template qvq, as for QVQ-72B-Preview; "
+        "qwen2_gme, as for gme-Qwen2-VL-2B-Instruct, gme-Qwen2-VL-7B-Instruct"
+    )
     config = write("model: ./gme-Qwen2-VL-2B-Instruct\n", dump_yaml(dict(problem.fix or {})))
     assert not findings(config)
     arguments = lower(resolve(config, read_model(config)), config, tmp_path / "run", Choices())
@@ -329,3 +335,30 @@ def test_a_type_that_swift_does_not_have_is_an_error_that_names_those_of_the_cla
         read_model(write("model: {path: ./model, type: qwen3_v}\n"))
     assert caught.value.message == f"{tmp_path / '0.yaml'}:1: model.type: ms-swift has no model type 'qwen3_v'"
     assert caught.value.hint == "it has for this model: qwen2_gme, qwen2_vl"
+
+
+@pytest.mark.parametrize(
+    ("config", "message", "hint"),
+    [
+        (
+            {"architectures": ["Gemma3nForConditionalGeneration"], "model_type": "gemma3n"},
+            "a 'gemma3n' model needs the package timm, which is not installed",
+            "pip install timm",
+        ),
+        (
+            {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat"},
+            "transformers can't build a 'internvl_chat' model from its config: Unrecognized model identifier: "
+            "internvl_chat",
+            "check config.json, and that the installed transformers knows this model",
+        ),
+    ],
+    ids=["package", "unknown"],
+)
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_a_model_that_transformers_cannot_build_is_an_error_of_one_line(
+    config: dict[str, Any], message: str, hint: str, write: Callable[..., Config], tmp_path: Path
+) -> None:
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as caught:
+        read_model(write("model: ./model\n"))
+    assert (caught.value.message, caught.value.hint) == (message, hint)

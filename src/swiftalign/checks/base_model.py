@@ -23,29 +23,32 @@ def type_and_template(config: Config, model: Model, plan: TuningPlan) -> Iterabl
     types, where = list(dict.fromkeys(name for name, _ in pairs)), config.source.where
     kind, first = class_of(model.config) or model.model_type, type_named(types[0])
     if first and not first.generates:
-        message = f"ms-swift loads a {kind} as {types[0]} only, which does not write text"
+        message = f"ms-swift loads {kind} as {types[0]} only, which does not write text"
         fix = {"model": {"path": config.model.path, "type": types[0]}}
         yield Problem("model-type-ambiguous", message, "if you mean that, set it:", fix, where)
         return
-    listed = names((_described(*pair) for pair in pairs), limit=len(pairs))
+    listed = "; ".join(_described(*pair, several=len(types) > 1) for pair in pairs)
     hint = "they differ in the text around question and answer; set the one of the model that yours comes from:"
     if len(types) == 1:
-        message = f"ms-swift has several templates for a {types[0]}, and nothing in the model tells which: {listed}"
+        message = (
+            f"ms-swift has several templates for the type {types[0]}, and the model's files don't tell which: {listed}"
+        )
         yield Problem("template-ambiguous", message, hint, {"data": {"template": pairs[0][1]}}, where)
     else:
-        message = f"ms-swift has several model types for a {kind}, and nothing in the model tells which: {listed}"
+        message = f"ms-swift has several model types for {kind}, and the model's files don't tell which: {listed}"
         fix = {"model": {"path": config.model.path, "type": types[0]}}
         if first and len(first.templates) > 1:
             fix |= {"data": {"template": pairs[0][1]}}
         yield Problem("model-type-ambiguous", message, hint, fix, where)
 
 
-def _described(model_type: str, template: str) -> str:
-    """A type and template with published models of theirs, by which a user knows them."""
+def _described(model_type: str, template: str, *, several: bool) -> str:
+    """A template, of a type if there are several, with published models by which a user knows it."""
     found = type_named(model_type)
     models = found.published(template) if found else ()
-    name = model_type if found and len(found.templates) == 1 else f"{model_type} with template {template}"
-    return f"{name} ({names(models, 2)})" if models else name
+    alone = found is not None and len(found.templates) == 1
+    name = template if not several else model_type if alone else f"{model_type} with template {template}"
+    return f"{name}, as for {names(models, 2)}" if models else name
 
 
 def remote_code(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -68,6 +71,6 @@ def remote_code(config: Config, model: Model, plan: TuningPlan) -> Iterable[Prob
 def prefixes(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """What a user of ms-swift alone would run into; here the training processes correct it."""
     if fault := correction(model.config):
-        message = f"ms-swift has wrong prefixes for the components of a {class_of(model.config)}: {fault.reason}"
+        message = f"{class_of(model.config)}: {fault.reason}"
         hint = "training corrects them; `swift sft` by itself goes wrong with freeze flags, vit_lr and aligner_lr"
         yield Problem("swift-prefixes-wrong", message, hint)
