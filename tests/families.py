@@ -123,6 +123,16 @@ FAMILIES: dict[str, Tiny] = {
         },
     ),
     "deepseek_vl": Tiny("deepseek_vl", "DeepseekVLForConditionalGeneration"),
+    "deepseek_vl_hybrid": Tiny(
+        "deepseek_vl_hybrid",
+        "DeepseekVLHybridForConditionalGeneration",
+        {
+            "high_res_vision_config.mlp_dim": 64,
+            "high_res_vision_config.output_channels": 16,
+            "high_res_vision_config.image_size": 64,
+            "high_res_vision_config.global_attn_indexes": [1],
+        },
+    ),
     "diffusion_gemma": Tiny(
         "diffusion_gemma",
         "DiffusionGemmaForBlockDiffusion",
