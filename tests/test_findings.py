@@ -33,6 +33,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "findings.md"
 # Codes that no configuration of the tests' models alone gives; each has a test of its own, here, in test_phases.py,
 # test_model_types.py, test_remote_code.py or test_prefixes.py.
 BEYOND_CONFIG = {
+    "class-not-loadable",
     "parameter-without-group",
     "loader-starves",
     "versions-untested",

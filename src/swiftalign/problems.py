@@ -41,6 +41,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "template-ambiguous": ("error", "ms-swift has several templates for the model's type"),
     "remote-code": ("error", "the model has Python code of its own, which training would run"),
     "swift-prefixes-wrong": ("warning", "ms-swift's own freeze flags would miss parts of the model"),
+    "class-not-loadable": ("error", "ms-swift can't load a model of this class, so it can be read but not trained"),
     # Learning rates and precision
     "parameter-without-group": ("error", "a trainable parameter is in no optimizer group, or in two"),
     "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),
