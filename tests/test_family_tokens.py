@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from PIL import Image
 
 from swift_template import template_of
+from swiftalign.checks.learned import sampled
 from swiftalign.config.sections import Config
+from swiftalign.data.encoded import TemplateEncoder, learned_faults
 from swiftalign.data.encoding import Encoding, encoding_of
+from swiftalign.data.rows import Rows, open_images, sizes_of, with_images
 from swiftalign.data.sizes import model_size, visual_tokens
 from swiftalign.data.tokens import conversation
 from swiftalign.model.families import find, published_config
@@ -115,3 +119,44 @@ def test_an_image_reaches_the_model_in_the_size_that_is_planned(
     _, high, wide = encoded["image_grid_thw"][0].tolist()
     assert model_size(*size, encoding.limits) == (wide * processor.patch_size, high * processor.patch_size)
     assert visual_tokens(*size, encoding.limits) == list(encoded["input_ids"]).count(template.image_token_id)
+
+
+@pytest.mark.slow
+def test_what_is_learned_is_what_the_rows_say(known: tuple[Any, Encoding], demo: Path) -> None:
+    """Qwen3.5 learns an empty thinking before each answer, which the check of the rows reads past."""
+    template, encoding = known
+    encode = TemplateEncoder(template, encoding.writing)
+    rows = Rows([demo / "data/train.jsonl"], writing=encoding.writing)
+    assert list(sampled(rows, encode)) == []
+    row = rows.row(0)
+    images = open_images(row)
+    encoded = encode(with_images(row.to_swift(sizes_of(images), rows.writing), images))
+    assert encoded.learned.startswith(f"{encoding.chat.answer}[")
+    assert encoded.answer.sound
+    assert encoded.image is not None
+    assert encoded.image.shape[1::-1] == model_size(*sizes_of(images)[0], encoding.limits)
+
+
+@pytest.mark.slow
+def test_a_wrong_coordinate_is_found_behind_the_thinking(known: tuple[Any, Encoding], demo: Path) -> None:
+    template, encoding = known
+    other = replace(encoding.writing, unit="resized" if encoding.writing.unit == "relative1000" else "relative1000")
+    rows = Rows([demo / "data/train.jsonl"], writing=other)
+    [problem] = sampled(rows, TemplateEncoder(template, encoding.writing))
+    assert problem.code == "data-not-learned"
+    row = Rows([demo / "data/train.jsonl"], writing=encoding.writing).row(0)
+    images = open_images(row)
+    sizes = sizes_of(images)
+    learned = encoding.chat.answer + "[]"
+    assert learned_faults(learned, row.record(sizes, encoding.limits), sizes, encoding.writing)
+
+
+@pytest.mark.parametrize("settings", [{}, {"data": {"template": "qwen3_8"}}, {"data": {"template": "qwen3_vl"}}])
+@pytest.mark.parametrize("given", [{}, {"enable_thinking": True}, {"loss_scale": "last_round"}], ids=str)
+def test_tokens_are_counted_only_where_the_template_is_known(
+    settings: dict[str, Any], given: dict[str, Any], demo: Path, tmp_path: Path
+) -> None:
+    folder = folder_of("qwen3_5", demo, tmp_path / "model")
+    encoding = encoding_of(Config.model_validate({"model": {"path": str(folder)}, "swift": given, **settings}))
+    counts = not given and settings.get("data", {}).get("template") != "qwen3_vl"
+    assert (encoding.tokenizer is not None) == counts
