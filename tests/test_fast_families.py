@@ -1,0 +1,159 @@
+"""The fast paths train Qwen3.5, dense and with experts, and Qwen2.5-VL as they would train on padded rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from swift.model import get_processor
+from swift.template import get_template
+from torch import Tensor
+from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
+
+from swiftalign.config.load import load_config
+from swiftalign.data.encoding import encoding_of
+from swiftalign.data.rows import Rows as DataRows
+from swiftalign.demo.model import IMAGE_SIZE, PIXEL_SCALING, byte_tokenizer, write_model
+from swiftalign.worker.attention import use_padding_free_attention
+from swiftalign.worker.linear_attention import CHUNK, Rows, convolve, gated_delta_rule, reset_at_rows
+from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
+
+FAMILIES = ("qwen3_5", "qwen3_5_moe", "qwen2_5_vl")
+_ROPE = {"rope_type": "default", "rope_theta": 1e6}
+_LINEAR = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "rope_parameters": _ROPE | {"mrope_section": [1, 1, 0], "mrope_interleaved": True, "partial_rotary_factor": 0.25},
+}
+_TEXT: dict[str, dict[str, Any]] = {
+    "qwen3_5": _LINEAR | {"intermediate_size": 128},
+    "qwen3_5_moe": _LINEAR
+    | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 32},
+    "qwen2_5_vl": {
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "rope_parameters": _ROPE | {"mrope_section": [4, 2, 2]},
+    },
+}
+_VISION: dict[str, dict[str, Any]] = {
+    "qwen3_5": {"intermediate_size": 64, "num_position_embeddings": 256, "patch_size": 16},
+    # Windows of 2x2 visual tokens, which don't divide the images' sides; the second block attends to whole images.
+    "qwen2_5_vl": {"intermediate_size": 64, "window_size": 56, "fullatt_block_indexes": [1], "patch_size": 14},
+}
+_VISION["qwen3_5_moe"] = _VISION["qwen3_5"]
+
+
+def build(folder: Path, model_type: str) -> None:
+    """A tiny random model folder of a family."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessor
+
+    tokenizer = byte_tokenizer()
+    number = tokenizer.convert_tokens_to_ids
+    common = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+    heads = {"depth": 3, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    config = AutoConfig.for_model(
+        model_type,
+        text_config=common | _TEXT[model_type] | {"vocab_size": len(tokenizer), "initializer_range": 0.1},
+        vision_config=heads | _VISION[model_type] | {"initializer_range": 0.1},
+        tie_word_embeddings=False,
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
+    torch.manual_seed(0)
+    write_model(folder, AutoModelForImageTextToText.from_config(config, dtype=torch.float32), tokenizer)
+    geometry = {"patch_size": _VISION[model_type]["patch_size"], "temporal_patch_size": 2, "merge_size": 2}
+    Qwen2VLImageProcessor(**geometry, size=IMAGE_SIZE, **PIXEL_SCALING).save_pretrained(folder)
+
+
+class Case:
+    """A family's tiny model, its template as the trainer has it, and three rows of different lengths."""
+
+    def __init__(self, folder: Path, model_type: str, demo: Path) -> None:
+        self.folder = folder
+        build(folder, model_type)
+        self.template = get_template(
+            get_processor(str(folder), model_type=model_type), template_type=model_type.removesuffix("_moe")
+        )
+        self.template.set_mode("train")
+        for name in ("image", "video"):
+            token = self.template.tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>")
+            setattr(self.template, f"{name}_token_id", token)
+        config = load_config([demo / "config.yaml"])
+        rows = DataRows(config.data.sources("train"), {}, encoding_of(config).writing)
+        self.template.model = self.model()  # computes positions
+        self.rows = [self.template.encode(rows[index], return_length=True) for index in range(3)]
+        assert len({len(row["input_ids"]) for row in self.rows}) == 3
+        assert max(len(row["input_ids"]) for row in self.rows) > CHUNK
+
+    def model(self) -> Any:
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("merger" in name)
+        return model.train()
+
+    def train(
+        self,
+        rows: list[dict[str, Any]],
+        *,
+        padding_free: bool = True,
+        sync_free: bool = False,
+        prepare: Callable[[Any], None] = lambda model: None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each learned token of a batch, row by row, and the aligner's gradients of their sum."""
+        model, template = self.model(), self.template
+        template.model, template.padding_free = model, padding_free
+        if padding_free:
+            use_padding_free_attention(model)
+            reset_at_rows(model)
+        prepare(model)
+        collate = template.data_collator
+        if sync_free:
+            collate = SyncFreeCollator(model, collate, keep_answers=False)
+            SyncFreeModel(model)
+        try:
+            batch = collate([dict(row) for row in rows])
+        finally:
+            template.padding_free = False
+        assert len(batch["input_ids"]) == (1 if padding_free else len(rows))
+        if sync_free:  # nothing is left for the model to work out from them
+            batch["image_grid_thw"] = batch["image_grid_thw"] * 0
+        batch.pop("text_position_ids")
+        labels = batch.pop("labels")
+        if padding_free:  # no row is to predict the next one's first token
+            labels[0, batch["cu_seq_lens_q"][:-1].long()] = -100
+        logits = model(**batch, use_cache=False).logits[:, :-1]
+        learned = labels[:, 1:] != -100
+        losses = torch.nn.functional.cross_entropy(logits[learned], labels[:, 1:][learned], reduction="none")
+        losses.sum().backward()
+        return losses.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Case:
+    return Case(tmp_path_factory.mktemp("family") / request.param, request.param, demo)
+
+
+def near(ours: Tensor, theirs: Tensor, limit: float = 1e-5) -> bool:
+    return bool(torch.linalg.norm(ours - theirs) <= limit * torch.linalg.norm(theirs))
+
+
+@pytest.mark.parametrize("sync_free", [False, True])
+def test_rows_in_a_line_have_the_losses_and_gradients_of_padded_rows(case: Case, sync_free: bool) -> None:
+    plain, expected = case.train(case.rows, padding_free=False)
+    fast, gradients = case.train(case.rows, sync_free=sync_free)
+    assert near(fast, plain)
+    assert expected.keys() == gradients.keys()
+    for name, gradient in expected.items():
+        assert near(gradients[name], gradient, 2e-5), name
