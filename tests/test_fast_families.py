@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from swift.model import get_processor
 from swift.template import get_template
 from torch import Tensor
@@ -157,3 +159,131 @@ def test_rows_in_a_line_have_the_losses_and_gradients_of_padded_rows(case: Case,
     assert expected.keys() == gradients.keys()
     for name, gradient in expected.items():
         assert near(gradients[name], gradient, 2e-5), name
+
+
+def with_other_tokens(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the same length, in which every token but those of images and every pixel differ, and none is learned."""
+    tokens = torch.tensor(row["input_ids"])
+    words = row["mm_token_type_ids"].flatten() == 0
+    tokens[words] = (tokens[words] + 17) % 200
+    changed = {"input_ids": tokens.tolist(), "labels": [-100] * len(tokens), "pixel_values": -row["pixel_values"]}
+    return row | changed
+
+
+@pytest.mark.parametrize("sync_free", [False, True])
+def test_what_is_in_one_row_changes_nothing_in_the_others(case: Case, sync_free: bool) -> None:
+    first, *others = case.rows
+    silent = first | {"labels": [-100] * len(first["input_ids"])}
+    losses, gradients = case.train([silent, *others], sync_free=sync_free)
+    alike, same = case.train([with_other_tokens(first), *others], sync_free=sync_free)
+    if "moe" in case.folder.name:  # an expert's tokens of all rows are one product, whose size decides how it is summed
+        assert near(alike, losses, 1e-6)
+        assert all(near(same[name], gradient, 1e-6) for name, gradient in gradients.items())
+    else:
+        assert torch.equal(alike, losses)
+        assert all(torch.equal(same[name], gradient) for name, gradient in gradients.items())
+
+
+def test_a_row_of_text_alone_is_trained_without_synchronisation(case: Case) -> None:
+    template = case.template
+    text = {"messages": [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}]}
+    losses, gradients = case.train([template.encode(text, return_length=True)], sync_free=True)
+    assert torch.isfinite(losses).all()
+    assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing_in_a_row(case: Case, side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers empties the hidden states of padding before linear attention, whose state then stays empty.
+    monkeypatch.setattr(case.template, "padding_side", side)
+    alone = [case.train([row], padding_free=False) for row in case.rows]
+    together, gradients = case.train(case.rows, padding_free=False)
+    assert near(together, torch.cat([losses for losses, _ in alone]))
+    for name, gradient in gradients.items():
+        assert near(sum(each[name] for _, each in alone), gradient, 2e-5), name
+
+
+def test_compiled_layers_train_alike(case: Case) -> None:
+    def compile_layers(model: Any) -> None:
+        for layer in [*model.model.language_model.layers, *model.model.visual.blocks]:
+            layer.forward = torch.compile(layer.forward, dynamic=True, backend="aot_eager")
+
+    torch.compiler.reset()
+    for rows in (case.rows, case.rows[:1], case.rows[::-1]):  # other numbers of rows, tokens and steps
+        plain, expected = case.train(rows, sync_free=True)
+        compiled, gradients = case.train(rows, sync_free=True, prepare=compile_layers)
+        assert near(compiled, plain)
+        for name, gradient in expected.items():
+            assert near(gradients[name], gradient, 2e-5), name
+
+
+# Linear attention
+
+
+@pytest.fixture(scope="module")
+def qwen3_5_case(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Case:
+    return Case(tmp_path_factory.mktemp("family") / "qwen3_5", "qwen3_5", demo)
+
+
+def test_transformers_own_linear_attention_does_not_know_rows(
+    qwen3_5_case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The reason of `reset_at_rows`: if this fails, transformers has learned it.
+    monkeypatch.setattr("test_fast_families.reset_at_rows", lambda model: None)
+    first, *others = qwen3_5_case.rows
+    silent = first | {"labels": [-100] * len(first["input_ids"])}
+    losses, _ = qwen3_5_case.train([silent, *others])
+    changed, _ = qwen3_5_case.train([with_other_tokens(first), *others])
+    assert not near(changed, losses, 1e-3)
+
+
+def line_of_rows(lengths: list[int], seed: int, heads: tuple[int, int]) -> tuple[Rows, list[Tensor]]:
+    """Rows of these lengths, with random queries, keys, values, decays and betas."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = heads
+    count = sum(lengths)
+    shapes = [(count, keys, 8), (count, keys, 8), (count, values, 12), (count, values), (count, values)]
+    query, key, value = (torch.randn(shape, generator=generator) for shape in shapes[:3])
+    decay, beta = (torch.rand(shape, generator=generator) for shape in shapes[3:])
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    tensors = [query, key, value, -3 * decay**3, beta]
+    return Rows.of(starts, count, max(lengths), 3), [tensor.requires_grad_() for tensor in tensors]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    lengths=st.lists(st.sampled_from([1, 2, 5, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 150]), min_size=1, max_size=5),
+    heads=st.sampled_from([(1, 1), (2, 2), (2, 4)]),
+    seed=st.integers(0, 2**31),
+)
+def test_the_delta_rule_is_transformers_own_on_each_row(lengths: list[int], heads: tuple[int, int], seed: int) -> None:
+    rows, tensors = line_of_rows(lengths, seed, heads)
+    repeat = heads[1] // heads[0]
+    expected = []
+    for query, key, value, decay, beta in zip(*(tensor.split(lengths) for tensor in tensors), strict=True):
+        query, key = (each.repeat_interleave(repeat, 1) for each in (query, key))
+        line = [each.unsqueeze(0) for each in (query, key, value)]
+        out, _ = qwen3_5.torch_chunk_gated_delta_rule(
+            *line, g=decay.unsqueeze(0), beta=beta.unsqueeze(0), use_qk_l2norm_in_kernel=True
+        )
+        expected.append(out.squeeze(0))
+    ours, theirs = gated_delta_rule(*tensors, rows), torch.cat(expected)
+    assert near(ours, theirs, 1e-5)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(seed))
+    gradients, own = (torch.autograd.grad((out * weights).sum(), tensors) for out in (ours, theirs))
+    assert all(
+        torch.linalg.norm(a - b) <= 1e-5 * torch.linalg.norm(b) + 1e-6 for a, b in zip(gradients, own, strict=True)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 2**31))
+def test_the_convolution_is_transformers_own_on_each_row(lengths: list[int], seed: int) -> None:
+    rows, _ = line_of_rows(lengths, seed, (1, 1))
+    generator = torch.Generator().manual_seed(seed)
+    line, weight = torch.randn(sum(lengths), 6, generator=generator), torch.randn(6, 1, 4, generator=generator)
+    expected = [
+        qwen3_5.causal_conv1d_fn(row.t().unsqueeze(0), weight.squeeze(1), activation="silu").squeeze(0).t()
+        for row in line.split(lengths)
+    ]
+    assert torch.allclose(convolve(line, weight, rows), torch.cat(expected), atol=1e-6)
