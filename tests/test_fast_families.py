@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from swift.template import get_template
 from torch import Tensor
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
 
+from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Rows as DataRows
 from swiftalign.demo.model import IMAGE_SIZE, PIXEL_SCALING, byte_tokenizer, write_model
+from swiftalign.problems import SwiftalignError
 from swiftalign.worker.attention import use_padding_free_attention
 from swiftalign.worker.linear_attention import CHUNK, Rows, convolve, gated_delta_rule, reset_at_rows
 from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
@@ -162,7 +165,7 @@ def test_rows_in_a_line_have_the_losses_and_gradients_of_padded_rows(case: Case,
 
 
 def with_other_tokens(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the same length, in which every token but those of images and every pixel differ, and none is learned."""
+    """A row of the same length with other words and another image, of which nothing is learned."""
     tokens = torch.tensor(row["input_ids"])
     words = row["mm_token_type_ids"].flatten() == 0
     tokens[words] = (tokens[words] + 17) % 200
@@ -217,6 +220,37 @@ def test_compiled_layers_train_alike(case: Case) -> None:
             assert near(gradients[name], gradient, 2e-5), name
 
 
+def test_layers_that_run_again_in_the_backward_pass_train_alike(case: Case) -> None:
+    def checkpoint(model: Any) -> None:
+        model.gradient_checkpointing_enable({"use_reentrant": True})  # ms-swift's choice
+
+    _, expected = case.train(case.rows, sync_free=True)
+    _, gradients = case.train(case.rows, sync_free=True, prepare=checkpoint)
+    for name, gradient in expected.items():
+        assert near(gradients[name], gradient), name
+
+
+def test_a_run_without_padding_has_the_losses_of_a_padded_one(case: Case, demo: Path, tmp_path: Path) -> None:
+    config = json.loads((case.folder / "config.json").read_text())
+    template = config["model_type"].removesuffix("_moe")
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"model: {{path: {case.folder}, type: {config['model_type']}}}\n"
+        f"data: {{train: {demo / 'data/train.jsonl'}, template: {template}}}\n"
+        "tuner: {train_type: full, freeze_llm: true, freeze_vit: true, freeze_aligner: false}\n"
+        "training: {max_steps: 3, logging_steps: 1, per_device_train_batch_size: 3, save_strategy: 'no'}\n"
+    )
+    losses = []
+    for padding_free in ("true", "false"):
+        run = tmp_path / padding_free
+        words = [f"training.padding_free={padding_free}", f"training.output_dir={run}"]
+        assert main(["train", str(file), *(each for word in words for each in ("--set", word))]) == 0
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        losses.append([event["loss"] for event in events if event["kind"] == "log" and "loss" in event])
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 # Linear attention
 
 
@@ -235,6 +269,22 @@ def test_transformers_own_linear_attention_does_not_know_rows(
     losses, _ = qwen3_5_case.train([silent, *others])
     changed, _ = qwen3_5_case.train([with_other_tokens(first), *others])
     assert not near(changed, losses, 1e-3)
+
+
+def test_layers_that_do_not_keep_rows_apart_are_refused(qwen3_5_case: Case) -> None:
+    model = qwen3_5_case.model()
+    model.config.text_config.layer_types = ["linear_attention", "sliding_attention", "linear_attention"]
+    with pytest.raises(
+        SwiftalignError, match=r"padding_free: .*qwen3_5 model has layers of the kind sliding_attention"
+    ):
+        reset_at_rows(model)
+
+
+def test_flash_linear_attention_is_left_to_ms_swift(qwen3_5_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftalign.worker.linear_attention.is_flash_linear_attention_available", lambda: True)
+    model = qwen3_5_case.model()
+    reset_at_rows(model)
+    assert not any("forward" in vars(part) for part in model.modules())
 
 
 def line_of_rows(lengths: list[int], seed: int, heads: tuple[int, int]) -> tuple[Rows, list[Tensor]]:

@@ -22,6 +22,8 @@ from torch.nn.functional import conv1d, pad, silu, softplus
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_flash_linear_attention_available
 
+from swiftalign.problems import SwiftalignError
+
 # Layers that `_forward` computes: those of Qwen3.5, which other models have as their LLM too.
 LAYERS = frozenset({"Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"})
 CHUNK = 64  # tokens: more make fewer steps, with larger triangular systems
@@ -80,12 +82,23 @@ def reset_at_rows(model: nn.Module) -> None:
     """Let a model's linear attention begin anew at each row of a padding-free batch.
 
     Nothing is changed where flash-linear-attention is installed: ms-swift calls it with the rows' borders.
+
+    Raises:
+        SwiftalignError: the LLM has layers of another kind that are not known to keep concatenated rows apart.
     """
+    known = any(type(part).__name__ in LAYERS for part in model.modules())
+    config: Any = model.config
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
+    if kinds := kinds - ({"linear_attention"} if known else set()):
+        raise SwiftalignError(
+            f"training.padding_free: the LLM of this {config.model_type} model has layers of the kind "
+            f"{' and '.join(sorted(kinds))}, which do not keep concatenated rows apart",
+            "set training: {padding_free: false}",
+        )
     if is_flash_linear_attention_available():
         return
     for llm in model.modules():
         layers = [layer.linear_attn for layer in getattr(llm, "layers", ()) if hasattr(layer, "linear_attn")]
-        layers = [layer for layer in layers if type(layer).__name__ in LAYERS]
         for layer in layers:
             layer.forward = partial(_forward, layer, layer.forward)
         if layers:
@@ -116,23 +129,22 @@ def _forward(layer: Any, own: Any, hidden_states: Tensor, **kwargs: Any) -> Tens
         return result
     line = hidden_states.squeeze(0)
     mixed = convolve(layer.in_proj_qkv(line), layer.conv1d.weight, rows)
-    query, key, value = mixed.split([layer.key_dim, layer.key_dim, layer.value_dim], dim=-1)
+    query, key, value = mixed.split_with_sizes([layer.key_dim, layer.key_dim, layer.value_dim], dim=-1)
     beta = layer.in_proj_b(line).sigmoid()
     decay = -layer.A_log.float().exp() * softplus(layer.in_proj_a(line).float() + layer.dt_bias)
     # What it computes is dozens of times larger than what goes in, so it is computed again in the backward pass.
     out = checkpoint(
         gated_delta_rule,
-        query.unflatten(-1, (-1, layer.head_k_dim)),
-        key.unflatten(-1, (-1, layer.head_k_dim)),
-        value.unflatten(-1, (-1, layer.head_v_dim)),
+        query.reshape(len(line), -1, layer.head_k_dim),
+        key.reshape(len(line), -1, layer.head_k_dim),
+        value.reshape(len(line), -1, layer.head_v_dim),
         decay,
         beta,
         rows,
         use_reentrant=False,
         preserve_rng_state=False,
     )
-    gate = layer.in_proj_z(line).unflatten(-1, (-1, layer.head_v_dim))
-    normed = layer.norm(out.flatten(0, 1), gate.flatten(0, 1))
+    normed = layer.norm(out.flatten(0, 1), layer.in_proj_z(line).view(-1, layer.head_v_dim))
     projected: Tensor = layer.out_proj(normed.view(len(line), -1))
     return projected.unsqueeze(0)
 
@@ -171,14 +183,17 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, b
         [tokens, heads, value width], in the query's dtype.
     """
     with torch.autocast(query.device.type, enabled=False):  # it would multiply in 16 bits, and states would lose digits
-        # [chunks, key heads, heads per key head, CHUNK, ...] from here on.
-        groups = value.shape[1] // key.shape[1]
-        chunked = [
-            pad(each.float(), (0, 0, 0, 0, 0, 1)).index_select(0, rows.tokens.flatten()).unflatten(0, (-1, CHUNK))
+        # [chunks, key heads, heads per key head, CHUNK, ...] from here on. All sizes but the number of chunks are
+        # written out, since a compiler takes minutes to work them out.
+        chunks, count, groups = len(rows.tokens), key.shape[1], value.shape[1] // key.shape[1]
+        queries, keys, values, decays, betas = (
+            pad(each.float().flatten(1), (0, 0, 0, 1))
+            .index_select(0, rows.tokens.flatten())
+            .view(chunks, CHUNK, count, each.shape[1] // count, -1)
+            .permute(0, 2, 3, 1, 4)
             for each in (query, key, value, decay.unsqueeze(-1), beta.unsqueeze(-1))
-        ]
-        queries, keys = (_unit(each.transpose(1, 2)).unsqueeze(2) for each in chunked[:2])
-        values, decays, betas = (each.transpose(1, 2).unflatten(1, (-1, groups)) for each in chunked[2:])
+        )
+        queries, keys = _unit(queries), _unit(keys)
         total = decays.cumsum(-2)  # since the chunk's beginning
         between = total - total.mT
         later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=query.device).triu(1)
@@ -192,11 +207,11 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, b
         left = keys * (total[..., -1:, :] - total).exp()  # of what is added, at the chunk's end
         identity = torch.eye(key.shape[-1], device=query.device)
         transitions = total[..., -1:, :].exp() * identity - left.mT @ held
-        states = _states(
-            transitions.flatten(1, 2), (left.mT @ added).flatten(1, 2), rows.order
-        ).unflatten(1, (-1, groups))  # fmt: skip
+        states = _states(transitions.flatten(1, 2), (left.mT @ added).flatten(1, 2), rows.order)
+        states = states.view(chunks, count, groups, *states.shape[2:])
         out = (queries * key.shape[-1] ** -0.5 * total.exp()) @ states + attention @ (added - held @ states)
-        return out.flatten(1, 2).transpose(1, 2).flatten(0, 1).index_select(0, rows.places).to(query.dtype)
+        line: Tensor = out.permute(0, 3, 1, 2, 4).reshape(chunks * CHUNK, value.shape[1], value.shape[2])
+        return line.index_select(0, rows.places).to(query.dtype)
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -212,14 +227,14 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrices: Tensor) -> Tensor:
         identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-        inverse = torch.linalg.solve_triangular(matrices, identity, upper=False, unitriangular=True)
+        inverse: Tensor = torch.linalg.solve_triangular(matrices, identity, upper=False, unitriangular=True)
         ctx.save_for_backward(inverse)
         return inverse
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
-        return -(inverse.mT @ gradient @ inverse.mT).tril(-1)
+        transposed: Tensor = ctx.saved_tensors[0].mT
+        return -(transposed @ gradient @ transposed).tril(-1)
 
 
 @torch.library.custom_op("swiftalign::states", mutates_args=())
