@@ -2,6 +2,9 @@
 
     python benchmarks/train_gpu.py --shape 8B --data mixed equal --steps 24
     python benchmarks/train_gpu.py --shape 4B --data mixed --runs predictions --steps 8
+    python benchmarks/train_gpu.py --shape Qwen3.5-9B --data equal mixed --runs stock swiftalign plain padded
+    python benchmarks/train_gpu.py --shape Qwen2.5-VL-7B --data equal mixed --runs stock swiftalign plain
+    python benchmarks/train_gpu.py --shape Qwen3.5-4B --layers 4 --data small --runs stock padding-free --steps 8
 
 Both train the same rows in the same batches, in one call. Needs a GPU, and disk or memory for the model's weights in
 TMPDIR. Prints one JSON object a run, and a table at the end.
@@ -32,16 +35,16 @@ from PIL import Image
 from common import SWIFTALIGN
 from step_times import PROFILED, WARM_UP
 from swiftalign.demo.model import SPECIAL_TOKENS, generation_config, save_processors
-from swiftalign.model.families import published_config
-from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.families import find, published_config
+from swiftalign.model.family import Family
 from swiftalign.runs.lowering import to_argv
 from swiftalign.speed.work import Row, Trained, count
 
 HERE = Path(__file__).resolve().parent
 LOGGED = 4  # steps between two lines of the log
 TIMEOUT = 300  # seconds of a run
-FIRST_SPECIAL = 151643  # <|endoftext|> of Qwen's vocabulary
-MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{n}" for n in range(3))]
+FIRST_SPECIAL = {248320: 248044}  # <|endoftext|>, by the size of the vocabulary: Qwen3.5's
+OLDER_FIRST_SPECIAL = 151643  # that of the models before it
 
 # What swiftalign is told beside the data, by the name of the run.
 RUNS: dict[str, dict[str, Any]] = {
@@ -51,6 +54,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "liger": {"torch_compile": False, "use_liger_kernel": True},
     "plain": {"torch_compile": False, "use_liger_kernel": False},
     "padded": {"padding_free": False},
+    "padding-free": {"padding_free": True},  # the default on a GPU
     "grouped": {"train_dataloader_shuffle": True},  # batches of rows of about one length
     "padded-grouped": {"train_dataloader_shuffle": True, "padding_free": False},
     "padded-shuffled": {"train_dataloader_shuffle": True, "padding_free": False},
@@ -62,11 +66,23 @@ PREDICTIONS = ("swiftalign", "fp8", "liger", "plain-checkpointing")
 
 
 def published(shape: str, layers: int | None) -> dict[str, Any]:
-    config = deepcopy(published_config(f"Qwen/Qwen3-VL-{shape}-Instruct"))
-    assert config is not None
+    """The config of a published model, by its name or by the size of a Qwen3-VL.
+
+    Args:
+        layers: number of layers of the LLM to take in place of the model's own.
+    """
+    names = (f"Qwen/{shape}", f"Qwen/{shape}-Instruct", f"Qwen/Qwen3-VL-{shape}-Instruct")
+    config = deepcopy(next((each for name in names if (each := published_config(name))), None))
+    assert config is not None, f"no published model is called {shape}"
     if layers:
-        config["text_config"]["num_hidden_layers"] = layers
+        config.get("text_config", config)["num_hidden_layers"] = layers
     return config
+
+
+def family_of(config: dict[str, Any]) -> Family:
+    family = find(config["model_type"])
+    assert family is not None
+    return family
 
 
 def build_processor(folder: Path, config: dict[str, Any]) -> None:
@@ -76,10 +92,12 @@ def build_processor(folder: Path, config: dict[str, Any]) -> None:
     from transformers import Qwen2Tokenizer
 
     folder.mkdir(parents=True)
-    config["dtype"] = config["text_config"]["dtype"] = "bfloat16"
+    text = config.get("text_config", config)
+    config["dtype"] = text["dtype"] = "bfloat16"
     (folder / "config.json").write_text(json.dumps(config))
     vocabulary = {token: number for number, token in enumerate(sorted(ByteLevel.alphabet()))}
-    vocabulary |= {token: FIRST_SPECIAL + number for number, token in enumerate(QWEN_TOKENS)}
+    first = FIRST_SPECIAL.get(text["vocab_size"], OLDER_FIRST_SPECIAL)
+    vocabulary |= {token: first + number for number, token in enumerate(QWEN_TOKENS)}
     tokenizer = Qwen2Tokenizer(
         vocab=vocabulary,
         merges=[],
@@ -89,6 +107,8 @@ def build_processor(folder: Path, config: dict[str, Any]) -> None:
     )
     tokenizer.save_pretrained(folder)
     save_processors(folder)
+    for file in folder.glob("*preprocessor_config.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"patch_size": family_of(config).patch}))
     generation_config(tokenizer).save_pretrained(folder)
 
 
@@ -99,7 +119,7 @@ def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
     build_processor(folder, config)
     generator = torch.Generator(device).manual_seed(0)
     weights = {}
-    model = QWEN3_VL.build(config)
+    model = family_of(config).build(config)
     assert model is not None
     for info in model.parameters():
         if "norm" in info.name:
@@ -118,8 +138,11 @@ QWEN_TOKENS = (
 assert set(QWEN_TOKENS) >= set(SPECIAL_TOKENS)
 
 
-def build_data(folder: Path, kind: str, rows: int) -> list[tuple[int, int]]:
+def build_data(folder: Path, kind: str, rows: int, *, pixels: bool = False) -> list[tuple[int, int]]:
     """JPEG images and answers with 2 to 8 boxes, in ms-swift's layout; returns the images' sizes.
+
+    Args:
+        pixels: whether boxes are in pixels, as Qwen2.5-VL writes them; otherwise they are 0..1000 of the sides.
 
     equal: 1024x768.  mixed: sides of 512 to 1536.  largest: 1536x1536.  small: 128x96, to try a benchmark on a CPU.
     """
@@ -136,8 +159,9 @@ def build_data(folder: Path, kind: str, rows: int) -> list[tuple[int, int]]:
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
         boxes = []
         for _ in range({"equal": 5, "largest": 8}.get(kind) or dice.randint(2, 8)):
-            left, top = dice.randint(0, 899), dice.randint(0, 899)
-            box = [left, top, dice.randint(left + 1, 1000), dice.randint(top + 1, 1000)]
+            side = min(width, height) - 1 if pixels else 1000
+            left, top = dice.randint(0, side * 9 // 10), dice.randint(0, side * 9 // 10)
+            box = [left, top, dice.randint(left + 1, side), dice.randint(top + 1, side)]
             boxes.append({"bbox_2d": box, "label": dice.choice(("red box", "blue disc", "line"))})
         question = "<image>Locate every object in the image. Answer in JSON."
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": json.dumps(boxes)}]
@@ -161,13 +185,15 @@ def stock_command(
         settings: further arguments.
         plugins: files that define further callbacks, each under the file's name.
     """
+    family = family_of(json.loads((model / "config.json").read_text()))
     arguments: dict[str, Any] = {
         "model": str(model),
-        "model_type": "qwen3_vl",
+        "model_type": family.model_type,
+        "template": template(family),
         "torch_dtype": "bfloat16",
         "tuner_type": "lora",
         "target_regex": "dummy-target-modules",
-        "modules_to_save": MERGERS,
+        "modules_to_save": mergers(family),
         "dataset": [str(rows)],
         "split_dataset_ratio": 0.0,
         "dataset_shuffle": False,
@@ -188,6 +214,15 @@ def stock_command(
     return [sys.executable, "-c", code, "sft", *to_argv(arguments)]
 
 
+def template(family: Family) -> str:
+    """ms-swift's template, which it can't tell from the class of the model alone."""
+    return family.model_type.removesuffix("_moe")
+
+
+def mergers(family: Family) -> list[str]:
+    return [f"model.{name}" for name in family.mergers]
+
+
 def _callbacks(plugins: Sequence[str]) -> dict[str, list[str]]:
     files = [HERE / "step_times.py", *map(Path, plugins)]
     return {"external_plugins": [str(file) for file in files], "callbacks": [file.stem for file in files]}
@@ -203,13 +238,14 @@ def own_command(
     plugins: Sequence[str] = (),
 ) -> list[str]:
     """The same in a configuration of swiftalign; ``settings`` are those of its section ``training``."""
+    family = family_of(json.loads((model / "config.json").read_text()))
     config = {
-        "model": str(model),
-        "data": {"train": str(rows), "dataset_shuffle": False},
+        "model": {"path": str(model), "type": family.model_type},
+        "data": {"train": str(rows), "dataset_shuffle": False, "template": template(family)},
         "tuner": {
             "train_type": "lora",
             "target_regex": "^$",
-            "modules_to_save": MERGERS,
+            "modules_to_save": mergers(family),
             "trainable_dtype": "base" if out.name.endswith("equal-settings") else "float32",
         },
         "training": {
@@ -314,23 +350,27 @@ def product_rate() -> float:
 
 def floor(shape: str, sizes: list[tuple[int, int]], batch: int, tokens_a_step: float, rate: float) -> float:
     """Seconds of a step if all counted operations ran at the rate of a large product."""
-    assert QWEN3_VL.sizes is not None
+    config = published(shape, None)
+    family = family_of(config)
+    assert family.sizes is not None
     trained = Trained({"aligner"}, 0, 0, 0, "modules_to_save")
-    visual = sum(width * height for width, height in sizes) / 1024 / len(sizes)
+    patch, token = family.patch**2, (family.patch * family.merge) ** 2  # pixels of each
+    visual = sum(width * height for width, height in sizes) / token / len(sizes)
     text = tokens_a_step / batch - visual
-    rows = [Row(round(w * h / 1024 + text), (w * h // 256,), round(text * 0.8)) for w, h in sizes]
-    work = count(QWEN3_VL.sizes(published(shape, None)), trained, rows)
+    rows = [Row(round(w * h / token + text), (w * h // patch,), round(text * 0.8)) for w, h in sizes]
+    work = count(family.sizes(config), trained, rows)
     return sum(vars(work).values()) / (len(rows) / batch) / rate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="8B", choices=("2B", "4B", "8B"))
-    parser.add_argument("--data", nargs="+", default=["mixed"], choices=("equal", "mixed", "largest"))
+    parser.add_argument("--shape", default="8B", help="2B, 4B or 8B of Qwen3-VL, or a name such as Qwen3.5-9B")
+    parser.add_argument("--data", nargs="+", default=["mixed"], choices=("equal", "mixed", "largest", "small"))
     parser.add_argument("--runs", nargs="+", default=["stock", "swiftalign", "fp8"])
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch", type=int, nargs="+", default=[4])
     parser.add_argument("--layers", type=int, help="of the LLM, to try the script itself on a CPU")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds after which a run counts as failed")
     options = parser.parse_args()
     runs = PREDICTIONS if options.runs == ["predictions"] else options.runs
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -339,17 +379,20 @@ def main() -> None:
           f"bf16 product {rate / 1e12:.0f} TFLOP/s", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        build_model(place / "model", published(options.shape, options.layers), device)
+        config = published(options.shape, options.layers)
+        build_model(place / "model", config, device)
         torch.cuda.empty_cache()
         for kind in options.data:
             for batch in options.batch:
-                sizes = build_data(place / f"{kind}-{batch}", kind, options.steps * batch)
+                pixels = family_of(config).coordinates == "resized"
+                sizes = build_data(place / f"{kind}-{batch}", kind, options.steps * batch, pixels=pixels)
                 found = []
                 for each in runs:
                     out = place / f"run-{kind}-{batch}-{each}"
                     where = (place / "model", place / f"{kind}-{batch}" / "rows.jsonl", out, options.steps, batch)
                     command = stock_command(*where) if each == "stock" else own_command(*where, RUNS[each])
-                    result = {"shape": options.shape, "data": kind, "batch": batch, **run(each, command, out)}
+                    times = run(each, command, out, timeout=options.timeout)
+                    result = {"shape": options.shape, "data": kind, "batch": batch, **times}
                     print(json.dumps(result), flush=True)
                     found.append(result)
                 _table(found, options.shape, sizes, batch, rate)

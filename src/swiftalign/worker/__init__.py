@@ -12,12 +12,14 @@ of this run's own model and trainer are replaced:
 - ``trainer._wrap_model``, by `sharding`, with fsdp2: it wraps what is not divided in DDP.
 - ``trainer.compute_loss_context_manager``, by `sharding.autocast`, with DeepSpeed.
 - ``trainer.create_optimizer``, wrapped by `callbacks.PlanCallback`, which compares the optimizer with the plan.
-- ``forward`` of the frozen layers, by its compiled form; and that of ms-swift's multimodal model, by `sync_free`.
+- ``forward`` of the frozen layers, by its compiled form; that of ms-swift's multimodal model, by `sync_free`; and that
+  of Qwen3.5's linear attention, by `linear_attention`, in padding-free batches.
 - ``hf_device_map``, ``_is_fsdp_managed_module`` and ``_ddp_params_and_buffers_to_ignore`` of the model, by `sharding`,
   with fsdp2; and its trained parameters, by whole ones, with ZeRO-3.
 - ``trainer._determine_best_metric``, wrapped by `callbacks.PlanCallback`, which also knows what else is to be saved.
-- ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, and the language model's
-  ``_deepstack_process``, by `sync_free`, in padding-free batches of a Qwen3-VL.
+- ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, the template's
+  ``_post_encode``, and the language model's ``_deepstack_process``, by `sync_free`, in padding-free batches of the
+  families that it knows.
 - ``trainer.evaluate``, wrapped by `apply_choices` so that it runs uncompiled, where the frozen layers are compiled.
 - ``config._attn_implementation_internal`` of the model and its parts, by `attention`, in padding-free batches.
 - The LLM's frozen ``nn.Linear`` modules, by `fp8.Fp8Linear`, with frozen_fp8.

@@ -14,6 +14,7 @@ from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.choices import Choices
 from swiftalign.worker.attention import use_padding_free_attention
 from swiftalign.worker.fp8 import freeze_in_fp8
+from swiftalign.worker.linear_attention import reset_at_rows
 
 
 def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices) -> None:
@@ -29,6 +30,7 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices) -> None
                 blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
     if choices.padding_free:
         use_padding_free_attention(model)
+        reset_at_rows(model)
     if choices.frozen_fp8:
         freeze_in_fp8(_frozen_layers(model, llm))
 

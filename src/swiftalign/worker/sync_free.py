@@ -1,4 +1,6 @@
-"""Batches whose bookkeeping is computed on the CPU, so that a step of Qwen3-VL needs no GPU synchronisation.
+"""Batches whose bookkeeping is computed on the CPU, so that a step of a Qwen-VL needs no GPU synchronisation.
+
+It knows the forward passes of Qwen2.5-VL, Qwen3-VL and Qwen3.5, and of their mixture-of-experts models.
 
 As the model is written, it waits for the GPU many times per step, for numbers that the CPU knew when it made the batch:
 how large the images are, which tokens are images, where the answers are. While Python waits it queues no work, and then
@@ -20,6 +22,7 @@ from transformers.vision_utils import (
     get_vision_cu_seqlens,
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
+    get_vision_window_index,
 )
 
 from swiftalign.model.template import IGNORED
@@ -28,10 +31,10 @@ _KEY = "swiftalign_images"  # of a batch: what `SyncFreeCollator` adds for `Sync
 
 
 class SyncFreeCollator:
-    """Makes ms-swift's padding-free batch, and adds what a Qwen3-VL would compute from it.
+    """Makes ms-swift's padding-free batch, and adds what the model would compute from it.
 
     Args:
-        model: the Qwen3-VL that gets the batches.
+        model: the model that gets the batches.
         collate: ms-swift's collator.
         keep_answers: whether the head computes logits only for positions that have labels.
 
@@ -43,9 +46,8 @@ class SyncFreeCollator:
         inner = _multimodal(model)
         vision = inner.config.vision_config
         self.collate, self.keep_answers, self.dtype = collate, keep_answers, inner.visual.dtype
-        self._image_token, self._merge = inner.config.image_token_id, vision.spatial_merge_size
+        self._image_token, self._vision, self._merge = inner.config.image_token_id, vision, vision.spatial_merge_size
         self._pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2  # numbers per patch
-        self._grid_side = int(vision.num_position_embeddings**0.5)  # of the ViT's learned positions
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         batch = self.collate(rows)
@@ -68,22 +70,30 @@ class SyncFreeCollator:
         positions = (batch["input_ids"][0] == self._image_token).nonzero().flatten()
         if not text_alone and len(positions) != int(grids.prod(-1).sum()) // self._merge**2:
             raise ValueError(f"{len(positions)} image tokens do not match images of {grids.tolist()} patches")
-        starts = get_vision_cu_seqlens(grids)
-        indices, weights = get_vision_interpolation_indices_and_weights(
-            grids, self._grid_side, align_corners=True, spatial_merge_size=self._merge
-        )
         batch[_KEY] = {
             "grids": grids.tolist(),  # a list, since a tensor would be moved to the GPU
             "positions": positions,
-            "visual": {
-                "position_ids": get_vision_position_ids(grids, self._merge),
-                "cu_seqlens": starts,
-                "max_seqlen": int(starts.diff().max()),
-                "interp_indices": indices,
-                "interp_weights": weights,
-            },
+            "visual": self._visual(grids),
         }
         return batch
+
+    def _visual(self, grids: Tensor) -> dict[str, Any]:
+        """What the ViT would compute from the sizes of images, under the names of its arguments."""
+        starts, vision = get_vision_cu_seqlens(grids), self._vision
+        found = {
+            "position_ids": get_vision_position_ids(grids, self._merge),
+            "cu_seqlens": starts,
+            "max_seqlen": int(starts.diff().max()),
+        }
+        if hasattr(vision, "num_position_embeddings"):  # learned positions, on a square grid
+            found["interp_indices"], found["interp_weights"] = get_vision_interpolation_indices_and_weights(
+                grids, int(vision.num_position_embeddings**0.5), align_corners=True, spatial_merge_size=self._merge
+            )
+        if hasattr(vision, "window_size"):  # most blocks of Qwen2.5-VL attend within windows
+            window = {"window_size": vision.window_size, "patch_size": vision.patch_size}
+            found["window_index"], within = get_vision_window_index(grids, self._merge, **window)
+            found |= {"cu_window_seqlens": within, "max_window_seqlen": int(within.diff().max())}
+        return found
 
 
 class SyncFreeLoader(DataLoaderShard):  # type: ignore[misc]  # ms-swift ships no types
@@ -95,10 +105,10 @@ class SyncFreeLoader(DataLoaderShard):  # type: ignore[misc]  # ms-swift ships n
 
 
 class SyncFreeModel:
-    """Hooks that let a Qwen3-VL use what a `SyncFreeCollator` added; the model handles any other batch as before.
+    """Hooks that let a model use what a `SyncFreeCollator` added; the model handles any other batch as before.
 
     Image features replace the embeddings of image tokens by position. The model's own way, by masks, waits for the GPU
-    to count them, in each layer that takes such features.
+    to count them, in each layer that takes such features: of these models, Qwen3-VL alone has such layers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -106,15 +116,16 @@ class SyncFreeModel:
         llm = inner.language_model
         self._positions: Tensor | None = None
         self._features: list[Tensor] = []
-        self._by_mask: Callable[..., Tensor] = llm._deepstack_process
         if hasattr(inner, "origin_forward"):  # with DeepSpeed, ms-swift replaces it by one that wants tokens and images
             swift_forward, own_forward = inner.forward, inner.origin_forward
             inner.forward = lambda *args, **kwargs: (swift_forward if self._positions is None else own_forward)(
                 *args, **kwargs
             )
         inner.register_forward_pre_hook(self._embed, with_kwargs=True)
-        llm.register_forward_pre_hook(self._hand_to_llm, with_kwargs=True)
-        llm._deepstack_process = self._deepstack
+        if hasattr(llm, "_deepstack_process"):
+            self._by_mask: Callable[..., Tensor] = llm._deepstack_process
+            llm.register_forward_pre_hook(self._hand_to_llm, with_kwargs=True)
+            llm._deepstack_process = self._deepstack
 
     def _embed(self, model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Run the ViT, and pass on embeddings in place of tokens and images."""
@@ -128,7 +139,8 @@ class SyncFreeModel:
         count = len(images["positions"])  # none in a batch of text alone
         features = torch.cat(seen.pooler_output)[:count].to(embedded.dtype)
         # Tuples, one tensor per image, from transformers 5.18 on.
-        deep = [torch.cat(each) if isinstance(each, tuple) else each for each in seen.deepstack_features]
+        deep = seen.get("deepstack_features") or ()
+        deep = [torch.cat(each) if isinstance(each, tuple) else each for each in deep]
         self._features = [each[:count] for each in deep]
         return args, kwargs | {"inputs_embeds": embedded.index_copy(1, self._positions, features.unsqueeze(0))}
 
@@ -161,9 +173,11 @@ class GpuMean(MeanMetric):  # type: ignore[misc]
 
 
 def make_sync_free(trainer: Any) -> None:
-    """Let the trainer of a Qwen3-VL run without GPU synchronisation on padding-free batches."""
-    args = trainer.args
+    """Let a trainer run without GPU synchronisation on padding-free batches."""
+    args, template = trainer.args, trainer.template
     SyncFreeModel(trainer.model)
+    encode = template._post_encode  # of Qwen2.5-VL and Qwen3.5: ms-swift's own way to the embeddings
+    template._post_encode = lambda model, batch: batch if _KEY in batch else encode(model, batch)
     # Accuracies of whole rows, and losses by channel, need ms-swift's mask.
     masked = args.acc_strategy != "token" or args.enable_channel_loss
     keep_answers = trainer.get_use_logits_to_keep() and not masked

@@ -1,0 +1,278 @@
+"""Linear attention over concatenated rows, in torch only: Qwen3.5's gated delta rule and the convolution before it.
+
+A layer of linear attention carries a state from token to token. Where flash-linear-attention is not installed,
+transformers' own code ignores where rows begin, so that a row would see those before it, and ms-swift refuses to train.
+Here each row begins with an empty state. The results are those of transformers' code on each row alone, but for the
+order of additions, and take less time: the rows advance together, and each chunk of tokens costs one matrix product in
+the only loop.
+
+References:
+    Yang et al., "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", 2024 (arXiv:2406.06484).
+    Yang et al., "Gated Delta Networks: Improving Mamba2 with Delta Rule", 2024 (arXiv:2412.06464).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv1d, pad, silu, softplus
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import is_flash_linear_attention_available
+
+from swiftalign.problems import SwiftalignError
+
+# Layers that `_forward` computes: those of Qwen3.5, which other models have as their LLM too.
+LAYERS = frozenset({"Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"})
+CHUNK = 64  # tokens: more make fewer steps, with larger triangular systems
+_KEY = "swiftalign_rows"  # of the arguments of the LLM's layers
+
+
+class Rows(NamedTuple):
+    """Where the rows of a line begin, as indices that are made once per batch, without waiting for the GPU.
+
+    Each row is cut into chunks of `CHUNK` tokens, the last one filled up. There are a few chunks more than needed,
+    since their number is known to the GPU alone; at least the last of all is empty.
+
+    Attributes:
+        spread: the place of each token, if as many empty places as the convolution looks back come before each row:
+            [tokens].
+        tokens: the token at each place of the chunks; the number of tokens at an empty place: [chunks, `CHUNK`].
+        places: the place of each token in the chunks, counted through all of them: [tokens].
+        order: the chunk of each row that comes at each step; the last of all, where a row has no more: [steps, rows].
+    """
+
+    spread: Tensor
+    tokens: Tensor
+    places: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, starts: Tensor, tokens: int, longest: int, look_back: int) -> Rows:
+        """The rows of a line.
+
+        Args:
+            starts: the token at which each row begins, and the number of tokens: [rows + 1].
+            tokens: number of tokens in the line.
+            longest: number of tokens in the longest row, or more.
+            look_back: number of tokens before each one that the convolution sees.
+        """
+        starts, count, device = starts.long(), len(starts) - 1, starts.device
+        chunks = -(-starts.diff() // CHUNK)  # of each row
+        ends = chunks.cumsum(0)
+        first, total = ends - chunks, tokens // CHUNK + count + 1
+        numbers = torch.arange(total, device=device)
+        row = torch.searchsorted(ends, numbers, right=True).clamp(max=count - 1)
+        begin = starts[row] + (numbers - first[row]) * CHUNK
+        inside = begin[:, None] + torch.arange(CHUNK, device=device)
+        line = torch.arange(tokens, device=device)
+        row_of_token = torch.searchsorted(starts[1:], line, right=True)
+        steps = torch.arange(-(-longest // CHUNK), device=device)[:, None]
+        return cls(
+            spread=line + (row_of_token + 1) * look_back,
+            tokens=torch.where(inside < starts[row + 1][:, None], inside, tokens),
+            places=first[row_of_token] * CHUNK + line - starts[row_of_token],
+            order=torch.where(steps < chunks, first + steps, total - 1),
+        )
+
+
+def reset_at_rows(model: nn.Module) -> None:
+    """Let a model's linear attention begin anew at each row of a padding-free batch.
+
+    Nothing is changed where flash-linear-attention is installed: ms-swift calls it with the rows' borders.
+
+    Raises:
+        SwiftalignError: the LLM has layers of another kind that are not known to keep concatenated rows apart.
+    """
+    known = any(type(part).__name__ in LAYERS for part in model.modules())
+    config: Any = model.config
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
+    if kinds := kinds - ({"linear_attention"} if known else set()):
+        raise SwiftalignError(
+            f"training.padding_free: the LLM of this {config.model_type} model has layers of the kind "
+            f"{' and '.join(sorted(kinds))}, which do not keep concatenated rows apart",
+            "set training: {padding_free: false}",
+        )
+    if is_flash_linear_attention_available():
+        return
+    for llm in model.modules():
+        layers = [layer.linear_attn for layer in getattr(llm, "layers", ()) if hasattr(layer, "linear_attn")]
+        for layer in layers:
+            layer.forward = partial(_forward, layer, layer.forward)
+        if layers:
+            llm.register_forward_pre_hook(partial(_find_rows, layers[0].conv_kernel_size - 1), with_kwargs=True)
+
+
+def _find_rows(look_back: int, llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    starts, longest = kwargs.get("cu_seq_lens_q"), kwargs.get("max_length_q")
+    if starts is None or longest is None:
+        return args, kwargs
+    tokens = kwargs["inputs_embeds"].shape[1]
+    return args, kwargs | {_KEY: Rows.of(starts, tokens, int(longest), look_back)}
+
+
+def _forward(layer: Any, own: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    """The forward pass of a `LAYERS` module over a line of rows; its own for a batch of another kind.
+
+    Args:
+        own: the module's own forward pass.
+        hidden_states: [1, tokens, width].
+
+    Returns:
+        [1, tokens, width].
+    """
+    rows: Rows | None = kwargs.pop(_KEY, None)
+    if rows is None or kwargs.get("cache_params") is not None:
+        result: Tensor = own(hidden_states, **kwargs)
+        return result
+    line = hidden_states.squeeze(0)
+    mixed = convolve(layer.in_proj_qkv(line), layer.conv1d.weight, rows)
+    query, key, value = mixed.split_with_sizes([layer.key_dim, layer.key_dim, layer.value_dim], dim=-1)
+    beta = layer.in_proj_b(line).sigmoid()
+    decay = -layer.A_log.float().exp() * softplus(layer.in_proj_a(line).float() + layer.dt_bias)
+    # What it computes is dozens of times larger than what goes in, so it is computed again in the backward pass.
+    out = checkpoint(
+        gated_delta_rule,
+        query.reshape(len(line), -1, layer.head_k_dim),
+        key.reshape(len(line), -1, layer.head_k_dim),
+        value.reshape(len(line), -1, layer.head_v_dim),
+        decay,
+        beta,
+        rows,
+        use_reentrant=False,
+        preserve_rng_state=False,
+    )
+    normed = layer.norm(out.flatten(0, 1), layer.in_proj_z(line).view(-1, layer.head_v_dim))
+    projected: Tensor = layer.out_proj(normed.view(len(line), -1))
+    return projected.unsqueeze(0)
+
+
+def convolve(line: Tensor, weight: Tensor, rows: Rows) -> Tensor:
+    """The causal convolution of each channel over each row, and SiLU.
+
+    Args:
+        line: [tokens, channels].
+        weight: [channels, 1, tokens seen].
+
+    Returns:
+        [tokens, channels].
+    """
+    look_back, count = weight.shape[-1] - 1, rows.order.shape[1]
+    places = line.new_zeros(len(line) + count * look_back, line.shape[1], dtype=weight.dtype)
+    places = places.index_copy(0, rows.spread, line.to(weight.dtype))
+    out = conv1d(places.t().unsqueeze(0), weight, groups=len(weight)).squeeze(0).t()
+    return silu(out.index_select(0, rows.spread - look_back)).to(line.dtype)
+
+
+def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, rows: Rows) -> Tensor:
+    """The gated delta rule over each row, in float32.
+
+    A token's state is ``exp(decay)`` times the one before it; then ``beta`` of the difference between its value and
+    what the state holds under its key is added under that key. Its result is what the state holds under its query.
+
+    Args:
+        query: [tokens, key heads, key width]; queries and keys are brought to length 1 here.
+        key: [tokens, key heads, key width]; each key head serves several consecutive heads.
+        value: [tokens, heads, value width].
+        decay: the logarithm of the state's decay, at most 0: [tokens, heads].
+        beta: [tokens, heads].
+
+    Returns:
+        [tokens, heads, value width], in the query's dtype.
+    """
+    with torch.autocast(query.device.type, enabled=False):  # it would multiply in 16 bits, and states would lose digits
+        # [chunks, key heads, heads per key head, CHUNK, ...] from here on. All sizes but the number of chunks are
+        # written out, since a compiler takes minutes to work them out.
+        chunks, count, groups = len(rows.tokens), key.shape[1], value.shape[1] // key.shape[1]
+        queries, keys, values, decays, betas = (
+            pad(each.float().flatten(1), (0, 0, 0, 1))
+            .index_select(0, rows.tokens.flatten())
+            .view(chunks, CHUNK, count, each.shape[1] // count, -1)
+            .permute(0, 2, 3, 1, 4)
+            for each in (query, key, value, decay.unsqueeze(-1), beta.unsqueeze(-1))
+        )
+        queries, keys = _unit(queries), _unit(keys)
+        total = decays.cumsum(-2)  # since the chunk's beginning
+        between = total - total.mT
+        later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=query.device).triu(1)
+        between = between.masked_fill(later, -torch.inf).exp()
+        attention = (queries @ keys.mT) * key.shape[-1] ** -0.5 * between
+        # What each token adds to the state: its value, less what the state held, and less what those before it in the
+        # chunk add under similar keys. That is a triangular system.
+        inverse = _Inverse.apply((keys @ keys.mT) * betas * between)
+        added = inverse @ (values * betas)
+        held = inverse @ (keys * (betas * total.exp()))
+        left = keys * (total[..., -1:, :] - total).exp()  # of what is added, at the chunk's end
+        identity = torch.eye(key.shape[-1], device=query.device)
+        transitions = total[..., -1:, :].exp() * identity - left.mT @ held
+        states = _states(transitions.flatten(1, 2), (left.mT @ added).flatten(1, 2), rows.order)
+        states = states.view(chunks, count, groups, *states.shape[2:])
+        out = (queries * key.shape[-1] ** -0.5 * total.exp()) @ states + attention @ (added - held @ states)
+        line: Tensor = out.permute(0, 3, 1, 2, 4).reshape(chunks * CHUNK, value.shape[1], value.shape[2])
+        return line.index_select(0, rows.places).to(query.dtype)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + 1e-6)
+
+
+class _Inverse(torch.autograd.Function):
+    """The inverses of lower triangular matrices with ones on the diagonal; what they have there and above is ignored.
+
+    The backward pass has two matrix products, in place of another solution of the systems.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor) -> Tensor:
+        identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+        inverse: Tensor = torch.linalg.solve_triangular(matrices, identity, upper=False, unitriangular=True)
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        transposed: Tensor = ctx.saved_tensors[0].mT
+        return -(transposed @ gradient @ transposed).tril(-1)
+
+
+@torch.library.custom_op("swiftalign::states", mutates_args=())
+def _states(transitions: Tensor, additions: Tensor, order: Tensor) -> Tensor:
+    """The state of its row before each chunk: each state is ``transition @ state + addition`` of the one before.
+
+    It is an operator of its own so that a compiled layer does not depend on the number of steps.
+
+    Args:
+        transitions: [chunks, heads, key width, key width].
+        additions: [chunks, heads, key width, value width].
+        order: as in `Rows`.
+
+    Returns:
+        [chunks, heads, key width, value width].
+    """
+    states = torch.zeros_like(additions)
+    state = additions.new_zeros(order.shape[1], *additions.shape[1:])
+    for chunks in order.unbind():
+        states.index_copy_(0, chunks, state)
+        state = additions.index_select(0, chunks) + transitions.index_select(0, chunks) @ state
+    return states
+
+
+@_states.register_fake
+def _(transitions: Tensor, additions: Tensor, order: Tensor) -> Tensor:
+    return torch.empty_like(additions)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[2], output)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    transitions, order, states = ctx.saved_tensors
+    # The gradients of the states after each chunk follow from each other in the same way, backwards.
+    after = _states(transitions.mT.contiguous(), gradient.contiguous(), order.flip(0))
+    return after @ states.mT, after, None
+
+
+_states.register_autograd(_backward, setup_context=_keep)
