@@ -28,6 +28,7 @@ Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 CHECKS: tuple[Check, ...] = (
     selection.saved,
     selection.targets,
+    selection.reloading,
     methods.variant,
     trained.something_trains,
     trained.whole_aligner,
