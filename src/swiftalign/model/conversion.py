@@ -80,7 +80,9 @@ def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: A
             if pattern is None:
                 made[target] = Loaded(TensorInfo(target, stored[name].shape, stored[name].dtype), (name,))
                 continue
-            rule, files = groups.setdefault(target, (deepcopy(by_pattern[pattern]), []))
+            if target not in groups:
+                groups[target] = deepcopy(by_pattern[pattern]), []
+            rule, files = groups[target]
             rule.add_tensor(target, name, pattern, _Shape(stored[name].shape))
             files.append(name)
         settings = _Config(config)

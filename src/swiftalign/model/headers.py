@@ -113,6 +113,8 @@ def kind_of(name: str, weights: Mapping[str, TensorInfo]) -> Kind:
     if weight is None or weights.keys() - {"weight", "bias"} or (bias and len(bias.shape) != 1):
         return Kind.PARAMETERS
     sides, word = len(weight.shape), next((part for part in reversed(name.split(".")) if not part.isdecimal()), "")
+    if sides == 0:
+        return Kind.PARAMETERS
     if sides == 1:
         return Kind.LAYER_NORM if bias or _BARE_LAYER_NORM.search(name) else Kind.NORM
     if sides == 2 and not bias:
