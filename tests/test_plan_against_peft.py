@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,22 +24,35 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
-from swift.arguments import SftArguments
-from swift.arguments.tuner_args import TunerArguments
 from swift.model import MODEL_MAPPING, MultiModelKeys
-from swift.optimizers import optimizers_map
 from swift.pipelines.train.tuner import TunerMixin, get_modules_to_save, get_target_modules
-from swift.trainers import TrainingArguments
 from swift.utils import get_multimodal_target_regex
-from transformers import AutoModelForImageTextToText, Trainer
+from transformers import AutoModelForImageTextToText
 
+from against_peft import (
+    adalora,
+    as_trained,
+    boft,
+    described,
+    dora,
+    flags,
+    fourierft,
+    listed,
+    lora,
+    planned,
+    planned_groups,
+    real_groups,
+    saved,
+    swift_arguments,
+    trainable,
+)
 from swiftalign.checks.preflight import preflight
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.methods.boft import Boft
 from swiftalign.model.families import published_config
 from swiftalign.model.meta import build_on_meta
-from swiftalign.model.safetensors import TensorInfo, read_stored
+from swiftalign.model.safetensors import read_stored
 from swiftalign.model.tree import Architecture, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
@@ -97,7 +109,6 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 
-Described = dict[str, tuple[tuple[int, ...], str]]
 Plans = Callable[..., tuple[Config, TuningPlan]]
 
 
@@ -157,75 +168,9 @@ def base_model(plan: TuningPlan) -> Any:
     return model
 
 
-def swift_arguments(config: Config, plan: TuningPlan, meta: Any) -> Any:
-    """ms-swift's arguments as the worker passes them, the rest at ms-swift's defaults; nothing is loaded for them."""
-    args = object.__new__(SftArguments)
-    for item in fields(SftArguments):
-        vars(args)[item.name] = item.default_factory() if item.default_factory is not MISSING else item.default
-    vars(args).update(lower(plan, config, Path("runs"), Choices()))
-    args.task_type, args.model_meta = "causal_lm", meta
-    args.training_args = SimpleNamespace(max_steps=100)
-    TunerArguments.__post_init__(args)
-    return args
-
-
 def prepare(config: Config, plan: TuningPlan) -> Any:
-    """The model as it trains: wrapped by ms-swift, what trains whole in float32 where the config asks for it."""
-    model = base_model(plan)
-    model = TunerMixin.prepare_model(swift_arguments(config, plan, model.model_meta), model)
-    for name, weight in model.named_parameters():
-        whole = plan.train_type == "full" or ".modules_to_save." in name
-        if whole and weight.requires_grad and config.tuner.trainable_dtype == "float32":
-            weight.data = weight.data.float()
-    return model
-
-
-def described(tensors: Any) -> Described:
-    return {name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors}
-
-
-def trainable(model: Any) -> Described:
-    return described((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-
-
-def planned(plan: TuningPlan) -> Described:
-    assert len({item.parameter for item in plan.trainables}) == len(plan.trainables)
-    return {item.parameter: (item.shape, item.dtype) for item in plan.trainables}
-
-
-def listed(tensors: tuple[TensorInfo, ...] | list[TensorInfo]) -> Described:
-    assert len({tensor.name for tensor in tensors}) == len(tensors)
-    return {tensor.name: (tensor.shape, tensor.dtype) for tensor in tensors}
-
-
-def lora(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
-    return {"train_type": "lora", "target_regex": target, **settings}
-
-
-def dora(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
-    return lora(target, use_dora=True, **settings)
-
-
-def saved(*names: str, **settings: Any) -> dict[str, Any]:
-    return lora("^$", modules_to_save=list(names), **settings)
-
-
-def adalora(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
-    return {"train_type": "adalora", "target_regex": target, **settings}
-
-
-def boft(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
-    return {"train_type": "boft", "target_regex": target, **settings}
-
-
-def fourierft(target: str | None = ALIGNER, **settings: Any) -> dict[str, Any]:
-    return {"train_type": "fourierft", "target_regex": target, "fourier_n_frequency": 100, **settings}
-
-
-def flags(train_type: str, *unfrozen: str, **settings: Any) -> dict[str, Any]:
-    """Freeze flags alone decide: nothing names a target."""
-    frozen = {f"freeze_{part}": part not in unfrozen for part in ("llm", "vit", "aligner")}
-    return {"train_type": train_type, **frozen, **settings}
+    """The plan's model as it trains."""
+    return as_trained(config, plan, base_model(plan))
 
 
 COMBINATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -246,12 +191,12 @@ COMBINATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "saved-by-adalora": ("dense", adalora("^$", modules_to_save=MERGERS)),
     "saved-by-boft": ("dense", boft("^$", modules_to_save=MERGERS)),
     "saved-by-fourierft": ("dense", fourierft("dummy-target-modules", modules_to_save=MERGERS)),
-    "lora-aligner": ("dense", lora()),
-    "lora-aligner-bf16": ("bf16", lora(lora_rank=3, use_rslora=True)),
-    "lora-aligner-fp16": ("fp16", lora(lora_dropout=0.0)),
-    "lora-aligner-tied": ("tied", lora(lora_rank=16)),
-    "lora-aligner-moe": ("moe", lora()),
-    "lora-aligner-bf16-as-base": ("bf16", lora(trainable_dtype="base")),
+    "lora-aligner": ("dense", lora(ALIGNER)),
+    "lora-aligner-bf16": ("bf16", lora(ALIGNER, lora_rank=3, use_rslora=True)),
+    "lora-aligner-fp16": ("fp16", lora(ALIGNER, lora_dropout=0.0)),
+    "lora-aligner-tied": ("tied", lora(ALIGNER, lora_rank=16)),
+    "lora-aligner-moe": ("moe", lora(ALIGNER)),
+    "lora-aligner-bf16-as-base": ("bf16", lora(ALIGNER, trainable_dtype="base")),
     "lora-llm-attention-moe": ("moe", lora(LLM_ATTENTION)),
     "lora-vit": ("bf16", lora(VIT_LINEARS)),
     "lora-all-names": ("dense", lora(".*")),
@@ -271,26 +216,26 @@ COMBINATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora-flags-llm-moe": ("moe", flags("lora", "llm")),
     "lora-flags-aligner-and-saved-norms": ("dense", flags("lora", "aligner", modules_to_save=["merger.norm"])),
     "lora-flags-none-and-saved": ("dense", flags("lora", modules_to_save=MERGERS)),
-    "dora-aligner": ("dense", dora()),
-    "dora-aligner-bf16": ("bf16", dora(lora_rank=4)),
-    "dora-aligner-fp16": ("fp16", dora()),
+    "dora-aligner": ("dense", dora(ALIGNER)),
+    "dora-aligner-bf16": ("bf16", dora(ALIGNER, lora_rank=4)),
+    "dora-aligner-fp16": ("fp16", dora(ALIGNER)),
     "dora-head-and-embeddings": ("dense", dora(r".*embed_tokens|lm_head")),
     "dora-convolution": ("bf16", dora(r".*patch_embed\.proj")),
     "dora-everything": ("moe", dora(".*")),
     "dora-vit-and-saved-aligner": ("bf16", dora(VIT_LINEARS, modules_to_save=MERGERS)),
-    "adalora-aligner": ("dense", adalora(adalora_init_r=13, adalora_target_r=5)),
-    "adalora-aligner-bf16": ("bf16", adalora()),
+    "adalora-aligner": ("dense", adalora(ALIGNER, adalora_init_r=13, adalora_target_r=5)),
+    "adalora-aligner-bf16": ("bf16", adalora(ALIGNER)),
     "adalora-flags-vit": ("dense", flags("adalora", "vit", "aligner")),
     "adalora-head-and-saved-aligner": ("dense", adalora("lm_head", modules_to_save=MERGERS)),
-    "boft-aligner": ("dense", boft()),
-    "boft-aligner-bf16": ("bf16", boft(boft_block_size=8)),
-    "boft-block-number": ("dense", boft(boft_block_size=0, boft_block_num=8)),
+    "boft-aligner": ("dense", boft(ALIGNER)),
+    "boft-aligner-bf16": ("bf16", boft(ALIGNER, boft_block_size=8)),
+    "boft-block-number": ("dense", boft(ALIGNER, boft_block_size=0, boft_block_num=8)),
     "boft-llm-and-saved-aligner": ("moe", boft(LLM_ATTENTION, modules_to_save=MERGERS)),
-    "boft-tied": ("tied", boft(boft_dropout=0.1)),
-    "fourierft-aligner": ("dense", fourierft()),
-    "fourierft-aligner-bf16": ("bf16", fourierft(fourier_n_frequency=33, fourier_scaling=1.0)),
+    "boft-tied": ("tied", boft(ALIGNER, boft_dropout=0.1)),
+    "fourierft-aligner": ("dense", fourierft(ALIGNER)),
+    "fourierft-aligner-bf16": ("bf16", fourierft(ALIGNER, fourier_n_frequency=33, fourier_scaling=1.0)),
     "fourierft-everything": ("moe", fourierft(".*")),
-    "fourierft-saved-norms": ("bf16", fourierft(modules_to_save=["all-norm"])),
+    "fourierft-saved-norms": ("bf16", fourierft(ALIGNER, modules_to_save=["all-norm"])),
     "full-aligner": ("dense", flags("full", "aligner")),
     "full-aligner-bf16": ("bf16", flags("full", "aligner")),
     "full-aligner-fp16-as-base": ("fp16", flags("full", "aligner", trainable_dtype="base")),
@@ -347,8 +292,8 @@ GROUPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "lora-llm-and-saved-aligner": ("dense", lora(LLM_ATTENTION, modules_to_save=MERGERS), OWN_RATES),
     "lora-everywhere": ("moe", lora(".*"), OWN_RATES),
     "dora-vit": ("dense", dora(VIT_LINEARS), OWN_RATES),
-    "adalora-aligner": ("dense", adalora(), {}),
-    "boft-aligner": ("dense", boft(), OWN_RATES),
+    "adalora-aligner": ("dense", adalora(ALIGNER), {}),
+    "boft-aligner": ("dense", boft(ALIGNER), OWN_RATES),
     "fourierft-everywhere": ("dense", fourierft(".*"), OWN_RATES),
     "full-aligner": ("dense", flags("full", "aligner"), {}),
     "full-everything": ("tied", flags("full", "llm", "vit", "aligner"), OWN_RATES),
@@ -358,27 +303,6 @@ GROUPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "one-rate-for-all": ("dense", lora(LLM_ATTENTION, modules_to_save=MERGERS), {"optimizer": "default"}),
     "one-rate-for-all-full": ("dense", flags("full", "vit", "aligner"), {"optimizer": "default", "weight_decay": 0.2}),
 }
-
-Groups = list[tuple[float, float, set[str]]]
-
-
-def real_groups(arguments: dict[str, Any], model: Any) -> Groups:
-    """Rate, weight decay and parameters of each group of ms-swift's own optimizer."""
-    names = ("learning_rate", "vit_lr", "aligner_lr", "weight_decay")
-    rates = {name: arguments[name] for name in names if name in arguments}
-    args = TrainingArguments(tempfile.gettempdir(), optim="adamw_torch", use_cpu=True, report_to=[], **rates)
-    trainer = SimpleNamespace(model=model)
-    if arguments["optimizer"] == "default":  # the Trainer's own, which moves the model
-        trainer = Trainer(model.to_empty(device="cpu"), args)
-    optimizer = optimizers_map[arguments["optimizer"]](args, trainer).create_optimizer()
-    owners = {id(weight): name for name, weight in model.named_parameters()}
-    return [
-        (g["lr"], g["weight_decay"], {owners[id(weight)] for weight in g["params"]}) for g in optimizer.param_groups
-    ]
-
-
-def planned_groups(plan: TuningPlan) -> Groups:
-    return [(group.learning_rate, group.weight_decay, set(group.parameters)) for group in plan.groups]
 
 
 @pytest.mark.parametrize(("model", "tuner", "training"), GROUPS.values(), ids=GROUPS)
@@ -533,7 +457,7 @@ def test_boft_blocks_are_refused_exactly_where_peft_refuses_them(size: int, bloc
 
 
 def test_boft_butterflies_are_refused_since_peft_takes_one_without_its_cuda_extension(resolve: Plans) -> None:
-    config, plan = resolve("dense", boft(boft_block_size=8, boft_n_butterfly_factor=2))
+    config, plan = resolve("dense", boft(ALIGNER, boft_block_size=8, boft_n_butterfly_factor=2))
     assert [problem.code for problem in problems(config, plan) if problem.severity == "error"] == ["boft-blocks"]
     shapes = {shape for name, (shape, _) in trainable(prepare(config, plan)).items() if "boft_R" in name}
     assert {shape[0] for shape in shapes} == {1}

@@ -30,6 +30,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "freeze-flags-ignored": ("note", "freeze flags are given, but target_regex or target_modules decides"),
     "freeze-flags-contradicted": ("warning", "a freeze flag says the opposite of what trains"),
     "passed-over": ("note", "the target also matches modules that the method can't adapt"),
+    "adapter-not-reloadable": ("warning", "peft would load the adapter into other layers; export merges it rightly"),
     "setting-unused": (
         "note",
         "a setting has no effect: it belongs to another method, or another setting overrides it",

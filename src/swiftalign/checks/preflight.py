@@ -34,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     model_class.loadable,
     selection.saved,
     selection.targets,
+    selection.reloading,
     methods.variant,
     trained.something_trains,
     trained.whole_aligner,

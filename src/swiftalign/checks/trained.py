@@ -9,7 +9,7 @@ from swiftalign.config.sections import Config, TunerSection
 from swiftalign.methods import METHODS, settings_fields
 from swiftalign.model.tree import COMPONENTS, Component, Kind, Model, is_inside
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.plan.selection import aligner_regex
+from swiftalign.plan.selection import aligner_regex, train_aligner
 from swiftalign.problems import SPOKEN, Problem, about, counted, names
 
 
@@ -17,10 +17,10 @@ def something_trains(config: Config, model: Model, plan: TuningPlan) -> Iterable
     tuner = config.tuner
     if plan.trainables or tuner.method is tuner.variant:  # dora-without-layers says it then
         return
-    cure: dict[str, Any] = {"target_regex": aligner_regex(model)}
+    cure = train_aligner(model)
     if plan.train_type == "lora" and plan.decided_by in ("nothing", "freeze_flags"):
         cure = {"target_regex": "^$", "modules_to_save": list(model.mergers)}
-    elif plan.decided_by in ("full", "freeze_flags"):
+    elif plan.decided_by == "full" or (plan.decided_by == "freeze_flags" and tuner.frozen["aligner"]):
         cure = {"freeze_aligner": False}
     where = config.where(*plan.decided_at)
     yield Problem("nothing-trains", "no parameter would train", "train the aligner:", {"tuner": cure}, where)
@@ -29,8 +29,9 @@ def something_trains(config: Config, model: Model, plan: TuningPlan) -> Iterable
 def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     if config.tuner.variant and not plan.adapted:
         return  # DoRA's own finding gives the whole correction
-    trained = [part for part in model.mergers if any(is_inside(item.module, [part]) for item in plan.trainables)]
-    missing = [part for part in model.mergers if part not in trained]
+    parts = _parts_for_images(model)
+    missing = _idle(parts, plan)
+    trained = len(missing) < len(parts)
     tuner, saves = config.tuner, _saves_aligner(model, plan)
     where = config.where(*(("tuner", "modules_to_save") if saves else plan.decided_at))
     if trained and missing:
@@ -38,18 +39,18 @@ def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
         if saves:
             cure: dict[str, Any] = {"modules_to_save": [*plan.saved, *missing]}
         elif all(model.component(name) == "aligner" for name in plan.adapted):
-            cure = {"target_regex": aligner_regex(model)}
+            cure = train_aligner(model)
         elif tuner.target_regex is not None:
             cure = {"target_regex": f"{tuner.target_regex}|{aligner_regex(model)}"}
         else:
             layers = [m.name for m in model if m.kind is Kind.LINEAR and is_inside(m.name, missing)]
             cure = {"target_modules": [*(tuner.target_modules or []), *layers]}
-        shares = {part: sum(weight.numel for weight in model.under(part)) for part in model.mergers}
+        shares = {part: sum(weight.numel for weight in model.under(part)) for part in parts}
         percent = round(100 * sum(shares[part] for part in missing) / sum(shares.values()))
         yield Problem(
             "aligner-incomplete",
             f"{names(missing)} would stay frozen: {percent}% of the aligner",
-            "the deepstack mergers feed the LLM beside visual.merger; train all of the aligner:",
+            f"{'they feed' if len(missing) > 1 else 'it feeds'} the LLM too; train all of the aligner:",
             {"tuner": cure},
             where,
         )
@@ -60,6 +61,15 @@ def whole_aligner(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
             "train the aligner, or ignore this if you mean to train other parts only",
             where=where,
         )
+
+
+def _parts_for_images(model: Model) -> list[str]:
+    """The parts of the aligner; without those for sound, where there are others."""
+    return [part for part in model.mergers if "audio" not in part] or list(model.mergers)
+
+
+def _idle(parts: list[str], plan: TuningPlan) -> list[str]:
+    return [part for part in parts if not any(is_inside(item.module, [part]) for item in plan.trainables)]
 
 
 def _saves_aligner(model: Model, plan: TuningPlan) -> bool:
@@ -74,7 +84,7 @@ def vit_by_suffix(config: Config, model: Model, plan: TuningPlan) -> Iterable[Pr
     code, hint = "vit-by-suffix", "set freeze_vit: false if you mean the ViT too; to train the aligner alone:"
     adapted = _unnamed_vit(plan.adapted, targets, model)
     if adapted:
-        cure: dict[str, Any] = {"target_regex": aligner_regex(model)}
+        cure = train_aligner(model)
         if _saves_aligner(model, plan):  # it trains whole already
             cure = {"target_regex": "^$"} if tuner.method.name == "lora" else {**cure, "modules_to_save": []}
         message = f"{plan.decided_at[1]} also adapts {counted(len(adapted), 'ViT layer')}: {names(adapted)}"
@@ -186,9 +196,8 @@ def unbuilt(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
 
 
 def expect_aligner(plan: TuningPlan, model: Model) -> Iterable[Problem]:
-    """For ``--expect aligner``: what trains lies in the aligner, and in each of its mergers."""
+    """For ``--expect aligner``: what trains lies in the aligner, and in each of its parts for images."""
     outside = [item.parameter for item in plan.trainables if item.component != "aligner"]
     yield from about("outside-expected", outside, "outside the aligner would train", limit=2)
-    idle = [part for part in model.mergers if not any(is_inside(item.module, [part]) for item in plan.trainables)]
-    if idle:
+    if idle := _idle(_parts_for_images(model), plan):
         yield Problem("outside-expected", f"nothing would train in {names(idle)}")

@@ -84,8 +84,8 @@ class Method(BaseModel):
         variant_of: the train_type that a config names for this method, where that is not the method's own name.
         flag: the setting of that train_type that asks for this variant.
         spelling: what to write instead, where a config names a variant as its train_type.
-        adapts: the kinds of layer that it can adapt; empty where it makes no adapter. peft adapts further kinds
-            (Conv2d, Conv1D), but none of them is in these models.
+        adapts: the kinds of layer that it can adapt; empty where it makes no adapter. peft adapts further kinds,
+            by LoRA transformers' Conv1D and torch's MultiheadAttention, by BOFT Conv2d.
         parts: the tensors that it can add to a layer.
         ranks_may_shrink: whether training prunes ranks, so that planned shapes are upper bounds. Such a method resumes
             from a training state of its own, not from the settings in adapter_config.json.

@@ -125,8 +125,8 @@ def kind_of(name: str, weights: Mapping[str, TensorInfo]) -> Kind:
     if sides == 2:
         return Kind.LINEAR
     if bias:  # one number per filter; a transposed convolution's weight begins with the inputs instead
-        return Kind.CONV if bias.shape[0] == weight.shape[0] else Kind.PARAMETERS
-    return Kind.CONV if sides > 3 or (sides == 3 and "conv" in word) else Kind.PARAMETERS
+        return Kind.of_convolution(weight.shape) if bias.shape[0] == weight.shape[0] else Kind.PARAMETERS
+    return Kind.of_convolution(weight.shape) if sides > 3 or (sides == 3 and "conv" in word) else Kind.PARAMETERS
 
 
 def _is_unbuilt(name: str, config: Mapping[str, Any], says: Declared) -> bool:

@@ -59,13 +59,13 @@ def model_of(model: Any, architecture: Architecture, *, source: str, config: dic
     from torch import nn
     from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     classes: dict[Any, Kind] = {
         # A part of nn.MultiheadAttention, whose forward is never called.
         NonDynamicallyQuantizableLinear: Kind.PARAMETERS,
         nn.Linear: Kind.LINEAR,
         nn.Embedding: Kind.EMBEDDING,
         nn.LayerNorm: Kind.LAYER_NORM,
-        (nn.Conv1d, nn.Conv2d, nn.Conv3d): Kind.CONV,
         nn.ModuleList: Kind.MODULE_LIST,
     }
     seen: dict[int, str] = {}
@@ -78,7 +78,9 @@ def model_of(model: Any, architecture: Architecture, *, source: str, config: dic
             if seen.setdefault(id(weight), full) != full:
                 tied.add(full)
         kind = next((kind for cls, kind in classes.items() if isinstance(module, cls)), None)
-        if kind is None and own:
+        if isinstance(module, convolutions):
+            kind = Kind.of_convolution(tuple(module.weight.shape))
+        elif kind is None and own:
             kind = Kind.NORM if "norm" in type(module).__name__.lower() else Kind.PARAMETERS
         elif kind is None:
             kind = Kind.CONTAINER if next(module.children(), None) is not None else Kind.PLAIN

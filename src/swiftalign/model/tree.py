@@ -21,12 +21,25 @@ class Kind(StrEnum):
     LINEAR = "linear"
     EMBEDDING = "embedding"
     CONV = "conv"
+    DEPTHWISE_CONV = "depthwise_conv"
     LAYER_NORM = "layer_norm"  # torch's own LayerNorm, which weight decay skips by its class
     NORM = "norm"  # any other normalisation
     PARAMETERS = "parameters"  # any other module with weights of its own, e.g. MoE experts
     MODULE_LIST = "module_list"
     CONTAINER = "container"
     PLAIN = "plain"  # has neither weights nor children, e.g. an activation
+
+    @classmethod
+    def of_convolution(cls, weight: tuple[int, ...]) -> Kind:
+        """The kind of a convolution by the shape of its weight: outputs, inputs of a filter, sides of the kernel.
+
+        Where each filter reads a single input, there may be as many groups as inputs; the shape does not tell. peft
+        refuses to adapt as many groups as that, unless the rank is a multiple of them, and can't merge them.
+
+        >>> Kind.of_convolution((64, 3, 14, 14)), Kind.of_convolution((64, 1, 4))
+        (<Kind.CONV: 'conv'>, <Kind.DEPTHWISE_CONV: 'depthwise_conv'>)
+        """
+        return cls.DEPTHWISE_CONV if weight[1] == 1 else cls.CONV
 
 
 @dataclass(frozen=True)

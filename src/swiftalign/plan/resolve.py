@@ -15,11 +15,16 @@ from swiftalign.model.tree import COMPONENTS, Kind, Model, is_inside
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
 from swiftalign.plan.schedule import read_schedule
-from swiftalign.plan.selection import Selection, select
+from swiftalign.plan.selection import Selection, runs_in_training, select
 
 # transformers decays no bias and no normalisation weight: by name, and LayerNorm by class.
 # Source: transformers `Trainer.get_decay_parameter_names`.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+# peft saves the base weights of an adapted embedding and head too, where the model's class tells them: of embeddings
+# that share their memory only one, and the head of Qwen's omni models not.
+# Source: peft `get_peft_model_state_dict`; transformers `EmbeddingAccessMixin`.
+_WITH_BASE = re.compile(r"(?:.*\.)?embed_tokens|(?!thinker\.)(?:.*\.)?lm_head")
 
 
 def resolve(
@@ -68,18 +73,16 @@ def resolve(
 
 
 def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iterable[Trainable]:
-    whole_dtype = "float32" if tuner.trainable_dtype == "float32" else model.dtype
+    as_float32 = tuner.trainable_dtype == "float32"
     if tuner.train_type == "full":
         for weight in model.parameters():
             module = weight.name.rpartition(".")[0]
             component = model.component(module)
-            generates = is_inside(module, model.architecture.generator)  # ms-swift always freezes these parts
-            if not tuner.frozen.get(component, generates):
+            if runs_in_training(module, model) and not tuner.frozen.get(component, False):
+                dtype = "float32" if as_float32 else weight.dtype
                 decays = _whole_decays(weight.name, module, model)
-                yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, whole_dtype, decays)
+                yield Trainable(weight.name, weight.name, module, component, "whole", weight.shape, dtype, decays)
         return
-    if whole_dtype == "float16":
-        whole_dtype = "float32"  # ms-swift casts: gradients in float16 can't be unscaled
     settings = tuner.settings
     for layer in selection.adapted:
         for part, shape in settings.shapes(layer).items():
@@ -106,7 +109,8 @@ def _trainables(tuner: TunerSection, model: Model, selection: Selection) -> Iter
                 component=model.component(module),
                 how="whole",
                 shape=weight.shape,
-                dtype=whole_dtype,
+                # ms-swift casts float16: gradients in it can't be unscaled.
+                dtype="float32" if as_float32 or weight.dtype == "float16" else weight.dtype,
                 decays=_whole_decays(name, module, model),
             )
 
@@ -126,5 +130,5 @@ def _checkpoint_tensors(
     for item in trainables:
         yield TensorInfo(item.key, item.shape, item.dtype)
     for layer in selection.adapted:
-        if layer.name.rpartition(".")[2] in ("embed_tokens", "lm_head"):  # peft saves their base weights too ("auto")
+        if _WITH_BASE.fullmatch(layer.name) and not (layer.kind is Kind.EMBEDDING and layer.weight.name in model.tied):
             yield TensorInfo(str(PeftKey(layer.name, "base_layer.weight")), layer.weight.shape, layer.weight.dtype)

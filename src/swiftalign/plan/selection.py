@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from swiftalign.config.sections import NO_TARGETS, Config, TunerSection
 from swiftalign.config.yaml import Key
@@ -44,7 +45,8 @@ def select(config: Config, model: Model) -> Selection:
         return Selection((), (), decided_by, decided_at, ())
     whole = tuple(_saved_by(index, entry, model) for index, entry in enumerate(tuner.modules_to_save))
     # peft can't wrap a module list: it stands for its members.
-    saved = tuple(dict.fromkeys(part for match in whole for name in match.modules for part in _parts(name, model)))
+    found = dict.fromkeys(part for match in whole for name in match.modules for part in _parts(name, model))
+    saved = tuple(name for name in found if runs_in_training(name, model))
     targets: tuple[Match, ...] = ()
     if decided_by == "target_regex":  # must match the whole name, as peft reads a string
         text = tuner.target_regex or ""
@@ -69,9 +71,21 @@ def select(config: Config, model: Model) -> Selection:
     adapted = tuple(  # peft leaves the layers of saved modules without an adapter
         module
         for module in model
-        if module.name in matched and module.kind in kinds and not is_inside(module.name, saved)
+        if module.name in matched
+        and module.kind in kinds
+        and runs_in_training(module.name, model)
+        and not is_inside(module.name, saved)
     )
     return Selection(adapted, saved, decided_by, decided_at, (*whole, *targets))
+
+
+def runs_in_training(name: str, model: Model) -> bool:
+    """Whether training reaches a module: parts that make speech or images never get gradients.
+
+    References:
+        ms-swift `swift/arguments/tuner_args.py`, which always freezes them under full training.
+    """
+    return not is_inside(name, model.architecture.generator)
 
 
 def _decision(tuner: TunerSection) -> tuple[Decision, Key]:
@@ -115,5 +129,15 @@ def aligner_regex(model: Model) -> str:
     family = find(model.model_type)
     if family and family.aligner_regex:
         return family.aligner_regex
-    layers = [m.name for m in model if m.kind is Kind.LINEAR and model.component(m.name) == "aligner"]
-    return f"^({exactly(layers)})$"
+    return f"^({exactly(_aligner_layers(model))})$"
+
+
+def train_aligner(model: Model) -> dict[str, Any]:
+    """Settings of the tuner section that train the aligner: by adapters, or whole if it has no Linear layer."""
+    if _aligner_layers(model):
+        return {"target_regex": aligner_regex(model)}
+    return {"target_regex": "^$", "modules_to_save": list(model.mergers)}
+
+
+def _aligner_layers(model: Model) -> list[str]:
+    return [m.name for m in model if m.kind is Kind.LINEAR and model.component(m.name) == "aligner"]

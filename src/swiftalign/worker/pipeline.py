@@ -38,6 +38,7 @@ from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
 from swiftalign.worker.sharding import autocast, divide, keep_divided, loading, make_whole
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
+from swiftalign.worker.targets import exact_targets
 from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
 
@@ -140,7 +141,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if plan.ranks_may_shrink:  # pruned factors can't be loaded: begin with whole ones; `train` loads the state
             args = copy.copy(args)
             args.resume_from_checkpoint, args.adapters = None, []
-        model = super().prepare_model(args, model, **kwargs)
+        with exact_targets(model):
+            model = super().prepare_model(args, model, **kwargs)
         make_whole(model)
         dtypes = {item.parameter: item.dtype for item in plan.trainables}
         for name, weight in model.named_parameters():
