@@ -266,6 +266,7 @@ HOSTILE_NAMES = [
     "a" * 3000,
     "experts.99999999999999999999.weight",
     "layers.9" * 2000,
+    f"model.layers.{'9' * 5000}.a.weight",
     "(",
     "layers.٣.x",
     "²",
