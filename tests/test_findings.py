@@ -30,7 +30,7 @@ from swiftalign.yaml12 import dump_yaml
 
 DOCS = Path(__file__).parents[1] / "docs" / "findings.md"
 
-# Codes that no configuration of these models alone gives; each has a test of its own, here or in the test of its subject.
+# Codes that no configuration of these models alone gives; each has a test of its own, here or in that of its subject.
 BEYOND_CONFIG = {
     "class-not-loadable",
     "parameter-without-group",

@@ -11,7 +11,7 @@ from swiftalign.data.files import RowCounts
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.model.swift_choice import choose
-from swiftalign.model.tree import COMPONENTS, Kind, Model, is_inside
+from swiftalign.model.tree import COMPONENTS, Kind, Model
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
 from swiftalign.plan.schedule import read_schedule
