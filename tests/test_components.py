@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from families import FAMILIES, build, config_of, live
-from swiftalign.checks.model_class import loadable
+from swiftalign.checks.base_model import loadable
 from swiftalign.config.sections import Config
 from swiftalign.model import swift_map
 from swiftalign.model.components import CORRECTIONS, Correction, architectures, correction

@@ -70,7 +70,15 @@ def remote_code(config: Config, model: Model, plan: TuningPlan) -> Iterable[Prob
 
 def prefixes(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """What a user of ms-swift alone would run into; here the training processes correct it."""
-    if fault := correction(model.config):
+    if (fault := correction(model.config)) and not fault.unloadable:
         message = f"{class_of(model.config)}: {fault.reason}"
         hint = "training corrects them; `swift sft` by itself goes wrong with freeze flags, vit_lr and aligner_lr"
         yield Problem("swift-prefixes-wrong", message, hint)
+
+
+def loadable(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Ms-swift would fail once training has begun."""
+    if (fault := correction(model.config)) and fault.unloadable:
+        message = f"ms-swift can't load a {class_of(model.config)}: {fault.unloadable}"
+        hint = "train the model as its authors published it, in an environment with the packages that it needs"
+        yield Problem("class-not-loadable", message, hint, where=config.source.where)
