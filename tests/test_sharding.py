@@ -158,11 +158,12 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(way: str, folder: Pat
     assert apart(run, whole)[1] <= (1e-4 if way.startswith("zero") else 0)
 
 
+SLOW_RATE = "training.aligner_lr=2.0e-4"  # in bfloat16, runs drift apart by their roundings, faster at higher rates
 FEATURES = {
-    "bfloat16": (),
+    "bfloat16": (SLOW_RATE,),
     "lora": LORA,
     "padded": ("training.padding_free=false", "training.gradient_checkpointing=true", "data.train.0.limit=4"),
-    "full": ("tuner.train_type=full", "tuner.target_regex=null", "tuner.modules_to_save=[]"),
+    "full": (SLOW_RATE, "tuner.train_type=full", "tuner.target_regex=null", "tuner.modules_to_save=[]"),
     "best": (
         "data.val=pictures.jsonl",
         "training.eval_strategy=steps",
@@ -184,12 +185,12 @@ def test_what_a_run_can_do_it_can_do_divided(feature: str, way: str, folder: Pat
     sets = [each.replace("pictures.jsonl", str(folder / "pictures.jsonl")) for each in FEATURES[feature]]
     if feature == "padded":  # a batch of text alone can't train without padding_free
         sets[-1] = f"data.train={folder / 'pictures.jsonl'}"
-    name = f"{feature}-single"
+    name, dtype = f"{feature}-single", "bfloat16" if SLOW_RATE in sets else "float32"
     if not (folder / name).exists():
-        train(folder, name, "training.per_device_train_batch_size=4", *sets, dtype="bfloat16", nproc=1)
-    run = train(folder, f"{feature}-{way}", f"training.sharding={way}", *sets, dtype="bfloat16")
+        train(folder, name, "training.per_device_train_batch_size=4", *sets, dtype=dtype, nproc=1)
+    run = train(folder, f"{feature}-{way}", f"training.sharding={way}", *sets, dtype=dtype)
     last = "phase-2" if feature == "phases" else ""
-    assert apart(run / last, folder / name / last)[0] < 5e-3
+    assert apart(run / last, folder / name / last)[0] < (5e-3 if dtype == "bfloat16" else 1e-4)
     assert main(["verify-ckpt", str(run), "--deep", "--base", str(demo / "model")]) == 0
 
 

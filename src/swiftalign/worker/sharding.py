@@ -100,9 +100,9 @@ def make_whole(model: Any) -> None:
     divided = [weight for weight in model.parameters() if weight.requires_grad and hasattr(weight, "ds_id")]
     if not divided:
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(divided):
+    with deepspeed.zero.GatheredParameters(divided):
         whole = {id(weight): nn.Parameter(weight.data.clone()) for weight in divided}
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
