@@ -82,6 +82,20 @@ def test_a_change_of_sign_or_to_no_number_is_a_change(one: float, other: float, 
     assert largest_change(a, b) > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_wider_base_is_rounded_as_loading_it_does(dtype: torch.dtype, tmp_path: Path) -> None:
+    """A frozen tensor of a run in 16 bits equals its base in float32 once that is rounded; a changed one does not."""
+    base = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    mine = base.to(dtype)
+    changed = mine.clone()
+    changed[7] += 1
+    names = {"base": base, "mine": mine, "changed": changed}
+    save_file(names, tmp_path / "all.safetensors")
+    stored = {tensor.info.name: tensor for tensor in read_stored(tmp_path / "all.safetensors")}
+    assert largest_change(stored["mine"], stored["base"]) == 0
+    assert largest_change(stored["changed"], stored["base"]) == (changed.float() - mine.float()).abs().max().item()
+
+
 def test_reading_every_byte_takes_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     size = 400_000_000

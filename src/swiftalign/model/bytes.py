@@ -67,20 +67,24 @@ def to_float(data: bytes, dtype: str) -> Any:
 
 
 def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:
-    """max |tensor - base| in float32, for two tensors of the same shape; 0 if all bytes are equal."""
+    """max |tensor - base| in float32, for two tensors of the same shape; 0 if all bytes are equal.
+
+    A base of another dtype is cast to the tensor's first, as it was when it was loaded for training.
+    """
     import numpy as np
 
     dtypes, largest = (tensor.info.dtype, base.info.dtype), 0.0
-    # NaN, and -0.0 in place of 0.0, are changes too.
-    least = float(np.finfo(np.float32).tiny) if dtypes[0] == dtypes[1] else 0.0
+    least = float(np.finfo(np.float32).tiny)  # NaN, and -0.0 in place of 0.0, are changes too
     pieces = (blocks(each, BLOCK_BYTES * ITEM_SIZES[each.info.dtype]) for each in (tensor, base))
+    floats = FLOATS.issuperset(dtypes)
     for mine, theirs in zip(*pieces, strict=True):
-        if dtypes[0] == dtypes[1] and mine == theirs:
+        loaded = cast(theirs, dtypes[1], dtypes[0]) if floats else theirs
+        if mine == loaded and (floats or dtypes[0] == dtypes[1]):
             continue
-        if not FLOATS.issuperset(dtypes):
+        if not floats:
             return float("inf")
         with np.errstate(all="ignore"):
-            change = np.abs(to_float(mine, dtypes[0]) - to_float(theirs, dtypes[1])).max()
+            change = np.abs(to_float(mine, dtypes[0]) - to_float(loaded, dtypes[0])).max()
         largest = max(largest, least, float("inf") if np.isnan(change) else float(change))
     return largest
 

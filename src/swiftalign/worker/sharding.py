@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,26 @@ def join_processes(sharding: str, timeout: float) -> None:
 
 
 @contextmanager
-def loading(sharding: str) -> Iterator[None]:
+def loading(sharding: str, dtype: str) -> Iterator[None]:
     """While the model is loaded: with ``fsdp2`` into memory, and on each machine by one process only.
 
-    transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model.
+    transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model. ZeRO-3
+    divides the weights as they are created, and without its own 16-bit modes it would create them in float32.
+
+    Args:
+        dtype: the planned dtype of the weights.
     """
     names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING") if sharding.startswith("fsdp2") else ()
     os.environ |= dict.fromkeys(names, "true")
-    try:
-        yield
-    finally:
+    with ExitStack() as undo:
         for name in names:
-            del os.environ[name]
+            undo.callback(os.environ.pop, name)
+        if stage(sharding) == 3:
+            import deepspeed
+
+            undo.callback(setattr, deepspeed.zero, "Init", deepspeed.zero.Init)
+            deepspeed.zero.Init = partial(deepspeed.zero.Init, dtype=getattr(torch, dtype))
+        yield
 
 
 def make_whole(model: Any) -> None:
@@ -100,9 +109,9 @@ def make_whole(model: Any) -> None:
     divided = [weight for weight in model.parameters() if weight.requires_grad and hasattr(weight, "ds_id")]
     if not divided:
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(divided):
+    with deepspeed.zero.GatheredParameters(divided):
         whole = {id(weight): nn.Parameter(weight.data.clone()) for weight in divided}
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
