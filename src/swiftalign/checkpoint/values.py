@@ -101,7 +101,8 @@ def look(info: TensorInfo, data: Iterable[bytes], initial: dict[str, str], metho
 
 def check_values(weights: Weights, values: dict[str, Values], expectation: Expectation) -> Iterator[Problem]:
     """Tensors that are not finite, zero throughout, or as they were before training."""
-    found, method = weights.infos, expectation.train_type
+    found = weights.infos | {name: tensor.info for name, tensor in weights.stored.items()}
+    method = expectation.train_type
     infinite = [name for name, value in values.items() if value.finite is False]
     hint = "use an earlier checkpoint and lower the learning rate: training diverged"
     yield from about("not-finite", infinite, "with NaN or infinity", hint)

@@ -69,9 +69,10 @@ def merge_by_peft(
             with torch.device("meta"):
                 if str(PeftKey(layer, "lora_embedding_A")) in adapter.tensors:
                     module: nn.Module = nn.Embedding(*weight.shape)
-                elif weight.dim() == 5:
-                    outputs, inputs, depth, height, width = weight.shape
-                    module = nn.Conv3d(inputs, outputs, (depth, height, width), bias=bias is not None)
+                elif weight.dim() > 2:
+                    outputs, inputs, *kernel = weight.shape
+                    conv: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
+                    module = conv(inputs, outputs, tuple(kernel), bias=bias is not None)
                 else:
                     module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
             module.weight = nn.Parameter(weight, requires_grad=False)
