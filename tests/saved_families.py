@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from families import FAMILIES, build
+from families import FAMILIES, live
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import byte_tokenizer, save_processors
 from swiftalign.model.tree import Kind, Model, is_inside
@@ -48,10 +48,16 @@ class SavedRun:
 
 
 def build_base(family: str, folder: Path) -> Path:
-    """A family's tiny model, beside the files of a processor, which nothing opens here."""
-    build(family, folder)
+    """A family's tiny model without a tensor of zeros, beside the files of a processor, which nothing opens here."""
+    torch.manual_seed(0)
+    model = live(family, "cpu")
+    for weight in model.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.02)
+    model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     save_processors(folder)
+    torch.save({}, folder / "spk_dict.pt")  # the voices of Qwen-Omni, without which its class does not load
     return folder
 
 
@@ -76,13 +82,18 @@ def load(family: str, folder: Path) -> Any:
     return model
 
 
-def save_run(family: str, base: Path, method: str, folder: Path) -> SavedRun:
-    """Wrap the real model as ms-swift does, move what the plan trains, and save it as the Trainer does."""
+def save_run(family: str, base: Path, method: str, folder: Path, target_regex: str | None = None) -> SavedRun:
+    """Wrap the real model as ms-swift does, move what the plan trains, and save it as the Trainer does.
+
+    Args:
+        target_regex: the layers that carry an adapter, in place of the aligner's.
+    """
     folder.mkdir(parents=True)
     sections: dict[str, Any] = {"model": str(base), "training": {"max_steps": 1}}
     config_file = folder / "config.yaml"
     config_file.write_text(dump_yaml(sections), encoding="utf-8")
     sections["tuner"] = tuner_of(method, read_model(load_config([config_file])))
+    sections["tuner"] |= {"target_regex": target_regex} if target_regex else {}
     config_file.write_text(dump_yaml(sections), encoding="utf-8")
     config = load_config([config_file])
     plan = resolve(config, read_model(config))

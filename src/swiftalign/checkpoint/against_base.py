@@ -58,7 +58,7 @@ def compare_with_base(
     yield from about("base-mismatch", shapes, "with another shape in the base", _OTHER_BASE)
     if weights.kind == "model":
         dropped = expectation.unbuilt | ({"lm_head.weight"} & expectation.optional)  # savers drop a tied head too
-        gone = [name for name in base if name not in weights.stored and name not in dropped]
+        gone = [name for name, own in base.items() if name not in weights.stored and own.name not in dropped]
         yield from about("base-mismatch", gone, "of the base missing here", _OTHER_BASE)
     changes: dict[str, float] = {}
     for name, own in pairs.items():

@@ -33,8 +33,8 @@ class Expectation:
         plan: the plan that the expectation was made from, if there is one.
         dtypes: whether the dtypes of `tensors` are expected too.
         optional: names of tensors that may be there: those of the base that its class does not build, and a tied head.
-        unbuilt: names of tensors that the base's files hold, but its class does not build: whoever saves the model
-            leaves them out.
+        unbuilt: names in the base's files of the tensors that its class does not build: whoever saves the model leaves
+            them out.
         architecture: where the model's components lie; None where nothing says it.
     """
 

@@ -9,6 +9,7 @@ from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.families import absent_mergers, merger_layers, mergers_of, shape_fits
+from swiftalign.model.headers import is_buffer
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem, about
 from swiftalign.problems import names as some
@@ -39,7 +40,7 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
             yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
         return
     missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected and name not in expectation.optional]
+    extra = [name for name in found if not (name in expected or name in expectation.optional or is_buffer(name))]
     wanted = {canonical(name): name for name in missing}
     renamed = {name: wanted[canonical(name)] for name in extra if canonical(name) in wanted}
     yield from _renamed(renamed)
