@@ -22,6 +22,7 @@ from swiftalign.exports.export import export
 from swiftalign.model.safetensors import StoredTensor, TensorInfo
 from swiftalign.model.stored import in_model, stored_tensors, under_model_names
 from swiftalign.problems import ExportError
+from swiftalign.worker.weights import carry_weights
 
 QUICK = ("llava", "qwen2_5_vl", "qwen3_5_moe")
 # ms-swift knows no aligner in the first group. The second resolves only with corrections of ms-swift's prefixes.
@@ -208,6 +209,16 @@ def test_tensors_for_speculative_decoding_stay_in_an_export(tmp_path: Path) -> N
     export(run.folder, tmp_path / "out")
     after = load_file(tmp_path / "out/model.safetensors")
     assert all(torch.equal(after[name], tensor) for name, tensor in head.items())
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5_moe"])
+def test_the_next_phase_begins_with_a_whole_checkpoint_s_weights(
+    family: str, runs: Callable[[str, str], SavedRun]
+) -> None:
+    run = runs(family, "full")
+    model = load(family, run.base)
+    carry_weights(run.plan, model, run.checkpoint)
+    assert all(torch.equal(tensor, run.state[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_aligner_alone_has_the_names_of_the_files(runs: Callable[[str, str], SavedRun], tmp_path: Path) -> None:
