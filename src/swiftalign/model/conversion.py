@@ -22,6 +22,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from swiftalign.model.components import class_of
+from swiftalign.model.declared import has_own_code
 from swiftalign.model.safetensors import TensorInfo
 
 # The places at which models keep their sub-models, of which each has rules of its own.
@@ -59,14 +61,14 @@ def loaded(
 
     Args:
         stored: the tensors by their names in the files.
-        config: the model's config.json. A model with code of its own is loaded without transformers' rules.
+        config: the model's config.json. Code that is not transformers' is loaded without its rules.
         built: has ``get_parameter(name)``, for rules that look at the shape that the model class builds.
         lenient: leave tensors on which a rule fails, and the second of two that would get the same name, as they are.
 
     Raises:
         RulesError: the rules can't be loaded, or fail on these tensors.
     """
-    if config.get("auto_map"):
+    if has_own_code(config, class_of(config)):
         return {name: Loaded(stored[name], (name,)) for name in sorted(stored, key=natural)}
     core, rules = _rules()
     try:
@@ -82,7 +84,9 @@ def loaded(
                 target = name if lenient and target in made else target
                 made[target] = Loaded(TensorInfo(target, stored[name].shape, stored[name].dtype), (name,))
                 continue
-            rule, files = groups.setdefault(target, (deepcopy(by_pattern[pattern]), []))
+            if target not in groups:
+                groups[target] = deepcopy(by_pattern[pattern]), []
+            rule, files = groups[target]
             rule.add_tensor(target, name, pattern, _Shape(stored[name].shape))
             files.append(name)
         settings = _Config(config)
@@ -140,7 +144,7 @@ def _transforms(rules: Any, config: Mapping[str, Any]) -> Iterator[Any]:
 
 def _sub_models(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Name, class and type of a model and of its sub-models, as far as the config tells: a place may hold none."""
-    model_class, model_type = (config.get("architectures") or ["?"])[0], str(config.get("model_type"))
+    model_class, model_type = class_of(config) or "?", str(config.get("model_type"))
     yield "", model_class, model_type
     yield "model", _HEADS.sub("Model", model_class), model_type
     for key, names in _SUB_MODELS.items():

@@ -15,8 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swiftalign.model.components import class_of
-
 _CLASS = re.compile(r"^class (\w+)\(([^)]*)\):\n.*?(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 _TIES = "_tied_weights_keys"
 _UNBUILT = "_keys_to_ignore_on_load_unexpected"
@@ -44,10 +42,19 @@ class Declared:
     float32_in_float16: tuple[str, ...]
 
 
-def declared(config: Mapping[str, Any]) -> Declared:
-    """What the class of a model and those of its sub-models declare; nothing for a model with code of its own."""
-    model_class = class_of(config)
-    types = {} if config.get("auto_map") else dict.fromkeys(_model_types(config))
+def has_own_code(config: Mapping[str, Any], model_class: str) -> bool:
+    """Whether a model runs Python code that is not transformers': its own, or that of another package.
+
+    A class that goes by an older name, as ``Qwen2_5OmniModel``, is one of transformers if its family is.
+    """
+    file = _file(str(config.get("model_type")))
+    family = re.sub(r"(?:For[A-Z]\w*|Model)$", "", model_class)
+    return bool(config.get("auto_map")) or not file or not any(name.startswith(family) for name in _classes(file))
+
+
+def declared(config: Mapping[str, Any], model_class: str) -> Declared:
+    """What the class of a model and those of its sub-models declare; nothing for code that is not transformers'."""
+    types = {} if has_own_code(config, model_class) else dict.fromkeys(_model_types(config))
     files = list(dict.fromkeys(file for each in types if (file := _file(each))))
     own = _classes(files[0]) if files else {}
     ties: dict[str, str] = {}
@@ -80,13 +87,19 @@ def _model_types(config: Mapping[str, Any]) -> Iterator[str]:
 @cache
 def _file(model_type: str) -> Path | None:
     """The file with the classes of a type; that of ``siglip_vision_model`` is siglip's."""
-    package = importlib.util.find_spec("transformers")  # imports nothing
-    if package is None or package.origin is None:
-        return None
     words = re.findall(r"[A-Za-z0-9]+", model_type)
     names = ("_".join(words[:count]) for count in range(len(words), 0, -1))
-    files = (Path(package.origin).parent / f"models/{name}/modeling_{name}.py" for name in names)
-    return next((file for file in files if file.is_file()), None)
+    return next((_files()[name] for name in names if name in _files()), None)
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """The files with model classes, by the names of their folders."""
+    package = importlib.util.find_spec("transformers")  # imports nothing
+    if package is None or package.origin is None:
+        return {}
+    files = Path(package.origin).parent.glob("models/*/modeling_*.py")
+    return {file.parent.name: file for file in files if file.stem == f"modeling_{file.parent.name}"}
 
 
 @cache

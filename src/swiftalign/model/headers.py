@@ -37,6 +37,8 @@ _SHARED = re.compile(
     r"self_attn\.[kv]_(?:proj|norm)\."
 )  # what a layer of Gemma lacks that uses another's keys and values
 
+_SPEECH = ("talker.", "token2wav.", "code2wav.")  # what Qwen's omni models speak with
+
 # What ms-swift keeps in float32 if all such tensors of the files are (`swift/model/models/qwen.py`).
 _QWEN3_5_FLOAT32 = (r"linear_attn\.A_log$", r"linear_attn\.norm\.weight$")
 
@@ -57,7 +59,7 @@ def from_headers(stored: Mapping[str, TensorInfo], config: dict[str, Any], *, so
         RulesError: transformers' rules can't be loaded, or fail on these tensors.
     """
     made, dtype = loaded(stored, config), dtype or next(iter(stored.values())).dtype
-    says = declared(config)
+    says = declared(config, class_of(config))
     unbuilt = [name for name in made if _is_unbuilt(name, config, says)]
     files = {name: made[name].files for name in made.keys() - unbuilt}
     float32 = _float32(stored, config, says, dtype)
@@ -116,6 +118,8 @@ def kind_of(name: str, weights: Mapping[str, TensorInfo]) -> Kind:
     if weight is None or weights.keys() - {"weight", "bias"} or (bias and len(bias.shape) != 1):
         return Kind.PARAMETERS
     sides, word = len(weight.shape), next((part for part in reversed(name.split(".")) if not part.isdecimal()), "")
+    if sides == 0:
+        return Kind.PARAMETERS
     if sides == 1:
         return Kind.LAYER_NORM if bias or _BARE_LAYER_NORM.search(name) else Kind.NORM
     if sides == 2 and not bias:
@@ -134,6 +138,8 @@ def _is_unbuilt(name: str, config: Mapping[str, Any], says: Declared) -> bool:
     """Whether the model's classes do not build a tensor of the files."""
     # Declared numbers of layers are those of published models; in others, a layer of that number may be built.
     if any(re.search(pattern, name) for pattern in says.unbuilt if "layers" not in pattern):
+        return True
+    if config.get("enable_audio_output") is False and name.startswith(_SPEECH):
         return True
     text, layer = _text_config(config), _TEXT_LAYER.fullmatch(name)
     layers, shared = text.get("num_hidden_layers"), text.get("num_kv_shared_layers")
