@@ -50,7 +50,7 @@ class SavedRun:
 def build_base(family: str, folder: Path) -> Path:
     """A family's tiny model without a tensor of zeros, beside the files of a processor, which nothing opens here."""
     torch.manual_seed(0)
-    model = live(family, "cpu")
+    model = live(family, device="cpu")
     for weight in model.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.02)
