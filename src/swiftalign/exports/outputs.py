@@ -22,6 +22,7 @@ RECORD, PLAN = "export.json", "plan.json"
 _OWN_FILES = (BASE_CARD, RECORD, PLAN)
 # Weights of the base in other formats would be stale beside the merged ones.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+_NO_WEIGHTS = ("spk_dict.pt",)  # the voices of Qwen2.5-Omni, without which its class does not load
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
     require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest)
     for path in sorted(source.base_folder.iterdir()):  # config, tokenizer, processor, template, licence
         other_index = path.name.endswith(".index.json") and not path.name.startswith("model.safetensors")
-        passed_over = other_index or path.suffix in _WEIGHT_SUFFIXES or path.name in _OWN_FILES
+        stale = path.suffix in _WEIGHT_SUFFIXES and path.name not in _NO_WEIGHTS
+        passed_over = other_index or stale or path.name in _OWN_FILES
         if path.is_file() and not path.name.startswith(".") and not passed_over:
             copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
     placed = write_weights(source, folder, shared=shared, dtype=dtype)
