@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = {"qwen2_5_vl": "lora", "qwen3_5_moe": "modules_to_save"}
 METHODS = {family: "lora" if number % 2 else "modules_to_save" for number, family in enumerate(SESSIONS)}
-METHODS |= {"gemma3": "modules_to_save"} | QUICK  # Gemma 3's aligner has no Linear layer
+# Gemma 3's aligner has no Linear layer, and a part of GLM-4V's is a convolution.
+METHODS |= {"gemma3": "modules_to_save", "glm4v": "modules_to_save"} | QUICK
 CASES = [
     pytest.param(family, method, marks=() if family in QUICK else pytest.mark.long, id=f"{family}-{method}")
     for family, method in METHODS.items()

@@ -25,14 +25,12 @@ from swiftalign.problems import ExportError
 from swiftalign.worker.weights import carry_weights
 
 QUICK = ("llava", "qwen2_5_vl", "qwen3_5_moe")
-# ms-swift knows no aligner in the first group. The second resolves only with corrections of ms-swift's prefixes.
-# Gemma 3n needs timm to be loaded, and peft rewrites a LoRA config of the third group's models.
+# ms-swift knows no aligner in the first group. Gemma 3n needs timm to be loaded, and peft rewrites a LoRA config of the
+# second group's models.
 NO_ALIGNER = {"aria", "aya_vision", "cohere2_vision", "ovis2", "smolvlm", "step3p7"}
-STALE = {"deepseek_ocr2", "deepseek_vl", "hunyuan_vl", "janus", "kimi_k25", "phi4_multimodal", "qwen2_audio"}
-STALE |= {"qwen3_asr"}
 REWRITTEN = {"glm4v_moe", "qwen3_omni_moe"}
 WITHOUT_LINEAR = {"gemma3"}
-TRAINED = sorted(FAMILIES.keys() - NO_ALIGNER - STALE - {"gemma3n"})
+TRAINED = sorted(FAMILIES.keys() - NO_ALIGNER - {"gemma3n"})
 
 CASES = [
     pytest.param(family, method, marks=() if family in QUICK else pytest.mark.long, id=f"{family}-{method}")
