@@ -121,7 +121,7 @@ def test_a_model_that_asks_to_run_code_is_refused(demo: Path, tmp_path: Path) ->
     file = tmp_path / "model/preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoProcessor": "x.Y"}}), encoding="utf-8")
     (tmp_path / "config.yaml").write_text("model: ./model\n", encoding="utf-8")
-    with pytest.raises(ModelError, match="asks to run Python code of its own"):
+    with pytest.raises(ModelError, match="has Python code of its own"):
         training_encoder(load_config([tmp_path / "config.yaml"]))
 
 

@@ -36,6 +36,12 @@ CODES: dict[str, tuple[Severity, str]] = {
     ),
     "weights-missing": ("error", "the weight files lack tensors of the model; these would start from random values"),
     "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not use"),
+    # The model
+    "model-type-ambiguous": ("error", "ms-swift has several model types for the model's class"),
+    "template-ambiguous": ("error", "ms-swift has several templates for the model's type"),
+    "remote-code": ("error", "the model has Python code of its own, which training would run"),
+    "swift-prefixes-wrong": ("warning", "ms-swift's own freeze flags would miss parts of the model"),
+    "class-not-loadable": ("error", "ms-swift can't load a model of this class, so it can be read but not trained"),
     # Learning rates and precision
     "parameter-without-group": ("error", "a trainable parameter is in no optimizer group, or in two"),
     "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),
@@ -129,7 +135,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
 }
 
 # The components as messages spell them.
-SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner"}
+SPOKEN = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "other": "other parts"}
 
 # Problems of a checkpoint: the codes of `swiftalign verify-ckpt`, and of an export that refuses a checkpoint.
 CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {

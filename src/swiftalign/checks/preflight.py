@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from swiftalign.checks import (
+    base_model,
     best_model,
     data,
     methods,
+    model_class,
     phases,
     rates,
     resume,
@@ -26,6 +28,10 @@ from swiftalign.problems import Problem
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 
 CHECKS: tuple[Check, ...] = (
+    base_model.type_and_template,
+    base_model.remote_code,
+    base_model.prefixes,
+    model_class.loadable,
     selection.saved,
     selection.targets,
     methods.variant,

@@ -19,7 +19,7 @@ from rich.text import Text
 from swiftalign.files import short_path
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import Problem, counted
+from swiftalign.problems import SPOKEN, Problem, counted
 from swiftalign.speed.cards import GIB
 from swiftalign.speed.what_fits import WhatFits
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from swiftalign.runs.history import RunState
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-_NAMES = {"llm": "LLM", "vit": "ViT", "aligner": "aligner", "all": "all"}
 _NUMERIC = (
     *("rows", "steps", "epochs", "step", "loss", "best"),
     *("expected", "found", "moved", "max change"),
@@ -62,18 +61,24 @@ def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
 def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
     """Components, modules, optimizer groups and what a checkpoint holds."""
     console.print(Text.assemble(("model   ", "dim"), f"{short_path(plan.model)}  ({plan.model_type}, {plan.dtype})"))
+    if plan.swift.reason:
+        chosen = f"{plan.swift.model_type} with template {plan.swift.template}, by {plan.swift.reason}"
+        console.print(Text.assemble(("type    ", "dim"), chosen))
     console.print(Text.assemble(("method  ", "dim"), plan.method))
     components = new_table("component", "total", "trainable", "share")
     for name, count in plan.components.items():
         share = _share(count.trainable, count.total)
-        components.add_row(_NAMES[name], f"{count.total:,}", f"{count.trainable:,}", share)
+        components.add_row(SPOKEN[name], f"{count.total:,}", f"{count.trainable:,}", share)
     components.add_section()
     total, trainable = plan.total_parameters, plan.trainable_parameters
     components.add_row("all", f"{total:,}", f"{trainable:,}", _share(trainable, total), style="bold")
     groups = new_table("component", "tensors", "parameters", "rate", "weight decay")
+    parts = {item.parameter: SPOKEN[item.component] for item in plan.trainables}
     for group in plan.groups:
         numbers = str(len(group.parameters)), f"{_numel(plan, group.parameters):,}"
-        groups.add_row(_NAMES[group.component], *numbers, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
+        # What lies in no component shares the groups of the LLM.
+        members = sorted({parts[name] for name in group.parameters}) if group.component != "all" else ["all"]
+        groups.add_row(" and ".join(members), *numbers, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
     tables = {"Components": components, "Modules": _modules(plan, modules), "Optimizer groups": groups}
     for title, table in tables.items():
         console.print(f"\n[bold]{title}[/bold]")
@@ -125,7 +130,7 @@ def print_runs(runs: Iterable[RunState], console: Console) -> None:
 
 
 def _rates(plan: TuningPlan) -> str:
-    return ", ".join(f"{_NAMES[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
+    return ", ".join(f"{SPOKEN[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
 
 
 def _augmentation(config: Config) -> str:
@@ -179,7 +184,7 @@ def _modules(plan: TuningPlan, modules: Model) -> Table:
             w.numel for m in modules for w in m.weights if m.name in trained and modules.component(m.name) == component
         )
         if frozen:
-            rest = f"rest of the {_NAMES[component]}"
+            rest = f"rest of the {SPOKEN[component]}"
             table.add_row(rest, "frozen", f"{frozen:,}", "0", "0.00%", plan.dtype, "-", style="dim")
     return table
 

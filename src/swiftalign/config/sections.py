@@ -103,8 +103,8 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="dtype of the frozen weights")
     attention: str | None = Field(None, description="attention implementation, e.g. sdpa or flash_attention_2")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    type: str | None = Field(None, description="ms-swift's model_type, if it can't be read from the model's config")
-    trust_remote_code: bool = Field(False, description="run the model's own Python code (auto_map)")
+    type: str | None = Field(None, description="ms-swift's model_type, where the model does not tell it")
+    trust_remote_code: bool = Field(False, description="let train and preview-aug run the model's own Python code")
 
 
 Kind = Literal["bbox", "quad", "line", "point", "polygon"]

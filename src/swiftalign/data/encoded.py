@@ -24,9 +24,10 @@ from swiftalign.data.text import Composed, Writing, ordered
 from swiftalign.data.words import shown
 from swiftalign.data.written import Written
 from swiftalign.model.hub import cached_folder
-from swiftalign.model.read import refuse_remote_code
+from swiftalign.model.remote_code import refuse_remote_code
 from swiftalign.model.safetensors import read_json
-from swiftalign.model.template import IGNORED, swift_model_type, use_own_tokens
+from swiftalign.model.swift_choice import choose
+from swiftalign.model.template import IGNORED, use_own_tokens
 from swiftalign.problems import DataError, ModelError
 
 # Without these files ms-swift would ask the hub.
@@ -205,8 +206,8 @@ def training_encoder(config: Config) -> TemplateEncoder:
         raise NotHereError(f"model {source}: {lacking}", "download the model, or name its folder")
     model_config = read_json(folder / "config.json")
     if not config.model.trust_remote_code:
-        refuse_remote_code(folder, model_config, source, config.where("model", "path"))
-    model_type = swift_model_type(config.model.type, str(model_config.get("model_type")))
+        refuse_remote_code(model_config, folder, source, config.where("model", "path"))
+    choice = choose(model_config, config.source, config.handed_through.get("template"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -220,10 +221,10 @@ def training_encoder(config: Config) -> TemplateEncoder:
             from swift.model import get_processor
             from swift.template import get_template
 
-            processor = get_processor(str(folder), model_type=model_type, use_hf=config.hub == "huggingface")
+            processor = get_processor(str(folder), model_type=choice.model_type, use_hf=config.hub == "huggingface")
             names = {field.name for field in fields(TemplateArguments)}
             given = {name: value for name, value in config.handed_through.items() if name in names}
-            arguments = TemplateArguments(**given)
+            arguments = TemplateArguments(**{**given, "template": choice.template})
             arguments.remove_unused_columns = True  # belongs to another group of arguments
             template = get_template(processor, **arguments.get_template_kwargs())
             template.set_mode("train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from swiftalign.model.components import class_of
@@ -41,8 +42,12 @@ def build_on_meta(model_config: dict[str, Any], *, dtype: str | None = None) -> 
                 model = model_class._from_config(hf_config, dtype=real)
     except Exception as error:  # whatever a malformed config makes of transformers' classes
         reason = " ".join(str(error).split())
+        if package := re.search(r"requires the (\w+) library", reason):
+            message = f"a {model_config['model_type']!r} model needs the package {package[1]}, which is not installed"
+            raise ModelError(message, f"pip install {package[1]}") from None
+        brief = reason.partition(". ")[0][:200]
         raise ModelError(
-            f"transformers can't build a {model_config['model_type']!r} model from its config: {reason[:200]}",
+            f"transformers can't build a {model_config['model_type']!r} model from its config: {brief}",
             "check config.json, and that the installed transformers knows this model",
         ) from error
     model.tie_weights()

@@ -13,8 +13,9 @@ from swiftalign.model.families import find, published_config, published_ids, sha
 from swiftalign.model.family import config_dtype
 from swiftalign.model.headers import from_headers
 from swiftalign.model.safetensors import TensorInfo, read_json, read_stored, weight_files
+from swiftalign.model.swift_map import type_named, types_of_class
 from swiftalign.model.tree import Architecture, Model, ModelSource
-from swiftalign.problems import ModelError
+from swiftalign.problems import ModelError, names
 
 
 def read(source: ModelSource) -> Model:
@@ -29,7 +30,12 @@ def read(source: ModelSource) -> Model:
     config = _config(folder, source)
     family = find(config["model_type"])
     known = [family.architecture] if family else architectures(config, source.path, source.type)
+    place = f"{source.where}: " if source.where else ""
     if not known:
+        if source.type and type_named(source.type) is None:
+            listed = names(each.name for each in types_of_class(class_of(config)))
+            hint = f"it has for this model: {listed}" if listed else "remove model.type"
+            raise ModelError(f"{place}model.type: ms-swift has no model type {source.type!r}", hint)
         raise ModelError(
             f"{source.path}: ms-swift knows no aligner in a {class_of(config) or config['model_type']} model",
             "name a vision-language model, such as a Qwen3-VL; if ms-swift has it under another name, set model.type",
@@ -46,10 +52,8 @@ def read(source: ModelSource) -> Model:
         with suppress(RulesError):
             return _with_aligner(from_headers(stored, config, source=source.path, dtype=source.dtype), known)
     if config.get("auto_map"):
-        message = (
-            f"{source.path}: its model has Python code of its own, and there are no weight files here to read it from"
-        )
-        raise ModelError(message, "download the model, and name its folder")
+        message = f"{place}model {source.path} has Python code of its own, which is not run to see what the model holds"
+        raise ModelError(message, "name a folder with its safetensors files, not quantized: their headers tell")
     from swiftalign.model.meta import model_from_config
 
     return _with_aligner(model_from_config(config, source), known)
@@ -110,19 +114,3 @@ def _config(folder: Path, source: ModelSource) -> dict[str, Any]:
         place = str(path) if folder.is_absolute() else f"config.json of {source.path}"
         raise ModelError(f"{place}: names no model_type", "name a whole model, not an adapter")
     return config
-
-
-def refuse_remote_code(folder: Path, config: dict[str, Any], source: str, where: str = "") -> None:
-    """Refuse a model that asks to run its own Python code: ms-swift would run it, for the model and its processor.
-
-    Raises:
-        ModelError: the config of the model, or of its tokenizer or processor, has an ``auto_map``.
-    """
-    configs = {"config.json": config} | {file.name: read_json(file) for file in sorted(folder.glob("*config.json"))}
-    for name, values in configs.items():
-        if isinstance(values, dict) and values.get("auto_map"):
-            place = f"{where}: " if where else ""
-            raise ModelError(
-                f"{place}model {source} asks to run Python code of its own (auto_map in {name})",
-                "if you trust it, set model: {path: ..., trust_remote_code: true}",
-            )

@@ -36,7 +36,9 @@ class SwiftType:
         architecture: name of the `Architecture` that says where the components lie; None for a model without one.
         classes: the model classes, as in ``architectures`` of config.json.
         template: the template of all of its models; None where it depends on the model.
-        models: template by the last part of a published model's id, in lower case.
+        models: the last part of a published model's id -> its template, where it is not the type's.
+        task: ms-swift's ``task_type``, where it is set.
+        loader: the class of ms-swift that loads the models.
     """
 
     name: str
@@ -44,11 +46,22 @@ class SwiftType:
     classes: tuple[str, ...]
     template: str | None
     models: dict[str, str | None]
+    task: str | None = None
+    loader: str | None = None
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The templates that its models have, the type's own first."""
         return tuple(dict.fromkeys(each for each in (self.template, *self.models.values()) if each))
+
+    @property
+    def generates(self) -> bool:
+        """Whether its models write text; ms-swift does not set the task of each embedding model and reranker."""
+        return self.task is None and not re.search(r"_(emb|embedding|gme|reranker)$", self.name)
+
+    def published(self, template: str | None = None) -> tuple[str, ...]:
+        """Names of its published models, all or those of a template."""
+        return tuple(name for name, own in self.models.items() if template in (None, own or self.template))
 
 
 def types_of_class(model_class: str) -> list[SwiftType]:
@@ -59,8 +72,8 @@ def types_of_class(model_class: str) -> list[SwiftType]:
 def type_of_model(path: str) -> tuple[SwiftType, str | None] | None:
     """The type and the template of a published model, by its folder's name or its id, as ms-swift finds them."""
     name = model_name(path).lower()
-    found = (each for each in _types_that_mention(name) if name in each.models)
-    return next(((each, each.models[name] or each.template) for each in found), None)
+    found = ((each, model) for each in _types_that_mention(name) for model in each.models if model.lower() == name)
+    return next(((each, each.models[model] or each.template) for each, model in found), None)
 
 
 def type_named(name: str) -> SwiftType | None:
@@ -80,9 +93,9 @@ def model_name(path: str) -> str:
 
 
 @cache
-def architecture(name: str) -> Architecture | None:
+def architecture(name: str | None) -> Architecture | None:
     """Where the components of an architecture lie; None for one without a multimodal map."""
-    return _architectures().get(name)
+    return _architectures().get(name or "")
 
 
 @cache
@@ -111,13 +124,15 @@ def _type(source: str) -> SwiftType:
         template = _value(named.get("template", group.args[1] if len(group.args) > 1 else None))
         for model in (node for node in ast.walk(group) if _calls(node, "Model")):
             ids = [_value(argument) for argument in (*model.args, *(keyword.value for keyword in model.keywords))]
-            models |= {each.rsplit("/", 1)[-1].lower(): template for each in ids if isinstance(each, str)}
+            models |= {each.rsplit("/", 1)[-1]: template for each in ids if isinstance(each, str)}
     return SwiftType(
         name=str(_value(given["model_type"])),
         architecture=_value(given.get("model_arch")),
         classes=tuple(_value(given.get("architectures")) or ()),
         template=_value(given.get("template")),
         models=models,
+        task=_value(given.get("task_type")),
+        loader=loader.id if isinstance(loader := given.get("loader"), ast.Name) else None,
     )
 
 

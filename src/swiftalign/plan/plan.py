@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from swiftalign.files import short_path
 from swiftalign.methods import METHODS
 from swiftalign.methods.keys import exactly
 from swiftalign.model.safetensors import TensorInfo
+from swiftalign.model.swift_choice import SwiftChoice
 from swiftalign.model.tree import COMPONENTS, Component
 
 Decision = Literal["target_regex", "target_modules", "freeze_flags", "full", "nothing"]
@@ -151,6 +152,7 @@ class TuningPlan:
         rates: learning rate of each component, whether it trains or not.
         groups: the optimizer's groups; empty where the optimizer makes its own.
         schedule: steps and epochs, as far as they are known.
+        swift: by which type ms-swift loads the model, and by which template it writes rows.
     """
 
     method: str
@@ -170,6 +172,7 @@ class TuningPlan:
     rates: dict[Component, float]
     groups: tuple[OptimizerGroup, ...]
     schedule: Schedule
+    swift: SwiftChoice = field(default_factory=SwiftChoice)
 
     @property
     def total_parameters(self) -> int:
@@ -254,6 +257,7 @@ class TuningPlan:
                 "optimizer": "multimodal" if values["groups"] and "all" not in rates else "default",
                 "rates": {name: rates.get(name, general) for name in COMPONENTS},
             }
+        swift = values.get("swift") or asdict(SwiftChoice())  # older plans do not say it
         plain = ("method", "train_type", "model", "model_type", "dtype", "decided_by", "optimizer")
         return cls(
             **{name: values[name] for name in plain},
@@ -270,6 +274,7 @@ class TuningPlan:
             rates=dict(values["rates"]),
             groups=tuple(OptimizerGroup(**{**g, "parameters": tuple(g["parameters"])}) for g in values["groups"]),
             schedule=Schedule(**values["schedule"]),
+            swift=SwiftChoice(**{**swift, "candidates": tuple(map(tuple, swift["candidates"]))}),
         )
 
 

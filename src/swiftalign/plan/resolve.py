@@ -10,6 +10,7 @@ from swiftalign.data.count import count_rows
 from swiftalign.data.files import RowCounts
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.safetensors import TensorInfo
+from swiftalign.model.swift_choice import choose
 from swiftalign.model.tree import COMPONENTS, Kind, Model, is_inside
 from swiftalign.plan.optimizer import learning_rates, optimizer_groups, optimizer_name
 from swiftalign.plan.plan import Count, Trainable, TuningPlan
@@ -62,6 +63,7 @@ def resolve(
         rates=rates,
         groups=tuple(optimizer_groups(config, rates, trainables)),
         schedule=read_schedule(config, rows or count_rows(config), processes=processes, fitting=fitting),
+        swift=choose(model.config, config.source, config.handed_through.get("template")),
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from swiftalign.config.sections import WORKERS_ONLY, Config, best_metric_given
 from swiftalign.config.sharding import GATHER, deepspeed_settings, stage
 from swiftalign.data.metrics import LOWER_IS_BETTER
-from swiftalign.model.template import swift_model_type
 from swiftalign.model.tree import COMPONENTS
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.speed.choices import Choices
@@ -55,7 +54,8 @@ def lower(plan: TuningPlan, config: Config, run_folder: Path, choices: Choices) 
     own_rates = {"vit_lr": plan.rates["vit"], "aligner_lr": plan.rates["aligner"]}
     arguments: dict[str, Any] = {
         "model": model.path,
-        "model_type": swift_model_type(model.type, plan.model_type),
+        "model_type": plan.swift.model_type,
+        "template": plan.swift.template,
         "model_revision": model.revision,
         "use_hf": config.hub == "huggingface",
         "torch_dtype": plan.dtype,

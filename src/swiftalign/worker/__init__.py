@@ -2,7 +2,8 @@
 
 ms-swift, peft and transformers are not patched: no function or class of theirs is replaced. `pipeline.AlignerSft` is a
 subclass of ms-swift's `SwiftSft`, and callbacks and the attention function are registered where those packages ask for
-it. Some attributes of this run's own model and trainer are replaced:
+it. Where ms-swift's prefixes of the model's components are wrong, those of its registry are corrected. Some attributes
+of this run's own model and trainer are replaced:
 
 - ``trainer.get_train_dataloader``, by `batches.train_dataloader`, unless the run asks its loader for something else.
 - ``trainer.get_batch_samples``, wrapped by `bad_rows`, so that a run is saved before a row that can't be used.

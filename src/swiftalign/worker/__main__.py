@@ -18,12 +18,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from swift.callbacks import callbacks_map
+from swift.model import MODEL_MAPPING
 from swift.utils import safe_snapshot_download
 from transformers import EarlyStoppingCallback
 
 from swiftalign.config.load import load_config
 from swiftalign.data.rows import RowError
-from swiftalign.model.read import refuse_remote_code
+from swiftalign.model.components import correction
+from swiftalign.model.remote_code import refuse_remote_code
+from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import read_plan
 from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import EventWriter, is_main_process
@@ -34,7 +37,7 @@ from swiftalign.runs.processes import lost_contact, process_name
 from swiftalign.speed.choices import read_choices
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.grounding_eval import GroundingEval
-from swiftalign.worker.pipeline import AlignerSft
+from swiftalign.worker.pipeline import AlignerSft, correct_prefixes
 from swiftalign.worker.sharding import join_processes
 
 EXCHANGE_SECONDS = 1800.0  # ms-swift would wait for 208 days
@@ -98,10 +101,15 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     if writer:
         writer.write("stage", name="loading the model")
     source = config.source
-    if not source.trust_remote_code and not Path(source.path).is_absolute():
-        # Before anything loads the files from the hub; pre-flight has checked a local folder.
-        folder = safe_snapshot_download(source.path, revision=source.revision, use_hf=source.hub == "huggingface")
-        refuse_remote_code(Path(folder), {}, source.path)
+    folder = Path(source.path)
+    if not folder.is_absolute():
+        hub = {"revision": source.revision, "use_hf": source.hub == "huggingface"}
+        folder = Path(safe_snapshot_download(source.path, **hub))
+    model_config = read_json(folder / "config.json")
+    if not source.trust_remote_code:  # before anything loads the files: they may differ from those of the pre-flight
+        refuse_remote_code(model_config, folder, source.path)
+    if (fault := correction(model_config)) and plan.swift.model_type:
+        correct_prefixes(MODEL_MAPPING[plan.swift.model_type].model_arch, fault)
     os.environ.setdefault("QWENVL_BBOX_FORMAT", "new")  # for rows whose placeholders ms-swift writes: JSON
     pipeline = AlignerSft(to_argv(arguments), config, plan, choices, start)
     if writer:

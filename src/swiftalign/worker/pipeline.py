@@ -21,6 +21,7 @@ from swiftalign.config.sharding import stage
 from swiftalign.data.encoded import TemplateEncoder
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Mixture, Rows
+from swiftalign.model.components import Correction
 from swiftalign.model.families import find
 from swiftalign.model.family import Family
 from swiftalign.model.template import use_own_tokens
@@ -39,6 +40,26 @@ from swiftalign.worker.sharding import autocast, divide, keep_divided, loading, 
 from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
 from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
+
+
+def correct_prefixes(keys: Any, fault: Correction) -> None:
+    """Give ms-swift the right prefixes of a model's components, which its flags and its optimizer follow.
+
+    Its arguments read them too, so this comes before the pipeline.
+
+    Args:
+        keys: ms-swift's `MultiModelKeys` of the model's type.
+        fault: what is wrong with them.
+    """
+    ours = {
+        "language_model": fault.llm,
+        "vision_tower": fault.vit,
+        "aligner": fault.aligner,
+        "generator": fault.generator,
+    }
+    for name, prefixes in ours.items():
+        if prefixes is not None:
+            setattr(keys, name, list(prefixes))
 
 
 class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
