@@ -175,7 +175,7 @@ def test_the_result_loads_offline_answers_and_verifies(base: Path, run: Path, tm
     assert record["base"] == str(base)
     assert record["changed"] == report.changed
     assert record["plan_sha256"]
-    assert "AutoModelForImageTextToText" in (tmp_path / "out/README.md").read_text()
+    assert "Qwen3VLForConditionalGeneration" in (tmp_path / "out/README.md").read_text()
 
 
 def test_tensors_that_the_class_does_not_build_are_kept(base: Path, lora: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ NAMES: dict[str, Damage] = {
         "saved",
         tensors(_keep(lambda name: "merger_list.1." not in name)),
         GONE,
-        message="no tensor of visual.deepstack_merger_list.1 is there",
+        message="no tensor of model.visual.deepstack_merger_list.1 is there",
     ),
     "only-merger-in-a-lone-file": Damage("lone-file", tensors(_keep(_only_merger)), ("aligner-part-missing",)),
     "only-merger-without-base": Damage("alone-without-base", tensors(_keep(_only_merger)), ("aligner-part-missing",)),

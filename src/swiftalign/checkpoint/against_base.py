@@ -39,7 +39,8 @@ def compare_with_base(
         message = f"{weights.files[0]}: only safetensors files can be compared with --base"
         raise ModelError(message, "leave out --base")
     plan, keys = expectation.plan, {name: PeftKey.parse(name) for name in weights.stored}
-    modules, others = {name.rpartition(".")[0] for name in base}, []
+    made = {name for own in base.values() for name in own.makes}
+    modules, others = {name.rpartition(".")[0] for name in (*base, *made)}, []
     absent: dict[str, None] = {}  # each layer once
     for name, key in keys.items():
         layer, shape = key.layer.removesuffix(".base_layer"), weights.stored[name].info.shape
@@ -56,8 +57,8 @@ def compare_with_base(
     shapes = [name for name, own in pairs.items() if weights.stored[name].info.shape != own.info.shape]
     yield from about("base-mismatch", shapes, "with another shape in the base", _OTHER_BASE)
     if weights.kind == "model":
-        tied = {"lm_head.weight"} & expectation.optional  # savers drop a tied head that the base may store
-        gone = [name for name in base if name not in weights.stored and name not in tied]
+        dropped = expectation.unbuilt | ({"lm_head.weight"} & expectation.optional)  # savers drop a tied head too
+        gone = [name for name, own in base.items() if name not in weights.stored and own.name not in dropped]
         yield from about("base-mismatch", gone, "of the base missing here", _OTHER_BASE)
     changes: dict[str, float] = {}
     for name, own in pairs.items():
@@ -67,14 +68,15 @@ def compare_with_base(
         if mine.info.shape == own.info.shape and not cast:
             changes[name] = largest_change(mine, own)
             values.setdefault(name, Values()).max_change = changes[name]
-    foreign = [name for name, change in changes.items() if change and not expectation.trains(name)]
+    trains = {name: any(map(expectation.trains, weights.stored[name].makes or (name,))) for name in changes}
+    foreign = [name for name, change in changes.items() if change and not trains[name]]
     where, hint = "plan", "do not use this checkpoint: only what the plan trains may differ from the base"
     if plan is None:
         foreign = [] if weights.kind == "adapter" else foreign  # what an adapter holds whole was trained, it seems
         where = "aligner"
         hint = "give the run's config with --config: without a plan, only the aligner may differ from the base"
     yield from about("changed-outside-plan", foreign, f"outside the {where} and different from the base", hint)
-    trained = [name for name in changes if expectation.trains(name)]
+    trained = [name for name in changes if trains[name]]
     still = [name for name in trained if not changes[name]]
     # Adapters have nothing to be compared with, and without a plan it may be another part that was trained.
     if trained and len(still) == len(trained) and len(pairs) == len(keys) and (plan is not None or not foreign):

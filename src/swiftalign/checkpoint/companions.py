@@ -16,6 +16,7 @@ from swiftalign.methods import part_of
 from swiftalign.methods.base import Method
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.bytes import blocks
+from swiftalign.model.families import find
 from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ModelError, Problem, about
@@ -154,22 +155,25 @@ def check_state(folder: Path, plan: TuningPlan | None, *, deep: bool) -> Iterato
 def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem]:
     """Config, tokenizer, processor and chat template of a full model."""
     folder, weights = checkpoint.folder, checkpoint.weights
-    path, embedding = folder / "config.json", "model.language_model.embed_tokens.weight"
+    path = folder / "config.json"
+    embedding = next((name for name in weights.infos if name.endswith("embed_tokens.weight")), None)
     try:
         values = read_json(path)
         if not isinstance(values.get("model_type"), str):
             raise ModelError(f"{path}: has no model_type")
         inner = values.get("text_config") or {}
-        tied = bool(values.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
+        tied = values.get("tie_word_embeddings", inner.get("tie_word_embeddings"))
+        if tied is None and find(values["model_type"]):  # of another family, the class decides
+            tied = False
     except (ModelError, AttributeError) as error:
         message = error.message if isinstance(error, ModelError) else f"{path}: is not a mapping"
         yield Problem("config-malformed", message, "copy it from the base model")
     else:
-        comparable = embedding in weights.infos and not weights.damaged
-        if comparable and not tied and "lm_head.weight" not in weights.infos:
+        comparable = embedding is not None and tied is not None and not weights.damaged
+        if comparable and not tied and not any(name.endswith("lm_head.weight") for name in weights.infos):
             hint = "set tie_word_embeddings to true, or add lm_head: it would start from random values"
             yield Problem("tied-head", f"{path}: tie_word_embeddings is false, but the weights hold no lm_head", hint)
-        elif comparable and tied and _heads_differ(weights, embedding, deep=deep):
+        elif embedding is not None and comparable and tied and _heads_differ(weights, embedding, deep=deep):
             hint = "set tie_word_embeddings to false, or leave out lm_head: loaders ignore it"
             message = f"{path}: tie_word_embeddings is true, but lm_head differs from the embedding"
             yield Problem("tied-head", message, hint)

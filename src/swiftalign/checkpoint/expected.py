@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,10 @@ from swiftalign.checkpoint.weights import Kind
 from swiftalign.config.sections import Config
 from swiftalign.data.files import UNKNOWN
 from swiftalign.methods.keys import PeftKey
-from swiftalign.model.families import find, in_aligner
+from swiftalign.model.families import architecture_of, find, in_aligner
 from swiftalign.model.read import read
 from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
-from swiftalign.model.tree import ModelSource
+from swiftalign.model.tree import Architecture, ModelSource
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
@@ -32,6 +33,9 @@ class Expectation:
         plan: the plan that the expectation was made from, if there is one.
         dtypes: whether the dtypes of `tensors` are expected too.
         optional: names of tensors that may be there: those of the base that its class does not build, and a tied head.
+        unbuilt: names in the base's files of the tensors that its class does not build: whoever saves the model leaves
+            them out.
+        architecture: where the model's components lie; None where nothing says it.
     """
 
     source: str
@@ -39,6 +43,8 @@ class Expectation:
     plan: TuningPlan | None = None
     dtypes: bool = True
     optional: frozenset[str] = frozenset()
+    unbuilt: frozenset[str] = frozenset()
+    architecture: Architecture | None = None
 
     @property
     def train_type(self) -> str | None:
@@ -46,7 +52,11 @@ class Expectation:
 
     def trains(self, name: str) -> bool:
         """Whether the plan trains a tensor of the base model or of the checkpoint; without one, the aligner trains."""
-        return name in self._trained if self.plan else in_aligner(PeftKey.parse(name).layer)
+        return name in self._trained if self.plan else self.in_aligner(name)
+
+    def in_aligner(self, name: str) -> bool:
+        """Whether a tensor of the base model or of the checkpoint belongs to a module of the aligner."""
+        return in_aligner(PeftKey.parse(name).layer, self.architecture)
 
     @cached_property
     def _trained(self) -> frozenset[str]:
@@ -65,6 +75,26 @@ def expect(
         base: folder of the base model.
         base_tensors: tensors of the base model; empty where `base` is None.
     """
+    expectation = _expected(checkpoint, config, base, base_tensors)
+    plan, values = expectation.plan, None
+    names = [PeftKey.parse(name).layer for name in (*checkpoint.weights.infos, *base_tensors)]
+    named = plan.model if plan else checkpoint.adapter.base if checkpoint.adapter else None
+    for place in (checkpoint.folder, base, named):
+        with suppress(ModelError, ValueError):  # a hub id is no path; a name from a file may hold anything
+            if values is None and place is not None:
+                values = read_json(Path(place) / "config.json")
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        values = {"model_type": plan.model_type if plan else ""}
+    unbuilt: tuple[str, ...] = ()
+    if checkpoint.weights.kind == "model" and base is not None:
+        with suppress(SwiftalignError, OSError):
+            unbuilt = read(ModelSource(str(base.absolute()))).unbuilt
+    return replace(expectation, unbuilt=frozenset(unbuilt), architecture=architecture_of(values, "", names))
+
+
+def _expected(
+    checkpoint: Checkpoint, config: Config | None, base: Path | None, base_tensors: dict[str, StoredTensor]
+) -> Expectation:
     kind = checkpoint.weights.kind
     if kind == "shards":
         return Expectation("nothing: no file holds the weights whole")
@@ -76,18 +106,18 @@ def expect(
         return Expectation("nothing: no plan, and no config is given")
     if kind == "model":  # tensors that its class does not build may be there if the base holds them too
         try:
-            values = read_json(checkpoint.folder / "config.json")
+            values, source = read_json(checkpoint.folder / "config.json"), "the model's config.json"
             family = find(values.get("model_type"))
-            if family is None:
-                return Expectation("nothing: config.json does not name a known model_type")
-            model = family.build(values)
+            model = family.build(values) if family else None
+            if model is None and base is not None:
+                model, source = read(ModelSource(str(base.absolute()))), "the base model"
         except (ModelError, TypeError, AttributeError):
             model = None
         if model is None:
-            return Expectation("nothing: config.json can't be read, or lacks sizes")
+            return Expectation("nothing: only the base model says what the files should hold; add --base FOLDER")
         tensors = {tensor.name: tensor for tensor in model.parameters()}
-        optional = {"lm_head.weight", *base_tensors} - set(tensors)
-        return Expectation("the model's config.json", tensors, dtypes=False, optional=frozenset(optional))
+        optional = {"lm_head.weight", *base_tensors, *model.unbuilt} - set(tensors)
+        return Expectation(source, tensors, dtypes=False, optional=frozenset(optional))
     adapter = checkpoint.adapter
     if adapter is None:
         return Expectation("nothing: no plan, and no adapter_config.json that can be read")

@@ -9,6 +9,7 @@ from swiftalign.checkpoint.expected import Expectation
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.families import absent_mergers, merger_layers, mergers_of, shape_fits
+from swiftalign.model.headers import is_buffer
 from swiftalign.model.safetensors import TensorInfo
 from swiftalign.problems import Problem, about
 from swiftalign.problems import names as some
@@ -25,7 +26,7 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     hint = "set stage3_gather_16bit_weights_on_model_save to true: without it, ZeRO-3 saves empty tensors"
     yield from about("tensor-empty", [name for name in found if not found[name].numel], "without elements", hint)
     if expected is None:  # names hold nothing of a wrapper that loaders do not remove, and no merger is missing
-        adapter, gone = checkpoint.adapter, absent_mergers(found)
+        adapter, gone = checkpoint.adapter, absent_mergers(found, expectation.architecture)
         is_adapter = checkpoint.weights.kind == "adapter" or any(".lora_" in name or ".boft_" in name for name in found)
         prefix = ADAPTER_PREFIX if is_adapter or all(name.startswith(ADAPTER_PREFIX) for name in found) else ""
         # ``bias: all`` saves the biases inside peft's own wrappers too.
@@ -39,13 +40,15 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
             yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
         return
     missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected and name not in expectation.optional]
+    extra = [name for name in found if not (name in expected or name in expectation.optional or is_buffer(name))]
     wanted = {canonical(name): name for name in missing}
     renamed = {name: wanted[canonical(name)] for name in extra if canonical(name) in wanted}
     yield from _renamed(renamed)
     missing = [name for name in missing if name not in renamed.values()]
-    kept = set(mergers_of(expected.keys() - missing))
-    if gone := [part for part in mergers_of(missing) if part not in kept]:
+    layers = {name: PeftKey.parse(name).layer for name in expected}
+    kept = mergers_of((layers[name] for name in expected.keys() - missing), expectation.architecture)
+    gone = mergers_of((layers[name] for name in missing), expectation.architecture)
+    if gone := [part for part in gone if part not in kept]:
         hint = "do not merge it: the other mergers alone would change the model"
         yield Problem("aligner-part-missing", f"no tensor of {some(gone)} is there", hint)
     yield from about("tensor-missing", missing, "missing", "use another checkpoint, or save it again")
@@ -62,7 +65,7 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
 
 def canonical(name: str) -> str:
     """A name without what wrappers and older releases put around it."""
-    return re.sub(r"^(?:model\.)*(?=visual\.|language_model\.|lm_head\.)", "", _WRAPPERS.sub("", name))
+    return re.sub(r"^(?:model\.)+", "", _WRAPPERS.sub("", name))
 
 
 def _renamed(right_names: dict[str, str]) -> Iterator[Problem]:

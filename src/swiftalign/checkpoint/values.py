@@ -17,6 +17,7 @@ from swiftalign.checkpoint.weights import Weights
 from swiftalign.methods import part_of
 from swiftalign.methods.keys import PeftKey
 from swiftalign.model.bytes import FLOATS, blocks, digest, is_finite
+from swiftalign.model.headers import is_buffer
 from swiftalign.model.safetensors import StoredTensor, TensorInfo, read_json
 from swiftalign.problems import ModelError, Problem, about
 
@@ -101,12 +102,13 @@ def look(info: TensorInfo, data: Iterable[bytes], initial: dict[str, str], metho
 
 def check_values(weights: Weights, values: dict[str, Values], expectation: Expectation) -> Iterator[Problem]:
     """Tensors that are not finite, zero throughout, or as they were before training."""
-    found, method = weights.infos, expectation.train_type
-    infinite = [name for name, value in values.items() if value.finite is False]
+    found = weights.infos | {name: tensor.info for name, tensor in weights.stored.items()}
+    method = expectation.train_type
+    infinite = [name for name, value in values.items() if value.finite is False and not is_buffer(name)]
     hint = "use an earlier checkpoint and lower the learning rate: training diverged"
     yield from about("not-finite", infinite, "with NaN or infinity", hint)
     # A bias may be zero; a matrix that did not begin at zero may not.
-    matrices = [name for name in values if found[name].numel and len(found[name].shape) > 1]
+    matrices = [name for name in values if found[name].numel and len(found[name].shape) > 1 and not is_buffer(name)]
     zero = [name for name in matrices if values[name].zero and _start_of(name, method) != "zero"]
     yield from about("all-zero", zero, "with only zeros")
     moved = {name: v.moved for name, v in values.items() if v.moved is not None and expectation.trains(name)}

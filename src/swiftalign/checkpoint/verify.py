@@ -22,10 +22,12 @@ from swiftalign.checkpoint.pickles import pickle_refused, read_pickle
 from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
 from swiftalign.checkpoint.shards import find_shards
 from swiftalign.checkpoint.values import Values, check_values, look, look_cheaply, look_deeply, read_initial
+from swiftalign.checkpoint.weights import Weights
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import tensor_bytes
-from swiftalign.model.safetensors import StoredTensor, TensorInfo, stored_tensors
+from swiftalign.model.safetensors import StoredTensor, TensorInfo
+from swiftalign.model.stored import stored_tensors
 from swiftalign.problems import ModelError, Problem
 
 
@@ -56,8 +58,9 @@ class Verification:
         expectation: where the expected tensors come from, and what was compared with the base, in words.
         findings: everything that is wrong.
         modules: rows of the report's table.
+        aligner: those of its tensors that lie in the model's aligner.
         values: what is known of each tensor's values, by name.
-        base_tensors: tensors of the base model that --base names.
+        base_tensors: tensors of the base model that --base names, as `stored_tensors` names them.
         state: where a trainer's shards hold the optimizer's state, and how to resume from them, in words.
     """
 
@@ -65,6 +68,7 @@ class Verification:
     expectation: str
     findings: tuple[Problem, ...]
     modules: tuple[ModuleRow, ...] = ()
+    aligner: tuple[TensorInfo, ...] = ()
     values: dict[str, Values] = field(default_factory=dict)
     base_tensors: dict[str, StoredTensor] = field(default_factory=dict)
     state: str = ""
@@ -128,8 +132,12 @@ def verify(
     elif weights.infos and not weights.damaged:
         try:
             tensors = read_pickle(weights.files[-1], "cpu")
-            looked = (look(weights.infos[name], [tensor_bytes(tensors[name])], initial, method) for name in tensors)
-            values = dict(zip(tensors, looked, strict=True))
+            held = {weights.renamed.get(name, name): tensor for name, tensor in tensors.items()}
+            values = {
+                name: look(info, [tensor_bytes(held[name])], initial, method)
+                for name, info in weights.infos.items()
+                if name in held
+            }
         except Exception as error:
             weights.problems.append(pickle_refused(weights.files[-1], error))
     findings = list(weights.problems)
@@ -151,26 +159,30 @@ def verify(
         checkpoint,
         _printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
         tuple(replace(finding, message=_printable(finding.message)) for finding in findings),
-        tuple(_rows(weights.infos, values, expectation)),
+        tuple(_rows(weights, values, expectation)),
+        tuple(info for name, info in weights.infos.items() if expectation.in_aligner(name)),
         values,
         base_tensors,
         _printable(shards.state) if shards else "",
     )
 
 
-def _rows(found: dict[str, TensorInfo], values: dict[str, Values], expectation: Expectation) -> Iterator[ModuleRow]:
+def _rows(weights: Weights, values: dict[str, Values], expectation: Expectation) -> Iterator[ModuleRow]:
     """By module of the base model, those first that are expected."""
     expected = Counter(PeftKey.parse(name).layer or name for name in expectation.tensors or ())
-    modules: dict[str, list[Values]] = {module: [] for module in expected}
-    for name in found:
-        modules.setdefault(PeftKey.parse(name).layer or name, []).append(values.get(name, Values()))
+    found = Counter(PeftKey.parse(name).layer or name for name in weights.infos)
+    modules: dict[str, list[Values]] = {module: [] for module in (*expected, *found)}
+    makes = {name: tensor.makes for name, tensor in weights.stored.items()}
+    for name, value in values.items():
+        for made in makes.get(name) or (name,):
+            modules[PeftKey.parse(made).layer or made].append(value)
     for module, known in modules.items():
         moves = [value.moved for value in known if value.moved is not None]
         changes = [value.max_change for value in known if value.max_change is not None]
         yield ModuleRow(
             _printable(module),
             expected[module] if expectation.tensors is not None else None,
-            len(known),
+            found[module],
             sum(moves) if moves else None,
             max(changes, default=None),
         )

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,9 +20,11 @@ from swiftalign.model.safetensors import (
     StoredTensor,
     TensorInfo,
     is_outside,
+    read_json,
     scan_header,
     scan_index,
 )
+from swiftalign.model.stored import in_model, under_model_names
 from swiftalign.problems import ModelError, Problem, about
 
 # Of a safetensors file and a pickle, the first counts, as for loaders.
@@ -43,8 +46,10 @@ class Weights:
     Attributes:
         kind: ``file`` is a lone weight file; ``shards`` are those of a trainer that must be gathered first.
         files: the index, if there is one, and the weight files.
-        infos: every tensor, by name.
-        stored: where each tensor of a safetensors file lies; a pickle's tensors are not in it.
+        infos: every tensor, by its name in the model.
+        stored: where each tensor of a safetensors file lies, by its name in the model, or in the file where loading
+            does more than rename it (`StoredTensor.makes`); a pickle's tensors are not in it.
+        renamed: the name in the file -> the name in the model, where loading renames a tensor.
         problems: what is wrong with the files.
         gathered: a temporary folder that holds an adapter's tensors in one file, where the checkpoint has them in
             shards; it is removed with this object.
@@ -54,6 +59,7 @@ class Weights:
     files: list[Path] = field(default_factory=list)
     infos: dict[str, TensorInfo] = field(default_factory=dict)
     stored: dict[str, StoredTensor] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     gathered: Path | None = None
 
@@ -89,6 +95,13 @@ def read_weights(path: Path) -> Weights:
         return weights
     for problem in (_read_index if files[0].suffix == ".json" else _read_file)(files[0], weights):
         weights.problems.append(problem)  # at once: the next check may depend on it
+    config = (path if weights.kind == "model" else path.parent) / "config.json"
+    if weights.kind != "adapter" and config.is_file():
+        with suppress(ModelError):  # another check reports a config that can't be read
+            made = in_model(weights.infos, read_json(config))
+            weights.infos = {name: tensor.info for name, tensor in made.items()}
+            weights.stored = under_model_names(weights.stored, made) if weights.stored else {}
+            weights.renamed = {each.files[0]: name for name, each in made.items() if each.renamed}
     if not weights.infos and not weights.problems and shards and shards.weights:
         weights.problems.append(shards.not_gathered(path))
     elif not weights.infos and not weights.problems:

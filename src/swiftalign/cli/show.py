@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftalign.files import short_path
-from swiftalign.model.families import mergers_of
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import SPOKEN, Problem, counted
@@ -217,9 +216,8 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
         console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
-        for info in result.checkpoint.weights.infos.values():
-            if mergers_of([info.name]):
-                table.add_row(info.name, str(list(info.shape)), info.dtype)
+        for info in result.aligner:
+            table.add_row(info.name, str(list(info.shape)), info.dtype)
     else:
         table = new_table("module", "expected", "found", "moved", "max change")
         for row in result.modules:

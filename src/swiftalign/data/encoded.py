@@ -103,7 +103,9 @@ class TemplateEncoder:
             return Encoded(plain.image, answer, read, learned)
         processor = self.template.processor.image_processor
         needed = int(encoded["image_grid_thw"].prod(dim=1).sum()) // processor.merge_size**2
-        held = list(encoded["input_ids"]).count(self.template.image_token_id)
+        # ms-swift's template of GLM-4V calls the id `image_token`.
+        token = getattr(self.template, "image_token_id", getattr(self.template, "image_token", None))
+        held = list(encoded["input_ids"]).count(token)
         if held != needed:
             raise DataError(f"the text holds {held} image tokens, the images need {needed}")
         image = from_patches(encoded["pixel_values"], encoded["image_grid_thw"], processor)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from swiftalign.exports.outputs import Written
 from swiftalign.exports.source import Source
+from swiftalign.model.components import class_of
+from swiftalign.model.safetensors import read_json
 
 
 def model_card(source: Source, written: Written, output: Path, part: str) -> str:
@@ -19,7 +21,13 @@ def model_card(source: Source, written: Written, output: Path, part: str) -> str
         "aligner": f"The aligner of {merged}.\n{changed}.",
         "adapter": f"An adapter for {base.name}, trained by {source.method} and written by swiftalign.",
     }
-    adapter = _ADAPTER.format(base=str(base), adapter=str(output if part == "adapter" else source.checkpoint))
+    place = output if part == "adapter" else source.checkpoint
+    config = read_json(base / "config.json")
+    own = next((name for name in reversed(config.get("auto_map") or ()) if name.startswith("AutoModel")), None)
+    model_class = own or class_of(config) or "AutoModelForMultimodalLM"
+    arguments = 'dtype="auto", trust_remote_code=True' if own else 'dtype="auto"'
+    adapter = _ADAPTER.format(model_class=model_class, arguments=arguments, base=str(base), adapter=str(place))
+    loading = _LOADING.format(model_class=model_class, arguments=arguments, output=str(output))
     loadable = source.config and (part == "adapter" or source.checkpoint == source.origin.path)
     return f"""---
 library_name: transformers
@@ -30,14 +38,14 @@ base_model: {base.name}
 
 {about[part]}
 `export.json` records base, run, versions and hashes.
-{_LOADING.format(output=str(output)) if part == "model" else ""}{adapter if loadable else ""}"""
+{loading if part == "model" else ""}{adapter if loadable else ""}"""
 
 
 _LOADING = """
 ```python
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor, {model_class}
 
-model = AutoModelForImageTextToText.from_pretrained({output!r}, dtype="auto")
+model = {model_class}.from_pretrained({output!r}, {arguments})
 processor = AutoProcessor.from_pretrained({output!r})
 ```
 """
@@ -46,9 +54,9 @@ To use the adapter without merging:
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText
+from transformers import {model_class}
 
-base = AutoModelForImageTextToText.from_pretrained({base!r}, dtype="auto")
+base = {model_class}.from_pretrained({base!r}, {arguments})
 model = PeftModel.from_pretrained(base, {adapter!r})
 ```
 """

@@ -8,11 +8,9 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from swiftalign.model.bytes import blocks, cast, digest, is_finite
-from swiftalign.model.safetensors import TensorInfo, read_stored
+from swiftalign.model.bytes import FLOATS, blocks, cast, digest, is_finite
+from swiftalign.model.safetensors import DTYPE_NAMES, StoredTensor, TensorInfo, read_stored
 from swiftalign.problems import ExportError
-
-_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def header(tensors: Iterable[TensorInfo]) -> bytes:
@@ -24,33 +22,44 @@ def header(tensors: Iterable[TensorInfo]) -> bytes:
     table: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for info in tensors:
-        if info.dtype not in _NAMES:
-            raise ExportError(f"{info.name}: can't write {info.dtype} weights")
         span = [position, position + info.nbytes]
-        table[info.name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": span}
+        table[info.name] = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": span}
         position += info.nbytes
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
+def converted(tensor: StoredTensor, dtype: str) -> TensorInfo:
+    """A tensor of a weight file in another float dtype; whole numbers, which count or point to something, stay.
+
+    Raises:
+        ExportError: the weight is quantized.
+    """
+    stored = tensor.info.dtype
+    if stored.startswith("float8"):
+        raise ExportError(f"{tensor.name}: can't convert {stored} weights to {dtype}", "leave out --dtype")
+    return TensorInfo(tensor.name, tensor.info.shape, dtype if stored in FLOATS else stored)
+
+
 def convert_file(source: Path, target: Path, dtype: str) -> None:
     """Write a weight file in another float dtype, block by block, and read it back.
 
     Raises:
-        ExportError: a weight is not of a float dtype, or is too large for this one; or the file read back differs.
+        ExportError: a weight is quantized, or too large for this dtype; or the file read back differs.
     """
     import numpy as np
 
     stored = sorted(read_stored(source), key=lambda tensor: tensor.begin)
+    infos = [converted(tensor, dtype) for tensor in stored]
     digests = []
     with target.open("xb") as writer:
-        writer.write(header(TensorInfo(tensor.info.name, tensor.info.shape, dtype) for tensor in stored))
-        for tensor in stored:
+        writer.write(header(infos))
+        for tensor, info in zip(stored, infos, strict=True):
             written = hashlib.sha256()
             for block in blocks(tensor):  # 1 MiB: a whole number of elements of every dtype
-                data = cast(block, tensor.info.dtype, dtype)
-                if not is_finite(np.frombuffer(data, np.uint8), dtype):
+                data = cast(block, tensor.info.dtype, info.dtype)
+                if not is_finite(np.frombuffer(data, np.uint8), info.dtype):
                     name = tensor.info.name
                     raise ExportError(f"{name} holds numbers too large for {dtype}", "choose bfloat16 or float32")
                 writer.write(data)

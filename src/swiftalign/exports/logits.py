@@ -7,18 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.exports.source import Source
+from swiftalign.model.components import class_of
+from swiftalign.model.safetensors import read_json
+from swiftalign.problems import ExportError
 
 
 def largest_difference(source: Source, merged: Path) -> float:
-    """max |logit - logit| of the two forms for a fixed image and text, in float32 on the CPU."""
+    """max |logit - logit| of the two forms for a fixed image and text, in float32 on the CPU.
+
+    Raises:
+        ExportError: transformers can't run the model on them without code of the model's own.
+    """
     import torch
+    import transformers
     from peft import PeftModel
     from PIL import Image
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForMultimodalLM, AutoProcessor
     from transformers.utils import logging
 
+    config = read_json(source.base_folder / "config.json")
+    model_class = getattr(transformers, class_of(config), AutoModelForMultimodalLM)
+
     def logits(folder: Path, adapter: Path | None = None) -> Any:
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        model: Any = model_class.from_pretrained(folder, dtype=torch.float32)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter))
         return model.eval()(**inputs).logits
@@ -26,10 +37,16 @@ def largest_difference(source: Source, merged: Path) -> float:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        processor = AutoProcessor.from_pretrained(source.base_folder)
-        image = Image.linear_gradient("L").convert("RGB").resize((128, 96))
-        content = [{"type": "image"}, {"type": "text", "text": "Locate every object."}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=[text], images=[image], return_tensors="pt")
-        unmerged = logits(source.base_folder, source.checkpoint) if source.config else logits(source.checkpoint)
-        return float((logits(merged) - unmerged).abs().max())
+        try:
+            processor = AutoProcessor.from_pretrained(source.base_folder)
+            image = Image.linear_gradient("L").convert("RGB").resize((128, 96))
+            content = [{"type": "image"}, {"type": "text", "text": "Locate every object."}]
+            text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            inputs = processor(text=[text], images=[image], return_tensors="pt")
+            unmerged = logits(source.base_folder, source.checkpoint) if source.config else logits(source.checkpoint)
+            return float((logits(merged) - unmerged).abs().max())
+        except (ValueError, TypeError, LookupError, AttributeError, ImportError, OSError, RuntimeError) as error:
+            message = (
+                f"--check-logits: transformers can't show an image to the model: {' '.join(str(error).split())[:300]}"
+            )
+            raise ExportError(message, "leave out --check-logits: without it, nothing is run") from error

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swiftalign.exports.convert import header
+from swiftalign.exports.convert import converted, header
 from swiftalign.exports.folder import copy_file, require_space
 from swiftalign.exports.source import ADAPTER_FILE, Source
 from swiftalign.exports.weights import write_weights
 from swiftalign.model.bytes import read_bytes
-from swiftalign.model.families import in_aligner
-from swiftalign.model.safetensors import ITEM_SIZES, read_json
+from swiftalign.model.families import architecture_of
+from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ExportError
 
 CARD, BASE_CARD = "README.md", "README.base.md"
@@ -22,6 +22,7 @@ RECORD, PLAN = "export.json", "plan.json"
 _OWN_FILES = (BASE_CARD, RECORD, PLAN)
 # Weights of the base in other formats would be stale beside the merged ones.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+_NO_WEIGHTS = ("spk_dict.pt",)  # the voices of Qwen2.5-Omni, without which its class does not load
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Written:
     """What an output holds.
 
     Attributes:
-        changed: names of the tensors that differ from the base.
+        changed: names, in the base's files, of the tensors that differ from the base.
         rounded: names of the tensors that were trained, but equal the base after rounding to its dtype.
         copied: number of tensors that are the base's own.
         linked: names of the files that are hard links to the base's.
@@ -52,7 +53,8 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
     require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest)
     for path in sorted(source.base_folder.iterdir()):  # config, tokenizer, processor, template, licence
         other_index = path.name.endswith(".index.json") and not path.name.startswith("model.safetensors")
-        passed_over = other_index or path.suffix in _WEIGHT_SUFFIXES or path.name in _OWN_FILES
+        stale = path.suffix in _WEIGHT_SUFFIXES and path.name not in _NO_WEIGHTS
+        passed_over = other_index or stale or path.name in _OWN_FILES
         if path.is_file() and not path.name.startswith(".") and not passed_over:
             copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
     placed = write_weights(source, folder, shared=shared, dtype=dtype)
@@ -64,14 +66,13 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
         index_path, config_path = folder / "model.safetensors.index.json", folder / "config.json"
         if index_path.exists():
             index = read_json(index_path)
-            parameters = sum(tensor.info.numel for tensor in source.base.values())
-            index.setdefault("metadata", {})["total_size"] = parameters * ITEM_SIZES[dtype]
+            sizes = (converted(tensor, dtype).nbytes for tensor in source.base.values())
+            index.setdefault("metadata", {})["total_size"] = sum(sizes)
             index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        values = read_json(config_path)
-        for part in (values, values.get("text_config"), values.get("vision_config")):
-            for key in ("dtype", "torch_dtype"):
-                if isinstance(part, dict) and key in part:
-                    part[key] = dtype
+        parts = [values := read_json(config_path)]
+        for part in parts:  # and the configs of its sub-models, at any depth
+            part.update({key: dtype for key in ("dtype", "torch_dtype") if part.get(key) is not None})
+            parts += [value for key, value in part.items() if key.endswith("_config") and isinstance(value, dict)]
         config_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return Written(
         changed=changed,
@@ -84,16 +85,18 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
 
 
 def write_aligner(source: Source, folder: Path) -> Written:
-    """The merged aligner tensors as one file, under the base's names and in the base's dtype."""
-    merged = dict(source.merged_values())
-    places = [tensor for name, tensor in source.base.items() if in_aligner(name)]
+    """The merged aligner tensors as one file, under the names of the base's files and in the base's dtype."""
+    aligner = architecture_of(read_json(source.base_folder / "config.json"), str(source.base_folder), source.base)
+    places = {name: tensor for name, tensor in source.base.items() if aligner and aligner.component(name) == "aligner"}
     if not places:
-        raise ExportError(f"{source.base_folder}: holds no aligner of Qwen3-VL", "leave out --aligner-only")
+        where = f": no name in it begins with {' or '.join(aligner.aligner)}" if aligner else " that ms-swift knows"
+        raise ExportError(f"{source.base_folder}: holds no aligner{where}", "leave out --aligner-only")
+    merged = {source.base[name].name: data for name, data in source.merged_values() if name in places}
     path = folder / "aligner.safetensors"
     with path.open("xb") as file:
-        file.write(header(tensor.info for tensor in places))
-        file.writelines(merged.get(tensor.info.name) or read_bytes(tensor) for tensor in places)
-    changed = [tensor.info.name for tensor in places if tensor.info.name in merged]
+        file.write(header(replace(tensor.info, name=tensor.name) for tensor in places.values()))
+        file.writelines(merged.get(tensor.name) or read_bytes(tensor) for tensor in places.values())
+    changed = [tensor.name for tensor in places.values() if tensor.name in merged]
     return Written(
         changed=changed,
         copied=len(places) - len(changed),
@@ -109,4 +112,5 @@ def write_adapter(source: Source, folder: Path) -> Written:
     copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
     values = {**source.config, "base_model_name_or_path": str(source.base_folder), "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return Written(changed=[*source.whole, *source.changed], total_bytes=(folder / ADAPTER_FILE).stat().st_size)
+    changed = [source.base[name].name for name in (*source.whole, *source.changed)]
+    return Written(changed=changed, total_bytes=(folder / ADAPTER_FILE).stat().st_size)

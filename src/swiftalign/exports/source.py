@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from swiftalign.methods.merging import SavedAdapter
 from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import find
 from swiftalign.model.hub import cached_folder
-from swiftalign.model.safetensors import StoredTensor, read_json, stored_tensors
+from swiftalign.model.read import read
+from swiftalign.model.safetensors import StoredTensor, read_json
+from swiftalign.model.stored import stored_tensors
+from swiftalign.model.tree import ModelSource
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ExportError, ModelError, blocking, counted
 
@@ -110,8 +114,13 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     whole = {key.base: tensor for key, tensor in keys.items() if key.layer not in adapted}
     if not adapter and plan:
         trained = {item.key for item in plan.trainables}
-        whole = {name: tensor for name, tensor in whole.items() if name in trained}
+        whole = {name: tensor for name, tensor in whole.items() if not trained.isdisjoint(tensor.makes or (name,))}
     if lacking := [name for name in (*whole, *merged) if name not in base_tensors]:
+        parts = [each.name for each in base_tensors.values() if lacking[0] in each.makes]
+        parts += whole[lacking[0]].makes if lacking[0] in whole else ()
+        if parts:  # the files of base and checkpoint divide it in different ways
+            message = f"{lacking[0]} lies in the base's files in another form: see {parts[0]}"
+            raise ExportError(message, "leave it out of training, or use the adapter without merging it")
         others = f" and {counted(len(lacking) - 1, 'more tensor')}" if len(lacking) > 1 else ""
         raise ExportError(f"the base lacks {lacking[0]}{others}", "is this the right base?")
     for name, tensor in whole.items():
@@ -126,13 +135,18 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
 
 def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:
     """Compare the base's size with the plan's: a FourierFT spectrum fits layers of any shape."""
-    values = read_json(folder / "config.json")
+    values, model = read_json(folder / "config.json"), None
     model_type = str(values.get("model_type")) if isinstance(values, dict) else ""
-    family = find(model_type)
-    model = family.build(values, str(folder)) if family else None
+    if family := find(model_type):
+        model = family.build(values, str(folder))
+        sizes = {name: tensor.info.numel for name, tensor in tensors.items()}
+    else:
+        with suppress(ModelError):  # without the run's settings it may not be found out what the model is
+            model = read(ModelSource(str(folder)))
+        sizes = {weight.name: weight.numel for weight in model.parameters()} if model else {}
     if model is None:
         return
-    total = sum(tensors[weight.name].info.numel for weight in model.parameters() if weight.name in tensors)
+    total = sum(sizes.get(weight.name, 0) for weight in model.parameters())
     if (model_type, total) != (plan.model_type, plan.total_parameters):
         theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
         hint = "name the run's own base with --base"

@@ -37,6 +37,9 @@ class Placed:
 def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: str | None) -> dict[str, Placed]:
     """Copy, merge and check; files are copied while the merge computes.
 
+    Returns:
+        What was merged, by the names in the files.
+
     Args:
         folder: the model folder to fill.
         shared: the base's files that become hard links; nothing in them changes.
@@ -56,12 +59,12 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
         untouched = [] if dtype else [file for file in files if file not in changed and file not in shared]
         checks = [pool.submit(_check, copies[file], file, folder / file.name, []) for file in untouched]
         for name, data in source.merged_values(dtype):
-            place = copies[source.base[name].file].result()[name]
+            place = copies[source.base[name].file].result()[source.base[name].name]
             if len(data) != place.end - place.begin:
                 raise ExportError(f"{name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
             if not is_finite(np.frombuffer(data, np.uint8), place.info.dtype):
                 raise ExportError(f"{name}: after merging, holds numbers too large for {place.info.dtype}")
-            placed[name] = Placed(place, hashlib.sha256(data).hexdigest(), data == read_bytes(place))
+            placed[place.name] = Placed(place, hashlib.sha256(data).hexdigest(), data == read_bytes(place))
             with place.file.open("r+b") as file:
                 file.seek(place.begin)
                 file.write(data)
@@ -87,7 +90,7 @@ def _write(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[st
     else:
         copy_file(real, target)
         sync(target)  # while other files are copied; what is merged into it later is little
-    return {tensor.info.name: tensor for tensor in read_stored(target)}
+    return {tensor.name: tensor for tensor in read_stored(target)}
 
 
 def _check(
@@ -100,7 +103,7 @@ def _check(
     written.result()
     for item in placed:
         if digest(item.place) != item.digest:
-            raise ExportError(f"{path}: {item.place.info.name} was not written as merged", "check the disk")
+            raise ExportError(f"{path}: {item.place.name} was not written as merged", "check the disk")
     if copied:
         with base.open("rb") as theirs, path.open("rb") as mine:
             size = os.fstat(theirs.fileno()).st_size

@@ -71,8 +71,8 @@ def merge_by_peft(
                     module: nn.Module = nn.Embedding(*weight.shape)
                 elif weight.dim() > 2:
                     outputs, inputs, *kernel = weight.shape
-                    classes: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-                    module = classes[weight.dim()](inputs, outputs, tuple(kernel), bias=bias is not None)
+                    conv: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
+                    module = conv(inputs, outputs, tuple(kernel), bias=bias is not None)
                 else:
                     module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
             module.weight = nn.Parameter(weight, requires_grad=False)

@@ -54,13 +54,16 @@ class Loaded:
     renamed: bool = True
 
 
-def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: Any = None) -> dict[str, Loaded]:
+def loaded(
+    stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: Any = None, *, lenient: bool = False
+) -> dict[str, Loaded]:
     """What transformers makes of the tensors of weight files, by their names in the model, in natural order.
 
     Args:
         stored: the tensors by their names in the files.
         config: the model's config.json. Code that is not transformers' is loaded without its rules.
         built: has ``get_parameter(name)``, for rules that look at the shape that the model class builds.
+        lenient: leave tensors on which a rule fails, and the second of two that would get the same name, as they are.
 
     Raises:
         RulesError: the rules can't be loaded, or fail on these tensors.
@@ -78,6 +81,7 @@ def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: A
         for name in sorted(stored, key=natural):
             target, pattern = core.rename_source_key(name, renamings, converters)
             if pattern is None:
+                target = name if lenient and target in made else target
                 made[target] = Loaded(TensorInfo(target, stored[name].shape, stored[name].dtype), (name,))
                 continue
             if target not in groups:
@@ -87,7 +91,14 @@ def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: A
             files.append(name)
         settings = _Config(config)
         for target, (rule, files) in groups.items():
-            for name, shape in rule.convert(target, model=built, config=settings).items():
+            try:
+                shapes = rule.convert(target, model=built, config=settings)
+            except Exception:
+                if not lenient:
+                    raise
+                made |= {name: Loaded(stored[name], (name,)) for name in files}
+                continue
+            for name, shape in shapes.items():
                 shape = shape[0] if isinstance(shape, list) else shape
                 info = TensorInfo(name, tuple(shape.shape), stored[files[0]].dtype)
                 made[name] = Loaded(info, tuple(files), renamed=False)
@@ -215,12 +226,16 @@ class _Torch(types.ModuleType):
 
     @staticmethod
     def stack(tensors: Sequence[_Shape], dim: int = 0) -> _Shape:
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise ValueError("tensors of different shapes can't be stacked")
         sides = list(tensors[0].shape)
         sides.insert(dim, len(tensors))
         return _Shape(sides)
 
     @staticmethod
     def cat(tensors: Sequence[_Shape], dim: int = 0) -> _Shape:
+        if len({(*tensor.shape[:dim], *tensor.shape[dim:][1:]) for tensor in tensors}) > 1:
+            raise ValueError("tensors whose other sides differ can't be concatenated")
         sides = list(tensors[0].shape)
         sides[dim] = sum(tensor.shape[dim] for tensor in tensors)
         return _Shape(sides)

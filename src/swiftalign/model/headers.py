@@ -63,7 +63,7 @@ def from_headers(stored: Mapping[str, TensorInfo], config: dict[str, Any], *, so
     files = {name: made[name].files for name in made.keys() - unbuilt}
     float32 = _float32(stored, config, says, dtype)
     own: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
-    for name in (name for name in made if name in files and not _BUFFERS.search(f".{name}")):
+    for name in (name for name in made if name in files and not is_buffer(name)):
         module, _, last = name.rpartition(".")
         kept = any(pattern.search(name) for pattern in float32)
         own[module][last] = TensorInfo(name, made[name].info.shape, "float32" if kept else dtype)
@@ -104,6 +104,11 @@ def from_headers(stored: Mapping[str, TensorInfo], config: dict[str, Any], *, so
         missing=tuple(missing),
         files=files,
     )
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor of weight files is a buffer by its name: no parameter, but a constant or a statistic."""
+    return bool(_BUFFERS.search(f".{name}"))
 
 
 def kind_of(name: str, weights: Mapping[str, TensorInfo]) -> Kind:

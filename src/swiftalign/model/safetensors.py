@@ -34,6 +34,7 @@ _DTYPES: dict[str, tuple[str, int]] = {
     "BOOL": ("bool", 1),
 }
 ITEM_SIZES = dict(_DTYPES.values())
+DTYPE_NAMES = {dtype: name for name, (dtype, _) in _DTYPES.items()}  # torch's name -> safetensors' name
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_JSON_BYTES = 64_000_000
@@ -62,12 +63,21 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file, at bytes [begin, end) from the file's start."""
+    """A tensor in a file, at bytes [begin, end) from the file's start.
+
+    Attributes:
+        info: its name in the model, which `swiftalign.model.stored` finds; until then, its name in the file.
+        name: its name in the file.
+        makes: the model's tensors that loading makes of it, where it does more than rename it: it may merge the
+            matrices of experts, for example. `info` then has the name in the file.
+    """
 
     info: TensorInfo
     file: Path
     begin: int
     end: int
+    name: str
+    makes: tuple[str, ...] = ()
 
 
 def scan_header(path: Path) -> tuple[list[StoredTensor], list[Problem]]:
@@ -139,7 +149,7 @@ def _place(path: Path, header: dict[str, Any], start: int, size: int) -> tuple[l
             what = f"{name!r} ends at byte {end}, but the file has {size - start} bytes of data"
             found.append(("file-truncated", what))
         else:
-            tensors.append(StoredTensor(info, path, start + begin, start + end))
+            tensors.append(StoredTensor(info, path, start + begin, start + end, name))
     placed = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
     ends = [start, *(tensor.end for tensor in placed)]
     gaps = [(tensor.begin - end, tensor.info.name) for tensor, end in zip(placed, ends, strict=False)]
@@ -239,19 +249,3 @@ def weight_files(folder: Path) -> list[Path]:
         return files
     single = folder / "model.safetensors"
     return [single] if single.exists() else []
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model folder, by name.
-
-    Raises:
-        ModelError: a file is damaged, or two files hold the same name.
-    """
-    found: dict[str, StoredTensor] = {}
-    for file in weight_files(folder):
-        for tensor in read_stored(file):
-            name = tensor.info.name
-            if name in found:
-                raise ModelError(f"{file}: {name!r} is also in {found[name].file}", DAMAGED)
-            found[name] = tensor
-    return found

@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 from swiftalign.checkpoint.values import INITIAL_FILE
 from swiftalign.files import appearing, write_whole
 from swiftalign.methods.keys import ADALORA_STATE, ADAPTER_PREFIX
-from swiftalign.model.safetensors import weight_files
+from swiftalign.model.bytes import load
+from swiftalign.model.safetensors import read_stored
+from swiftalign.model.stored import stored_tensors
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import PlanMismatchError
 
@@ -38,13 +40,13 @@ def carry_weights(plan: TuningPlan, model: Any, checkpoint: Path) -> None:
     adapter = checkpoint / "adapter_model.safetensors"
     parameters = {item.key: item.parameter for item in plan.trainables}
     weights, loaded = dict(model.named_parameters()), set()
-    for path in [adapter] if adapter.is_file() else weight_files(checkpoint):
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            for key in parameters.keys() & set(file.keys()):
-                value, weight = file.get_tensor(key), weights[parameters[key]]
-                if value.shape == weight.shape:
-                    weight.copy_(value)
-                    loaded.add(key)
+    is_adapter = adapter.is_file()
+    stored = {tensor.name: tensor for tensor in read_stored(adapter)} if is_adapter else stored_tensors(checkpoint)
+    for key, tensor in stored.items():
+        if key in parameters and tensor.info.shape == weights[parameters[key]].shape:
+            with torch.no_grad():
+                weights[parameters[key]].copy_(load(tensor))
+            loaded.add(key)
     missing = sorted(parameters.keys() - loaded)
     if missing:
         message = f"{checkpoint}: {len(missing)} of the tensors that train are missing, e.g. {missing[0]}"
