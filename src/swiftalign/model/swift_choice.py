@@ -57,7 +57,8 @@ def choose(config: Mapping[str, Any], source: ModelSource, template: str | None 
     if template and not pairs:  # one that ms-swift does not list for the type
         pairs = [(each.name, template) for each in types]
     if not pairs:
-        return SwiftChoice(source.type or (types[0].name if types else None), template)
+        # A family that is known here alone is known to ms-swift by a plugin of the user's.
+        return SwiftChoice(source.type or (types[0].name if types else config.get("model_type")), template)
     if not (source.type or template) and not all(each.generates for each in types):
         return SwiftChoice(candidates=tuple(pairs))
     if len(pairs) == 1:
