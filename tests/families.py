@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -361,22 +360,6 @@ FAMILIES: dict[str, Tiny] = {
 TIMM = importlib.util.find_spec("timm") is not None
 
 
-@cache
-def _text_of(name: str) -> str:
-    """The config.json of a family's tiny model; a text, so that no caller changes what others get."""
-    tiny = FAMILIES[name]
-    values = CONFIG_MAPPING[tiny.model_type]().to_dict()
-    _shrink(values)
-    for key, value in tiny.settings.items():
-        *parts, last = key.split(".")
-        place = values
-        for part in parts:
-            place = place[part]
-        place[last] = value
-    values |= {"architectures": [tiny.model_class], "dtype": "float32"}
-    return json.dumps({key: value for key, value in values.items() if key != "transformers_version"})
-
-
 def _shrink(values: dict[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
@@ -389,22 +372,36 @@ def _shrink(values: dict[str, Any]) -> None:
             values[key] = [4, 2, 2]
 
 
-def config_of(name: str) -> dict[str, Any]:
-    """The config.json of a family's tiny model."""
-    config: dict[str, Any] = json.loads(_text_of(name))
+def config_of(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config.json of a family's tiny model.
+
+    Args:
+        settings: further values by dotted key.
+    """
+    tiny = FAMILIES[name]
+    values = CONFIG_MAPPING[tiny.model_type]().to_dict()
+    _shrink(values)
+    for key, value in {**tiny.settings, **(settings or {})}.items():
+        *parts, last = key.split(".")
+        place = values
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    values |= {"architectures": [tiny.model_class], "dtype": "float32"}
+    del values["transformers_version"]
+    config: dict[str, Any] = json.loads(json.dumps(values))
     return config
 
 
-def live(name: str, device: str = "meta") -> PreTrainedModel:
+def live(name: str, settings: Mapping[str, Any] | None = None, *, device: str = "meta") -> PreTrainedModel:
     """A family's tiny model, as transformers builds it."""
-    config, tiny = config_of(name), FAMILIES[name]
-    made = CONFIG_MAPPING[tiny.model_type].from_dict(config)
+    made = CONFIG_MAPPING[FAMILIES[name].model_type].from_dict(config_of(name, settings))
     if name == "gemma3n" and not TIMM:
         small = {key: value for key, value in SIZES.items() if hasattr(SiglipVisionConfig(), key)}
         tower = SiglipVisionConfig(**small | {"vocab_size": 16, "vocab_offset": 0, "rms_norm_eps": 1e-6})
         vars(made)["vision_config"] = tower  # past the config's check of its type
     with torch.device(device):
-        model: PreTrainedModel = getattr(transformers, tiny.model_class)(made)
+        model: PreTrainedModel = getattr(transformers, FAMILIES[name].model_class)(made)
     model.tie_weights()
     return model
 
@@ -415,17 +412,21 @@ def build(name: str, folder: Path) -> Path:
     Transformers loads it again, except for Gemma 3n where timm is not installed.
     """
     torch.manual_seed(0)
-    live(name, "cpu").save_pretrained(folder)
+    live(name, device="cpu").save_pretrained(folder)
     return folder
 
 
-def stored_of(name: str) -> dict[str, TensorInfo]:
-    """Names, shapes and dtypes in the weight files that `build` would write, made without weights.
+def stored_of(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, TensorInfo]:
+    """Names, shapes and dtypes in the weight files that `build` would write, made without weights."""
+    return stored_from(live(name, settings))
+
+
+def stored_from(model: PreTrainedModel) -> dict[str, TensorInfo]:
+    """Names, shapes and dtypes in the weight files that a model would be saved to.
 
     References:
         transformers `modeling_utils.py`, `PreTrainedModel.save_pretrained`.
     """
-    model = live(name)
     ignored: Iterable[str] = model._keys_to_ignore_on_save or ()
     state = {key: value for key, value in model.state_dict().items() if key not in ignored}
     state = revert_weight_conversion(model, remove_tied_weights_from_state_dict(state, model))

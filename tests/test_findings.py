@@ -32,6 +32,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "findings.md"
 
 # Codes that no configuration alone gives; each has a test of its own, here or in test_phases.py.
 BEYOND_CONFIG = {
+    "class-not-loadable",
     "parameter-without-group",
     "loader-starves",
     "versions-untested",

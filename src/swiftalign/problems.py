@@ -37,6 +37,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     ),
     "weights-missing": ("error", "the weight files lack tensors of the model; these would start from random values"),
     "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not use"),
+    "class-not-loadable": ("error", "ms-swift can't load a model of this class, so it can be read but not trained"),
     # Learning rates and precision
     "parameter-without-group": ("error", "a trainable parameter is in no optimizer group, or in two"),
     "unused-learning-rate": ("note", "a learning rate is given for a component that does not train"),

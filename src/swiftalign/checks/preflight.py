@@ -8,6 +8,7 @@ from swiftalign.checks import (
     best_model,
     data,
     methods,
+    model_class,
     phases,
     rates,
     resume,
@@ -26,6 +27,7 @@ from swiftalign.problems import Problem
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 
 CHECKS: tuple[Check, ...] = (
+    model_class.loadable,
     selection.saved,
     selection.targets,
     selection.reloading,

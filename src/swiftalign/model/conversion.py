@@ -80,7 +80,9 @@ def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: A
             if pattern is None:
                 made[target] = Loaded(TensorInfo(target, stored[name].shape, stored[name].dtype), (name,))
                 continue
-            rule, files = groups.setdefault(target, (deepcopy(by_pattern[pattern]), []))
+            if target not in groups:
+                groups[target] = deepcopy(by_pattern[pattern]), []
+            rule, files = groups[target]
             rule.add_tensor(target, name, pattern, _Shape(stored[name].shape))
             files.append(name)
         settings = _Config(config)
@@ -96,7 +98,8 @@ def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: A
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts dotted names with their numbers as numbers: layers.2 comes before layers.10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split(".")]
+    numbers = re.compile(r"\d{1,9}")  # Python makes no number of thousands of digits
+    return [(0, int(part), "") if numbers.fullmatch(part) else (1, 0, part) for part in name.split(".")]
 
 
 def _transforms(rules: Any, config: Mapping[str, Any]) -> Iterator[Any]:

@@ -87,13 +87,19 @@ def _model_types(config: Mapping[str, Any]) -> Iterator[str]:
 @cache
 def _file(model_type: str) -> Path | None:
     """The file with the classes of a type; that of ``siglip_vision_model`` is siglip's."""
-    package = importlib.util.find_spec("transformers")  # imports nothing
-    if package is None or package.origin is None:
-        return None
     words = re.findall(r"[A-Za-z0-9]+", model_type)
     names = ("_".join(words[:count]) for count in range(len(words), 0, -1))
-    files = (Path(package.origin).parent / f"models/{name}/modeling_{name}.py" for name in names)
-    return next((file for file in files if file.is_file()), None)
+    return next((_files()[name] for name in names if name in _files()), None)
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """The files with model classes, by the names of their folders."""
+    package = importlib.util.find_spec("transformers")  # imports nothing
+    if package is None or package.origin is None:
+        return {}
+    files = Path(package.origin).parent.glob("models/*/modeling_*.py")
+    return {file.parent.name: file for file in files if file.stem == f"modeling_{file.parent.name}"}
 
 
 @cache

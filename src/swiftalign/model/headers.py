@@ -32,10 +32,9 @@ _LINEAR = re.compile(r"proj|linear|dense|patch", re.IGNORECASE)
 _ROUTER = re.compile(r"(?<!\.feed_forward)\.(?:gate|router)$")  # Llama 4's, in `feed_forward`, is a Linear
 _BARE_LAYER_NORM = re.compile(r"\.subsample_conv_projection\.layer\d+\.norm$")  # Gemma 4's, without a bias
 
-_TEXT_LAYER = re.compile(r"(?:thinker\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.(.*)")
-_SHARED = re.compile(
-    r"self_attn\.[kv]_(?:proj|norm)\."
-)  # what a layer of Gemma lacks that uses another's keys and values
+_TEXT_LAYER = re.compile(r"(?:thinker\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,9})\.(.*)")
+# What a layer of Gemma lacks that uses the keys and values of another.
+_SHARED = re.compile(r"self_attn\.[kv]_(?:proj|norm)\.")
 
 _SPEECH = ("talker.", "token2wav.", "code2wav.")  # what Qwen's omni models speak with
 
@@ -113,6 +112,8 @@ def kind_of(name: str, weights: Mapping[str, TensorInfo]) -> Kind:
     if weight is None or weights.keys() - {"weight", "bias"} or (bias and len(bias.shape) != 1):
         return Kind.PARAMETERS
     sides, word = len(weight.shape), next((part for part in reversed(name.split(".")) if not part.isdecimal()), "")
+    if sides == 0:
+        return Kind.PARAMETERS
     if sides == 1:
         return Kind.LAYER_NORM if bias or _BARE_LAYER_NORM.search(name) else Kind.NORM
     if sides == 2 and not bias:
