@@ -10,12 +10,15 @@ import peft
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from swiftalign.demo.model import build_model
 from swiftalign.exports.export import export
+from swiftalign.methods.merging import SavedAdapter
+from swiftalign.methods.merging import merge_by_peft as merge_layers_by_peft
 from swiftalign.model.bytes import cast
+from swiftalign.model.safetensors import read_stored
 
 MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
 LINEAR = r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
@@ -93,6 +96,28 @@ def test_dtype_merges_as_peft_does_into_a_base_of_that_dtype(
     assert set(report.digests) == set(report.changed) | set(report.rounded)
     for name, digest in report.digests.items():
         assert digest == hashlib.sha256(merged[name].contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("kernel", [(3,), (3, 2), (2, 3, 2)], ids=["1d", "2d", "3d"])
+def test_a_convolution_is_merged_as_peft_merges_it(kernel: tuple[int, ...], use_dora: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = torch.nn.Module()
+    base.proj = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[len(kernel) - 1](4, 6, kernel)
+    before = {name: weight.detach().clone() for name, weight in base.named_parameters()}
+    model = get_peft_model(base, peft.LoraConfig(target_modules=["proj"], r=3, use_dora=use_dora))
+    for weight in model.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape) if weight.requires_grad else 0
+    model.save_pretrained(tmp_path / "adapter")
+    save_file(before, tmp_path / "base.safetensors")
+    base_tensors, tensors = (
+        {tensor.info.name: tensor for tensor in read_stored(file)}
+        for file in (tmp_path / "base.safetensors", tmp_path / "adapter" / "adapter_model.safetensors")
+    )
+    adapter = SavedAdapter(tmp_path / "adapter", {}, tensors, base_tensors, ("proj",), {"proj.weight"})
+    merged = dict(merge_layers_by_peft(adapter, None))
+    expected = model.merge_and_unload().proj.weight
+    assert merged["proj.weight"] == expected.detach().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 @pytest.mark.parametrize("method", ["modules_to_save", "dora"])
