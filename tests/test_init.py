@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, DataSource
 from swiftalign.init.recipes import PROBLEMS, recipes
 from swiftalign.methods import offered
+from swiftalign.model.families import published_ids
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
+from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import Problem, blocking
 from swiftalign.runs.events import Event
@@ -359,3 +362,48 @@ def test_a_demo_workspace_is_not_made_over_other_files(capsys: pytest.CaptureFix
     assert main(["init", "--demo", "work"]) == 2
     assert "error: work exists and is not empty" in capsys.readouterr().err
     assert [path.name for path in Path("work").iterdir()] == ["notes.txt"]
+
+
+# -- other families ----------------------------------------------------------------------------------------------------
+
+# Also a model whose sizes are not known here: its id tells the family.
+OTHERS = {
+    "Qwen/Qwen3.5-4B": "Qwen/Qwen3.5-4B",
+    "Qwen/Qwen3.5-35B-A3B": "Qwen/Qwen3.5-35B-A3B",
+    "Qwen/Qwen3.8-2.4T-A95B": "Qwen/Qwen3.5-35B-A3B",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
+}
+
+
+# The mixed recipe counts layers, for which it would fetch a config that is not known.
+CASES = [case for case in product(OTHERS, recipes()) if case[1] != "mixed" or case[0] in published_ids()]
+
+
+@pytest.mark.parametrize(("model_id", "method"), CASES)
+def test_the_aligner_of_another_family_is_named_as_it_has_it(model_id: str, method: str, demo: Path) -> None:
+    assert main(["init", f"--model={model_id}", f"--method={method}", f"--train={demo / 'data/train.jsonl'}"]) == 0
+    config = load_config([Path("config.yaml")], [f"model.path={OTHERS[model_id]}"])
+    assert "deepstack" not in Path("config.yaml").read_text()
+    model = read_model(config)
+    plan = resolve(config, model)
+    assert not [each for each in preflight(config, model, plan) if each.severity in ("error", "warning")]
+    trained = {item.component for item in plan.trainables}
+    assert trained == ({"llm", "vit", "aligner"} if method == "mixed" else {"aligner"})
+    if method not in ("mixed", "modules_to_save", "full"):
+        assert len(plan.adapted) == 2
+
+
+def test_a_model_that_can_t_be_read_is_named_as_a_qwen3_vl_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--model=nobody/has-such-a-model", "--method=lora"]) == 0
+    assert "the aligner is named as a Qwen3-VL's" in " ".join(capsys.readouterr().out.split())
+    assert "deepstack_merger_list" in Path("config.yaml").read_text()
+
+
+def test_narrow_layers_get_no_adapters(demo: Path) -> None:
+    assert main(["init", "--model=Qwen/Qwen3.5-35B-A3B", "--method=mixed"]) == 0
+    text = Path("config.yaml").read_text()
+    assert "without the narrow in_proj_b, in_proj_a, shared_expert_gate" in text
+    config = load_config([Path("config.yaml")])
+    adapted = {name.rpartition(".")[2] for name in resolve(config, read_model(config)).adapted}
+    assert {"in_proj_qkv", "in_proj_z", "out_proj", "q_proj", "qkv"} <= adapted
+    assert not {"in_proj_a", "in_proj_b", "shared_expert_gate"} & adapted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,9 @@ from swiftalign.config.sections import Config
 from swiftalign.config.sharding import WAYS
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Rows
+from swiftalign.model.families import find, published_config, published_ids
 from swiftalign.model.qwen3_vl import QWEN3_VL
-from swiftalign.model.tree import Model
+from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import SwiftalignError
@@ -30,6 +32,7 @@ from swiftalign.speed.choose import choose, choose_for_card, fitting_batch
 from swiftalign.speed.predictor import Predictor
 from swiftalign.speed.rows import rows_of
 from swiftalign.speed.spreading import ZERO3_LIVE, Spreading, Weights
+from swiftalign.speed.what_fits import what_fits
 from swiftalign.speed.work import ASSUMED, Row, Trained, count, padded
 from swiftalign.worker.workers import plan_loading
 
@@ -457,3 +460,72 @@ def test_what_fits_is_printed_and_in_json(demo: Path, capsys: pytest.CaptureFixt
     assert sum(each["chosen"] for each in fits["settings"]) == 1
     assert main(["inspect-params", str(demo / "config.yaml"), "--gpu", "80Q"]) == 2
     assert "no such card" in capsys.readouterr().err
+
+
+# Other families
+
+
+@pytest.mark.parametrize("model_id", published_ids())
+def test_the_sizes_of_a_published_model_are_those_of_its_layers(model_id: str) -> None:
+    """The matrices that multiply one token, one patch and one visual token; of experts, as many as process a token."""
+    config = published_config(model_id) or {}
+    family = find(config["model_type"])
+    model = family.build(config) if family else None
+    assert family is not None
+    assert family.sizes is not None
+    assert model is not None
+    sizes, text = family.sizes(config), config.get("text_config", config)
+    active = text.get("num_experts_per_tok", 0)
+    counted: Counter[str] = Counter()
+    for module in model:
+        stack = next((name for name in family.stacks if f"{name}." in module.name), None)
+        part = stack if model.component(module.name) != "aligner" else "aligner"
+        if part and module.kind is Kind.LINEAR and not module.name.endswith("shared_expert_gate"):
+            counted[part] += module.weight.numel
+        if part and module.name.endswith(".experts"):
+            counted[part] += sum(weight.numel // weight.shape[0] * active for weight in module.weights)
+    assert sizes.matrix == counted[family.stacks[0]]
+    assert sizes.vit_matrix == counted[family.stacks[1]]
+    assert sizes.aligner_matrix == counted["aligner"]
+    assert sizes.layers == len(model.members(f"model.{family.stacks[0]}"))
+    assert sizes.vit_layers == len(model.members(f"model.{family.stacks[1]}"))
+    linear = [module for module in model if module.name.endswith(".linear_attn")]
+    assert sizes.attention_layers == sizes.layers - len(linear)
+    heads = sum(module.weights[0].numel for module in linear)  # dt_bias: one of each head
+    assert sizes.state == heads * text.get("linear_key_head_dim", 0) * text.get("linear_value_head_dim", 0)
+
+
+@pytest.mark.parametrize("model_id", ["Qwen/Qwen3.5-4B", "Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen2.5-VL-7B-Instruct"])
+def test_another_family_has_predictions_that_are_called_estimates(model_id: str) -> None:
+    tuner = {"train_type": "lora", "target_regex": "^$", "modules_to_save": ["model.visual.merger"]}
+    config = Config.model_validate({"model": {"path": model_id}, "tuner": tuner})
+    model = read_model(config)
+    plan = resolve(config, model)
+    predictor = Predictor.of(model, plan, named_card("H200"), [ASSUMED])
+    assert predictor is not None
+    choices = choose(config, plan, predictor)
+    assert choices.kernels != "compiled"  # which was not measured for it
+    told = what_fits(config, plan, choices, predictor, assumed=True)
+    assert any("not measured with a model of this size" in each for each in told.estimates)
+    assert any("linear attention" in each for each in told.estimates) == ("3.5" in model_id)
+    more = predictor.peak(replace(choices, batch=8)) - predictor.peak(replace(choices, batch=4))
+    assert more > 0
+
+
+def test_linear_attention_costs_the_same_for_each_token_and_windows_for_each_patch() -> None:
+    trained = Trained({"aligner"}, 1, 1, 0, "lora")
+    rows = [[Row(tokens, (patches,), 10)] for tokens, patches in ((1000, 1024), (2000, 2048))]
+
+    def costs(model_id: str) -> list[tuple[float, float]]:
+        config = published_config(model_id) or {}
+        family = find(config["model_type"])
+        assert family is not None
+        assert family.sizes is not None
+        sizes = replace(family.sizes(config), attention_layers=0)
+        sizes = replace(sizes, window_layers=sizes.vit_layers) if sizes.window else sizes
+        return [(work.llm_attention, work.vit_attention) for work in (count(sizes, trained, each) for each in rows)]
+
+    (short, _), (long, _) = costs("Qwen/Qwen3.5-4B")
+    assert long == 2 * short > 0
+    (none, few), (_, many) = costs("Qwen/Qwen2.5-VL-7B-Instruct")
+    assert many == 2 * few > 0 == none

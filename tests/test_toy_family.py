@@ -77,7 +77,7 @@ def test_a_toy_model_is_read_from_its_headers(folder: Path) -> None:
     kinds = {module.name: module.kind for module in model}
     assert kinds["text.layers"] is Kind.MODULE_LIST
     assert kinds["bridge"] is Kind.CONTAINER
-    assert model.totals == {"llm": 128, "vit": 104, "aligner": 88}
+    assert model.totals == {"llm": 128, "vit": 104, "aligner": 88, "other": 0}
     assert model.mergers == ("bridge",)
     assert model.unbuilt == ("spare.weight",)
     assert model.missing == ("text.layers.1.dense.weight",)

@@ -101,6 +101,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-coordinates-pixel-like": ("error", "relative coordinates are above 1000, or above 1 as shares"),
     "data-coordinates-relative-like": ("warning", "coordinates declared as pixels look like 0..1000"),
     "data-coordinates-share-like": ("error", "coordinates lie between 0 and 1, and are not declared so"),
+    "data-coordinates-assumed": ("warning", "it is not known in which unit the model writes coordinates"),
     "data-coordinates-foreign": ("error", "answers give another unit of coordinates than the model writes"),
     "data-coordinates-undeclared": ("error", "the unit of the coordinates in answers can't be told"),
     "data-image-size": ("error", "a row gives another size of its image than the image has"),

@@ -45,6 +45,16 @@ def images_to_learn_from(config: Config, plan: TuningPlan, data: DataReport) -> 
     yield Problem(code, message, hint, where=config.where("data", "train"))
 
 
+def coordinates_told(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether anything tells in which unit the model writes coordinates."""
+    from swiftalign.data.encoding import encoding_of
+
+    if config.data.train and encoding_of(config).assumed:
+        message = "neither this toolkit nor ms-swift tells how this model writes coordinates: 0..1000 is assumed"
+        hint = "name the template: data: {template: ...}"
+        yield Problem("data-coordinates-assumed", message, hint, where=config.where("model", "path"))
+
+
 def scored_rows(config: Config, data: DataReport) -> Iterable[Problem]:
     """Whether grounding_eval finds an answer that it can score."""
     settings, kinds = config.custom.grounding_eval, data.kinds[len(config.data.train) :] or data.kinds

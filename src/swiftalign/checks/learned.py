@@ -11,13 +11,11 @@ from swiftalign.data.encoded import NotHereError, TemplateEncoder, learned_fault
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Rows, open_images, sizes_of, with_images
 from swiftalign.data.scan import DataReport
+from swiftalign.model.swift_templates import UNITS
 from swiftalign.problems import DataError, Problem
 
 FIRST_ROWS, SAMPLED_ROWS = 2, 12  # of each file, and of all
 _NAMED = 3
-
-# ms-swift's names of the units -> ours
-_CONVENTIONS = {"norm1000": "relative1000", "none": "resized"}
 
 
 class NotLearnedError(DataError):
@@ -45,7 +43,7 @@ def sampled(rows: Rows, encode: TemplateEncoder) -> Iterator[Problem]:
         int(index) for number in range(len(rows.files)) for index in np.flatnonzero(numbers == number)[:FIRST_ROWS]
     ]
     others = np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS].tolist()
-    unit = _CONVENTIONS.get(getattr(encode.template, "norm_bbox", None) or "")
+    unit = UNITS.get(getattr(encode.template, "norm_bbox", None) or "")
     found = 0
     if getattr(encode.template, "truncation_strategy", None) in ("left", "right", "split"):
         yield Problem("data-unchecked", "what the model learns to write, as long rows are cut")

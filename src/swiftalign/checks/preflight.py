@@ -51,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
     sharding.asked,
     resume.resume,
     phases.curriculum,
+    data.coordinates_told,
     data.imgaug_operations,
     data.curriculum_order,
     trained.freeze_flags,

@@ -85,6 +85,8 @@ def init(
 
       swiftalign init --model Qwen/Qwen3-VL-4B-Instruct --method dora --train data/train.jsonl --val data/val.jsonl
 
+      swiftalign init --model Qwen/Qwen3.5-4B --method modules_to_save --train data/train.jsonl
+
       swiftalign init stage4.yaml --model models/stage3 --method mixed --train data/train.jsonl
 
       swiftalign init phases.yaml --model Qwen/Qwen3-VL-4B-Instruct --method lora --curriculum data/train.jsonl

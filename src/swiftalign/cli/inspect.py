@@ -83,7 +83,7 @@ def inspect_params(
             chosen, choices, predictor = choose_for_card(part, model, each, card, rows)
             if predictor is None:
                 message = f"--gpu: the memory of {each.model_type} is not known"
-                raise SwiftalignError(message, "it is counted for Qwen3-VL")
+                raise SwiftalignError(message, "it is counted for Qwen3-VL, Qwen3.5 and Qwen2.5-VL")
             problems += chosen_way(part, chosen, choices, predictor)
             fits.append(what_fits(part, chosen, choices, predictor, assumed=not rows))
     problems = [problem for index, problem in enumerate(problems) if problem not in problems[:index]]

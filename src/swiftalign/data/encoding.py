@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,24 @@ from swiftalign.data.records import Record, Row
 from swiftalign.data.sizes import FACTOR, PixelLimits, Size, pixel_limits
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.data.tokens import Conversation, conversation
-from swiftalign.model.families import find
+from swiftalign.model.families import find, published_config
+from swiftalign.model.family import PLAIN, Chat, Family
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
+from swiftalign.model.swift_templates import Unit, template_of_published, unit_of_model
 from swiftalign.problems import ModelError
 
+# Arguments of ms-swift that change how its template writes a conversation.
+_TEMPLATE_ARGUMENTS = (
+    "template_backend",
+    "use_chat_template",
+    "loss_scale",
+    "enable_thinking",
+    "preserve_thinking",
+    "add_non_thinking_prefix",
+    "response_prefix",
+    "agent_template",
+)
 _BYTES_PER_TOKEN = 3.0  # in text with coordinates
 GREY: Colour = (128, 128, 128)  # what the image processors of Qwen3-VL, whose mean is 0.5, make nearest to 0
 
@@ -34,6 +47,8 @@ class Encoding:
         too_long: whether longer rows are refused or left out.
         tokenizer: the model's ``tokenizer.json``; None where tokens can't be counted.
         processor: the model's ``preprocessor_config.json``, which may be missing.
+        chat: what the model's template does beyond ChatML.
+        assumed: whether the unit of coordinates is assumed: neither this toolkit nor ms-swift's templates tell it.
     """
 
     writing: Writing = DEFAULT_WRITING
@@ -42,6 +57,8 @@ class Encoding:
     too_long: Literal["refuse", "drop"] = "refuse"
     tokenizer: Path | None = None
     processor: Path | None = None
+    chat: Chat = PLAIN
+    assumed: bool = False
 
     @property
     def limits(self) -> PixelLimits:
@@ -49,7 +66,7 @@ class Encoding:
 
     def conversation(self, row: Row | Record, sizes: Sequence[Size]) -> Conversation | None:
         """A row as its texts and images; None where ms-swift makes something of it that is not known here."""
-        return conversation(row.to_swift(sizes, self.writing), sizes, self.limits, self.system)
+        return conversation(row.to_swift(sizes, self.writing), sizes, self.limits, self.system, self.chat)
 
     def lengths(self, rows: Sequence[Conversation]) -> list[int]:
         """Number of tokens per row, images included, as ms-swift counts them; an estimate without a tokenizer.
@@ -102,6 +119,21 @@ class Encoding:
         return tokenizer
 
 
+def _factor(family: Family | None, config: Mapping[str, Any]) -> int:
+    """The side of a visual token in pixels, which an unknown model's config may tell."""
+    if family:
+        return family.patch * family.merge
+    part = config.get("thinker_config") or config
+    vision = part.get("vision_config") if isinstance(part, dict) else None
+    vision = vision if isinstance(vision, dict) else {}
+    factor = 1
+    for side in (vision.get("patch_size"), vision.get("spatial_merge_size")):
+        if type(side) is not int or side <= 0:
+            return FACTOR
+        factor *= side
+    return factor
+
+
 def encoding_of(config: Config) -> Encoding:
     """The encoding of a configuration's run.
 
@@ -112,20 +144,28 @@ def encoding_of(config: Config) -> Encoding:
     refuses = other.get("truncation_strategy", "delete") == "delete"
     if not folder.is_absolute():
         folder = cached_folder(config.model.path, config.model.revision, config.hub) or folder
-    tokenizer, family = folder / "tokenizer.json", None
-    if (folder / "config.json").is_file():
-        family = find(config.model.type or read_json(folder / "config.json").get("model_type"))
-    factor = family.patch * family.merge if family else FACTOR
+    tokenizer, path = folder / "tokenizer.json", folder / "config.json"
+    known = read_json(path) if path.is_file() else published_config(config.model.path) or {}
+    family = find(known.get("model_type")) if isinstance(known, dict) else None
+    unit: Unit | None = family.coordinates if family else "relative1000"
+    if known and not family:
+        unit = unit_of_model(known, config.model.path, config.model.type, other.get("template"))
+    chat = family.chat if family else None
+    if chat and (template := other.get("template") or template_of_published(config.model.path, config.model.type)):
+        chat = chat if template in chat.templates else None
+    counts = chat and all(other.get(name) is None for name in _TEMPLATE_ARGUMENTS)
     return Encoding(
         Writing(
             config.data.text,
-            family.coordinates if family else "relative1000",
-            pixel_limits(other.get("max_pixels"), factor=factor),
-            own_boxes=family is not None or not (folder / "config.json").is_file(),
+            unit or "relative1000",
+            pixel_limits(other.get("max_pixels"), factor=_factor(family, known)),
+            own_boxes=family is not None or not known,
         ),
         other.get("system"),
         int(other["max_length"]) if other.get("max_length") and refuses else None,
         config.data.too_long,
-        tokenizer if family and family.counts_tokens and tokenizer.is_file() else None,
+        tokenizer if counts and tokenizer.is_file() else None,
         folder / "preprocessor_config.json",
+        chat or PLAIN,
+        assumed=unit is None,
     )

@@ -1,8 +1,8 @@
 """How many tokens a row becomes: those of its images, and those of its text.
 
 References:
-    ms-swift's ``template/base.py`` and the ``qwen3_vl`` template in
-    ``template/templates/qwen.py``.
+    ms-swift's ``template/base.py``, and ``template/templates/qwen.py`` for the templates of Qwen3-VL, Qwen3.5 and
+    Qwen2.5-VL.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from swiftalign.data.formats.swift import flat_text
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, visual_tokens
+from swiftalign.model.family import PLAIN, Chat
 
 
 class Conversation(NamedTuple):
@@ -33,9 +34,13 @@ class Conversation(NamedTuple):
 
 
 def conversation(
-    row: Mapping[str, Any], sizes: Sequence[Size], limits: PixelLimits = DEFAULT_LIMITS, system: str | None = None
+    row: Mapping[str, Any],
+    sizes: Sequence[Size],
+    limits: PixelLimits = DEFAULT_LIMITS,
+    system: str | None = None,
+    chat: Chat = PLAIN,
 ) -> Conversation | None:
-    """A row of ms-swift's layout as the ``qwen3_vl`` template writes it; None where that is not known here.
+    """A row of ms-swift's layout as the template of its model writes it; None where that is not known here.
 
     Known are texts and images; not known are tools, videos, audio, and a loss set by the message.
 
@@ -43,24 +48,33 @@ def conversation(
         row: a row without problems.
         sizes: width and height of each of the row's images, in pixels.
         limits: limits of the images' sizes.
-        system: system message for rows without one.
+        system: system message for rows without one, in place of the template's own.
+        chat: what the template does beyond ChatML.
 
     Raises:
         DataError: as `model_size`.
     """
-    turns: list[list[str]] = []  # role and text; ms-swift joins messages of one role
+    system = chat.system if system is None else system
+    messages: list[tuple[str, str]] = []
     for message in row["messages"]:
         role, text = message["role"], flat_text(message.get("content"))
         if text is None or not message.keys() <= {"role", "content"} or "<video>" in text or "<audio>" in text:
             return None
         if role == "system":
             system = text
-        elif turns and turns[-1][0] == role:
+        else:
+            messages.append((role, text))
+    missing = len(sizes) - sum(text.count("<image>") for text in [system or "", *(text for _, text in messages)])
+    messages[0] = (messages[0][0], "<image>" * missing + messages[0][1])
+    if chat.strips:
+        system = system and system.strip()
+        messages = [(role, _stripped(role, text)) for role, text in messages]
+    turns: list[list[str]] = []  # role and text; ms-swift joins messages of one role
+    for role, text in messages:
+        if turns and turns[-1][0] == role:
             turns[-1][1] += text
         else:
             turns.append([role, text])
-    missing = len(sizes) - sum(text.count("<image>") for text in [system or "", *(text for _, text in turns)])
-    turns[0][1] = "<image>" * missing + turns[0][1]
     if turns[0][0] == "assistant":
         turns.insert(0, ["user", ""])
     texts = [text for _, text in turns]
@@ -72,8 +86,20 @@ def conversation(
     for index in range(0, len(texts), 2):
         texts[index] = f"{head}<|im_start|>user\n{texts[index]}<|im_end|>\n<|im_start|>assistant\n"
         head = "<|im_end|>\n"
+        if not texts[index + 1].startswith("<think>"):
+            texts[index + 1] = chat.answer + texts[index + 1]
     vision = iter(["<|vision_start|><|image_pad|><|vision_end|>"] * len(sizes))
     texts = [re.sub("<image>", lambda tag: next(vision, tag[0]), text) for text in texts]
     if not texts[-1].endswith(("<|im_end|>", "<|endoftext|>")):
         texts[-1] += "<|im_end|>\n"
     return Conversation(tuple(texts), sum(visual_tokens(*size, limits) - 1 for size in sizes))
+
+
+def _stripped(role: str, text: str) -> str:
+    """A message without the white space around it, and an answer's reasoning on lines of its own."""
+    text = text.strip()
+    if role != "assistant" or "<think>" not in text or "</think>" not in text:
+        return text
+    before, _, after = text.partition("</think>")
+    reasoning, answer = before.rpartition("<think>")[2].strip(), after.lstrip("\n")
+    return f"<think>\n{reasoning}\n</think>\n\n{answer}"

@@ -10,10 +10,13 @@ from typing import Any
 
 from swiftalign.data.targets import Kind
 from swiftalign.methods import offered
-from swiftalign.methods.base import ALIGNER_WHOLE, Method
+from swiftalign.methods.base import ALIGNER_LINEAR, ALIGNER_WHOLE, Method
 from swiftalign.model.families import find
-from swiftalign.model.family import Family
-from swiftalign.model.tree import Model
+from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.swift_map import type_of_model
+from swiftalign.model.tree import Component, Model, is_inside
+from swiftalign.model.tree import Kind as LayerKind
+from swiftalign.plan.selection import aligner_regex
 
 SCHEMA_FILE = "swiftalign.schema.json"
 
@@ -81,19 +84,71 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
+@dataclass(frozen=True)
+class Aligner:
+    """How a configuration names a model's aligner.
+
+    Attributes:
+        regex: of the names of its Linear layers.
+        parts: the modules that it consists of.
+    """
+
+    regex: str
+    parts: tuple[str, ...]
+
+    def in_recipe(self, tuner: str) -> str:
+        """A recipe's tuner section, with the names of this aligner."""
+        many = "merger and deepstack mergers" if len(self.parts) > 1 else "the aligner"
+        whole = f"modules_to_save:   # train whole: {many}\n" + "".join(f"  - {part}\n" for part in self.parts)
+        layers = f"target_regex: '{self.regex}'   # the aligner's Linear layers\n"
+        return tuner.replace(ALIGNER_LINEAR, layers).replace(ALIGNER_WHOLE, whole)
+
+
+def aligner_of(path: str, model: Model | None) -> Aligner | None:
+    """The aligner of a model; without the model, of its family, where its id tells it; else None.
+
+    Args:
+        path: folder or hub id of the model.
+        model: the model without its weights; None where it can't be read.
+    """
+    if model:
+        return Aligner(aligner_regex(model), tuple(part for part in model.architecture.aligner if part in model))
+    published = type_of_model(path)
+    family = find(published[0].name) if published else None
+    if family is None or family.aligner_regex is None:
+        return None
+    return Aligner(family.aligner_regex, family.architecture.aligner)
+
+
+_ENDS = "proj|qkv|fc[12]"  # of the names of a Qwen3-VL's Linear layers
+_NARROW = 64  # outputs; an adapter of a layer with fewer would hardly be smaller than the layer
+
+
 def _last_layers(model: Model | None) -> str:
     """The target_regex of the Linear layers in the last LLM layers and ViT blocks; in all of an unknown model."""
-    family: Family | type[Family] = (find(model.model_type) if model else None) or Family
-    stacks, counts = [], []
-    for stack, last in zip(family.stacks, (LLM_LAYERS, VIT_BLOCKS), strict=True):
-        members = model.members(f"model.{stack}")[-last:] if model else []
-        numbers = "|".join(name.rpartition(".")[2] for name in members)
-        stacks.append(re.escape(stack) + (rf"\.({numbers})" if numbers else r"\.\d+"))
-        counts.append(len(members))
-    what = f"the Linear layers of the last {counts[0]} LLM layers and the last {counts[1]} ViT blocks"
-    if not all(counts):
-        what = r"every LLM layer and ViT block, as the model can't be read here; (34|35) for \d+ would name two of them"
-    return f"# {what}\ntarget_regex: '^model\\.({'|'.join(stacks)})\\..*(proj|qkv|fc[12])$'\n"
+    if model is None:
+        return (
+            r"# every LLM layer and ViT block, as the model can't be read here; (34|35) for \d+ would name two of them"
+            f"\ntarget_regex: '^model\\.(language_model\\.layers\\.\\d+|visual\\.blocks\\.\\d+)\\..*({_ENDS})$'\n"
+        )
+    parts: tuple[tuple[Component, int], ...] = (("llm", LLM_LAYERS), ("vit", VIT_BLOCKS))
+    stacks, counts, others, narrow = [], [], dict[str, None](), dict[str, None]()
+    for component, last in parts:
+        lists = [m.name for m in model if m.kind is LayerKind.MODULE_LIST and model.component(m.name) == component]
+        if not lists:  # e.g. a ViT of another library
+            continue
+        stack = max(lists, key=lambda name: (-name.count("."), len(model.members(name))))  # the outermost, the longest
+        members = model.members(stack)[-last:]
+        stacks.append(f"{re.escape(stack)}\\.({'|'.join(name.rpartition('.')[2] for name in members)})")
+        counts.append(f"the last {len(members)} {'LLM layers' if component == 'llm' else 'ViT blocks'}")
+        inside = (m for m in model if m.kind is LayerKind.LINEAR and is_inside(m.name, members))
+        for layer in (layer for layer in inside if not re.search(f"({_ENDS})$", layer.name)):
+            (others if layer.weight.shape[0] >= _NARROW else narrow)[layer.name.rpartition(".")[2]] = None
+    head = r"model\." if all(stack.startswith(r"model\.") for stack in stacks) else ""
+    named = "|".join(stack.removeprefix(head) for stack in stacks)
+    ends = "|".join((_ENDS, *map(re.escape, others)))
+    without = f", without the narrow {', '.join(narrow)}" if narrow else ""
+    return f"# the Linear layers of {' and '.join(counts)}{without}\ntarget_regex: '^{head}({named})\\..*({ends})$'\n"
 
 
 @dataclass(frozen=True)
@@ -174,7 +229,8 @@ def write_config(
         training: settings of the training section, in place of the default ones.
         dtype: dtype to load the model in; None for the dtype that it is stored in.
         name: file name, for the comment that says what to run next.
-        layers: the model without its weights, for the numbers of its last layers; None where it can't be read.
+        layers: the model without its weights, for the names of its aligner and the numbers of its last layers; None
+            where it can't be read.
         scored: kinds of target in the validation rows, the one that most rows hold first; None for rows not there yet.
         phases: the phases section of a curriculum; empty for a single run.
     """
@@ -194,6 +250,7 @@ def write_config(
             custom += "grounding_eval: {rows: 64}   # so many validation rows are answered at each evaluation\n"
         settings |= {**EVALUATION, "metric_for_best_model": metric, "early_stopping": PATIENCE}
     settings |= advice.training if advice else {}
+    aligner = aligner_of(model, layers) or Aligner(QWEN3_VL.aligner_regex or "", QWEN3_VL.architecture.aligner)
     source = f"{{path: {_quote(model)}, dtype: {dtype}}}" if dtype else _quote(model)
     head = f"# {method}: {recipe.summary}.\n"
     if advice:
@@ -204,7 +261,7 @@ def write_config(
         f"model: {source}\n\n"
         f"data:\n  {_data_line('train', train)}  {_data_line('val', val)}"
         + ("  dataset_shuffle: false   # the rows come in the order of the file\n" if phases else "")
-        + f"\ntuner:\n{indent(recipe.tuner(steps, layers), '  ')}\n"
+        + f"\ntuner:\n{indent(aligner.in_recipe(recipe.tuner(steps, layers)), '  ')}\n"
         "training:\n"
         + "".join(f"  {key}: {value}\n" for key, value in settings.items())
         + ("" if val or training else WITHOUT_EVALUATION)

@@ -19,8 +19,9 @@ from swiftalign.data.formats import read_row
 from swiftalign.data.scan import PROGRESS_ROWS
 from swiftalign.data.storage import DataFile, open_file
 from swiftalign.files import appearing
-from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, recipes, write_config
+from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, aligner_of, recipes, write_config
 from swiftalign.methods import METHODS
+from swiftalign.model.families import published_config
 from swiftalign.model.read import read
 from swiftalign.model.tree import ModelSource
 from swiftalign.plan.schedule import ROWS_PER_STEP
@@ -60,11 +61,12 @@ def write_init(
         raise SwiftalignError(message, "--method lora, or leave --curriculum out")
     folder, steps, phases, scored = path.absolute().parent, 0, "", None
     source, layers = source_of(model), None
-    if method == "mixed":
+    is_folder = Path(source.path).is_absolute()
+    if method == "mixed" or is_folder or published_config(source.path):
         try:
             layers = read(source)
         except ModelError:
-            if Path(source.path).is_absolute():
+            if method == "mixed" and is_folder:
                 raise
     with writing(path, force=force):
         if val is not None and Path(val).expanduser().exists():
@@ -76,7 +78,7 @@ def write_init(
             rows = rows_in(DataSource(path=str(Path(train).expanduser())))
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
         text = write_config(
-            model=from_folder(source.path, folder) if Path(source.path).is_absolute() else source.path,
+            model=from_folder(source.path, folder) if is_folder else source.path,
             method=method,
             train=train and from_folder(train, folder),
             val=val and from_folder(val, folder),
@@ -91,7 +93,9 @@ def write_init(
         write_schema(folder)
     wrote = f"wrote {path}: {method}" + (f", in phases of {_sizes(files)} rows" if curriculum else "")
     measured = [f"measured (docs/methods.md): {PROBLEMS[problem].measured}"] if problem else []
-    return [wrote, *measured, f"next: swiftalign inspect-params {path}"]
+    unread = [f"{model} can't be read here: the aligner is named as a Qwen3-VL's; inspect-params tells whether it fits"]
+    unread = unread if aligner_of(source.path, layers) is None else []
+    return [wrote, *measured, *unread, f"next: swiftalign inspect-params {path}"]
 
 
 def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callable[[int], None]) -> list[str]:

@@ -20,15 +20,9 @@ Shape = tuple[int, ...]
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-ALIGNER_LINEAR = (
-    r"target_regex: '^model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]$'"
-    "   # the aligner's Linear layers\n"
-)
-ALIGNER_WHOLE = (
-    "modules_to_save:   # train whole: merger and deepstack mergers\n"
-    "  - model.visual.merger\n"
-    "  - model.visual.deepstack_merger_list\n"
-)
+# Lines of a recipe that `swiftalign.init.recipes` writes for the run's model.
+ALIGNER_LINEAR = "<target_regex of the aligner's Linear layers>\n"
+ALIGNER_WHOLE = "<modules_to_save of the aligner>\n"
 
 
 @dataclass(frozen=True)

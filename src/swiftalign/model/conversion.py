@@ -22,6 +22,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from swiftalign.model.components import class_of
+from swiftalign.model.declared import has_own_code
 from swiftalign.model.safetensors import TensorInfo
 
 # The places at which models keep their sub-models, of which each has rules of its own.
@@ -57,13 +59,13 @@ def loaded(stored: Mapping[str, TensorInfo], config: Mapping[str, Any], built: A
 
     Args:
         stored: the tensors by their names in the files.
-        config: the model's config.json. A model with code of its own is loaded without transformers' rules.
+        config: the model's config.json. Code that is not transformers' is loaded without its rules.
         built: has ``get_parameter(name)``, for rules that look at the shape that the model class builds.
 
     Raises:
         RulesError: the rules can't be loaded, or fail on these tensors.
     """
-    if config.get("auto_map"):
+    if has_own_code(config, class_of(config)):
         return {name: Loaded(stored[name], (name,)) for name in sorted(stored, key=natural)}
     core, rules = _rules()
     try:
@@ -129,7 +131,7 @@ def _transforms(rules: Any, config: Mapping[str, Any]) -> Iterator[Any]:
 
 def _sub_models(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Name, class and type of a model and of its sub-models, as far as the config tells: a place may hold none."""
-    model_class, model_type = (config.get("architectures") or ["?"])[0], str(config.get("model_type"))
+    model_class, model_type = class_of(config) or "?", str(config.get("model_type"))
     yield "", model_class, model_type
     yield "model", _HEADS.sub("Model", model_class), model_type
     for key, names in _SUB_MODELS.items():

@@ -7,10 +7,11 @@ from typing import Any
 
 from swiftalign.model.family import Family
 from swiftalign.model.qwen2_5_vl import QWEN2_5_VL
+from swiftalign.model.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from swiftalign.model.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from swiftalign.model.safetensors import TensorInfo
 
-_FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE, QWEN2_5_VL)}
+_FAMILIES = {family.model_type: family for family in (QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, QWEN2_5_VL)}
 
 
 def register(family: Family) -> None:

@@ -7,7 +7,7 @@ other type is built on torch's meta device (`swiftalign.model.meta`), which take
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,7 +31,8 @@ class Sizes:
         width: hidden size of the LLM.
         inner: intermediate size of the LLM; in a mixture of experts, of all experts that process one token.
         queries: width of all query heads together.
-        keys: width of all key heads together.
+        attention_kept: elements that attention keeps of each token until the backward pass, over all layers of the LLM.
+        attention_layers: number of the LLM's layers in which each token sees all those before it.
         matrix: parameters that multiply one token, over all layers of the LLM.
         vocabulary: number of tokens in the vocabulary.
         vit_layers: number of blocks of the ViT.
@@ -41,13 +42,17 @@ class Sizes:
         merge: patches per visual token.
         mergers: number of mergers in the aligner.
         aligner_matrix: parameters that multiply one visual token, over all mergers.
+        state: elements of the memory that linear attention updates with each token, over all layers of the LLM.
+        window: patches that see each other in a block of the ViT with window attention; 0 without such blocks.
+        window_layers: number of these blocks.
     """
 
     layers: int
     width: int
     inner: int
     queries: int
-    keys: int
+    attention_kept: int
+    attention_layers: int
     matrix: int
     vocabulary: int
     vit_layers: int
@@ -57,6 +62,29 @@ class Sizes:
     merge: int
     mergers: int
     aligner_matrix: int
+    state: int = 0
+    window: int = 0
+    window_layers: int = 0
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How ms-swift's template writes a conversation of the models, around ChatML's ``<|im_start|>`` and ``<|im_end|>``.
+
+    Attributes:
+        templates: ms-swift's names of the templates that write so.
+        system: the system message of rows without one; None for no message.
+        answer: what comes before each answer that does not begin with ``<think>``; it is learned.
+        strips: whether white space around each message is removed.
+    """
+
+    templates: tuple[str, ...] = ()
+    system: str | None = None
+    answer: str = ""
+    strips: bool = False
+
+
+PLAIN = Chat()
 
 
 @dataclass(frozen=True)
@@ -84,7 +112,8 @@ class Family:
         sizes: sizes that a config implies, from which speed and memory are predicted; None for no predictions.
         measured: how runs with which the predictions were compared were spread over GPUs, or ``one`` for one GPU -> the
             widths of their LLMs.
-        counts_tokens: whether `swiftalign.data.tokens` counts the tokens of a row as the models' template makes them.
+        chat: how ms-swift's template writes a conversation, so that `swiftalign.data.tokens` can count its tokens; None
+            where that is not known.
         sync_free: whether `swiftalign.worker.sync_free` knows the models' forward pass.
         compiles: whether compiling the frozen layers was measured, so that it may be chosen without being asked for.
         fp8: whether the LLM's frozen matrices may be kept in FP8.
@@ -105,7 +134,7 @@ class Family:
     published: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     sizes: Callable[[dict[str, Any]], Sizes] | None = None
     measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    counts_tokens: bool = False
+    chat: Chat | None = None
     sync_free: bool = False
     compiles: bool = False
     fp8: bool = False
@@ -142,6 +171,19 @@ class Family:
             raise ModelError(message, "copy the model's config.json again") from None
         tied = frozenset({"lm_head.weight"} if config.get("tie_word_embeddings") and "lm_head" in by_name else ())
         return Model(source, self.model_type, self.architecture, by_name, dtype, tied, config)
+
+
+def linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Described:
+    """A Linear layer."""
+    return name, Kind.LINEAR, {"weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
+
+
+def swiglu(name: str, width: int, inner: int, *, bias: bool = False) -> Iterator[Described]:
+    """A gated feed-forward block: three Linear layers and their activation."""
+    yield linear(f"{name}.gate_proj", width, inner, bias=bias)
+    yield linear(f"{name}.up_proj", width, inner, bias=bias)
+    yield linear(f"{name}.down_proj", inner, width, bias=bias)
+    yield f"{name}.act_fn", Kind.PLAIN, {}
 
 
 def whole_number(value: Any) -> int:

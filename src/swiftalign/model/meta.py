@@ -52,8 +52,11 @@ def build_on_meta(model_config: dict[str, Any], *, dtype: str | None = None) -> 
 def model_of(model: Any, architecture: Architecture, *, source: str, config: dict[str, Any]) -> Model:
     """Names, kinds, shapes and dtypes of an ``nn.Module`` that torch has built, on any device, also the meta device."""
     from torch import nn
+    from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
     classes: dict[Any, Kind] = {
+        # A part of nn.MultiheadAttention, whose forward is never called.
+        NonDynamicallyQuantizableLinear: Kind.PARAMETERS,
         nn.Linear: Kind.LINEAR,
         nn.Embedding: Kind.EMBEDDING,
         nn.LayerNorm: Kind.LAYER_NORM,

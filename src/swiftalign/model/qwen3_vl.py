@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from swiftalign.model.family import Described, Family, Shape, Sizes, whole_number
+from swiftalign.model.family import Chat, Described, Family, Shape, Sizes, linear, swiglu, whole_number
 from swiftalign.model.tree import Architecture, Kind
 
 
@@ -18,7 +18,7 @@ def _modules(config: dict[str, Any]) -> Iterator[Described]:
     text, vision = config["text_config"], config["vision_config"]
     for count in (text["num_hidden_layers"], vision["depth"], vision["spatial_merge_size"]):
         whole_number(count)
-    yield from _vit_and_aligner(vision)
+    yield from vit_and_aligner(vision, deepstack=len(vision["deepstack_visual_indexes"]))
     width, head, inner = text["hidden_size"], text["head_dim"], text["intermediate_size"]
     queries, keys = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
     bias = text.get("attention_bias", False)
@@ -32,23 +32,25 @@ def _modules(config: dict[str, Any]) -> Iterator[Described]:
         yield f"{layer}.self_attn.q_norm", Kind.NORM, {"weight": (head,)}
         yield f"{layer}.self_attn.k_norm", Kind.NORM, {"weight": (head,)}
         for part, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-            yield _linear(f"{layer}.self_attn.{part}", width, outputs, bias=bias)
-        yield _linear(f"{layer}.self_attn.o_proj", queries, width, bias=bias)
+            yield linear(f"{layer}.self_attn.{part}", width, outputs, bias=bias)
+        yield linear(f"{layer}.self_attn.o_proj", queries, width, bias=bias)
         if _is_sparse(index, text):
-            experts, small = _experts(text), text["moe_intermediate_size"]
-            yield f"{layer}.mlp.gate", Kind.PARAMETERS, {"weight": (experts, width)}
-            gate_up, down = (experts, 2 * small, width), (experts, width, small)
-            yield f"{layer}.mlp.experts", Kind.PARAMETERS, {"gate_up_proj": gate_up, "down_proj": down}
-            yield f"{layer}.mlp.experts.act_fn", Kind.PLAIN, {}
+            yield from experts(f"{layer}.mlp", _experts(text), width, text["moe_intermediate_size"])
         else:
-            yield _linear(f"{layer}.mlp.gate_proj", width, inner, bias=False)
-            yield _linear(f"{layer}.mlp.up_proj", width, inner, bias=False)
-            yield _linear(f"{layer}.mlp.down_proj", inner, width, bias=False)
-            yield f"{layer}.mlp.act_fn", Kind.PLAIN, {}
-    yield _linear("lm_head", width, text["vocab_size"], bias=False)
+            yield from swiglu(f"{layer}.mlp", width, inner)
+    yield linear("lm_head", width, text["vocab_size"], bias=False)
 
 
-def _vit_and_aligner(vision: dict[str, Any]) -> Iterator[Described]:
+def experts(name: str, number: int, width: int, inner: int) -> Iterator[Described]:
+    """The router of a mixture of experts, and its experts as transformers 5 builds them, each one tensor for all."""
+    yield f"{name}.gate", Kind.PARAMETERS, {"weight": (number, width)}
+    gate_up, down = (number, 2 * inner, width), (number, width, inner)
+    yield f"{name}.experts", Kind.PARAMETERS, {"gate_up_proj": gate_up, "down_proj": down}
+    yield f"{name}.experts.act_fn", Kind.PLAIN, {}
+
+
+def vit_and_aligner(vision: dict[str, Any], *, deepstack: int) -> Iterator[Described]:
+    """The ViT and the mergers, of which ``deepstack`` take features from inside the ViT."""
     width, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
     kernel: Shape = (width, vision.get("in_channels", 3), vision["temporal_patch_size"], patch, patch)
     yield "model.visual.patch_embed.proj", Kind.CONV, {"weight": kernel, "bias": (width,)}
@@ -58,23 +60,19 @@ def _vit_and_aligner(vision: dict[str, Any]) -> Iterator[Described]:
         block = f"model.visual.blocks.{index}"
         yield _layer_norm(f"{block}.norm1", width)
         yield _layer_norm(f"{block}.norm2", width)
-        yield _linear(f"{block}.attn.qkv", width, 3 * width)
-        yield _linear(f"{block}.attn.proj", width, width)
-        yield _linear(f"{block}.mlp.linear_fc1", width, inner)
-        yield _linear(f"{block}.mlp.linear_fc2", inner, width)
+        yield linear(f"{block}.attn.qkv", width, 3 * width)
+        yield linear(f"{block}.attn.proj", width, width)
+        yield linear(f"{block}.mlp.linear_fc1", width, inner)
+        yield linear(f"{block}.mlp.linear_fc2", inner, width)
         yield f"{block}.mlp.act_fn", Kind.PLAIN, {}
     merged = width * vision["spatial_merge_size"] ** 2
-    for part in ("merger", *(f"deepstack_merger_list.{i}" for i in range(len(vision["deepstack_visual_indexes"])))):
+    for part in ("merger", *(f"deepstack_merger_list.{i}" for i in range(deepstack))):
         name = f"model.visual.{part}"
         # The merger normalises before it joins neighbouring patches, the deepstack mergers after.
         yield _layer_norm(f"{name}.norm", width if part == "merger" else merged)
-        yield _linear(f"{name}.linear_fc1", merged, merged)
-        yield _linear(f"{name}.linear_fc2", merged, vision["out_hidden_size"])
+        yield linear(f"{name}.linear_fc1", merged, merged)
+        yield linear(f"{name}.linear_fc2", merged, vision["out_hidden_size"])
         yield f"{name}.act_fn", Kind.PLAIN, {}
-
-
-def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Described:
-    return name, Kind.LINEAR, {"weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
 
 
 def _layer_norm(name: str, width: int) -> Described:
@@ -99,25 +97,34 @@ def _sizes(config: dict[str, Any]) -> Sizes:
     queries, keys = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
     sparse = _is_sparse(layers - 1, text)
     inner = text["moe_intermediate_size"] * text["num_experts_per_tok"] if sparse else text["intermediate_size"]
-    vit_width, vit_inner = vision["hidden_size"], vision["intermediate_size"]
-    merge = vision["spatial_merge_size"] ** 2
-    merged, mergers = vit_width * merge, 1 + len(vision["deepstack_visual_indexes"])
     return Sizes(
         layers,
         width,
         inner,
         queries,
-        keys,
+        # Queries and keys before and after their norms; values; and the attention's result with its sums.
+        attention_kept=layers * 3 * (queries + keys),
+        attention_layers=layers,
         matrix=layers * (2 * width * (queries + keys) + 3 * width * inner),
         vocabulary=text["vocab_size"],
-        vit_layers=vision["depth"],
-        vit_width=vit_width,
-        vit_inner=vit_inner,
-        vit_matrix=vision["depth"] * (4 * vit_width**2 + 2 * vit_width * vit_inner),
-        merge=merge,
-        mergers=mergers,
-        aligner_matrix=mergers * (merged**2 + merged * vision["out_hidden_size"]),
+        **vit_sizes(vision, deepstack=len(vision["deepstack_visual_indexes"])),
     )
+
+
+def vit_sizes(vision: dict[str, Any], *, deepstack: int) -> dict[str, int]:
+    """The part of `Sizes` that tells of the ViT and the mergers of `vit_and_aligner`."""
+    width, inner, depth = vision["hidden_size"], vision["intermediate_size"], vision["depth"]
+    merge = vision["spatial_merge_size"] ** 2
+    merged, mergers = width * merge, 1 + deepstack
+    return {
+        "vit_layers": depth,
+        "vit_width": width,
+        "vit_inner": inner,
+        "vit_matrix": depth * (4 * width**2 + 2 * width * inner),
+        "merge": merge,
+        "mergers": mergers,
+        "aligner_matrix": mergers * (merged**2 + merged * vision["out_hidden_size"]),
+    }
 
 
 def _config(
@@ -197,7 +204,7 @@ QWEN3_VL = Family(
     published=_published("2B", "4B", "8B", "32B"),
     sizes=_sizes,
     measured={"one": (2560, 4096), "ddp": (4096,), "fsdp2": (4096, 5120), "zero2": (4096,)},  # 4B, 8B, 32B
-    counts_tokens=True,
+    chat=Chat(("qwen3_vl",)),
     sync_free=True,
     compiles=True,
     fp8=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.model.components import architectures, class_of
-from swiftalign.model.conversion import RulesError
+from swiftalign.model.conversion import RulesError, natural
 from swiftalign.model.families import find, published_config, published_ids, shape_fits
 from swiftalign.model.family import config_dtype
 from swiftalign.model.headers import from_headers
@@ -40,11 +40,14 @@ def read(source: ModelSource) -> Model:
     first = next((tensor.dtype for tensor in stored.values()), None)
     source = replace(source, dtype=source.dtype or config_dtype(config) or first)
     model = family.build(config, source.path, source.dtype) if family and not quantized else None
-    if model is not None:
-        return _compared(model, stored) if stored else model
+    seen = None
     if stored:
         with suppress(RulesError):
-            return _with_aligner(from_headers(stored, config, source=source.path, dtype=source.dtype), known)
+            seen = from_headers(stored, config, source=source.path, dtype=source.dtype)
+    if model is not None:
+        return _compared(model, stored, seen) if stored else model
+    if seen is not None:
+        return _with_aligner(seen, known)
     if config.get("auto_map"):
         message = (
             f"{source.path}: its model has Python code of its own, and there are no weight files here to read it from"
@@ -71,22 +74,36 @@ def _with_aligner(model: Model, known: list[Architecture]) -> Model:
     )
 
 
-def _compared(model: Model, stored: dict[str, TensorInfo]) -> Model:
-    """Add how the tensors in the weight files differ from those that the model class builds."""
+def _compared(model: Model, stored: dict[str, TensorInfo], seen: Model | None) -> Model:
+    """A described model with what its weight files tell: dtypes, names in the files, and what they hold otherwise.
+
+    Args:
+        stored: the tensors by their names in the files.
+        seen: the model as its weight files alone tell it; None where transformers' rules for names can't be had.
+    """
     built, family = {weight.name: weight for weight in model.parameters()}, find(model.model_type)
     swapped = family.transposed if family else None
-    if built.keys().isdisjoint(stored):
+    held = {weight.name: weight for module in seen for weight in module.weights} if seen else stored
+    if built.keys().isdisjoint(held):
         message = f"{model.source}: its weight files hold no tensor of a {model.model_type} model"
         raise ModelError(message, "check that the weight files and config.json belong to the same model")
+    kept = {name: held[name].dtype if seen and name in held else model.dtype for name in (*built, *model.tied)}
+    others = {name for name in held if name not in built and name not in model.tied}
+    by_name = {
+        name: replace(module, weights=tuple(replace(weight, dtype=kept[weight.name]) for weight in module.weights))
+        for name, module in model.by_name.items()
+    }
     return replace(
         model,
-        unbuilt=tuple(name for name in stored if name not in built and name not in model.tied),
-        missing=tuple(name for name in built if name not in stored or not shape_fits(stored[name], built[name])),
+        by_name=by_name,
+        unbuilt=tuple(dict.fromkeys((*sorted(others, key=natural), *(seen.unbuilt if seen else ())))),
+        missing=tuple(name for name in built if name not in held or not shape_fits(held[name], built[name])),
         unswapped=tuple(
             name
             for name, tensor in stored.items()
             if swapped and swapped.search(name) and name in built and tensor.shape == built[name].shape
         ),
+        files=seen.files if seen else {},
     )
 
 

@@ -94,8 +94,7 @@ def _types_that_mention(text: str) -> tuple[SwiftType, ...]:
 @cache
 def _registrations() -> tuple[str, ...]:
     """The source of each ``register_model(...)``."""
-    files = sorted(_folder().glob("model/models/*.py"))
-    found = tuple(match[0] for file in files for match in _REGISTRATION.finditer(file.read_text(encoding="utf-8")))
+    found = tuple(match[0] for text in sources("model/models/*.py") for match in _REGISTRATION.finditer(text))
     if not found:
         raise ModelError(f"{_folder()}: no model types of ms-swift found", "install ms-swift again: it is incomplete")
     return found
@@ -158,14 +157,19 @@ def _value(node: Any) -> Any:
     """The value of a literal, or of a list of them, or of a constant of ms-swift."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):  # e.g. MLLMModelType.qwen2_5_vl
         files = (file for end, file in _CONSTANTS.items() if node.value.id.endswith(end))
-        return next((_constants(file).get(node.attr) for file in files), None)
+        return next((constants(file).get(node.attr) for file in files), None)
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(item) for item in node.elts]
     return node.value if isinstance(node, ast.Constant) else None
 
 
+def sources(pattern: str) -> list[str]:
+    """The texts of those of ms-swift's files whose paths match, in their order."""
+    return [file.read_text(encoding="utf-8") for file in sorted(_folder().glob(pattern))]
+
+
 @cache
-def _constants(file: str) -> dict[str, str]:
+def constants(file: str) -> dict[str, str]:
     """The constants of one of ms-swift's files."""
     return dict(re.findall(r"^    (\w+) = '([^']+)'", (_folder() / file).read_text(encoding="utf-8"), re.MULTILINE))
 

@@ -167,11 +167,20 @@ def choose(config: Config, plan: TuningPlan, predictor: Predictor | None, shardi
 def asks_for_padding_free(config: Config, model_type: str) -> bool | None:
     """Whether the config asks to concatenate the rows of a batch; None if it leaves that open.
 
-    ``packing`` asks for it too, where concatenated rows are known to train alike: in the known model families, without
-    sequence parallelism.
+    ``packing`` asks for it too, where concatenated rows are known to train alike, without sequence parallelism.
     """
-    given, alike = config.training.padding_free, find(model_type) and (config.data.sequence_parallel_size or 1) == 1
+    given, alike = config.training.padding_free, _train_alike(model_type) and not _in_parallel(config)
     return True if given is None and config.packs and alike else given
+
+
+def _train_alike(model_type: str) -> bool:
+    """Whether concatenated rows are known to train as padded ones do: linear attention would mix them."""
+    family = find(model_type)
+    return family is not None and family.sync_free
+
+
+def _in_parallel(config: Config) -> bool:
+    return (config.data.sequence_parallel_size or 1) > 1
 
 
 def fitting_batch(config: Config, plan: TuningPlan, predictor: Predictor) -> int:
@@ -189,17 +198,21 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
     given = asks_for_padding_free(config, plan.model_type)
     reasons = {"padding_free": _AS_CONFIGURED, "kernels": _AS_CONFIGURED}
     spread = predictor.spreading.sharding == "device_map"
-    other = config.model.attention not in (None, "sdpa") or (config.data.sequence_parallel_size or 1) > 1 or spread
+    other = config.model.attention not in (None, "sdpa") or _in_parallel(config) or spread
+    concatenates = not other and _train_alike(plan.model_type)
     if given is None:
         ruled_out = "model.attention, sequence_parallel_size or device_map rules it out"
-        reasons["padding_free"] = ruled_out if other else "torch's own attention supports it"
+        unknown = "concatenated rows were not compared with padded ones in this model"
+        reasons["padding_free"] = (
+            "torch's own attention supports it" if concatenates else ruled_out if other else unknown
+        )
     liger = training.use_liger_kernel
     if liger is None:
         liger = _installed("liger_kernel") and not spread  # ms-swift refuses it with device_map
     choices = Choices(
         plan.schedule.batch,
         gradient_checkpointing=False,
-        padding_free=not other if given is None else given,
+        padding_free=concatenates if given is None else given,
         kernels="compiled" if training.torch_compile else "liger" if liger else "plain",
         frozen_fp8=training.frozen_fp8,
         reasons=reasons,

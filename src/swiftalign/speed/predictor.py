@@ -147,9 +147,10 @@ class Predictor:
         tokens, labels = sum(row.tokens for row in rows), sum(row.labels for row in rows)
         patches = sum(count for row in rows for count in row.patches)
         copies = self.trained_bytes if trained.method != "full" else trained.float32 * (_FLOAT - element)
-        # Elements kept per token and LLM layer: the inputs of both norms; queries and keys before and after their
-        # norms; values; the attention's result with its sums; and both halves of the gated product.
-        layer = (2 * sizes.width + 3 * (sizes.queries + sizes.keys) + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]
+        # Elements kept per token and average LLM layer: the inputs of both norms; what attention keeps; and both halves
+        # of the gated product.
+        attention = sizes.attention_kept / sizes.layers
+        layer = (2 * sizes.width + attention + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]
         if "llm" in trained.parts:  # the inputs of the layers whose weights train
             layer += 2 * sizes.width + sizes.queries + sizes.inner
         # Activations that are kept until the backward pass.
@@ -193,7 +194,7 @@ class Predictor:
         if rate is None or bandwidth is None:
             return None
         sizes, again, times = self.sizes, choices.gradient_checkpointing, []
-        llm_elements = 8 * sizes.inner + 24 * sizes.width + 12 * (sizes.queries + sizes.keys)
+        llm_elements = 8 * sizes.inner + 24 * sizes.width + 4 * sizes.attention_kept / sizes.layers
         vit_passes = 1 if "vit" in self.trained.parts else _FORWARD
         layers = sizes.layers * (1 + _FORWARD * again) + sizes.vit_layers * vit_passes
         for first in range(0, min(len(self.rows), BATCHES_TIMED * size), size):

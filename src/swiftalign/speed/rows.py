@@ -10,7 +10,7 @@ from swiftalign.data.images import remembered_sizes
 from swiftalign.data.rows import Rows
 from swiftalign.data.sizes import Size, visual_tokens
 from swiftalign.data.tokens import Conversation
-from swiftalign.model.qwen3_vl import QWEN3_VL
+from swiftalign.model.family import Family
 from swiftalign.problems import DataError
 from swiftalign.speed.work import Row
 
@@ -30,6 +30,6 @@ def rows_of(rows: Rows, encoding: Encoding) -> list[Row]:
     tokens = encoding.lengths([text for text, _ in known])
     labels = encoding.lengths([Conversation(text.texts[1::2], 0) for text, _ in known])
     return [
-        Row(whole, tuple(QWEN3_VL.merge**2 * visual_tokens(*size, encoding.limits) for size in sizes), answers)
+        Row(whole, tuple(Family.merge**2 * visual_tokens(*size, encoding.limits) for size in sizes), answers)
         for (_, sizes), whole, answers in zip(known, tokens, labels, strict=True)
     ]

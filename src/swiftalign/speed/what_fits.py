@@ -135,6 +135,8 @@ def what_fits(config: Config, plan: TuningPlan, choices: Choices, predictor: Pre
         estimates.append(f"an estimate{what} with a model of this size")
     elif set(trained.parts) - {"aligner"} or trained.method != "modules_to_save":
         estimates.append("an estimate: measured with modules_to_save on the aligner")
+    if predictor.sizes.state:
+        estimates.append("linear attention is counted as flash-linear-attention runs it; without it, it is slower")
     auto, why = automatic(config, plan, predictor)
     return WhatFits(
         predictor.card,

@@ -72,6 +72,9 @@ class Work:
 _FORWARD = _BY_INPUT = _BY_WEIGHT = 2
 # Attention has two products forward, and five backward, one of which computes the scores again.
 _ATTENTION_FORWARD, _ATTENTION_BACKWARD = 4, 10
+# Operations of linear attention per token and element of its memory: reading it for the key, changing it, and reading
+# it for the query; and twice as many backward. An estimate: kernels work on chunks of tokens, not token by token.
+_STATE_FORWARD, _STATE_BACKWARD = 6, 12
 
 
 def count(sizes: Sizes, trained: Trained, rows: Sequence[Row], *, checkpointing: bool = False) -> Work:
@@ -86,15 +89,19 @@ def count(sizes: Sizes, trained: Trained, rows: Sequence[Row], *, checkpointing:
     llm = _FORWARD + again + _BY_INPUT + (_BY_WEIGHT if trained.method == "full" and "llm" in trained.parts else 0)
     vit = _FORWARD + (_BY_INPUT + _BY_WEIGHT if "vit" in trained.parts else 0)
     pairs = sum(row.tokens**2 for row in rows) / 2  # each token sees those before it
-    attention = _ATTENTION_FORWARD * (2 if checkpointing else 1) + _ATTENTION_BACKWARD
+    passes = 2 if checkpointing else 1
+    attention = _ATTENTION_FORWARD * passes + _ATTENTION_BACKWARD
+    state = (_STATE_FORWARD * passes + _STATE_BACKWARD) * sizes.state * tokens
     vit_attention = _ATTENTION_FORWARD + (_ATTENTION_BACKWARD if "vit" in trained.parts else 0)
+    seen = (sizes.vit_layers - sizes.window_layers) * sum(count**2 for count in patches)
+    seen += sizes.window_layers * sum(count * min(count, sizes.window) for count in patches)
     return Work(
         llm=llm * sizes.matrix * tokens,
         head=(_FORWARD + _BY_INPUT) * sizes.vocabulary * sizes.width * labels,
         vit=vit * sizes.vit_matrix * sum(patches),
         aligner=(_FORWARD + _BY_INPUT + _BY_WEIGHT) * sizes.aligner_matrix * (sum(patches) / sizes.merge),
-        llm_attention=attention * sizes.layers * sizes.queries * pairs,
-        vit_attention=vit_attention * sizes.vit_layers * sizes.vit_width * sum(count**2 for count in patches),
+        llm_attention=attention * sizes.attention_layers * sizes.queries * pairs + state,
+        vit_attention=vit_attention * sizes.vit_width * seen,
     )
 
 
