@@ -4,7 +4,7 @@
     python benchmarks/train_gpu.py --shape 4B --data mixed --runs predictions --steps 8
     python benchmarks/train_gpu.py --shape Qwen3.5-9B --data equal mixed --runs stock swiftalign plain padded
     python benchmarks/train_gpu.py --shape Qwen2.5-VL-7B --data equal mixed --runs stock swiftalign plain
-    python benchmarks/train_gpu.py --shape Qwen3.5-4B --layers 4 --data small --runs stock padding-free --steps 8
+    python benchmarks/train_gpu.py --shape Qwen3.5-0.8B --layers 4 --data small --batch 2 --runs stock padding-free --steps 8
 
 Both train the same rows in the same batches, in one call. Needs a GPU, and disk or memory for the model's weights in
 TMPDIR. Prints one JSON object a run, and a table at the end.
