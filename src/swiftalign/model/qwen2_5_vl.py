@@ -142,5 +142,6 @@ QWEN2_5_VL = Family(
         "Qwen/Qwen2.5-VL-72B-Instruct": _config(8192, 80, 64, 8, 29568, vit_inter=3456),
     },
     sizes=_sizes,
+    sync_free=True,
     chat=Chat(("qwen2_5_vl",), system="You are a helpful assistant."),
 )

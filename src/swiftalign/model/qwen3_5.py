@@ -209,6 +209,7 @@ QWEN3_5 = Family(
         "Qwen/Qwen3.8-27B": _27B,
     },
     sizes=_sizes,
+    sync_free=True,
     chat=Chat(("qwen3_5", "qwen3_8"), answer="<think>\n\n</think>\n\n", strips=True),
 )
 
