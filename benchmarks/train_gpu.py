@@ -43,7 +43,6 @@ from swiftalign.speed.work import Row, Trained, count
 HERE = Path(__file__).resolve().parent
 LOGGED = 4  # steps between two lines of the log
 TIMEOUT = 300  # seconds of a run
-DTYPE = "bfloat16" if torch.cuda.is_available() else "float32"  # a step in bfloat16 takes minutes on a CPU
 FIRST_SPECIAL = {248320: 248044}  # <|endoftext|>, by the size of the vocabulary: Qwen3.5's
 OLDER_FIRST_SPECIAL = 151643  # that of the models before it
 
@@ -87,14 +86,14 @@ def family_of(config: dict[str, Any]) -> Family:
 
 
 def build_processor(folder: Path, config: dict[str, Any]) -> None:
-    """A model folder without weights: its config, and a tokenizer of bytes with Qwen's own numbers for
+    """A model folder without weights: its config in bfloat16, and a tokenizer of bytes with Qwen's own numbers for
     special tokens, which stock insists on."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
     folder.mkdir(parents=True)
     text = config.get("text_config", config)
-    config["dtype"] = text["dtype"] = DTYPE
+    config["dtype"] = text["dtype"] = "bfloat16"
     (folder / "config.json").write_text(json.dumps(config))
     vocabulary = {token: number for number, token in enumerate(sorted(ByteLevel.alphabet()))}
     first = FIRST_SPECIAL.get(text["vocab_size"], OLDER_FIRST_SPECIAL)
@@ -124,11 +123,9 @@ def build_model(folder: Path, config: dict[str, Any], device: str) -> None:
     assert model is not None
     for info in model.parameters():
         if "norm" in info.name:
-            value = torch.full(info.shape, 0.0 if info.name.endswith("bias") else 1.0, dtype=getattr(torch, DTYPE))
+            value = torch.full(info.shape, 0.0 if info.name.endswith("bias") else 1.0, dtype=torch.bfloat16)
         else:
-            value = torch.empty(info.shape, dtype=getattr(torch, DTYPE), device=device).normal_(
-                0, 0.02, generator=generator
-            )
+            value = torch.empty(info.shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator)
         weights[info.name] = value.cpu()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -193,7 +190,7 @@ def stock_command(
         "model": str(model),
         "model_type": family.model_type,
         "template": template(family),
-        "torch_dtype": DTYPE,
+        "torch_dtype": "bfloat16",
         "tuner_type": "lora",
         "target_regex": "dummy-target-modules",
         "modules_to_save": mergers(family),
@@ -339,7 +336,7 @@ def run(
 def product_rate() -> float:
     """Operations a second of a large bf16 product, here and now."""
     side = 8192
-    left, right = (torch.randn(side, side, device="cuda", dtype=getattr(torch, DTYPE)) for _ in range(2))
+    left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         left @ right
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
