@@ -88,7 +88,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         super().__init__(arguments)  # calls `_prepare_template`
 
     def _prepare_model_tokenizer(self, **kwargs: Any) -> None:
-        with loading(self.choices.sharding, self.plan.dtype):
+        with loading(self.choices.sharding):
             super()._prepare_model_tokenizer(**kwargs)
 
     def _prepare_template(self) -> None:

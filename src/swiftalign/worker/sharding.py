@@ -79,14 +79,12 @@ def join_processes(sharding: str, timeout: float) -> None:
 
 
 @contextmanager
-def loading(sharding: str, dtype: str) -> Iterator[None]:
+def loading(sharding: str) -> Iterator[None]:
     """While the model is loaded: with ``fsdp2`` into memory, and on each machine by one process only.
 
     transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model. ZeRO-3
-    divides the weights as they are created, and without its own 16-bit modes it would create them in float32.
-
-    Args:
-        dtype: the planned dtype of the weights.
+    divides the weights as they are created. Without its own 16-bit modes it would create them in float32, so that the
+    dtype is left to transformers, which creates them in the planned one.
     """
     names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING") if sharding.startswith("fsdp2") else ()
     os.environ |= dict.fromkeys(names, "true")
@@ -95,9 +93,10 @@ def loading(sharding: str, dtype: str) -> Iterator[None]:
             undo.callback(os.environ.pop, name)
         if stage(sharding) == 3:
             import deepspeed
+            from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
 
             undo.callback(setattr, deepspeed.zero, "Init", deepspeed.zero.Init)
-            deepspeed.zero.Init = partial(deepspeed.zero.Init, dtype=getattr(torch, dtype))
+            deepspeed.zero.Init = partial(deepspeed.zero.Init, tensor_overrides=[DeepSpeedTensorOverride.device])
         yield
 
 
