@@ -128,7 +128,49 @@ def _told(rule: Rule, key: tuple[str, ...] = ()) -> str:
             return f"left out, with a note: {rule.why}"
 
 
+def with_models(text: str) -> str:
+    """docs/models.md with its two tables as the code and its tests have them now."""
+    from families import FAMILIES, config_of
+    from sessions import SESSIONS
+    from swiftalign.model.components import CORRECTIONS
+    from swiftalign.model.families import find
+    from swiftalign.model.swift_templates import unit_of_model
+    from test_components import OF_PREFIXES_ALONE, OWN, WRITTEN_AFTER_PUBLIC_CODE
+    from test_names_in_files import TRAINED as SAVED
+
+    own = []
+    for architecture, names in OWN.items():
+        for name in names:
+            tiny, config, family = FAMILIES[name], config_of(name), find(FAMILIES[name].model_type)
+            fault = CORRECTIONS.get(tiny.model_class)
+            trained = "no: ms-swift can't load the class" if fault and fault.unloadable else "not tried"
+            paths = {"padding-free": family and family.sync_free, "compiled": family and family.compiles}
+            unit = family.coordinates if family else unit_of_model(config, name, None, None)
+            cells = (
+                f"`{tiny.model_class}`",
+                f"{architecture}, corrected" if fault else architecture,
+                "yes" if name in {*SESSIONS, "qwen3_vl"} else trained,  # the demo is a Qwen3-VL
+                "yes" if name in {*SESSIONS, *SAVED} else "not tried",
+                ", ".join(path for path, has in paths.items() if has) or "-",
+                f"`{unit}`" if unit else "by the template",
+            )
+            own.append(cells)
+    remote = [
+        (f"`{names[1]}`", architecture, "written after public code" if known else "prefixes alone")
+        for known, table in ((True, WRITTEN_AFTER_PUBLIC_CODE), (False, OF_PREFIXES_ALONE))
+        for architecture, names in table.items()
+    ]
+    tables = iter((sorted(own), sorted(remote)))
+
+    def table(match: re.Match[str]) -> str:
+        return match[1] + "".join(f"| {' | '.join(cells)} |\n" for cells in next(tables))
+
+    return re.sub(r"(\| class \|.*\|\n\|[ |-]+\n)(?:\| `.*\n)*", table, text)
+
+
 def write() -> None:
+    models = ROOT / "docs/models.md"
+    models.write_text(with_models(models.read_text(encoding="utf-8")), encoding="utf-8")
     keys = ROOT / "docs/keys.md"
     keys.write_text(with_keys(keys.read_text(encoding="utf-8")), encoding="utf-8")
     schema = ROOT / "configs/swiftalign.schema.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs_examples import PAGES, ROOT, has_examples, rerun, with_keys, without_variables
+from docs_examples import PAGES, ROOT, has_examples, rerun, with_keys, with_models, without_variables
 from swiftalign.config.sections import section_fields
 from swiftalign.config.spellings import ARGUMENTS, PASS_THROUGH
 from swiftalign.config.swift_arguments import swift_arguments
@@ -43,6 +43,11 @@ def test_the_sessions_shown_are_what_the_commands_print(page: Path, tmp_path: Pa
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_architecture_is_on_its_page() -> None:
+    page = (ROOT / "docs/models.md").read_text()
+    assert with_models(page) == page
 
 
 def test_every_key_of_other_tools_is_on_its_page_once() -> None:
