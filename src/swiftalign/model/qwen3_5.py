@@ -54,7 +54,7 @@ def _linear_attention(layer: str, text: dict[str, Any]) -> Iterator[Described]:
     width, name, heads = text["hidden_size"], f"{layer}.linear_attn", text["linear_num_value_heads"]
     keys, values = _linear_widths(text)
     yield name, Kind.PARAMETERS, {"dt_bias": (heads,), "A_log": (heads,)}
-    yield f"{name}.conv1d", Kind.CONV, {"weight": (2 * keys + values, 1, text["linear_conv_kernel_dim"])}
+    yield f"{name}.conv1d", Kind.DEPTHWISE_CONV, {"weight": (2 * keys + values, 1, text["linear_conv_kernel_dim"])}
     yield f"{name}.norm", Kind.NORM, {"weight": (text["linear_value_head_dim"],)}
     for part, outputs in (("qkv", 2 * keys + values), ("z", values), ("b", heads), ("a", heads)):
         yield linear(f"{name}.in_proj_{part}", width, outputs, bias=False)
