@@ -8,7 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import peft
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from corruptions import DAMAGED, FOREIGN, PLANTED, SOUND, Damage, Sound, build_all
 from corruptions.files import Harm, read_tensors, write_tensors
@@ -287,6 +291,20 @@ def test_a_tied_head_that_only_the_base_stores_is_not_missed(
     head = held["model.language_model.embed_tokens.weight"]
     write_tensors(base / "model.safetensors", held | {"lm_head.weight": head})
     assert found_in(sound.path, capsys, "--base", str(base)) == (0, [])
+
+
+@pytest.mark.parametrize("change", [0, 1])
+def test_embeddings_beside_their_adapter_are_the_base_s_in_the_dtype_of_training(
+    change: int, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(demo / "model", dtype=torch.bfloat16)  # the base is in float32
+    settings = peft.LoraConfig(r=4, target_modules=r"model\.language_model\.embed_tokens", init_lora_weights=False)
+    peft.get_peft_model(model, settings).save_pretrained(tmp_path)
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    held[f"{PEFT}model.language_model.embed_tokens.base_layer.weight"][3] += change
+    save_file(held, tmp_path / "adapter_model.safetensors")
+    code, findings = found_in(tmp_path, capsys, "--deep", "--base", str(demo / "model"))
+    assert (code, [each["code"] for each in findings]) == ((1, ["changed-outside-plan"]) if change else (0, []))
 
 
 def test_adapters_that_moved_are_no_standstill_of_what_is_saved_whole(

@@ -63,9 +63,7 @@ def compare_with_base(
     changes: dict[str, float] = {}
     for name, own in pairs.items():
         mine = weights.stored[name]
-        # peft saves frozen weights beside their adapters in the dtype in which they were loaded.
-        cast = keys[name].part.startswith("base_layer.") and mine.info.dtype != own.info.dtype
-        if mine.info.shape == own.info.shape and not cast:
+        if mine.info.shape == own.info.shape:
             changes[name] = largest_change(mine, own)
             values.setdefault(name, Values()).max_change = changes[name]
     trains = {name: any(map(expectation.trains, weights.stored[name].makes or (name,))) for name in changes}

@@ -77,9 +77,10 @@ def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:
     least = float(np.finfo(np.float32).tiny)  # NaN, and -0.0 in place of 0.0, are changes too
     pieces = (blocks(each, BLOCK_BYTES * ITEM_SIZES[each.info.dtype]) for each in (tensor, base))
     floats = FLOATS.issuperset(dtypes)
+    comparable = floats or dtypes[0] == dtypes[1]
     for mine, theirs in zip(*pieces, strict=True):
         loaded = cast(theirs, dtypes[1], dtypes[0]) if floats else theirs
-        if mine == loaded and (floats or dtypes[0] == dtypes[1]):
+        if comparable and mine == loaded:
             continue
         if not floats:
             return float("inf")
