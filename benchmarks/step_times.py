@@ -39,8 +39,11 @@ class StepTimes(TrainerCallback):
             torch.cuda.reset_peak_memory_stats(card)
 
     def _shape(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if model.training and kwargs.get("input_ids") is not None:
-            self.shapes.append(list(kwargs["input_ids"].shape))
+        tokens = kwargs.get("input_ids")
+        if tokens is None:
+            tokens = kwargs.get("inputs_embeds")  # what ms-swift's template made of them, for some families
+        if model.training and tokens is not None:
+            self.shapes.append(list(tokens.shape[:2]))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = self.began or time.time()

@@ -182,7 +182,7 @@ def test_what_trains_is_what_was_planned(name: str, settings: str, headers: Call
     assert_trains_as_planned(config, plan, real)
 
 
-@pytest.mark.parametrize("name", NOT_IN_MS_SWIFT)
+@pytest.mark.parametrize("name", sorted(NOT_IN_MS_SWIFT))
 def test_a_class_without_an_aligner_in_ms_swift_is_refused(name: str, headers: Callable[[str], Model]) -> None:
     with pytest.raises(ModelError, match="ms-swift knows no aligner"):
         headers(name)
