@@ -298,7 +298,7 @@ def line_of_rows(lengths: list[int], seed: int, heads: tuple[int, int]) -> tuple
     decay, beta = (torch.rand(shape, generator=generator) for shape in shapes[3:])
     starts = torch.tensor([0, *lengths]).cumsum(0).int()
     tensors = [query, key, value, -3 * decay**3, beta]
-    return Rows.of(starts, count, max(lengths), 3), [tensor.requires_grad_() for tensor in tensors]
+    return Rows.of(starts, count, max(lengths)), [tensor.requires_grad_() for tensor in tensors]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv1d, pad, silu, softplus
+from torch.nn.functional import pad, silu, softplus
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_flash_linear_attention_available
 
@@ -27,6 +27,7 @@ from swiftalign.problems import SwiftalignError
 # Layers that `_forward` computes: those of Qwen3.5, which other models have as their LLM too.
 LAYERS = frozenset({"Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"})
 CHUNK = 64  # tokens: more make fewer steps, with larger triangular systems
+_STEPS_GATHERED = 8  # steps whose matrices are copied to where they are used, at a time
 _KEY = "swiftalign_rows"  # of the arguments of the LLM's layers
 
 
@@ -37,27 +38,25 @@ class Rows(NamedTuple):
     since their number is known to the GPU alone; at least the last of all is empty.
 
     Attributes:
-        spread: the place of each token, if as many empty places as the convolution looks back come before each row:
-            [tokens].
+        before: number of tokens of its row before each token: [tokens].
         tokens: the token at each place of the chunks; the number of tokens at an empty place: [chunks, `CHUNK`].
         places: the place of each token in the chunks, counted through all of them: [tokens].
         order: the chunk of each row that comes at each step; the last of all, where a row has no more: [steps, rows].
     """
 
-    spread: Tensor
+    before: Tensor
     tokens: Tensor
     places: Tensor
     order: Tensor
 
     @classmethod
-    def of(cls, starts: Tensor, tokens: int, longest: int, look_back: int) -> Rows:
+    def of(cls, starts: Tensor, tokens: int, longest: int) -> Rows:
         """The rows of a line.
 
         Args:
             starts: the token at which each row begins, and the number of tokens: [rows + 1].
             tokens: number of tokens in the line.
             longest: number of tokens in the longest row, or more.
-            look_back: number of tokens before each one that the convolution sees.
         """
         starts, count, device = starts.long(), len(starts) - 1, starts.device
         chunks = -(-starts.diff() // CHUNK)  # of each row
@@ -69,11 +68,12 @@ class Rows(NamedTuple):
         inside = begin[:, None] + torch.arange(CHUNK, device=device)
         line = torch.arange(tokens, device=device)
         row_of_token = torch.searchsorted(starts[1:], line, right=True)
+        before = line - starts[row_of_token]
         steps = torch.arange(-(-longest // CHUNK), device=device)[:, None]
         return cls(
-            spread=line + (row_of_token + 1) * look_back,
+            before=before,
             tokens=torch.where(inside < starts[row + 1][:, None], inside, tokens),
-            places=first[row_of_token] * CHUNK + line - starts[row_of_token],
+            places=first[row_of_token] * CHUNK + before,
             order=torch.where(steps < chunks, first + steps, total - 1),
         )
 
@@ -102,15 +102,15 @@ def reset_at_rows(model: nn.Module) -> None:
         for layer in layers:
             layer.forward = partial(_forward, layer, layer.forward)
         if layers:
-            llm.register_forward_pre_hook(partial(_find_rows, layers[0].conv_kernel_size - 1), with_kwargs=True)
+            llm.register_forward_pre_hook(_find_rows, with_kwargs=True)
 
 
-def _find_rows(look_back: int, llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _find_rows(llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     starts, longest = kwargs.get("cu_seq_lens_q"), kwargs.get("max_length_q")
     if starts is None or longest is None:
         return args, kwargs
     tokens = kwargs["inputs_embeds"].shape[1]
-    return args, kwargs | {_KEY: Rows.of(starts, tokens, int(longest), look_back)}
+    return args, kwargs | {_KEY: Rows.of(starts, tokens, int(longest))}
 
 
 def _forward(layer: Any, own: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
@@ -159,11 +159,12 @@ def convolve(line: Tensor, weight: Tensor, rows: Rows) -> Tensor:
     Returns:
         [tokens, channels].
     """
-    look_back, count = weight.shape[-1] - 1, rows.order.shape[1]
-    places = line.new_zeros(len(line) + count * look_back, line.shape[1], dtype=weight.dtype)
-    places = places.index_copy(0, rows.spread, line.to(weight.dtype))
-    out = conv1d(places.t().unsqueeze(0), weight, groups=len(weight)).squeeze(0).t()
-    return silu(out.index_select(0, rows.spread - look_back)).to(line.dtype)
+    wide, seen = line.float(), weight.squeeze(1).float()
+    total = wide * seen[:, -1]
+    for back in range(1, seen.shape[1]):  # torch's own kernels for a convolution of each channel take longer
+        shifted = pad(wide, (0, 0, back, 0))[: len(wide)]
+        total = total + shifted.masked_fill((rows.before < back).unsqueeze(1), 0) * seen[:, -1 - back]
+    return silu(total.to(line.dtype))
 
 
 def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, rows: Rows) -> Tensor:
@@ -251,11 +252,19 @@ def _states(transitions: Tensor, additions: Tensor, order: Tensor) -> Tensor:
     Returns:
         [chunks, heads, key width, value width].
     """
+    heads, key, value = additions.shape[1:]
     states = torch.zeros_like(additions)
-    state = additions.new_zeros(order.shape[1], *additions.shape[1:])
-    for chunks in order.unbind():
-        states.index_copy_(0, chunks, state)
-        state = additions.index_select(0, chunks) + transitions.index_select(0, chunks) @ state
+    state = additions.new_zeros(order.shape[1] * heads, key, value)
+    for steps in order.split(_STEPS_GATHERED):
+        chunks = steps.flatten()
+        changes = transitions.index_select(0, chunks).view(len(steps), len(state), key, key)
+        added = additions.index_select(0, chunks).view(len(steps), len(state), key, value)
+        passed = additions.new_empty(len(steps) + 1, *state.shape)  # the states before each step, and after the last
+        passed[0] = state
+        for step in range(len(steps)):
+            torch.baddbmm(added[step], changes[step], passed[step], out=passed[step + 1])
+        states.index_copy_(0, chunks, passed[:-1].view(len(chunks), heads, key, value))
+        state = passed[-1]
     return states
 
 
