@@ -17,11 +17,14 @@ from swiftalign.worker.fp8 import freeze_in_fp8
 from swiftalign.worker.linear_attention import reset_at_rows
 
 
-def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices) -> None:
+def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices, *, tf32: bool | None = None) -> None:
     """Apply the choices of attention and matrices to a model, once it is known what of it trains.
 
     The backward pass is stopped at a frozen ViT: with gradient checkpointing, ms-swift asks for gradients of the ViT's
     patches, so that its activations would be kept and its backward pass would run for nothing.
+
+    Args:
+        tf32: the run's argument of that name.
     """
     llm, vit = (find(plan.model_type) or Family).stacks  # an unknown family may have the usual names
     if not any(item.component == "vit" for item in plan.trainables):
@@ -30,7 +33,7 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices) -> None
                 blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
     if choices.padding_free:
         use_padding_free_attention(model)
-        reset_at_rows(model)
+        reset_at_rows(model, tf32)
     if choices.frozen_fp8:
         freeze_in_fp8(_frozen_layers(model, llm))
 

@@ -13,7 +13,8 @@ References:
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -78,10 +79,14 @@ class Rows(NamedTuple):
         )
 
 
-def reset_at_rows(model: nn.Module) -> None:
+def reset_at_rows(model: nn.Module, tf32: bool | None = None) -> None:
     """Let a model's linear attention begin anew at each row of a padding-free batch.
 
     Nothing is changed where flash-linear-attention is installed: ms-swift calls it with the rows' borders.
+
+    Args:
+        tf32: the run's argument of that name. None lets a model in 16 bits multiply float32 matrices in TF32, whose
+            11 bits of precision are more than the 8 of what the layers take and give in bfloat16.
 
     Raises:
         SwiftalignError: the LLM has layers of another kind that are not known to keep concatenated rows apart.
@@ -100,9 +105,28 @@ def reset_at_rows(model: nn.Module) -> None:
     for llm in model.modules():
         layers = [layer.linear_attn for layer in getattr(llm, "layers", ()) if hasattr(layer, "linear_attn")]
         for layer in layers:
-            layer.forward = partial(_forward, layer, layer.forward)
+            layer.__class__ = _knowing_rows(type(layer))
         if layers:
+            if tf32 is None and layers[0].out_proj.weight.dtype != torch.float32:
+                torch.backends.cuda.matmul.allow_tf32 = True
             llm.register_forward_pre_hook(_find_rows, with_kwargs=True)
+
+
+@cache
+def _knowing_rows(own: type[nn.Module]) -> type[nn.Module]:
+    """A `LAYERS` class whose forward pass knows rows.
+
+    It is a class, and not an attribute of each layer, since compiled code is shared by the layers of one class alone.
+    """
+
+    def forward(layer: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        rows: Rows | None = kwargs.pop(_KEY, None)
+        if rows is None or kwargs.get("cache_params") is not None:
+            result: Tensor = own.forward(layer, hidden_states, **kwargs)
+            return result
+        return _attend(layer, hidden_states.squeeze(0), rows).unsqueeze(0)
+
+    return type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__})
 
 
 def _find_rows(llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -113,21 +137,15 @@ def _find_rows(llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
     return args, kwargs | {_KEY: Rows.of(starts, tokens, int(longest))}
 
 
-def _forward(layer: Any, own: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-    """The forward pass of a `LAYERS` module over a line of rows; its own for a batch of another kind.
+def _attend(layer: Any, line: Tensor, rows: Rows) -> Tensor:
+    """The forward pass of a `LAYERS` module over a line of rows.
 
     Args:
-        own: the module's own forward pass.
-        hidden_states: [1, tokens, width].
+        line: [tokens, width].
 
     Returns:
-        [1, tokens, width].
+        [tokens, width].
     """
-    rows: Rows | None = kwargs.pop(_KEY, None)
-    if rows is None or kwargs.get("cache_params") is not None:
-        result: Tensor = own(hidden_states, **kwargs)
-        return result
-    line = hidden_states.squeeze(0)
     mixed = convolve(layer.in_proj_qkv(line), layer.conv1d.weight, rows)
     query, key, value = mixed.split_with_sizes([layer.key_dim, layer.key_dim, layer.value_dim], dim=-1)
     beta = layer.in_proj_b(line).sigmoid()
@@ -146,7 +164,7 @@ def _forward(layer: Any, own: Any, hidden_states: Tensor, **kwargs: Any) -> Tens
     )
     normed = layer.norm(out.flatten(0, 1), layer.in_proj_z(line).view(-1, layer.head_v_dim))
     projected: Tensor = layer.out_proj(normed.view(len(line), -1))
-    return projected.unsqueeze(0)
+    return projected
 
 
 def convolve(line: Tensor, weight: Tensor, rows: Rows) -> Tensor:
@@ -206,9 +224,9 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, b
         added = inverse @ (values * betas)
         held = inverse @ (keys * (betas * total.exp()))
         left = keys * (total[..., -1:, :] - total).exp()  # of what is added, at the chunk's end
-        identity = torch.eye(key.shape[-1], device=query.device)
-        transitions = total[..., -1:, :].exp() * identity - left.mT @ held
-        states = _states(transitions.flatten(1, 2), (left.mT @ added).flatten(1, 2), rows.order)
+        kept = total[..., -1:, :].exp()  # of the state before the chunk
+        parts = (kept, left.mT @ held, left.mT @ added)
+        states = _states(*(each.flatten(1, 2) for each in parts), rows.order)
         states = states.view(chunks, count, groups, *states.shape[2:])
         out = (queries * key.shape[-1] ** -0.5 * total.exp()) @ states + attention @ (added - held @ states)
         line: Tensor = out.permute(0, 3, 1, 2, 4).reshape(chunks * CHUNK, value.shape[1], value.shape[2])
@@ -239,49 +257,55 @@ class _Inverse(torch.autograd.Function):
 
 
 @torch.library.custom_op("swiftalign::states", mutates_args=())
-def _states(transitions: Tensor, additions: Tensor, order: Tensor) -> Tensor:
-    """The state of its row before each chunk: each state is ``transition @ state + addition`` of the one before.
+def _states(kept: Tensor, lost: Tensor, added: Tensor, order: Tensor, *, transposed: bool = False) -> Tensor:
+    """The state of its row before each chunk; after it, the state is ``kept * state - lost @ state + added``.
 
     It is an operator of its own so that a compiled layer does not depend on the number of steps.
 
     Args:
-        transitions: [chunks, heads, key width, key width].
-        additions: [chunks, heads, key width, value width].
+        kept: [chunks, heads, 1, 1].
+        lost: [chunks, heads, key width, key width].
+        added: [chunks, heads, key width, value width].
         order: as in `Rows`.
+        transposed: whether ``lost`` is transposed first.
 
     Returns:
         [chunks, heads, key width, value width].
     """
-    heads, key, value = additions.shape[1:]
-    states = torch.zeros_like(additions)
-    state = additions.new_zeros(order.shape[1] * heads, key, value)
+    heads, key, value = added.shape[1:]
+    states = torch.zeros_like(added)
+    state = added.new_zeros(order.shape[1] * heads, key, value)
     for steps in order.split(_STEPS_GATHERED):
-        chunks = steps.flatten()
-        changes = transitions.index_select(0, chunks).view(len(steps), len(state), key, key)
-        added = additions.index_select(0, chunks).view(len(steps), len(state), key, value)
-        passed = additions.new_empty(len(steps) + 1, *state.shape)  # the states before each step, and after the last
+        chunks, shape = steps.flatten(), (len(steps), len(state))
+        factors = kept.index_select(0, chunks).view(*shape, 1, 1)
+        matrices = lost.index_select(0, chunks).view(*shape, key, key)
+        additions = added.index_select(0, chunks).view(*shape, key, value)
+        matrices = matrices.mT if transposed else matrices
+        passed = added.new_empty(len(steps) + 1, *state.shape)  # the states before each step, and after the last
         passed[0] = state
-        for step in range(len(steps)):
-            torch.baddbmm(added[step], changes[step], passed[step], out=passed[step + 1])
+        for step, (before, after) in enumerate(pairwise(passed)):
+            torch.addcmul(additions[step], factors[step], before, out=after)
+            after.baddbmm_(matrices[step], before, alpha=-1)
         states.index_copy_(0, chunks, passed[:-1].view(len(chunks), heads, key, value))
         state = passed[-1]
     return states
 
 
 @_states.register_fake
-def _(transitions: Tensor, additions: Tensor, order: Tensor) -> Tensor:
-    return torch.empty_like(additions)
+def _(kept: Tensor, lost: Tensor, added: Tensor, order: Tensor, *, transposed: bool = False) -> Tensor:
+    return torch.empty_like(added)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], inputs[2], output)
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], keyword_only_inputs: Any, output: Tensor) -> None:
+    kept, lost, _, order = inputs
+    ctx.save_for_backward(kept, lost, order, output)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-    transitions, order, states = ctx.saved_tensors
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    kept, lost, order, states = ctx.saved_tensors
     # The gradients of the states after each chunk follow from each other in the same way, backwards.
-    after = _states(transitions.mT.contiguous(), gradient.contiguous(), order.flip(0))
-    return after @ states.mT, after, None
+    after = _states(kept, lost, gradient.contiguous(), order.flip(0), transposed=True)
+    return (after * states).sum((-2, -1), keepdim=True), -(after @ states.mT), after, None
 
 
 _states.register_autograd(_backward, setup_context=_keep)

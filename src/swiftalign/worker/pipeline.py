@@ -153,7 +153,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             carry_weights(plan, model, self.start.weights)
         if self.args.resume_from_checkpoint is None and is_main_process():
             write_initial(plan, model, Path(args.output_dir))
-        speed_up_model(model, plan, self.choices)
+        speed_up_model(model, plan, self.choices, tf32=args.tf32)
         if self.choices.sharding.startswith("fsdp2"):
             divide(model, plan, offload=self.choices.sharding.endswith("offload"))
         return model
