@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from swiftalign.model.families import find
 from swiftalign.model.family import Family
@@ -46,6 +47,9 @@ def speed_up_trainer(trainer: Any, plan: TuningPlan, choices: Choices) -> None:
     """
     if choices.kernels != "compiled":
         return
+    # The compiler knows this function by its identity, and ms-swift has put another one in its place: layers would fall
+    # into pieces where they call it. Transformers' layers keep ms-swift's.
+    torch.utils.checkpoint.checkpoint = getattr(torch.utils.checkpoint, "_old_checkpoint", checkpoint)
     for stack in (find(plan.model_type) or Family).stacks:
         for layer in _frozen_layers(trainer.model, stack):
             # Not the layer itself: what is called before and after it, e.g. to gather weights, can't be compiled.

@@ -40,15 +40,18 @@ class Rows(NamedTuple):
 
     Attributes:
         before: number of tokens of its row before each token: [tokens].
-        tokens: the token at each place of the chunks; the number of tokens at an empty place: [chunks, `CHUNK`].
         places: the place of each token in the chunks, counted through all of them: [tokens].
         order: the chunk of each row that comes at each step; the last of all, where a row has no more: [steps, rows].
     """
 
     before: Tensor
-    tokens: Tensor
     places: Tensor
     order: Tensor
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return len(self.places) // CHUNK + self.order.shape[1] + 1
 
     @classmethod
     def of(cls, starts: Tensor, tokens: int, longest: int) -> Rows:
@@ -59,24 +62,15 @@ class Rows(NamedTuple):
             tokens: number of tokens in the line.
             longest: number of tokens in the longest row, or more.
         """
-        starts, count, device = starts.long(), len(starts) - 1, starts.device
+        starts, device = starts.long(), starts.device
         chunks = -(-starts.diff() // CHUNK)  # of each row
-        ends = chunks.cumsum(0)
-        first, total = ends - chunks, tokens // CHUNK + count + 1
-        numbers = torch.arange(total, device=device)
-        row = torch.searchsorted(ends, numbers, right=True).clamp(max=count - 1)
-        begin = starts[row] + (numbers - first[row]) * CHUNK
-        inside = begin[:, None] + torch.arange(CHUNK, device=device)
+        first = chunks.cumsum(0) - chunks
         line = torch.arange(tokens, device=device)
-        row_of_token = torch.searchsorted(starts[1:], line, right=True)
-        before = line - starts[row_of_token]
+        row = torch.searchsorted(starts[1:], line, right=True)
+        before = line - starts[row]
         steps = torch.arange(-(-longest // CHUNK), device=device)[:, None]
-        return cls(
-            before=before,
-            tokens=torch.where(inside < starts[row + 1][:, None], inside, tokens),
-            places=first[row_of_token] * CHUNK + before,
-            order=torch.where(steps < chunks, first + steps, total - 1),
-        )
+        rows = cls(before, first[row] * CHUNK + before, first + steps)
+        return rows._replace(order=torch.where(steps < chunks, rows.order, rows.chunks - 1))
 
 
 def reset_at_rows(model: nn.Module, tf32: bool | None = None) -> None:
@@ -105,7 +99,7 @@ def reset_at_rows(model: nn.Module, tf32: bool | None = None) -> None:
     for llm in model.modules():
         layers = [layer.linear_attn for layer in getattr(llm, "layers", ()) if hasattr(layer, "linear_attn")]
         for layer in layers:
-            layer.__class__ = _knowing_rows(type(layer))
+            layer.__class__ = _knowing_rows(layer.__class__)
         if layers:
             if tf32 is None and layers[0].out_proj.weight.dtype != torch.float32:
                 torch.backends.cuda.matmul.allow_tf32 = True
@@ -204,11 +198,11 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, b
     with torch.autocast(query.device.type, enabled=False):  # it would multiply in 16 bits, and states would lose digits
         # [chunks, key heads, heads per key head, CHUNK, ...] from here on. All sizes but the number of chunks are
         # written out, since a compiler takes minutes to work them out.
-        chunks, count, groups = len(rows.tokens), key.shape[1], value.shape[1] // key.shape[1]
+        chunks, count, groups = rows.chunks, key.shape[1], value.shape[1] // key.shape[1]
         queries, keys, values, decays, betas = (
-            pad(each.float().flatten(1), (0, 0, 0, 1))
-            .index_select(0, rows.tokens.flatten())
-            .view(chunks, CHUNK, count, each.shape[1] // count, -1)
+            each.new_zeros(chunks * CHUNK, *each.shape[1:], dtype=torch.float32)
+            .index_copy(0, rows.places, each.float())
+            .view(chunks, CHUNK, count, each.shape[1] // count, each.shape[2])
             .permute(0, 2, 3, 1, 4)
             for each in (query, key, value, decay.unsqueeze(-1), beta.unsqueeze(-1))
         )
@@ -273,9 +267,9 @@ def _states(kept: Tensor, lost: Tensor, added: Tensor, order: Tensor, *, transpo
         [chunks, heads, key width, value width].
     """
     heads, key, value = added.shape[1:]
-    states = torch.zeros_like(added)
+    states = added.new_zeros(added.shape)  # in this order in memory, as the compiler is told below
     state = added.new_zeros(order.shape[1] * heads, key, value)
-    for steps in order.split(_STEPS_GATHERED):
+    for steps in torch.split(order, _STEPS_GATHERED):
         chunks, shape = steps.flatten(), (len(steps), len(state))
         factors = kept.index_select(0, chunks).view(*shape, 1, 1)
         matrices = lost.index_select(0, chunks).view(*shape, key, key)
@@ -293,7 +287,7 @@ def _states(kept: Tensor, lost: Tensor, added: Tensor, order: Tensor, *, transpo
 
 @_states.register_fake
 def _(kept: Tensor, lost: Tensor, added: Tensor, order: Tensor, *, transposed: bool = False) -> Tensor:
-    return torch.empty_like(added)
+    return added.new_empty(added.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], keyword_only_inputs: Any, output: Tensor) -> None:
