@@ -347,6 +347,7 @@ def test_scanning_loads_neither_torch_nor_transformers(write: Write) -> None:
 def test_every_code_has_a_case_and_its_row_in_the_docs() -> None:
     others = {
         "data-empty",
+        "data-coordinates-assumed",
         "data-coordinates-relative-like",
         "data-coordinates-foreign",
         "data-coordinates-undeclared",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_an_assumed_unit_is_a_warning_where_there_are_rows(model_class: str, fou
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "architectures": [model_class]}))
     known = read_model(Config.model_validate({"model": {"path": "Qwen/Qwen3.5-0.8B"}}))
     plan = resolve(Config.model_validate({"model": {"path": "Qwen/Qwen3.5-0.8B"}}), known)
+    plan = replace(plan, model_type="mine")
     model = {"path": str(tmp_path)}
     without = Config.model_validate({"model": model})
     assert not list(coordinates_told(without, known, plan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,9 @@ def test_lengths_are_near_those_of_encoded_rows(demo: Path) -> None:
 
 
 def test_rows_of_another_family_are_not_counted(demo: Path, tmp_path: Path) -> None:
-    text = f"model: {{path: {demo / 'model'}, type: qwen2_5_vl}}\ndata: {{max_length: 90}}\n"
+    shutil.copy(demo / "model/tokenizer.json", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "internvl"}', encoding="utf-8")
+    text = f"model: {tmp_path}\ndata: {{max_length: 90}}\n"
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     encoding = encoding_of(load_config([tmp_path / "config.yaml"]))
     assert encoding.max_length == 90

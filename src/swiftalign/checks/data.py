@@ -10,6 +10,7 @@ from swiftalign.config.augmentation import ImgaugParameters
 from swiftalign.config.sections import Config
 from swiftalign.data.metrics import METRICS
 from swiftalign.data.targets import Kind
+from swiftalign.model.families import find
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ConfigError, Problem, counted
@@ -47,9 +48,11 @@ def images_to_learn_from(config: Config, plan: TuningPlan, data: DataReport) -> 
 
 def coordinates_told(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Whether anything tells in which unit the model writes coordinates."""
+    if find(plan.model_type) or not config.data.train:
+        return
     from swiftalign.data.encoding import encoding_of
 
-    if config.data.train and encoding_of(config).assumed:
+    if encoding_of(config).assumed:
         message = "neither this toolkit nor ms-swift tells how this model writes coordinates: 0..1000 is assumed"
         hint = "name the template: data: {template: ...}"
         yield Problem("data-coordinates-assumed", message, hint, where=config.where("model", "path"))

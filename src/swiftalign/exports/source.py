@@ -139,14 +139,14 @@ def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: Tun
     model_type = str(values.get("model_type")) if isinstance(values, dict) else ""
     if family := find(model_type):
         model = family.build(values, str(folder))
-        sizes = {name: tensor.info.numel for name, tensor in tensors.items()}
     else:
         with suppress(ModelError):  # without the run's settings it may not be found out what the model is
             model = read(ModelSource(str(folder)))
-        sizes = {weight.name: weight.numel for weight in model.parameters()} if model else {}
     if model is None:
         return
-    total = sum(sizes.get(weight.name, 0) for weight in model.parameters())
+    names = {weight.name for weight in model.parameters()}
+    used = (tensor for name, tensor in tensors.items() if not names.isdisjoint(tensor.makes or (name,)))
+    total = sum(tensor.info.numel for tensor in used)
     if (model_type, total) != (plan.model_type, plan.total_parameters):
         theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
         hint = "name the run's own base with --base"
