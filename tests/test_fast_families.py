@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers.modeling_utils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from swift.model import get_processor
 from swift.template import get_template
+from swift.trainers.mixin import SwiftMixin
 from torch import Tensor
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
 
@@ -21,9 +24,12 @@ from swiftalign.config.load import load_config
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.rows import Rows as DataRows
 from swiftalign.demo.model import IMAGE_SIZE, PIXEL_SCALING, byte_tokenizer, write_model
+from swiftalign.model.qwen3_5 import CHUNK
 from swiftalign.problems import SwiftalignError
+from swiftalign.speed.choices import Choices
+from swiftalign.worker.apply_choices import speed_up_trainer
 from swiftalign.worker.attention import use_padding_free_attention
-from swiftalign.worker.linear_attention import CHUNK, Rows, convolve, gated_delta_rule, reset_at_rows
+from swiftalign.worker.linear_attention import Rows, convolve, gated_delta_rule, reset_at_rows
 from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
 
 FAMILIES = ("qwen3_5", "qwen3_5_moe", "qwen2_5_vl")
@@ -284,8 +290,43 @@ def test_layers_that_do_not_keep_rows_apart_are_refused(qwen3_5_case: Case) -> N
 def test_flash_linear_attention_is_left_to_ms_swift(qwen3_5_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftalign.worker.linear_attention.is_flash_linear_attention_available", lambda: True)
     model = qwen3_5_case.model()
+    classes = [type(part) for part in model.modules()]
     reset_at_rows(model)
-    assert not any("forward" in vars(part) for part in model.modules())
+    assert [type(part) for part in model.modules()] == classes
+
+
+def test_linear_attention_is_compiled_once_for_all_layers_and_with_its_rule(
+    qwen3_5_case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A forward pass of each layer's own would be compiled anew for each of them, up to torch's limit. And a function
+    # that ms-swift's trainer puts in the place of torch's checkpointing would be called in between, not compiled.
+    rules: list[int] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]
+        rules.append(sum("swiftalign.states" in str(node.target) for part in parts for node in part.graph.nodes))
+        return graph.forward
+
+    def compile_layers(model: Any) -> None:
+        arguments = SimpleNamespace(gradient_checkpointing_kwargs=None)
+        trainer: Any = SimpleNamespace(
+            model=model, args=arguments, is_deepspeed_enabled=False, is_fsdp_enabled=False, evaluate=lambda: None
+        )
+        SwiftMixin._fix_gradient_checkpointing(trainer)
+        speed_up_trainer(trainer, plan, Choices(kernels="compiled"))
+
+    compile_function, checkpoint = torch.compile, torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compile_function(*args, **kwargs, backend=note))
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", checkpoint)  # as it is again afterwards
+    monkeypatch.setattr(transformers.modeling_utils, "checkpoint", transformers.modeling_utils.checkpoint)
+    monkeypatch.delattr(torch.utils.checkpoint, "_old_checkpoint", raising=False)
+    plan = SimpleNamespace(model_type="qwen3_5")
+    torch.compiler.reset()
+    plain, _ = qwen3_5_case.train(qwen3_5_case.rows, sync_free=True)
+    compiled, _ = qwen3_5_case.train(qwen3_5_case.rows, sync_free=True, prepare=compile_layers)
+    del torch.utils.checkpoint._old_checkpoint
+    assert near(compiled, plain)
+    assert [count for count in rules if count] == [1]
 
 
 def line_of_rows(lengths: list[int], seed: int, heads: tuple[int, int]) -> tuple[Rows, list[Tensor]]:

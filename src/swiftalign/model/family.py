@@ -43,6 +43,8 @@ class Sizes:
         mergers: number of mergers in the aligner.
         aligner_matrix: parameters that multiply one visual token, over all mergers.
         state: elements of the memory that linear attention updates with each token, over all layers of the LLM.
+        linear_work: float32 elements per token that a layer with linear attention takes while it computes.
+        plain_kept: elements that the LLM's layers keep with plain kernels, relative to compiled ones.
         window: patches that see each other in a block of the ViT with window attention; 0 without such blocks.
         window_layers: number of these blocks.
     """
@@ -63,6 +65,8 @@ class Sizes:
     mergers: int
     aligner_matrix: int
     state: int = 0
+    linear_work: int = 0
+    plain_kept: float = 1.48
     window: int = 0
     window_layers: int = 0
 

@@ -15,6 +15,8 @@ from swiftalign.model.family import Chat, Described, Family, Sizes, linear, swig
 from swiftalign.model.qwen3_vl import experts, vit_and_aligner, vit_sizes
 from swiftalign.model.tree import Architecture, Kind
 
+CHUNK = 64  # tokens that linear attention processes at a time: more make fewer steps, with larger triangular systems
+
 
 def _modules(config: dict[str, Any]) -> Iterator[Described]:
     text, vision = config["text_config"], config["vision_config"]
@@ -86,11 +88,11 @@ def _sizes(config: dict[str, Any]) -> Sizes:
     if "num_experts" in text:
         routed = text["moe_intermediate_size"] * text["num_experts_per_tok"]
         inner = routed + text["shared_expert_intermediate_size"]
-    # Full attention keeps what Qwen3-VL's does, and the gate with the result that it multiplies. Linear attention keeps
-    # queries, keys and values before and after the convolution; queries and keys repeated for the value heads; the
-    # result, its norm and the gate z.
-    full_kept = 3 * (queries + keys) + 2 * queries
-    linear_kept = 2 * (2 * memory_keys + values) + 2 * heads * text["linear_key_head_dim"] + 3 * values
+    # Listed by torch's hooks for saved tensors, in compiled layers. Full attention keeps queries and keys before and
+    # after their norms, values, the gate, and the result. Linear attention keeps queries, keys and values before and
+    # after SiLU, the result and the gate z; the rule between them is computed again.
+    full_kept = 4 * queries + 3 * keys
+    linear_kept = 2 * (2 * memory_keys + values) + 2 * values
     full_matrix = width * (3 * queries + 2 * keys)
     linear_matrix = width * (2 * memory_keys + 3 * values + 2 * heads)
     return Sizes(
@@ -103,6 +105,9 @@ def _sizes(config: dict[str, Any]) -> Sizes:
         matrix=full * full_matrix + recurrent * linear_matrix + layers * 3 * width * inner,
         vocabulary=text["vocab_size"],
         state=recurrent * values * text["linear_key_head_dim"],
+        # Of each chunk: eight tensors like the values, five of tokens by tokens, and eight like the states.
+        linear_work=8 * values + 5 * heads * CHUNK + 8 * values * text["linear_key_head_dim"] // CHUNK,
+        plain_kept=1.68,
         **vit_sizes(vision, deepstack=0),
     )
 
@@ -209,13 +214,17 @@ QWEN3_5 = Family(
         "Qwen/Qwen3.8-27B": _27B,
     },
     sizes=_sizes,
+    measured={"one": (4096,)},  # 9B
     sync_free=True,
+    compiles=True,
     chat=Chat(("qwen3_5", "qwen3_8"), answer="<think>\n\n</think>\n\n", strips=True),
 )
 
 QWEN3_5_MOE = replace(
     QWEN3_5,
     model_type="qwen3_5_moe",
+    measured={},
+    compiles=False,
     published={
         "Qwen/Qwen3.5-35B-A3B": _35B,
         "Qwen/Qwen3.5-35B-A3B-Base": _35B,

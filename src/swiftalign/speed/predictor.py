@@ -30,11 +30,12 @@ CONTEXT = int(0.9 * GIB)
 SAFETY = 0.04  # share of the card's memory that stays free
 
 _HALF, _FLOAT = 2, 4  # bytes per element
-# Elements kept per token and layer by plain and by Liger's kernels, relative to compiled ones.
-_MORE_KEPT = {"compiled": 1.0, "liger": 1.17, "plain": 1.48}
+# Elements kept per token and layer by compiled and by Liger's kernels; plain ones keep `Sizes.plain_kept`.
+_MORE_KEPT = {"compiled": 1.0, "liger": 1.17}
 
 # Shares of a large product's rate, measured on an H100 (benchmarks/RESULTS.md).
 _PRODUCTS, _ATTENTION = 0.94, 0.24
+_LINEAR_ATTENTION = 0.035  # with all its elementwise work, on an H200: Qwen3.5-9B
 _FP8_GAIN = 1.83  # of the LLM's products
 # Elementwise memory traffic of plain and of Liger's kernels, relative to compiled ones.
 _MORE_TRAFFIC = {"compiled": 1.0, "liger": 2.3, "plain": 5.0}
@@ -150,7 +151,8 @@ class Predictor:
         # Elements kept per token and average LLM layer: the inputs of both norms; what attention keeps; and both halves
         # of the gated product.
         attention = sizes.attention_kept / sizes.layers
-        layer = (2 * sizes.width + attention + 2 * sizes.inner) * _MORE_KEPT[choices.kernels]
+        layer = 2 * sizes.width + attention + 2 * sizes.inner
+        layer *= _MORE_KEPT.get(choices.kernels, sizes.plain_kept)
         if "llm" in trained.parts:  # the inputs of the layers whose weights train
             layer += 2 * sizes.width + sizes.queries + sizes.inner
         # Activations that are kept until the backward pass.
@@ -162,7 +164,7 @@ class Predictor:
             kept += patches * sizes.vit_layers * (10 * sizes.vit_width + 3 * sizes.vit_inner) * element
         kept += METHODS[trained.method].dense_copies * trained.adapted_numel * element
         # One layer in work.
-        working: float = tokens * (3 * sizes.inner + 4 * sizes.width) * element
+        working: float = tokens * max((3 * sizes.inner + 4 * sizes.width) * element, sizes.linear_work * _FLOAT)
         if choices.gradient_checkpointing:  # its activations, computed again
             working += tokens * layer * element
         # Logits, and in float32 the loss's softmax, its gradient and that of its input; freed before the layers begin.
@@ -204,6 +206,7 @@ class Predictor:
             llm = work.llm / (_FP8_GAIN if choices.frozen_fp8 else 1.0)
             products = (llm + work.head + work.vit + work.aligner) / (rate * _PRODUCTS)
             attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION)
+            attention += work.linear_attention / (rate * _LINEAR_ATTENTION)
             tokens, patches = sum(row.tokens for row in rows), sum(sum(row.patches) for row in rows)
             elements = tokens * sizes.layers * llm_elements * (1.4 if again else 1.0)
             elements += patches * sizes.vit_layers * (2 * sizes.vit_inner + 24 * sizes.vit_width)

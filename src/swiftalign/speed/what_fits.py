@@ -136,7 +136,7 @@ def what_fits(config: Config, plan: TuningPlan, choices: Choices, predictor: Pre
     elif set(trained.parts) - {"aligner"} or trained.method != "modules_to_save":
         estimates.append("an estimate: measured with modules_to_save on the aligner")
     if predictor.sizes.state:
-        estimates.append("linear attention is counted as flash-linear-attention runs it; without it, it is slower")
+        estimates.append("linear attention is counted without flash-linear-attention, with which nothing was measured")
     auto, why = automatic(config, plan, predictor)
     return WhatFits(
         predictor.card,

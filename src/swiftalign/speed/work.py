@@ -57,6 +57,7 @@ class Work:
         vit: matrix products of the ViT.
         aligner: matrix products of the aligner.
         llm_attention: attention itself in the LLM.
+        linear_attention: linear attention in the LLM, from the convolution's result on.
         vit_attention: attention itself in the ViT.
     """
 
@@ -65,6 +66,7 @@ class Work:
     vit: float
     aligner: float
     llm_attention: float
+    linear_attention: float
     vit_attention: float
 
 
@@ -72,9 +74,10 @@ class Work:
 _FORWARD = _BY_INPUT = _BY_WEIGHT = 2
 # Attention has two products forward, and five backward, one of which computes the scores again.
 _ATTENTION_FORWARD, _ATTENTION_BACKWARD = 4, 10
-# Operations of linear attention per token and element of its memory: reading it for the key, changing it, and reading
-# it for the query; and twice as many backward. An estimate: kernels work on chunks of tokens, not token by token.
-_STATE_FORWARD, _STATE_BACKWARD = 6, 12
+# Operations of linear attention per token and element of its memory, in chunks of 64 tokens and with heads of 128 (see
+# `worker.linear_attention`): the products of its forward pass, which runs again before the backward pass, and twice as
+# many there.
+_STATE_FORWARD, _STATE_BACKWARD = 16, 48
 
 
 def count(sizes: Sizes, trained: Trained, rows: Sequence[Row], *, checkpointing: bool = False) -> Work:
@@ -100,7 +103,8 @@ def count(sizes: Sizes, trained: Trained, rows: Sequence[Row], *, checkpointing:
         head=(_FORWARD + _BY_INPUT) * sizes.vocabulary * sizes.width * labels,
         vit=vit * sizes.vit_matrix * sum(patches),
         aligner=(_FORWARD + _BY_INPUT + _BY_WEIGHT) * sizes.aligner_matrix * (sum(patches) / sizes.merge),
-        llm_attention=attention * sizes.attention_layers * sizes.queries * pairs + state,
+        llm_attention=attention * sizes.attention_layers * sizes.queries * pairs,
+        linear_attention=state,
         vit_attention=vit_attention * sizes.vit_width * seen,
     )
 

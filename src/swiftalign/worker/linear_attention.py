@@ -3,8 +3,8 @@
 A layer of linear attention carries a state from token to token. Where flash-linear-attention is not installed,
 transformers' own code ignores where rows begin, so that a row would see those before it, and ms-swift refuses to train.
 Here each row begins with an empty state. The results are those of transformers' code on each row alone, but for the
-order of additions, and take less time: the rows advance together, and each chunk of tokens costs one matrix product in
-the only loop.
+order of additions, and take less time: only the states at the beginnings of chunks follow from each other in a loop, in
+which the rows advance together.
 
 References:
     Yang et al., "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", 2024 (arXiv:2406.06484).
@@ -23,11 +23,11 @@ from torch.nn.functional import pad, silu, softplus
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_flash_linear_attention_available
 
+from swiftalign.model.qwen3_5 import CHUNK
 from swiftalign.problems import SwiftalignError
 
-# Layers that `_forward` computes: those of Qwen3.5, which other models have as their LLM too.
+# Layers that `_attend` computes: those of Qwen3.5, which other models have as their LLM too.
 LAYERS = frozenset({"Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"})
-CHUNK = 64  # tokens: more make fewer steps, with larger triangular systems
 _STEPS_GATHERED = 8  # steps whose matrices are copied to where they are used, at a time
 _KEY = "swiftalign_rows"  # of the arguments of the LLM's layers
 
