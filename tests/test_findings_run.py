@@ -211,6 +211,31 @@ def test_packing_concatenates_rows_in_known_families_only(
     assert "packing" not in config.handed_through
 
 
+@pytest.mark.parametrize(
+    ("text", "padding_free", "mixes"),
+    [
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention", "sliding_attention"]}, True, True),
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention", "sliding_attention"]}, None, False),
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention"]}, True, False),
+        ({"model_type": "qwen3_next", "layer_types": ["linear_attention"]}, True, True),
+        ({"model_type": "qwen3_5_text", "layer_types": ["linear_attention", "full_attention"]}, True, False),
+    ],
+    ids=str,
+)
+def test_layers_that_would_mix_rows_are_found_before_training(
+    text: dict[str, Any],
+    padding_free: bool | None,
+    mixes: bool,
+    make_config: Callable[[str], Config],
+    demo_modules: Model,
+) -> None:
+    config = make_config(f"training: {json.dumps({'padding_free': padding_free})}\n")
+    model = replace(demo_modules, config={"text_config": text})
+    found = list(training.rows_kept_apart(config, model, resolve(config, demo_modules)))
+    assert [problem.code for problem in found] == ["padding-free-mixes-rows"] * mixes
+    assert all("sliding_attention" in each.message or "linear_attention" in each.message for each in found)
+
+
 def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Config]) -> None:
     text = "training: {report_to: wandb, callbacks: mine}\ndata: {dataset_num_proc: 2}\n"
     assert make_config(text).handed_through == {"report_to": "wandb", "callbacks": "mine", "dataset_num_proc": 2}

@@ -61,6 +61,7 @@ CODES: dict[str, tuple[Severity, str]] = {
         "warning",
         "a step has more rows than effective_batch_size, which equal batches can't make",
     ),
+    "padding-free-mixes-rows": ("error", "the LLM's layers would not keep the concatenated rows of a batch apart"),
     "packing": ("note", "the rows of a batch are concatenated, or left as they are: no row is packed"),
     "save-delay": ("error", "the run ends before anything may be saved"),
     "scheduler-incomplete": ("error", "lr_scheduler_type needs a setting in lr_scheduler_kwargs"),

@@ -46,6 +46,7 @@ CHECKS: tuple[Check, ...] = (
     rates.precision,
     training.rows_per_step,
     training.packing,
+    training.rows_kept_apart,
     training.saving,
     training.scheduler,
     training.reporting,

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from swiftalign.config.sections import WORKERS_ONLY, Config
 from swiftalign.config.sharding import stage
+from swiftalign.model.qwen3_5 import LINEAR_ATTENTION
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted, names
@@ -66,6 +67,20 @@ def packing(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]
     else:
         message = f"packing: no effect for a {plan.model_type}; a step has {step}"
     yield Problem("packing", message, where=config.where(*key))
+
+
+def rows_kept_apart(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether every kind of layer in the LLM is known to keep concatenated rows apart.
+
+    Where the config leaves the layers to its class, the training process finds it out before the first step.
+    """
+    text = model.config.get("text_config", model.config)
+    known = {"full_attention"} | ({"linear_attention"} if text.get("model_type") in LINEAR_ATTENTION else set())
+    kinds = sorted({str(kind) for kind in text.get("layer_types") or ()} - known)
+    if kinds and asks_for_padding_free(config, plan.model_type):
+        message = f"padding_free: this LLM has layers of the kind {names(kinds)}, which would mix the rows of a batch"
+        fix = {"training": {"padding_free": False}}
+        yield Problem("padding-free-mixes-rows", message, "leave the rows padded:", fix, config.where("training"))
 
 
 def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

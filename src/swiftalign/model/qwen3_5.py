@@ -15,6 +15,8 @@ from swiftalign.model.family import Chat, Described, Family, Sizes, linear, swig
 from swiftalign.model.qwen3_vl import experts, vit_and_aligner, vit_sizes
 from swiftalign.model.tree import Architecture, Kind
 
+# `model_type` of the LLMs whose linear attention `swiftalign.worker.linear_attention` computes.
+LINEAR_ATTENTION = ("qwen3_5_text", "qwen3_5_moe_text")
 CHUNK = 64  # tokens that linear attention processes at a time: more make fewer steps, with larger triangular systems
 
 
