@@ -164,7 +164,8 @@ def test_a_public_size_has_the_published_number_of_parameters(size: str, total: 
     assert len(modules.mergers) == 4
 
 
-# The parameters that the hub's pages give, noted from memory; of Qwen3.5 without the parameters of the MTP head, which the class does not build.
+# The parameters that the hub's pages give, noted from memory; of Qwen3.5 without those of the MTP head, which the class
+# does not build.
 OTHER_PUBLIC_SIZES = {
     "Qwen/Qwen3.5-2B": (2_274_069_824 - 60_828_160, 25_174_016),
     "Qwen/Qwen2.5-VL-3B-Instruct": (3_754_622_976, 36_708_608),
