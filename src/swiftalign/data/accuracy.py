@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,35 +70,13 @@ class Scores:
         """
         self.rows += 1
         self.malformed += not predicted.sound
+        found = pairs(truth, predicted.targets, width, height)
         for kind in KINDS:
-            self.sums[kind][1] += predicted.malformed.count(kind)
-        groups: dict[tuple[Kind, str], tuple[list[TextTarget], ...]] = defaultdict(lambda: ([], []))
-        for side, targets in enumerate((truth, predicted.targets)):
-            for target in targets:
-                groups[target.kind, target.label.strip().casefold()][side].append(target)
-        for (kind, _), (true, written) in groups.items():
-            hits, cost = [0, 0], len(true)
-            if true and written:
-                from scipy.optimize import linear_sum_assignment
-
-                if kind in BY_DISTANCE:
-                    a, b = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (true, written))
-                    costs = line_costs(a, b) if kind == "line" else point_costs(a, b, max(width, height))
-                elif kind == "polygon":
-                    outlines = ([np.array(t.points, dtype=np.float64) for t in side] for side in (true, written))
-                    costs = polygon_costs(*outlines)
-                else:
-                    corners = (np.array([t.points for t in side], dtype=np.float64) for side in (true, written))
-                    costs = overlap_costs(*corners)
-                # Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total
-                # cost. So no count depends on the order of the objects.
-                weights, above = costs, min(costs.shape) + 1.0
-                for level, limit in enumerate(reversed(HITS[kind]), 1):
-                    weights = weights - (costs <= limit) * above**level
-                matched = costs[linear_sum_assignment(weights)]
-                hits = [int((matched <= most).sum()) for most in HITS[kind]]
-                cost = len(true) - len(matched) + matched.sum()
-            self.sums[kind] += [len(true), len(written), *hits, cost]
+            true = sum(target.kind == kind for target in truth)
+            written = sum(target.kind == kind for target in predicted.targets) + predicted.malformed.count(kind)
+            costs = [pair.cost for pair in found if truth[pair.true].kind == kind]
+            hits = (sum(cost <= most for cost in costs) for most in HITS[kind])
+            self.sums[kind] += [true, written, *hits, true - len(costs) + sum(costs)]
 
     def merge(self, other: Scores) -> None:
         """Add another's sums to these."""
@@ -127,6 +106,59 @@ class Scores:
                 values[f"{kind}_acc75"] = close_hits / true
                 values[f"{kind}_iou"] = 1 - cost / true
         return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
+
+
+class Pair(NamedTuple):
+    """A true object and the predicted one that it is paired with.
+
+    Attributes:
+        true: number of the true object.
+        predicted: number of the predicted one.
+        cost: 0 where they are equal, at most 1; see the module.
+    """
+
+    true: int
+    predicted: int
+    cost: float
+
+
+def pairs(truth: Sequence[TextTarget], predicted: Sequence[TextTarget], width: int, height: int) -> list[Pair]:
+    """The one-to-one assignment of objects of the same kind and label with the most hits, and then the lowest cost.
+
+    Args:
+        width: width of the image in pixels, the unit that lines and points are measured in.
+        height: height of the image, in pixels.
+    """
+    groups: dict[tuple[Kind, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for side, targets in enumerate((truth, predicted)):
+        for number, target in enumerate(targets):
+            groups[target.kind, target.label.strip().casefold()][side].append(number)
+    found = list[Pair]()
+    for (kind, _), (true, written) in groups.items():
+        if true and written:
+            from scipy.optimize import linear_sum_assignment
+
+            costs = _costs(kind, [truth[n] for n in true], [predicted[n] for n in written], width, height)
+            # Most hits at the loosest limit come first, then most hits at the stricter limit, then the lowest total
+            # cost. So no count depends on the order of the objects.
+            weights, above = costs, min(costs.shape) + 1.0
+            for level, limit in enumerate(reversed(HITS[kind]), 1):
+                weights = weights - (costs <= limit) * above**level
+            chosen = zip(*linear_sum_assignment(weights), strict=True)
+            found += (Pair(true[row], written[column], float(costs[row, column])) for row, column in chosen)
+    return sorted(found)
+
+
+def _costs(kind: Kind, truth: Sequence[TextTarget], predicted: Sequence[TextTarget], width: int, height: int) -> Floats:
+    """The costs of all pairs of targets of one kind -> (t, p)."""
+    if kind in BY_DISTANCE:
+        a, b = ([np.array(t.in_pixels(width, height).points) for t in side] for side in (truth, predicted))
+        return line_costs(a, b) if kind == "line" else point_costs(a, b, max(width, height))
+    if kind == "polygon":
+        outlines = ([np.array(t.points, dtype=np.float64) for t in side] for side in (truth, predicted))
+        return polygon_costs(*outlines)
+    corners = (np.array([t.points for t in side], dtype=np.float64) for side in (truth, predicted))
+    return overlap_costs(*corners)
 
 
 def overlap_costs(truth: Floats, predicted: Floats) -> Floats:
