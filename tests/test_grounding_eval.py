@@ -23,18 +23,16 @@ from swiftalign.data.answers import Answer
 from swiftalign.data.rows import Rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import build_model
-from swiftalign.problems import DataError
-from swiftalign.runs.events import Event
-from swiftalign.worker.grounding_eval import (
-    _of_all,
-    _random_kept,
+from swiftalign.evaluation.questions import (
     add_answers,
     choose_questions,
     require_kind,
-    share,
     to_question,
     without_answer,
 )
+from swiftalign.problems import DataError
+from swiftalign.runs.events import Event
+from swiftalign.worker.grounding_eval import _of_all, _random_kept, share
 
 # Registers the evaluation, and a probe that writes down in which state it leaves model and template.
 PLUGIN = """

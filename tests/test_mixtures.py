@@ -185,7 +185,7 @@ def test_the_scan_and_the_plan_count_the_weighted_rows(tmp_path: Path) -> None:
 def test_answers_are_scored_by_file(tmp_path: Path) -> None:
     """Over all rows, and for each validation file where there are several."""
     from swiftalign.data.accuracy import Scores
-    from swiftalign.worker.grounding_eval import add_answers, choose_questions
+    from swiftalign.evaluation.questions import add_answers, choose_questions
 
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
     row = {"images": ["a.png"], "objects": [{"label": "cup", "bbox_2d": [10, 10, 60, 60]}]}
