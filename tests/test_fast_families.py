@@ -258,7 +258,7 @@ def test_transformers_own_linear_attention_does_not_know_rows(
 
 
 # ms-swift refuses such a run without flash-linear-attention, by a forward pass of its own.
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_without_padding_has_the_losses_of_a_padded_one(qwen3_5_case: Case, demo: Path, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(

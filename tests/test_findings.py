@@ -39,6 +39,7 @@ BEYOND_CONFIG = {
     "versions-untested",
     "phases-uncarried",
     "package-missing",
+    "swift-name-unknown",
     "model-type-ambiguous",
     "template-ambiguous",
     "remote-code",

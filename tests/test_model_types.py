@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftalign.checks.base_model import type_and_template
+from swiftalign.checks.base_model import names_of_swift, type_and_template
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.model import swift_map
@@ -362,3 +362,24 @@ def test_a_model_that_transformers_cannot_build_is_an_error_of_one_line(
     with pytest.raises(ModelError) as caught:
         read_model(write("model: ./model\n"))
     assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "found"),
+    [
+        ({"type": "qwen3_6"}, {}, ["model.type: ms-swift has no model type 'qwen3_6'"]),
+        ({"type": "qwen3_5"}, {"template": "qwen9"}, ["data.template: ms-swift has no template 'qwen9'"]),
+        ({"type": "qwen3_5"}, {"template": "qwen3_8"}, []),
+        ({"type": "qwen3_6"}, {"external_plugins": ["mine.py"]}, []),
+    ],
+    ids=str,
+)
+def test_names_that_ms_swift_does_not_have_are_found(
+    model: dict[str, Any], other: dict[str, Any], found: list[str]
+) -> None:
+    known = {"path": "Qwen/Qwen3.5-0.8B"}
+    plan = resolve(Config.model_validate({"model": known}), read_model(Config.model_validate({"model": known})))
+    config = Config.model_validate({"model": known | model, "swift": other})
+    problems = list(names_of_swift(config, read_model(Config.model_validate({"model": known})), plan))
+    assert [problem.message for problem in problems] == found
+    assert all(problem.hint.startswith("did you mean qwen") for problem in problems)

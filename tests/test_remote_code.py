@@ -101,6 +101,7 @@ def test_training_and_previews_refuse_code_before_anything_is_loaded(
     assert not mark.exists()
 
 
+@pytest.mark.long  # starts ms-swift
 def test_allowing_the_finding_is_not_the_users_word(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     """The training process asks again: --allow lets a problem pass, but trusts nothing."""
     config, mark = folder("generate")

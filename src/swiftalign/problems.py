@@ -38,6 +38,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "weights-missing": ("error", "the weight files lack tensors of the model; these would start from random values"),
     "unbuilt-tensors": ("note", "the weight files hold tensors that the model class does not use"),
     # The model
+    "swift-name-unknown": ("error", "ms-swift has no model type or template of this name"),
     "model-type-ambiguous": ("error", "ms-swift has several model types for the model's class"),
     "template-ambiguous": ("error", "ms-swift has several templates for the model's type"),
     "remote-code": ("error", "the model has Python code of its own, which training would run"),

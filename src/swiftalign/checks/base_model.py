@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from swiftalign.config.sections import Config
 from swiftalign.model.components import class_of, correction
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.remote_code import own_code
-from swiftalign.model.swift_map import type_named
+from swiftalign.model.swift_map import type_named, type_names
+from swiftalign.model.swift_templates import template_names, unit_of_template
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, names
+
+
+def names_of_swift(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether ms-swift has the type and the template that the user names; a plugin may bring others."""
+    if config.handed_through.get("external_plugins") or config.handed_through.get("custom_register_path"):
+        return
+    model_type, template = config.model.type, config.handed_through.get("template")
+    for kind, place, name, known, names_of in (
+        ("model type", ("model", "type"), model_type, type_named, type_names),
+        ("template", ("data", "template"), template, unit_of_template, template_names),
+    ):
+        if name and not known(name):
+            near = get_close_matches(name, names_of(), 1)
+            hint = (
+                f"did you mean {near[0]}?" if near else f"remove {'.'.join(place)}: it is decided by the model's files"
+            )
+            message = f"{'.'.join(place)}: ms-swift has no {kind} {name!r}"
+            yield Problem("swift-name-unknown", message, hint, where=config.where(*place))
 
 
 def type_and_template(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

@@ -27,6 +27,7 @@ from swiftalign.problems import Problem
 Check = Callable[[Config, Model, TuningPlan], Iterable[Problem]]
 
 CHECKS: tuple[Check, ...] = (
+    base_model.names_of_swift,
     base_model.type_and_template,
     base_model.remote_code,
     base_model.prefixes,

@@ -135,19 +135,17 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
 
 def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:
     """Compare the base's size with the plan's: a FourierFT spectrum fits layers of any shape."""
-    values, model = read_json(folder / "config.json"), None
+    values, total = read_json(folder / "config.json"), None
     model_type = str(values.get("model_type")) if isinstance(values, dict) else ""
     if family := find(model_type):
-        model = family.build(values, str(folder))
+        if model := family.build(values, str(folder)):
+            names = {weight.name for weight in model.parameters()}
+            used = (tensor for name, tensor in tensors.items() if not names.isdisjoint(tensor.makes or (name,)))
+            total = sum(tensor.info.numel for tensor in used)
     else:
         with suppress(ModelError):  # without the run's settings it may not be found out what the model is
-            model = read(ModelSource(str(folder)))
-    if model is None:
-        return
-    names = {weight.name for weight in model.parameters()}
-    used = (tensor for name, tensor in tensors.items() if not names.isdisjoint(tensor.makes or (name,)))
-    total = sum(tensor.info.numel for tensor in used)
-    if (model_type, total) != (plan.model_type, plan.total_parameters):
+            total = sum(weight.numel for weight in read(ModelSource(str(folder))).parameters())
+    if total is not None and (model_type, total) != (plan.model_type, plan.total_parameters):
         theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
         hint = "name the run's own base with --base"
         raise ExportError(f"{folder}: a {model_type} of {total:,} parameters; {theirs}", hint)

@@ -93,6 +93,12 @@ def model_name(path: str) -> str:
 
 
 @cache
+def type_names() -> tuple[str, ...]:
+    """The names of all types, those for text alone among them."""
+    return tuple(each.name for each in _types_that_mention(""))
+
+
+@cache
 def architecture(name: str | None) -> Architecture | None:
     """Where the components of an architecture lie; None for one without a multimodal map."""
     return _architectures().get(name or "")

@@ -53,6 +53,11 @@ def unit_of_template(template: str) -> Unit | None:
     return None
 
 
+def template_names() -> tuple[str, ...]:
+    """The names of all templates."""
+    return tuple(_registered())
+
+
 @cache
 def _classes() -> dict[str, tuple[list[str], str | None]]:
     """Every class of ms-swift's templates: its bases, and the ``norm_bbox`` that it sets itself."""
