@@ -13,6 +13,7 @@ from swiftalign.checkpoint.shards import in_checkpoint
 from swiftalign.checkpoint.weights import Weights, read_weights
 from swiftalign.config.load import load_config
 from swiftalign.methods import chosen, train_types
+from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import ModelError, Problem, SwiftalignError
@@ -69,6 +70,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
     plan_path = next((file for file in plans if file.is_file()), None)
     plan = _read_plan(plan_path) if plan_path else None
     return Checkpoint(path, folder, weights, adapter, problem, plan, plan_path)
+
+
+def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
+    """The folder of a checkpoint's base model.
+
+    Args:
+        given: the folder that the user names in place of what the checkpoint says.
+
+    Raises:
+        ModelError: no base is named, or it is not on this machine.
+    """
+    adapter, plan = checkpoint.adapter, checkpoint.plan
+    named = given or (plan.model if plan else None) or (adapter and adapter.values.get("base_model_name_or_path"))
+    if not named:
+        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
+    place = Path(str(named)).expanduser()
+    if not place.is_dir() and given is None and not place.is_absolute():
+        place = cached_folder(str(named), None, "huggingface") or place
+    if not place.is_dir():
+        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
+    return place.absolute()
 
 
 def _adapter_of_run(folder: Path) -> AdapterConfig | None:

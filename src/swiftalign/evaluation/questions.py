@@ -38,7 +38,7 @@ class Question:
     source: str = ""
 
 
-def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
+def to_question(rows: Rows | Sequence[dict[str, Any]], index: int) -> Question | None:
     """A row in ms-swift's layout as a question; None unless it has one image and ends with a grounding answer."""
     row = rows[index]  # opens the image
     last, images = row["messages"][-1], row.get("images") or []
@@ -50,7 +50,8 @@ def to_question(rows: Sequence[dict[str, Any]], index: int) -> Question | None:
     return Question(index, answer, truth.targets, images[0].size, source) if truth.sound else None
 
 
-def writing_of(rows: Sequence[dict[str, Any]]) -> Writing:
+def writing_of(rows: Rows | Sequence[dict[str, Any]]) -> Writing:
+    """How the model of these rows writes coordinates."""
     return rows.writing if isinstance(rows, Rows) else DEFAULT_WRITING
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
+from swiftalign.checkpoint.read import Checkpoint, base_of, read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.sections import Config
 from swiftalign.methods import of_adapter
@@ -15,7 +15,6 @@ from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import SavedAdapter
 from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import find
-from swiftalign.model.hub import cached_folder
 from swiftalign.model.read import read
 from swiftalign.model.safetensors import StoredTensor, read_json
 from swiftalign.model.stored import stored_tensors
@@ -91,15 +90,7 @@ def read_source(path: Path, *, base: Path | None = None, config: Config | None =
     if adapter.get("bias") == "lora_only":
         hint = "train with bias: none or bias: all"
         raise ExportError(f"{folder}: bias: lora_only trains biases that peft does not save", hint)
-    named = base or (plan.model if plan else None) or adapter.get("base_model_name_or_path")
-    if not named:
-        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
-    place = Path(str(named)).expanduser()
-    if not place.is_dir() and base is None and not place.is_absolute():
-        place = cached_folder(str(named), None, "huggingface") or place
-    if not place.is_dir():
-        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
-    base = place.absolute()
+    base = base_of(checkpoint, base)
     # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
     checked = verify(checkpoint, base=None if plan or config else base, config=config, deep=True, resumable=False)
     if errors := blocking(checked.findings):

@@ -1,0 +1,58 @@
+"""What is evaluated: a model folder, or a checkpoint with the base that it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftalign.checkpoint.read import base_of, read_checkpoint
+from swiftalign.checkpoint.verify import verify
+from swiftalign.config.load import load_config
+from swiftalign.config.sections import Config
+from swiftalign.problems import ModelError, blocking
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as it is loaded.
+
+    Attributes:
+        path: what the user named.
+        folder: the folder of the model's files.
+        adapter: the folder of an adapter that belongs on it; None for a model as it is.
+        config: the configuration of the run that made it; None where there is none.
+    """
+
+    path: Path
+    folder: Path
+    adapter: Path | None = None
+    config: Config | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, by whose names, sizes and times it is told whether a model is still the same."""
+        places = (self.folder, *((self.adapter,) if self.adapter else ()))
+        return tuple(sorted(file for place in places for file in place.glob("*.safetensors")))
+
+
+def find_subject(path: Path, base: Path | None = None) -> Subject:
+    """The model that a path names: a model folder, a run (its best or newest checkpoint), a checkpoint or an adapter.
+
+    Args:
+        base: folder of the base model, where it is no longer where a checkpoint says.
+
+    Raises:
+        ModelError: there is no model, or a checkpoint's base is not here.
+    """
+    checkpoint = read_checkpoint(path)
+    folder = checkpoint.path
+    if checkpoint.weights.kind == "file":
+        raise ModelError(f"{path}: a weight file alone is not a model", "name the folder that holds it")
+    checked = verify(checkpoint, resumable=False)
+    if errors := blocking(checked.findings):
+        raise ModelError(f"{folder} is not sound: {errors[0].message} [{errors[0].code}]", errors[0].hint)
+    file = folder.parent / "config.yaml"
+    config = load_config([file]) if checkpoint.plan and file.is_file() else None
+    if checkpoint.adapter is None:
+        return Subject(path, folder, None, config)
+    return Subject(path, base_of(checkpoint, base), checkpoint.weights.gathered or folder, config)
