@@ -7,6 +7,7 @@ import sys
 from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
 from swiftalign.cli.convert import convert
+from swiftalign.cli.evaluate import evaluate
 from swiftalign.cli.init import init
 from swiftalign.cli.inspect import inspect_params
 from swiftalign.cli.preview import preview_aug
@@ -19,6 +20,7 @@ app.command("inspect-params")(inspect_params)
 app.command()(train)
 app.command("verify-ckpt")(verify_ckpt)
 app.command()(export)
+app.command("eval")(evaluate)
 app.command("preview-aug")(preview_aug)
 app.command()(convert)
 app.command()(runs)
