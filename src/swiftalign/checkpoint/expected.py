@@ -80,7 +80,7 @@ def expect(
     names = [PeftKey.parse(name).layer for name in (*checkpoint.weights.infos, *base_tensors)]
     named = plan.model if plan else checkpoint.adapter.base if checkpoint.adapter else None
     for place in (checkpoint.folder, base, named):
-        with suppress(ModelError, ValueError):  # a hub id is no path; a name from a file may hold anything
+        with suppress(ModelError, ValueError):  # a hub id is not a path, and a name from a file may hold anything
             if values is None and place is not None:
                 values = read_json(Path(place) / "config.json")
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):

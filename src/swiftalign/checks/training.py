@@ -8,7 +8,8 @@ from importlib.util import find_spec
 
 from swiftalign.config.sections import WORKERS_ONLY, Config
 from swiftalign.config.sharding import stage
-from swiftalign.model.qwen3_5 import LINEAR_ATTENTION
+from swiftalign.model.headers import text_config
+from swiftalign.model.qwen3_5 import kinds_that_mix_rows
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, counted, names
@@ -74,9 +75,8 @@ def rows_kept_apart(config: Config, model: Model, plan: TuningPlan) -> Iterable[
 
     Where the config leaves the layers to its class, the training process finds it out before the first step.
     """
-    text = model.config.get("text_config", model.config)
-    known = {"full_attention"} | ({"linear_attention"} if text.get("model_type") in LINEAR_ATTENTION else set())
-    kinds = sorted({str(kind) for kind in text.get("layer_types") or ()} - known)
+    text = text_config(model.config)
+    kinds = kinds_that_mix_rows(text.get("model_type"), text.get("layer_types"))
     if kinds and asks_for_padding_free(config, plan.model_type):
         message = f"padding_free: this LLM has layers of the kind {names(kinds)}, which would mix the rows of a batch"
         fix = {"training": {"padding_free": False}}

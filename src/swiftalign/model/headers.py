@@ -74,7 +74,7 @@ def from_headers(stored: Mapping[str, TensorInfo], config: dict[str, Any], *, so
             (module, _, last), (origin, _, same) = lacking.rpartition("."), there.rpartition(".")
             if last not in own.get(module, {}):
                 absent, own[module][last] = lacking, replace(own[origin][same], name=lacking)
-        if absent and asked is False and not _text_config(config).get("tie_word_embeddings"):
+        if absent and asked is False and not text_config(config).get("tie_word_embeddings"):
             missing.append(absent)
         elif absent or asked:
             tied.add(other if name.startswith(_FIRST) else name)
@@ -140,7 +140,7 @@ def _is_unbuilt(name: str, config: Mapping[str, Any], says: Declared) -> bool:
         return True
     if config.get("enable_audio_output") is False and name.startswith(_SPEECH):
         return True
-    text, layer = _text_config(config), _TEXT_LAYER.fullmatch(name)
+    text, layer = text_config(config), _TEXT_LAYER.fullmatch(name)
     layers, shared = text.get("num_hidden_layers"), text.get("num_kv_shared_layers")
     if layer is None or not isinstance(layers, int):
         return False
@@ -172,8 +172,8 @@ def _ties(own: Mapping[str, Mapping[str, TensorInfo]], ties: Mapping[str, str]) 
         yield from ((name, other + name.removeprefix(head)) for name in sorted(found, key=natural))
 
 
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that describes the LLM, which may be the config itself."""
     parts = (config.get(key) for key in ("thinker_config", "text_config", "llm_config", "language_config"))
     part = next((part for part in parts if isinstance(part, Mapping)), None)
-    return config if part is None else _text_config(part)
+    return config if part is None else text_config(part)

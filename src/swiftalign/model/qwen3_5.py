@@ -7,7 +7,7 @@ one merger. `tests/test_architectures.py` compares every module, name and shape 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,19 @@ from swiftalign.model.qwen3_vl import experts, vit_and_aligner, vit_sizes
 from swiftalign.model.tree import Architecture, Kind
 
 # `model_type` of the LLMs whose linear attention `swiftalign.worker.linear_attention` computes.
-LINEAR_ATTENTION = ("qwen3_5_text", "qwen3_5_moe_text")
+_LINEAR_ATTENTION = ("qwen3_5_text", "qwen3_5_moe_text")
 CHUNK = 64  # tokens that linear attention processes at a time: more make fewer steps, with larger triangular systems
+
+
+def kinds_that_mix_rows(model_type: str | None, layer_types: Iterable[Any] | None) -> list[str]:
+    """The kinds of layers in an LLM that are not known to keep concatenated rows apart; other models have this LLM too.
+
+    Args:
+        model_type: that of the LLM's config.
+        layer_types: the kind of each layer; None where the config does not say it.
+    """
+    known = {"full_attention"} | ({"linear_attention"} if model_type in _LINEAR_ATTENTION else set())
+    return sorted({str(kind) for kind in layer_types or ()} - known)
 
 
 def _modules(config: dict[str, Any]) -> Iterator[Described]:

@@ -23,11 +23,9 @@ from torch.nn.functional import pad, silu, softplus
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_flash_linear_attention_available
 
-from swiftalign.model.qwen3_5 import CHUNK
+from swiftalign.model.qwen3_5 import CHUNK, kinds_that_mix_rows
 from swiftalign.problems import SwiftalignError
 
-# Layers that `_attend` computes: those of Qwen3.5, which other models have as their LLM too.
-LAYERS = frozenset({"Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"})
 _STEPS_GATHERED = 8  # steps whose matrices are copied to where they are used, at a time
 _KEY = "swiftalign_rows"  # of the arguments of the LLM's layers
 
@@ -85,13 +83,12 @@ def reset_at_rows(model: nn.Module, tf32: bool | None = None) -> None:
     Raises:
         SwiftalignError: the LLM has layers of another kind that are not known to keep concatenated rows apart.
     """
-    known = any(type(part).__name__ in LAYERS for part in model.modules())
     config: Any = model.config
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
-    if kinds := kinds - ({"linear_attention"} if known else set()):
+    text = config.get_text_config()
+    if kinds := kinds_that_mix_rows(text.model_type, getattr(text, "layer_types", None)):
         raise SwiftalignError(
             f"training.padding_free: the LLM of this {config.model_type} model has layers of the kind "
-            f"{' and '.join(sorted(kinds))}, which do not keep concatenated rows apart",
+            f"{' and '.join(kinds)}, which do not keep concatenated rows apart",
             "set training: {padding_free: false}",
         )
     if is_flash_linear_attention_available():
@@ -108,7 +105,7 @@ def reset_at_rows(model: nn.Module, tf32: bool | None = None) -> None:
 
 @cache
 def _knowing_rows(own: type[nn.Module]) -> type[nn.Module]:
-    """A `LAYERS` class whose forward pass knows rows.
+    """A class of layers with linear attention whose forward pass knows rows.
 
     It is a class, and not an attribute of each layer, since compiled code is shared by the layers of one class alone.
     """
@@ -132,7 +129,7 @@ def _find_rows(llm: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
 
 
 def _attend(layer: Any, line: Tensor, rows: Rows) -> Tensor:
-    """The forward pass of a `LAYERS` module over a line of rows.
+    """The forward pass of a layer with linear attention over a line of rows.
 
     Args:
         line: [tokens, width].
@@ -267,7 +264,7 @@ def _states(kept: Tensor, lost: Tensor, added: Tensor, order: Tensor, *, transpo
         [chunks, heads, key width, value width].
     """
     heads, key, value = added.shape[1:]
-    states = added.new_zeros(added.shape)  # in this order in memory, as the compiler is told below
+    states = added.new_zeros(added.shape)  # contiguous, as the function below tells the compiler
     state = added.new_zeros(order.shape[1] * heads, key, value)
     for steps in torch.split(order, _STEPS_GATHERED):
         chunks, shape = steps.flatten(), (len(steps), len(state))
