@@ -495,12 +495,23 @@ def test_the_sizes_of_a_published_model_are_those_of_its_layers(model_id: str) -
     assert sizes.state == heads * text.get("linear_key_head_dim", 0) * text.get("linear_value_head_dim", 0)
 
 
-def test_qwen3_5_is_predicted_as_it_was_measured_on_an_h200() -> None:
-    predictor = predictor_of_another("Qwen/Qwen3.5-9B")
-    predictor = replace(predictor, rows=[Row(1131, (3072,), 283)])
+# Peak and seconds per step of benchmarks/several_gpus.py and, for the 9B, benchmarks/train_gpu.py on an H200.
+@pytest.mark.parametrize(
+    ("model_id", "peak", "seconds"),
+    [
+        ("Qwen/Qwen3.5-0.8B", 9.99, None),  # its steps wait for the CPU, which is not predicted
+        ("Qwen/Qwen3.5-2B", 14.21, 0.2104),
+        ("Qwen/Qwen3.5-4B", 25.01, 0.3203),
+        ("Qwen/Qwen3.5-9B", 36.78, 0.4343),
+        ("Qwen/Qwen3.5-27B", 96.76, 1.2077),
+        ("Qwen/Qwen3.5-35B-A3B", 88.02, 0.433),
+    ],
+)
+def test_qwen3_5_is_predicted_as_it_was_measured_on_an_h200(model_id: str, peak: float, seconds: float | None) -> None:
+    predictor = replace(predictor_of_another(model_id), rows=[Row(1131, (3072,), 283)])
     choices = replace(COMPILED, batch=4)
-    assert predictor.peak(choices) / GIB == pytest.approx(36.78, rel=0.08)
-    assert predictor.seconds(choices) == pytest.approx(0.4343, rel=0.25)
+    assert predictor.peak(choices) / GIB == pytest.approx(peak, rel=0.08)
+    assert seconds is None or predictor.seconds(choices) == pytest.approx(seconds, rel=0.25)
 
 
 def predictor_of_another(model_id: str) -> Predictor:
@@ -512,7 +523,7 @@ def predictor_of_another(model_id: str) -> Predictor:
     return predictor
 
 
-@pytest.mark.parametrize("model_id", ["Qwen/Qwen3.5-4B", "Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen2.5-VL-7B-Instruct"])
+@pytest.mark.parametrize("model_id", ["Qwen/Qwen3.5-122B-A10B", "Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen2.5-VL-7B-Instruct"])
 def test_another_family_has_predictions_that_are_called_estimates(model_id: str) -> None:
     tuner = {"train_type": "lora", "target_regex": "^$", "modules_to_save": ["model.visual.merger"]}
     training = {"max_steps": 10_000}
@@ -522,7 +533,7 @@ def test_another_family_has_predictions_that_are_called_estimates(model_id: str)
     predictor = Predictor.of(model, plan, named_card("H200"), [ASSUMED])
     assert predictor is not None
     choices = choose(config, plan, predictor)
-    assert (choices.kernels == "compiled") == (model_id == "Qwen/Qwen3.5-4B")  # not measured for the others
+    assert choices.kernels != "compiled"  # which was not measured for them
     told = what_fits(config, plan, choices, predictor, assumed=True)
     assert any("not measured with a model of this size" in each for each in told.estimates)
     assert any("linear attention" in each for each in told.estimates) == ("3.5" in model_id)

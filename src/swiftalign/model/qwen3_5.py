@@ -227,7 +227,7 @@ QWEN3_5 = Family(
         "Qwen/Qwen3.8-27B": _27B,
     },
     sizes=_sizes,
-    measured={"one": (4096,)},  # 9B
+    measured={"one": (1024, 2048, 2560, 4096, 5120)},  # 0.8B, 2B, 4B, 9B, 27B
     sync_free=True,
     compiles=True,
     chat=Chat(("qwen3_5", "qwen3_8"), answer="<think>\n\n</think>\n\n", strips=True),
