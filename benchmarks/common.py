@@ -6,8 +6,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 # As the console script runs it.
 SWIFTALIGN = [sys.executable, "-c", "import sys; from swiftalign.cli import main; sys.exit(main())"]
@@ -47,3 +49,12 @@ def compare(label: str, command: list[str], peer: list[str], limit: float, round
     verdict = "" if kept else "  ABOVE THE LIMIT"
     print(f"{label:44} {mine:6.2f} s  {mine / theirs:5.2f}x  (limit {limit}x)  {memory:6.0f} MB{verdict}")
     return kept
+
+
+def accuracies(model: Path, rows: Path) -> dict[str, float]:
+    """What a model's answers to all rows of a file come to, on a GPU where there is one."""
+    from swiftalign.evaluation.session import Session
+    from swiftalign.evaluation.summary import metrics
+
+    with tempfile.TemporaryDirectory() as folder:
+        return metrics(Session.open(model, [rows]).answers(Path(folder)))

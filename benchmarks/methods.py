@@ -28,11 +28,10 @@ from typing import Any
 import torch
 import yaml
 
-from common import SWIFTALIGN
+from common import SWIFTALIGN, accuracies
 from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
-from swiftalign.demo.score import score_model
 from swiftalign.demo.workspace import DEMO_TRAINING, PRETRAINED
 from swiftalign.methods import METHODS as KNOWN
 
@@ -140,8 +139,7 @@ def make_data(folder: Path) -> None:
 
 
 def scores_of(folder: Path, data: Path, sets: Iterable[str]) -> dict[str, dict[str, float]]:
-    device, batch = ("cuda", 128) if torch.cuda.is_available() else ("cpu", 32)
-    return {name: score_model(folder, data / f"{name}.jsonl", device=device, batch=batch).metrics() for name in sets}
+    return {name: accuracies(folder, data / f"{name}.jsonl") for name in sets}
 
 
 def origin_of(model: Path) -> dict[str, str]:

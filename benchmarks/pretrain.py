@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3VLForConditionalGeneration
 
+from common import accuracies
 from swiftalign.data.formats.own import OWN
 from swiftalign.data.records import Reading
 from swiftalign.data.text import DEFAULT_WRITING
 from swiftalign.demo.data import COLOURS, PAINTERS, draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.model import byte_tokenizer, model_config, write_model
-from swiftalign.demo.score import score_model
 from swiftalign.worker.attention import use_padding_free_attention
 from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
 
@@ -337,7 +337,7 @@ def main() -> None:
     write_model(options.output, model.to(torch.bfloat16), tokenizer)
     held_out = options.output / "held-out"
     write_dataset(held_out / "rows.jsonl", rows=EVALUATED, seed=10_000)
-    metrics = score_model(options.output, held_out / "rows.jsonl", device=device, batch=128).metrics()
+    metrics = accuracies(options.output, held_out / "rows.jsonl")
     told = {"images": images, "seconds": options.seconds, "parameters": parameters, **metrics}
     (options.output / "pretraining.json").write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(told))

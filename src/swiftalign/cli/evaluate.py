@@ -3,161 +3,178 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from swiftalign.cli.app import AsJson, open_console
 from swiftalign.problems import SwiftalignError, counted
 
 if TYPE_CHECKING:
-    from swiftalign.evaluation.predictions import Prediction
-    from swiftalign.evaluation.summary import Counts
+    from swiftalign.evaluation.evaluate import Progress as Shown
+    from swiftalign.evaluation.report import Evaluation
+    from swiftalign.evaluation.session import Start
 
-_KINDS = {"bbox": "box"}  # as they are called, where that is not the name of the kind
-_MOST_LABELS = 20  # rows of the table of labels
+_MOST_GROUPS = 20  # lines of a table of labels or files
+_MOST_CONFUSED = 5  # pairs of labels
 
 
 def evaluate(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="A model folder, a run, a checkpoint or an adapter; - with --url."),
+        typer.Argument(metavar="MODEL", help="A model folder, a run (its best or newest checkpoint) or a checkpoint."),
     ],
     rows: Annotated[
         list[Path], typer.Argument(metavar="ROWS", help="Files or folders of rows, as data.train takes them.")
     ],
-    base: Annotated[
+    against: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Ask a server by OpenAI's protocol, e.g. http://localhost:8000/v1."),
-    ] = None,
-    served_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the model on that server.")
+        typer.Option(metavar="OTHER", help="Compare with this model, or with the folder of its evaluation."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.  [default: eval-MODEL]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Ask anew, and replace what the folder holds.")] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask MODEL of a server by OpenAI's protocol: http://localhost:8000/v1."),
+    ] = None,
+    served_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The name of the model on that server, if it has several.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Count as a benchmark does, too: refcoco (phrases) or coco (mAP of boxes)."),
+    ] = None,
+    configs: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", help="Ask as this configuration trains.  [default: the run's own]"),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Ask at most N rows, drawn evenly from all.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16.  [default: the model's; on a CPU float32]"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:1.  [default: a GPU where there is one]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Ask anew, and replace the evaluation that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model where things are, and compare its answers with the true ones.
 
-    The folder gets each answer in predictions.jsonl and the numbers in summary.json. A call that was stopped goes on
-    where it stopped. Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
+    The folder gets each answer (predictions.jsonl), the numbers (summary.json), the worst answers as a page to look at
+    (eval.html), and the very worst as a picture (worst.png). A call that was stopped goes on where it stopped.
+    An answer is cut off when it is a quarter longer than the true one.
+    With --url, MODEL is the folder that is served: its files say how it writes coordinates. A key is read from
+    OPENAI_API_KEY. Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
 
-      swiftalign eval runs/stage4 data/val.jsonl
+      swiftalign eval runs/stage4 data/val.jsonl --against Qwen3-VL-4B-Instruct
 
       swiftalign eval models/stage4 data/val.jsonl --url http://localhost:8000/v1 --served-name stage4
     """
+    from swiftalign.config.load import load_config
+    from swiftalign.evaluation.protocols import PROTOCOLS
+    from swiftalign.files import short_path
+
     for path in rows:
         if not path.exists():
             raise SwiftalignError(f"{path}: no such file or folder", "check the path")
+    if protocol and protocol not in PROTOCOLS:
+        raise SwiftalignError(f"--protocol {protocol}: must be {' or '.join(PROTOCOLS)}")
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
+    if served_name and not url:
+        raise SwiftalignError("--served-name names a model of a server", "give the server's address with --url")
     console = open_console(stderr=True)
-    with console.status("loading"):
-        from swiftalign.config.sections import Config, DataSource
-        from swiftalign.data.encoding import encoding_of
-        from swiftalign.data.rows import Rows
-        from swiftalign.evaluation.evaluate import PREDICTIONS, ask, begin, questions_of
-        from swiftalign.evaluation.predictions import PredictionFile
-        from swiftalign.evaluation.subject import find_subject
-        from swiftalign.evaluation.summary import GROUPS, counts
+    with console.status("reading"):
+        from swiftalign.evaluation.session import Session, Ways
 
-        subject = find_subject(model, base)
-        config = subject.config or Config.model_validate({"model": {"path": str(subject.folder)}})
-        encoding = encoding_of(config)
-        data = Rows([DataSource(path=str(path)) for path in rows], writing=encoding.writing)
-        questions, others = questions_of(data)
-        folder = output or Path(f"eval-{model.resolve().name}")
-        settings = {
-            "model": str(subject.path.resolve()),
-            "files": [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in subject.files],
-            "url": url,
-            "rows": [[str(path.resolve()), path.stat().st_mtime_ns] for path in rows],
-        }
-        begin(folder, settings, anew=force)
-        file = PredictionFile(folder / PREDICTIONS, encoding.writing)
-        engine: Any
-        if url:
-            from swiftalign.evaluation.served import ServedModel
-
-            engine = ServedModel(url, served_name or model.name, system=encoding.system)
-        else:
-            from swiftalign.evaluation.local import LocalModel
-
-            engine = LocalModel(subject.folder, subject.adapter, system=encoding.system)
-    found = ask(engine, questions, data, file)
-    answered = [each for each in found if not each.error]
-    tables = {name: counts(answered, key) for name, key in GROUPS.items()}
-    summary = _summary(found, tables, others)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        ways = Ways(url, served_name, os.environ.get("OPENAI_API_KEY"), protocol == "coco", device, dtype, base)
+        config = load_config(configs) if configs else None
+        session = Session.open(model, rows, ways, config=config, limit=limit)
+    folder = output or Path(f"eval-{model.resolve().name}")
+    with _progress(console) as progress:
+        found = session.evaluate(folder, against, protocol=protocol or "", anew=force, progress=progress)
     if as_json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
-        _print(found, tables, others, open_console())
-    if len(answered) < len(found):
+        _print(found, open_console())
+        print(f"page     {short_path(folder / 'eval.html')}")
+        print(f"answers  {short_path(folder / 'predictions.jsonl')}")
+    if any(each.failed for each in found.both):
         raise typer.Exit(1)
 
 
-Tables = dict[str, dict[tuple[Any, str], "Counts"]]
+@contextmanager
+def _progress(console: Console) -> Iterator[Start]:
+    """A bar for each model that is asked, with the time that is left."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+
+        def start(name: str) -> Shown:
+            task = bar.add_task(f"{name}: loading", total=None)
+            return lambda done, total: bar.update(task, description=name, completed=done, total=total)
+
+        yield start
 
 
-def _summary(found: Sequence[Prediction], tables: Tables, others: int) -> dict[str, Any]:
-    from swiftalign.data.metrics import BY_DISTANCE
+def _print(found: Evaluation, console: Console) -> None:
+    from swiftalign.evaluation.report import HEADINGS, KIND_NAMES, cells, percent
+    from swiftalign.evaluation.summary import GROUPS, confusion
 
-    answered = [each for each in found if not each.error]
-    return {
-        "rows": len(found),
-        "rows_left_out": others,
-        "failed": len(found) - len(answered),
-        "malformed": sum(not each.answer.sound for each in answered),
-        **{
-            name: [
-                {"kind": kind, **({} if name == "kind" else {name: group})}
-                | count.to_json(distance=kind in BY_DISTANCE)
-                for (kind, group), count in sorted(table.items())
-            ]
-            for name, table in tables.items()
-        },
-    }
-
-
-def _print(found: Sequence[Prediction], tables: Tables, others: int, console: Console) -> None:
-    from swiftalign.data.metrics import BY_DISTANCE
-
-    answered = [each for each in found if not each.error]
-    for name, table in tables.items():
-        if name != "kind" and len({group for _, group in table}) < 2:
+    several = len(found.both) > 1
+    for group in GROUPS:
+        tables = [each.tables[group] for each in found.both]
+        if group != "kind" and len({name for table in tables for _, name in table}) < 2:
             continue
         shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in ("kind", *([name] if name != "kind" else [])):
+        for heading in ("kind", *([group] if group != "kind" else []), *(["model"] if several else [])):
             shown.add_column(heading)
-        for heading in ("true", "recall", "precision", "F1", "F1 at 0.75", "mean IoU", "distance"):
+        for heading in HEADINGS:
             shown.add_column(heading, justify="right")
-        most = sorted(table.items(), key=lambda item: -item[1].true)[:_MOST_LABELS]
-        for (kind, group), count in most:
-            values = count.to_json(distance=kind in BY_DISTANCE)
-            texts = [
-                _percent(values.get(key)) for key in ("recall", "precision", "f1", "f1_75", "mean_iou", "mean_distance")
-            ]
-            shown.add_row(_KINDS.get(kind, kind), *([group] if name != "kind" else []), f"{count.true:,}", *texts)
+        entries = sorted(tables[0].items(), key=lambda item: (item[0][0], -item[1].true, item[0][1]))
+        for (kind, name), count in entries[:_MOST_GROUPS]:
+            first = [KIND_NAMES.get(kind, kind), *([name] if group != "kind" else [])]
+            shown.add_row(*first, *([found.mine.name] if several else []), *cells(kind, count))
+            if several and (other := tables[1].get((kind, name))):
+                shown.add_row(*([""] * len(first)), found.both[1].name, *cells(kind, other))
         console.print(shown)
+        if len(entries) > _MOST_GROUPS:
+            console.print(f"... and {len(entries) - _MOST_GROUPS} more in summary.json")
         console.print()
-    malformed = [each for each in answered if not each.answer.sound]
-    if malformed:
-        console.print(f"malformed  {counted(len(malformed), 'answer')} of {len(answered)}, e.g. {malformed[0].where}:")
-        console.print(f"  {(malformed[0].text or '')[:200]}", markup=False)
-    if failed := len(found) - len(answered):
-        console.print(f"failed     {counted(failed, 'row')} could not be asked")
-    if others:
-        console.print(f"left out   {counted(others, 'row')} that do not ask where something is")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    for kind, each in found.differences.items():
+        sure = "" if each.low > 0 or each.high < 0 else "  (may be chance)"
+        name = KIND_NAMES.get(kind, kind)
+        between = f"95% of resampled rows give {each.low:+.1%} to {each.high:+.1%}"
+        console.print(f"F1 of {name:8} {each.value:+.1%} against {found.both[1].name}: {between}{sure}")
+    for answered, values in zip(found.both, found.by_protocol, strict=False):
+        told = ", ".join(
+            f"{name} {percent(value) if isinstance(value, float) else value}" for name, value in values.items()
+        )
+        console.print(f"{found.protocol}   {answered.name}: {told}")
+    for answered in found.both:
+        of = f" of {answered.name}" if several else ""
+        if pairs := confusion(answered.asked).most_common(_MOST_CONFUSED):
+            told = ", ".join(f"{true} as {written} ({count})" for (true, written), count in pairs)
+            console.print(f"mixed up{of}  {told}", markup=False)
+        if bad := answered.malformed:
+            share = f"{len(bad)} of {len(answered.asked):,} answers{of}, e.g. {bad[0].question.where}"
+            console.print(f"malformed  {share}\n  {(bad[0].text or '')[:200]}", markup=False)
+        if answered.failed:
+            told = f"{counted(len(answered.failed), 'row')}{of} could not be asked: {answered.failed[0].error[:200]}"
+            console.print(f"failed  {told}; the same command asks them again", markup=False)
+    if found.left_out:
+        console.print(f"left out  {counted(found.left_out, 'row')} that do not ask where something is")

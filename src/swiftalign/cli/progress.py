@@ -89,6 +89,9 @@ class RunProgress:
                 self.bar.update(self._task, completed=values["step"])
             case "log":
                 self._log(event)
+            case "answers" if values["malformed"]:
+                share = f"{values['malformed']} of {values['rows']} answers"
+                self._tell("malformed", f"{share}, e.g. {values['where']}: {' '.join(values['text'].split())}")
             case "saved":
                 self._line(f"saved {Path(values['path']).name}")
             case "stopping":

@@ -19,12 +19,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from swiftalign.data.answers import Answer
 from swiftalign.data.metrics import BY_DISTANCE
 from swiftalign.data.polygons import (
     Floats,
@@ -42,70 +40,6 @@ from swiftalign.data.targets import KINDS, Kind, TextTarget
 HITS: dict[Kind, tuple[float, float]] = {kind: (0.05, 0.05) if kind in BY_DISTANCE else (0.5, 0.25) for kind in KINDS}
 
 _SAMPLES = 32  # points on a line that its mean distance is taken over
-
-
-@dataclass
-class Scores:
-    """Sums over rows; those of several processes merge into what one would have counted.
-
-    Attributes:
-        sums: for each kind, [5]: number of true objects; of objects that the model wrote, malformed ones among them; of
-            pairs within each of the kind's `HITS`; and the cost over all true objects, 1 for a miss.
-        rows: number of rows.
-        malformed: number of answers that were broken or held malformed items.
-    """
-
-    sums: dict[Kind, Floats] = field(default_factory=lambda: {kind: np.zeros(5) for kind in KINDS})
-    rows: int = 0
-    malformed: int = 0
-
-    def add(self, predicted: Answer, truth: Sequence[TextTarget], width: int, height: int) -> None:
-        """Count one row.
-
-        Args:
-            predicted: what the model wrote.
-            truth: what it should have written.
-            width: width of the image in pixels, the unit that lines and points are measured in.
-            height: height of the image, in pixels.
-        """
-        self.rows += 1
-        self.malformed += not predicted.sound
-        found = pairs(truth, predicted.targets, width, height)
-        for kind in KINDS:
-            true = sum(target.kind == kind for target in truth)
-            written = sum(target.kind == kind for target in predicted.targets) + predicted.malformed.count(kind)
-            costs = [pair.cost for pair in found if truth[pair.true].kind == kind]
-            hits = (sum(cost <= most for cost in costs) for most in HITS[kind])
-            self.sums[kind] += [true, written, *hits, true - len(costs) + sum(costs)]
-
-    def merge(self, other: Scores) -> None:
-        """Add another's sums to these."""
-        for kind, sums in other.sums.items():
-            self.sums[kind] += sums
-        self.rows += other.rows
-        self.malformed += other.malformed
-
-    def metrics(self) -> dict[str, float]:
-        """Numbers 0..1 by name, for each kind that the truth has; nothing where no row was counted.
-
-        ``bbox_acc``, ``quad_acc`` and so on are shares of the true objects that were hit, ``..._precision`` of the
-        predicted ones; for ``..._acc75`` a hit has IoU >= 0.75; ``..._iou`` and ``..._distance`` are means over the
-        true objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
-        wholly well-formed.
-        """
-        values: dict[str, float] = {}
-        for kind, sums in self.sums.items():
-            true, predicted, hits, close_hits, cost = sums.tolist()
-            if not true:
-                continue
-            values[f"{kind}_acc"] = hits / true
-            values[f"{kind}_precision"] = hits / predicted if predicted else 0.0
-            if kind in BY_DISTANCE:
-                values[f"{kind}_distance"] = cost / true
-            else:
-                values[f"{kind}_acc75"] = close_hits / true
-                values[f"{kind}_iou"] = 1 - cost / true
-        return {**values, "malformed_answers": self.malformed / self.rows} if self.rows else {}
 
 
 class Pair(NamedTuple):

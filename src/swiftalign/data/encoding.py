@@ -13,13 +13,12 @@ from swiftalign.config.sections import Config
 from swiftalign.data.records import Record, Row
 from swiftalign.data.sizes import FACTOR, PixelLimits, Size, pixel_limits
 from swiftalign.data.text import DEFAULT_WRITING, Writing
-from swiftalign.data.tokens import Conversation, conversation
+from swiftalign.data.tokens import Conversation, conversation, read_tokenizer
 from swiftalign.model.families import find, published_config
 from swiftalign.model.family import PLAIN, Chat, Family
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import read_json
 from swiftalign.model.swift_templates import Unit, template_of_published, unit_of_model
-from swiftalign.problems import ModelError
 
 # Arguments of ms-swift that change how its template writes a conversation.
 _TEMPLATE_ARGUMENTS = (
@@ -107,16 +106,9 @@ class Encoding:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """Read when the first row has to be counted: it takes half a second."""
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(self.tokenizer))
-        except Exception as error:  # the library raises plain Exceptions
-            raise ModelError(f"tokenizer {self.tokenizer}: {error}", "copy the model's tokenizer.json again") from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        """Read when the first row has to be counted."""
+        assert self.tokenizer
+        return read_tokenizer(self.tokenizer)
 
 
 def _factor(family: Family | None, config: Mapping[str, Any]) -> int:

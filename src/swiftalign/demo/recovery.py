@@ -2,8 +2,8 @@
 
     python -m swiftalign.demo.recovery WORKSPACE EXPORTED [--json] [--picture FILE]
 
-Scores the demo's model and the exported one, on images of the camera that the model knows and on images of the same
-scenes by the new camera.
+Evaluates the demo's model and the exported one, on images of the camera that the model knows and on images of the same
+scenes by the new camera. The answers, and pages to look at them, are kept in WORKSPACE/eval.
 """
 
 from __future__ import annotations
@@ -21,20 +21,18 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from swiftalign.data.answers import parse_answer
-from swiftalign.data.images import open_image
-from swiftalign.data.records import Record
-from swiftalign.data.text import answer
-from swiftalign.demo.score import Writer, read_sized, score_model
-from swiftalign.previews.contact_sheet import render_sheet
-from swiftalign.previews.strips import Panel, Shape, Strip
+from swiftalign.data.rows import Rows
+from swiftalign.evaluation.pictures import draw_rows
+from swiftalign.evaluation.report import PAGE, Evaluation
+from swiftalign.evaluation.session import Session
+from swiftalign.evaluation.summary import metrics
+from swiftalign.files import short_path
 
 DRAWN = (0, 4)  # numbers of the rows that the picture shows
-MOST_TOKENS = 250
 PICTURES = (".png", ".jpg", ".jpeg")
 KINDS = {"bbox": "boxes", "quad": "quads", "line": "lines"}
 
-Accuracies = Mapping[str, float]  # the metrics of `Scores`
+Accuracies = Mapping[str, float]  # as `metrics` names them
 
 
 @dataclass(frozen=True)
@@ -58,44 +56,40 @@ def mean_accuracy(metrics: Accuracies) -> float:
     return statistics.mean(metrics[f"{kind}_acc"] for kind in KINDS)
 
 
-def measure(workspace: Path, exported: Path, progress: Callable[[str], None] = lambda text: None) -> Recovery:
-    """Score both models on images of both cameras; takes a minute on two cores.
-
-    Args:
-        progress: is called with a description of each scoring before it begins.
-    """
-    known, new = workspace / "data/original.jsonl", workspace / "data/val.jsonl"
-    model = workspace / "model"
-    metrics = []
-    for folder, rows in ((model, known), (model, new), (exported, new), (exported, known)):
-        progress(f"scoring {folder} on {rows}")
-        metrics.append(score_model(folder, rows).metrics())
-    return Recovery(*metrics)
+CAMERAS = {"known": "data/original.jsonl", "new": "data/val.jsonl"}
 
 
-def draw(workspace: Path, exported: Path) -> Image.Image:
+def evaluate(
+    workspace: Path, exported: Path, camera: str, progress: Callable[[str], None] = lambda text: None
+) -> Evaluation:
+    """Ask both models where the objects are in the images of a camera: ``known`` or ``new``."""
+
+    def start(name: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(f"{name}, images of the {camera} camera: {done} of {total}")
+
+    session = Session.open(exported, [workspace / CAMERAS[camera]])
+    return session.evaluate(folder(workspace, camera), workspace / "model", progress=start, anew=True)
+
+
+def folder(workspace: Path, camera: str) -> Path:
+    """Where the evaluation on a camera's images is kept."""
+    return workspace / "eval" / f"{camera}-camera"
+
+
+def recovery(known: Evaluation, new: Evaluation) -> Recovery:
+    """The accuracies of evaluations of the exported model against the one before training."""
+    (known_after, known_before), (new_after, new_before) = (
+        [metrics(model.predictions) for model in each.both] for each in (known, new)
+    )
+    return Recovery(known_before, new_before, new_after, known_after)
+
+
+def draw(workspace: Path, new: Evaluation) -> Image.Image:
     """A few scenes: the true targets, and where each model locates the objects in images of the new camera."""
-    scenes = [[*read_sized(workspace / f"data/{name}.jsonl")] for name in ("original", "val")]
-    (known, new) = ([rows[index] for index in DRAWN] for rows in scenes)
-    written = [Writer(folder)(new, MOST_TOKENS) for folder in (workspace / "model", exported)]
-    strips = []
-    for number, index in enumerate(DRAWN):
-        truth, width, height = known[number]
-        texts = answer(truth.targets, [(width, height)]), written[0][number], written[1][number]
-        images = _path(truth), *[_path(new[number][0])] * 2
-        panels = []
-        for title, image, text in zip(("as it is", "before", "after"), images, texts, strict=True):
-            shapes = [Shape(each.kind, each.label, each.in_shares().points) for each in parse_answer(text).targets]
-            panels.append(Panel(title, open_image(image), (width, height), tuple(shapes)))
-        strips.append(Strip(index, images[1], tuple(panels)))
+    after, before = ({each.question.index: each for each in model.predictions} for model in new.both)
     heading = "through a new camera, before and after training the aligner"
-    return render_sheet(strips, heading, title="Where the objects are", with_losses=False)
-
-
-def _path(record: Record) -> Path:
-    (path,) = record.images
-    assert isinstance(path, Path)
-    return path
+    rows, known = (Rows([workspace / CAMERAS[camera]]) for camera in ("new", "known"))
+    return draw_rows(DRAWN, {"before": before, "after": after}, rows, heading, "Where the objects are", true_rows=known)
 
 
 def main() -> None:
@@ -113,28 +107,31 @@ def main() -> None:
     if picture and (picture.suffix.lower() not in PICTURES or not picture.parent.is_dir()):
         parser.error(f"--picture {picture}: name a file in a folder that exists, ending in {', '.join(PICTURES)}")
     with warnings.catch_warnings(action="ignore"), Console(stderr=True).status("loading") as status:
-        result = measure(workspace, exported, status.update)
+        known, new = (evaluate(workspace, exported, camera, status.update) for camera in CAMERAS)
+        result = recovery(known, new)
         if picture:
             status.update("drawing")
-            draw(workspace, exported).save(picture)
+            draw(workspace, new).save(picture)
     if options.json:
         print(json.dumps({**asdict(result), "recovered": result.share}))
         return
     table = Table("images of", "model", box=None, pad_edge=False)
     for title in KINDS.values():
         table.add_column(title, justify="right")
-    for camera, folder, metrics in (
+    for camera, model, accuracies in (
         ("the known camera", workspace / "model", result.known_before),
         ("the new camera", workspace / "model", result.new_before),
         ("the new camera", exported, result.new_after),
         ("the known camera", exported, result.known_after),
     ):
-        table.add_row(camera, str(folder), *(f"{metrics[f'{kind}_acc']:.0%}" for kind in KINDS))
+        table.add_row(camera, str(model), *(f"{accuracies[f'{kind}_acc']:.0%}" for kind in KINDS))
     console = Console()
     console.print(table)
     console.print(f"recovered: {result.share:.0%} of the accuracy that the new camera cost")
     if picture:
         console.print(f"picture: {picture}")
+    page = folder(workspace, "new") / PAGE
+    console.print(f"the worst answers, to look at: {short_path(page)}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -13,18 +14,36 @@ from PIL import Image
 _IMAGE = "<image>"  # stands for an image in ms-swift's rows
 
 
+@dataclass(frozen=True)
+class Chatting:
+    """How rows become conversations, beyond what they say themselves.
+
+    Attributes:
+        system: the text of a system message for rows without one; None for that of the chat template.
+        switches: arguments of the chat template, such as ``enable_thinking``.
+    """
+
+    system: str | None = None
+    switches: dict[str, Any] = field(default_factory=dict)
+
+
+PLAIN = Chatting()
+
+
 def messages_of(row: Mapping[str, Any], system: str | None = None) -> list[dict[str, Any]]:
     """A row's messages, in whose contents each image is a part of its own.
 
     Args:
         row: a row in ms-swift's layout, without the answer that is asked for.
-        system: the text of a system message to begin with.
+        system: the text of a system message for a row without one.
 
     Returns:
         Messages of transformers' chat templates, ``{"type": "image"}`` for an image.
     """
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, *({**message, "content": list(_parts(message["content"]))} for message in row["messages"])]
+    messages = [{**message, "content": list(_parts(message["content"]))} for message in row["messages"]]
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    return messages
 
 
 def _parts(text: str) -> Iterator[dict[str, str]]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+from swiftalign.data.rows import Rows
+from swiftalign.evaluation.questions import Question
 
 
 @dataclass(frozen=True)
 class Request:
-    """A row to be answered.
+    """A question to be asked.
 
     Attributes:
-        row: number of the row, whose image is opened only when it is asked.
+        question: the question.
         most: number of tokens after which the answer is cut off.
     """
 
-    row: int
+    question: Question
     most: int
 
 
@@ -27,29 +30,23 @@ class Reply(NamedTuple):
         row: number of the row.
         text: what the model wrote; None where it could not be asked.
         error: why it could not be asked; empty where it was.
-        tries: how often it was asked.
+        logprob: natural logarithm of the probability that the model gave to the text; None where it is not known.
     """
 
     row: int
     text: str | None
     error: str = ""
-    tries: int = 1
-
-
-class RowsAsked(Protocol):
-    """The rows in ms-swift's layout; opening one reads its images."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    logprob: float | None = None
 
 
 class Engine(Protocol):
-    """A model that answers rows, greedily."""
+    """A model that answers greedily."""
 
-    def tokens(self, text: str) -> int:
-        """Number of tokens of a text, or more."""
-
-    def answer(self, requests: Iterable[Request], rows: RowsAsked) -> Iterator[Reply]:
+    def answer(self, requests: Sequence[Request], rows: Rows) -> Iterator[Reply]:
         """Replies as they come, in any order.
+
+        Args:
+            rows: the rows that the questions are from, which hold the images.
 
         Raises:
             SwiftalignError: nothing can be asked at all.

@@ -29,6 +29,12 @@ class Subject:
     config: Config | None = None
 
     @property
+    def name(self) -> str:
+        """The model as it is called in tables: a checkpoint with its run."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if path.name.startswith("checkpoint-") else path.name
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The weight files, by whose names, sizes and times it is told whether a model is still the same."""
         places = (self.folder, *((self.adapter,) if self.adapter else ()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ import numpy as np
 from swiftalign.data.accuracy import HITS, pairs
 from swiftalign.data.metrics import BY_DISTANCE
 from swiftalign.data.polygons import Floats
-from swiftalign.data.targets import Kind, TextTarget
+from swiftalign.data.targets import KINDS, Kind, TextTarget
 from swiftalign.evaluation.predictions import Prediction
+from swiftalign.evaluation.questions import Question
 
 # By the area of the box around a target, in pixels: COCO's sizes.
 SIZES = (("small", 32**2), ("medium", 96**2), ("large", float("inf")))
-EXAMPLES = 3  # malformed answers that are shown
 RESAMPLES = 2000  # of the rows, for an interval
 
 
@@ -40,62 +40,78 @@ class Counts:
     cost: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.true + other.true,
-            self.predicted + other.predicted,
-            self.hits + other.hits,
-            self.close + other.close,
-            self.cost + other.cost,
-        )
+        return Counts(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
-    def to_json(self, *, distance: bool = False, precision: bool = True) -> dict[str, Any]:
-        """The counts and their ratios; None for a ratio of nothing.
+    @property
+    def recall(self) -> float | None:
+        """Share of the true targets that were hit."""
+        return _ratio(self.hits, self.true)
 
-        Args:
-            distance: whether the cost is a distance.
-            precision: whether the predicted targets of this group can be told from others.
-        """
-        mean = None if not self.true else self.cost / self.true if distance else 1 - self.cost / self.true
-        found = {"true": self.true, "recall": _ratio(self.hits, self.true), "recall75": _ratio(self.close, self.true)}
-        if precision:
-            found |= {
-                "predicted": self.predicted,
-                "precision": _ratio(self.hits, self.predicted),
-                "f1": _ratio(2 * self.hits, self.true + self.predicted),
-                "f1_75": _ratio(2 * self.close, self.true + self.predicted),
-            }
-        return found | {"mean_distance" if distance else "mean_iou": mean}
+    @property
+    def recall75(self) -> float | None:
+        """Share of the true targets that were hit at the stricter limit."""
+        return _ratio(self.close, self.true)
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the predicted targets that are hits."""
+        return _ratio(self.hits, self.predicted)
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of recall and precision."""
+        return _ratio(2 * self.hits, self.true + self.predicted)
+
+    @property
+    def f1_75(self) -> float | None:
+        """Harmonic mean of recall and precision at the stricter limit."""
+        return _ratio(2 * self.close, self.true + self.predicted)
+
+    @property
+    def mean_cost(self) -> float | None:
+        """Mean over the true targets of 1 - IoU, or of the distance."""
+        return _ratio(self.cost, self.true)
 
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-Key = Callable[[Prediction, TextTarget], str]
+def counts_json(kind: Kind, count: Counts) -> dict[str, Any]:
+    """The counts of a kind and their ratios; None for a ratio of nothing."""
+    found: dict[str, Any] = {"kind": kind, "true": count.true, "predicted": count.predicted}
+    found |= {name: getattr(count, name) for name in ("recall", "precision", "f1", "recall75", "f1_75")}
+    mean = count.mean_cost
+    if kind in BY_DISTANCE:
+        return found | {"mean_distance": mean}
+    return found | {"mean_iou": None if mean is None else 1 - mean}
 
 
-def of_kind(prediction: Prediction, target: TextTarget) -> str:
+Key = Callable[[Question, TextTarget], str]
+
+
+def of_kind(question: Question, target: TextTarget) -> str:
     """One group for all targets of a kind."""
     return ""
+
+
+def size_of(question: Question, target: TextTarget) -> str:
+    """small, medium or large, by the area of the box around a target; lines and points have none."""
+    if target.kind in BY_DISTANCE:
+        return "-"
+    wide, high = question.size
+    xs, ys = zip(*target.points, strict=True)
+    area = (max(xs) - min(xs)) * (max(ys) - min(ys)) * wide * high / 1e6
+    return next(name for name, most in SIZES if area < most)
 
 
 # What is told apart within each kind. The size of a predicted target is its own.
 GROUPS: dict[str, Key] = {
     "kind": of_kind,
-    "label": lambda prediction, target: target.label.strip().casefold(),
-    "size": lambda prediction, target: size_of(prediction, target),
-    "source": lambda prediction, target: prediction.source,
+    "label": lambda question, target: target.label.strip().casefold(),
+    "size": size_of,
+    "source": lambda question, target: question.source,
 }
-
-
-def size_of(prediction: Prediction, target: TextTarget) -> str:
-    """small, medium or large, by the area of the box around a target; lines and points have none."""
-    if target.kind in BY_DISTANCE:
-        return target.kind
-    wide, high = prediction.size
-    xs, ys = zip(*target.points, strict=True)
-    area = (max(xs) - min(xs)) * (max(ys) - min(ys)) * wide * high / 1e6
-    return next(name for name, most in SIZES if area < most)
 
 
 def counts(predictions: Iterable[Prediction], key: Key = of_kind) -> dict[tuple[Kind, str], Counts]:
@@ -106,33 +122,65 @@ def counts(predictions: Iterable[Prediction], key: Key = of_kind) -> dict[tuple[
         sums[kind, group] = sums.get((kind, group), Counts()) + more
 
     for prediction in predictions:
-        partner = {pair.true: pair.cost for pair in prediction.pairs}
-        for number, target in enumerate(prediction.truth):
+        question, partner = prediction.question, {pair.true: pair.cost for pair in prediction.pairs}
+        for number, target in enumerate(question.truth):
             cost = partner.get(number, 1.0)
             hits, close = (number in partner and cost <= most for most in HITS[target.kind])
-            add(target.kind, key(prediction, target), Counts(1, 0, int(hits), int(close), cost))
+            add(target.kind, key(question, target), Counts(1, 0, int(hits), int(close), cost))
         for target in prediction.answer.targets:
-            add(target.kind, key(prediction, target), Counts(predicted=1))
+            add(target.kind, key(question, target), Counts(predicted=1))
         for kind in prediction.answer.malformed if key is of_kind else ():
             if kind:
                 add(kind, "", Counts(predicted=1))
     return sums
 
 
+def metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Numbers 0..1 by the names of `METRICS`, for each kind that the truth has; nothing of no predictions.
+
+    ``bbox_acc``, ``quad_acc`` and so on are shares of the true objects that were hit, ``..._precision`` of the
+    predicted ones; for ``..._acc75`` a hit has IoU >= 0.75; ``..._iou`` and ``..._distance`` are means over the
+    true objects, where a miss has IoU 0 or distance 1; ``malformed_answers`` is the share of answers that are not
+    wholly well-formed.
+    """
+    values: dict[str, float] = {}
+    found = counts(predictions)
+    for kind in KINDS:
+        count = found.get((kind, ""), Counts())
+        if not count.true:
+            continue
+        values[f"{kind}_acc"] = count.hits / count.true
+        values[f"{kind}_precision"] = count.precision or 0.0
+        if kind in BY_DISTANCE:
+            values[f"{kind}_distance"] = count.cost / count.true
+        else:
+            values[f"{kind}_acc75"] = count.close / count.true
+            values[f"{kind}_iou"] = 1 - count.cost / count.true
+    if predictions:
+        values["malformed_answers"] = sum(not each.answer.sound for each in predictions) / len(predictions)
+    return values
+
+
+def confused(prediction: Prediction) -> list[tuple[int, int]]:
+    """Numbers of a true target and of a predicted one that is where it is, of the same kind but of another label."""
+    taken = {pair.true for pair in prediction.pairs}, {pair.predicted for pair in prediction.pairs}
+    sides = prediction.question.truth, prediction.answer.targets
+    left = [[n for n in range(len(side)) if n not in own] for side, own in zip(sides, taken, strict=True)]
+    bare, others = ([replace(side[n], label="") for n in numbers] for side, numbers in zip(sides, left, strict=True))
+    return [
+        (left[0][pair.true], left[1][pair.predicted])
+        for pair in pairs(bare, others, *prediction.question.size)
+        if pair.cost <= HITS[bare[pair.true].kind][0]
+    ]
+
+
 def confusion(predictions: Iterable[Prediction]) -> Counter[tuple[str, str]]:
-    """Of objects that are where a true one is: the true label and the predicted one, where they differ."""
-    found: Counter[tuple[str, str]] = Counter()
-    for prediction in predictions:
-        paired = {pair.true for pair in prediction.pairs}, {pair.predicted for pair in prediction.pairs}
-        truth, written = (
-            [target for number, target in enumerate(targets) if number not in taken]
-            for targets, taken in zip((prediction.truth, prediction.answer.targets), paired, strict=True)
-        )
-        bare, others = ([replace(target, label="") for target in side] for side in (truth, written))
-        for pair in pairs(bare, others, *prediction.size):
-            if pair.cost <= HITS[truth[pair.true].kind][0]:
-                found[truth[pair.true].label, written[pair.predicted].label] += 1
-    return found
+    """How often an object of the first label was found, and called by the second."""
+    return Counter(
+        (each.question.truth[true].label, each.answer.targets[written].label)
+        for each in predictions
+        for true, written in confused(each)
+    )
 
 
 @dataclass(frozen=True)
@@ -160,30 +208,20 @@ def difference(mine: Sequence[Prediction], theirs: Sequence[Prediction]) -> dict
     References:
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993: the percentile interval.
     """
-    kinds = sorted({target.kind for prediction in mine for target in prediction.truth})
     drawn = np.random.default_rng(0).multinomial(len(mine), [1 / len(mine)] * len(mine), RESAMPLES)
-    found = {}
-    for kind in kinds:
-        ours, others = (_per_row(side, kind) for side in (mine, theirs))
+    found: dict[Kind, Difference] = {}
+    tables = [[counts([prediction]) for prediction in side] for side in (mine, theirs)]
+    for kind in KINDS:
+        if not any(target.kind == kind for prediction in mine for target in prediction.question.truth):
+            continue
+        each = [[row.get((kind, ""), Counts()) for row in rows] for rows in tables]
+        ours, others = (np.array([(c.hits, c.true + c.predicted) for c in rows], dtype=np.float64) for rows in each)
         spread = _f1(drawn @ ours) - _f1(drawn @ others)
-        value = _f1(ours.sum(0)) - _f1(others.sum(0))
         low, high = np.nanpercentile(spread, (2.5, 97.5))
-        found[kind] = Difference(float(value), float(low), float(high))
+        found[kind] = Difference(float(_f1(ours.sum(0)) - _f1(others.sum(0))), float(low), float(high))
     return found
-
-
-def _per_row(predictions: Sequence[Prediction], kind: Kind) -> Floats:
-    """Hits, and true and predicted targets, of each row: [rows, 2]."""
-    rows = [counts([prediction]) for prediction in predictions]
-    each = [row.get((kind, ""), Counts()) for row in rows]
-    return np.array([(count.hits, count.true + count.predicted) for count in each], dtype=np.float64)
 
 
 def _f1(sums: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(2 * sums[..., 0] / sums[..., 1])
-
-
-def malformed(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """The predictions whose text is not wholly a grounding answer."""
-    return (each for each in predictions if not each.answer.sound)

@@ -18,9 +18,9 @@ class Event:
     """One thing that happened in a run.
 
     Attributes:
-        kind: from the training processes stage, note, finding, start, step, log, saved, stopped, done or error; from
-            the process that follows them stopping and signal; from `swiftalign.runs.train` progress, problems, phase,
-            resume, begin, join, finished-before and finished.
+        kind: from the training processes stage, note, finding, start, step, log, answers, saved, stopped, done or
+            error; from the process that follows them stopping and signal; from `swiftalign.runs.train` progress,
+            problems, phase, resume, begin, join, finished-before and finished.
         values: the event's details, by name.
     """
 

@@ -62,6 +62,11 @@ def phase_folder(run_folder: Path, number: int) -> Path:
     return run_folder / f"phase-{number}"
 
 
+def predictions_file(run_folder: Path, step: int) -> Path:
+    """The answers of an evaluation of a run, one line of JSON per row."""
+    return run_folder / "predictions" / f"step-{step}.jsonl"
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a run has begun in this folder."""
     return any((place / PLAN_FILE).exists() for place in (folder, phase_folder(folder, 1)))

@@ -93,7 +93,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     join_processes(choices.sharding, float(config.handed_through.get("ddp_timeout") or EXCHANGE_SECONDS))
     callbacks_map[CALLBACK] = partial(PlanCallback, plan=plan, training=config.training, writer=writer)
     if evaluation := config.custom.grounding_eval:
-        callbacks_map[GROUNDING_CALLBACK] = partial(GroundingEval, rows=evaluation.rows, every=evaluation.every)
+        callbacks_map[GROUNDING_CALLBACK] = partial(
+            GroundingEval, rows=evaluation.rows, every=evaluation.every, writer=writer
+        )
     if stopping := config.training.early_stopping:
         callbacks_map[STOPPING_CALLBACK] = lambda args, trainer: EarlyStoppingCallback(
             stopping.patience, stopping.min_delta

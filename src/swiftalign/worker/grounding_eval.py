@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,32 +20,29 @@ from swift.callbacks.base import TrainerCallback
 from swift.infer_engine import RequestConfig, TransformersEngine
 from swift.utils import unwrap_model_for_generation
 
-from swiftalign.data.accuracy import Scores
-from swiftalign.evaluation.questions import (
-    Question,
-    add_answers,
-    choose_questions,
-    require_kind,
-    without_answer,
-    writing_of,
-)
+from swiftalign.data.rows import Rows
+from swiftalign.evaluation.evaluate import LONGER, MORE
+from swiftalign.evaluation.predictions import Prediction, PredictionFile
+from swiftalign.evaluation.questions import Question, choose_questions, require_kind, without_answer
+from swiftalign.evaluation.summary import metrics
+from swiftalign.problems import DataError
+from swiftalign.runs.events import EventWriter
+from swiftalign.runs.folder import predictions_file
 from swiftalign.worker.sharding import autocast
-
-# An answer may be longer than the true one by this factor, and by this many tokens.
-_LONGER, _MORE = 1.25, 32
+from swiftalign.worker.trackers import show_answers
 
 
-def share(count: int, rank: int, processes: int) -> list[tuple[int, bool]]:
-    """The indices below `count` that a process takes, and whether each index counts.
+def share(count: int, rank: int, processes: int) -> list[int]:
+    """The numbers below `count` that a process takes.
 
     All processes take the same number, since a sharded model needs every process in each step. Processes that would
-    have fewer take indices that another process counts.
+    have fewer take numbers that another process takes as well.
     """
-    return [(index % count, index < count) for index in range(rank, -(-count // processes) * processes, processes)]
+    return [index % count for index in range(rank, -(-count // processes) * processes, processes)]
 
 
 class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no types
-    """Adds ``eval_bbox_acc`` and the other numbers of `Scores.metrics` to each evaluation.
+    """Adds ``eval_bbox_acc`` and the other numbers of `metrics` to each evaluation, and keeps the answers.
 
     The best-model choice gets them through `metrics`; the log history, tensorboard and the events get them through the
     trainer's log. Training continues as if nothing had been generated.
@@ -52,21 +50,26 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
     Args:
         rows: number of validation rows to answer.
         every: answer them at every n-th evaluation, beginning with the first.
+        writer: writes the run's events; None in processes other than rank 0.
     """
 
-    def __init__(self, args: Any, trainer: Any, *, rows: int, every: int = 1) -> None:
+    def __init__(
+        self, args: Any, trainer: Any, *, rows: int, every: int = 1, writer: EventWriter | None = None
+    ) -> None:
         super().__init__(args, trainer)
         self.rows = rows
         self.every = every
+        self.writer = writer
 
     @cached_property
     def questions(self) -> list[Question]:
         """The questions, sorted by the length of their answers, so that the answers of a batch end together."""
-        return sorted(choose_questions(self._dataset, self.rows), key=self._tokens)
+        return sorted(choose_questions(self._rows, self.rows), key=self._tokens)
 
     @property
-    def _dataset(self) -> Sequence[dict[str, Any]]:
-        return getattr(self.trainer.eval_dataset, "dataset", ())  # ms-swift encodes each row when it is needed
+    def _rows(self) -> Rows:
+        rows: Rows = self.trainer.eval_dataset.dataset  # encoded when they are needed
+        return rows
 
     def _tokens(self, question: Question) -> int:
         return len(self.trainer.template.tokenizer.encode(question.answer, add_special_tokens=False))
@@ -77,6 +80,8 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
         return TransformersEngine(self.trainer.model, template=self.trainer.template, max_batch_size=size)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.eval_dataset is None:
+            raise DataError("grounding_eval answers validation rows, but there are none", "name them in data.val")
         require_kind(args.metric_for_best_model, self.questions)  # before the first step
 
     def on_evaluate(
@@ -85,41 +90,59 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
         # Evaluations are counted in the log history, which a resumed run continues.
         if metrics is None or (sum("eval_loss" in entry for entry in state.log_history) - 1) % self.every:
             return
-        values: dict[str, float] = {}
-        for source, scores in sorted(self.score().items()):
-            prefix = f"eval_{source}_" if source else "eval_"
-            values |= {f"{prefix}{name}": value for name, value in scores.metrics().items()}
+        predictions = self.answers()
+        values = numbers(predictions, by_source=len(self._rows.files) > 1)
         metrics.update(values)
         self.trainer.log(values)
+        if self.writer:
+            self._keep(predictions, state.global_step)
+            show_answers(self.trainer, predictions, self._rows)
 
-    def score(self) -> dict[str, Scores]:
-        """The scores of all processes' answers: under "" of all rows, and of each data file where there are several."""
-        scores, state = {"": Scores()}, self.trainer.accelerator.state
+    def answers(self) -> list[Prediction]:
+        """What the model answers to all questions; each process asks a share of them, and gets the answers of all."""
+        texts, state = dict[int, str](), self.trainer.accelerator.state
         shared = share(len(self.questions), state.process_index, state.num_processes)
         size = self.args.per_device_eval_batch_size
         with _generating(self.trainer):
             for first in range(0, len(shared), size):
-                batch = [(self.questions[index], counts) for index, counts in shared[first : first + size]]
-                longest = max(self._tokens(question) for question, _ in batch)
-                request = RequestConfig(max_tokens=int(longest * _LONGER) + _MORE, temperature=0)
-                asked = [without_answer(self._dataset[question.index]) for question, _ in batch]
+                batch = shared[first : first + size]
+                questions = [self.questions[index] for index in batch]
+                longest = max(self._tokens(question) for question in questions)
+                request = RequestConfig(max_tokens=int(longest * LONGER) + MORE, temperature=0)
+                asked = [without_answer(self._rows[question.index]) for question in questions]
                 replies = self._engine.infer(asked, request, use_tqdm=False)
-                texts = [reply.choices[0].message.content for reply in replies]
-                add_answers(scores, batch, texts, writing_of(self._dataset))
-        return _of_all(scores, state.num_processes)
+                texts |= {index: reply.choices[0].message.content for index, reply in zip(batch, replies, strict=True)}
+        writing, texts = self._rows.writing, of_all(texts, state.num_processes)
+        return [Prediction.of(question, texts[index], writing) for index, question in enumerate(self.questions)]
+
+    def _keep(self, predictions: Sequence[Prediction], step: int) -> None:
+        """Keep the answers in the run folder, and tell of malformed ones."""
+        assert self.writer
+        path = predictions_file(Path(self.args.output_dir), step)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # of a run that was stopped after this evaluation, and resumed before it
+        PredictionFile(path, self._rows.writing).add(*predictions)
+        bad = [each for each in predictions if not each.answer.sound]
+        example = {"where": bad[0].question.where, "text": (bad[0].text or "")[:200]} if bad else {}
+        self.writer.write("answers", step=step, rows=len(predictions), malformed=len(bad), path=str(path), **example)
 
 
-def _of_all(scores: dict[str, Scores], processes: int) -> dict[str, Scores]:
-    """Add up the scores of all processes."""
+def numbers(predictions: Sequence[Prediction], *, by_source: bool) -> dict[str, float]:
+    """The metrics of all answers and, where there are several files, of each file's, by their names in the log."""
+    values = {f"eval_{name}": value for name, value in metrics(predictions).items()}
+    for source in sorted({each.question.source for each in predictions}) if by_source else ():
+        own = metrics([each for each in predictions if each.question.source == source])
+        values |= {f"eval_{source}_{name}": value for name, value in own.items()}
+    return values
+
+
+def of_all(texts: dict[int, str], processes: int) -> dict[int, str]:
+    """The answers of all processes, by the numbers of their questions."""
     if processes == 1:
-        return scores
-    parts: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(parts, scores)
-    total = {"": Scores()}
-    for part in parts:
-        for source, each in part.items():
-            total.setdefault(source, Scores()).merge(each)
-    return total
+        return texts
+    gathered: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(gathered, texts)
+    return {index: text for each in reversed(gathered) for index, text in each.items()}
 
 
 @contextmanager
