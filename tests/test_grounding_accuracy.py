@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from collections.abc import Sequence
 from random import Random
@@ -14,10 +13,13 @@ import shapely
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from swiftalign.data.accuracy import Scores, line_costs, overlap_costs
+from swiftalign.data.accuracy import line_costs, overlap_costs
 from swiftalign.data.answers import MAX_CHARACTERS, MAX_ITEMS, Answer
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.data.targets import KINDS, Kind, Point, TextTarget
+from swiftalign.evaluation.predictions import Prediction
+from swiftalign.evaluation.questions import Question
+from swiftalign.evaluation.summary import metrics
 
 WIDTH, HEIGHT = 640, 480
 
@@ -45,10 +47,14 @@ def polygon(*points: Point, label: str = "a") -> TextTarget:
 def score(
     predicted: Sequence[TextTarget] | Answer, truth: Sequence[TextTarget], size: tuple[int, int] = (WIDTH, HEIGHT)
 ) -> dict[str, float]:
-    scores = Scores()
+    return metrics([prediction(predicted, truth, size)])
+
+
+def prediction(
+    predicted: Sequence[TextTarget] | Answer, truth: Sequence[TextTarget], size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> Prediction:
     answer = predicted if isinstance(predicted, Answer) else Answer(tuple(predicted))
-    scores.add(answer, truth, *size)
-    return scores.metrics()
+    return Prediction(Question(0, size, tuple(truth)), answer)
 
 
 unhurried = settings(deadline=None)  # the first example imports scipy and shapely
@@ -201,15 +207,13 @@ def test_malformed_items_are_wrong_predictions_of_their_kind() -> None:
 
 
 def test_what_is_predicted_where_nothing_is_costs_precision() -> None:
-    scores = Scores()
-    scores.add(Answer((box(0, 0, 9, 9),)), [box(0, 0, 9, 9)], WIDTH, HEIGHT)
-    scores.add(Answer((box(0, 0, 9, 9),)), [], WIDTH, HEIGHT)
-    assert scores.metrics()["bbox_precision"] == 0.5
-    assert scores.metrics()["bbox_acc"] == 1.0
+    found = metrics([prediction([box(0, 0, 9, 9)], truth) for truth in ([box(0, 0, 9, 9)], [])])
+    assert found["bbox_precision"] == 0.5
+    assert found["bbox_acc"] == 1.0
 
 
 def test_without_rows_there_are_no_numbers() -> None:
-    assert Scores().metrics() == {}
+    assert metrics([]) == {}
 
 
 def test_every_metric_of_which_less_is_better_is_listed() -> None:
@@ -305,19 +309,14 @@ def test_no_number_leaves_zero_to_one(predicted: list[TextTarget], truth: list[T
 
 
 @unhurried
-@given(st.lists(st.tuples(several, several), min_size=1, max_size=4), st.integers(0, 3))
-def test_the_sums_of_two_processes_are_those_of_one(
-    rows: list[tuple[list[TextTarget], list[TextTarget]]], cut: int
+@given(st.lists(st.tuples(several, several), min_size=1, max_size=4), st.randoms())
+def test_the_order_of_rows_does_not_matter(
+    rows: list[tuple[list[TextTarget], list[TextTarget]]], chance: Random
 ) -> None:
-    def count(part: list[tuple[list[TextTarget], list[TextTarget]]]) -> Scores:
-        scores = Scores()
-        for predicted, truth in part:
-            scores.add(Answer(tuple(predicted)), truth, WIDTH, HEIGHT)
-        return scores
-
-    first, second = count(rows[:cut]), pickle.loads(pickle.dumps(count(rows[cut:])))
-    first.merge(second)
-    assert first.metrics() == pytest.approx(count(rows).metrics(), abs=1e-12)
+    predictions = [prediction(predicted, truth) for predicted, truth in rows]
+    expected = metrics(predictions)
+    chance.shuffle(predictions)
+    assert metrics(predictions) == pytest.approx(expected, abs=1e-12)
 
 
 # -- beside shapely ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,15 @@ from rich.console import Console
 from swiftalign.cli import main
 from swiftalign.cli.progress import RunProgress
 from swiftalign.config.sections import DataSource
-from swiftalign.data.accuracy import Scores
-from swiftalign.data.answers import Answer
 from swiftalign.data.rows import Rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import build_model
-from swiftalign.evaluation.questions import (
-    add_answers,
-    choose_questions,
-    require_kind,
-    to_question,
-    without_answer,
-)
+from swiftalign.evaluation.predictions import Prediction
+from swiftalign.evaluation.questions import choose_questions, require_kind, to_question, without_answer
+from swiftalign.evaluation.summary import metrics
 from swiftalign.problems import DataError
 from swiftalign.runs.events import Event
-from swiftalign.worker.grounding_eval import _of_all, _random_kept, share
+from swiftalign.worker.grounding_eval import _random_kept, numbers, of_all, share
 
 # Registers the evaluation, and a probe that writes down in which state it leaves model and template.
 PLUGIN = """
@@ -75,11 +68,11 @@ class Probe(TrainerCallback):
         self.trainer.template.set_mode("train")
         found["before"] = self.state()
         evaluation = GroundingEval(args, self.trainer, rows=ROWS)
-        evaluation.score()
+        evaluation.answers()
         found["after"] = self.state()
         evaluation.questions[0] = replace(evaluation.questions[0], index=10**6)
         try:
-            evaluation.score()
+            evaluation.answers()
         except Exception as error:
             found["error"] = type(error).__name__
         found["after_error"] = self.state()
@@ -283,12 +276,9 @@ def demo_rows(tmp_path: Path) -> Rows:
 def test_a_model_that_writes_the_true_answers_scores_one(demo_rows: Rows) -> None:
     questions = choose_questions(demo_rows, 40)
     assert len(questions) == 40
-    scores = {"": Scores()}
-    add_answers(scores, [(question, True) for question in questions], [question.answer for question in questions])
-    assert list(scores) == [""]
-    metrics = scores[""].metrics()
-    assert {metrics[name] for name in ("bbox_acc", "quad_acc", "line_acc", "bbox_iou", "quad_iou")} == {1.0}
-    assert metrics["line_distance"] == metrics["malformed_answers"] == 0.0
+    found = metrics([Prediction.of(question, question.answer) for question in questions])
+    assert {found[name] for name in ("bbox_acc", "quad_acc", "line_acc", "bbox_iou", "quad_iou")} == {1.0}
+    assert found["line_distance"] == found["malformed_answers"] == 0.0
 
 
 def test_a_question_has_no_answer_in_it(demo_rows: Rows) -> None:
@@ -309,25 +299,28 @@ def test_the_same_rows_are_chosen_again_and_not_only_the_first(demo_rows: Rows) 
     assert len(indices) == 8
 
 
-def test_rows_without_a_grounding_answer_are_left_out(demo_rows: Rows) -> None:
-    sound = demo_rows[0]
-    image = sound["images"]
+def test_rows_without_a_grounding_answer_are_left_out(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    asked = {"role": "user", "content": "<image>Where is it?"}
+    answer = {"role": "assistant", "content": '[{"bbox_2d": [1, 2, 300, 400], "label": "cup"}]'}
+
+    def row(*messages: dict[str, Any], images: list[str] | None = None) -> dict[str, Any]:
+        return {"messages": list(messages), "images": ["a.png"] if images is None else images}
+
     others = [
-        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "images": image},
-        {"messages": sound["messages"], "images": []},
-        {"messages": sound["messages"]},
-        {"messages": sound["messages"], "images": image * 2},
-        {"messages": sound["messages"], "images": ["file.png"]},
-        {"messages": sound["messages"], "images": ["https://example.org/1.png"]},
-        {"messages": sound["messages"][:-1], "images": image},
-        {"messages": [{"role": "assistant", "content": '[{"bbox_2d": [1, 2'}], "images": image},
-        {"messages": [{"role": "assistant", "content": None}], "images": image},
+        row({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, images=[]),
+        row({"role": "user", "content": "Where is it?"}, answer, images=[]),
+        row({"role": "user", "content": "<image><image>Where?"}, answer, images=["a.png", "a.png"]),
+        row(asked, answer, images=["https://example.org/1.png"]),
+        row(asked, {"role": "assistant", "content": '[{"bbox_2d": [1, 2'}),
     ]
-    assert choose_questions([*others, sound], 5) == [to_question([*others, sound], len(others))]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in [*others, row(asked, answer)]), encoding="utf-8")
+    rows = Rows([file])
+    assert choose_questions(rows, 5) == [to_question(rows, len(others))]
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in others), encoding="utf-8")
     with pytest.raises(DataError, match="no validation row asks where something is"):
-        choose_questions(others, 5)
-    with pytest.raises(DataError, match="no validation row asks where something is"):
-        choose_questions([], 5)
+        choose_questions(Rows([file]), 5)
 
 
 def test_a_metric_of_a_kind_that_no_question_asks_for_is_refused(demo_rows: Rows) -> None:
@@ -339,51 +332,39 @@ def test_a_metric_of_a_kind_that_no_question_asks_for_is_refused(demo_rows: Rows
 
 
 @pytest.mark.parametrize(("count", "processes"), [(1, 1), (1, 4), (3, 2), (8, 2), (10, 4)])
-def test_processes_take_equally_many_and_each_row_counts_once(count: int, processes: int) -> None:
+def test_processes_take_equally_many_and_every_row(count: int, processes: int) -> None:
     shares = [share(count, rank, processes) for rank in range(processes)]
     assert len({len(part) for part in shares}) == 1
-    assert sorted(index for part in shares for index, counts in part if counts) == list(range(count))
+    assert {index for part in shares for index in part} == set(range(count))
 
 
-def _count_in_process(rank: int, folder: str, rows_file: str) -> None:
+def _answer_in_process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    questions = choose_questions(Rows([Path(rows_file)]), 5)
-    questions = [replace(question, source="odd" if index % 2 else "even") for index, question in enumerate(questions)]
-    scores = {"": Scores()}
-    for index, counts in share(5, rank, 2):
-        text = questions[index].answer if index % 2 else "no answer"
-        add_answers(scores, [(questions[index], counts)], [text])
-    total = _of_all(scores, 2)
+    texts = of_all({index: f"{index} by {rank}" for index in share(5, rank, 2)}, 2)
     torch.distributed.destroy_process_group()
-    found = {source: [each.rows, each.malformed, each.metrics()] for source, each in total.items()}
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    Path(folder, f"{rank}.json").write_text(json.dumps(texts))
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_does(demo_rows: Rows, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_count_in_process, (str(tmp_path), str(demo_rows.files[0].path)), nprocs=2)
-
-    alone, questions = {name: {"": Scores()} for name in ("", "even", "odd")}, choose_questions(demo_rows, 5)
-    for index, question in enumerate(questions):
-        for name in ("", "odd" if index % 2 else "even"):
-            add_answers(alone[name], [(question, True)], [question.answer if index % 2 else "no answer"])
-    counts = {"": (5, 3), "even": (3, 3), "odd": (2, 0)}
-    expected = {name: [*counts[name], pytest.approx(scores[""].metrics())] for name, scores in alone.items()}
+def test_two_processes_have_the_same_answers(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_answer_in_process, (str(tmp_path),), nprocs=2)
+    expected = {"0": "0 by 0", "1": "1 by 1", "2": "2 by 0", "3": "3 by 1", "4": "4 by 0"}
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected, expected]
 
 
-def test_each_of_several_files_has_scores_of_its_own(demo_rows: Rows, tmp_path: Path) -> None:
+def test_each_of_several_files_has_numbers_of_its_own(demo_rows: Rows, tmp_path: Path) -> None:
     write_dataset(tmp_path / "other.jsonl", rows=3, seed=6)
     other = DataSource(path=str(tmp_path / "other.jsonl"), name="others")
     questions = choose_questions(Rows([demo_rows.files[0].path, other]), 43)
     assert sorted(question.source for question in questions) == ["others"] * 3 + ["val"] * 40
-    scores = {"": Scores()}
-    texts = ["no answer" if question.source == "others" else question.answer for question in questions]
-    add_answers(scores, [(question, True) for question in questions], texts)
-    assert {name: (each.rows, each.malformed) for name, each in scores.items()} == {
-        "": (43, 3),
-        "val": (40, 0),
-        "others": (3, 3),
+    answers = [Prediction.of(each, "no answer" if each.source == "others" else each.answer) for each in questions]
+    told = {
+        name: value for name, value in numbers(answers, by_source=True).items() if name.endswith("malformed_answers")
+    }
+    assert told == {
+        "eval_malformed_answers": pytest.approx(3 / 43),
+        "eval_val_malformed_answers": 0.0,
+        "eval_others_malformed_answers": 1.0,
     }
 
 
@@ -394,9 +375,3 @@ def test_what_is_drawn_during_an_evaluation_is_drawn_again_after_it() -> None:
     with _random_kept():
         within = draw()
     assert draw() == within
-
-
-def test_the_sums_of_one_process_are_its_own() -> None:
-    scores = {"": Scores()}
-    scores[""].add(Answer(), [], 10, 10)
-    assert _of_all(scores, 1) is scores

@@ -184,8 +184,9 @@ def test_the_scan_and_the_plan_count_the_weighted_rows(tmp_path: Path) -> None:
 
 def test_answers_are_scored_by_file(tmp_path: Path) -> None:
     """Over all rows, and for each validation file where there are several."""
-    from swiftalign.data.accuracy import Scores
-    from swiftalign.evaluation.questions import add_answers, choose_questions
+    from swiftalign.evaluation.predictions import Prediction
+    from swiftalign.evaluation.questions import choose_questions
+    from swiftalign.worker.grounding_eval import numbers
 
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
     row = {"images": ["a.png"], "objects": [{"label": "cup", "bbox_2d": [10, 10, 60, 60]}]}
@@ -197,14 +198,13 @@ def test_answers_are_scored_by_file(tmp_path: Path) -> None:
     ]
     questions = choose_questions(Rows(sources), 6)
     assert Counter(question.source for question in questions) == {"first": 3, "cups": 3}
-    assert {question.source for question in choose_questions(Rows(sources[:1]), 6)} == {""}
 
-    scores = {"": Scores()}
-    texts = [question.answer if question.source == "cups" else "nothing" for question in questions]
-    add_answers(scores, [(question, True) for question in questions], texts)
+    answers = [Prediction.of(each, each.answer if each.source == "cups" else "nothing") for each in questions]
 
-    told = {name: each.metrics()["bbox_acc"] for name, each in scores.items()}
-    assert told == {"": 0.5, "first": 0.0, "cups": 1.0}
+    told = numbers(answers, by_source=True)
+    names = {name: value for name, value in told.items() if name.endswith("bbox_acc")}
+    assert names == {"eval_bbox_acc": 0.5, "eval_first_bbox_acc": 0.0, "eval_cups_bbox_acc": 1.0}
+    assert numbers(answers, by_source=False)["eval_bbox_acc"] == 0.5
 
 
 # Real training runs

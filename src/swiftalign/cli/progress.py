@@ -90,8 +90,10 @@ class RunProgress:
             case "log":
                 self._log(event)
             case "answers" if values["malformed"]:
-                share = f"{values['malformed']} of {values['rows']} answers"
-                self._tell("malformed", f"{share}, e.g. {values['where']}: {' '.join(values['text'].split())}")
+                text = f"{short_path(values['where'])}: {' '.join(values['text'].split())}"
+                share = f"{values['malformed']} of {values['rows']} answers are malformed"
+                at = f"step {values['step']}/{self._steps}"
+                self.console.print(f"{at}  {share}, e.g. {text}", soft_wrap=True, markup=False)
             case "saved":
                 self._line(f"saved {Path(values['path']).name}")
             case "stopping":

@@ -27,9 +27,9 @@ class Judged:
 
     Attributes:
         prediction: the answer.
-        missed: numbers of true targets that nothing predicted is near to or called the same as.
+        missed: numbers of the other true targets.
         off: numbers of true targets, and of the predicted ones that they are paired with, which are not hits.
-        extra: numbers of predicted targets that belong to no true one.
+        extra: numbers of the other predicted targets.
         label: numbers of true targets, and of predicted ones that are where they are but have another label.
         count: the counts of all kinds.
     """
@@ -63,14 +63,16 @@ def judge(prediction: Prediction) -> Judged:
     """Say which targets of an answer are right."""
     truth, written = prediction.question.truth, prediction.answer.targets
     label = dict(confused(prediction))
-    off = {pair.true: pair.predicted for pair in prediction.pairs if pair.cost > HITS[truth[pair.true].kind][0]}
-    paired = {pair.true for pair in prediction.pairs} | label.keys()
-    known = {pair.predicted for pair in prediction.pairs} | set(label.values())
+    far = [pair for pair in prediction.pairs if pair.cost > HITS[truth[pair.true].kind][0]]
+    off = {pair.true: pair.predicted for pair in far if pair.true not in label and pair.predicted not in label.values()}
+    hits = [pair for pair in prediction.pairs if pair not in far]
+    known = {pair.true for pair in hits} | off.keys() | label.keys()
+    used = {pair.predicted for pair in hits} | set(off.values()) | set(label.values())
     return Judged(
         prediction,
-        frozenset(range(len(truth))) - paired,
+        frozenset(range(len(truth))) - known,
         off,
-        frozenset(range(len(written))) - known,
+        frozenset(range(len(written))) - used,
         label,
         sum(counts([prediction]).values(), Counts()),
     )

@@ -162,16 +162,19 @@ def metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 
 def confused(prediction: Prediction) -> list[tuple[int, int]]:
-    """Numbers of a true target and of a predicted one that is where it is, of the same kind but of another label."""
-    taken = {pair.true for pair in prediction.pairs}, {pair.predicted for pair in prediction.pairs}
+    """Numbers of a true target and of a predicted one that is where it is, of the same kind but of another label.
+
+    Targets that were hit under their own label are not among them.
+    """
     sides = prediction.question.truth, prediction.answer.targets
+    hits = [pair for pair in prediction.pairs if pair.cost <= HITS[sides[0][pair.true].kind][0]]
+    taken = {pair.true for pair in hits}, {pair.predicted for pair in hits}
     left = [[n for n in range(len(side)) if n not in own] for side, own in zip(sides, taken, strict=True)]
     bare, others = ([replace(side[n], label="") for n in numbers] for side, numbers in zip(sides, left, strict=True))
-    return [
-        (left[0][pair.true], left[1][pair.predicted])
-        for pair in pairs(bare, others, *prediction.question.size)
-        if pair.cost <= HITS[bare[pair.true].kind][0]
+    found = [
+        pair for pair in pairs(bare, others, *prediction.question.size) if pair.cost <= HITS[bare[pair.true].kind][0]
     ]
+    return [(left[0][pair.true], left[1][pair.predicted]) for pair in found]
 
 
 def confusion(predictions: Iterable[Prediction]) -> Counter[tuple[str, str]]:
