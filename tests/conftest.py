@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from swiftalign.config.sections import Config
 from swiftalign.demo.workspace import write_demo
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,6 +53,20 @@ def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
     encoded = [template.encode(rows[index], return_length=True) for index in range(3)]
     assert len({len(row["input_ids"]) for row in encoded}) > 1
     return template, encoded
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    assert found, "these tests need a Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser
 
+from pages import Opened, open_page
 from swiftalign.data.targets import KINDS
 from swiftalign.previews.html import render_page
 from swiftalign.previews.strips import Panel, Shape, Strip
@@ -44,57 +43,12 @@ def html() -> str:
     return render_page([strip(0), strip(1)], f"config.yaml {HOSTILE}")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    assert found, "these tests need a Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@dataclass
-class Opened:
-    """The page, and what it asked for and said."""
-
-    page: Page
-    context: BrowserContext
-    requests: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-
-    def visible(self, selector: str) -> int:
-        return self.page.locator(f"{selector}:visible").count()
-
-
-def watch(page: Page, context: BrowserContext) -> Opened:
-    opened = Opened(page, context)
-
-    def requested(request: Request) -> None:
-        if not request.url.startswith("data:image/jpeg;base64,"):
-            opened.requests.append(request.url)
-
-    page.on("request", requested)
-    page.on("console", lambda message: opened.said.append(message.text))
-    page.on("pageerror", lambda error: opened.said.append(str(error)))
-    return opened
-
-
 @pytest.fixture
 def opened(browser: Browser, html: str, tmp_path: Path) -> Iterator[Opened]:
-    """The page from a file; in the end it must have loaded nothing else, and must not have complained."""
     file = tmp_path / "preview.html"
     file.write_text(html, encoding="utf-8")
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = watch(context.new_page(), context)
-    opened.page.goto(file.as_uri())
-    yield opened
-    assert opened.requests == [file.as_uri()]
-    assert opened.said == []
-    assert opened.page.evaluate("window.hit") is None
-    context.close()
+    with open_page(browser, file) as page:
+        yield page
 
 
 def test_every_image_has_its_targets_over_it(opened: Opened) -> None:

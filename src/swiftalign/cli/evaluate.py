@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swiftalign.evaluation.report import Evaluation
     from swiftalign.evaluation.session import Start
 
-_MOST_GROUPS = 20  # lines of a table of labels or files
+_MOST_GROUPS = 10  # lines of a table of labels or files
 _MOST_CONFUSED = 5  # pairs of labels
 
 
@@ -132,6 +132,7 @@ def _progress(console: Console) -> Iterator[Start]:
 
 
 def _print(found: Evaluation, console: Console) -> None:
+    from swiftalign.data.targets import KINDS
     from swiftalign.evaluation.report import HEADINGS, KIND_NAMES, cells, percent
     from swiftalign.evaluation.summary import GROUPS, confusion
 
@@ -145,7 +146,9 @@ def _print(found: Evaluation, console: Console) -> None:
             shown.add_column(heading)
         for heading in HEADINGS:
             shown.add_column(heading, justify="right")
-        entries = sorted(tables[0].items(), key=lambda item: (item[0][0], -item[1].true, item[0][1]))
+        entries = sorted(tables[0].items(), key=lambda item: (-item[1].true, item[0][1]))
+        if group == "kind":
+            entries.sort(key=lambda item: KINDS.index(item[0][0]))
         for (kind, name), count in entries[:_MOST_GROUPS]:
             first = [KIND_NAMES.get(kind, kind), *([name] if group != "kind" else [])]
             shown.add_row(*first, *([found.mine.name] if several else []), *cells(kind, count))
@@ -158,8 +161,9 @@ def _print(found: Evaluation, console: Console) -> None:
     for kind, each in found.differences.items():
         sure = "" if each.low > 0 or each.high < 0 else "  (may be chance)"
         name = KIND_NAMES.get(kind, kind)
-        between = f"95% of resampled rows give {each.low:+.1%} to {each.high:+.1%}"
-        console.print(f"F1 of {name:8} {each.value:+.1%} against {found.both[1].name}: {between}{sure}")
+        value, low, high = (100 * number for number in (each.value, each.low, each.high))
+        between = f"(95% interval {low:+.1f} to {high:+.1f})"
+        console.print(f"F1 of {name:8} {value:+.1f} points against {found.both[1].name} {between}{sure}")
     for answered, values in zip(found.both, found.by_protocol, strict=False):
         told = ", ".join(
             f"{name} {percent(value) if isinstance(value, float) else value}" for name, value in values.items()

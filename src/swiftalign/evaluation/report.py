@@ -11,7 +11,7 @@ from typing import Any
 
 from swiftalign.data.metrics import BY_DISTANCE
 from swiftalign.data.rows import Rows
-from swiftalign.data.targets import Kind
+from swiftalign.data.targets import KINDS, Kind
 from swiftalign.evaluation.pictures import render_answers, render_worst
 from swiftalign.evaluation.predictions import Prediction
 from swiftalign.evaluation.protocols import PROTOCOLS
@@ -130,7 +130,7 @@ class Evaluation:
         lines = [
             [each.name, KIND_NAMES.get(kind, kind), *cells(kind, count)]
             for each in self.both
-            for (kind, _), count in sorted(each.tables["kind"].items())
+            for (kind, _), count in sorted(each.tables["kind"].items(), key=lambda item: KINDS.index(item[0][0]))
         ]
         write_whole(folder / PAGE, render_answers(answers, rows, heading, columns, lines))
         write_whole(folder / SHEET, png(render_worst(answers, rows, heading)))
@@ -160,7 +160,7 @@ def _model_json(answered: Answered) -> dict[str, Any]:
     }
 
 
-HEADINGS = ("true", "recall", "precision", "F1", "F1 at 0.75", "mean IoU", "distance")
+HEADINGS = ("true", "recall", "precision", "F1", "F1 at 0.75", "mean IoU", "mean distance")
 
 
 def cells(kind: Kind, count: Counts) -> list[str]:

@@ -96,7 +96,7 @@ def of_kind(question: Question, target: TextTarget) -> str:
 
 
 def size_of(question: Question, target: TextTarget) -> str:
-    """small, medium or large, by the area of the box around a target; lines and points have none."""
+    """small, medium or large, by the area of the box around a target; "-" for lines and points, which have none."""
     if target.kind in BY_DISTANCE:
         return "-"
     wide, high = question.size
