@@ -321,7 +321,11 @@ def test_a_run_is_asked_with_its_base_and_its_own_words() -> None:
     values = {
         "model": "./model",
         "data": {"train": ["data/bare.jsonl"], "text": {"prompt": "Show me everything."}},
-        "tuner": {"train_type": "lora", "lora_rank": 2, "target_regex": r"model\.visual\.merger\.linear_fc1"},
+        "tuner": {
+            "train_type": "lora",
+            "lora_rank": 2,
+            "target_regex": r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc1",
+        },
         "training": {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1},
     }
     Path("config.yaml").write_text(json.dumps(values), encoding="utf-8")

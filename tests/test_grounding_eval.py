@@ -20,7 +20,7 @@ from swiftalign.config.sections import DataSource
 from swiftalign.data.rows import Rows
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import build_model
-from swiftalign.evaluation.predictions import Prediction
+from swiftalign.evaluation.predictions import Prediction, PredictionFile
 from swiftalign.evaluation.questions import choose_questions, require_kind, to_question, without_answer
 from swiftalign.evaluation.summary import metrics
 from swiftalign.problems import DataError
@@ -171,6 +171,32 @@ def test_answers_learned_by_heart_are_hits_in_the_log(scored: Path) -> None:
 def test_the_scores_reach_the_events(scored: Path) -> None:
     events = [json.loads(line) for line in (scored / "events.jsonl").read_text().splitlines()]
     assert sum("eval_bbox_acc" in event for event in events if event["kind"] == "log") == 3
+
+
+@pytest.mark.slow
+def test_the_answers_are_kept_and_the_worst_shown_in_tensorboard(scored: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps = [15, 30, 45]
+    rows = Rows([scored.parent / "rows.jsonl"])
+    for step, entry in zip(steps, [e for e in history(scored) if "eval_bbox_acc" in e], strict=True):
+        lines = (scored / f"predictions/step-{step}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {json.loads(line)["row"] for line in lines} == set(range(ROWS))
+        kept = PredictionFile(scored / f"predictions/step-{step}.jsonl").read(choose_questions(rows, ROWS))
+        found = metrics(list(kept.values()))
+        assert found == {name: pytest.approx(entry[f"eval_{name}"], abs=1e-5) for name in found}
+    [file] = (scored / "runs").glob("events.out.*")
+    board = EventAccumulator(str(file)).Reload()
+    assert [image.step for image in board.Images("eval/worst_answers")] == steps
+
+
+def test_malformed_answers_are_told_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RunProgress(Console(width=160))
+    progress.show(Event("start", {"steps": 30, "step": 0}))
+    progress.show(Event("answers", {"step": 15, "rows": 64, "malformed": 0, "path": "a"}))
+    example = {"where": "val.jsonl:7", "text": "[{\n  no"}
+    progress.show(Event("answers", {"step": 30, "rows": 64, "malformed": 2, "path": "a", **example}))
+    assert capsys.readouterr().out == "step 30/30  2 of 64 answers are malformed, e.g. val.jsonl:7: [{ no\n"
 
 
 def test_the_scores_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
