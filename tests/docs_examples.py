@@ -30,7 +30,9 @@ PICTURES = {
     "demo/runs/config/loss.png": ROOT / "docs/loss.png",
     "augmented.png": ROOT / "docs/augmented.png",
     "recovery.jpg": ROOT / "docs/recovery.jpg",
+    "eval.png": ROOT / "docs/eval.png",
 }
+PAGES_SHOWN = {"demo/eval/new-camera/eval.html": "eval.png"}  # opened in a browser, and shown as pictures
 
 _COMMAND = re.compile(r"^\$ (swiftalign|python) ", re.MULTILINE)
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
@@ -42,6 +44,9 @@ _VARIABLE = (
     (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
     (re.compile(r"^(model\S+(?: +\d+){3}) +0\.0\d+$", re.MULTILINE), r"\1 CHANGE"),
     (re.compile(r"^(recovered:|the \w+ camera .*?) +\d+%.*$", re.MULTILINE), r"\1 ACCURACIES"),
+    (re.compile(r"^(box|quad|line|    )( .*?) +\d+ +.*%.*$", re.MULTILINE), r"\1\2 COUNTS"),
+    (re.compile(r"^(F1 of \w+) .*$", re.MULTILINE), r"\1 DIFFERENCE"),
+    (re.compile(r"^(mixed up|malformed).*\n(?:  .*\n)?", re.MULTILINE), ""),
     (re.compile(r"at most [\d.e-]+ from"), "at most D from"),
     (re.compile(r"[\d,]+ tokens/s, [\d.]+ GB"), "N tokens/s, N GB"),
 )
@@ -168,6 +173,20 @@ def with_models(text: str) -> str:
     return re.sub(r"(\| class \|.*\|\n\|[ |-]+\n)(?:\| `.*\n)*", table, text)
 
 
+def show_pages(folder: Path) -> None:
+    """Take pictures of the pages that the commands of a session have written."""
+    from playwright.sync_api import sync_playwright
+
+    for source, target in PAGES_SHOWN.items():
+        if (folder / source).exists():
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+                page = browser.new_page(viewport={"width": 1180, "height": 860})
+                page.goto((folder / source).as_uri())
+                page.screenshot(path=folder / target)
+                browser.close()
+
+
 def write() -> None:
     models = ROOT / "docs/models.md"
     models.write_text(with_models(models.read_text(encoding="utf-8")), encoding="utf-8")
@@ -182,6 +201,7 @@ def write() -> None:
             continue
         with tempfile.TemporaryDirectory() as name:
             page.write_text(rerun(page, Path(name)), encoding="utf-8")
+            show_pages(Path(name))
             for source, target in PICTURES.items():
                 if (Path(name) / source).exists():
                     shutil.copyfile(Path(name) / source, target)

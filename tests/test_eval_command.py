@@ -128,7 +128,7 @@ def test_rows_that_do_not_ask_are_counted(tmp_path: Path, capsys: pytest.Capture
     file = Path("data/mixed.jsonl")
     file.write_text(f"{json.dumps(chat)}\n{first}\n", encoding="utf-8")
     assert main(["eval", "model", str(file), "-o", str(tmp_path / "out")]) == 0
-    assert "left out  1 row that do not ask" in capsys.readouterr().out
+    assert "left out: 1 row that do not ask" in capsys.readouterr().out
     file.write_text(f"{json.dumps(chat)}\n", encoding="utf-8")
     assert main(["eval", "model", str(file), "-o", str(tmp_path / "none")]) == 2
     assert "no row asks where something is" in capsys.readouterr().err
@@ -249,7 +249,7 @@ def test_a_row_that_cannot_be_asked_is_no_wrong_answer(
     out = tmp_path / "out"
     assert ask(server, out) == 1
     printed = capsys.readouterr().out
-    assert "failed  1 row could not be asked: Error code: 400" in printed
+    assert "failed: 1 row could not be asked: Error code: 400" in printed
     assert "image too large" in printed
     found = evaluated(str(out))
     assert (found["rows"], found["failed"], found["malformed"]) == (ROWS, 1, 0)

@@ -1,4 +1,4 @@
-"""Fine-tune the aligner of Qwen3-VL with ms-swift.
+"""Fine-tune the aligner of a vision-language model with ms-swift.
 
 The library behind the ``swiftalign`` command::
 

@@ -47,7 +47,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for 
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Fine-tune the aligner of Qwen3-VL with ms-swift. What it says will train is what trains."""
+    """Fine-tune the aligner of a vision-language model with ms-swift. What it says will train is what trains."""
     if version:
         from swiftalign import __version__
 

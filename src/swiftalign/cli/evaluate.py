@@ -112,8 +112,8 @@ def evaluate(
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         _print(found, open_console())
-        print(f"page     {short_path(folder / 'eval.html')}")
         print(f"answers  {short_path(folder / 'predictions.jsonl')}")
+        print(f"page     {short_path(folder / 'eval.html')}")
     if any(each.failed for each in found.both):
         raise typer.Exit(1)
 
@@ -132,53 +132,76 @@ def _progress(console: Console) -> Iterator[Start]:
 
 
 def _print(found: Evaluation, console: Console) -> None:
-    from swiftalign.data.targets import KINDS
-    from swiftalign.evaluation.report import HEADINGS, KIND_NAMES, cells, percent
+    from swiftalign.evaluation.report import KIND_NAMES, percent
     from swiftalign.evaluation.summary import GROUPS, confusion
 
-    several = len(found.both) > 1
+    console.print(_by_kind(found))
     for group in GROUPS:
-        tables = [each.tables[group] for each in found.both]
-        if group != "kind" and len({name for table in tables for _, name in table}) < 2:
-            continue
-        shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in ("kind", *([group] if group != "kind" else []), *(["model"] if several else [])):
-            shown.add_column(heading)
-        for heading in HEADINGS:
-            shown.add_column(heading, justify="right")
-        entries = sorted(tables[0].items(), key=lambda item: (-item[1].true, item[0][1]))
-        if group == "kind":
-            entries.sort(key=lambda item: KINDS.index(item[0][0]))
-        for (kind, name), count in entries[:_MOST_GROUPS]:
-            first = [KIND_NAMES.get(kind, kind), *([name] if group != "kind" else [])]
-            shown.add_row(*first, *([found.mine.name] if several else []), *cells(kind, count))
-            if several and (other := tables[1].get((kind, name))):
-                shown.add_row(*([""] * len(first)), found.both[1].name, *cells(kind, other))
-        console.print(shown)
-        if len(entries) > _MOST_GROUPS:
-            console.print(f"... and {len(entries) - _MOST_GROUPS} more in summary.json")
-        console.print()
+        names = {name for each in found.both for kind, name in each.tables[group] if name != "-"}
+        if group != "kind" and len(names) > 1:
+            console.print()
+            console.print(_by_group(found, group))
+            if (more := len(found.mine.tables[group]) - _MOST_GROUPS) > 0:
+                console.print(f"and {more} more in summary.json")
+    console.print()
+    several = len(found.both) > 1
     for kind, each in found.differences.items():
-        sure = "" if each.low > 0 or each.high < 0 else "  (may be chance)"
-        name = KIND_NAMES.get(kind, kind)
-        value, low, high = (100 * number for number in (each.value, each.low, each.high))
-        between = f"(95% interval {low:+.1f} to {high:+.1f})"
-        console.print(f"F1 of {name:8} {value:+.1f} points against {found.both[1].name} {between}{sure}")
+        value, low, high = (f"{100 * number:+.1f}" for number in (each.value, each.low, each.high))
+        sure = "" if each.low > 0 or each.high < 0 else ", which may be chance"
+        told = f"{value} points against {found.both[1].name} (95% interval {low} to {high}){sure}"
+        console.print(f"F1 of {KIND_NAMES.get(kind, kind):8} {told}")
     for answered, values in zip(found.both, found.by_protocol, strict=False):
-        told = ", ".join(
-            f"{name} {percent(value) if isinstance(value, float) else value}" for name, value in values.items()
-        )
-        console.print(f"{found.protocol}   {answered.name}: {told}")
+        shown = (f"{name} {percent(each) if isinstance(each, float) else each}" for name, each in values.items())
+        console.print(f"{found.protocol:10} {answered.name}: {', '.join(shown)}")
     for answered in found.both:
         of = f" of {answered.name}" if several else ""
         if pairs := confusion(answered.asked).most_common(_MOST_CONFUSED):
             told = ", ".join(f"{true} as {written} ({count})" for (true, written), count in pairs)
-            console.print(f"mixed up{of}  {told}", markup=False)
+            console.print(f"mixed up{of}: {told}", markup=False, soft_wrap=True)
         if bad := answered.malformed:
-            share = f"{len(bad)} of {len(answered.asked):,} answers{of}, e.g. {bad[0].question.where}"
-            console.print(f"malformed  {share}\n  {(bad[0].text or '')[:200]}", markup=False)
+            told = f"{len(bad)} of {len(answered.asked):,} answers{of}, e.g. {bad[0].question.where}:"
+            text = " ".join((bad[0].text or "").split())[:200]
+            console.print(f"malformed: {told}\n  {text}", markup=False, soft_wrap=True)
         if answered.failed:
             told = f"{counted(len(answered.failed), 'row')}{of} could not be asked: {answered.failed[0].error[:200]}"
-            console.print(f"failed  {told}; the same command asks them again", markup=False)
+            console.print(f"failed: {told}; the same command asks them again", markup=False, soft_wrap=True)
     if found.left_out:
-        console.print(f"left out  {counted(found.left_out, 'row')} that do not ask where something is")
+        console.print(f"left out: {counted(found.left_out, 'row')} that do not ask where something is")
+
+
+def _table(*headings: str, texts: int) -> Table:
+    """A table whose first columns are texts, and the others numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < texts else "right")
+    return table
+
+
+def _by_kind(found: Evaluation) -> Table:
+    """All numbers of each kind, of one model or of two."""
+    from swiftalign.data.targets import KINDS
+    from swiftalign.evaluation.report import HEADINGS, KIND_NAMES, cells
+
+    shown = _table("kind", "model", *HEADINGS, texts=2)
+    for kind in KINDS:
+        name = KIND_NAMES.get(kind, kind)
+        for answered in found.both:
+            if count := answered.tables["kind"].get((kind, "")):
+                shown.add_row(name, answered.name, *cells(kind, count))
+                name = ""
+    return shown
+
+
+def _by_group(found: Evaluation, group: str) -> Table:
+    """Recall, precision and F1 by kind and label, size or file, the most frequent first; of two models, both F1."""
+    from swiftalign.evaluation.report import KIND_NAMES, percent
+
+    mine, *others = found.both
+    of_other = [f"F1 of {each.name}" for each in others]
+    shown = _table("kind", group, "true", "recall", "precision", "F1", *of_other, texts=2)
+    entries = sorted(mine.tables[group].items(), key=lambda item: (-item[1].true, item[0]))
+    for (kind, name), count in entries[:_MOST_GROUPS]:
+        values = [count.recall, count.precision, count.f1]
+        values += [theirs.f1 if (theirs := each.tables[group].get((kind, name))) else None for each in others]
+        shown.add_row(KIND_NAMES.get(kind, kind), name, f"{count.true:,}", *map(percent, values))
+    return shown
