@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,3 +155,24 @@ def test_the_contact_sheet_has_the_worst_rows_of_both_models(rows: Rows) -> None
     few, all_rows = (render_worst(both, rows, "four rows", count=count) for count in (1, 8))
     assert few.width == all_rows.width
     assert all_rows.height > 3 * few.height
+
+
+@pytest.mark.slow
+def test_wandb_gets_a_picture_of_the_worst_answers(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+    from transformers.integrations import WandbCallback
+
+    from swiftalign.worker.trackers import show_answers
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    callback = WandbCallback()
+    run = wandb.init(mode="offline", dir=tmp_path)
+    callback._initialized = True  # as its `setup` does in training
+    trainer = SimpleNamespace(
+        callback_handler=SimpleNamespace(callbacks=[callback]), state=SimpleNamespace(global_step=80)
+    )
+    show_answers(trainer, answers(questions_of(rows), MINE), rows)
+    run.finish()
+    [file] = tmp_path.glob("wandb/offline-run-*/files/media/images/eval/worst_answers_*.png")
+    with Image.open(file) as picture:
+        assert picture.width > 600

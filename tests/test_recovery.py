@@ -45,6 +45,19 @@ def test_training_the_aligner_brings_back_what_a_new_camera_costs(tmp_path: Path
     with Image.open(tmp_path / "recovery.jpg") as picture:
         assert picture.format == "JPEG"
     assert found["recovered"] == pytest.approx((after - before) / (known - before))
+    # `eval` takes the answers that are there, and comes to the same numbers.
+    kept, val = tmp_path / "eval/new-camera", str(tmp_path / "data/val.jsonl")
+    asked = (kept / "predictions.jsonl").read_bytes()
+    assert main(["eval", str(exported), val, "--against", str(tmp_path / "model"), "-o", str(kept)]) == 0
+    assert (kept / "predictions.jsonl").read_bytes() == asked
+    summary = json.loads((kept / "summary.json").read_text())
+    assert summary["metrics"] == found["new_after"]
+    assert summary["against"]["metrics"] == found["new_before"]
+    # Of the run, whose weights the export rounds to bfloat16, a few answers differ.
+    assert main(["eval", str(run), val, "--against", str(kept), "-o", str(tmp_path / "of-run")]) == 0
+    of_run = json.loads((tmp_path / "of-run/summary.json").read_text())
+    assert mean_accuracy(of_run["metrics"]) == pytest.approx(after, abs=0.02)
+    assert all(abs(each["value"]) < 0.03 for each in of_run["differences"])
 
 
 def test_nothing_is_recovered_where_nothing_was_lost() -> None:
