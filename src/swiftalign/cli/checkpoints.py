@@ -79,7 +79,7 @@ def export(
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="DTYPE", help="Convert the model to float32, bfloat16 or float16, and merge in this dtype."
+            metavar="DTYPE", help="Convert what is written to float32, bfloat16 or float16, and merge in this dtype."
         ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link the weight files that do not change.")] = False,
@@ -113,6 +113,8 @@ def export(
         raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
     if adapter_only and aligner_only:
         raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
+    if (adapter_only or aligner_only) and (link or check_logits):
+        raise SwiftalignError(f"{'--link' if link else '--check-logits'} is for a whole model, not for a part of it")
     from swiftalign.cli.show import print_export
     from swiftalign.exports.export import export as write_export
 

@@ -17,8 +17,9 @@ from swiftalign.config.sections import Config
 from swiftalign.exports.card import model_card
 from swiftalign.exports.folder import output_folder
 from swiftalign.exports.logits import largest_difference
-from swiftalign.exports.outputs import CARD, PLAN, RECORD, Written, write_adapter, write_aligner, write_model
+from swiftalign.exports.outputs import CARD, PLAN, RECORD, Part, Written, write_adapter, write_aligner, write_model
 from swiftalign.exports.source import read_source
+from swiftalign.exports.training import read_training
 from swiftalign.versions import versions
 
 __all__ = ["ExportReport", "export"]
@@ -68,8 +69,8 @@ def export(
         output: the folder to write.
         base: folder of the base model; needed where the checkpoint does not name it.
         config: the run's configuration; needed where the checkpoint is no longer in its run folder.
-        dtype: float32, bfloat16 or float16: convert all weights to this dtype and merge in it, as peft does with a base
-            that was loaded in this dtype.
+        dtype: float32, bfloat16 or float16: convert all that is written to this dtype and merge in it, as peft does
+            with a base that was loaded in this dtype.
         link: hard-link the weight files in which nothing changes.
         force: replace the output folder if it exists.
         aligner_only: write only the merged aligner tensors, as one file.
@@ -84,12 +85,12 @@ def export(
     began = time.monotonic()
     source = read_source(Path(checkpoint), base=base, config=config)
     output, difference = Path(output).absolute(), None
-    part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
+    part: Part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
     with output_folder(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
         if part == "adapter":
-            written = write_adapter(source, folder)
+            written = write_adapter(source, folder, dtype=dtype)
         elif part == "aligner":
-            written = write_aligner(source, folder)
+            written = write_aligner(source, folder, dtype=dtype)
         else:
             written = write_model(source, folder, dtype=dtype, link=link)
             difference = largest_difference(source, folder) if check_logits else None
@@ -106,7 +107,8 @@ def export(
             "versions": versions(),
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(model_card(source, written, output, part), encoding="utf-8")
+        card = model_card(source, written, read_training(source.origin), part=part, name=output.name)
+        (folder / CARD).write_text(card, encoding="utf-8")
     return ExportReport(
         output=output,
         seconds=time.monotonic() - began,
