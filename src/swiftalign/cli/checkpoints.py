@@ -91,6 +91,14 @@ def export(
     aligner_only: Annotated[
         bool, typer.Option("--aligner-only", help="Write only the merged tensors of the aligner.")
     ] = False,
+    mmproj: Annotated[
+        bool,
+        typer.Option(
+            "--mmproj",
+            help="Write only llama.cpp's vision file (GGUF): DIR is a folder, or a file that ends in .gguf. "
+            "--dtype is the type of its matrices.",
+        ),
+    ] = False,
     check_logits: Annotated[
         bool,
         typer.Option(
@@ -108,12 +116,16 @@ def export(
       swiftalign export runs/stage4 --output models/stage4
 
       swiftalign export checkpoint-500 -o models/stage4 --base Qwen3-VL-4B-Instruct --link
+
+      swiftalign export runs/stage4 -o mmproj-stage4-F16.gguf --mmproj --dtype float16
     """
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
-    if adapter_only and aligner_only:
-        raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
-    if (adapter_only or aligner_only) and (link or check_logits):
+    parts = {"--adapter-only": adapter_only, "--aligner-only": aligner_only, "--mmproj": mmproj}
+    asked = [name for name, is_asked in parts.items() if is_asked]
+    if len(asked) > 1:
+        raise SwiftalignError(f"{' and '.join(asked)} exclude each other")
+    if asked and (link or check_logits):
         raise SwiftalignError(f"{'--link' if link else '--check-logits'} is for a whole model, not for a part of it")
     from swiftalign.cli.show import print_export
     from swiftalign.exports.export import export as write_export
@@ -128,6 +140,7 @@ def export(
             force=force,
             adapter_only=adapter_only,
             aligner_only=aligner_only,
+            mmproj=mmproj,
             check_logits=check_logits,
         )
     if as_json:

@@ -241,6 +241,8 @@ def print_export(report: ExportReport, console: Console) -> None:
     }
     if report.rounded:
         lines["rounded"] = f"{len(report.rounded)} trained tensors equal the base: the change was rounded away"
+    for note in report.notes:
+        lines["note"] = note
     if report.linked:
         lines["linked"] = ", ".join(report.linked)
     if report.max_logit_difference is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from swiftalign.checks.selection import REWRITTEN_TYPES
 from swiftalign.config.yaml import parse_document
+from swiftalign.exports.mmproj import mmproj_file
 from swiftalign.exports.outputs import CARD, Part, Written
 from swiftalign.exports.source import Source
 from swiftalign.exports.training import Training
@@ -45,7 +46,7 @@ def model_card(source: Source, written: Written, training: Training, *, part: Pa
         f"---\n{dump_yaml(_front_matter(source, config, part))}---\n",
         f"# {name.rpartition('/')[2]}\n",
         _about(source, written, part),
-        f"## Use\n\n{_PLACE}\n{_use(source, config, part, name)}",
+        f"## Use\n\n{_PLACE}\n{_use(source, written, config, part, name)}",
         f"## Training\n\n{_training(source, training)}",
     ]
     if training.data:
@@ -105,7 +106,8 @@ def _front_matter(source: Source, config: Mapping[str, Any], part: Part) -> dict
         **{key: theirs.get(key) for key in _LICENSE},
     }
     kept = {key: str(value) for key, value in values.items() if isinstance(value, str)}
-    return {**kept, "tags": ["swiftalign", "ms-swift", source.method]}
+    form = ["gguf"] if part == "mmproj" else []
+    return {**kept, "tags": ["swiftalign", "ms-swift", source.method, *form]}
 
 
 def _about(source: Source, written: Written, part: Part) -> str:
@@ -117,18 +119,32 @@ def _about(source: Source, written: Written, part: Part) -> str:
     form = f" Its tensors were converted to {written.dtype}." if written.dtype else ""
     if part == "adapter":
         return f"An adapter for {base}, trained by the method {method}; it is used with its base.{form}\n"
+    if part == "mmproj":
+        kinds = f"Its matrices are {written.dtype}, all else is float32."
+        return (
+            f"llama.cpp's vision file (mmproj) of {base}, tuned by the method {method}: the ViT and the aligner. "
+            f"{changed}. {kinds}\nThe LLM is the base's: any GGUF file of it, quantised or not, stays as it is.\n"
+        )
     if part == "aligner":
         return f"The aligner of {base}, tuned by the method {method}; it is used in its base. {changed}.{form}\n"
     rest = "" if written.dtype else ", everything else is the base's own, to the byte"
     return f"{base}, tuned by the method {method} and merged. {changed}{rest}.{form}\n"
 
 
-def _use(source: Source, config: Mapping[str, Any], part: Part, name: str) -> str:
+def _use(source: Source, written: Written, config: Mapping[str, Any], part: Part, name: str) -> str:
     """Lines that load what was written, with the class that the base's config names."""
     own = next((each for each in reversed(config.get("auto_map") or ()) if each.startswith("AutoModel")), None)
     model_class = own or class_of(config) or "AutoModelForMultimodalLM"
     trust = ", trust_remote_code=True" if own else ""
     flag, base = " --trust-remote-code" if own else "", source.base_name
+    if part == "mmproj":
+        file = f"{name}/{mmproj_file(name.rpartition('/')[2], str(written.dtype))}"
+        return f"""```bash
+llama-server --model LLM.gguf --mmproj {shlex.quote(file)}
+```
+
+`LLM.gguf` stands for a GGUF file of {_code(source.base_name)}.
+"""
     if part == "aligner":
         return f"""This puts the aligner into a copy of the base's folder:
 

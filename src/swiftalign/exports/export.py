@@ -15,8 +15,9 @@ from typing import Any
 
 from swiftalign.config.sections import Config
 from swiftalign.exports.card import model_card
-from swiftalign.exports.folder import output_folder
+from swiftalign.exports.folder import output_file, output_folder
 from swiftalign.exports.logits import largest_difference
+from swiftalign.exports.mmproj import load_gguf, mmproj_dtype, mmproj_file, model_name, write_mmproj
 from swiftalign.exports.outputs import CARD, PLAN, RECORD, Part, Written, write_adapter, write_aligner, write_model
 from swiftalign.exports.source import read_source
 from swiftalign.exports.training import read_training
@@ -30,7 +31,7 @@ class ExportReport(Written):
     """What an export wrote, from what, and where.
 
     Attributes:
-        output: folder that was written.
+        output: folder, or GGUF file, that was written.
         base: folder of the base model.
         checkpoint: folder of the checkpoint that was merged.
         method: the tuning method, by the name that ``init`` knows.
@@ -60,13 +61,14 @@ def export(
     force: bool = False,
     aligner_only: bool = False,
     adapter_only: bool = False,
+    mmproj: bool = False,
     check_logits: bool = False,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
     Args:
         checkpoint: a checkpoint folder, or a run folder (its best or newest checkpoint).
-        output: the folder to write.
+        output: the folder to write; with ``mmproj``, a folder or a file.
         base: folder of the base model; needed where the checkpoint does not name it.
         config: the run's configuration; needed where the checkpoint is no longer in its run folder.
         dtype: float32, bfloat16 or float16: convert all that is written to this dtype and merge in it, as peft does
@@ -75,6 +77,8 @@ def export(
         force: replace the output folder if it exists.
         aligner_only: write only the merged aligner tensors, as one file.
         adapter_only: write only the adapter, without training state.
+        mmproj: write only the vision file of llama.cpp, whose matrices get this dtype: into a folder with its card, or,
+            where ``output`` ends in .gguf, as that file.
         check_logits: load both forms in transformers and compare their logits.
 
     Raises:
@@ -83,11 +87,20 @@ def export(
             should be.
     """
     began = time.monotonic()
-    source = read_source(Path(checkpoint), base=base, config=config)
     output, difference = Path(output).absolute(), None
-    part: Part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
-    with output_folder(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
-        if part == "adapter":
+    part: Part = "mmproj" if mmproj else "adapter" if adapter_only else "aligner" if aligner_only else "model"
+    alone = part == "mmproj" and output.suffix == ".gguf"
+    if part == "mmproj":
+        load_gguf()  # whether it is there is told before a long check
+    source = read_source(Path(checkpoint), base=base, config=config)
+    training, place = read_training(source.origin), output_file if alone else output_folder
+    with place(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
+        if part == "mmproj":
+            kind, name = mmproj_dtype(source, dtype), model_name(output)
+            card = model_card(source, Written(changed=[]), training, part="model", name=name)
+            file = folder if alone else folder / mmproj_file(name, kind)
+            written = write_mmproj(source, file, dtype=kind, name=name, card=card)
+        elif part == "adapter":
             written = write_adapter(source, folder, dtype=dtype)
         elif part == "aligner":
             written = write_aligner(source, folder, dtype=dtype)
@@ -106,9 +119,10 @@ def export(
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest() if plan else None,
             "versions": versions(),
         }
-        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        card = model_card(source, written, read_training(source.origin), part=part, name=output.name)
-        (folder / CARD).write_text(card, encoding="utf-8")
+        if not alone:
+            (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+            card = model_card(source, written, training, part=part, name=output.name)
+            (folder / CARD).write_text(card, encoding="utf-8")
     return ExportReport(
         output=output,
         seconds=time.monotonic() - began,

@@ -17,7 +17,7 @@ from swiftalign.model.families import architecture_of
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ExportError
 
-Part = Literal["model", "aligner", "adapter"]
+Part = Literal["model", "aligner", "adapter", "mmproj"]
 CARD, BASE_CARD = "README.md", "README.base.md"
 RECORD, PLAN = "export.json", "plan.json"
 # A base that is itself an export holds these; the new export writes its own.
@@ -36,9 +36,10 @@ class Written:
         rounded: names of the tensors that were trained, but equal the base after rounding to its dtype.
         copied: number of tensors that are the base's own.
         linked: names of the files that are hard links to the base's.
-        digests: SHA-256 of the bytes of each merged tensor, as it was written.
+        digests: SHA-256 of the bytes of each merged tensor, as it was written and under the name it was given.
         total_bytes: size of the weight files.
         dtype: the float dtype that everything was converted to; None where the tensors kept theirs.
+        notes: what the user should know of it besides.
     """
 
     changed: list[str]
@@ -48,6 +49,7 @@ class Written:
     digests: dict[str, str] = field(default_factory=dict)
     total_bytes: int = 0
     dtype: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def write_model(source: Source, folder: Path, *, dtype: str | None = None, link: bool = False) -> Written:
