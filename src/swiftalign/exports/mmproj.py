@@ -275,6 +275,8 @@ def _add_metadata(
         writer.add_vision_spatial_merge_size(vision["spatial_merge_size"])
         writer.add_vision_attention_layernorm_eps(config.get("text_config", {}).get("rms_norm_eps", 1e-6))
         stacked = vision.get("deepstack_visual_indexes", [])
+        if any(number not in range(vision["depth"]) for number in stacked):
+            raise ValueError(f"deepstack_visual_indexes name blocks that are not there: {stacked}")
         writer.add_vision_is_deepstack_layers([number in stacked for number in range(vision["depth"])])
     else:
         writer.add_clip_projector_type(gguf.VisionProjectorType.QWEN25VL)
