@@ -126,7 +126,10 @@ def test_the_lines_for_a_merged_model_load_it(made: Path, tmp_path: Path, monkey
     assert names["processor"].image_processor is not None
 
 
-@pytest.mark.parametrize("method", ["modules_to_save", "lora", "dora", "adalora", "boft", "fourierft"])
+LONGER = [pytest.param(name, marks=pytest.mark.long) for name in ("adalora", "boft", "fourierft")]
+
+
+@pytest.mark.parametrize("method", ["modules_to_save", "lora", "dora", *LONGER])
 def test_the_lines_for_an_adapter_load_it(
     method: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from swiftalign.checks.selection import REWRITTEN_TYPES
@@ -31,7 +30,6 @@ _LIBRARIES = {"model": "transformers", "adapter": "peft"}
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 # The model types for which vLLM was seen to apply an adapter of the aligner.
 _VLLM_ALIGNERS = ("qwen3_vl",)
-_PLACE = "These lines call a folder by its name: run them beside it, or write its path.\n"
 _MERGE = "Merge the adapter instead: `swiftalign export CHECKPOINT --output FOLDER` writes a model that vLLM serves.\n"
 
 
@@ -46,7 +44,7 @@ def model_card(source: Source, written: Written, training: Training, *, part: Pa
         f"---\n{dump_yaml(_front_matter(source, config, part))}---\n",
         f"# {name.rpartition('/')[2]}\n",
         _about(source, written, part),
-        f"## Use\n\n{_PLACE}\n{_use(source, written, config, part, name)}",
+        f"## Use\n\n{_place(source, part, name)}{_use(source, written, config, part, name)}",
         f"## Training\n\n{_training(source, training)}",
     ]
     if training.data:
@@ -131,29 +129,44 @@ def _about(source: Source, written: Written, part: Part) -> str:
     return f"{base}, tuned by the method {method} and merged. {changed}{rest}.{form}\n"
 
 
+def _place(source: Source, part: Part, name: str) -> str:
+    """Where the lines of a card are to be run: ids of a hub can be used anywhere, names of folders can't."""
+    used = [name, *([source.base_name] if part == "adapter" else [])]
+    if part != "aligner" and all("/" in each for each in used):
+        return ""
+    return "These lines call a folder by its name: run them beside it, or write its path.\n\n"
+
+
 def _use(source: Source, written: Written, config: Mapping[str, Any], part: Part, name: str) -> str:
     """Lines that load what was written, with the class that the base's config names."""
     own = next((each for each in reversed(config.get("auto_map") or ()) if each.startswith("AutoModel")), None)
     model_class = own or class_of(config) or "AutoModelForMultimodalLM"
     trust = ", trust_remote_code=True" if own else ""
     flag, base = " --trust-remote-code" if own else "", source.base_name
+    on_hub = "/" in name
     if part == "mmproj":
-        file = f"{name}/{mmproj_file(name.rpartition('/')[2], str(written.dtype))}"
-        return f"""```bash
-llama-server --model LLM.gguf --mmproj {shlex.quote(file)}
-```
+        file = mmproj_file(name.rpartition("/")[2], str(written.dtype))
+        place = file if on_hub else f"{name}/{file}"
+        download = f"hf download {name} {file} --local-dir .\n" if on_hub else ""
+        return f"""`LLM.gguf` stands for a GGUF file of {_code(base)}.
 
-`LLM.gguf` stands for a GGUF file of {_code(source.base_name)}.
+```bash
+{download}llama-server --model LLM.gguf --mmproj {shlex.quote(place)}
+```
 """
     if part == "aligner":
+        place, download = _text(f"{name}/aligner.safetensors"), ""
+        if on_hub:
+            place = f'hf_hub_download({_text(name)}, "aligner.safetensors")'
+            download = "from huggingface_hub import hf_hub_download\n"
         return f"""This puts the aligner into a copy of the base's folder:
 
 ```python
 from pathlib import Path
-from safetensors.torch import load_file, save_file
+{download}from safetensors.torch import load_file, save_file
 
-aligner = load_file({_text(f"{name}/aligner.safetensors")})
-for file in Path({_text(Path(base).name)}).glob("*.safetensors"):
+aligner = load_file({place})
+for file in Path({_text(base.rpartition("/")[2])}).glob("*.safetensors"):
     tensors = load_file(file)
     save_file(tensors | {{key: aligner[key] for key in tensors.keys() & aligner}}, file, {{"format": "pt"}})
 ```

@@ -63,6 +63,7 @@ def export(
     adapter_only: bool = False,
     mmproj: bool = False,
     check_logits: bool = False,
+    hub_id: str | None = None,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
@@ -80,6 +81,8 @@ def export(
         mmproj: write only the vision file of llama.cpp, whose matrices get this dtype: into a folder with its card, or,
             where ``output`` ends in .gguf, as that file.
         check_logits: load both forms in transformers and compare their logits.
+        hub_id: the id under which the folder will be on a hub: its card loads it by this id, and none of its files
+            holds a path of this machine.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -96,24 +99,28 @@ def export(
     training, place = read_training(source.origin), output_file if alone else output_folder
     with place(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
         if part == "mmproj":
-            kind, name = mmproj_dtype(source, dtype), model_name(output)
+            kind, name = mmproj_dtype(source, dtype), (hub_id or model_name(output)).rpartition("/")[2]
             card = model_card(source, Written(changed=[]), training, part="model", name=name)
             file = folder if alone else folder / mmproj_file(name, kind)
             written = write_mmproj(source, file, dtype=kind, name=name, card=card)
         elif part == "adapter":
-            written = write_adapter(source, folder, dtype=dtype)
+            written = write_adapter(source, folder, dtype=dtype, base=source.base_name if hub_id else None)
         elif part == "aligner":
             written = write_aligner(source, folder, dtype=dtype)
         else:
             written = write_model(source, folder, dtype=dtype, link=link)
             difference = largest_difference(source, folder) if check_logits else None
         plan = source.plan.to_json() if source.plan else None
+        if plan and hub_id:
+            plan["model"] = source.base_name
         if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.origin.path, "method": source.method}
+        run = source.origin.path.parent.name
         record = {
             "format": 1,
             **origin,
+            **({"base": source.base_name, "checkpoint": f"{run}/{source.origin.path.name}"} if hub_id else {}),
             **asdict(written),
             "max_logit_difference": difference,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest() if plan else None,
@@ -121,7 +128,7 @@ def export(
         }
         if not alone:
             (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-            card = model_card(source, written, training, part=part, name=output.name)
+            card = model_card(source, written, training, part=part, name=hub_id or output.name)
             (folder / CARD).write_text(card, encoding="utf-8")
     return ExportReport(
         output=output,

@@ -121,8 +121,12 @@ def write_aligner(source: Source, folder: Path, *, dtype: str | None = None) -> 
     )
 
 
-def write_adapter(source: Source, folder: Path, *, dtype: str | None = None) -> Written:
-    """peft's two files, the tensors in another dtype if one is named; adapter_config.json names the base's folder."""
+def write_adapter(source: Source, folder: Path, *, dtype: str | None = None, base: str | None = None) -> Written:
+    """peft's two files, the tensors in another dtype if one is named.
+
+    Args:
+        base: what adapter_config.json calls the base; by default its folder on this machine.
+    """
     if not source.config:
         raise ExportError(f"{source.origin.path}: full training has no adapter", "leave out --adapter-only")
     path = folder / ADAPTER_FILE
@@ -130,7 +134,7 @@ def write_adapter(source: Source, folder: Path, *, dtype: str | None = None) -> 
         convert_file(source.checkpoint / ADAPTER_FILE, path, dtype)
     else:
         copy_file(source.checkpoint / ADAPTER_FILE, path)
-    values = {**source.config, "base_model_name_or_path": str(source.base_folder), "inference_mode": True}
+    values = {**source.config, "base_model_name_or_path": base or str(source.base_folder), "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     changed = [source.base[name].name for name in (*source.whole, *source.changed)]
     return Written(changed=changed, total_bytes=path.stat().st_size, dtype=dtype)
