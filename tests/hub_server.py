@@ -1,8 +1,9 @@
-"""A server that speaks what huggingface_hub asks of the hub to write a repository, over real HTTP."""
+"""A server that speaks what huggingface_hub asks of the hub to write and read a repository, over real HTTP."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -70,13 +71,14 @@ def hub_server() -> Iterator[Hub]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-        def answer(self, status: int, value: Any = None, **headers: str) -> None:
-            body = json.dumps(value).encode() if value is not None else b""
+        def answer(self, status: int, value: Any = None, raw: bytes = b"", **headers: str) -> None:
+            body = json.dumps(value).encode() if value is not None else raw
             self.send_response(status)
             for name, text in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name.replace("_", "-"), text)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -106,11 +108,14 @@ def hub_server() -> Iterator[Hub]:
             if hub_id not in hub.files:
                 return self.answer(404, {"error": "not found"}, X_Error_Code="RepoNotFound")
             files = hub.files[hub_id]
-            if not rest:
-                siblings = [{"rfilename": each} for each in files]
-                return self.answer(
-                    200, {"id": hub_id, "private": hub.private[hub_id], "siblings": siblings, "tags": []}
-                )
+            if rest in ("", "/revision/main"):
+                about = {"id": hub_id, "private": hub.private[hub_id], "sha": "1" * 40, "tags": []}
+                return self.answer(200, {**about, "siblings": [{"rfilename": each} for each in files]})
+            if rest.startswith("/resolve/") and (name := rest.split("/", 3)[3]) in files:
+                etag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
+                return self.answer(200, raw=files[name], X_Repo_Commit="1" * 40, ETag=etag)
+            if rest.startswith(("/resolve/", "/tree/main/")):  # no repository here has folders
+                return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound")
             if rest.startswith("/tree/"):
                 items = [{"type": "file", "path": each, "size": len(data), "oid": "0"} for each, data in files.items()]
                 return self.answer(200, items)
@@ -136,7 +141,7 @@ def hub_server() -> Iterator[Hub]:
                 return self.answer(200, {"commitUrl": f"{hub.url}/{hub_id}/commit/1", "commitOid": "1"})
             return self.answer(500, {"error": f"not known here: {path}"})
 
-        do_GET = do_POST = do_PUT = handle_any  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"

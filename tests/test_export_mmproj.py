@@ -218,10 +218,11 @@ def test_force_replaces_a_gguf_file_and_nothing_else(base: Path, adapter: Path, 
             lambda values: values["vision_config"].update(deepstack_visual_indexes=[0, 1, 99]),
             "deepstack_visual_indexes",
         ),
+        ("config.json", lambda values: values["vision_config"].update(depth=10**9), "1000000000 blocks"),
         ("config.json", lambda values: values["vision_config"].update(temporal_patch_size=3), "temporal_patch_size"),
         ("preprocessor_config.json", lambda values: values.pop("image_mean"), "KeyError: 'image_mean'"),
     ],
-    ids=["depth", "deepstack", "frames", "mean"],
+    ids=["depth", "deepstack", "blocks", "frames", "mean"],
 )
 def test_a_tower_of_another_form_is_refused_in_words(
     file: str, change: Any, reason: str, base: Path, adapter: Path, tmp_path: Path

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -199,12 +202,16 @@ def test_options_that_do_not_fit_are_told(
     assert message in capsys.readouterr().err
 
 
-def test_the_uploaded_model_loads_from_the_hubs_files(hub: Hub, export: Export, tmp_path: Path) -> None:
-    from transformers import AutoModelForImageTextToText
-
-    assert export("--push", "anna/stage4") == 0
+@pytest.mark.long
+@pytest.mark.parametrize("part", ["", "--aligner-only"])
+def test_the_lines_of_the_card_load_it_from_the_hub(
+    part: str, hub: Hub, export: Export, made: Path, tmp_path: Path
+) -> None:
+    assert export("--push", "anna/stage4", *filter(None, [part])) == 0
     shutil.rmtree(tmp_path / "out")
-    for name, data in on_hub(hub, "anna/stage4").items():
-        (tmp_path / "there").mkdir(exist_ok=True)
-        (tmp_path / "there" / name).write_bytes(data)
-    AutoModelForImageTextToText.from_pretrained(tmp_path / "there")
+    shutil.copytree(made / "base", tmp_path / "base")
+    [lines] = re.findall(r"```python\n(.*?)```", hub.files["anna/stage4"]["README.md"].decode(), re.DOTALL)
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    ended = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert any("/resolve/" in request for request in hub.requests)

@@ -84,7 +84,7 @@ def export(
         ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link the weight files that do not change.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output folder or file.")] = False,
     adapter_only: Annotated[
         bool,
         typer.Option("--adapter-only", help="Write only the adapter, without the optimizer's and the trainer's state."),
@@ -124,7 +124,8 @@ def export(
 
     The result is a model folder. Tensors that the run did not train stay equal to the base's, byte for byte,
     unless --dtype converts them. The folder is checked before it gets its name.
-    Exit codes: 0 = written, 1 = the checkpoint is refused, 2 = there is no checkpoint or no base. Examples:
+    Exit codes: 0 = written, 1 = the checkpoint is refused or the upload failed, 2 = there is no checkpoint, no base or
+    no access to the hub. Examples:
 
       swiftalign export runs/stage4 --output models/stage4
 

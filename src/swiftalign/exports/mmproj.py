@@ -38,6 +38,7 @@ _QWEN3 = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 _QWEN2 = ("qwen2_5_vl",)
 # Names in GGUF files, by dtype: of a tensor's type, and of the type of a whole file.
 _TYPES = {"float32": ("F32", "ALL_F32"), "float16": ("F16", "MOSTLY_F16"), "bfloat16": ("BF16", "MOSTLY_BF16")}
+_MOST_BLOCKS = 1000  # of a tower: more of them are a damaged file
 _BOTH = "export the whole model, and convert both of its files: convert_hf_to_gguf.py FOLDER, and again with --mmproj"
 
 
@@ -131,6 +132,8 @@ def write_mmproj(source: Source, path: Path, *, dtype: str, name: str, card: str
         notes.append(f"the run trained the ViT too: the file holds its {counted(len(vit), 'changed tensor')}")
     writer = gguf.GGUFWriter(path=None, arch=gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ])
     try:
+        if not 0 < config["vision_config"]["depth"] <= _MOST_BLOCKS:
+            raise ValueError(f"{config['vision_config']['depth']} blocks")
         places = list(_places(visual, config, dtype, gguf))
         for place in places:
             kind, size = gguf.GGMLQuantizationType[_TYPES[place.dtype][0]], ITEM_SIZES[place.dtype]
