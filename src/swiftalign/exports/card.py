@@ -118,7 +118,7 @@ def _about(source: Source, written: Written, part: Part) -> str:
     if part == "adapter":
         return f"An adapter for {base}, trained by the method {method}; it is used with its base.{form}\n"
     if part == "mmproj":
-        kinds = f"Its matrices are {written.dtype}, all else is float32."
+        kinds = f"Its matrices are {written.dtype}; vectors and positions are float32."
         return (
             f"llama.cpp's vision file (mmproj) of {base}, tuned by the method {method}: the ViT and the aligner. "
             f"{changed}. {kinds}\nThe LLM is the base's: any GGUF file of it, quantised or not, stays as it is.\n"
