@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from swiftalign.cli.app import AsJson, open_console
-from swiftalign.problems import SwiftalignError
+from swiftalign.problems import SwiftalignError, counted
 
 
 def verify_ckpt(
@@ -79,11 +80,11 @@ def export(
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="DTYPE", help="Convert the model to float32, bfloat16 or float16, and merge in this dtype."
+            metavar="DTYPE", help="Convert what is written to float32, bfloat16 or float16, and merge in this dtype."
         ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link the weight files that do not change.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output folder or file.")] = False,
     adapter_only: Annotated[
         bool,
         typer.Option("--adapter-only", help="Write only the adapter, without the optimizer's and the trainer's state."),
@@ -91,11 +92,31 @@ def export(
     aligner_only: Annotated[
         bool, typer.Option("--aligner-only", help="Write only the merged tensors of the aligner.")
     ] = False,
+    mmproj: Annotated[
+        bool,
+        typer.Option(
+            "--mmproj",
+            help="Write only llama.cpp's vision file (GGUF): DIR is a folder, or a file that ends in .gguf. "
+            "--dtype is the type of its matrices.",
+        ),
+    ] = False,
     check_logits: Annotated[
         bool,
         typer.Option(
             "--check-logits", help="Load both the base with the adapter and the result, and compare their logits."
         ),
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Upload the folder to the Hugging Face hub as ID (OWNER/NAME), which then holds these files and no "
+            "others. A new repository is private.",
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see what --push uploads.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let --push replace the files of a repository without a question.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,20 +124,41 @@ def export(
 
     The result is a model folder. Tensors that the run did not train stay equal to the base's, byte for byte,
     unless --dtype converts them. The folder is checked before it gets its name.
-    Exit codes: 0 = written, 1 = the checkpoint is refused, 2 = there is no checkpoint or no base. Examples:
+    Exit codes: 0 = written, 1 = the checkpoint is refused or the upload failed, 2 = there is no checkpoint, no base or
+    no access to the hub. Examples:
 
       swiftalign export runs/stage4 --output models/stage4
 
       swiftalign export checkpoint-500 -o models/stage4 --base Qwen3-VL-4B-Instruct --link
+
+      swiftalign export runs/stage4 -o mmproj-stage4-F16.gguf --mmproj --dtype float16
+
+      swiftalign export runs/stage4 -o models/stage4 --push my-name/stage4
     """
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
-    if adapter_only and aligner_only:
-        raise SwiftalignError("--adapter-only and --aligner-only exclude each other")
+    parts = {"--adapter-only": adapter_only, "--aligner-only": aligner_only, "--mmproj": mmproj}
+    asked = [name for name, is_asked in parts.items() if is_asked]
+    if len(asked) > 1:
+        raise SwiftalignError(f"{' and '.join(asked)} exclude each other")
+    if asked and (link or check_logits):
+        raise SwiftalignError(f"{'--link' if link else '--check-logits'} is for a whole model, not for a part of it")
+    if (public or yes) and push is None:
+        raise SwiftalignError(f"{'--public' if public else '--yes'} is for --push", "name the repository with --push")
+    if push is not None and mmproj and output.suffix == ".gguf":
+        raise SwiftalignError("--push uploads a folder", "name a folder with --output, in which the GGUF file will lie")
     from swiftalign.cli.show import print_export
     from swiftalign.exports.export import export as write_export
+    from swiftalign.exports.push import find_repository, push_folder
 
-    with open_console(stderr=True).status("merging"):
+    repository, pushed = find_repository(push, public=public) if push is not None else None, None
+    if repository and repository.files and not yes:
+        about = f"{repository.hub_id} holds {counted(len(repository.files), 'file')}, which the upload replaces"
+        if not sys.stdin.isatty():
+            raise SwiftalignError(about, "pass --yes to replace them, or name another repository")
+        typer.confirm(f"{about}. Go on?", abort=True, err=True)
+    console = open_console(stderr=True)
+    with console.status("merging"):
         report = write_export(
             checkpoint,
             output,
@@ -126,9 +168,19 @@ def export(
             force=force,
             adapter_only=adapter_only,
             aligner_only=aligner_only,
+            mmproj=mmproj,
             check_logits=check_logits,
+            hub_id=repository.hub_id if repository else None,
         )
+    if repository:
+        if not console.is_terminal:
+            from huggingface_hub.utils.tqdm import disable_progress_bars
+
+            disable_progress_bars()
+        pushed = push_folder(report.output, repository)
     if as_json:
-        print(json.dumps(report.to_json(), indent=2))
+        print(json.dumps(report.to_json() | {"pushed": pushed}, indent=2))
     else:
         print_export(report, open_console())
+        if repository and pushed:
+            print(f"{'pushed':12}{pushed}  ({'private' if repository.private else 'public'})")

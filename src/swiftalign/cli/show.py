@@ -241,6 +241,8 @@ def print_export(report: ExportReport, console: Console) -> None:
     }
     if report.rounded:
         lines["rounded"] = f"{len(report.rounded)} trained tensors equal the base: the change was rounded away"
+    if report.notes:
+        lines["note"] = "; ".join(report.notes)
     if report.linked:
         lines["linked"] = ", ".join(report.linked)
     if report.max_logit_difference is not None:

@@ -42,14 +42,24 @@ def converted(tensor: StoredTensor, dtype: str) -> TensorInfo:
     return TensorInfo(tensor.name, tensor.info.shape, dtype if stored in FLOATS else stored)
 
 
+def require_finite(name: str, data: bytes, dtype: str) -> None:
+    """Refuse values that this dtype can't hold, which became infinite when they were cast to it.
+
+    Raises:
+        ExportError: the data hold NaN or infinity.
+    """
+    import numpy as np
+
+    if not is_finite(np.frombuffer(data, np.uint8), dtype):
+        raise ExportError(f"{name} holds numbers too large for {dtype}", "choose bfloat16 or float32 with --dtype")
+
+
 def convert_file(source: Path, target: Path, dtype: str) -> None:
     """Write a weight file in another float dtype, block by block, and read it back.
 
     Raises:
         ExportError: a weight is quantized, or too large for this dtype; or the file read back differs.
     """
-    import numpy as np
-
     stored = sorted(read_stored(source), key=lambda tensor: tensor.begin)
     infos = [converted(tensor, dtype) for tensor in stored]
     digests = []
@@ -59,9 +69,7 @@ def convert_file(source: Path, target: Path, dtype: str) -> None:
             written = hashlib.sha256()
             for block in blocks(tensor):  # 1 MiB: a whole number of elements of every dtype
                 data = cast(block, tensor.info.dtype, info.dtype)
-                if not is_finite(np.frombuffer(data, np.uint8), info.dtype):
-                    name = tensor.info.name
-                    raise ExportError(f"{name} holds numbers too large for {dtype}", "choose bfloat16 or float32")
+                require_finite(tensor.info.name, data, info.dtype)
                 writer.write(data)
                 written.update(data)
             digests.append(written.hexdigest())

@@ -15,10 +15,12 @@ from typing import Any
 
 from swiftalign.config.sections import Config
 from swiftalign.exports.card import model_card
-from swiftalign.exports.folder import output_folder
+from swiftalign.exports.folder import output_file, output_folder
 from swiftalign.exports.logits import largest_difference
-from swiftalign.exports.outputs import CARD, PLAN, RECORD, Written, write_adapter, write_aligner, write_model
+from swiftalign.exports.mmproj import load_gguf, mmproj_dtype, mmproj_file, model_name, write_mmproj
+from swiftalign.exports.outputs import CARD, PLAN, RECORD, Part, Written, write_adapter, write_aligner, write_model
 from swiftalign.exports.source import read_source
+from swiftalign.exports.training import read_training
 from swiftalign.versions import versions
 
 __all__ = ["ExportReport", "export"]
@@ -29,7 +31,7 @@ class ExportReport(Written):
     """What an export wrote, from what, and where.
 
     Attributes:
-        output: folder that was written.
+        output: folder, or GGUF file, that was written.
         base: folder of the base model.
         checkpoint: folder of the checkpoint that was merged.
         method: the tuning method, by the name that ``init`` knows.
@@ -59,22 +61,28 @@ def export(
     force: bool = False,
     aligner_only: bool = False,
     adapter_only: bool = False,
+    mmproj: bool = False,
     check_logits: bool = False,
+    hub_id: str | None = None,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
     Args:
         checkpoint: a checkpoint folder, or a run folder (its best or newest checkpoint).
-        output: the folder to write.
+        output: the folder to write; with ``mmproj``, a folder or a file.
         base: folder of the base model; needed where the checkpoint does not name it.
         config: the run's configuration; needed where the checkpoint is no longer in its run folder.
-        dtype: float32, bfloat16 or float16: convert all weights to this dtype and merge in it, as peft does with a base
-            that was loaded in this dtype.
+        dtype: float32, bfloat16 or float16: convert all that is written to this dtype and merge in it, as peft does
+            with a base that was loaded in this dtype.
         link: hard-link the weight files in which nothing changes.
         force: replace the output folder if it exists.
         aligner_only: write only the merged aligner tensors, as one file.
         adapter_only: write only the adapter, without training state.
+        mmproj: write only the vision file of llama.cpp, whose matrices get this dtype: into a folder with its card, or,
+            where ``output`` ends in .gguf, as that file.
         check_logits: load both forms in transformers and compare their logits.
+        hub_id: the id under which the folder will be on a hub: its card loads it by this id, and none of its files
+            holds a path of this machine.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -82,31 +90,46 @@ def export(
             should be.
     """
     began = time.monotonic()
-    source = read_source(Path(checkpoint), base=base, config=config)
     output, difference = Path(output).absolute(), None
-    part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
-    with output_folder(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
-        if part == "adapter":
-            written = write_adapter(source, folder)
+    part: Part = "mmproj" if mmproj else "adapter" if adapter_only else "aligner" if aligner_only else "model"
+    alone = part == "mmproj" and output.suffix == ".gguf"
+    if part == "mmproj":
+        load_gguf()  # whether it is there is told before a long check
+    source = read_source(Path(checkpoint), base=base, config=config)
+    training, place = read_training(source.origin), output_file if alone else output_folder
+    with place(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
+        if part == "mmproj":
+            kind, name = mmproj_dtype(source, dtype), (hub_id or model_name(output)).rpartition("/")[2]
+            card = model_card(source, Written(changed=[]), training, part="model", name=name)
+            file = folder if alone else folder / mmproj_file(name, kind)
+            written = write_mmproj(source, file, dtype=kind, name=name, card=card)
+        elif part == "adapter":
+            written = write_adapter(source, folder, dtype=dtype, base=source.base_name if hub_id else None)
         elif part == "aligner":
-            written = write_aligner(source, folder)
+            written = write_aligner(source, folder, dtype=dtype)
         else:
             written = write_model(source, folder, dtype=dtype, link=link)
             difference = largest_difference(source, folder) if check_logits else None
         plan = source.plan.to_json() if source.plan else None
+        if plan and hub_id:
+            plan["model"] = source.base_name
         if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.origin.path, "method": source.method}
+        run = source.origin.path.parent.name
         record = {
             "format": 1,
             **origin,
+            **({"base": source.base_name, "checkpoint": f"{run}/{source.origin.path.name}"} if hub_id else {}),
             **asdict(written),
             "max_logit_difference": difference,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest() if plan else None,
             "versions": versions(),
         }
-        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(model_card(source, written, output, part), encoding="utf-8")
+        if not alone:
+            (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+            card = model_card(source, written, training, part=part, name=hub_id or output.name)
+            (folder / CARD).write_text(card, encoding="utf-8")
     return ExportReport(
         output=output,
         seconds=time.monotonic() - began,

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from swiftalign.files import appearing_folder
+from swiftalign.files import appearing, appearing_folder, sync
 from swiftalign.problems import ExportError
 
 _CHUNK = 64 << 20
@@ -45,6 +45,40 @@ def output_folder(target: Path, *, force: bool, apart_from: Iterable[Path]) -> I
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise ExportError(f"{target}: can't be written: {error.strerror or error}{where}") from error
+
+
+@contextlib.contextmanager
+def output_file(target: Path, *, force: bool, apart_from: Iterable[Path]) -> Iterator[Path]:
+    """Yield the path to write a GGUF file at; it replaces the target when the block ends without an error.
+
+    Args:
+        force: replace the target where it exists.
+        apart_from: folders that the target must not lie inside.
+
+    Raises:
+        ExportError: the target is taken, or can't be written.
+    """
+    place = target.resolve()
+    for folder in apart_from:
+        if folder.resolve() in place.parents:
+            raise ExportError(f"{target}: lies inside {folder}", "name a file elsewhere")
+    try:
+        if os.path.lexists(target):
+            if target.is_symlink() or not target.is_file():
+                raise ExportError(f"{target} exists already, and is not a file", "name another file")
+            if not force:
+                raise ExportError(f"{target} exists already", "name another file, or pass --force to replace it")
+            with target.open("rb") as file:
+                if file.read(4) != b"GGUF":
+                    message = f"{target} is not a GGUF file, so --force does not replace it"
+                    raise ExportError(message, "name another file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with appearing(target) as part:
+            yield part
+            sync(part)
+        sync(target.parent)
+    except OSError as error:
+        raise ExportError(f"{target}: can't be written: {error.strerror or error}") from error
 
 
 def copy_file(source: Path, target: Path) -> None:

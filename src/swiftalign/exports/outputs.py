@@ -6,16 +6,18 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from swiftalign.exports.convert import converted, header
+from swiftalign.exports.convert import convert_file, converted, header, require_finite
 from swiftalign.exports.folder import copy_file, require_space
 from swiftalign.exports.source import ADAPTER_FILE, Source
 from swiftalign.exports.weights import write_weights
-from swiftalign.model.bytes import read_bytes
+from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import architecture_of
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ExportError
 
+Part = Literal["model", "aligner", "adapter", "mmproj"]
 CARD, BASE_CARD = "README.md", "README.base.md"
 RECORD, PLAN = "export.json", "plan.json"
 # A base that is itself an export holds these; the new export writes its own.
@@ -34,8 +36,10 @@ class Written:
         rounded: names of the tensors that were trained, but equal the base after rounding to its dtype.
         copied: number of tensors that are the base's own.
         linked: names of the files that are hard links to the base's.
-        digests: SHA-256 of the bytes of each merged tensor, as it was written.
+        digests: SHA-256 of the bytes of each merged tensor, as it was written and under the name it was given.
         total_bytes: size of the weight files.
+        dtype: the float dtype that everything was converted to; None where the tensors kept theirs.
+        notes: what the user should know of it besides.
     """
 
     changed: list[str]
@@ -44,6 +48,8 @@ class Written:
     linked: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     total_bytes: int = 0
+    dtype: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def write_model(source: Source, folder: Path, *, dtype: str | None = None, link: bool = False) -> Written:
@@ -81,36 +87,54 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
         linked=[file.name for file in shared],
         digests={name: item.digest for name, item in placed.items()},
         total_bytes=sum((folder / file.name).stat().st_size for file in source.files),
+        dtype=dtype,
     )
 
 
-def write_aligner(source: Source, folder: Path) -> Written:
-    """The merged aligner tensors as one file, under the names of the base's files and in the base's dtype."""
+def write_aligner(source: Source, folder: Path, *, dtype: str | None = None) -> Written:
+    """The merged aligner tensors as one file, named as in the base's files, in the base's dtype or in another."""
     aligner = architecture_of(read_json(source.base_folder / "config.json"), str(source.base_folder), source.base)
     places = {name: tensor for name, tensor in source.base.items() if aligner and aligner.component(name) == "aligner"}
     if not places:
         where = f": no name in it begins with {' or '.join(aligner.aligner)}" if aligner else " that ms-swift knows"
         raise ExportError(f"{source.base_folder}: holds no aligner{where}", "leave out --aligner-only")
-    merged = {source.base[name].name: data for name, data in source.merged_values() if name in places}
-    path = folder / "aligner.safetensors"
+    infos = {name: converted(tensor, dtype) if dtype else tensor.info for name, tensor in places.items()}
+    merged = {name: data for name, data in source.merged_values(dtype) if name in places}
+    path, digests, rounded = folder / "aligner.safetensors", {}, []
     with path.open("xb") as file:
-        file.write(header(replace(tensor.info, name=tensor.name) for tensor in places.values()))
-        file.writelines(merged.get(tensor.name) or read_bytes(tensor) for tensor in places.values())
-    changed = [tensor.name for tensor in places.values() if tensor.name in merged]
+        file.write(header(replace(info, name=places[name].name) for name, info in infos.items()))
+        for name, tensor in places.items():
+            bases = cast(read_bytes(tensor), tensor.info.dtype, infos[name].dtype)
+            data = merged.get(name, bases)
+            require_finite(name, data, infos[name].dtype)
+            file.write(data)
+            if name in merged:
+                digests[tensor.name] = hashlib.sha256(data).hexdigest()
+                rounded += [tensor.name] if data == bases else []
     return Written(
-        changed=changed,
-        copied=len(places) - len(changed),
-        digests={name: hashlib.sha256(merged[name]).hexdigest() for name in changed},
+        changed=[name for name in digests if name not in rounded],
+        rounded=rounded,
+        copied=len(places) - len(digests) + len(rounded),
+        digests=digests,
         total_bytes=path.stat().st_size,
+        dtype=dtype,
     )
 
 
-def write_adapter(source: Source, folder: Path) -> Written:
-    """peft's two files; adapter_config.json names the base's folder on this machine."""
+def write_adapter(source: Source, folder: Path, *, dtype: str | None = None, base: str | None = None) -> Written:
+    """peft's two files, the tensors in another dtype if one is named.
+
+    Args:
+        base: what adapter_config.json calls the base; by default its folder on this machine.
+    """
     if not source.config:
         raise ExportError(f"{source.origin.path}: full training has no adapter", "leave out --adapter-only")
-    copy_file(source.checkpoint / ADAPTER_FILE, folder / ADAPTER_FILE)
-    values = {**source.config, "base_model_name_or_path": str(source.base_folder), "inference_mode": True}
+    path = folder / ADAPTER_FILE
+    if dtype:
+        convert_file(source.checkpoint / ADAPTER_FILE, path, dtype)
+    else:
+        copy_file(source.checkpoint / ADAPTER_FILE, path)
+    values = {**source.config, "base_model_name_or_path": base or str(source.base_folder), "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     changed = [source.base[name].name for name in (*source.whole, *source.changed)]
-    return Written(changed=changed, total_bytes=(folder / ADAPTER_FILE).stat().st_size)
+    return Written(changed=changed, total_bytes=path.stat().st_size, dtype=dtype)

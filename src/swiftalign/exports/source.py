@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +51,18 @@ class Source(SavedAdapter):
     def changed_files(self) -> set[Path]:
         """The base's weight files that hold a tensor which changes."""
         return {self.base[name].file for name in (*self.whole, *self.changed)}
+
+    @property
+    def base_name(self) -> str:
+        """What others know the base by: its id on a hub where the run names it, or where it lies in the hub's cache.
+
+        Otherwise the name of its folder.
+        """
+        named = self.plan.model if self.plan else self.config.get("base_model_name_or_path")
+        if isinstance(named, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", named):
+            return named
+        cached = re.search(r"/models--([^/]+)--([^/]+)/snapshots/[^/]+$", str(self.base_folder))
+        return "/".join(cached.groups()) if cached else self.base_folder.name
 
     @property
     def method(self) -> str:

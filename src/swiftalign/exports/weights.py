@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.exports.convert import convert_file
+from swiftalign.exports.convert import convert_file, require_finite
 from swiftalign.exports.folder import copy_file
 from swiftalign.exports.source import Source
 from swiftalign.files import sync
-from swiftalign.model.bytes import digest, is_finite, read_bytes
+from swiftalign.model.bytes import digest, read_bytes
 from swiftalign.model.safetensors import StoredTensor, read_stored
 from swiftalign.problems import ExportError
 
@@ -48,8 +48,6 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
     Raises:
         ExportError: a file that was written is not what it should be.
     """
-    import numpy as np
-
     changed = source.changed_files
     placed: dict[str, Placed] = {}
     # Copying and syncing wait in the kernel: more threads than processors.
@@ -62,8 +60,7 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
             place = copies[source.base[name].file].result()[source.base[name].name]
             if len(data) != place.end - place.begin:
                 raise ExportError(f"{name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
-            if not is_finite(np.frombuffer(data, np.uint8), place.info.dtype):
-                raise ExportError(f"{name}: after merging, holds numbers too large for {place.info.dtype}")
+            require_finite(f"{name}: merged, it", data, place.info.dtype)
             placed[place.name] = Placed(place, hashlib.sha256(data).hexdigest(), data == read_bytes(place))
             with place.file.open("r+b") as file:
                 file.seek(place.begin)
