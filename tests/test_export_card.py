@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
+from swiftalign.evaluation.kept import stamps
 from swiftalign.exports.card import metrics_table
 from swiftalign.exports.export import export
 from swiftalign.plan.read import read_model
@@ -97,6 +98,32 @@ def test_it_says_how_the_checkpoint_was_trained_and_measured(made: Path, tmp_pat
     assert "## Evaluation after step 7, the best of the run until then" in text
     assert (rows["`eval_loss`"], rows["`eval_bbox_acc`"]) == ("0.5123", "0.75")
     assert "eval_runtime" not in text
+
+
+def test_it_has_the_numbers_of_an_evaluation_of_this_checkpoint_alone(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [weights] = (made / "run/checkpoint-7").glob("*.safetensors")
+
+    def write(name: str, files: list[Any], *, limit: int | None = None, **numbers: float) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        asked = {"files": files, "rows": [["/home/someone/rows/val.jsonl", 1, 1]], "limit": limit}
+        (folder / "eval.json").write_text(json.dumps(asked))
+        (folder / "summary.json").write_text(json.dumps({"rows": 9, "failed": 1, "metrics": numbers}))
+
+    write("of-another", [["/home/someone/adapter.safetensors", 1, 1]], bbox_acc=0.11)
+    write("of-a-part", stamps([weights]), limit=3, bbox_acc=0.22)
+    write("of-this", stamps([weights]), bbox_acc=0.8125)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/eval.json").write_text("{")
+    export(made / "run", tmp_path / "out")
+    _, text = card_of(tmp_path / "out")
+    assert "By `swiftalign eval`, on 8 rows of `val.jsonl`:\n\n| metric | value |" in text
+    assert "| `bbox_acc` | 0.8125 |" in text
+    assert "0.11" not in text
+    assert "0.22" not in text
 
 
 @pytest.mark.parametrize("part", ["model", "aligner_only", "adapter_only", "mmproj"])

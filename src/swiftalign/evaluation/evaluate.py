@@ -10,12 +10,12 @@ from typing import Any
 from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import read_tokenizer
 from swiftalign.evaluation.engine import Engine, Request
+from swiftalign.evaluation.kept import PREDICTIONS, SETTINGS
 from swiftalign.evaluation.predictions import Prediction, PredictionFile
 from swiftalign.evaluation.questions import Question
 from swiftalign.files import write_whole
 from swiftalign.problems import SwiftalignError
 
-SETTINGS, PREDICTIONS = "eval.json", "predictions.jsonl"
 # An answer may be longer than the true one by this factor, and by this many tokens.
 LONGER, MORE = 1.25, 32
 

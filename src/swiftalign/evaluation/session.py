@@ -14,7 +14,8 @@ from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.rows import Rows
 from swiftalign.evaluation.chat import Chatting
 from swiftalign.evaluation.engine import Engine
-from swiftalign.evaluation.evaluate import PREDICTIONS, SETTINGS, Progress, ask, begin, read_settings
+from swiftalign.evaluation.evaluate import Progress, ask, begin, read_settings
+from swiftalign.evaluation.kept import PREDICTIONS, SETTINGS, stamps
 from swiftalign.evaluation.predictions import Prediction, PredictionFile
 from swiftalign.evaluation.questions import Question, questions_of
 from swiftalign.evaluation.report import Answered, Evaluation
@@ -154,8 +155,8 @@ class Session:
 
     def _asked(self) -> dict[str, Any]:
         """What decides the questions, for the settings of an evaluation."""
-        files = [[str(f.path.resolve()), f.path.stat().st_size, f.path.stat().st_mtime_ns] for f in self.rows.files]
-        return {"rows": files, "limit": self.limit, "text": self.text, "system": self.encoding.system}
+        files = [file.path for file in self.rows.files]
+        return {"rows": stamps(files), "limit": self.limit, "text": self.text, "system": self.encoding.system}
 
     def _ask(self, subject: Subject, ways: Ways, folder: Path, anew: bool, progress: Start) -> list[Prediction]:
         from swiftalign.evaluation.local import LocalModel, chosen_dtype
@@ -165,7 +166,7 @@ class Session:
         settings = {
             "name": subject.name,
             "model": str(subject.path.resolve()),
-            "files": [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in subject.files],
+            "files": stamps(subject.files),
             "url": ways.url,
             "served_name": ways.served_name,
             "dtype": dtype,

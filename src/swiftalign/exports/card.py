@@ -14,6 +14,7 @@ from typing import Any
 
 from swiftalign.checks.selection import REWRITTEN_TYPES
 from swiftalign.config.yaml import parse_document
+from swiftalign.evaluation.kept import KeptEvaluation
 from swiftalign.exports.mmproj import mmproj_file
 from swiftalign.exports.outputs import CARD, Part, Written
 from swiftalign.exports.source import Source
@@ -33,10 +34,19 @@ _VLLM_ALIGNERS = ("qwen3_vl",)
 _MERGE = "Merge the adapter instead: `swiftalign export CHECKPOINT --output FOLDER` writes a model that vLLM serves.\n"
 
 
-def model_card(source: Source, written: Written, training: Training, *, part: Part, name: str) -> str:
+def model_card(
+    source: Source,
+    written: Written,
+    training: Training,
+    *,
+    part: Part,
+    name: str,
+    evaluated: KeptEvaluation | None = None,
+) -> str:
     """The card of what was written, as Markdown text with the front matter of the Hugging Face hub.
 
     Args:
+        evaluated: an evaluation of the checkpoint by `swiftalign eval`, if there is one.
         name: what the lines that load it call it: the name of its folder, or its id on the hub.
     """
     config = read_json(source.base_folder / "config.json")
@@ -54,6 +64,10 @@ def model_card(source: Source, written: Written, training: Training, *, part: Pa
         when = f"after step {training.evaluated:,}" if training.evaluated is not None else "in training"
         best = ", the best of the run until then" if training.best else ""
         sections.append(f"## Evaluation {when}{best}\n\n{metrics_table(training.metrics)}")
+    if evaluated:
+        of = f"{counted(evaluated.rows, 'row')} of {', '.join(map(_code, evaluated.files))}"
+        numbers = metrics_table(evaluated.metrics)
+        sections.append(f"## Evaluation of the checkpoint\n\nBy `swiftalign eval`, on {of}:\n\n{numbers}")
     return "\n".join(sections)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.config.sections import Config
+from swiftalign.evaluation.kept import find_evaluation
 from swiftalign.exports.card import model_card
 from swiftalign.exports.folder import output_file, output_folder
 from swiftalign.exports.logits import largest_difference
@@ -128,7 +129,10 @@ def export(
         }
         if not alone:
             (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-            card = model_card(source, written, training, part=part, name=hub_id or output.name)
+            places = dict.fromkeys((Path.cwd(), source.origin.path.parent, source.origin.path.parent.parent))
+            evaluated = find_evaluation(source.origin.path.glob("*.safetensors"), places)
+            name = hub_id or output.name
+            card = model_card(source, written, training, part=part, name=name, evaluated=evaluated)
             (folder / CARD).write_text(card, encoding="utf-8")
     return ExportReport(
         output=output,
