@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.init.recipes import write_config

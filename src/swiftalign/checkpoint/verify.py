@@ -80,6 +80,7 @@ class Verification:
     def to_json(self) -> dict[str, Any]:
         return {
             "path": str(self.checkpoint.path),
+            "chosen": self.checkpoint.chosen.to_json(),
             "ok": self.ok,
             "kind": self.checkpoint.weights.kind,
             "expectation": self.expectation,
@@ -102,8 +103,9 @@ def verify(
     base: Path | None = None,
     deep: bool = False,
     resumable: bool = True,
+    which: str | int | None = None,
 ) -> Verification:
-    """Check a checkpoint folder, a run folder (its best or newest checkpoint), a model folder or a weight file.
+    """Check a checkpoint folder, a checkpoint of a run folder, a model folder or a weight file.
 
     Faults of the checkpoint do not raise: they become findings.
 
@@ -113,11 +115,13 @@ def verify(
         base: folder of the base model: only what the plan trains may differ from it, and all of that must.
         deep: read every byte, and not only headers and small tensors.
         resumable: check trainer and optimizer state too.
+        which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
+            the run keeps the best model, else its newest.
 
     Raises:
         ModelError: there is nothing to check at this path, or the plan or the base can't be read.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source), which)
     weights = checkpoint.weights
     base_tensors = stored_tensors(base) if base is not None and base.is_dir() else {}
     if base is not None and not base_tensors:

@@ -24,6 +24,7 @@ from swiftalign.speed.cards import GIB
 from swiftalign.speed.what_fits import WhatFits
 
 if TYPE_CHECKING:
+    from swiftalign.checkpoint.choose import Chosen
     from swiftalign.checkpoint.verify import Verification
     from swiftalign.config.sections import Config
     from swiftalign.exports.export import ExportReport
@@ -210,7 +211,8 @@ def _bytes(count: int) -> str:
 
 def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
-    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.checkpoint.path)), soft_wrap=True)
+    place = _with_reason(result.checkpoint.path, result.checkpoint.chosen)
+    console.print(Text.assemble(("checkpoint  ", "dim"), place), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if result.state:
         console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
@@ -237,6 +239,7 @@ def print_export(report: ExportReport, console: Console) -> None:
     """What an export wrote, and where."""
     lines = {
         "wrote": f"{short_path(report.output)}  ({_bytes(report.total_bytes)} in {report.seconds:.0f} s)",
+        "from": _with_reason(report.checkpoint, report.chosen),
         "changed": f"{len(report.changed)} tensors by {report.method}, {report.copied} are the base's own",
     }
     if report.rounded:
@@ -247,6 +250,11 @@ def print_export(report: ExportReport, console: Console) -> None:
         lines["logits"] = f"differ by at most {report.max_logit_difference:.3g} from base with adapter, in float32"
     for name, text in lines.items():
         console.print(Text.assemble((f"{name:12}", "dim"), text), soft_wrap=True)
+
+
+def _with_reason(checkpoint: Path, chosen: Chosen) -> str:
+    """A checkpoint's path, and why it was taken where the user did not name it."""
+    return short_path(checkpoint) + (f"  ({chosen.reason})" if chosen.reason else "")
 
 
 def print_findings(findings: Iterable[Problem], console: Console, *, allowed: Iterable[str] = ()) -> None:

@@ -473,6 +473,11 @@ def best_metric_given(config: Config) -> str | None:
     return config.training.metric_for_best_model or (stopping.metric if stopping else None)
 
 
+def best_metric(config: Config) -> str:
+    """The metric by which the best model is chosen, without transformers' prefix ``eval_``."""
+    return (best_metric_given(config) or "loss").removeprefix("eval_")
+
+
 def section_fields(section: str) -> dict[str, Any]:
     """The keys of a section, e.g. ``training.early_stopping``, with their fields; the tuner's with all settings.
 

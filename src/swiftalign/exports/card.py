@@ -21,6 +21,8 @@ def model_card(source: Source, written: Written, output: Path, part: str) -> str
         "aligner": f"The aligner of {merged}.\n{changed}.",
         "adapter": f"An adapter for {base.name}, trained by {source.method} and written by swiftalign.",
     }
+    origin, reason = source.origin.folder, source.origin.chosen.reason
+    made_of = f"Made of `{origin.parent.name}/{origin.name}`" + (f", {reason}." if reason else ".")
     place = output if part == "adapter" else source.checkpoint
     config = read_json(base / "config.json")
     own = next((name for name in reversed(config.get("auto_map") or ()) if name.startswith("AutoModel")), None)
@@ -37,6 +39,7 @@ base_model: {base.name}
 # {output.name}
 
 {about[part]}
+{made_of}
 `export.json` records base, run, versions and hashes.
 {loading if part == "model" else ""}{adapter if loadable else ""}"""
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from swiftalign.checkpoint.choose import Chosen
 from swiftalign.config.sections import Config
 from swiftalign.exports.card import model_card
 from swiftalign.exports.folder import output_folder
@@ -32,6 +33,7 @@ class ExportReport(Written):
         output: folder that was written.
         base: folder of the base model.
         checkpoint: folder of the checkpoint that was merged.
+        chosen: why this checkpoint was taken.
         method: the tuning method, by the name that ``init`` knows.
         seconds: duration of the export.
         max_logit_difference: what ``check_logits`` measured.
@@ -40,6 +42,7 @@ class ExportReport(Written):
     output: Path
     base: Path
     checkpoint: Path
+    chosen: Chosen
     method: str
     seconds: float
     max_logit_difference: float | None = None
@@ -60,11 +63,12 @@ def export(
     aligner_only: bool = False,
     adapter_only: bool = False,
     check_logits: bool = False,
+    which: str | int | None = None,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
     Args:
-        checkpoint: a checkpoint folder, or a run folder (its best or newest checkpoint).
+        checkpoint: a checkpoint folder or a run folder.
         output: the folder to write.
         base: folder of the base model; needed where the checkpoint does not name it.
         config: the run's configuration; needed where the checkpoint is no longer in its run folder.
@@ -75,6 +79,8 @@ def export(
         aligner_only: write only the merged aligner tensors, as one file.
         adapter_only: write only the adapter, without training state.
         check_logits: load both forms in transformers and compare their logits.
+        which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
+            the run keeps the best model, else its newest.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -82,7 +88,7 @@ def export(
             should be.
     """
     began = time.monotonic()
-    source = read_source(Path(checkpoint), base=base, config=config)
+    source = read_source(Path(checkpoint), base=base, config=config, which=which)
     output, difference = Path(output).absolute(), None
     part = "adapter" if adapter_only else "aligner" if aligner_only else "model"
     with output_folder(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
@@ -96,10 +102,16 @@ def export(
         plan = source.plan.to_json() if source.plan else None
         if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.origin.path, "method": source.method}
+        origin: dict[str, Any] = {
+            "base": source.base_folder,
+            "checkpoint": source.origin.path,
+            "chosen": source.origin.chosen,
+            "method": source.method,
+        }
         record = {
             "format": 1,
             **origin,
+            "chosen": source.origin.chosen.to_json(),
             **asdict(written),
             "max_logit_difference": difference,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest() if plan else None,
