@@ -28,7 +28,7 @@ from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import tensor_bytes
 from swiftalign.model.safetensors import StoredTensor, TensorInfo
 from swiftalign.model.stored import stored_tensors
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, printable
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ def verify(
     shards = find_shards(checkpoint.folder) if resumable else None
     return Verification(
         checkpoint,
-        _printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
-        tuple(replace(finding, message=_printable(finding.message)) for finding in findings),
+        printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
+        tuple(replace(finding, message=printable(finding.message)) for finding in findings),
         tuple(_rows(weights, values, expectation)),
         tuple(info for name, info in weights.infos.items() if expectation.in_aligner(name)),
         values,
         base_tensors,
-        _printable(shards.state) if shards else "",
+        printable(shards.state) if shards else "",
     )
 
 
@@ -184,14 +184,9 @@ def _rows(weights: Weights, values: dict[str, Values], expectation: Expectation)
         moves = [value.moved for value in known if value.moved is not None]
         changes = [value.max_change for value in known if value.max_change is not None]
         yield ModuleRow(
-            _printable(module),
+            printable(module),
             expected[module] if expectation.tensors is not None else None,
             found[module],
             sum(moves) if moves else None,
             max(changes, default=None),
         )
-
-
-def _printable(text: str) -> str:
-    """Spell out the characters that a terminal would obey or can't show: names come from files."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

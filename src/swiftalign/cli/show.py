@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -29,11 +28,10 @@ if TYPE_CHECKING:
     from swiftalign.config.sections import Config
     from swiftalign.exports.export import ExportReport
     from swiftalign.previews.drift import DriftReport
-    from swiftalign.runs.history import RunState
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NUMERIC = (
-    *("rows", "steps", "epochs", "step", "loss", "best"),
+    *("rows", "steps", "epochs", "step", "rank", "loss", "eval_loss"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
     *("weights GiB", "trained GiB", "batch GiB", "peak GiB", "largest batch", "s per step", "epoch", "rows/s"),
@@ -103,7 +101,7 @@ def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) ->
         steps, epochs = plan.schedule.steps, plan.schedule.epochs
         rows = "-" if plan.schedule.train_rows is None else f"{plan.schedule.train_rows:,}"
         told = ("-" if steps is None else f"{steps:,}", "-" if epochs is None else f"{epochs:.4g}")
-        table.add_row(config.phase, rows, *told, _rates(plan), _augmentation(config))
+        table.add_row(config.phase, rows, *told, _rates(plan), config.custom.augmentation_in_words)
     console.print("\n[bold]Phases[/bold]")
     print_table(table, console)
 
@@ -113,33 +111,12 @@ def phase_line(config: Config, plan: TuningPlan) -> str:
     schedule, names = plan.schedule, ", ".join(Path(source.path).name for source in config.data.train)
     return (
         f"{config.phase}: {schedule.train_rows:,} rows of {names}, {schedule.steps:,} steps, "
-        f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {_augmentation(config)}"
+        f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {config.custom.augmentation_in_words}"
     )
-
-
-def print_runs(runs: Iterable[RunState], console: Console) -> None:
-    """A row for each run."""
-    table = new_table("run", "method", "status", "step", "loss", "best", "accuracies", "when")
-    for run in runs:
-        step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
-        place = f"{short_path(run.folder)} (phase {run.phase})" if run.phase else short_path(run.folder)
-        numbers = ["-" if value is None else f"{value:.4f}" for value in (run.loss, run.best)]
-        accuracies = ", ".join(f"{name} {value:.3f}" for name, value in run.accuracies.items()) or "-"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
-        table.add_row(place, run.method, run.status, step, *numbers, accuracies, when)
-    print_table(table, console)
 
 
 def _rates(plan: TuningPlan) -> str:
     return ", ".join(f"{SPOKEN[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
-
-
-def _augmentation(config: Config) -> str:
-    settings = config.custom.augmentation
-    if settings is None or not settings.enabled or not settings.operations:
-        return "off"
-    listed = settings.preset or counted(len(settings.operations), "operation")
-    return f"{listed}, by a curriculum" if settings.curriculum else listed
 
 
 def print_table(table: Table, console: Console) -> None:

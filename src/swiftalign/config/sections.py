@@ -29,7 +29,7 @@ from swiftalign.config.yaml import Mapping
 from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
 from swiftalign.methods.base import Fraction, Method, PositiveInt
 from swiftalign.model.tree import Component, ModelSource
-from swiftalign.problems import Problem
+from swiftalign.problems import Problem, counted
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
@@ -367,6 +367,15 @@ class CustomSection(Section):
 
     augmentation: AugmentationSection | None = None
     grounding_eval: GroundingEvalSection | None = None
+
+    @property
+    def augmentation_in_words(self) -> str:
+        """The preset or the number of operations; ``off`` where rows stay as they are."""
+        settings = self.augmentation
+        if settings is None or not settings.enabled or not settings.operations:
+            return "off"
+        listed = settings.preset or counted(len(settings.operations), "operation")
+        return f"{listed}, by a curriculum" if settings.curriculum else listed
 
 
 class Config(Section):

@@ -22,12 +22,12 @@ LOWER_IS_BETTER = (*(f"{kind}_distance" for kind in BY_DISTANCE), "malformed_ans
 
 
 def is_lower_better(metric: str) -> bool:
-    """Whether a lower value of a metric is better; its name has no ``eval_``.
+    """Whether a lower value of a metric is better.
 
     References:
         ms-swift `SftArguments._init_metric_for_best_model`, for the metrics that are not this toolkit's.
     """
-    return metric in LOWER_IS_BETTER or "loss" in metric
+    return metric.endswith(LOWER_IS_BETTER) or "loss" in metric
 
 
 def spoken(metric: str) -> str:
