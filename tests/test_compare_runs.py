@@ -103,11 +103,11 @@ def test_what_is_damaged_or_missing_is_told_in_words(runs: list[Path]) -> None:
 
 def test_the_steps_of_phases_are_counted_through(demo: Path, demo_modules: Model, tmp_path: Path) -> None:
     run = tmp_path / "phases"
-    for number in (1, 2):
+    for number in (1, 2, 3):
         inner = write_run(phase_folder(run, number), demo, demo_modules, "{}", log(10, loss=3.0), log(20, loss=number))
     write_config(run, load_config([inner / "config.yaml"]))
     other = write_run(tmp_path / "other", demo, demo_modules, "{}", log(5, loss=1.0))
-    assert compare([run, other]).metrics["loss"][0] == Measured(2.0, 40, 1.0, 20)
+    assert compare([run, other]).metrics["loss"][0] == Measured(3.0, 60, 1.0, 20)
 
 
 @pytest.mark.parametrize(
