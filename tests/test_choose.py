@@ -107,7 +107,12 @@ def test_a_checkpoint_can_be_named(tmp_path: Path) -> None:
         ("run", "25", "run: has no checkpoint of step 25", "it has those of these steps: 10, 20, 30"),
         ("run", "newest", "--checkpoint newest: must be best, last or the number of a step", "run: 10, 20, 30"),
         ("run", "best", "at none of its steps (10, 20, 30) was eval_loss measured", "set load_best_model_at_end: true"),
-        ("run/checkpoint-10", "best", "holds no checkpoints of which --checkpoint best could be one", "name "),
+        (
+            "run/checkpoint-10",
+            "best",
+            "no run folder with checkpoints, so --checkpoint best has nothing",
+            "its run folder, ",
+        ),
     ],
 )
 def test_what_is_not_there_is_told(place: str, which: str, message: str, hint: str, tmp_path: Path) -> None:

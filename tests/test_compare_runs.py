@@ -96,7 +96,7 @@ def test_what_is_damaged_or_missing_is_told_in_words(runs: list[Path]) -> None:
     assert found.differences == {}
     assert found.notes[0].startswith(f"a: its settings are not compared: {runs[0] / 'config.yaml'}")
     assert found.notes[1:] == (
-        "b: 1 line of its log can't be read, and are left out",
+        "b: 1 line of its log can't be read",
         "b: nothing is logged yet, so there is nothing to draw",
     )
 

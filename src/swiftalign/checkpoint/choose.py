@@ -62,9 +62,9 @@ def choose(path: Path, which: str | int | None = None) -> Chosen:
     if not found and which is None:
         return Chosen(path, "named")
     if not found:
-        run = path.parent if number_of(path) is not None else "a run folder"
-        message = f"{path}: holds no checkpoints of which --checkpoint {which} could be one"
-        raise ModelError(message, f"name {run}, or leave out --checkpoint")
+        run = f"its run folder, {path.parent}" if number_of(path) is not None else "a run folder"
+        message = f"{path}: no run folder with checkpoints, so --checkpoint {which} has nothing to choose from"
+        raise ModelError(message, f"leave out --checkpoint, or name {run}")
     training, metric = TrainingSection(), "loss"
     with suppress(SwiftalignError):  # a run whose config can't be read keeps no best checkpoint
         config = load_config([found[-1].parent / "config.yaml"])
@@ -112,7 +112,9 @@ def _best(found: Sequence[Path], metric: str, training: TrainingSection) -> Chos
     by_step = {number: each for each in found if (number := number_of(each)) is not None}
     if isinstance(step, int) and step in by_step:
         return Chosen(by_step[step], "best", spoken(metric), value)
-    note = "" if value is None else f"step {step} had {value:.4f}, and is not among the checkpoints"
+    note = ""
+    if isinstance(step, int) and value is not None:
+        note = f"step {step} had {value:.4f}, and is not among the checkpoints"
     logs, values = state.get("log_history"), dict[int, float]()
     for log in logs if isinstance(logs, list) else ():
         at, logged = (log.get("step"), as_number(log.get(f"eval_{metric}"))) if isinstance(log, dict) else (None, None)

@@ -53,7 +53,7 @@ _NAMED = ("step", "rank", "rates", "augmentation", "loss", "eval_loss", "best")
 
 
 def _run_cells(run: RunState) -> dict[str, str]:
-    place = short_path(run.folder)
+    place = printable(short_path(run.folder))
     best = f" at {run.best_step}" if run.best_step is not None else ""
     return {
         "run": f"{place} (phase {run.phase})" if run.phase else place,

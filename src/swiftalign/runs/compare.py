@@ -90,7 +90,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         if state.status == "failed" and state.reason:
             told.append(f"failed: {state.reason}")
         if state.damaged_lines:
-            told.append(f"{counted(state.damaged_lines, 'line')} of its log can't be read, and are left out")
+            told.append(f"{counted(state.damaged_lines, 'line')} of its log can't be read")
         if not logged:
             told.append("nothing is logged yet, so there is nothing to draw")
         notes += [printable(f"{name}: {each}") for each in told]
