@@ -39,7 +39,8 @@ _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w+)\n(?P<b
 # What differs from run to run or machine to machine.
 _VARIABLE = (
     (re.compile(r"\b\d+ s\b"), "N s"),
-    (re.compile(r"\d+\.\d+(?= +- +-)"), "L"),
+    (re.compile(r"\d+\.\d+(?= +\d{4}-\d\d-)"), "L"),
+    (re.compile(r"^loss  .*$", re.MULTILINE), "loss L"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d"), "WHEN"),
     (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
     (re.compile(r"^(model\S+(?: +\d+){3}) +0\.0\d+$", re.MULTILINE), r"\1 CHANGE"),

@@ -28,6 +28,7 @@ from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
 from swiftalign.runs.folder import write_run_files
+from swiftalign.runs.history import find_runs
 from test_export_against_peft import make_adapter, tensors_of
 
 
@@ -313,3 +314,9 @@ def test_stock_swift_export_gives_the_same_weights(method: str, tmp_path: Path) 
     ours, stock = tensors_of(tmp_path / "ours"), tensors_of(tmp_path / "stock")
     assert ours.keys() == stock.keys()
     assert all(torch.equal(tensor, stock[name]) for name, tensor in ours.items())
+
+
+def test_an_exported_model_is_no_run(run: Path, tmp_path: Path) -> None:
+    out = export(run, tmp_path / "model").output
+    assert (out / "plan.json").exists()
+    assert find_runs(tmp_path) == []

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.checks.preflight import preflight
 from swiftalign.cli import main
 from swiftalign.config.load import load_config

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from jobs import srun
-from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
 from swiftalign.worker.batches import GlobalBatches

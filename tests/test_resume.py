@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.init.recipes import write_config
 from swiftalign.methods import offered
 from swiftalign.runs.folder import choose_run_folder
+from swiftalign.runs.history import run_state
 
 pytestmark = pytest.mark.slow
 
@@ -271,6 +272,8 @@ def test_a_stopped_run_saves_and_takes_its_training_process_along(
     assert "--resume" in told
     assert main(["verify-ckpt", str(checkpoint), "--deep"]) == 0
     assert not (tmp_path / "run/.stop").exists()
+    state = run_state(tmp_path / "run")
+    assert (state.status, state.reason) == ("stopped", number.name)
 
 
 def test_the_second_ctrl_c_stops_at_once(started: subprocess.Popen[str], tmp_path: Path) -> None:
@@ -381,6 +384,9 @@ def test_training_stops_where_the_metric_turns_and_the_best_is_kept(
     assert (state["best_metric"], state["best_model_checkpoint"]) == (0.7, str(run / "checkpoint-2"))
     done = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()][-1]
     assert (done["kind"], done["step"], done["best_metric"]) == ("done", 5, 0.7)
+    shown = run_state(run)
+    assert (shown.status, shown.reason, shown.step) == ("done", "early stopping", 5)
+    assert (shown.best, shown.best_metric, shown.best_step) == (0.7, "known", 2)
 
     cut_off = tmp_path / "cut"
     shutil.copytree(run, cut_off)

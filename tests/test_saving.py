@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftalign.checkpoint.read import checkpoints_of, result_of
+from swiftalign.checkpoint.choose import checkpoints_of, choose
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, ModelSection, TrainingSection
@@ -161,18 +161,22 @@ def test_early_evaluations_do_not_count_and_the_end_is_saved_beside_the_best(run
 def test_a_run_that_keeps_the_best_is_verified_and_exported_by_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert result_of(run) == run / "checkpoint-4"
+    assert choose(run).path == run / "checkpoint-4"
     assert main(["verify-ckpt", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == str(run / "checkpoint-4")
     assert main(["export", str(run), "-o", str(tmp_path / "model")]) == 0
-    assert "checkpoint-4" in (tmp_path / "model/README.md").read_text(encoding="utf-8")
+    assert f"from        {run / 'checkpoint-4'}  (the best by known: 0.5000)" in capsys.readouterr().out
+    card = (tmp_path / "model/README.md").read_text(encoding="utf-8")
+    assert "Made of `run/checkpoint-4`, the best by known: 0.5000." in card
+    chosen = json.loads((tmp_path / "model/export.json").read_text(encoding="utf-8"))["chosen"]
+    assert (chosen["why"], chosen["metric"], chosen["value"]) == ("best", "known", 0.5)
     other = tmp_path / "other"
     shutil.copytree(run, other, symlinks=True)
     config = (other / "config.yaml").read_text(encoding="utf-8")
     (other / "config.yaml").write_text(config.replace("save_strategy: best", "save_strategy: steps"), encoding="utf-8")
-    assert result_of(other) == other / "checkpoint-6"
+    assert choose(other).path == other / "checkpoint-6"
     (other / "config.yaml").write_text("training: {unknown: 1}", encoding="utf-8")
-    assert result_of(other) == other / "checkpoint-6"
+    assert choose(other).path == other / "checkpoint-6"
 
 
 @pytest.mark.slow

@@ -301,6 +301,11 @@ def about(
         yield Problem(code, f"{path}: {message}" if path else message, hint)
 
 
+def printable(text: str) -> str:
+    """Spell out the characters that a terminal would obey or can't show, in text that comes from files."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 class SwiftalignError(Exception):
     """An error that the user can correct.
 

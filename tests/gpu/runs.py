@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from swiftalign.checkpoint.read import checkpoints_of
+from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.config.sharding import WAYS
 from swiftalign.runs.events import read_events
 

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
+from swiftalign.checkpoint.choose import number_of
 from swiftalign.checkpoint.pickles import load_pickle, pickle_refused
-from swiftalign.checkpoint.read import Checkpoint, number_of
+from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.checkpoint.shards import find_shards
 from swiftalign.checkpoint.weights import Weights
 from swiftalign.methods import part_of

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
+from swiftalign.checkpoint.choose import Chosen, choose
 from swiftalign.checkpoint.shards import in_checkpoint
 from swiftalign.checkpoint.weights import Weights, read_weights
-from swiftalign.config.load import load_config
 from swiftalign.methods import chosen, train_types
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
-from swiftalign.problems import ModelError, Problem, SwiftalignError
+from swiftalign.problems import ModelError, Problem
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class Checkpoint:
 
     Attributes:
         path: its folder, or a lone weight file.
+        chosen: why it was taken, of the checkpoints of its run.
         folder: the folder that holds its files.
         weights: its tensors, and what is wrong with the weight files.
         adapter: its adapter_config.json; None where it has none that can be read.
@@ -34,6 +33,7 @@ class Checkpoint:
     """
 
     path: Path
+    chosen: Chosen
     folder: Path
     weights: Weights
     adapter: AdapterConfig | None = None
@@ -42,14 +42,17 @@ class Checkpoint:
     plan_path: Path | None = None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder, a run folder (its `result_of`), a model folder or a weight file.
+def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
+    """Read a checkpoint folder, a checkpoint of a run folder, a model folder or a weight file.
+
+    Args:
+        which: which checkpoint of a run folder, as `choose` takes it.
 
     Raises:
-        ModelError: the path is none of these, or the run's plan can't be read.
+        ModelError: the path is none of these, the run has no such checkpoint, or its plan can't be read.
     """
-    path = result_of(path) or path
-    path = path.parent if in_checkpoint(path) else path
+    chosen = choose(path, which)
+    path = chosen.path.parent if in_checkpoint(chosen.path) else chosen.path
     weights = read_weights(path)
     folder = path.parent if weights.kind == "file" else path
     adapter, problem, adapter_path = None, None, folder / "adapter_config.json"
@@ -69,7 +72,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     plans = (place / "plan.json" for place in (folder, folder.parent))
     plan_path = next((file for file in plans if file.is_file()), None)
     plan = _read_plan(plan_path) if plan_path else None
-    return Checkpoint(path, folder, weights, adapter, problem, plan, plan_path)
+    return Checkpoint(path, chosen, folder, weights, adapter, problem, plan, plan_path)
 
 
 def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
@@ -116,62 +119,6 @@ def _adapter_of_run(folder: Path) -> AdapterConfig | None:
         return checked_adapter_config(path, {"peft_type": train_type.upper(), **settings, **values})
     except (ModelError, ValueError, TypeError, AttributeError):
         return None
-
-
-def result_of(path: Path) -> Path | None:
-    """The checkpoint in which a run results: its best one if the run keeps the best model, else its newest.
-
-    Returns:
-        The checkpoint, of the last phase that has any; None if the path is not a run folder.
-
-    Raises:
-        ModelError: the path does not exist, or is a folder of several runs.
-    """
-    found = checkpoints_of(path)
-    if not found:
-        return None
-    newest, best = found[-1], None
-    with suppress(SwiftalignError):  # a run whose files can't be read has its newest checkpoint
-        if load_config([newest.parent / "config.yaml"]).training.keeps_best:
-            state = read_json(newest / "trainer_state.json")
-            best = state.get("best_model_checkpoint") if isinstance(state, dict) else None
-    return next((each for each in found if isinstance(best, str) and each.name == Path(best).name), newest)
-
-
-def checkpoints_of(path: Path) -> list[Path]:
-    """The checkpoints of a run folder's last phase that has any, the newest last; empty if it is not a run folder.
-
-    Raises:
-        ModelError: the path does not exist, or is a folder of several runs.
-    """
-    if not path.exists():
-        raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")
-    if not path.is_dir():
-        return []
-    found = _checkpoints(path)
-    if not found and not any(path.glob("*config.json")):
-        runs = [child for child in path.iterdir() if child.is_dir() and _checkpoints(child)]
-        if runs:
-            newest = max(runs, key=lambda run: run.stat().st_mtime)
-            raise ModelError(f"{path}: holds runs, but is not a run itself", f"name one of them, e.g. {newest}")
-    return found
-
-
-def _checkpoints(path: Path) -> list[Path]:
-    places = (path, *reversed(_numbered(path, "phase")))
-    return next((found for place in places if (found := _numbered(place, "checkpoint"))), [])
-
-
-def _numbered(folder: Path, kind: str) -> list[Path]:
-    """The folders of this name with a number, in the order of their numbers."""
-    found = [(number_of(child, kind), child) for child in folder.iterdir()]
-    return [child for number, child in sorted((n, child) for n, child in found if n is not None) if child.is_dir()]
-
-
-def number_of(folder: Path, kind: str = "checkpoint") -> int | None:
-    """The number N in the folder's name ``checkpoint-N``; None for any other name."""
-    match = re.fullmatch(rf"{kind}-(\d+)", folder.name)
-    return int(match[1]) if match else None
 
 
 def _read_plan(path: Path) -> TuningPlan:

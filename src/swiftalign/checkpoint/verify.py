@@ -28,7 +28,7 @@ from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import tensor_bytes
 from swiftalign.model.safetensors import StoredTensor, TensorInfo
 from swiftalign.model.stored import stored_tensors
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, printable
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Verification:
     def to_json(self) -> dict[str, Any]:
         return {
             "path": str(self.checkpoint.path),
+            "chosen": self.checkpoint.chosen.to_json(),
             "ok": self.ok,
             "kind": self.checkpoint.weights.kind,
             "expectation": self.expectation,
@@ -102,8 +103,9 @@ def verify(
     base: Path | None = None,
     deep: bool = False,
     resumable: bool = True,
+    which: str | int | None = None,
 ) -> Verification:
-    """Check a checkpoint folder, a run folder (its best or newest checkpoint), a model folder or a weight file.
+    """Check a checkpoint folder, a checkpoint of a run folder, a model folder or a weight file.
 
     Faults of the checkpoint do not raise: they become findings.
 
@@ -113,11 +115,13 @@ def verify(
         base: folder of the base model: only what the plan trains may differ from it, and all of that must.
         deep: read every byte, and not only headers and small tensors.
         resumable: check trainer and optimizer state too.
+        which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
+            the run keeps the best model, else its newest.
 
     Raises:
         ModelError: there is nothing to check at this path, or the plan or the base can't be read.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source), which)
     weights = checkpoint.weights
     base_tensors = stored_tensors(base) if base is not None and base.is_dir() else {}
     if base is not None and not base_tensors:
@@ -157,13 +161,13 @@ def verify(
     shards = find_shards(checkpoint.folder) if resumable else None
     return Verification(
         checkpoint,
-        _printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
-        tuple(replace(finding, message=_printable(finding.message)) for finding in findings),
+        printable(expectation.source + (compared_in_words(weights, expectation, base) if base is not None else "")),
+        tuple(replace(finding, message=printable(finding.message)) for finding in findings),
         tuple(_rows(weights, values, expectation)),
         tuple(info for name, info in weights.infos.items() if expectation.in_aligner(name)),
         values,
         base_tensors,
-        _printable(shards.state) if shards else "",
+        printable(shards.state) if shards else "",
     )
 
 
@@ -180,14 +184,9 @@ def _rows(weights: Weights, values: dict[str, Values], expectation: Expectation)
         moves = [value.moved for value in known if value.moved is not None]
         changes = [value.max_change for value in known if value.max_change is not None]
         yield ModuleRow(
-            _printable(module),
+            printable(module),
             expected[module] if expectation.tensors is not None else None,
             found[module],
             sum(moves) if moves else None,
             max(changes, default=None),
         )
-
-
-def _printable(text: str) -> str:
-    """Spell out the characters that a terminal would obey or can't show: names come from files."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

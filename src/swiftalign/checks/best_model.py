@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from swiftalign.config.sections import Config, best_metric_given
+from swiftalign.config.sections import Config, best_metric
 from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
@@ -98,11 +98,6 @@ def early_stopping(config: Config, model: Model, plan: TuningPlan) -> Iterable[P
     elif config.data.train and plan.schedule.val_rows == 0:
         message = "early_stopping needs validation data to watch"
         yield Problem("early-stopping", message, "validate on separate rows:", {"data": _validation(config)}, where)
-
-
-def best_metric(config: Config) -> str:
-    """The metric by which the best model is chosen, without transformers' prefix ``eval_``."""
-    return (best_metric_given(config) or "loss").removeprefix("eval_")
 
 
 def metric_place(config: Config) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from swiftalign.checks.best_model import best_metric, metric_place
+from swiftalign.checks.best_model import metric_place
 from swiftalign.config.augmentation import ImgaugParameters
-from swiftalign.config.sections import Config
+from swiftalign.config.sections import Config, best_metric
 from swiftalign.data.metrics import METRICS
 from swiftalign.data.targets import Kind
 from swiftalign.model.families import find

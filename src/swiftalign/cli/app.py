@@ -60,6 +60,14 @@ def open_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160)
 
 
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise where a file that a command is to write would replace a folder, or a file without ``--force``."""
+    if path.is_dir():
+        raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'picture.png'}")
+    if path.exists() and not force:
+        raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
+
+
 def check_allowed(allowed: list[str] | None) -> list[str]:
     import swiftalign.methods  # noqa: F401  # registers the codes of the methods
 

@@ -12,15 +12,25 @@ import typer
 from swiftalign.cli.app import AsJson, open_console
 from swiftalign.problems import SwiftalignError, counted
 
+Which = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="best|last|N",
+        help="Which checkpoint of a run folder; N is its step.  [default: best if the run keeps the best, else last]",
+    ),
+]
+
 
 def verify_ckpt(
     path: Annotated[
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A checkpoint, a run folder (its best or newest checkpoint), a model folder or a weight file.",
+            help="A run folder, a checkpoint of it, a model folder or a weight file.",
         ),
     ],
+    which: Which = None,
     configs: Annotated[
         list[Path] | None,
         typer.Option(
@@ -46,9 +56,13 @@ def verify_ckpt(
 
       swiftalign verify-ckpt runs/stage4
 
+      swiftalign verify-ckpt runs/stage4 --checkpoint last
+
       swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
     """
-    from swiftalign.checkpoint.read import checkpoints_of
+    if every and which is not None:
+        raise SwiftalignError("--all and --checkpoint exclude each other")
+    from swiftalign.checkpoint.choose import checkpoints_of
     from swiftalign.checkpoint.verify import verify
     from swiftalign.cli.show import print_verification
     from swiftalign.config.load import load_config
@@ -56,7 +70,7 @@ def verify_ckpt(
     config = load_config(configs) if configs else None
     paths = (checkpoints_of(path) if every else []) or [path]
     with open_console(stderr=True).status("reading every byte" if deep else "reading headers"):
-        results = [verify(item, config=config, base=base, deep=deep) for item in paths]
+        results = [verify(item, config=config, base=base, deep=deep, which=which) for item in paths]
     if as_json:
         values = [result.to_json() for result in results]
         print(json.dumps(values if every else values[0], indent=2))
@@ -70,9 +84,10 @@ def verify_ckpt(
 def export(
     checkpoint: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A checkpoint folder, or a run folder (its best or newest checkpoint)."),
+        typer.Argument(metavar="PATH", help="A run folder, or a checkpoint folder."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
+    which: Which = None,
     base: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
@@ -123,11 +138,14 @@ def export(
     """Merge a checkpoint into its base model, for serving.
 
     The result is a model folder. Tensors that the run did not train stay equal to the base's, byte for byte,
-    unless --dtype converts them. The folder is checked before it gets its name.
+    unless --dtype converts them. The folder is checked before it gets its name. Its README.md says which checkpoint
+    it was made of, and why this one.
     Exit codes: 0 = written, 1 = the checkpoint is refused or the upload failed, 2 = there is no checkpoint, no base or
     no access to the hub. Examples:
 
       swiftalign export runs/stage4 --output models/stage4
+
+      swiftalign export runs/stage4 --checkpoint 300 -o models/stage4-early
 
       swiftalign export checkpoint-500 -o models/stage4 --base Qwen3-VL-4B-Instruct --link
 
@@ -171,6 +189,7 @@ def export(
             mmproj=mmproj,
             check_logits=check_logits,
             hub_id=repository.hub_id if repository else None,
+            which=which,
         )
     if repository:
         if not console.is_terminal:

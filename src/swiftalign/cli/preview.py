@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, Configs, Overrides, open_console
+from swiftalign.cli.app import AsJson, Configs, Overrides, check_output, open_console
 from swiftalign.problems import SwiftalignError
 
 SHEET = "preview.png"
@@ -82,10 +82,7 @@ def preview_aug(
     if sheet and sheet.suffix.lower() != ".png":
         raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
     for path in files:
-        if path.is_dir():
-            raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'preview.png'}")
-        if path.exists() and not force:
-            raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
+        check_output(path, force=force)
     numbers = None if rows is None else row_numbers(rows)
     config = load_config(configs, overrides or [])
     from swiftalign.previews.preview import preview

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from swiftalign.checkpoint.choose import choose, number_of
 from swiftalign.cli.show import phase_line, print_findings
 from swiftalign.files import short_path
-from swiftalign.problems import Problem
+from swiftalign.problems import ModelError, Problem
 from swiftalign.runs.events import Event
 from swiftalign.runs.folder import PICTURE_FILE
 from swiftalign.runs.train import RunResult, accuracies_of
@@ -117,21 +119,24 @@ class RunProgress:
         losses, values = result.losses, result.values
         loss = f", loss {losses[0][1]:.4f} -> {losses[-1][1]:.4f}" if losses else ""
         self._tell(result.status, f"{result.step} steps in {result.seconds:.0f} s{loss}")
-        if result.best_checkpoint and values.get("best_metric") is not None:
-            self._tell("best", f"{values['best_metric']:.4f} at {result.best_checkpoint.name}")
         if result.accuracies:
             self._tell("accuracy", ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items()))
         if values.get("tokens_per_second"):
             memory = values.get("peak_memory", 0) / 1e9
             self._tell("speed", f"{values['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GB of memory at most")
-        if result.checkpoint:
-            self._tell("checkpoint", short_path(result.checkpoint))
+        if chosen := result.chosen:
+            self._tell("checkpoint", f"{short_path(chosen.path)}  ({chosen.reason})")
+            with suppress(ModelError):  # the run has no best checkpoint
+                best = choose(result.run_folder, "best")
+                if best.path != chosen.path:
+                    self._tell("best", f"{best.path.name} is {best.reason}; --checkpoint best takes it")
         if losses:
             self._tell("picture", short_path(result.run_folder / PICTURE_FILE))
         if result.status == "stopped":
             self._tell("go on with", "the same command and --resume")
-        elif result.checkpoint:
-            self._tell("next", f"swiftalign verify-ckpt {short_path(result.run_folder)}")
+        elif chosen:
+            step = number_of(chosen.path)
+            self._tell("next", f"swiftalign verify-ckpt {short_path(result.run_folder)} --checkpoint {step}")
 
     def _line(self, text: str) -> None:
         """What the bar shows on a terminal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -24,15 +23,15 @@ from swiftalign.speed.cards import GIB
 from swiftalign.speed.what_fits import WhatFits
 
 if TYPE_CHECKING:
+    from swiftalign.checkpoint.choose import Chosen
     from swiftalign.checkpoint.verify import Verification
     from swiftalign.config.sections import Config
     from swiftalign.exports.export import ExportReport
     from swiftalign.previews.drift import DriftReport
-    from swiftalign.runs.history import RunState
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NUMERIC = (
-    *("rows", "steps", "epochs", "step", "loss", "best"),
+    *("rows", "steps", "epochs", "step", "rank", "loss", "eval_loss"),
     *("expected", "found", "moved", "max change"),
     *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
     *("weights GiB", "trained GiB", "batch GiB", "peak GiB", "largest batch", "s per step", "epoch", "rows/s"),
@@ -102,7 +101,7 @@ def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) ->
         steps, epochs = plan.schedule.steps, plan.schedule.epochs
         rows = "-" if plan.schedule.train_rows is None else f"{plan.schedule.train_rows:,}"
         told = ("-" if steps is None else f"{steps:,}", "-" if epochs is None else f"{epochs:.4g}")
-        table.add_row(config.phase, rows, *told, _rates(plan), _augmentation(config))
+        table.add_row(config.phase, rows, *told, _rates(plan), config.custom.augmentation_in_words)
     console.print("\n[bold]Phases[/bold]")
     print_table(table, console)
 
@@ -112,33 +111,12 @@ def phase_line(config: Config, plan: TuningPlan) -> str:
     schedule, names = plan.schedule, ", ".join(Path(source.path).name for source in config.data.train)
     return (
         f"{config.phase}: {schedule.train_rows:,} rows of {names}, {schedule.steps:,} steps, "
-        f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {_augmentation(config)}"
+        f"{schedule.epochs:.4g} epochs, rates {_rates(plan)}, augmentation {config.custom.augmentation_in_words}"
     )
-
-
-def print_runs(runs: Iterable[RunState], console: Console) -> None:
-    """A row for each run."""
-    table = new_table("run", "method", "status", "step", "loss", "best", "accuracies", "when")
-    for run in runs:
-        step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
-        place = f"{short_path(run.folder)} (phase {run.phase})" if run.phase else short_path(run.folder)
-        numbers = ["-" if value is None else f"{value:.4f}" for value in (run.loss, run.best)]
-        accuracies = ", ".join(f"{name} {value:.3f}" for name, value in run.accuracies.items()) or "-"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.updated))
-        table.add_row(place, run.method, run.status, step, *numbers, accuracies, when)
-    print_table(table, console)
 
 
 def _rates(plan: TuningPlan) -> str:
     return ", ".join(f"{SPOKEN[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
-
-
-def _augmentation(config: Config) -> str:
-    settings = config.custom.augmentation
-    if settings is None or not settings.enabled or not settings.operations:
-        return "off"
-    listed = settings.preset or counted(len(settings.operations), "operation")
-    return f"{listed}, by a curriculum" if settings.curriculum else listed
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -210,7 +188,8 @@ def _bytes(count: int) -> str:
 
 def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
-    console.print(Text.assemble(("checkpoint  ", "dim"), short_path(result.checkpoint.path)), soft_wrap=True)
+    place = _with_reason(result.checkpoint.path, result.checkpoint.chosen)
+    console.print(Text.assemble(("checkpoint  ", "dim"), place), soft_wrap=True)
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if result.state:
         console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
@@ -237,6 +216,7 @@ def print_export(report: ExportReport, console: Console) -> None:
     """What an export wrote, and where."""
     lines = {
         "wrote": f"{short_path(report.output)}  ({_bytes(report.total_bytes)} in {report.seconds:.0f} s)",
+        "from": _with_reason(report.checkpoint, report.chosen),
         "changed": f"{len(report.changed)} tensors by {report.method}, {report.copied} are the base's own",
     }
     if report.rounded:
@@ -249,6 +229,11 @@ def print_export(report: ExportReport, console: Console) -> None:
         lines["logits"] = f"differ by at most {report.max_logit_difference:.3g} from base with adapter, in float32"
     for name, text in lines.items():
         console.print(Text.assemble((f"{name:12}", "dim"), text), soft_wrap=True)
+
+
+def _with_reason(checkpoint: Path, chosen: Chosen) -> str:
+    """A checkpoint's path, and why it was taken where the user did not name it."""
+    return short_path(checkpoint) + (f"  ({chosen.reason})" if chosen.reason else "")
 
 
 def print_findings(findings: Iterable[Problem], console: Console, *, allowed: Iterable[str] = ()) -> None:

@@ -29,7 +29,7 @@ from swiftalign.config.yaml import Mapping
 from swiftalign.methods import METHODS, chosen, settings_fields, train_types, variant
 from swiftalign.methods.base import Fraction, Method, PositiveInt
 from swiftalign.model.tree import Component, ModelSource
-from swiftalign.problems import Problem
+from swiftalign.problems import Problem, counted
 
 # Spellings of "no adapter layer": the guide's regex, and the word that peft itself understands.
 NO_TARGETS = ("^$", "dummy-target-modules")
@@ -368,6 +368,15 @@ class CustomSection(Section):
     augmentation: AugmentationSection | None = None
     grounding_eval: GroundingEvalSection | None = None
 
+    @property
+    def augmentation_in_words(self) -> str:
+        """The preset or the number of operations; ``off`` where rows stay as they are."""
+        settings = self.augmentation
+        if settings is None or not settings.enabled or not settings.operations:
+            return "off"
+        listed = settings.preset or counted(len(settings.operations), "operation")
+        return f"{listed}, by a curriculum" if settings.curriculum else listed
+
 
 class Config(Section):
     """One training run, or a sequence of phases."""
@@ -471,6 +480,11 @@ def best_metric_given(config: Config) -> str | None:
     """The metric that selects the best model and stops training early; None if the config names none."""
     stopping = config.training.early_stopping
     return config.training.metric_for_best_model or (stopping.metric if stopping else None)
+
+
+def best_metric(config: Config) -> str:
+    """The metric by which the best model is chosen, without transformers' prefix ``eval_``."""
+    return (best_metric_given(config) or "loss").removeprefix("eval_")
 
 
 def section_fields(section: str) -> dict[str, Any]:

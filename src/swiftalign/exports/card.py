@@ -257,7 +257,8 @@ def _training(source: Source, training: Training) -> str:
         total = f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters"
         rows.append(("trained", f"{total}: {', '.join(parts)}"))
     run = f" of the run {_code(checkpoint.parent.name)}" if plan else ""
-    rows.append(("checkpoint", _code(checkpoint.name) + run))
+    reason = source.origin.chosen.reason
+    rows.append(("checkpoint", _code(checkpoint.name) + run + (f", {reason}" if reason else "")))
     if training.step is not None:
         planned = plan.schedule.steps if plan else None
         length = f"{training.step:,} of {planned:,} steps" if planned else counted(training.step, "step")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from swiftalign.checkpoint.choose import Chosen
 from swiftalign.config.sections import Config
 from swiftalign.evaluation.kept import find_evaluation
 from swiftalign.exports.card import model_card
@@ -35,6 +36,7 @@ class ExportReport(Written):
         output: folder, or GGUF file, that was written.
         base: folder of the base model.
         checkpoint: folder of the checkpoint that was merged.
+        chosen: why this checkpoint was taken.
         method: the tuning method, by the name that ``init`` knows.
         seconds: duration of the export.
         max_logit_difference: what ``check_logits`` measured.
@@ -43,6 +45,7 @@ class ExportReport(Written):
     output: Path
     base: Path
     checkpoint: Path
+    chosen: Chosen
     method: str
     seconds: float
     max_logit_difference: float | None = None
@@ -65,11 +68,12 @@ def export(
     mmproj: bool = False,
     check_logits: bool = False,
     hub_id: str | None = None,
+    which: str | int | None = None,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
     Args:
-        checkpoint: a checkpoint folder, or a run folder (its best or newest checkpoint).
+        checkpoint: a checkpoint folder or a run folder.
         output: the folder to write; with ``mmproj``, a folder or a file.
         base: folder of the base model; needed where the checkpoint does not name it.
         config: the run's configuration; needed where the checkpoint is no longer in its run folder.
@@ -84,6 +88,8 @@ def export(
         check_logits: load both forms in transformers and compare their logits.
         hub_id: the id under which the folder will be on a hub: its card loads it by this id, and none of its files
             holds a path of this machine.
+        which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
+            the run keeps the best model, else its newest.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -96,7 +102,7 @@ def export(
     alone = part == "mmproj" and output.suffix == ".gguf"
     if part == "mmproj":
         load_gguf()  # whether it is there is told before a long check
-    source = read_source(Path(checkpoint), base=base, config=config)
+    source = read_source(Path(checkpoint), base=base, config=config, which=which)
     training, place = read_training(source.origin), output_file if alone else output_folder
     with place(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
         if part == "mmproj":
@@ -116,11 +122,17 @@ def export(
             plan["model"] = source.base_name
         if plan and part == "model":
             (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        origin: dict[str, Any] = {"base": source.base_folder, "checkpoint": source.origin.path, "method": source.method}
+        origin: dict[str, Any] = {
+            "base": source.base_folder,
+            "checkpoint": source.origin.path,
+            "chosen": source.origin.chosen,
+            "method": source.method,
+        }
         run = source.origin.path.parent.name
         record = {
             "format": 1,
             **origin,
+            "chosen": source.origin.chosen.to_json(),
             **({"base": source.base_name, "checkpoint": f"{run}/{source.origin.path.name}"} if hub_id else {}),
             **asdict(written),
             "max_logit_difference": difference,

@@ -81,14 +81,16 @@ class Source(SavedAdapter):
             yield from method.merge(self, dtype)
 
 
-def read_source(path: Path, *, base: Path | None = None, config: Config | None = None) -> Source:
-    """Find, read and check a checkpoint and its base.
+def read_source(
+    path: Path, *, base: Path | None = None, config: Config | None = None, which: str | int | None = None
+) -> Source:
+    """Find, read and check a checkpoint and its base; `export` says what the arguments are.
 
     Raises:
         ModelError: there is no checkpoint here, or its base is not a folder.
         ExportError: the checkpoint is damaged, incomplete, or of another base.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, which)
     folder, kind, plan, problem = checkpoint.path, checkpoint.weights.kind, checkpoint.plan, checkpoint.adapter_problem
     if kind == "file":
         raise ModelError(f"{folder}: not a checkpoint folder", "name a checkpoint-N folder or a run folder")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint.read import Checkpoint, number_of
+from swiftalign.checkpoint.choose import number_of
+from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 

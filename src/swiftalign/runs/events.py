@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swiftalign.data.metrics import as_number
+
 EVENTS_FILE = "events.jsonl"
+_MOST_BYTES = 1 << 20  # of a line
+_MOST_STEPS = 10**12
+
+Curves = dict[str, dict[int, float]]  # the numbers of a run's logs, by name and step
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Event:
     Attributes:
         kind: from the training processes stage, note, finding, start, step, log, answers, saved, stopped, done or
             error; from the process that follows them stopping and signal; from `swiftalign.runs.train` progress,
-            problems, phase, resume, begin, join, finished-before and finished.
+            problems, phase, resume, begin, join, finished-before and finished; from `read_events`
+            damaged.
         values: the event's details, by name.
     """
 
@@ -60,28 +67,46 @@ class EventReader:
 
 
 def read_events(run_folder: Path) -> Iterator[Event]:
-    """All events of a run so far. Damaged lines are skipped."""
+    """All events of a run so far. A damaged line becomes an event ``damaged`` with its number."""
     path = run_folder / EVENTS_FILE
     if not path.is_file():
         return
     with path.open("rb") as file:
-        for line in file:
+        for count, line in enumerate(iter(lambda: file.readline(_MOST_BYTES), b""), 1):
             try:
                 values = json.loads(line)
-            except ValueError:
-                continue
+            except (ValueError, RecursionError):
+                values = None
             if isinstance(values, dict) and isinstance(values.get("kind"), str):
                 yield Event(values.pop("kind"), values)
+            elif line.strip() and (line.endswith(b"\n") or len(line) == _MOST_BYTES):  # else it is being written
+                yield Event("damaged", {"line": count})
 
 
 def outcome(run_folder: Path) -> Event | None:
-    """The event with which the last training of a run ended: done, stopped or error; None if it was killed."""
+    """The event with which the last training of a run ended: done, stopped or error; None if it was killed.
+
+    Of the errors of several processes, it is the first that does not follow from another one.
+    """
     found: Event | None = None
     for event in read_events(run_folder):
         if event.kind in ("done", "stopped", "error"):
-            found = event
+            if found is None or found.kind != "error" or found.values.get("follows"):
+                found = event
         elif event.kind in ("stage", "start"):
             found = None
+    return found
+
+
+def curves_of(events: Iterable[Event]) -> Curves:
+    """The finite numbers of all logs. If a resumed run logged a step again, the last log counts."""
+    found: Curves = {}
+    for event in events:
+        step = event.values.get("step")
+        if event.kind == "log" and type(step) is int and abs(step) < _MOST_STEPS:
+            for name, value in event.values.items():
+                if name not in ("step", "time") and (shown := as_number(value)) is not None:
+                    found.setdefault(name, {})[step] = shown
     return found
 
 

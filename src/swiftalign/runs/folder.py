@@ -27,7 +27,8 @@ VERSIONS_FILE, CHOICES_FILE, INDEX_FILE = "versions.json", "speed.json", "rows.n
 PICTURE_FILE = "loss.png"
 LOCK_FILE = ".lock"
 START_FILE = ".start"
-STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end
+STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end; holds the name of the signal
+EXPORT_FILE = "export.json"  # in the folder of an exported model, which may hold a plan too
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
 
 
@@ -68,8 +69,9 @@ def predictions_file(run_folder: Path, step: int) -> Path:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun in this folder."""
-    return any((place / PLAN_FILE).exists() for place in (folder, phase_folder(folder, 1)))
+    """Whether a run has begun in this folder; an exported model is no run."""
+    places = (folder, phase_folder(folder, 1))
+    return any((place / PLAN_FILE).exists() and not (place / EXPORT_FILE).exists() for place in places)
 
 
 @contextmanager

@@ -5,13 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from swiftalign.checkpoint.choose import choose, number_of
 from swiftalign.config.load import load_config
+from swiftalign.data.metrics import as_number
 from swiftalign.model.safetensors import read_json
-from swiftalign.problems import ModelError, SwiftalignError
+from swiftalign.plan.plan import TuningPlan
+from swiftalign.problems import SPOKEN, ModelError, SwiftalignError, printable
 from swiftalign.runs.events import outcome, read_events
 from swiftalign.runs.folder import CONFIG_FILE, LOCK_FILE, PLAN_FILE, holds_run, phase_folder
 
@@ -20,78 +24,95 @@ Status = Literal["running", "done", "stopped", "failed", "cut off"]
 
 @dataclass(frozen=True)
 class RunState:
-    """The state of a run.
+    """The state of a run; of a run in phases, that of its current phase.
 
     Attributes:
+        method: the tuning method; ``?`` where the plan can't be read.
+        rank: the rank of its adapters, AdaLoRA's at the start; None where the method has none.
+        rates: learning rate of each component that trains; empty where the optimizer makes its own.
+        augmentation: the preset or the number of operations, in words; empty where the configuration can't be read.
         status: ``cut off`` means that the run ended without an event, for example by SIGKILL.
-        step: the last step that was logged; for a run in phases, of the current phase.
+        reason: why it ended: ``early stopping``, the name of a signal, or the message of an error; else empty.
+        step: the last step that was logged.
         steps: number of steps in the plan; None if unknown.
         loss: the last training loss that was logged.
-        best: the best value of the metric by which the best model is chosen.
+        eval_loss: the last loss on the validation rows.
+        best: the value of `best_metric` at the best checkpoint, which is that of `best_step`; None without one.
         accuracies: by name, from the last evaluation that measured them.
         updated: time of the last event, in seconds since 1970.
+        damaged_lines: number of lines of the log that can't be read.
     """
 
     folder: Path
     method: str
+    rank: int | None
+    rates: dict[str, float]
+    augmentation: str
     status: Status
+    reason: str
     step: int
     steps: int | None
     loss: float | None
+    eval_loss: float | None
     best: float | None
+    best_metric: str | None
+    best_step: int | None
     accuracies: dict[str, float]
     updated: float
     phase: str = ""
+    damaged_lines: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
 
 
-def find_runs(folder: Path) -> list[RunState]:
-    """The runs in a folder and below it, the newest first.
+def find_runs(*folders: Path) -> list[RunState]:
+    """The runs in folders and below them, the newest first.
 
     Raises:
         SwiftalignError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise SwiftalignError(f"{folder}: no such folder", "name a folder that contains runs, e.g. runs/")
-    return sorted((run_state(run) for run in _run_folders(folder)), key=lambda run: -run.updated)
+    for folder in folders:
+        if not folder.is_dir():
+            raise SwiftalignError(f"{folder}: no such folder", "name a folder that contains runs, e.g. runs/")
+    found = dict.fromkeys(run for folder in folders for run in run_folders(folder))
+    return sorted((run_state(run) for run in found), key=lambda run: -run.updated)
 
 
-def _run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """Folders of runs, at most ``depth`` folders below this one."""
-    if holds_run(folder):
-        yield folder
-    elif depth:
-        for child in sorted(folder.iterdir()):
-            if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-                yield from _run_folders(child, depth - 1)
+def run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Folders of runs, at most ``depth`` folders below this one; what can't be read is passed over."""
+    with suppress(PermissionError):
+        if holds_run(folder):
+            yield folder
+        elif depth:
+            for child in sorted(folder.iterdir()):
+                if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+                    yield from run_folders(child, depth - 1)
 
 
 def run_state(folder: Path) -> RunState:
-    """Read a run's state from its plan and events; damaged parts are skipped."""
-    phase = 0 if (folder / PLAN_FILE).exists() else 1
-    while phase and (phase_folder(folder, phase + 1) / PLAN_FILE).exists():
-        phase += 1
-    inner = phase_folder(folder, phase) if phase else folder
-    try:
-        plan = read_json(inner / PLAN_FILE)
-    except ModelError:
-        plan = None
-    plan = plan if isinstance(plan, dict) else {}
-    step, loss, best, updated = 0, None, None, 0.0
+    """Read a run's state from its configuration, plan and events; damaged parts are skipped."""
+    inner, phase = current_phase(folder)
+    plan, rates, config = None, dict[str, float](), None
+    with suppress(ModelError, KeyError, TypeError, ValueError, AttributeError):
+        read = TuningPlan.from_json(read_json(inner / PLAN_FILE))
+        rates = {SPOKEN[name]: rate for name, rate in read.trained_rates.items() if as_number(rate) is not None}
+        plan = read
+    with suppress(SwiftalignError):
+        config = load_config([inner / CONFIG_FILE])
+    step, loss, eval_loss, updated, damaged = 0, None, None, 0.0, 0
+    steps = as_number(plan.schedule.steps) if plan else None
     accuracies: dict[str, float] = {}
     for event in read_events(inner):
         values = event.values
-        updated = _number(values.get("time")) or updated
-        step = int(_number(values.get("step")) or step)
-        loss = _number(values.get("loss")) if "loss" in values else loss
-        best = _number(values.get("best_metric")) if "best_metric" in values else best
-        found = {name.removeprefix("eval_"): value for name, value in values.items() if _is_accuracy(name, value)}
-        accuracies = found or accuracies
-    schedule = plan.get("schedule")
-    planned = _number(schedule.get("steps")) if isinstance(schedule, dict) else None
-    steps = None if planned is None else int(planned)
+        damaged += event.kind == "damaged"
+        updated = as_number(values.get("time")) or updated
+        step = int(as_number(values.get("step")) or step)
+        steps = (as_number(values.get("steps")) or steps) if event.kind == "start" else steps
+        loss = as_number(values["loss"]) if "loss" in values else loss
+        eval_loss = as_number(values["eval_loss"]) if "eval_loss" in values else eval_loss
+        logged = {name.removeprefix("eval_"): as_number(value) for name, value in values.items() if _is_accuracy(name)}
+        accuracies = {name: value for name, value in logged.items() if value is not None} or accuracies
     ended = outcome(inner)
     status: Status = _ENDS[ended.kind] if ended else "cut off"
     # A run in phases that finished one phase, but did not begin the next one, was cut off.
@@ -102,20 +123,56 @@ def run_state(folder: Path) -> RunState:
             status = "done" if phase == len(load_config([folder / CONFIG_FILE]).phases) else "cut off"
         except SwiftalignError:
             status = "cut off"
-    updated = updated or (inner / PLAN_FILE).stat().st_mtime
-    method = str(plan.get("method", "?"))
-    return RunState(folder, method, status, step, steps, loss, best, accuracies, updated, str(phase or ""))
+    reason = ""
+    if ended and status == "done" and steps and step < steps:
+        reason = "early stopping" if config and config.training.early_stopping else "before its last step"
+    elif ended and status in ("stopped", "failed"):
+        told = str(ended.values.get("signal" if status == "stopped" else "message") or "")
+        reason = printable(" ".join(told.split()))[:_MOST_LETTERS]
+    best = None
+    with suppress(SwiftalignError):  # no checkpoint, or none with a value
+        best = choose(inner, "best")
+    method, rank = (printable(str(plan.method)), None) if plan else ("?", None)
+    if plan and config and plan.adapted and config.tuner.method.size and config.tuner.method.size_name == "rank":
+        rank = getattr(config.tuner.settings, config.tuner.method.size)
+    return RunState(
+        folder=folder,
+        method=method,
+        rank=rank,
+        rates=rates,
+        augmentation=config.custom.augmentation_in_words if config else "",
+        status=status,
+        reason=reason,
+        step=step,
+        steps=None if steps is None else int(steps),
+        loss=loss,
+        eval_loss=eval_loss,
+        best=best.value if best else None,
+        best_metric=best.metric if best else None,
+        best_step=number_of(best.path) if best else None,
+        accuracies={printable(name): value for name, value in accuracies.items()},
+        updated=updated or (inner / PLAN_FILE).stat().st_mtime,
+        phase=str(phase or ""),
+        damaged_lines=damaged,
+    )
 
 
 _ENDS: dict[str, Status] = {"done": "done", "stopped": "stopped", "error": "failed"}
+_MOST_LETTERS = 2000  # of a message
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+def current_phase(folder: Path) -> tuple[Path, int]:
+    """The folder of a run's last phase that has begun, and its number; the run folder and 0 of a run without phases."""
+    if (folder / PLAN_FILE).exists():
+        return folder, 0
+    number = 1
+    while (phase_folder(folder, number + 1) / PLAN_FILE).exists():
+        number += 1
+    return phase_folder(folder, number), number
 
 
-def _is_accuracy(name: str, value: Any) -> bool:
-    return name.startswith("eval_") and name.endswith("_acc") and isinstance(value, (int, float))
+def _is_accuracy(name: str) -> bool:
+    return name.startswith("eval_") and name.endswith("_acc")
 
 
 def _locked(folder: Path) -> bool:

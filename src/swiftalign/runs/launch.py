@@ -229,6 +229,8 @@ class _Stop:
         if again or not self.can_wait:
             raise SystemExit(128 + number)  # unwinds the stack, which ends the child
         self._file.touch()
+        with contextlib.suppress(OSError):  # on a full disk the file stays empty, and the run stops all the same
+            self._file.write_text(signal.Signals(number).name, encoding="utf-8")
 
 
 def _deaths(code: int, run_folder: Path, processes: Processes, log_start: int) -> list[_Death]:

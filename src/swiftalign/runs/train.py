@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from swiftalign.checkpoint.choose import Chosen, checkpoints_of, choose
 from swiftalign.checks.data import geometry_kept, images_to_learn_from, scored_kind, scored_rows
 from swiftalign.checks.learned import learned
 from swiftalign.checks.preflight import preflight
@@ -81,6 +82,7 @@ class RunResult:
         accuracies: by name, from the last evaluation that measured them.
         values: everything else that the training processes report, by name, e.g. ``tokens_per_second``.
         phases: the result of each phase; empty for a run without phases.
+        chosen: the checkpoint that the run folder stands for, and why; None where none was saved.
         signal: number of the signal that stopped the run; None where it was not stopped.
     """
 
@@ -94,6 +96,7 @@ class RunResult:
     accuracies: dict[str, float] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     phases: tuple[RunResult, ...] = ()
+    chosen: Chosen | None = None
     signal: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +105,8 @@ class RunResult:
             phases = [phase.to_json() for phase in self.phases]
             return {**folder, "checkpoint": phases[-1].get("checkpoint"), "phases": phases}
         loss = self.losses[-1][1] if self.losses else None
-        return {**folder, "seconds": round(self.seconds, 1), **self.values, "status": self.status, "loss": loss}
+        values = {**folder, "seconds": round(self.seconds, 1), **self.values, "status": self.status, "loss": loss}
+        return values | ({"chosen": self.chosen.to_json()} if self.chosen else {})
 
 
 def prepare(
@@ -243,9 +247,8 @@ def _run_phases(
     for number, part in enumerate(parts, 1):
         listen(Event("phase", {"number": number, "phases": len(parts), "config": part.config, "plan": part.plan}))
         # Weights are carried on from phase to phase; optimizer and schedule begin afresh.
-        before = parts[number - 2].config.training if results else None
-        best = results[-1].best_checkpoint if before and before.keeps_best else None
-        weights = best or results[-1].checkpoint if results else None
+        chosen = results[-1].chosen if results else None
+        weights = chosen.path if chosen else None
         inner = phase_folder(folder, number)
         inner.mkdir(exist_ok=True)
         go_on = resume and holds_run(inner)
@@ -342,6 +345,7 @@ def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:
         tuple(losses),
         accuracies,
         values,
+        chosen=choose(folder) if checkpoints_of(folder) else None,
         signal=signal,
     )
 

@@ -30,7 +30,7 @@ from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import read_plan
 from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import EventWriter, is_main_process
-from swiftalign.runs.folder import CHOICES_FILE, CONFIG_FILE, PLAN_FILE, read_start
+from swiftalign.runs.folder import CHOICES_FILE, CONFIG_FILE, PLAN_FILE, STOP_FILE, read_start
 from swiftalign.runs.guard import end_with_launcher
 from swiftalign.runs.lowering import CALLBACK, GROUNDING_CALLBACK, STOPPING_CALLBACK, lower, to_argv
 from swiftalign.runs.processes import lost_contact, process_name
@@ -119,6 +119,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     result = pipeline.main()
     callback = pipeline.callback
     best = {"best_checkpoint": result["best_model_checkpoint"], "best_metric": result["best_metric"]}
+    asked = run_folder / STOP_FILE
+    if callback.stopped and (signal := asked.read_text(encoding="utf-8") if asked.exists() else ""):
+        best["signal"] = signal  # by its name
     callback.write(
         "stopped" if callback.stopped else "done",
         tokens=callback.tokens,
