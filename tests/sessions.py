@@ -20,6 +20,8 @@ from families import FAMILIES, config_of
 from swiftalign.demo.model import CHAT_TEMPLATE
 
 SMALL = {"height": 28, "width": 28}
+# What stands for an image in a prompt, where that is not the token that its features replace.
+_IMAGES = {"gemma3": "<start_of_image>", "glm4v": "<|begin_of_image|><|image|><|end_of_image|>"}
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,9 @@ def build_session(family: str, folder: Path) -> Path:
     session, config = SESSIONS[family], config_of(family)
     processor = session.processor(tokenizer_of(session))
     tokenizer = processor.tokenizer  # some processors add tokens
+    image = _IMAGES.get(family) or getattr(processor, "image_token", "")
+    if image not in CHAT_TEMPLATE:  # in place of Qwen's
+        processor.chat_template = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
     size = max(tokenizer.get_vocab().values()) + 1
     for part in (config, config.get("text_config", {})):
         part.update({key: max(size, 512) for key in ("vocab_size",) if key in part})

@@ -1,4 +1,4 @@
-"""A session of many families: inspect, train by the real ms-swift, verify, export, and load the result again."""
+"""A session of many families: inspect, train by the real ms-swift, verify, export, load the result again, evaluate it."""
 
 from __future__ import annotations
 
@@ -75,3 +75,9 @@ def test_a_family_is_trained_verified_exported_and_loaded(
         trained = peft.PeftModel.from_pretrained(model_class.from_pretrained(base, dtype="auto"), checkpoint)
         expected = trained.merge_and_unload()
     assert {name for name, tensor in expected.state_dict().items() if not torch.equal(tensor, exported[name])} == set()
+    # Its answers are nonsense; what counts is that it can be asked.
+    assert (
+        main(["eval", str(out), str(tmp_path / "data/train.jsonl"), "-o", str(tmp_path / "eval"), "--limit", "2"]) == 0
+    )
+    summary = json.loads((tmp_path / "eval/summary.json").read_text())
+    assert (summary["rows"], summary["failed"]) == (2, 0)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from swiftalign.cli.app import AsJson, open_console
+from swiftalign.cli.checkpoints import Which
 from swiftalign.problems import SwiftalignError, counted
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _MOST_CONFUSED = 5  # pairs of labels
 def evaluate(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="A model folder, a run (its best or newest checkpoint) or a checkpoint."),
+        typer.Argument(metavar="MODEL", help="A model folder, a run folder, a checkpoint or an adapter."),
     ],
     rows: Annotated[
         list[Path], typer.Argument(metavar="ROWS", help="Files or folders of rows, as data.train takes them.")
@@ -38,6 +39,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="OTHER", help="Compare with this model, or with the folder of its evaluation."),
     ] = None,
+    which: Which = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.  [default: eval-MODEL]")
     ] = None,
@@ -104,13 +106,15 @@ def evaluate(
 
         ways = Ways(url, served_name, os.environ.get("OPENAI_API_KEY"), protocol == "coco", device, dtype, base)
         config = load_config(configs) if configs else None
-        session = Session.open(model, rows, ways, config=config, limit=limit)
+        session = Session.open(model, rows, ways, which=which, config=config, limit=limit)
     folder = output or Path(f"eval-{model.resolve().name}")
     with _progress(console) as progress:
         found = session.evaluate(folder, against, protocol=protocol or "", anew=force, progress=progress)
     if as_json:
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
+        if session.subject.chosen:
+            print(f"{session.subject.name}: {session.subject.chosen}\n")
         _print(found, open_console())
         print(f"answers  {short_path(folder / 'predictions.jsonl')}")
         print(f"page     {short_path(folder / 'eval.html')}")

@@ -95,6 +95,10 @@ class LocalModel:
         """Replies in batches of about equal lengths, which end at about the same time; the longest come first.
 
         So a batch that does not fit the GPU's memory is met at once, and is halved, as all later ones are.
+
+        Raises:
+            ModelError: the model can't be asked in this way.
+            RowError: an image can't be read.
         """
         import torch
 
@@ -109,6 +113,10 @@ class LocalModel:
                     raise
                 self._most_rows = len(batch) // 2
                 replies = []
+            except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                hint = "serve it, and name the server with --url"
+                raise ModelError(f"transformers can't answer with this model: {reason}", hint) from error
             yield from replies
             left = left[len(replies) :]
 

@@ -86,12 +86,14 @@ class Session:
         files: Sequence[Path],
         ways: Ways = HERE,
         *,
+        which: str | None = None,
         config: Config | None = None,
         limit: int | None = None,
     ) -> Session:
         """Find the model and read the rows.
 
         Args:
+            which: the checkpoint of a run: ``best``, ``last`` or its step.
             files: files or folders of rows.
             config: the configuration whose words the questions have; None for that of the model's run.
             limit: most questions to ask, drawn evenly from all.
@@ -100,7 +102,7 @@ class Session:
             ModelError: there is no such model.
             DataError: the rows can't be read, or none asks where something is.
         """
-        subject = find_subject(model, ways.base)
+        subject = find_subject(model, ways.base, which)
         config = config or subject.config or Config.model_validate({"model": {"path": str(subject.folder.resolve())}})
         encoding = encoding_of(config)
         rows = Rows([DataSource(path=str(path)) for path in files], writing=encoding.writing)

@@ -21,12 +21,14 @@ class Subject:
         folder: the folder of the model's files.
         adapter: the folder of an adapter that belongs on it; None for a model as it is.
         config: the configuration of the run that made it; None where there is none.
+        chosen: which checkpoint of a run it is, and why; empty where the user named the model itself.
     """
 
     path: Path
     folder: Path
     adapter: Path | None = None
     config: Config | None = None
+    chosen: str = ""
 
     @property
     def name(self) -> str:
@@ -41,16 +43,17 @@ class Subject:
         return tuple(sorted(file for place in places for file in place.glob("*.safetensors")))
 
 
-def find_subject(path: Path, base: Path | None = None) -> Subject:
-    """The model that a path names: a model folder, a run (its best or newest checkpoint), a checkpoint or an adapter.
+def find_subject(path: Path, base: Path | None = None, which: str | None = None) -> Subject:
+    """The model that a path names: a model folder, a run, a checkpoint or an adapter.
 
     Args:
         base: folder of the base model, where it is no longer where a checkpoint says.
+        which: the checkpoint of a run, as `choose` takes it.
 
     Raises:
         ModelError: there is no model, or a checkpoint's base is not here.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, which)
     folder = checkpoint.path
     if checkpoint.weights.kind == "file":
         raise ModelError(f"{path}: a weight file alone is not a model", "name the folder that holds it")
@@ -59,6 +62,8 @@ def find_subject(path: Path, base: Path | None = None) -> Subject:
         raise ModelError(f"{folder} is not sound: {errors[0].message} [{errors[0].code}]", errors[0].hint)
     file = folder.parent / "config.yaml"
     config = load_config([file]) if checkpoint.plan and file.is_file() else None
+    reason = checkpoint.chosen.reason
+    chosen = f"{folder.name}, {reason}" if reason else "" if folder == path else folder.name
     if checkpoint.adapter is None:
-        return Subject(path, folder, None, config)
-    return Subject(path, base_of(checkpoint, base), checkpoint.weights.gathered or folder, config)
+        return Subject(path, folder, None, config, chosen)
+    return Subject(path, base_of(checkpoint, base), checkpoint.weights.gathered or folder, config, chosen)
