@@ -1,4 +1,4 @@
-"""A session of many families: inspect, train by the real ms-swift, verify, export, load the result again, evaluate it."""
+"""Sessions of many families: inspect, train by the real ms-swift, verify, export, load the result, evaluate it."""
 
 from __future__ import annotations
 
