@@ -290,6 +290,19 @@ def test_a_model_that_the_server_does_not_have_is_told(
     assert "the server has several models: one, two" in capsys.readouterr().err
 
 
+def test_a_model_that_only_the_server_has_is_asked_by_its_id(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Qwen2.5-VL writes pixels of the image as it reaches the model, and these images have small sides."""
+    for name, warned in (("Qwen/Qwen2.5-VL-7B-Instruct", False), ("someone/unknown-vl", True)):
+        out = tmp_path / name.rpartition("/")[2]
+        assert main(["eval", name, "data/val.jsonl", "--url", server.url, "-o", str(out)]) == 0
+        assert ("it is not known how" in capsys.readouterr().err) == warned
+        [written] = {json.dumps(each["predicted"]) for each in lines(str(out)) if each["size"] == [128, 128]}
+        points = json.loads(written)[0]["points"] if json.loads(written) else None
+        assert points == ([[1, 2], [300, 400]] if warned else None)  # 300 pixels lie outside
+
+
 def test_a_server_that_goes_away_ends_the_evaluation(server: Server, tmp_path: Path) -> None:
     from swiftalign.evaluation.engine import Request
     from swiftalign.evaluation.questions import questions_of

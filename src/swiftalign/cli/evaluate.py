@@ -80,8 +80,8 @@ def evaluate(
     The folder gets each answer (predictions.jsonl), the numbers (summary.json), the worst answers as a page to look at
     (eval.html), and the very worst as a picture (worst.png). A call that was stopped goes on where it stopped.
     An answer is cut off when it is a quarter longer than the true one.
-    With --url, MODEL is the folder that is served: its files say how it writes coordinates. A key is read from
-    OPENAI_API_KEY. Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
+    With --url, MODEL is the folder that is served, or its id on a hub: it says how the model writes coordinates. A key
+    is read from OPENAI_API_KEY. Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
 
       swiftalign eval runs/stage4 data/val.jsonl --against Qwen3-VL-4B-Instruct
 
@@ -107,6 +107,9 @@ def evaluate(
         ways = Ways(url, served_name, os.environ.get("OPENAI_API_KEY"), protocol == "coco", device, dtype, base)
         config = load_config(configs) if configs else None
         session = Session.open(model, rows, ways, which=which, config=config, limit=limit)
+    if session.assumed:
+        told = f"it is not known how {model} writes coordinates: as thousandths of the image's sides, it is assumed"
+        console.print(f"warning: {told}", markup=False, soft_wrap=True)
     folder = output or Path(f"eval-{model.resolve().name}")
     with _progress(console) as progress:
         found = session.evaluate(folder, against, protocol=protocol or "", anew=force, progress=progress)

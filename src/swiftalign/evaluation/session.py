@@ -21,6 +21,7 @@ from swiftalign.evaluation.questions import Question, questions_of
 from swiftalign.evaluation.report import Answered, Evaluation
 from swiftalign.evaluation.subject import Subject, find_subject
 from swiftalign.files import short_path
+from swiftalign.model.families import published_config
 from swiftalign.problems import SwiftalignError
 
 _OTHER = "against"  # folder of the other model's answers, in the folder of the evaluation
@@ -79,6 +80,12 @@ class Session:
     ways: Ways
     limit: int | None = None
 
+    @property
+    def assumed(self) -> bool:
+        """Whether it is assumed that the model writes thousandths of the image's sides."""
+        folder = self.subject.folder
+        return self.encoding.assumed or not (folder.exists() or published_config(str(folder)))
+
     @classmethod
     def open(
         cls,
@@ -102,8 +109,12 @@ class Session:
             ModelError: there is no such model.
             DataError: the rows can't be read, or none asks where something is.
         """
-        subject = find_subject(model, ways.base, which)
-        config = config or subject.config or Config.model_validate({"model": {"path": str(subject.folder.resolve())}})
+        if ways.url and not model.exists():  # the server alone has its files
+            subject = Subject(model, model)
+        else:
+            subject = find_subject(model, ways.base, which)
+        place = subject.folder.resolve() if subject.folder.exists() else model
+        config = config or subject.config or Config.model_validate({"model": {"path": str(place)}})
         encoding = encoding_of(config)
         rows = Rows([DataSource(path=str(path)) for path in files], writing=encoding.writing)
         questions = questions_of(rows)

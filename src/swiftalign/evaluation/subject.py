@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftalign.checkpoint.read import base_of, read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
+from swiftalign.model.hub import cached_folder
 from swiftalign.problems import ModelError, blocking
 
 
@@ -44,15 +45,19 @@ class Subject:
 
 
 def find_subject(path: Path, base: Path | None = None, which: str | None = None) -> Subject:
-    """The model that a path names: a model folder, a run, a checkpoint or an adapter.
+    """The model that a path names: a model folder, a run, a checkpoint, an adapter, or a hub's id.
 
     Args:
         base: folder of the base model, where it is no longer where a checkpoint says.
         which: the checkpoint of a run, as `choose` takes it.
 
+    An id is looked up in the Hugging Face client's cache; nothing is downloaded.
+
     Raises:
         ModelError: there is no model, or a checkpoint's base is not here.
     """
+    if not path.exists() and (cached := cached_folder(str(path), None, "huggingface")):
+        return replace(find_subject(cached), path=path)
     checkpoint = read_checkpoint(path, which)
     folder = checkpoint.path
     if checkpoint.weights.kind == "file":
