@@ -81,7 +81,8 @@ def evaluate(
     (eval.html), and the very worst as a picture (worst.png). A call that was stopped goes on where it stopped.
     An answer is cut off when it is a quarter longer than the true one.
     With --url, MODEL is the folder that is served, or its id on a hub: it says how the model writes coordinates. A key
-    is read from OPENAI_API_KEY. Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
+    is read from OPENAI_API_KEY.
+    Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
 
       swiftalign eval runs/stage4 data/val.jsonl --against Qwen3-VL-4B-Instruct
 
@@ -132,7 +133,7 @@ def _progress(console: Console) -> Iterator[Start]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
 
         def start(name: str) -> Shown:
-            task = bar.add_task(f"{name}: loading", total=None)
+            task = bar.add_task(name, total=None)
             return lambda done, total: bar.update(task, description=name, completed=done, total=total)
 
         yield start

@@ -109,10 +109,8 @@ class Session:
             ModelError: there is no such model.
             DataError: the rows can't be read, or none asks where something is.
         """
-        if ways.url and not model.exists():  # the server alone has its files
-            subject = Subject(model, model)
-        else:
-            subject = find_subject(model, ways.base, which)
+        elsewhere = ways.url and not model.exists()  # the server alone has its files
+        subject = Subject(model, model) if elsewhere else find_subject(model, ways.base, which)
         place = subject.folder.resolve() if subject.folder.exists() else model
         config = config or subject.config or Config.model_validate({"model": {"path": str(place)}})
         encoding = encoding_of(config)
@@ -156,6 +154,7 @@ class Session:
             theirs = Answered(other.name, self._ask(other, here, folder / _OTHER, anew, progress))
         if theirs and theirs.name == mine.name:
             theirs = replace(theirs, name=f"{theirs.name} (other)")
+        progress("counting and drawing")
         found = Evaluation(mine, theirs, self.left_out, protocol)
         found.write(folder, self.rows, ", ".join(file.path.name for file in self.rows.files))
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,13 @@ class Counts:
     cost: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
+        return Counts(
+            self.true + other.true,
+            self.predicted + other.predicted,
+            self.hits + other.hits,
+            self.close + other.close,
+            self.cost + other.cost,
+        )
 
     @property
     def recall(self) -> float | None:
