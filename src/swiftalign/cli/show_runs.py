@@ -121,6 +121,8 @@ def _setting(key: str, value: Any) -> str:
         return printable(value[:12])
     if isinstance(value, str):
         return printable(short_path(value) if Path(value).is_absolute() else value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None else printable(json.dumps(value, ensure_ascii=False))
 
 
