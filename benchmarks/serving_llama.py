@@ -27,7 +27,7 @@ def serve() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("-m", dest="model")
-    for name in ("mmproj", "lora", "host", "port"):
+    for name in ("mmproj", "lora", "host", "port", "cache-type-k", "cache-type-v", "flash-attn"):
         parser.add_argument(f"--{name}")
     options = parser.parse_args()
     params = xllamacpp.CommonParams()
@@ -35,6 +35,11 @@ def serve() -> None:
     params.hostnames, params.port = [options.host], int(options.port)
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 4096, 1, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.cache_type_k, params.cache_type_v = (
+        getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind.upper()}")
+        for kind in (options.cache_type_k, options.cache_type_v)
+    )
+    params.flash_attn_type = {"on": 1, "off": 0, "auto": -1}[options.flash_attn]
     params.use_jinja = True
     if options.lora:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(options.lora)]
