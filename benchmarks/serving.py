@@ -52,7 +52,7 @@ PARTS = (IN_PROCESS, *ENGINES, SPEED)
 STEPS = 40  # after which most answers differ from the base's
 ROWS = 16
 # Logits that are closer than this decide by how an engine rounds: llama.cpp looks up GELU in a table of float16.
-TIE = 0.02
+TIE = 0.005
 KEY = ("part", "engine", "export", "method")  # what a line of the log is replaced by
 
 Line = dict[str, Any]
@@ -287,19 +287,17 @@ def speeds(trained: Trained, data: Path, work: Path, limit: float, rounds: int) 
     for name in ("vLLM", "transformers serve"):
         engine, log = ENGINES[name], work / f"{name.replace(' ', '-')}-speed.log"
         with serving(engine, environment(name, work), trained.files, "merged", log, limit) as url:
-            for flight in (32, 1) if name == "vLLM" else (4,):
-                served = ServedModel(url, engine.served(trained.files, "merged"), together=flight)
-                yield timed(name, served, flight)
+            served = ServedModel(url, engine.served(trained.files, "merged"), together=engine.together)
+            yield timed(name, served, engine.together)
 
 
 def keep(log: Path, line: Line) -> None:
     """Put a line in its place in the log."""
     lines = [json.loads(text) for text in log.read_text().splitlines()] if log.is_file() else []
-    key = [line.get(name) for name in (*KEY, "together")]
-    kept = [each for each in lines if [each.get(name) for name in (*KEY, "together")] != key]
-    order = (*PARTS, None)
+    key = [line[name] for name in KEY]
+    kept = [each for each in lines if [each[name] for name in KEY] != key]
     kept.append(line | {"date": time.strftime("%Y-%m-%d")})
-    kept.sort(key=lambda each: (each["part"] != "matrix", order.index(each["engine"]), each["export"] == "adapter",
+    kept.sort(key=lambda each: (each["part"] != "matrix", PARTS.index(each["engine"]), each["export"] == "adapter",
                                 [*offered()].index(each["method"])))  # fmt: skip
     write_whole(log, "".join(json.dumps(each) + "\n" for each in kept))
 

@@ -93,7 +93,8 @@ def refusals(cells: list[Line]) -> Iterator[str]:
     yield "| server | adapter of | what it says | instead |"
     yield "|---|---|---|---|"
     for (engine, words), methods in said.items():
-        yield f"| {engine} | {', '.join(methods)} | `{words.replace('|', chr(92) + '|')}` | {CURES[engine]} |"
+        quoted = words.replace("|", "\\|")
+        yield f"| {engine} | {', '.join(methods)} | `` {quoted} `` | {CURES[engine]} |"
 
 
 def used(cells: list[Line]) -> Iterator[str]:
