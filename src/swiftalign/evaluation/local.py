@@ -42,6 +42,7 @@ class LocalModel:
         adapter: folder of an adapter to put on it; None for the model as it is.
         device: torch's name of the device; None for a GPU where there is one.
         dtype: torch's name of the dtype to load the weights in; "auto" for that of the files.
+        together: number of rows in a batch at most; None for as many as a device like this one usually takes.
         chatting: how rows become conversations.
     """
 
@@ -52,6 +53,7 @@ class LocalModel:
         *,
         device: str | None = None,
         dtype: str | None = "auto",
+        together: int | None = None,
         chatting: Chatting = PLAIN,
     ) -> None:
         import torch
@@ -86,7 +88,7 @@ class LocalModel:
                 f"{folder}: transformers can't load it: {reason}", "serve it, and name the server with --url"
             ) from error
         self._model, self._chatting = model.eval(), chatting
-        self._most_rows = _ROWS.get(self._kind, 32)
+        self._most_rows = together or _ROWS.get(self._kind, 32)
         # A thread more than a small model can use only costs time; who sets OMP_NUM_THREADS knows better.
         small = self._kind == "cpu" and sum(weight.numel() for weight in model.parameters()) < _SMALL
         self._threads = 1 if small and "OMP_NUM_THREADS" not in os.environ else None
