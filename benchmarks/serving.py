@@ -33,7 +33,7 @@ from common import SWIFTALIGN
 from serving_engines import ENGINES, VLLM, Engine, Files, Form, RefusalError, make_environment, releases, serving
 from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import read_tokenizer
-from swiftalign.demo.workspace import write_demo
+from swiftalign.demo.workspace import DEMO_TRAINING, write_demo
 from swiftalign.evaluation.chat import messages_of
 from swiftalign.evaluation.engine import Engine as Answering
 from swiftalign.evaluation.engine import Request
@@ -41,6 +41,7 @@ from swiftalign.evaluation.local import LocalModel
 from swiftalign.evaluation.questions import questions_of, without_answer
 from swiftalign.evaluation.served import ServedModel
 from swiftalign.files import write_whole
+from swiftalign.init.recipes import write_config
 from swiftalign.methods import offered
 
 HERE = Path(__file__).resolve().parent
@@ -111,20 +112,15 @@ def make_models(work: Path, methods: Sequence[str]) -> dict[str, Trained]:
         merged, adapter = place / "merged", place / "adapter"
         if not adapter.is_dir():
             shutil.rmtree(place, ignore_errors=True)
-            swiftalign("init", str(place / "config.yaml"), "--method", method, "--model", str(base),
-                       "--train", str(demo / "data/train.jsonl"))  # fmt: skip
-            settings = {
-                "model.dtype": "float32",
-                "training.aligner_lr": offered()[method].demo_lr,
-                "training.max_steps": STEPS,
-                "training.per_device_train_batch_size": 16,
-                "training.gradient_accumulation_steps": 1,
-                "training.padding_free": "true",
-                "training.gradient_checkpointing": "false",
-                "training.output_dir": str(place / "run"),
-            }
-            pairs = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-            swiftalign("train", str(place / "config.yaml"), *pairs)
+            place.mkdir(parents=True)
+            training = DEMO_TRAINING | {"max_steps": STEPS, "aligner_lr": offered()[method].demo_lr}
+            train = str(demo / "data/train.jsonl")
+            text = write_config(
+                model=str(base), dtype="float32", method=method, train=train, steps=STEPS, training=training
+            )
+            (place / "config.yaml").write_text(text, encoding="utf-8")
+            output = f"training.output_dir={place / 'run'}"
+            swiftalign("train", str(place / "config.yaml"), "--set", output)
             # In the base's own bfloat16 the engines would round at different places.
             swiftalign("export", str(place / "run"), "--dtype", "float32", "--output", str(merged))
             vision = ("--mmproj", "--dtype", "float32", "--output", str(place / "mmproj.gguf"))
