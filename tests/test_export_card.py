@@ -91,7 +91,7 @@ def test_it_says_how_the_checkpoint_was_trained_and_measured(made: Path, tmp_pat
     rows = dict(re.findall(r"^\| (.*?) \| (.*?) \|$", text, re.M))
     assert rows["base"] == "`base`"
     assert rows["trained"] == "99,904 of 374,176 parameters: 99,904 for the aligner"
-    assert rows["checkpoint"] == "`checkpoint-7` of the run `run`"
+    assert rows["checkpoint"] == "`checkpoint-7` of the run `run`, the newest"
     assert rows["length"].startswith("7 steps")
     assert rows["length"].endswith("0.875 epochs")
     assert rows["`train.jsonl`"] == f"`{DIGEST}`"

@@ -167,7 +167,7 @@ def test_a_run_that_keeps_the_best_is_verified_and_exported_by_it(
     assert main(["export", str(run), "-o", str(tmp_path / "model")]) == 0
     assert f"from        {run / 'checkpoint-4'}  (the best by known: 0.5000)" in capsys.readouterr().out
     card = (tmp_path / "model/README.md").read_text(encoding="utf-8")
-    assert "Made of `run/checkpoint-4`, the best by known: 0.5000." in card
+    assert "| checkpoint | `checkpoint-4` of the run `run`, the best by known: 0.5000 |" in card
     chosen = json.loads((tmp_path / "model/export.json").read_text(encoding="utf-8"))["chosen"]
     assert (chosen["why"], chosen["metric"], chosen["value"]) == ("best", "known", 0.5)
     other = tmp_path / "other"

@@ -132,7 +132,7 @@ def export(
         record = {
             "format": 1,
             **origin,
-            "chosen": source.origin.chosen.to_json(),
+            "chosen": {key: value for key, value in asdict(source.origin.chosen).items() if key != "path"},
             **({"base": source.base_name, "checkpoint": f"{run}/{source.origin.path.name}"} if hub_id else {}),
             **asdict(written),
             "max_logit_difference": difference,
