@@ -45,6 +45,7 @@ _VARIABLE = (
     (re.compile(r"loss \d+\.\d+( -> \d+\.\d+)?"), "loss L"),
     (re.compile(r"^(model\S+(?: +\d+){3}) +0\.0\d+$", re.MULTILINE), r"\1 CHANGE"),
     (re.compile(r"^(recovered:|the \w+ camera .*?) +\d+%.*$", re.MULTILINE), r"\1 ACCURACIES"),
+    (re.compile(r"^kind .*$", re.MULTILINE), lambda head: " ".join(head[0].split())),
     (re.compile(r"^(box|quad|line|    )( .*?) +\d+ +.*%.*$", re.MULTILINE), r"\1\2 COUNTS"),
     (re.compile(r"^(F1 of \w+) .*$", re.MULTILINE), r"\1 DIFFERENCE"),
     (re.compile(r"^(mixed up|malformed).*\n(?:  .*\n)?", re.MULTILINE), ""),

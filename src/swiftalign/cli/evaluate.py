@@ -149,8 +149,9 @@ def _print(found: Evaluation, console: Console) -> None:
         if group != "kind" and len(names) > 1:
             console.print()
             console.print(_by_group(found, group))
-            if (more := len(found.mine.tables[group]) - _MOST_GROUPS) > 0:
-                console.print(f"and {more} more in summary.json")
+            true = sum(count.true > 0 for count in found.mine.tables[group].values())
+            if true > _MOST_GROUPS:
+                console.print(f"and {true - _MOST_GROUPS} more in summary.json")
     console.print()
     several = len(found.both) > 1
     for kind, each in found.differences.items():
@@ -207,7 +208,8 @@ def _by_group(found: Evaluation, group: str) -> Table:
     mine, *others = found.both
     of_other = [f"F1 of {each.name}" for each in others]
     shown = _table("kind", group, "true", "recall", "precision", "F1", *of_other, texts=2)
-    entries = sorted(mine.tables[group].items(), key=lambda item: (-item[1].true, item[0]))
+    true = [(key, count) for key, count in mine.tables[group].items() if count.true]
+    entries = sorted(true, key=lambda item: (-item[1].true, item[0]))
     for (kind, name), count in entries[:_MOST_GROUPS]:
         values = [count.recall, count.precision, count.f1]
         values += [theirs.f1 if (theirs := each.tables[group].get((kind, name))) else None for each in others]
