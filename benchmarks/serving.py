@@ -51,8 +51,9 @@ SPEED = "speed"
 PARTS = (IN_PROCESS, *ENGINES, SPEED)
 STEPS = 40  # after which most answers differ from the base's
 ROWS = 16
-# Logits that are closer than this decide by how an engine rounds: llama.cpp looks up GELU in a table of float16.
-TIE = 0.005
+# Logits that are closer than this decide by how an engine rounds: it is the spacing of float16 numbers from 16 to 32,
+# and llama.cpp looks up GELU in a table of float16.
+TIE = 2**-6
 KEY = ("part", "engine", "export", "method")  # what a line of the log is replaced by
 
 Line = dict[str, Any]
