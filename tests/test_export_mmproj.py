@@ -298,3 +298,11 @@ def test_an_aligner_tune_leaves_the_llm_file(base: Path, adapter: Path, converte
     assert mine.keys() == theirs.keys()
     assert len(mine) > 20
     assert all(np.array_equal(values, theirs[name]) for name, values in mine.items())
+
+
+def test_a_model_is_not_written_into_a_folder_that_looks_like_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tmp_path), "-o", str(tmp_path / "model.gguf")]) == 2
+    assert "pass --mmproj" in capsys.readouterr().err
+    assert not (tmp_path / "model.gguf").exists()

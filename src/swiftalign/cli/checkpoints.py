@@ -165,6 +165,9 @@ def export(
         raise SwiftalignError(f"{'--public' if public else '--yes'} is for --push", "name the repository with --push")
     if push is not None and mmproj and output.suffix == ".gguf":
         raise SwiftalignError("--push uploads a folder", "name a folder with --output, in which the GGUF file will lie")
+    if output.suffix == ".gguf" and not mmproj:
+        hint = "pass --mmproj to write llama.cpp's vision file, or name a folder"
+        raise SwiftalignError(f"--output {output}: a model is written as a folder", hint)
     from swiftalign.cli.show import print_export
     from swiftalign.exports.export import export as write_export
     from swiftalign.exports.push import find_repository, push_folder
