@@ -37,6 +37,7 @@ from swiftalign.demo.workspace import DEMO_TRAINING, write_demo
 from swiftalign.evaluation.chat import messages_of
 from swiftalign.evaluation.engine import Engine as Answering
 from swiftalign.evaluation.engine import Request
+from swiftalign.evaluation.evaluate import LONGER, MORE
 from swiftalign.evaluation.local import LocalModel
 from swiftalign.evaluation.questions import questions_of, without_answer
 from swiftalign.evaluation.served import ServedModel
@@ -82,13 +83,13 @@ class Trained:
 
 
 class Asked:
-    """The demo's first validation rows, asked with one limit: where answers are cut off is then the same everywhere."""
+    """The demo's first validation rows, asked as `swiftalign eval` asks them."""
 
     def __init__(self, file: Path, model: Path, count: int) -> None:
         self.rows, tokenizer = Rows([file]), read_tokenizer(model / "tokenizer.json")
         questions = questions_of(self.rows)[:count]
-        most = max(int(len(tokenizer.encode(each.answer)) * 1.25) + 32 for each in questions)
-        self.requests = [Request(each, most) for each in questions]
+        lengths = [len(tokenizer.encode(each.answer)) for each in questions]
+        self.requests = [Request(each, int(n * LONGER) + MORE) for each, n in zip(questions, lengths, strict=True)]
 
     def texts(self, engine: Answering) -> Texts:
         """Raises RuntimeError where a row could not be asked."""
