@@ -37,7 +37,7 @@ from swiftalign.demo.workspace import DEMO_TRAINING, write_demo
 from swiftalign.evaluation.chat import messages_of
 from swiftalign.evaluation.engine import Engine as Answering
 from swiftalign.evaluation.engine import Request
-from swiftalign.evaluation.evaluate import LONGER, MORE
+from swiftalign.evaluation.evaluate import most_tokens
 from swiftalign.evaluation.local import LocalModel
 from swiftalign.evaluation.questions import questions_of, without_answer
 from swiftalign.evaluation.served import ServedModel
@@ -89,7 +89,7 @@ class Asked:
         self.rows, tokenizer = Rows([file]), read_tokenizer(model / "tokenizer.json")
         questions = questions_of(self.rows)[:count]
         lengths = [len(tokenizer.encode(each.answer)) for each in questions]
-        self.requests = [Request(each, int(n * LONGER) + MORE) for each, n in zip(questions, lengths, strict=True)]
+        self.requests = [Request(each, most_tokens(n)) for each, n in zip(questions, lengths, strict=True)]
 
     def texts(self, engine: Answering) -> Texts:
         """Raises RuntimeError where a row could not be asked."""

@@ -68,6 +68,12 @@ def check_output(path: Path, *, force: bool) -> None:
         raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
 
 
+def check_dtype(dtype: str | None) -> None:
+    """Raises SwiftalignError unless `--dtype` names one of torch's three common dtypes, or is left out."""
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
+
+
 def check_allowed(allowed: list[str] | None) -> list[str]:
     import swiftalign.methods  # noqa: F401  # registers the codes of the methods
 

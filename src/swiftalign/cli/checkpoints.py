@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, open_console
+from swiftalign.cli.app import AsJson, check_dtype, open_console
 from swiftalign.problems import SwiftalignError, counted
 
 Which = Annotated[
@@ -153,8 +153,7 @@ def export(
 
       swiftalign export runs/stage4 -o models/stage4 --push my-name/stage4
     """
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
+    check_dtype(dtype)
     parts = {"--adapter-only": adapter_only, "--aligner-only": aligner_only, "--mmproj": mmproj}
     asked = [name for name, is_asked in parts.items() if is_asked]
     if len(asked) > 1:

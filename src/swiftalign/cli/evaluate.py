@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from swiftalign.cli.app import AsJson, open_console
+from swiftalign.cli.app import AsJson, check_dtype, open_console
 from swiftalign.cli.checkpoints import Which
 from swiftalign.problems import SwiftalignError, counted
 
@@ -97,8 +97,7 @@ def evaluate(
             raise SwiftalignError(f"{path}: no such file or folder", "check the path")
     if protocol and protocol not in PROTOCOLS:
         raise SwiftalignError(f"--protocol {protocol}: must be {' or '.join(PROTOCOLS)}")
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise SwiftalignError(f"--dtype {dtype}: must be float32, bfloat16 or float16")
+    check_dtype(dtype)
     if served_name and not url:
         raise SwiftalignError("--served-name names a model of a server", "give the server's address with --url")
     console = open_console(stderr=True)
@@ -109,7 +108,7 @@ def evaluate(
         config = load_config(configs) if configs else None
         session = Session.open(model, rows, ways, which=which, config=config, limit=limit)
     if session.assumed:
-        told = f"it is not known how {model} writes coordinates: as thousandths of the image's sides, it is assumed"
+        told = f"it is not known how {model} writes coordinates; thousandths of the image's sides are assumed"
         console.print(f"warning: {told}", markup=False, soft_wrap=True)
     folder = output or Path(f"eval-{model.resolve().name}")
     with _progress(console) as progress:

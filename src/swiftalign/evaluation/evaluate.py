@@ -19,6 +19,12 @@ from swiftalign.problems import SwiftalignError
 # An answer may be longer than the true one by this factor, and by this many tokens.
 LONGER, MORE = 1.25, 32
 
+
+def most_tokens(true: int) -> int:
+    """Number of tokens after which an answer is cut off, from that of the true answer."""
+    return int(true * LONGER) + MORE
+
+
 Progress = Callable[[int, int], None]
 """Is called with the number of answered questions, and that of all."""
 
@@ -50,7 +56,7 @@ def ask(
         else:
             lengths = [len(text.encode()) for text in texts]
         model, asked = engine(), {question.index: question for question in left}
-        requests = [Request(each, int(length * LONGER) + MORE) for each, length in zip(left, lengths, strict=True)]
+        requests = [Request(each, most_tokens(length)) for each, length in zip(left, lengths, strict=True)]
         progress(before := len(done), len(questions))
         for count, reply in enumerate(model.answer(requests, rows), before + 1):
             prediction = Prediction.of(

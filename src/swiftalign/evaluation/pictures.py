@@ -96,10 +96,10 @@ def _drawn(judged: Judged) -> Iterator[dict[str, Any]]:
     for number, target in enumerate(question.truth):
         missed = number in judged.missed
         yield target_json(target) | {"status": "missed" if missed else "true", "label": target.label if missed else ""}
-    notes, wrong = _notes(judged), set(judged.off.values())
+    notes, status = _notes(judged), dict.fromkeys(judged.extra, "extra")
+    status |= dict.fromkeys(judged.off.values(), "off") | dict.fromkeys(judged.label.values(), "misnamed")
     for number, target in enumerate(answer.targets):
-        status = "misnamed" if number in set(judged.label.values()) else "extra" if number in judged.extra else "right"
-        yield target_json(target) | {"status": "off" if number in wrong else status, "note": notes.get(number, "")}
+        yield target_json(target) | {"status": status.get(number, "right"), "note": notes.get(number, "")}
 
 
 def _notes(judged: Judged) -> dict[int, str]:

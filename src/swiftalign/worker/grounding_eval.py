@@ -21,7 +21,7 @@ from swift.infer_engine import RequestConfig, TransformersEngine
 from swift.utils import unwrap_model_for_generation
 
 from swiftalign.data.rows import Rows
-from swiftalign.evaluation.evaluate import LONGER, MORE
+from swiftalign.evaluation.evaluate import most_tokens
 from swiftalign.evaluation.predictions import Prediction, PredictionFile
 from swiftalign.evaluation.questions import Question, choose_questions, require_kind, without_answer
 from swiftalign.evaluation.summary import metrics
@@ -108,7 +108,7 @@ class GroundingEval(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no
                 batch = shared[first : first + size]
                 questions = [self.questions[index] for index in batch]
                 longest = max(self._tokens(question) for question in questions)
-                request = RequestConfig(max_tokens=int(longest * LONGER) + MORE, temperature=0)
+                request = RequestConfig(max_tokens=most_tokens(longest), temperature=0)
                 asked = [without_answer(self._rows[question.index]) for question in questions]
                 replies = self._engine.infer(asked, request, use_tqdm=False)
                 texts |= {index: reply.choices[0].message.content for index, reply in zip(batch, replies, strict=True)}
