@@ -19,8 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from swiftalign.config.arguments import ARGUMENTS, Implied, Noted, Renamed, Rule
 from swiftalign.config.schema import config_schema
-from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, Implied, Noted, Renamed, Rule, home
+from swiftalign.config.spellings import KEYS, PASS_THROUGH, home
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 

@@ -201,6 +201,12 @@ RUN = [
     ),
     Case(
         "setting-unused",
+        f"tuner:\n  target_regex: {ALIGNER}\n  lorap_lr_ratio: 16  # here\n",
+        "lorap_lr_ratio: no effect with optimizer default",
+        f"tuner:\n  target_regex: {ALIGNER}\n",
+    ),
+    Case(
+        "setting-unused",
         f"{SPLIT}training:\n  save_steps: 80  # here\n  save_strategy: best\n  eval_strategy: epoch\n",
         "save_steps: no effect, since save_strategy is best",
         f"{SPLIT}training: {{eval_strategy: steps, save_strategy: best, save_steps: 80}}\n",

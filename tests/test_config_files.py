@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config, DataSource, ModelSection, section_fields
-from swiftalign.config.spellings import ARGUMENTS
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments, swift_defaults
 from swiftalign.problems import ConfigError, SwiftalignError
 from swiftalign.yaml12 import dump_yaml
@@ -355,7 +355,7 @@ def test_other_arguments_are_handed_through(write: Write) -> None:
         ("training: {gradient_checkpointing: 1}", "training.gradient_checkpointing must be true or false, not 1"),
         ("swift: {max_length: long}", "swift.max_length must be a whole number, not 'long'"),
         ("swift: {max_grad_norm: a}", "swift.max_grad_norm must be a number, not 'a'"),
-        ("swift: {quant_method: bnp}", "swift.quant_method must be one of bnb, hqq, eetq, quanto, fp8, not 'bnp'"),
+        ("swift: {padding_side: up}", "swift.padding_side must be one of left, right, not 'up'"),
     ],
 )
 def test_argument_is_type_checked(text: str, fault: str, write: Write) -> None:

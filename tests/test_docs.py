@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from docs_examples import PAGES, ROOT, has_examples, rerun, with_keys, with_models, without_variables
+from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.sections import section_fields
-from swiftalign.config.spellings import ARGUMENTS, PASS_THROUGH
+from swiftalign.config.spellings import PASS_THROUGH
 from swiftalign.config.swift_arguments import swift_arguments
 
 # The keys in the configurations for supervised fine-tuning of the project that the guide comes from, over its history.

@@ -45,6 +45,7 @@ BEYOND_CONFIG = {
     "remote-code",
     "swift-prefixes-wrong",
     "adapter-not-reloadable",
+    "argument-unknown",
 }
 
 CASES = [*TRAINED, *RUN]

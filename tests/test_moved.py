@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from swiftalign.cli import main
+from swiftalign.config.arguments import ARGUMENTS, Renamed
 from swiftalign.config.load import load_config
-from swiftalign.config.spellings import ARGUMENTS, Renamed
 from swiftalign.config.swift_arguments import swift_arguments, swift_defaults
 from swiftalign.data.files import RowCounts
 from swiftalign.init.moved import move, write_moved, written
@@ -242,8 +242,8 @@ SPELLED_OTHERWISE = ("use_hf", "bf16", "fp16", "fsdp")  # hub, model.dtype and t
     [
         ("swift sft --model M --tuner_type vera", "train.sh:1: tuner_type must be one of"),
         ("swift sft --model M --tuner_type adapter", "train.sh:1: tuner_type: 'adapter' puts bottleneck layers"),
-        ("swift sft --model M \\\n --use_galore", "train.sh:2: use_galore: true can't be moved here: GaLore projects"),
-        ("swift sft --model M --quant_bits 4", "train.sh:1: quant_bits: 4 can't be moved here: the plan knows"),
+        ("swift sft --model M \\\n --use_galore", "train.sh:2: use_galore: true is not supported: GaLore projects"),
+        ("swift sft --model M --quant_bits 4", "train.sh:1: quant_bits: 4 is not supported: plan, predictions"),
         ("swift sft --model M --init_weights lora-ga", 'train.sh:1: init_weights: "lora-ga" is not supported'),
         ("swift sft --model M --freeze_parameters a", "train.sh:1: freeze_parameters is not supported"),
         ("swift sft --model M --adapters old", "train.sh:1: adapters is not supported"),

@@ -11,9 +11,10 @@ from jsonschema import Draft202012Validator
 
 from swiftalign.cli import main
 from swiftalign.config import spellings
+from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.schema import config_schema
 from swiftalign.config.sections import Config, section_fields
-from swiftalign.config.spellings import ARGUMENTS, KEYS, is_argument
+from swiftalign.config.spellings import KEYS, is_argument
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.config.yaml import parse_document, read_document
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, recipes, write_config

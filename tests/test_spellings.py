@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import swiftalign
+from swiftalign.checks.spellings import unknown_arguments
+from swiftalign.config.arguments import ARGUMENTS, HARMLESS, PLANNED, Implied, Names, Noted, Renamed
 from swiftalign.config.load import load_config
-from swiftalign.config.spellings import ARGUMENTS, KEYS, SECTIONS, Implied, Names, Noted, Renamed, translate
-from swiftalign.config.swift_arguments import swift_arguments
+from swiftalign.config.sections import section_fields
+from swiftalign.config.spellings import KEYS, PASS_THROUGH, SECTIONS, translate
+from swiftalign.config.swift_arguments import swift_arguments, swift_defaults
 from swiftalign.config.yaml import Place, holds, lookup, nested, parse_document
+from swiftalign.model.tree import Model
+from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ConfigError, Problem
 from swiftalign.yaml12 import dump_yaml
 
@@ -138,6 +146,64 @@ def test_argument_of_ms_swift_is_understood_in_every_section(section: str, name:
         assert values.name(*rule.to) in (".".join(key), ".".join(rule.to))
     else:
         assert not holds(values, key)
+
+
+def test_every_argument_of_ms_swift_is_in_one_class() -> None:
+    harmless = [name for listed in HARMLESS.values() for name in listed.split()]
+    declared = {name for section in PASS_THROUGH for name in section_fields(section)}
+    classes = [*declared - ARGUMENTS.keys(), *ARGUMENTS, *PLANNED.split(), *harmless]
+    assert [name for name, count in Counter(classes).items() if count > 1] == []
+    assert swift_arguments().keys() - set(classes) == set()
+    assert {*PLANNED.split(), *harmless} <= swift_arguments().keys()
+
+
+def test_a_planned_argument_is_read_somewhere() -> None:
+    root = Path(swiftalign.__file__).parent
+    code = "".join(path.read_text() for path in root.rglob("*.py") if path.name != "arguments.py")
+    assert [name for name in PLANNED.split() if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_what_ms_swift_does_not_read_by_default_is_what_the_rule_takes() -> None:
+    """A value that changes nothing is ms-swift's own default: a run moved here may spell it out."""
+    defaults = swift_defaults()
+    wrong = [
+        name
+        for name, rule in ARGUMENTS.items()
+        if isinstance(rule, Implied) and defaults.get(name) not in (None, "", [], {}, *rule.values)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("new_special_tokens: ['<box>']", "the tokenizer and the embeddings would change"),
+        ("training: {quant_bits: 4}", "base models that are not quantized on loading"),
+        ("swift: {lisa_activated_layers: 2}", "LISA trains other layers in every interval"),
+        ("model_kwargs: '{\"max_pixels\": 1}'", "environment variables"),
+        ("training: {vera_rank: 8}", "it belongs to a tuning method that is not offered here"),
+        ("push_to_hub: true", "a run writes to its own folder only"),
+        ("resume_only_model: true", "a resumed run continues optimizer"),
+    ],
+)
+def test_argument_that_works_behind_the_plans_back_is_refused(text: str, why: str, write: Write) -> None:
+    [fault] = faults(write(MODEL + text))
+    assert fault.startswith("config.yaml:2: ")
+    assert " is not supported: " in fault
+    assert why in fault
+
+
+def test_argument_of_a_later_ms_swift_is_handed_through_with_a_warning(
+    write: Write, demo_modules: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write(MODEL + "training:\n  seed: 3\n  max_grad_norm: 2\n"))
+    plan = resolve(config, demo_modules)
+    assert not list(unknown_arguments(config, demo_modules, plan))
+    monkeypatch.setattr("swiftalign.checks.spellings._CLASSED", {"seed"})
+    [found] = unknown_arguments(config, demo_modules, plan)
+    assert (found.code, found.severity) == ("argument-unknown", "warning")
+    assert found.where.endswith("config.yaml:4")
+    assert found.message.startswith("max_grad_norm: ")
 
 
 @pytest.mark.parametrize("key", [key for key, rule in KEYS.items() if isinstance(rule, Implied)], ids=".".join)

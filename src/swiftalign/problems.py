@@ -54,6 +54,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "low-precision-trainables": ("warning", "small updates to 16-bit weights are rounded away"),
     # The run
     "key-without-effect": ("note", "a key of another tool is read and has no effect here"),
+    "argument-unknown": ("warning", "an argument came into ms-swift after the tested release"),
     "rows-per-step-contradicted": (
         "error",
         "effective_batch_size and gradient_accumulation_steps make steps of different size",

@@ -67,6 +67,7 @@ CHECKS: tuple[Check, ...] = (
     trained.weights_missing,
     trained.unbuilt,
     spellings.without_effect,
+    spellings.unknown_arguments,
     versions.versions,
 )
 

@@ -23,6 +23,9 @@ def optimizer(config: Config, model: Model, plan: TuningPlan) -> Iterable[Proble
         message = f"ms-swift has no optimizer {name!r}, only {', '.join(SWIFT_OPTIMIZERS)}"
         hint = "set training.optim to choose AdamW or the like, and take the parameter groups of:"
         yield Problem("optimizer-unknown", message, hint, _MULTIMODAL, where)
+    elif name != "lorap" and config.handed_through.get("lorap_lr_ratio"):
+        message = f"lorap_lr_ratio: no effect with optimizer {name}: both factors of an adapter have one rate"
+        yield Problem("setting-unused", message, where=config.where("tuner", "lorap_lr_ratio"))
     elif name not in ("multimodal", "default"):
         message = (
             f"optimizer {name} makes its own parameter groups: the plan can't say which learning rate a parameter gets"

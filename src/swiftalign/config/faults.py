@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.augmentation import EXAMPLES, PARAMETERS
 from swiftalign.config.sections import Config, section_fields
-from swiftalign.config.spellings import ARGUMENTS, KEYS, PASS_THROUGH, TRUTH, home, is_argument
+from swiftalign.config.spellings import KEYS, PASS_THROUGH, TRUTH, home, is_argument
 from swiftalign.config.swift_arguments import megatron_arguments, swift_arguments
 from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
 from swiftalign.methods import METHODS

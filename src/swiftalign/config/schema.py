@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, TypeAdapter
 
+from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.augmentation import IMGAUG, PARAMETERS
 from swiftalign.config.sections import Config
-from swiftalign.config.spellings import ARGUMENTS, KEYS, SECTIONS, is_argument
+from swiftalign.config.spellings import KEYS, SECTIONS, is_argument
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.methods import METHODS, train_types
 

@@ -8,11 +8,10 @@ A key that would change what is learnt in a way that this toolkit does not know 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
+from swiftalign.config.arguments import ARGUMENTS, LEFT_OUT, Implied, Names, Noted, Renamed, Rule, train_files
 from swiftalign.config.sections import ARGUMENT, section_fields
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.config.yaml import Mapping, Place, dotted, holds, lookup
@@ -20,103 +19,14 @@ from swiftalign.problems import Problem, config_problem
 
 SECTIONS = ("model", "data", "tuner", "training", "custom", "swift")
 PASS_THROUGH = ("data", "tuner", "training", "swift")
-Names: TypeAlias = tuple[str, ...]
-"""A path of keys."""
-
-
-@dataclass(frozen=True)
-class Renamed:
-    """Another name of a key.
-
-    Attributes:
-        to: the key here.
-        convert: the value here, from the value there. `LEFT_OUT` leaves the key out. It raises ValueError with the
-            reason and, after a semicolon, what to do.
-        values: what the conversion does, for the documentation.
-    """
-
-    to: Names
-    convert: Callable[[Any], Any] = lambda value: value
-    values: str = ""
-
-
-@dataclass(frozen=True)
-class Implied:
-    """A key that says what this toolkit does anyway, or nothing: it is left out. Any other value is an error.
-
-    Attributes:
-        values: the values that say so, besides empty ones.
-        why: what this toolkit does.
-        hint: what to write instead of another value.
-    """
-
-    values: tuple[Any, ...]
-    why: str
-    hint: str = "remove the key"
-
-
-@dataclass(frozen=True)
-class Noted:
-    """A key that changes nothing that is learnt: it is left out, and a note says so.
-
-    Attributes:
-        why: what this toolkit does instead.
-    """
-
-    why: str
-
-
-Rule: TypeAlias = Renamed | Implied | Noted
-LEFT_OUT: Any = object()
 _OFF = (False, 0, 0.0, "off", "no", "false")  # a feature that is not used, in all spellings
 _ENABLED: Names = ("enabled",)
 # The words that stand for true and false, in small letters.
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def _hub(use_hf: Any) -> Any:
-    if isinstance(use_hf, bool):
-        return "huggingface" if use_hf else "modelscope"
-    return LEFT_OUT if use_hf is None else use_hf
-
-
-def _dtype(name: Any) -> Any:
-    return LEFT_OUT if name in (None, "auto") else name.removeprefix("torch.") if isinstance(name, str) else name
-
-
-# They stand where ms-swift wants a dataset, and the guide's project reads custom.train_jsonl.
-_PLACEHOLDERS = ("placeholder", "dummy")
-
-
-def _files(datasets: Any) -> Any:
-    listed = datasets if isinstance(datasets, list) else [datasets]
-    if all(each in (None, *_PLACEHOLDERS) for each in listed):
-        return LEFT_OUT
-    if sampled := next((each for each in listed if isinstance(each, str) and re.search(r"#\d+$", each)), None):
-        path, _, rows = sampled.rpartition("#")
-        raise ValueError(
-            f"{sampled!r} draws {rows} rows at random; for the first {rows} rows write {{path: {path}, limit: {rows}}}"
-        )
-    return datasets
-
-
 def _none_for_null(files: Any) -> Any:
     return [] if files is None else files  # not left out: it replaces the files of an extended file
-
-
-def _fsdp(options: Any) -> Any:
-    if isinstance(options, dict):
-        options = options.get("fsdp", "fsdp2")
-    text = " ".join(map(str, options)) if isinstance(options, list) else str(options or "")
-    if text.endswith(".json"):
-        raise ValueError(f"the settings in {text} are not read; write training: {{sharding: fsdp2}} or fsdp2_offload")
-    return ("fsdp2_offload" if "offload" in text else "fsdp2") if text else LEFT_OUT
-
-
-def _device_map(devices: Any) -> Any:
-    if devices not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
-        raise ValueError("the layers can't be placed by hand; write training: {sharding: device_map}")
-    return "device_map" if devices else LEFT_OUT
 
 
 _ORDERS = {"reference_tlbr": "reference_top_to_bottom", "center_tlbr": "centre_top_to_bottom"}
@@ -132,57 +42,6 @@ def _summaries(ratio: Any) -> Any:
     return "summary" if ratio else "objects"
 
 
-_PLAN = "the plan decides this"
-_BY_TUNER = (
-    "choose what trains in the tuner section, by target_regex, target_modules, modules_to_save or the freeze flags"
-)
-
-# An argument of ms-swift, of today or of version 3, in whatever section it stands -> what becomes of it.
-ARGUMENTS: dict[str, Rule] = {
-    "model": Renamed(("model", "path")),
-    "model_revision": Renamed(("model", "revision")),
-    "model_type": Renamed(("model", "type")),
-    "torch_dtype": Renamed(("model", "dtype"), _dtype, "auto: left out"),
-    "attn_impl": Renamed(("model", "attention")),
-    "use_hf": Renamed(("hub",), _hub, "true: huggingface, false: modelscope"),
-    "dataset": Renamed(("data", "train"), _files, "placeholder, dummy: left out"),
-    "val_dataset": Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
-    "tuner_type": Renamed(("tuner", "train_type")),
-    "train_type": Renamed(("tuner", "train_type")),
-    # `settle` reads these two.
-    "bf16": Renamed(("training", "bf16"), values="true: model.dtype bfloat16"),
-    "fp16": Renamed(("training", "fp16"), values="true: model.dtype float16"),
-    "packing": Renamed(("training", "packing")),
-    "fsdp": Renamed(("training", "sharding"), _fsdp, "fsdp2, with offload among the options fsdp2_offload"),
-    "fsdp_config": Noted("training.sharding: fsdp2 has no other settings"),
-    "device_map": Renamed(("training", "sharding"), _device_map, "auto: device_map"),
-    "tuner_backend": Implied(("peft",), "adapters are peft's"),
-    "use_swift_lora": Implied((False,), "adapters are peft's"),
-    "lora_bias": Implied(("none",), "biases of adapted layers stay frozen", _BY_TUNER),
-    "lora_dtype": Implied((), _PLAN, "set tuner.trainable_dtype"),
-    "init_weights": Implied((True, "true", "True"), "adapters begin as peft makes them"),
-    "adapters": Implied(
-        (), "a run begins with the base model", "merge the adapter first: swiftalign export CHECKPOINT"
-    ),
-    **dict.fromkeys(
-        ("freeze_parameters", "freeze_parameters_regex", "trainable_parameters", "trainable_parameters_regex"),
-        Implied((), _PLAN, _BY_TUNER),
-    ),
-    "target_parameters": Implied((), _PLAN, _BY_TUNER),
-    "freeze_parameters_ratio": Implied((0, 0.0), _PLAN, _BY_TUNER),
-    **dict.fromkeys(("save_safetensors", "safe_serialization"), Implied((True,), "weights are saved as safetensors")),
-    "add_version": Noted("the run folder is training.output_dir itself, and one that holds a run is never overwritten"),
-    "streaming": Implied((False,), "rows are read when they are needed"),
-    **dict.fromkeys(
-        ("cached_dataset", "cached_val_dataset"),
-        Implied((), "rows are read from files", "name the files in data.train"),
-    ),
-    "interleave_prob": Implied((), "files are mixed by weights", "write {path: FILE, weight: W} in data.train"),
-    "columns": Implied(("{}",), "rows are read by their layout", "run 'swiftalign convert' on the file"),
-    "custom_dataset_info": Implied((), "rows are read from files", "name the files in data.train"),
-    "val_dataset_shuffle": Implied((False,), "validation rows keep their order"),
-}
-
 _PROMPT = "data.text sets the prompt and the system message: data: {text: {prompt: ..., system: ...}}"
 _ANSWER = "data.text sets keys, shape and order of the answer"
 _MIXTURE = "name the files in data.train with weights: [{path: A, weight: 1}, {path: B, weight: 0.1}]"
@@ -197,7 +56,7 @@ KEYS: dict[Names, Rule] = {
     ),
     ("model", "model_name_or_path"): Renamed(("model", "path")),
     ("model", "attn_implementation"): Renamed(("model", "attention")),
-    ("data", "eval_dataset"): Renamed(("data", "val"), _files, "placeholder, dummy: left out"),
+    ("data", "eval_dataset"): Renamed(("data", "val"), train_files, "placeholder, dummy: left out"),
     ("custom", "train_jsonl"): Renamed(("data", "train"), _none_for_null),
     ("custom", "val_jsonl"): Renamed(("data", "val"), _none_for_null),
     # `settle` reads these three.

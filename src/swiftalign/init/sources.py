@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from swiftalign.config.spellings import ARGUMENTS, SECTIONS, Names
+from swiftalign.config.arguments import ARGUMENTS, Names
+from swiftalign.config.spellings import SECTIONS
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.config.yaml import Items, Mapping, Place, parse_document, read_text
 from swiftalign.init.shell import Command, swift_commands

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.sections import TunerSection
 from swiftalign.config.sharding import PRESETS, deepspeed_settings
-from swiftalign.config.spellings import ARGUMENTS
 from swiftalign.config.swift_arguments import swift_arguments, swift_defaults
 from swiftalign.config.yaml import Items, Mapping, read_text
 from swiftalign.init.sources import Moved, Source, shown
@@ -25,14 +25,6 @@ _READ = re.compile(
 _SECRET = re.compile(r"token$|secret|password|api_key|webhook", re.IGNORECASE)
 _TRUE = ("1", "true", "True")
 
-# Arguments that change what is learnt in a way that the plan does not know, unless they have one of these values.
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "use_galore": ((False, None), "GaLore projects gradients, which the plan does not know"),
-    "lisa_activated_layers": ((0, None), "LISA trains other layers in every interval, and a plan names one set"),
-    "quant_method": ((None,), "the plan knows base models that are not quantized on loading"),
-    "quant_bits": ((None,), "the plan knows base models that are not quantized on loading"),
-    "task_type": (("causal_lm", None), "this toolkit trains on the answers of rows only"),
-}
 # Settings of what is not used: where the first name is off, those that begin with the second have no effect.
 _UNUSED = (
     ("use_galore", "galore_"),
@@ -69,9 +61,6 @@ def move_swift_run(source: Source) -> Moved:
             moved.leave_out(name, "no value; ms-swift reads it as the word None")
     if "lazy_tokenize" in values:
         moved.leave_out("lazy_tokenize", "rows are read when they are needed")
-    for name, (off, why) in _REFUSED.items():
-        if name in values and values[name] not in off:
-            moved.refuse(name, why, "remove it, or train it with ms-swift")
     _move_environment(moved, source)
     _move_data(moved, source)
     _move_paths(moved, source)
