@@ -200,9 +200,15 @@ RUN = [
         no_fix="what is meant can't be told",
     ),
     Case(
+        "run-not-resumable",
+        "training:\n  save_only_model: true  # here\n",
+        "save_only_model: the run can't be resumed, after Ctrl-C neither: checkpoints hold weights only",
+        "training: {save_only_model: false}\n",
+    ),
+    Case(
         "setting-unused",
         f"tuner:\n  target_regex: {ALIGNER}\n  lorap_lr_ratio: 16  # here\n",
-        "lorap_lr_ratio: no effect with optimizer default",
+        "lorap_lr_ratio: no effect with optimizer multimodal: both factors of an adapter have one rate",
         f"tuner:\n  target_regex: {ALIGNER}\n",
     ),
     Case(

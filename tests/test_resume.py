@@ -138,6 +138,60 @@ def test_damaged_checkpoints_are_passed_over_with_a_line_each(
     assert {path.name for path in run.glob("damaged-*")} == {"damaged-checkpoint-4", "damaged-checkpoint-6"}
 
 
+def test_what_can_not_be_resumed_is_not_taken_for_damaged(
+    config: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cut(straight, config.parent / "weights-only", after=4)
+    for checkpoint in checkpoints_of(run):  # as save_only_model leaves them
+        (checkpoint / "optimizer.pt").unlink()
+        (checkpoint / "scheduler.pt").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    assert train(config, run, "--resume") == 2
+
+    err = capsys.readouterr().err
+    assert f"error: {run}/checkpoint-4 is sound, but the run can't be resumed from it: " in err
+    assert f"swiftalign export {run}/checkpoint-4 --output MODEL" in err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.long
+def test_an_older_checkpoint_with_its_state_is_taken_and_no_sound_one_renamed(config: Path, straight: Path) -> None:
+    run = cut(straight, config.parent / "one-with-state", after=4)
+    (run / "checkpoint-4/optimizer.pt").unlink()
+    assert train(config, run, "--resume") == 0
+    assert adapter(run) == adapter(straight)
+    assert not [*run.glob("damaged-*")]
+
+
+@pytest.mark.parametrize("moved_alone", [False, pytest.param(True, marks=pytest.mark.long)], ids=["all", "the rows"])
+def test_a_moved_workspace_resumes(moved_alone: bool, demo: Path, tmp_path: Path) -> None:
+    """All of it is moved, or, where relative paths no longer fit, the rows alone, whose digests are the same."""
+    shutil.copytree(demo, tmp_path / "before/demo")
+    write_run(tmp_path / "before/work", tmp_path / "before/demo")
+    kept = ["--set", "training.load_best_model_at_end=true", "--set", "training.eval_steps=2"]
+    kept += ["--set", f"data.val={tmp_path / 'before/demo/data/val.jsonl'}"]
+    run = tmp_path / "before/work/runs/config"
+    assert main(["train", str(tmp_path / "before/work/config.yaml"), *kept]) == 0
+    expected = adapter(run)
+    cut(run, tmp_path / "cut", after=4)
+    shutil.rmtree(run)
+    (tmp_path / "cut").rename(run)
+    (tmp_path / "before").rename(tmp_path / "after")
+    demo_now = tmp_path / "after/demo"
+    if moved_alone:
+        shutil.copytree(demo_now / "data", tmp_path / "elsewhere/data")
+        shutil.rmtree(demo_now / "data")
+    data = tmp_path / "elsewhere/data" if moved_alone else demo_now / "data"
+    config = tmp_path / "after/work/config.yaml"
+    config.write_text(config.read_text().replace(str(tmp_path / "before"), str(tmp_path / "after")))
+    kept[-1] = f"data.val={data / 'val.jsonl'}"
+    rows = ["--set", f"data.train={data / 'train.jsonl'}"]
+    assert main(["train", str(config), *kept, *rows, "--resume"]) == 0
+    assert adapter(tmp_path / "after/work/runs/config") == expected
+    assert not (tmp_path / "before").exists()
+
+
 @pytest.mark.long
 def test_without_a_sound_checkpoint_a_run_begins_anew(config: Path, straight: Path) -> None:
     run = cut(straight, config.parent / "begun", after=0)
@@ -257,11 +311,22 @@ def _runs(process: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
+        pytest.param(signal.SIGHUP, 129, id="SIGHUP", marks=pytest.mark.long),
+        pytest.param(signal.SIGUSR1, 138, id="SIGUSR1"),
+        pytest.param(signal.SIGUSR2, 140, id="SIGUSR2", marks=pytest.mark.long),
+    ],
+)
 def test_a_stopped_run_saves_and_takes_its_training_process_along(
     number: signal.Signals, code: int, started: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     children = children_of(started)
+    if number not in (signal.SIGTERM, signal.SIGINT):
+        os.kill(int(children[0]), number)  # Slurm sends it to every process of the job
     started.send_signal(number)
     told, _ = started.communicate(timeout=60)
     assert started.returncode == code
@@ -274,6 +339,26 @@ def test_a_stopped_run_saves_and_takes_its_training_process_along(
     assert not (tmp_path / "run/.stop").exists()
     state = run_state(tmp_path / "run")
     assert (state.status, state.reason) == ("stopped", number.name)
+
+
+@pytest.mark.parametrize("used", [False, pytest.param(True, marks=pytest.mark.long)], ids=["new", "with other files"])
+def test_ctrl_c_before_the_first_step_leaves_no_run(used: bool, config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    if used:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    command = [sys.executable, "-m", "swiftalign", "train", str(config), "--set", f"training.output_dir={folder}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("loading the model"))
+    process.send_signal(signal.SIGINT)
+    told = process.stdout.read()
+    assert process.wait(60) == 130
+    assert "stopped     before the first step: nothing was trained, and no run folder is left" in told
+    assert [path.name for path in folder.glob("*")] == (["notes.txt"] if used else [])
+    assert folder.exists() == used
 
 
 def test_the_second_ctrl_c_stops_at_once(started: subprocess.Popen[str], tmp_path: Path) -> None:

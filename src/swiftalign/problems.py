@@ -96,6 +96,11 @@ CODES: dict[str, tuple[Severity, str]] = {
         "warning",
         "the GPU waits for rows because too few CPU cores read them; found when training begins",
     ),
+    "best-metric-zero": (
+        "warning",
+        "the metric that chooses the best model was 0 in every evaluation; found when training ends",
+    ),
+    "run-not-resumable": ("note", "save_only_model: checkpoints are saved from which no run can be resumed"),
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
 

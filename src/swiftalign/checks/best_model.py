@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from swiftalign.data.metrics import LOWER_IS_BETTER, METRICS
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.schedule import evaluates
-from swiftalign.problems import Problem, ordinal
+from swiftalign.problems import Problem, counted, ordinal
 
 
 def best_model(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -119,3 +119,14 @@ def _rhythm(strategy: str, steps: float) -> str:
     if strategy == "epoch":
         return "after each epoch"
     return f"every {steps:g} steps" if steps >= 1 else f"every {steps:.4g} of the run"
+
+
+def metric_without_value(config: Config, measured: Collection[float]) -> Iterable[Problem]:
+    """Whether the metric that chooses the best model was 0 in every evaluation of a run, so that it chose nothing."""
+    training, metric = config.training, best_metric(config)
+    if (training.keeps_best or training.early_stopping) and measured and not any(measured):
+        often = counted(len(measured), "evaluation")
+        message = f"{metric} was 0.000 in {often}: it does not tell which checkpoint is the best"
+        hint = "choose by another metric, e.g. metric_for_best_model: eval_loss, or train for longer"
+        where = config.where_given("training", "metric_for_best_model", "early_stopping")
+        yield Problem("best-metric-zero", message, hint, where=where)

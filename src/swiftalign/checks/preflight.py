@@ -49,6 +49,7 @@ CHECKS: tuple[Check, ...] = (
     training.packing,
     training.rows_kept_apart,
     training.saving,
+    training.resuming,
     training.scheduler,
     training.reporting,
     training.loading,

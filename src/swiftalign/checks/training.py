@@ -99,6 +99,14 @@ def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
         yield Problem("setting-unused", message, where=config.where("training", "save_steps"))
 
 
+def resuming(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
+    """Whether a run that is stopped can be resumed."""
+    if config.handed_through.get("save_only_model"):
+        section = "swift" if "save_only_model" in config.swift else "training"
+        message = "save_only_model: the run can't be resumed, after Ctrl-C neither: checkpoints hold weights only"
+        yield Problem("run-not-resumable", message, where=config.where(section, "save_only_model"))
+
+
 def scheduler(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
     """Whether a schedule that ends above zero says where."""
     given = config.handed_through

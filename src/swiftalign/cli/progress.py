@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from swiftalign.checkpoint.choose import choose, number_of
 from swiftalign.cli.show import phase_line, print_findings
 from swiftalign.files import short_path
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, counted
 from swiftalign.runs.events import Event
 from swiftalign.runs.folder import PICTURE_FILE
 from swiftalign.runs.train import RunResult, accuracies_of
@@ -100,6 +100,8 @@ class RunProgress:
                 self._line(f"saved {Path(values['path']).name}")
             case "stopping":
                 self.console.print("stopping after this step, and saving; Ctrl-C again stops at once")
+            case "ended":
+                self._tell("stopped", values["text"])
             case "finished":
                 self._finish(values["result"])
 
@@ -119,6 +121,9 @@ class RunProgress:
         losses, values = result.losses, result.values
         loss = f", loss {losses[0][1]:.4f} -> {losses[-1][1]:.4f}" if losses else ""
         self._tell(result.status, f"{result.step} steps in {result.seconds:.0f} s{loss}")
+        if early := values.get("early_stop"):
+            waited = counted(early["evaluations"], "evaluation")
+            self._tell("early stop", f"{early['metric']} did not get better than {early['best']:.4f} in {waited}")
         if result.accuracies:
             self._tell("accuracy", ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items()))
         if values.get("tokens_per_second"):
@@ -132,8 +137,10 @@ class RunProgress:
                     self._tell("best", f"{best.path.name} is {best.reason}; --checkpoint best takes it")
         if losses:
             self._tell("picture", short_path(result.run_folder / PICTURE_FILE))
-        if result.status == "stopped":
+        if result.status == "stopped" and values.get("resumable", True):
             self._tell("go on with", "the same command and --resume")
+        elif result.status == "stopped":
+            self._tell("go on with", "a new run: save_only_model left out what a resumed run needs")
         elif chosen:
             step = number_of(chosen.path)
             self._tell("next", f"swiftalign verify-ckpt {short_path(result.run_folder)} --checkpoint {step}")

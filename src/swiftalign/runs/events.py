@@ -26,7 +26,7 @@ class Event:
     Attributes:
         kind: from the training processes stage, note, finding, start, step, log, answers, saved, stopped, done or
             error; from the process that follows them stopping and signal; from `swiftalign.runs.train` progress,
-            problems, phase, resume, begin, join, finished-before and finished; from `read_events`
+            problems, phase, resume, begin, join, ended, finished-before and finished; from `read_events`
             damaged.
         values: the event's details, by name.
     """

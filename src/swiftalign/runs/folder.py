@@ -6,8 +6,8 @@ import fcntl
 import glob
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,17 @@ START_FILE = ".start"
 STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end; holds the name of the signal
 EXPORT_FILE = "export.json"  # in the folder of an exported model, which may hold a plan too
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
+_OTHER_FILES = (
+    VERSIONS_FILE,
+    CHOICES_FILE,
+    INDEX_FILE,
+    LOCK_FILE,
+    START_FILE,
+    STOP_FILE,
+    "initial.json",
+    "logging.jsonl",
+)
+_OWN_FOLDERS = ("images", "runs")  # ms-swift's
 
 
 def choose_run_folder(config: Config, *, resume: bool = False) -> Path:
@@ -149,23 +160,48 @@ class Start:
 
     Attributes:
         unchecked: whether training begins even if what the model would learn is not what the rows say.
+        folder: where the run folder is; it may be moved later.
     """
 
     checkpoint: Path | None = None
     weights: Path | None = None
     unchecked: bool = False
+    folder: Path | None = None
 
 
 def write_start(folder: Path, start: Start) -> None:
-    """Write ``.start``: the checkpoint or weights that every training process loads."""
+    """Write ``.start``: the checkpoint or weights that every training process loads, and where the folder is."""
     values = {name: value if value is True else str(value) for name, value in vars(start).items() if value}
+    values["folder"] = str(folder.absolute())
     write_whole(folder / START_FILE, json.dumps(values) + "\n")
 
 
 def read_start(folder: Path) -> Start:
     values = _values(folder / START_FILE)
-    paths = {name: Path(values[name]) for name in ("checkpoint", "weights") if name in values}
+    paths = {name: Path(values[name]) for name in ("checkpoint", "weights", "folder") if name in values}
     return Start(**paths, unchecked="unchecked" in values)
+
+
+def former_place(folder: Path) -> Path:
+    """Where a run folder was when the run was last trained in it; where it is now if that was not noted."""
+    if began := read_start(folder).folder:
+        return began
+    began = read_start(phase_folder(folder, 1)).folder
+    return began.parent if began else folder.absolute()
+
+
+def forget_run(folder: Path, kept: Collection[str]) -> None:
+    """Remove what a run has written before its first step, and the folder if nothing else is in it.
+
+    Args:
+        kept: names of what was in the folder before.
+    """
+    for path in [*folder.glob("phase-1/*"), *folder.iterdir()]:
+        if path.name not in kept and (path.name in (*_OWN_FILES, *_OTHER_FILES) or path.suffix == ".log"):
+            path.unlink()
+    for place in (phase_folder(folder, 1), *(folder / name for name in _OWN_FOLDERS), folder):
+        with suppress(OSError):  # it is not there, or something is in it
+            place.rmdir()
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from swiftalign.runs.processes import ONE, Processes, lost_contact, process_name
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 35.0  # torchrun kills a process that has not ended after 30 s
 _LAST_WORDS_SECONDS = 5.0  # after the end of one process, for the others to say why they end
+_ENDING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # besides SIGTERM and Ctrl-C; Slurm sends what it is told
 _FOLDER_SECONDS = 30.0  # a network file system may show a new folder late
 
 
@@ -50,8 +51,8 @@ def follow_training(
 ) -> Iterator[Event]:
     """Train in a child process, whose output goes to the run folder's log, and yield its events.
 
-    After SIGTERM or the first Ctrl-C the child finishes its step, saves a checkpoint and ends. Before the first step,
-    or after a second signal, it is ended at once.
+    After SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or the first Ctrl-C the child finishes its step, saves a checkpoint and
+    ends. Before the first step, or after a second signal, it is ended at once.
 
     Args:
         run_folder: the run folder, as `write_run_files` prepares it.
@@ -173,14 +174,19 @@ def _started(
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with _log_file(run_folder, processes).open("ab") as log:
         start = log.tell()
-        child = subprocess.Popen(
-            processes.command(str(run_folder), endpoint),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
-        )
+        # Slurm may send a signal to all processes of a job: the child inherits that it does not get these.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            child = subprocess.Popen(
+                processes.command(str(run_folder), endpoint),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         try:
             yield child, start
         finally:
@@ -199,8 +205,9 @@ def _log_file(run_folder: Path, processes: Processes) -> Path:
 
 @contextmanager
 def _signals_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """While in the context, SIGTERM and Ctrl-C call a function; a signal that is ignored stays so."""
-    numbers = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    """While in the context, the signals that end a run call a function; one that is ignored, as by nohup, stays so."""
+    signals = (signal.SIGTERM, signal.SIGINT, *_ENDING)
+    numbers = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

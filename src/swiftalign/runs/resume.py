@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from swiftalign.checkpoint.choose import checkpoints_of
@@ -14,7 +17,7 @@ from swiftalign.config.sections import Config
 from swiftalign.methods.keys import ADALORA_STATE
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import RunFolderError, SwiftalignError
-from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
+from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE, former_place
 
 # Settings that may change when a run is resumed, by the last part of their key.
 MAY_CHANGE = (
@@ -37,8 +40,13 @@ _HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed"}
 _NEEDED = frozenset({"state-missing", "optimizer-missing"})  # only warnings for verify-ckpt
 
 
-def require_same_config(folder: Path, config: Config) -> None:
+def require_same_config(folder: Path, config: Config, same_files: Mapping[str, str] = MappingProxyType({})) -> None:
     """Compare a configuration with the one that a run began with.
+
+    A path is the same if it leads from the run folder to the same place as before: the workspace may have been moved.
+
+    Args:
+        same_files: paths of now whose files are those of other paths of then, by the path of now.
 
     Raises:
         RunFolderError: a setting has changed that may not change.
@@ -47,7 +55,15 @@ def require_same_config(folder: Path, config: Config) -> None:
         began = load_config([folder / CONFIG_FILE])
     except SwiftalignError as error:
         raise RunFolderError(f"{folder}: its config can't be read: {error}", _ANEW) from None
-    changed = list(_changes(began.model_dump(mode="json"), config.model_dump(mode="json")))
+    then, now = former_place(folder), folder.absolute()
+
+    def same(old: Any, new: Any) -> bool:
+        if not (isinstance(old, str) and isinstance(new, str) and old.startswith("/")):
+            return False
+        return same_files.get(new) == old or os.path.normpath(now / os.path.relpath(old, then)) == new
+
+    pairs = _changes(began.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = [(name, old, new) for name, old, new in pairs if not same(old, new)]
     if changed:
         lines = [f"  {name}: {_short(old)}, now {_short(new)}" for name, old, new in changed[:8]]
         rest = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
@@ -63,7 +79,12 @@ def require_same_run(folder: Path, config: Config, plan: TuningPlan, digests: Ma
     Raises:
         RunFolderError: the folder holds no run, or another one.
     """
-    require_same_config(folder, config)
+    try:
+        began: dict[str, str] = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+        files = {digest: name for name, digest in began.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
+    require_same_config(folder, config, {name: files[digest] for name, digest in digests.items() if digest in files})
     try:
         planned = read_plan(folder / PLAN_FILE)
     except (ValueError, KeyError, TypeError) as error:
@@ -72,12 +93,8 @@ def require_same_run(folder: Path, config: Config, plan: TuningPlan, digests: Ma
         raise RunFolderError(
             f"{folder}: the model, the number of rows or the number of processes has changed since the run began", _ANEW
         )
-    try:
-        began = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
     for name, digest in digests.items():
-        if began.get(name) != digest:
+        if digest not in files:
             raise RunFolderError(f"{name} has changed since the run began", _ANEW)
 
 
@@ -106,29 +123,56 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def newest_sound(folder: Path, plan: TuningPlan) -> tuple[Path | None, list[tuple[Path, str]]]:
+@dataclass(frozen=True)
+class PassedOver:
+    """A checkpoint from which a run can't be resumed.
+
+    Attributes:
+        damaged: whether it is damaged or half-written; else it is sound, and lacks the state of the optimizer.
+    """
+
+    path: Path
+    reason: str
+    damaged: bool
+
+
+def newest_sound(folder: Path, plan: TuningPlan) -> tuple[Path | None, list[PassedOver]]:
     """The newest checkpoint of a run that is sound and holds everything that a resumed run needs.
 
     Returns:
-        The checkpoint, or None if none is sound; and the newer checkpoints that can't be used, each with the reason.
+        The checkpoint, or None if there is none; and the newer checkpoints that can't be used.
+
+    Raises:
+        RunFolderError: there is none, and a sound one that no run can be resumed from: beginning anew would replace it.
     """
-    damaged: list[tuple[Path, str]] = []
+    passed_over: list[PassedOver] = []
     for checkpoint in reversed(checkpoints_of(folder)):
         if (fault := checkpoint_fault(checkpoint, plan)) is None:
-            return checkpoint, damaged
-        damaged.append((checkpoint, fault))
-    return None, damaged
+            return checkpoint, passed_over
+        passed_over.append(fault)
+    for each in passed_over:
+        if not each.damaged:
+            message = f"{each.path} is sound, but the run can't be resumed from it: {each.reason}"
+            hint = "a run with save_only_model: true can't be resumed; start a new run, e.g. from the exported model: "
+            raise RunFolderError(message, f"{hint}swiftalign export {each.path} --output MODEL")
+    return None, passed_over
 
 
-def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> str | None:
+def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> PassedOver | None:
     """Why a run can't be resumed from a checkpoint, on one line; None if it can."""
     try:
         findings = verify(checkpoint, deep=True).findings
     except SwiftalignError as error:
-        return error.message
-    for finding in findings:
-        if finding.code in _NEEDED or (finding.severity == "error" and finding.code not in _HARMLESS):
-            return f"{finding.message} [{finding.code}]"
+        return PassedOver(checkpoint, error.message, damaged=True)
+    wrong = [
+        finding
+        for finding in findings
+        if finding.code in _NEEDED or (finding.severity == "error" and finding.code not in _HARMLESS)
+    ]
+    if wrong:
+        # The trainer's own state is written last: where it is there, nothing else was to come.
+        damaged = any(finding.code != "optimizer-missing" for finding in wrong)
+        return PassedOver(checkpoint, f"{wrong[0].message} [{wrong[0].code}]", damaged)
     if plan.ranks_may_shrink and not (checkpoint / ADALORA_STATE).is_file():
-        return f"it has no {ADALORA_STATE}, which is written last"
+        return PassedOver(checkpoint, f"it has no {ADALORA_STATE}, which is written last", damaged=True)
     return None

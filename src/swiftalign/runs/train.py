@@ -6,17 +6,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from swiftalign.checkpoint.choose import Chosen, checkpoints_of, choose
+from swiftalign.checks.best_model import metric_without_value
 from swiftalign.checks.data import geometry_kept, images_to_learn_from, scored_kind, scored_rows
 from swiftalign.checks.learned import learned
 from swiftalign.checks.preflight import preflight
 from swiftalign.checks.sharding import chosen_way
 from swiftalign.checks.training import packages
-from swiftalign.config.sections import Config
+from swiftalign.config.sections import Config, best_metric
 from swiftalign.data.encoding import encoding_of
 from swiftalign.data.files import UNKNOWN, require_training_data
 from swiftalign.data.metrics import METRICS
@@ -27,11 +28,13 @@ from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import PreflightError, Problem, SwiftalignError, blocking
-from swiftalign.runs.events import Event, outcome, read_events
+from swiftalign.runs.events import Event, curves_of, outcome, read_events
 from swiftalign.runs.folder import (
     PICTURE_FILE,
+    PLAN_FILE,
     Start,
     choose_run_folder,
+    forget_run,
     holds_run,
     locked,
     phase_folder,
@@ -219,8 +222,14 @@ def train(
     with Peers(processes) as peers:
         parts = prepare(config, allow=allow, processes=processes, check_images=check_images, listen=listen)
         folder = choose_run_folder(config, resume=resume)
+        before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        kept = None if holds_run(folder) else before
         with locked(folder, used=resume):
-            result = _run_phases(config, parts, folder, processes, peers, listen, allow=allow, resume=resume)
+            try:
+                result = _run_phases(config, parts, folder, processes, peers, listen, allow=allow, resume=resume)
+            except SystemExit:  # a signal before the first step, or a second one
+                listen(Event("ended", {"text": _ended(folder, kept)}))
+                raise
         if result.signal:
             peers.code = 128 + result.signal
         return result
@@ -286,13 +295,14 @@ def _run(
         for change in versions_changed(folder):
             listen(Event("resume", {"text": f"{change}: the result may differ"}))
         listen(Event("progress", {"text": "checking checkpoints"}))
-        checkpoint, damaged = newest_sound(folder, plan)
-        for passed_over, reason in damaged:
-            listen(Event("resume", {"text": f"skipping {passed_over.name}: {reason}"}))
-            aside = passed_over.with_name(f"damaged-{passed_over.name}")  # `save_total_limit` then does not count it
-            shutil.rmtree(aside, ignore_errors=True)
-            passed_over.rename(aside)
-        name = checkpoint.name if checkpoint else "the beginning, as no checkpoint is sound"
+        checkpoint, passed_over = newest_sound(folder, plan)
+        for each in passed_over:
+            listen(Event("resume", {"text": f"skipping {each.path.name}: {each.reason}"}))
+            if each.damaged:
+                aside = each.path.with_name(f"damaged-{each.path.name}")  # `save_total_limit` then does not count it
+                shutil.rmtree(aside, ignore_errors=True)
+                each.path.rename(aside)
+        name = checkpoint.name if checkpoint else "the beginning, as there is no sound checkpoint"
         listen(Event("resume", {"text": f"from {name}"}))
     write_run_files(folder, config, plan, part.data, part.choices)
     unchecked = "data-not-learned" in allow
@@ -304,11 +314,30 @@ def _run(
     for event in follow_training(folder, local_model=local, processes=processes, peers=peers, all_gpus=spread):
         events.append(event)
         listen(event)
+    measured = curves_of(read_events(folder)).get(f"eval_{best_metric(config)}", {})
+    for problem in metric_without_value(config, measured.values()):
+        listen(event := Event("finding", {"severity": problem.severity, **asdict(problem)}))
+        events.append(event)
     result = _result(folder, events, time.monotonic() - began)
     if result.losses:
         draw_run(folder / PICTURE_FILE, read_events(folder), title=f"{folder.name}: {plan.method}")
     listen(Event("finished", {"result": result}))
     return result
+
+
+def _ended(folder: Path, kept: Collection[str] | None) -> str:
+    """What a run leaves that a signal has ended at once; one that has not taken a step is removed.
+
+    Args:
+        kept: names of what was in the folder before; None if that was a run.
+    """
+    place = folder if (folder / PLAN_FILE).exists() else phase_folder(folder, 1)
+    if kept is not None and not any(event.kind == "step" for event in read_events(place)):
+        forget_run(folder, kept)
+        return "before the first step: nothing was trained, and no run folder is left"
+    if checkpoints_of(folder):
+        return f"at once: {choose(folder, 'last').path.name} is the last that was saved; --resume continues from it"
+    return "at once: no checkpoint was saved; --resume begins with the first step"
 
 
 def _result(folder: Path, events: list[Event], seconds: float) -> RunResult:

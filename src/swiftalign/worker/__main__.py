@@ -39,6 +39,7 @@ from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.grounding_eval import GroundingEval
 from swiftalign.worker.pipeline import AlignerSft, correct_prefixes
 from swiftalign.worker.sharding import join_processes
+from swiftalign.worker.watch import NO_GRADIENT, NO_GRADIENT_HINT
 
 EXCHANGE_SECONDS = 1800.0  # ms-swift would wait for 208 days
 _LOST_CONTACT = re.compile(
@@ -122,6 +123,8 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     asked = run_folder / STOP_FILE
     if callback.stopped and (signal := asked.read_text(encoding="utf-8") if asked.exists() else ""):
         best["signal"] = signal  # by its name
+    elif not callback.stopped:
+        best["early_stop"] = callback.early_stop
     callback.write(
         "stopped" if callback.stopped else "done",
         tokens=callback.tokens,
@@ -130,6 +133,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         peak_memory=torch.cuda.max_memory_allocated()
         or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT,
         step=result["global_step"],
+        resumable=not pipeline.args.save_only_model,
         checkpoint=result["last_model_checkpoint"],
         **{name: value for name, value in best.items() if value is not None},
     )
@@ -152,6 +156,8 @@ def explain(error: Exception) -> tuple[str, str | None]:
             " or the size of the images: --set swift.max_pixels=1003520; then --resume where the batch is the same, or "
             "start a new run"
         )
+    if "does not require grad and does not have a grad_fn" in text:
+        return f"{NO_GRADIENT}: the loss does not depend on it", NO_GRADIENT_HINT
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text or "unexpected pos" in text:
         return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from swift.callbacks.adalora import AdaloraCallback
 from swift.callbacks.base import TrainerCallback
+from transformers import EarlyStoppingCallback
 
 from swiftalign.config.sections import TrainingSection
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.runs.events import EventWriter
 from swiftalign.runs.folder import STOP_FILE
 from swiftalign.worker.compare import compare_optimizer
+from swiftalign.worker.watch import Watch
 from swiftalign.worker.weights import save_state
 
 
@@ -39,10 +41,12 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         self.plan, self.training, self.writer = plan, training, writer
         self.stopped, self.tokens, self.began = False, 0, 0.0
         self._saved_step = -1
+        self._loss_failed: Any = 0  # whether the loss of the last step was not finite
         self._components: list[set[str]] = []  # those of each of the optimizer's groups
         self._create_optimizer, trainer.create_optimizer = trainer.create_optimizer, self.create_optimizer
         self._determine_best_metric = trainer._determine_best_metric
         trainer._determine_best_metric = self.is_to_be_saved
+        self._watch = Watch(trainer, plan)
 
     def write(self, kind: str, **values: Any) -> None:
         """Write an event, on rank 0."""
@@ -63,6 +67,8 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, AdaloraCallback):
                 callback.global_step = state.global_step  # ms-swift starts at 0 in a resumed run too
+        if state.best_model_checkpoint:  # the run folder may have been moved since
+            state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
         kwargs["model"].register_forward_pre_hook(self._count_tokens, with_kwargs=True)
         self.began = time.monotonic()
         self.write("start", steps=state.max_steps, step=state.global_step)
@@ -70,6 +76,10 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
     def _count_tokens(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if model.training and kwargs.get("input_ids") is not None:
             self.tokens += kwargs["input_ids"].numel() * self.args.world_size
+            self._watch.see_tokens(self.trainer.model, kwargs["input_ids"])
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._watch.before_optimizer()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         rows = self.trainer.train_dataset.dataset  # ms-swift encodes each row when it is needed
@@ -104,6 +114,8 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         """Correct the decision of transformers and ms-swift to save at the end of a step or epoch."""
         if self.training.save_strategy == "best" or self._too_early():
             control.should_save = False  # the evaluation decides; ms-swift would also save the last step
+        elif control.should_save and self._loss_failed:
+            control.should_save = False  # with save_total_limit, it would take the place of a good checkpoint
         self._save_end(state, control)
 
     def _save_end(self, state: Any, control: Any) -> None:
@@ -116,11 +128,15 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write("step", step=state.global_step)
-        self._save_as_configured(state, control)
         stop: Any = (Path(args.output_dir) / STOP_FILE).exists()
-        if args.world_size > 1 and not control.should_training_stop:  # every process gets the same answer
-            stop = torch.tensor(int(stop), device=args.device)
-            torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)
+        not_finite = self._watch.count()  # steps in a row
+        if args.world_size > 1:  # every process gets the same answer
+            told = torch.stack([torch.as_tensor(each, device=args.device).int() for each in (stop, not_finite)])
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            stop, not_finite = told.tolist()
+        self._watch.after_step(not_finite)
+        self._loss_failed = not_finite
+        self._save_as_configured(state, control)
         if stop and not control.should_training_stop:
             self.stopped = control.should_training_stop = True
             args.load_best_model_at_end = False  # the run is not finished
@@ -139,6 +155,19 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
             groups = zip(self._components, kwargs["optimizer"].param_groups, strict=False)
             numbers |= {f"rate_{each}": float(group["lr"]) for components, group in groups for each in components}
         self.write("log", step=state.global_step, **numbers)
+        if "loss" in numbers:
+            self._watch.after_log(numbers["loss"])
+
+    @property
+    def early_stop(self) -> dict[str, Any] | None:
+        """What early stopping waited for in vain; None where it did not end the run."""
+        state, callbacks = self.trainer.state, self.trainer.callback_handler.callbacks
+        for callback in callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and state.global_step < state.max_steps:
+                waited, metric = callback.early_stopping_patience_counter, self.trainer.args.metric_for_best_model
+                if waited >= callback.early_stopping_patience:
+                    return {"metric": metric, "best": state.best_metric, "evaluations": waited}
+        return None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._saved_step, training = state.global_step, self.training
