@@ -237,8 +237,8 @@ def test_layers_that_would_mix_rows_are_found_before_training(
 
 
 def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Config]) -> None:
-    text = "training: {report_to: wandb, callbacks: mine}\ndata: {dataset_num_proc: 2}\n"
-    assert make_config(text).handed_through == {"report_to": "wandb", "callbacks": "mine", "dataset_num_proc": 2}
+    text = "training: {report_to: wandb, callbacks: mine}\ndata: {agent_template: hermes}\n"
+    assert make_config(text).handed_through == {"report_to": "wandb", "callbacks": "mine", "agent_template": "hermes"}
     with pytest.raises(ConfigError, match="report_to must be a list or text, not 3"):
         make_config("training: {report_to: 3}\n")
     with pytest.raises(ConfigError, match=r"report_to\.0 must be text, not true"):

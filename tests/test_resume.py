@@ -426,6 +426,7 @@ VALUES = [0.5, 0.7, 0.65, 0.69, 0.6, 0.9, 0.95, 0.99, 1.0, 1.0, 1.0, 1.0]
 class Turning(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         metrics["eval_known"] = VALUES[state.global_step - 1]
+        metrics["eval_nought"] = 0.0
 callbacks_map["turning"] = Turning
 """
 
@@ -459,10 +460,11 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def test_training_stops_where_the_metric_turns_and_the_best_is_kept(
-    turning: Callable[..., int], tmp_path: Path
+    turning: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert turning(run) == 0
+    assert "early stop  eval_known did not get better than 0.7000 in 3 evaluations" in capsys.readouterr().out
     kept = checkpoints_of(run)
     assert [checkpoint.name for checkpoint in kept] == ["checkpoint-2", "checkpoint-5"]  # the best and the last
     state = state_of(kept[-1])
@@ -480,3 +482,14 @@ def test_training_stops_where_the_metric_turns_and_the_best_is_kept(
         path.write_text(path.read_text().replace(str(run), str(cut_off)).replace('"kind": "done"', '"kind": "cut"'))
     assert turning(cut_off, "--resume") == 0
     assert state_of(checkpoints_of(cut_off)[-1])["global_step"] == 5  # patience was counted on
+
+
+def test_a_metric_that_is_nought_throughout_is_said(
+    turning: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert turning(tmp_path / "run", "--set", "training.early_stopping={patience: 1, metric: nought}") == 0
+    told = capsys.readouterr().out
+    assert "warning [best-metric-zero] " in told
+    assert "nought was 0.000 in 2 evaluations: it does not tell which checkpoint is the best" in told
+    done = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()][-1]
+    assert done["early_stop"] == {"metric": "eval_nought", "best": 0.0, "evaluations": 1}

@@ -78,9 +78,12 @@ def rows_kept_apart(config: Config, model: Model, plan: TuningPlan) -> Iterable[
     text = text_config(model.config)
     kinds = kinds_that_mix_rows(text.get("model_type"), text.get("layer_types"))
     if kinds and asks_for_padding_free(config, plan.model_type):
-        message = f"padding_free: this LLM has layers of the kind {names(kinds)}, which would mix the rows of a batch"
-        fix = {"training": {"padding_free": False}}
-        yield Problem("padding-free-mixes-rows", message, "leave the rows padded:", fix, config.where("training"))
+        section, key = (
+            ("training", "padding_free") if config.training.padding_free else config.packs or ("training", "")
+        )
+        message = f"{key}: this LLM has layers of the kind {names(kinds)}, which would mix the rows of a batch"
+        fix = {section: {key: False}}
+        yield Problem("padding-free-mixes-rows", message, "leave the rows padded:", fix, config.where(section, key))
 
 
 def saving(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:

@@ -214,7 +214,7 @@ class _Scan:
         if self._images["changed"]:
             message = (
                 f"{self._images['changed']:,} of {counted(self._images['all'], 'image')} reach the model at another "
-                f"size, {self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
+                f"size by more than 5%, {self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
             )
             yield Problem("data-image-resized", message)
 
@@ -307,7 +307,8 @@ class _Scan:
         """Take the size of a row's image into account, and the size at which it reaches the model."""
         pixels, images = size[0] * size[1], self._images
         images["all"] += 1
-        images["changed"] += size != becomes
+        # Every image is rounded to whole patches; that matters where a side changes by more than a twentieth.
+        images["changed"] += any(abs(now - then) > then / 20 for then, now in zip(size, becomes, strict=True))
         images["reduced"] += pixels > self.encoding.limits.most_unreduced
         if pixels > self._largest[0]:
             name = "an image in the file" if isinstance(image, bytes) else image

@@ -48,6 +48,25 @@ def fetch_config(model_id: str, revision: str | None, hub: str) -> Any:
         ) from None
 
 
+def fetch_model(model_id: str, revision: str | None, hub: str) -> Path:
+    """The folder with a model's files, downloaded where the hub client's cache lacks them, as ms-swift does it.
+
+    Raises:
+        ModelError: the hub can't be reached, or has no such model.
+    """
+    from swift.utils import safe_snapshot_download
+
+    try:
+        return Path(safe_snapshot_download(model_id, revision=revision, use_hf=hub == "huggingface"))
+    except Exception as error:  # each client raises errors of many types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        other, mirror = ("modelscope", "HF_ENDPOINT=https://MIRROR") if hub == "huggingface" else ("huggingface", "")
+        raise ModelError(
+            f"model {model_id}: {hub} gave no files of it ({reason})",
+            f"name a local folder in model.path, write hub: {other}, or set {mirror or 'MODELSCOPE_DOMAIN=MIRROR'}",
+        ) from None
+
+
 def cached_folder(model_id: str, revision: str | None, hub: str) -> Path | None:
     """The folder in a hub client's cache that holds a model, or a part of it."""
     if hub == "huggingface":

@@ -19,12 +19,12 @@ import torch
 import torch.distributed as dist
 from swift.callbacks import callbacks_map
 from swift.model import MODEL_MAPPING
-from swift.utils import safe_snapshot_download
 from transformers import EarlyStoppingCallback
 
 from swiftalign.config.load import load_config
 from swiftalign.data.rows import RowError
 from swiftalign.model.components import correction
+from swiftalign.model.hub import fetch_model
 from swiftalign.model.remote_code import refuse_remote_code
 from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import read_plan
@@ -106,8 +106,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     source = config.source
     folder = Path(source.path)
     if not folder.is_absolute():
-        hub = {"revision": source.revision, "use_hf": source.hub == "huggingface"}
-        folder = Path(safe_snapshot_download(source.path, **hub))
+        folder = fetch_model(source.path, source.revision, source.hub)
     model_config = read_json(folder / "config.json")
     if not source.trust_remote_code:  # before anything loads the files: they may differ from those of the pre-flight
         refuse_remote_code(model_config, folder, source.path)
@@ -163,6 +162,11 @@ def explain(error: Exception) -> tuple[str, str | None]:
         return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
+    if "Original Traceback (most recent call last):" in text:  # the last line of it says what a loader's worker met
+        return " ".join(str(error).split("\n\n")[0].strip().splitlines()[-1].split())[:500], None
+    if re.search(r"DataLoader worker \(pid[^)]*\) (exited|is killed)", text):
+        hint = "memory may have run out: lower training.dataloader_num_workers; then --resume"
+        return f"a process that reads rows has ended: {text[:300]}", hint
     return f"{type(error).__name__}: {text[:500]}", None
 
 
