@@ -427,6 +427,7 @@ class Turning(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         metrics["eval_known"] = VALUES[state.global_step - 1]
         metrics["eval_nought"] = 0.0
+        self.trainer.log({"eval_nought": 0.0})
 callbacks_map["turning"] = Turning
 """
 
@@ -464,7 +465,7 @@ def test_training_stops_where_the_metric_turns_and_the_best_is_kept(
 ) -> None:
     run = tmp_path / "run"
     assert turning(run) == 0
-    assert "early stop  eval_known did not get better than 0.7000 in 3 evaluations" in capsys.readouterr().out
+    assert "early stop  known did not get better than 0.7000 in 3 evaluations" in capsys.readouterr().out
     kept = checkpoints_of(run)
     assert [checkpoint.name for checkpoint in kept] == ["checkpoint-2", "checkpoint-5"]  # the best and the last
     state = state_of(kept[-1])
@@ -492,4 +493,4 @@ def test_a_metric_that_is_nought_throughout_is_said(
     assert "warning [best-metric-zero] " in told
     assert "nought was 0.000 in 2 evaluations: it does not tell which checkpoint is the best" in told
     done = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()][-1]
-    assert done["early_stop"] == {"metric": "eval_nought", "best": 0.0, "evaluations": 1}
+    assert done["early_stop"] == {"metric": "nought", "best": 0.0, "evaluations": 1}

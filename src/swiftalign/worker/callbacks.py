@@ -164,9 +164,9 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         state, callbacks = self.trainer.state, self.trainer.callback_handler.callbacks
         for callback in callbacks:
             if isinstance(callback, EarlyStoppingCallback) and state.global_step < state.max_steps:
-                waited, metric = callback.early_stopping_patience_counter, self.trainer.args.metric_for_best_model
+                waited, metric = callback.early_stopping_patience_counter, str(self.trainer.args.metric_for_best_model)
                 if waited >= callback.early_stopping_patience:
-                    return {"metric": metric, "best": state.best_metric, "evaluations": waited}
+                    return {"metric": metric.removeprefix("eval_"), "best": state.best_metric, "evaluations": waited}
         return None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
