@@ -211,10 +211,10 @@ class _Scan:
                 rest = self.counts[code] - len(self._first[code])
                 lines += [f"    and {counted(rest, 'more row')}"] if rest else []
                 yield replace(first, message="\n".join(lines))
-        if self._images["changed"]:
+        if changed := self._images["changed"]:
             message = (
-                f"{self._images['changed']:,} of {counted(self._images['all'], 'image')} reach the model at another "
-                f"size by more than 5%, {self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
+                f"{changed:,} of {counted(self._images['all'], 'image')} reach the model at another size by more than 5%, "
+                f"{self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
             )
             yield Problem("data-image-resized", message)
 
