@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import glob
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,38 @@ def appearing(path: Path) -> Iterator[Path]:
 def short_path(path: str | Path) -> str:
     """A path as one would type it here: relative to the current folder where it lies in it."""
     return str(Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else path)
+
+
+def not_fetched(path: Path) -> tuple[str, str] | None:
+    """What is at a path in place of content that was not fetched, in words, and how to fetch it; None for all else.
+
+    git-annex links to its objects, or writes a pointer, as Git LFS does; DVC keeps what it knows of X in X.dvc.
+
+    References:
+        https://git-annex.branchable.com/internals/pointer_file/
+        https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    place, name = shlex.quote(str(path.parent)), shlex.quote(path.name)
+    annex, dvc = f"fetch it: git -C {place} annex get {name}", f"fetch it: dvc --cd {place} pull {name}"
+    lfs = f"fetch it: git -C {place} lfs pull --include {name}"
+    with contextlib.suppress(OSError, ValueError):  # a name from a file may be no name at all
+        if path.is_file():
+            with path.open("rb") as file:
+                first = file.read(50)
+            if first.startswith(b"version https://git-lfs.github.com/spec/"):
+                return "is a pointer of Git LFS to content that is not here", lfs
+            if first.startswith(b"/annex/objects/"):
+                return "is a pointer of git-annex to content that is not here", annex
+        elif path.is_symlink() and not path.exists():
+            target = str(path.readlink())
+            if "annex/objects/" in target:
+                return "is a link of git-annex to content that is not here", annex
+            if ".dvc/" in target or "/files/md5/" in target:
+                return "is a link into the cache of DVC, which lacks its content", dvc
+            return f"is a link to {target}, which is not there", "correct the link, or fetch what it leads to again"
+        elif not path.exists() and path.with_name(f"{path.name}.dvc").is_file():
+            return "is kept by DVC, and its content is not here", dvc
+    return None
 
 
 @contextlib.contextmanager

@@ -147,6 +147,7 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     "no-weights": ("error", "there is no weight file, or no tensor in it"),
     "weights-in-shards": ("error", "the weights lie in shards of DeepSpeed or FSDP, and must be gathered first"),
     "file-unreadable": ("error", "a file can't be opened or read"),
+    "file-not-fetched": ("error", "a file is a link or a pointer to content that was not fetched"),
     "file-empty": ("error", "a weight file has zero bytes"),
     "file-truncated": ("error", "a weight file is shorter than its header says"),
     "header-corrupt": ("error", "a safetensors header is malformed, or contradicts itself"),
@@ -158,7 +159,8 @@ CHECKPOINT_CODES: dict[str, tuple[Severity, str]] = {
     "index-tensor-missing": ("error", "the shard index places a tensor in a file that lacks it"),
     "index-tensor-unlisted": ("error", "a shard holds a tensor that the index does not list"),
     "tensor-duplicated": ("error", "two weight files hold a tensor of the same name"),
-    "index-shard-unlisted": ("warning", "a weight file is in the folder, but not in the index"),
+    "weights-left-out": ("error", "a weight file in the folder holds tensors that are not read"),
+    "weights-twice": ("warning", "a weight file in the folder repeats tensors of another one, which is read"),
     "index-total-size": ("error", "the index's total_size is not the size of its tensors"),
     "pickle-refused": ("error", "a pickle holds more than tensors, or is damaged; nothing in it was executed"),
     # Names and shapes

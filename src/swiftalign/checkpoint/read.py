@@ -11,6 +11,7 @@ from swiftalign.checkpoint.choose import Chosen, choose
 from swiftalign.checkpoint.shards import in_checkpoint
 from swiftalign.checkpoint.weights import Weights, read_weights
 from swiftalign.methods import chosen, train_types
+from swiftalign.methods.keys import PeftKey
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
@@ -65,6 +66,10 @@ def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
     elif weights.kind == "adapter":
         try:
             adapter = checked_adapter_config(adapter_path, read_json(adapter_path))
+            beside = dict.fromkeys(PeftKey.parse(name).layer for name in weights.beside)
+            saved = [*adapter.saved, *(module for module in beside if not adapter.saves(module))]
+            if beside:
+                adapter = checked_adapter_config(adapter_path, adapter.values | {"modules_to_save": saved})
         except ModelError as error:
             problem = Problem("adapter-config-malformed", error.message, "use another checkpoint")
     if adapter and weights.gathered:  # for peft, beside the gathered tensors

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.checkpoint.against_base import compare_with_base, compared_in_words
+from swiftalign.checkpoint.beside import check_beside
 from swiftalign.checkpoint.companions import check_adapter, check_model_files, check_state
 from swiftalign.checkpoint.expected import Expectation, expect
 from swiftalign.checkpoint.names import compare_names
@@ -151,6 +152,8 @@ def verify(
         # Where tensors are missing or misnamed, targets and saved modules can't fit: that would be the same problem.
         misnamed = any(finding.code in ("prefix-wrong", "tensor-missing") for finding in findings)
         findings += check_adapter(checkpoint, expectation.plan, base=base, misnamed=misnamed)
+    if weights.kind in ("adapter", "model") and not weights.damaged:
+        findings += check_beside(checkpoint)
     if weights.kind == "model":
         findings += check_model_files(checkpoint, deep=deep)
     if weights.kind != "file" and resumable:
