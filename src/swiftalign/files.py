@@ -42,35 +42,41 @@ def short_path(path: str | Path) -> str:
     return str(Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else path)
 
 
+POINTERS = (b"version https://git-lfs.github.com/spec/", b"/annex/objects/")  # how pointers of LFS and annex begin
+
+
 def not_fetched(path: Path) -> tuple[str, str] | None:
     """What is at a path in place of content that was not fetched, in words, and how to fetch it; None for all else.
 
-    git-annex links to its objects, or writes a pointer, as Git LFS does; DVC keeps what it knows of X in X.dvc.
+    git-annex links to its objects, or writes a pointer, as Git LFS does; DVC keeps what it knows of a file or folder X
+    in X.dvc.
 
     References:
         https://git-annex.branchable.com/internals/pointer_file/
         https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
     """
     place, name = shlex.quote(str(path.parent)), shlex.quote(path.name)
-    annex, dvc = f"fetch it: git -C {place} annex get {name}", f"fetch it: dvc --cd {place} pull {name}"
-    lfs = f"fetch it: git -C {place} lfs pull --include {name}"
+    git, dvc = f"fetch it: git -C {place}", f"fetch it: dvc --cd {place}"
     with contextlib.suppress(OSError, ValueError):  # a name from a file may be no name at all
         if path.is_file():
             with path.open("rb") as file:
                 first = file.read(50)
-            if first.startswith(b"version https://git-lfs.github.com/spec/"):
-                return "is a pointer of Git LFS to content that is not here", lfs
-            if first.startswith(b"/annex/objects/"):
-                return "is a pointer of git-annex to content that is not here", annex
+            if first.startswith(POINTERS[0]):
+                return "is a pointer of Git LFS to content that is not here", f"{git} lfs pull --include {name}"
+            if first.startswith(POINTERS[1]):
+                return "is a pointer of git-annex to content that is not here", f"{git} annex get {name}"
         elif path.is_symlink() and not path.exists():
             target = str(path.readlink())
             if "annex/objects/" in target:
-                return "is a link of git-annex to content that is not here", annex
+                return "is a link of git-annex to content that is not here", f"{git} annex get {name}"
             if ".dvc/" in target or "/files/md5/" in target:
-                return "is a link into the cache of DVC, which lacks its content", dvc
+                return "is a link into the cache of DVC, which lacks its content", f"{dvc} pull {name}"
             return f"is a link to {target}, which is not there", "correct the link, or fetch what it leads to again"
-        elif not path.exists() and path.with_name(f"{path.name}.dvc").is_file():
-            return "is kept by DVC, and its content is not here", dvc
+        elif not path.exists():
+            for kept in (path, *path.parents):
+                if kept.with_name(f"{kept.name}.dvc").is_file():
+                    command = f"dvc --cd {shlex.quote(str(kept.parent))} pull {shlex.quote(kept.name)}"
+                    return f"is not here, and DVC keeps {kept}", f"fetch it: {command}"
     return None
 
 

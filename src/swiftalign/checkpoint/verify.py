@@ -62,6 +62,7 @@ class Verification:
         aligner: those of its tensors that lie in the model's aligner.
         values: what is known of each tensor's values, by name.
         base_tensors: tensors of the base model that --base names, as `stored_tensors` names them.
+        values_read: whether every byte was read, and not only headers and small tensors.
         state: where a trainer's shards hold the optimizer's state, and how to resume from them, in words.
     """
 
@@ -72,6 +73,7 @@ class Verification:
     aligner: tuple[TensorInfo, ...] = ()
     values: dict[str, Values] = field(default_factory=dict)
     base_tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    values_read: bool = False
     state: str = ""
 
     @property
@@ -85,6 +87,7 @@ class Verification:
             "ok": self.ok,
             "kind": self.checkpoint.weights.kind,
             "expectation": self.expectation,
+            "values_read": self.values_read,
             "state": self.state,
             "findings": [finding.to_json() for finding in self.findings],
             "tensors": [self._tensor(info) for info in self.checkpoint.weights.infos.values()],
@@ -170,6 +173,7 @@ def verify(
         tuple(info for name, info in weights.infos.items() if expectation.in_aligner(name)),
         values,
         base_tensors,
+        deep,
         printable(shards.state) if shards else "",
     )
 

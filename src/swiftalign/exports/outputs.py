@@ -15,7 +15,7 @@ from swiftalign.exports.source import ADAPTER_FILE, Source
 from swiftalign.exports.weights import write_weights
 from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import architecture_of
-from swiftalign.model.safetensors import read_json
+from swiftalign.model.safetensors import read_json, unfetched
 from swiftalign.problems import ExportError
 
 Part = Literal["model", "aligner", "adapter", "mmproj"]
@@ -60,6 +60,8 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
         # Weights of the base in other formats would be stale beside the merged ones.
         stale = path.suffix in WEIGHT_SUFFIXES and path.name not in NO_WEIGHTS
         passed_over = other_index or stale or path.name in _OWN_FILES
+        if not passed_over and (lacking := unfetched(path)):
+            raise ExportError(lacking.message, lacking.hint)
         if path.is_file() and not path.name.startswith(".") and not passed_over:
             copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
     placed = write_weights(source, folder, shared=shared, dtype=dtype)

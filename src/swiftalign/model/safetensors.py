@@ -230,9 +230,10 @@ def scan_index(path: Path) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def is_outside(name: str) -> bool:
-    """Whether a file name that a file gives is more than a name in the same folder: an absolute path, or one with "..".
+    """Whether a file name that a file gives is more than a name in the same folder, such as an absolute path or "../x".
 
-    A link of that name is followed: it was made by whoever laid the files there, as the hub's cache, DVC and git-annex do.
+    A link of that name is followed, wherever it leads: it does not come from the file, but from who laid it there, such
+    as the hub's cache, DVC or git-annex.
     """
     return not name or "\0" in name or Path(name).name != name or name == ".." or len(os.fsencode(name)) > 255
 
