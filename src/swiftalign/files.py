@@ -74,6 +74,8 @@ def not_fetched(path: Path) -> tuple[str, str] | None:
             return f"is a link to {target}, which is not there", "correct the link, or fetch what it leads to again"
         elif not path.exists():
             for kept in (path, *path.parents):
+                if kept.exists():
+                    break
                 if kept.with_name(f"{kept.name}.dvc").is_file():
                     command = f"dvc --cd {shlex.quote(str(kept.parent))} pull {shlex.quote(kept.name)}"
                     return f"is not here, and DVC keeps {kept}", f"fetch it: {command}"

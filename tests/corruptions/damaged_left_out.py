@@ -101,7 +101,7 @@ LEFT: dict[str, Damage] = {
     ),
     "model-in-dvc": Damage("merged", _linked("../.dvc/cache/files/md5/0a/1b", "model.safetensors"), NOT_FETCHED),
     "weights-not-pulled": Damage(
-        "saved", _kept_by_dvc, NOT_FETCHED, message=f"PATH/{WEIGHTS}: is kept by DVC, and its content is not here"
+        "saved", _kept_by_dvc, NOT_FETCHED, message=f"PATH/{WEIGHTS}: is not here, and DVC keeps PATH/{WEIGHTS}"
     ),
     "weights-linked-to-nothing": Damage(
         "saved", _linked("/gone"), NOT_FETCHED, message=f"PATH/{WEIGHTS}: is a link to /gone, which is not there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_
 from swiftalign.checkpoint.choose import Chosen, choose
 from swiftalign.checkpoint.shards import in_checkpoint
 from swiftalign.checkpoint.weights import Weights, read_weights
+from swiftalign.files import not_fetched
 from swiftalign.methods import chosen, train_types
 from swiftalign.methods.keys import PeftKey
-from swiftalign.model.hub import cached_folder
-from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
+from swiftalign.model.hub import local_folder
+from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, StoredTensor, read_json
+from swiftalign.model.stored import stored_tensors
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import ModelError, Problem
 
@@ -84,21 +87,35 @@ def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
     """The folder of a checkpoint's base model.
 
     Args:
-        given: the folder that the user names in place of what the checkpoint says.
+        given: what the user names in place of what the checkpoint says: a folder, or an id of the hub.
 
     Raises:
         ModelError: no base is named, or it is not on this machine.
     """
     adapter, plan = checkpoint.adapter, checkpoint.plan
-    named = given or (plan.model if plan else None) or (adapter and adapter.values.get("base_model_name_or_path"))
+    named = given or (plan.model if plan else None) or (adapter.base if adapter else None)
     if not named:
-        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
-    place = Path(str(named)).expanduser()
-    if not place.is_dir() and given is None and not place.is_absolute():
-        place = cached_folder(str(named), None, "huggingface") or place
-    if not place.is_dir():
-        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
-    return place.absolute()
+        raise ModelError(f"{checkpoint.path}: names no base model", "name it with --base FOLDER")
+    folder = local_folder(str(named))
+    if folder is None:
+        what, hint = "not a folder here", "name the base model's folder with --base FOLDER"
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(named)):
+            what += ", and not in the cache of the Hugging Face hub"
+            hint += f", or fetch it: hf download {named}"
+        what, hint = not_fetched(Path(str(named))) or (what, hint)
+        raise ModelError(f"base model {named}: {what}", hint)
+    return folder
+
+
+def tensors_of_base(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a base model's folder, as `stored_tensors` names it.
+
+    Raises:
+        ModelError: it holds none, or a file is damaged.
+    """
+    if tensors := stored_tensors(folder):
+        return tensors
+    raise ModelError(f"base model {folder}: holds no safetensors file", "name a folder of the base model that does")
 
 
 def _adapter_of_run(folder: Path) -> AdapterConfig | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ def export(
         else:
             written = write_model(source, folder, dtype=dtype, link=link)
             difference = largest_difference(source, folder) if check_logits else None
+        written = replace(written, notes=[*source.remarks, *written.notes])
         plan = source.plan.to_json() if source.plan else None
         if plan and hub_id:
             plan["model"] = source.base_name

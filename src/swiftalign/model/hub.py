@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ def fetch_config(model_id: str, revision: str | None, hub: str) -> Any:
             f"model {model_id}: not a folder here, and {hub} gave no config for it ({reason})",
             f"check the spelling, name a local folder, or use a model known without a network: {published_ids()[2]}",
         ) from None
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model on this machine: by its path, or by its id in the Hugging Face client's cache."""
+    with suppress(OSError, ValueError):  # a name from a file may be neither
+        place = Path(model).expanduser()
+        if place.is_dir():
+            return place.absolute()
+        return None if place.is_absolute() else cached_folder(model, None, "huggingface")
+    return None
 
 
 def cached_folder(model_id: str, revision: str | None, hub: str) -> Path | None:
