@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
@@ -56,6 +56,9 @@ def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
         ModelError: the path is none of these, the run has no such checkpoint, or its plan can't be read.
     """
     chosen = choose(path, which)
+    if chosen.path != path and any(next(path.glob(f"*model*{suffix}"), None) for suffix in (".safetensors", ".bin")):
+        note = f"the weights in {path} itself are not read: move them to a folder of their own to check or export them"
+        chosen = replace(chosen, note="; ".join(filter(None, (chosen.note, note))))
     path = chosen.path.parent if in_checkpoint(chosen.path) else chosen.path
     weights = read_weights(path)
     folder = path.parent if weights.kind == "file" else path
@@ -104,6 +107,9 @@ def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
             hint += f", or fetch it: hf download {named}"
         what, hint = not_fetched(Path(str(named))) or (what, hint)
         raise ModelError(f"base model {named}: {what}", hint)
+    if (folder / "adapter_config.json").exists():  # for transformers, the folder would stand for that adapter's base
+        hint = "move the adapter out of the folder; to build on it, merge it first, with swiftalign export"
+        raise ModelError(f"base model {folder}: holds an adapter, by its adapter_config.json", hint)
     return folder
 
 
