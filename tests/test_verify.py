@@ -222,6 +222,18 @@ def test_keys_and_shapes_of_the_mergers_are_listed(
     assert all("merger" in key for key in keys)
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_report_says_whether_the_values_were_read(
+    deep: bool, damaged: Callable[[Damage], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, options = damaged(DAMAGED["nan-in-float32"]), ["--deep"] if deep else []
+    assert main(["verify-ckpt", str(path), *options]) == deep
+    unread = "not read    the values: --deep looks for NaN, infinity and zeros in every tensor\n"
+    assert (unread in capsys.readouterr().out) is not deep
+    assert main(["verify-ckpt", str(path), "--json", *options]) == deep
+    assert json.loads(capsys.readouterr().out)["values_read"] is deep
+
+
 def test_the_report_says_what_was_held_against_the_base(checkpoints: dict[str, Sound]) -> None:
     lora, merged, saved = (checkpoints[name] for name in ("alone", "merged", "saved"))
     told = verify(lora.path, base=lora.base).expectation

@@ -108,7 +108,7 @@ def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
         what, hint = not_fetched(Path(str(named))) or (what, hint)
         raise ModelError(f"base model {named}: {what}", hint)
     if (folder / "adapter_config.json").exists():  # for transformers, the folder would stand for that adapter's base
-        hint = "move the adapter out of the folder; to build on it, merge it first, with swiftalign export"
+        hint = "name another folder with --base, or move the adapter out; to build on it, merge it first with export"
         raise ModelError(f"base model {folder}: holds an adapter, by its adapter_config.json", hint)
     return folder
 

@@ -205,6 +205,9 @@ def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[
         yield from _array(path)
     else:
         hint = "name a JSONL file, a JSON array, a Parquet file, or the export of an annotation tool"
+        for file in sorted(path.iterdir()) if path.is_dir() else ():
+            if lacking := not_fetched(file):
+                raise DataError(f"{file}: {lacking[0]}", lacking[1])
         raise DataError(f"{path}: a {'folder' if path.is_dir() else 'file'} whose rows are not recognised", hint)
 
 
