@@ -21,7 +21,9 @@ from swiftalign.checkpoint.names import canonical
 from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
+from swiftalign.plan.plan import read_plan
 from swiftalign.problems import CHECKPOINT_CODES
+from swiftalign.runs.resume import checkpoint_fault
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*embedding layers|.*CUDA extension|.*butterfly:UserWarning")
 
@@ -228,10 +230,17 @@ def test_the_report_says_whether_the_values_were_read(
 ) -> None:
     path, options = damaged(DAMAGED["nan-in-float32"]), ["--deep"] if deep else []
     assert main(["verify-ckpt", str(path), *options]) == deep
-    unread = "not read    the values: --deep looks for NaN, infinity and zeros in every tensor\n"
+    unread = "values      not checked for NaN, infinity and zeros: --deep reads them all\n"
     assert (unread in capsys.readouterr().out) is not deep
     assert main(["verify-ckpt", str(path), "--json", *options]) == deep
     assert json.loads(capsys.readouterr().out)["values_read"] is deep
+
+
+def test_weights_that_others_lay_beside_a_checkpoint_do_not_keep_a_run_from_going_on(
+    damaged: Callable[[Damage], Path],
+) -> None:
+    path = damaged(DAMAGED["aligner-beside-an-adapter"])
+    assert checkpoint_fault(path, read_plan(path.parent / "plan.json")) is None
 
 
 def test_the_report_says_what_was_held_against_the_base(checkpoints: dict[str, Sound]) -> None:

@@ -194,8 +194,8 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     if result.state:
         console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
     if not result.values_read:
-        unread = "the values: --deep looks for NaN, infinity and zeros in every tensor"
-        console.print(Text.assemble(("not read    ", "dim"), unread), soft_wrap=True)
+        unread = "not checked for NaN, infinity and zeros: --deep reads them all"
+        console.print(Text.assemble(("values      ", "dim"), unread), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
         for info in result.aligner:
