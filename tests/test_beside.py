@@ -142,8 +142,8 @@ def test_a_pickle_beside_an_adapter_runs_no_code(saved: Path, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("file", "hint"),
     [
-        ("mm_projector.bin", "move it out of the folder, if the model does without it"),
-        ("second/adapter_model.safetensors", "it is an adapter of its own: move .*second out of the folder"),
+        ("mm_projector.bin", "move it out of the folder if the model does without it"),
+        ("second/adapter_model.safetensors", "it is an adapter of its own: move .*second elsewhere"),
     ],
 )
 def test_what_nobody_reads_is_refused_with_the_way_out(file: str, hint: str, saved: Path, tmp_path: Path) -> None:

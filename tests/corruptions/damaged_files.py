@@ -210,8 +210,7 @@ FILES: dict[str, Damage] = {
         "merged-in-shards",
         _stray,
         ("weights-twice",),
-        message="PATH/model-00007-of-00007.safetensors: holds only tensors that other files of the folder hold too, "
-        "and is not read",
+        message="PATH/model-00007-of-00007.safetensors: repeats tensors of another file, which is read in its place",
     ),
     "total-size": Damage("merged-in-shards", _index(metadata={"total_size": 12}), ("index-total-size",)),
     "pickle-planted": Damage("pickle", _bin(_torch_bytes({"a": Planted()})), ("pickle-refused",)),

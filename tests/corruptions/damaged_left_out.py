@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from corruptions.files import WEIGHTS, Damage, Harm, both, text
+from corruptions.files import WEIGHTS, Damage, Harm, both, element, first, tensors, text
 
 LEFT_OUT, TWICE, NOT_FETCHED = ("weights-left-out",), ("weights-twice",), ("file-not-fetched",)
 TENSORS = {"model.visual.pos_embed.weight": torch.ones(2, 3), "mm_projector.bias": torch.ones(2)}
@@ -36,6 +36,18 @@ def _in_a_folder(path: Path) -> None:
     for name in (WEIGHTS, "adapter_config.json"):
         _copied(name, f"vision/{name}")(path)
     save_file(TENSORS, path / "vision" / WEIGHTS)
+
+
+def _retrained(path: Path) -> None:
+    """Another adapter whose tensors have the same names."""
+    _copied(WEIGHTS, f"copy/{WEIGHTS}")(path)
+    tensors(lambda held: element(held[first(held, "lora_A.weight")], 0x3F800000), f"copy/{WEIGHTS}")(path)
+
+
+def _last_bit(path: Path) -> None:
+    data = bytearray((path / "copy" / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (path / "copy" / WEIGHTS).write_bytes(data)
 
 
 def _linked(target: str, file: str = WEIGHTS) -> Harm:
@@ -78,6 +90,11 @@ LEFT: dict[str, Damage] = {
     "unreadable-file-beside": Damage("lora", text("head.pth", "no pickle"), LEFT_OUT),
     "adapter-in-a-folder": Damage("lora", _in_a_folder, LEFT_OUT),
     "adapter-in-a-folder-again": Damage("lora", _copied(WEIGHTS, f"copy/{WEIGHTS}"), TWICE),
+    "adapter-in-a-folder-on-the-same-layers": Damage("lora", _retrained, LEFT_OUT),
+    "adapter-in-a-folder-retrained-at-the-end": Damage(
+        "lora", both(_copied(WEIGHTS, f"copy/{WEIGHTS}"), _last_bit), LEFT_OUT, ("--deep",)
+    ),
+    "adapter-pickled-in-a-folder": Damage("pickle", _copied("adapter_model.bin", "copy/adapter_model.bin"), LEFT_OUT),
     "adapter-in-two-formats": Damage("pickle", _copied("adapter_model.bin", "adapter_model.pt"), TWICE),
     "weights-in-lfs": Damage(
         "saved",

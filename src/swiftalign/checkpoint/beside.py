@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from typing import Any
 
@@ -12,7 +13,8 @@ from swiftalign.checkpoint.pickles import load_pickle
 from swiftalign.checkpoint.read import Checkpoint
 from swiftalign.checkpoint.weights import PICKLES
 from swiftalign.methods.keys import ADALORA_STATE
-from swiftalign.model.safetensors import scan_header, unfetched
+from swiftalign.model.bytes import differ
+from swiftalign.model.safetensors import StoredTensor, scan_header, unfetched
 from swiftalign.problems import Problem, counted
 
 WEIGHT_SUFFIXES = (".safetensors", *PICKLES, ".gguf", ".h5", ".msgpack", ".onnx")
@@ -24,10 +26,15 @@ _STATE = (
 )
 
 
-def check_beside(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Files of the folder, and of the folders in it, whose tensors are not among those that were read."""
+def check_beside(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem]:
+    """Weight files in the checkpoint's folder, and in folders in it, that are not read; copies of what is are less bad.
+
+    Args:
+        deep: compare every byte of a copy, and not only the beginning of each tensor.
+    """
     folder, weights = checkpoint.folder, checkpoint.weights
-    read = {canonical(name) for name in (*weights.infos, *weights.stored, *weights.renamed)}
+    read: dict[str, StoredTensor | None] = dict.fromkeys(map(canonical, (*weights.infos, *weights.renamed)))
+    read |= {canonical(name): own for own in weights.stored.values() for name in (own.name, own.info.name)}
     inside = (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     places = (folder, *sorted(child for child in inside if number_of(child) is None))
     for file in (file for place in places for file in sorted(place.iterdir())):
@@ -35,32 +42,32 @@ def check_beside(checkpoint: Checkpoint) -> Iterator[Problem]:
             continue
         if any(fnmatch(file.name, pattern) for pattern in (*_STATE, *NO_WEIGHTS, ".*")):
             continue
-        names = None
         if lacking := unfetched(file):
             yield lacking
             continue
+        held: dict[str, StoredTensor | None] | None = None  # until it can be read
         if file.suffix == ".safetensors":
             tensors, problems = scan_header(file)
-            names = None if problems else [tensor.name for tensor in tensors]
+            held = {tensor.name: tensor for tensor in tensors} if not problems else None
         elif file.suffix in PICKLES:
-            try:
-                names = list(_names(load_pickle(file)))
-            except Exception:  # of many types, on damaged and hostile bytes
-                names = None
-        if names is not None and read.issuperset(map(canonical, names)):
-            if names:
-                message = f"{file}: holds only tensors that other files of the folder hold too, and is not read"
-                yield Problem("weights-twice", message, "remove it, or move it out of the folder: the two may differ")
+            with suppress(Exception):  # of many types, on damaged and hostile bytes
+                held = dict.fromkeys(_names(load_pickle(file)))
+        if held == {}:
             continue
-        hint = (
-            "move it out of the folder, if the model does without it; if not, save its tensors with those of the model"
-        )
+        pairs = [(theirs, read[canonical(name)]) for name, theirs in (held or {}).items() if canonical(name) in read]
+        same = [
+            not differ(theirs, own, 4096, deep=deep) if theirs and own else file.parent == folder
+            for theirs, own in pairs
+        ]
+        if held and len(same) == len(held) and all(same):
+            message = f"{file}: repeats tensors of another file, which is read in its place"
+            yield Problem("weights-twice", message, "remove it, or move it out of the folder")
+            continue
+        hint = "move it out of the folder if the model does without it, else save its tensors with those of the model"
         if (file.parent / "adapter_config.json").is_file() and file.parent != folder:
-            hint = (
-                f"it is an adapter of its own: move {file.parent} out of the folder, then check and export each alone"
-            )
-        what = f"{counted(len(names), 'tensor')}, e.g. {names[0]}, which" if names else "weights, which"
-        message = f"{file}: holds {what} {'are' if names is None or len(names) > 1 else 'is'} not read"
+            hint = f"it is an adapter of its own: move {file.parent} elsewhere, then check and export each alone"
+        what = f"{counted(len(held), 'tensor')}, e.g. {next(iter(held))}, which" if held else "weights, which"
+        message = f"{file}: holds {what} {'is' if held and len(held) == 1 else 'are'} not read"
         yield Problem("weights-left-out", message, hint)
 
 

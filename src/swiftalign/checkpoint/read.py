@@ -56,7 +56,7 @@ def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
         ModelError: the path is none of these, the run has no such checkpoint, or its plan can't be read.
     """
     chosen = choose(path, which)
-    if chosen.path != path and any(next(path.glob(f"*model*{suffix}"), None) for suffix in (".safetensors", ".bin")):
+    if chosen.why != "named" and any(next(path.glob(f"*model*{suffix}"), None) for suffix in (".safetensors", ".bin")):
         note = f"the weights in {path} itself are not read: move them to a folder of their own to check or export them"
         chosen = replace(chosen, note="; ".join(filter(None, (chosen.note, note))))
     path = chosen.path.parent if in_checkpoint(chosen.path) else chosen.path

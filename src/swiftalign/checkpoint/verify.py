@@ -158,7 +158,7 @@ def verify(
         if checkpoint.adapter:
             findings += check_base(checkpoint.adapter, expectation.plan, base, base_tensors, deep=deep)
     if weights.kind in ("adapter", "model") and not weights.damaged:
-        findings += check_beside(checkpoint)
+        findings += check_beside(checkpoint, deep=deep)
     if weights.kind == "model":
         findings += check_model_files(checkpoint, deep=deep)
     if weights.kind != "file" and resumable:

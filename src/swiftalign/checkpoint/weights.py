@@ -145,7 +145,11 @@ def _join(files: list[Path]) -> Weights:
         weights.problems += _read_file(file, weights)
         if weights.problems:
             return weights
-        held = read_pickle(file, "cpu") if file.suffix in PICKLES else load_file(file)
+        try:
+            held = read_pickle(file, "cpu") if file.suffix in PICKLES else load_file(file)
+        except Exception as error:  # of a pickle whose names and shapes alone looked sound
+            weights.problems.append(pickle_refused(file, error))
+            return weights
         named = {name if name.startswith(ADAPTER_PREFIX) else f"{ADAPTER_PREFIX}{name}": held[name] for name in held}
         for name in sorted(named.keys() & tensors.keys()):
             message = f"{file}: {name} is also in another of {', '.join(each.name for each in files)}"
@@ -169,7 +173,8 @@ def _write_gathered(weights: Weights, tensors: dict[str, Any]) -> None:
     weights.kind, weights.gathered = "adapter", Path(tempfile.mkdtemp(prefix="swiftalign-"))
     weakref.finalize(weights, shutil.rmtree, weights.gathered, ignore_errors=True)
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights.gathered / _ADAPTER_FILES[0])
+        whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # none shares memory
+        save_file(whole, weights.gathered / _ADAPTER_FILES[0])
     except Exception as error:
         raise ModelError(f"{weights.gathered}: can't be written: {error}", "set TMPDIR to a folder with room") from None
     weights.problems += _read_file(weights.gathered / _ADAPTER_FILES[0], weights)

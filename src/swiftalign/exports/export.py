@@ -117,7 +117,6 @@ def export(
         else:
             written = write_model(source, folder, dtype=dtype, link=link)
             difference = largest_difference(source, folder) if check_logits else None
-        written = replace(written, notes=[*source.remarks, *written.notes])
         plan = source.plan.to_json() if source.plan else None
         if plan and hub_id:
             plan["model"] = source.base_name
@@ -152,5 +151,5 @@ def export(
         seconds=time.monotonic() - began,
         max_logit_difference=difference,
         **origin,
-        **vars(written),
+        **vars(replace(written, notes=[*source.remarks, *written.notes])),
     )

@@ -56,6 +56,7 @@ def largest_difference(source: Source, merged: Path) -> float:
     if bad := [name for name, values in forms.items() if not torch.isfinite(values).all()]:
         message = f"--check-logits: the logits of {' and of '.join(bad)} hold NaN or infinity"
         base = shlex.quote(str(source.base_folder))
-        raise ExportError(message, f"look for NaN and infinity in the base: swiftalign verify-ckpt {base} --deep")
+        hint = f"see whether the base has any: swiftalign verify-ckpt {base} --deep; if not, take an earlier checkpoint"
+        raise ExportError(message, hint)
     one, other = forms.values()
     return float((one - other).abs().max())
