@@ -58,27 +58,25 @@ def not_fetched(path: Path) -> tuple[str, str] | None:
     place, name = shlex.quote(str(path.parent)), shlex.quote(path.name)
     git, dvc = f"fetch it: git -C {place}", f"fetch it: dvc --cd {place}"
     with contextlib.suppress(OSError, ValueError):  # a name from a file may be no name at all
-        if path.is_file():
-            with path.open("rb") as file:
-                first = file.read(50)
+        if path.is_file() and path.stat().st_size < 1024:  # as every pointer
+            first = path.read_bytes()
             if first.startswith(POINTERS[0]):
                 return "is a pointer of Git LFS to content that is not here", f"{git} lfs pull --include {name}"
             if first.startswith(POINTERS[1]):
                 return "is a pointer of git-annex to content that is not here", f"{git} annex get {name}"
-        elif path.is_symlink() and not path.exists():
+        if path.is_symlink() and not path.exists():
             target = str(path.readlink())
             if "annex/objects/" in target:
                 return "is a link of git-annex to content that is not here", f"{git} annex get {name}"
             if ".dvc/" in target or "/files/md5/" in target:
                 return "is a link into the cache of DVC, which lacks its content", f"{dvc} pull {name}"
             return f"is a link to {target}, which is not there", "correct the link, or fetch what it leads to again"
-        elif not path.exists():
-            for kept in (path, *path.parents):
-                if kept.exists():
-                    break
-                if kept.with_name(f"{kept.name}.dvc").is_file():
-                    command = f"dvc --cd {shlex.quote(str(kept.parent))} pull {shlex.quote(kept.name)}"
-                    return f"is not here, and DVC keeps {kept}", f"fetch it: {command}"
+        for kept in (path, *path.parents):
+            if kept.exists():
+                break
+            if kept.with_name(f"{kept.name}.dvc").is_file():
+                command = f"dvc --cd {shlex.quote(str(kept.parent))} pull {shlex.quote(kept.name)}"
+                return f"is not here, and DVC keeps {kept}", f"fetch it: {command}"
     return None
 
 

@@ -103,7 +103,12 @@ LEFT: dict[str, Damage] = {
         message=f"PATH/{WEIGHTS}: is a pointer of Git LFS to content that is not here",
     ),
     "shard-in-lfs": Damage("merged-in-shards", text("model-00002-of-00006.safetensors", LFS), NOT_FETCHED),
-    "config-in-lfs": Damage("saved", text("adapter_config.json", LFS), ("adapter-config-malformed",)),
+    "config-in-lfs": Damage(
+        "saved",
+        text("adapter_config.json", LFS),
+        ("adapter-config-malformed",),
+        message="PATH/adapter_config.json: is a pointer of Git LFS to content that is not here",
+    ),
     "pickle-in-lfs": Damage("pickle", text("adapter_model.bin", LFS), NOT_FETCHED),
     "weights-beside-in-lfs": Damage("lora", text("non_lora_state_dict.bin", LFS), NOT_FETCHED),
     "weights-in-annex": Damage(
