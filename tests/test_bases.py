@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from corruptions.sound import build_run
 from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
 from swiftalign.demo import model as demo_model
@@ -115,6 +116,18 @@ def test_other_values_than_those_of_training_are_told(
     assert codes(adapter, base=other, deep=deep) == ["base-renamed"]
     [note] = export(adapter, tmp_path / "out", base=other).notes
     assert f"1 tensor of {other} not as in the base that it names, {base}: lm_head.weight" in note
+
+
+def test_a_run_takes_its_base_from_another_place(base: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    checkpoint = build_run("mixed", own, tmp_path / "run")
+    moved = own.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=r"base model .*own: not a folder here") as refused:
+        export(checkpoint, tmp_path / "out")
+    assert refused.value.hint == "name the base model's folder with --base FOLDER"
+    [note] = export(checkpoint, tmp_path / "out", base=moved).notes
+    assert f"names the base {own}, whose weights are not here, but --base is {moved}" in note
+    assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
 
 
 @pytest.mark.parametrize("words", QUANTISED)

@@ -159,6 +159,12 @@ def test_what_nobody_reads_is_refused_with_the_way_out(file: str, hint: str, sav
     assert not (tmp_path / "out").exists()
 
 
+def test_links_back_to_the_folder_hold_nothing_else(saved: Path) -> None:
+    (saved / "latest").symlink_to(".")
+    (saved / "run").symlink_to("..")
+    assert verify(saved).findings == ()
+
+
 def test_a_folder_of_adapters_names_one(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "both").mkdir()
     saved.rename(tmp_path / "both/vision")

@@ -51,14 +51,14 @@ def check_base(
         hint = "the adapter was trained beside quantised values: measure what it is worth beside others, e.g. with eval"
         message = f"{adapter.path}: names the base {named}, which is quantised ({quantised}), and {base} is not"
         yield Problem("base-quantised", message, hint)
-    elif own is None and _model_name(named) != _model_name(str(base)):
-        message = f"{adapter.path}: names the base {named}, which is not here, but --base is {base}"
-        yield Problem("base-renamed", message, "make sure that both are the same model: only names are compared")
     elif others:
         pairs = ((name, tensors[name], others.get(name)) for name in tensors)
         unlike = [name for name, mine, theirs in pairs if theirs is None or differ(mine, theirs, 4096, deep=deep)]
         what = f"of {base} not as in the base that it names, {named}"
         yield from about("base-renamed", unlike, what, "make sure that --base is the one you mean", path=adapter.path)
+    elif _model_name(named) != _model_name(str(base)) and not (own and own.resolve() == base.resolve()):
+        message = f"{adapter.path}: names the base {named}, whose weights are not here, but --base is {base}"
+        yield Problem("base-renamed", message, "make sure that both are the same model: only names are compared")
 
 
 def _model_name(model: str) -> str:

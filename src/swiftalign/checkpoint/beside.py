@@ -36,7 +36,8 @@ def check_beside(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem]:
     read: dict[str, StoredTensor | None] = dict.fromkeys(map(canonical, (*weights.infos, *weights.renamed)))
     read |= {canonical(name): own for own in weights.stored.values() for name in (own.name, own.info.name)}
     inside = (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    places = (folder, *sorted(child for child in inside if number_of(child) is None))
+    above = (folder.resolve(), *folder.resolve().parents)  # where links may lead back to
+    places = (folder, *sorted(each for each in inside if number_of(each) is None and each.resolve() not in above))
     for file in (file for place in places for file in sorted(place.iterdir())):
         if file in weights.files or file.is_dir() or file.suffix not in WEIGHT_SUFFIXES:
             continue
