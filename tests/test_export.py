@@ -65,9 +65,12 @@ def lora(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def edit(adapter: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
-    path = adapter / "adapter_model.safetensors"
-    save_file(change(load_file(path)), path)
+def edit(
+    folder: Path,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    file: str = "adapter_model.safetensors",
+) -> None:
+    save_file(change(load_file(folder / file)), folder / file, metadata={"format": "pt"})
 
 
 def with_nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -128,6 +131,29 @@ def test_a_full_disk_is_told_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(ExportError, match=r"the disk has 0\.00 GB free"):
         export(lora, tmp_path / "out", base=base)
+    assert not (tmp_path / "out").exists()
+
+
+def _nan_in_the_base(base: Path, lora: Path) -> None:
+    edit(base, lambda t: t | {"model.language_model.norm.weight": torch.full((64,), float("nan"))}, "model.safetensors")
+
+
+def _too_much_for_float32(base: Path, lora: Path) -> None:
+    """Finite values whose products are not."""
+    edit(lora, lambda t: {n: v * 1e18 if "lora_" in n else v for n, v in t.items()})
+
+
+@pytest.mark.parametrize("harm", [_nan_in_the_base, _too_much_for_float32])
+def test_logits_that_are_no_numbers_are_refused(
+    harm: Callable[[Path, Path], None], lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_model(tmp_path / "base")
+    harm(tmp_path / "base", lora)
+    options = [str(lora), "--output", str(tmp_path / "out"), "--base", str(tmp_path / "base"), "--check-logits"]
+    assert main(["export", *options]) == 1
+    said = capsys.readouterr().err
+    assert "the logits of the base with its adapter and of the merged model hold NaN or infinity" in said
+    assert f"swiftalign verify-ckpt {tmp_path}/base --deep" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -199,7 +199,7 @@ def test_force_replaces_a_gguf_file_and_nothing_else(base: Path, adapter: Path, 
     with pytest.raises(ExportError, match="is not a GGUF file, so --force does not replace it"):
         export(adapter, tmp_path / "thesis.gguf", base=base, mmproj=True, force=True)
     (tmp_path / "link.gguf").symlink_to("old.gguf")
-    with pytest.raises(ExportError, match="is not a file"):
+    with pytest.raises(ExportError, match="is a link"):
         export(adapter, tmp_path / "link.gguf", base=base, mmproj=True, force=True)
     with pytest.raises(ExportError, match="lies inside"):
         export(adapter, base / "out.gguf", base=base, mmproj=True)

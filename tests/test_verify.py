@@ -21,7 +21,9 @@ from swiftalign.checkpoint.names import canonical
 from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
+from swiftalign.plan.plan import read_plan
 from swiftalign.problems import CHECKPOINT_CODES
+from swiftalign.runs.resume import checkpoint_fault
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*embedding layers|.*CUDA extension|.*butterfly:UserWarning")
 
@@ -70,15 +72,12 @@ def test_sound_checkpoints_give_no_finding(
 
 
 # Without a plan only the aligner may differ from the base; a base under another name is a warning; and
-# a base in another layout, or a pickle, can't be compared.
+# a base in another layout can't be compared.
 NOT_COMPARED = {
     "merged-bf16",
     "alone-without-base",
     "alone-in-part-without-base",
     "merged-moe-hub-layout",
-    "pickle",
-    "lone-pickle",
-    "lone-old-pickle",
 }
 
 
@@ -198,16 +197,14 @@ def test_a_base_that_is_not_there_is_exit_code_two(
     checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify-ckpt", str(checkpoints["alone"].path), "--base", "/gone/base"]) == 2
-    assert "--base /gone/base: not a folder with safetensors files" in capsys.readouterr().err
+    assert "base model /gone/base: not a folder here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pickle", "saved"])
-def test_a_base_that_cannot_be_compared_is_exit_code_two(
-    name: str, checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_base_without_weights_is_exit_code_two(
+    checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    base = checkpoints[name].base if name == "pickle" else tmp_path
-    assert main(["verify-ckpt", str(checkpoints[name].path), "--base", str(base)]) == 2
-    assert "only safetensors" in capsys.readouterr().err or name == "saved"
+    assert main(["verify-ckpt", str(checkpoints["saved"].path), "--base", str(tmp_path)]) == 2
+    assert "holds no safetensors file" in capsys.readouterr().err
 
 
 def test_the_table_counts_what_is_expected_found_and_moved(checkpoints: dict[str, Sound]) -> None:
@@ -225,6 +222,25 @@ def test_keys_and_shapes_of_the_mergers_are_listed(
     keys = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("model.visual")]
     assert len(keys) == 24
     assert all("merger" in key for key in keys)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_report_says_whether_the_values_were_read(
+    deep: bool, damaged: Callable[[Damage], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, options = damaged(DAMAGED["nan-in-float32"]), ["--deep"] if deep else []
+    assert main(["verify-ckpt", str(path), *options]) == deep
+    unread = "values      not checked for NaN, infinity and zeros: --deep reads them all\n"
+    assert (unread in capsys.readouterr().out) is not deep
+    assert main(["verify-ckpt", str(path), "--json", *options]) == deep
+    assert json.loads(capsys.readouterr().out)["values_read"] is deep
+
+
+def test_weights_that_others_lay_beside_a_checkpoint_do_not_keep_a_run_from_going_on(
+    damaged: Callable[[Damage], Path],
+) -> None:
+    path = damaged(DAMAGED["aligner-beside-an-adapter"])
+    assert checkpoint_fault(path, read_plan(path.parent / "plan.json")) is None
 
 
 def test_the_report_says_what_was_held_against_the_base(checkpoints: dict[str, Sound]) -> None:

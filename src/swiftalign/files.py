@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import glob
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,44 @@ def appearing(path: Path) -> Iterator[Path]:
 def short_path(path: str | Path) -> str:
     """A path as one would type it here: relative to the current folder where it lies in it."""
     return str(Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else path)
+
+
+POINTERS = (b"version https://git-lfs.github.com/spec/", b"/annex/objects/")  # how pointers of LFS and annex begin
+
+
+def not_fetched(path: Path) -> tuple[str, str] | None:
+    """What is at a path in place of content that was not fetched, in words, and how to fetch it; None for all else.
+
+    git-annex links to its objects, or writes a pointer, as Git LFS does; DVC keeps what it knows of a file or folder X
+    in X.dvc.
+
+    References:
+        https://git-annex.branchable.com/internals/pointer_file/
+        https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    place, name = shlex.quote(str(path.parent)), shlex.quote(path.name)
+    git, dvc = f"fetch it: git -C {place}", f"fetch it: dvc --cd {place}"
+    with contextlib.suppress(OSError, ValueError):  # a name from a file may be no name at all
+        if path.is_file() and path.stat().st_size < 1024:  # as every pointer
+            first = path.read_bytes()
+            if first.startswith(POINTERS[0]):
+                return "is a pointer of Git LFS to content that is not here", f"{git} lfs pull --include {name}"
+            if first.startswith(POINTERS[1]):
+                return "is a pointer of git-annex to content that is not here", f"{git} annex get {name}"
+        if path.is_symlink() and not path.exists():
+            target = str(path.readlink())
+            if "annex/objects/" in target:
+                return "is a link of git-annex to content that is not here", f"{git} annex get {name}"
+            if ".dvc/" in target or "/files/md5/" in target:
+                return "is a link into the cache of DVC, which lacks its content", f"{dvc} pull {name}"
+            return f"is a link to {target}, which is not there", "correct the link, or fetch what it leads to again"
+        for kept in (path, *path.parents):
+            if kept.exists():
+                break
+            if kept.with_name(f"{kept.name}.dvc").is_file():
+                command = f"dvc --cd {shlex.quote(str(kept.parent))} pull {shlex.quote(kept.name)}"
+                return f"is not here, and DVC keeps {kept}", f"fetch it: {command}"
+    return None
 
 
 @contextlib.contextmanager

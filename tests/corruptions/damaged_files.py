@@ -69,18 +69,6 @@ def _unlisted(path: Path) -> None:
     (path / INDEX).write_text(json.dumps(index))
 
 
-def _linked_out(path: Path) -> None:
-    outside = path.parent.parent / "elsewhere.safetensors"
-    (path / SHARD).rename(outside)
-    (path / SHARD).symlink_to(outside)
-
-
-def _linked_weights(path: Path) -> None:
-    outside = path.parent.parent / "elsewhere.safetensors"
-    (path / WEIGHTS).rename(outside)
-    (path / WEIGHTS).symlink_to(outside)
-
-
 def _stray(path: Path) -> None:
     (path / "model-00007-of-00007.safetensors").write_bytes((path / SHARD).read_bytes())
 
@@ -186,7 +174,6 @@ FILES: dict[str, Damage] = {
         ("header-holes",),
         message=f"PATH/{WEIGHTS}: its last 5 bytes belong to no tensor",
     ),
-    "weights-linked-out": Damage("saved", _linked_weights, ("index-outside",)),
     "index-not-json": Damage("merged-in-shards", text(INDEX, "{"), ("index-malformed",)),
     "index-a-list": Damage("merged-in-shards", text(INDEX, "[]"), ("index-malformed",)),
     "index-without-map": Damage(
@@ -200,7 +187,7 @@ FILES: dict[str, Damage] = {
     "index-names-the-root": Damage("merged-in-shards", _placed("bias", "/etc/passwd"), ("index-outside",)),
     "index-names-nothing": Damage("merged-in-shards", _placed("bias", ""), ("index-outside",)),
     "index-names-a-long-name": Damage("merged-in-shards", _placed("bias", "x" * 999), ("index-outside",)),
-    "shard-linked-out": Damage("merged-in-shards", _linked_out, ("index-outside",)),
+    "index-names-a-folder-inside": Damage("merged-in-shards", _placed("bias", f"x/../{SHARD}"), ("index-outside",)),
     "shard-missing": Damage(
         "merged-in-shards",
         without(SHARD),
@@ -208,7 +195,7 @@ FILES: dict[str, Damage] = {
         message=f"PATH/{INDEX}: names {SHARD}, which is not there",
     ),
     "shard-of-the-cache-missing": Damage(
-        "hub-cache", lambda path: next(path.glob("model-*")).resolve().unlink(), ("index-shard-missing",)
+        "hub-cache", lambda path: next(path.glob("model-*")).resolve().unlink(), ("file-not-fetched",)
     ),
     "shard-cut": Damage("merged-in-shards", raw(lambda data: data[:-1], SHARD), ("file-truncated",)),
     "shard-empty": Damage("merged-in-shards", raw(lambda _: b"", SHARD), ("file-empty",)),
@@ -222,8 +209,8 @@ FILES: dict[str, Damage] = {
     "shard-not-in-the-index": Damage(
         "merged-in-shards",
         _stray,
-        ("index-shard-unlisted",),
-        message=f"PATH/{INDEX}: does not name model-00007-of-00007.safetensors",
+        ("weights-twice",),
+        message="PATH/model-00007-of-00007.safetensors: repeats tensors of another file, which is read in its place",
     ),
     "total-size": Damage("merged-in-shards", _index(metadata={"total_size": 12}), ("index-total-size",)),
     "pickle-planted": Damage("pickle", _bin(_torch_bytes({"a": Planted()})), ("pickle-refused",)),

@@ -144,13 +144,16 @@ FOREIGN_DAMAGE: dict[str, Damage] = {
         ("base-renamed",),
         BASE,
     ),
+    "base-quantised-by-its-name": Damage(
+        "alone", _adapter(base_model_name_or_path="unsloth/dense-bnb-4bit"), ("base-quantised",), BASE
+    ),
     "base-unnameable": Damage("alone", _adapter(base_model_name_or_path=f"/{'x' * 300}"), ("base-renamed",), BASE),
-    "base-is-here-and-another-is-given": Damage("alone", lambda _: None, ("adapter-base",), ("--base", "OTHER")),
-    "run-with-another-base": Damage("lora", lambda _: None, ("adapter-base",), ("--base", "OTHER")),
+    "base-is-here-and-another-is-given": Damage("alone", lambda _: None, ("base-renamed",), ("--base", "OTHER")),
+    "run-with-another-base": Damage("lora", lambda _: None, ("base-renamed",), ("--base", "OTHER")),
     "base-lacks-adapted-layers": Damage(
         "peft-all-linear",
         lambda _: None,
-        (*EXTRA, "adapter-base", "base-mismatch"),
+        (*EXTRA, "base-renamed", "base-mismatch"),
         ("--base", "MOE"),
     ),
     "layer-of-another-shape-than-the-base": Damage(

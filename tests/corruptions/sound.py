@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -302,6 +303,43 @@ def _cached(run: Path, base: Path) -> Path:
     return snapshot
 
 
+def _with_links(make: Callable[[Path, Path], Path], place: str) -> Callable[[Path, Path], Path]:
+    """Every file moved to another place, with a link in its stead, as users and DVC lay files out."""
+
+    def made(run: Path, base: Path) -> Path:
+        folder = make(run, base)
+        stored = run.parent / place
+        stored.mkdir(parents=True)
+        for file in [file for file in folder.iterdir() if file.is_file()]:
+            shutil.move(file, stored / file.name)
+            file.symlink_to(os.path.relpath(stored / file.name, folder))
+        return folder
+
+    return made
+
+
+def _linked_folder(run: Path, base: Path) -> Path:
+    """A link to a checkpoint, far from its run."""
+    link = run.parent / "links/best"
+    link.parent.mkdir()
+    link.symlink_to(f"../run/checkpoint-{STEP}")
+    return link
+
+
+def _with_modules_beside(run: Path, base: Path) -> Path:
+    """LoRA in peft's file, and the modules that train whole in a pickle beside it, as trainers made from LLaVA's do."""
+    from safetensors.torch import load_file, save_file
+
+    folder = _alone(run, base)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    whole = {name: tensors.pop(name) for name in list(tensors) if ".lora_" not in name}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    torch.save(whole, folder / "non_lora_state_dict.bin")
+    values = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**values, "modules_to_save": None}))
+    return folder
+
+
 DERIVED: dict[str, Derived] = {
     "alone": Derived("lora", _alone),
     "alone-saved": Derived("saved", _alone),
@@ -325,6 +363,11 @@ DERIVED: dict[str, Derived] = {
     "lone-old-pickle": Derived("lora", _lone_old_pickle),
     "run-folder": Derived("boft", _several),
     "hub-cache": Derived("saved-bf16", _cached),
+    "links": Derived("lora", _with_links(lambda run, base: run / f"checkpoint-{STEP}", "another/disk")),
+    "links-of-shards": Derived("lora", _with_links(_merged_in_shards, ".dvc/cache/files/md5/0a")),
+    "links-of-a-pickle": Derived("saved", _with_links(_as_pickle, ".git/annex/objects/f8/7x")),
+    "linked-folder": Derived("saved", _linked_folder),
+    "modules-beside": Derived("mixed", _with_modules_beside),
 }
 
 

@@ -12,8 +12,11 @@ from typing import Any, Literal
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import TrainingSection, best_metric
 from swiftalign.data.metrics import as_number, is_lower_better, spoken
+from swiftalign.files import not_fetched
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError, SwiftalignError
+
+_RUN_FILES = ("plan.json", "args.json")  # of this tool, and of ms-swift
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ def choose(path: Path, which: str | int | None = None) -> Chosen:
     """
     found = checkpoints_of(path)
     if not found and which is None:
-        return Chosen(path, "named")
+        place = path  # a link is followed to the run that its checkpoint belongs to
+        while place.is_symlink() and not any((place.parent / name).is_file() for name in _RUN_FILES):
+            place = place.parent / place.readlink()
+        return Chosen(place if number_of(place) is not None else path, "named")
     if not found:
         run = f"its run folder, {path.parent}" if number_of(path) is not None else "a run folder"
         message = f"{path}: no run folder with checkpoints, so --checkpoint {which} has nothing to choose from"
@@ -134,7 +140,9 @@ def checkpoints_of(path: Path) -> list[Path]:
         ModelError: the path does not exist, or is a folder of several runs.
     """
     if not path.exists():
-        raise ModelError(f"{path}: no such file or folder", "name a checkpoint-N folder, a run folder or a weight file")
+        hint = "name a checkpoint-N folder, a run folder or a weight file"
+        what, hint = not_fetched(path) or ("no such file or folder", hint)
+        raise ModelError(f"{path}: {what}", hint)
     if not path.is_dir():
         return []
     found = _checkpoints(path)

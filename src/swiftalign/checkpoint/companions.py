@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig
@@ -16,9 +14,9 @@ from swiftalign.checkpoint.weights import Weights
 from swiftalign.methods import part_of
 from swiftalign.methods.base import Method
 from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
-from swiftalign.model.bytes import blocks
+from swiftalign.model.bytes import differ
 from swiftalign.model.families import find
-from swiftalign.model.safetensors import read_json
+from swiftalign.model.safetensors import read_json, unfetched
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ModelError, Problem, about
 
@@ -28,13 +26,10 @@ _TEMPLATE = ("chat_template.jinja", "chat_template.json", "additional_chat_templ
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer.safetensors")
 
 
-def check_adapter(
-    checkpoint: Checkpoint, plan: TuningPlan | None, *, base: Path | None, misnamed: bool
-) -> Iterator[Problem]:
-    """Whether adapter_config.json fits the tensors that are there, and the plan's method and base.
+def check_adapter(checkpoint: Checkpoint, plan: TuningPlan | None, *, misnamed: bool) -> Iterator[Problem]:
+    """Whether adapter_config.json fits the tensors that are there, and the plan's method.
 
     Args:
-        base: folder that the user names as the base model.
         misnamed: tensors are missing or under wrong names, so that targets and saved modules can't fit.
     """
     adapter = checkpoint.adapter
@@ -55,26 +50,7 @@ def check_adapter(
         values = "true, but there are no" if uses_dora else "false, but there are"
         message = f"{adapter.path}: use_dora is {values} magnitude vectors"
         yield Problem("adapter-method", message, "correct use_dora: merging depends on it")
-    named = adapter.base
-    if named and plan is not None and _model_name(named) != _model_name(plan.model):
-        yield Problem("adapter-base", f"{adapter.path}: names the base {named}, but the plan names {plan.model}")
-    elif named and base is not None and _model_name(named) != _model_name(str(base.absolute())):
-        here = os.path.isfile(f"{named}/config.json")  # noqa: PTH113  # a name that is too long is not an error
-        place = "here" if here else "not here"
-        message = f"{adapter.path}: names the base {named}, which is {place}, but --base is {base}"
-        if not here:
-            yield Problem("base-renamed", message, "make sure that both are the same model: only names are compared")
-        elif Path(named).resolve() != base.resolve():
-            yield Problem("adapter-base", message, "give the base model of the training, or leave out --base")
     yield from _check_modules(adapter, adapter.method, checkpoint.weights, misnamed)
-
-
-def _model_name(model: str) -> str:
-    """The name that a hub id shares with its folder in a cache: models--ORG--NAME/snapshots/HASH, or NAME___PART."""
-    path = Path(model)
-    if path.parent.name == "snapshots":
-        return path.parent.parent.name.rpartition("--")[2]
-    return path.name.replace("___", ".")
 
 
 def _check_modules(adapter: AdapterConfig, method: type[Method], weights: Weights, misnamed: bool) -> Iterator[Problem]:
@@ -171,13 +147,17 @@ def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem
         yield Problem("config-malformed", message, "copy it from the base model")
     else:
         comparable = embedding is not None and tied is not None and not weights.damaged
+        head, shared = weights.stored.get("lm_head.weight"), weights.stored.get(embedding or "")
         if comparable and not tied and not any(name.endswith("lm_head.weight") for name in weights.infos):
             hint = "set tie_word_embeddings to true, or add lm_head: it would start from random values"
             yield Problem("tied-head", f"{path}: tie_word_embeddings is false, but the weights hold no lm_head", hint)
-        elif embedding is not None and comparable and tied and _heads_differ(weights, embedding, deep=deep):
+        elif comparable and tied and head and shared and differ(head, shared, deep=deep):
             hint = "set tie_word_embeddings to false, or leave out lm_head: loaders ignore it"
             message = f"{path}: tie_word_embeddings is true, but lm_head differs from the embedding"
             yield Problem("tied-head", message, hint)
+    for name in (*_PROCESSOR, *_TOKENIZER, *_TEMPLATE):
+        if (folder / name).exists() and (lacking := unfetched(folder / name)):
+            yield lacking
     hint = "copy it from the base model: servers need it"
     for code, files in (("processor-missing", _PROCESSOR), ("tokenizer-missing", _TOKENIZER)):
         if not any((folder / name).exists() for name in files):
@@ -188,14 +168,3 @@ def check_model_files(checkpoint: Checkpoint, *, deep: bool) -> Iterator[Problem
         inside = None
     if not inside and not any((folder / name).exists() for name in _TEMPLATE):
         yield Problem("chat-template-missing", f"{folder}: has no chat template", hint)
-
-
-def _heads_differ(weights: Weights, embedding: str, *, deep: bool) -> bool:
-    """Whether a stored head differs from the embedding; only the first block is compared unless ``deep`` is set."""
-    head, other = (weights.stored.get(name) for name in ("lm_head.weight", embedding))
-    if head is None or other is None:
-        return False
-    if (head.info.shape, head.info.dtype) != (other.info.shape, other.info.dtype):
-        return True
-    pairs = zip(blocks(head), blocks(other), strict=True)
-    return any(mine != theirs for mine, theirs in (pairs if deep else islice(pairs, 1)))

@@ -86,7 +86,7 @@ def read_distributed(folder: Path) -> dict[str, Any]:
                 continue
             place = places[key, offsets].state
             file, begin, length = place["relative_path"], place["offset"], place["length"]
-            if is_outside(folder, file) or not (folder / file).is_file() or place.get("transform_descriptors"):
+            if is_outside(file) or not (folder / file).is_file() or place.get("transform_descriptors"):
                 raise ValueError(f"{name[:100]!r} lies in {file[:100]!r}, which is not a plain file of this folder")
             left -= length
             end = (folder / file).stat().st_size

@@ -126,9 +126,11 @@ def _expected(
         return Expectation(f"nothing: no plan, and {reason}")
     try:
         plan, besides = plan_of_adapter(adapter, base)
-    except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError):
+    except (SwiftalignError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         named = adapter.base or "unnamed"
         reason = f"the base model of adapter_config.json, {named}, can't be read: give --base FOLDER"
+        if base is not None:
+            reason = f"no plan can be made of {base}: {error.message if isinstance(error, ModelError) else error}"
         return Expectation(f"nothing: no plan, and {reason}")
     expectation = _of_plan(plan, f"{adapter.path.name} and the base model", kind)
     return replace(expectation, dtypes=False, optional=besides)

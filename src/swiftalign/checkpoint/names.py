@@ -57,7 +57,9 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     shrinks = expectation.plan is not None and expectation.plan.ranks_may_shrink
     both = [(found[name], info) for name, info in expected.items() if name in found and found[name].numel]
     shapes = [f"{a.name} is {list(a.shape)}, expected {list(b.shape)}" for a, b in both if not _fits(a, b, shrinks)]
-    yield from about("tensor-shape", shapes, "with a wrong shape", limit=2)
+    hint = "use another checkpoint"  # its dtypes are expected where the run's plan or config says them
+    hint += "" if expectation.dtypes else ", or name the base model of the training with --base"
+    yield from about("tensor-shape", shapes, "with a wrong shape", hint, limit=2)
     if expectation.dtypes:
         dtypes = [f"{a.name} is {a.dtype}, expected {b.dtype}" for a, b in both if a.dtype != b.dtype]
         yield from about("tensor-dtype", dtypes, "with a wrong dtype", limit=2)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftalign.checkpoint.adapter_config import AdapterConfig, checked_adapter_config
 from swiftalign.checkpoint.choose import Chosen, choose
 from swiftalign.checkpoint.shards import in_checkpoint
 from swiftalign.checkpoint.weights import Weights, read_weights
+from swiftalign.files import not_fetched
 from swiftalign.methods import chosen, train_types
-from swiftalign.model.hub import cached_folder
-from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
+from swiftalign.methods.keys import PeftKey
+from swiftalign.model.hub import local_folder
+from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, StoredTensor, read_json
+from swiftalign.model.stored import stored_tensors
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import ModelError, Problem
 
@@ -52,6 +56,9 @@ def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
         ModelError: the path is none of these, the run has no such checkpoint, or its plan can't be read.
     """
     chosen = choose(path, which)
+    if chosen.why != "named" and any(next(path.glob(f"*model*{suffix}"), None) for suffix in (".safetensors", ".bin")):
+        note = f"the weights in {path} itself are not read: move them to a folder of their own to check or export them"
+        chosen = replace(chosen, note="; ".join(filter(None, (chosen.note, note))))
     path = chosen.path.parent if in_checkpoint(chosen.path) else chosen.path
     weights = read_weights(path)
     folder = path.parent if weights.kind == "file" else path
@@ -65,6 +72,10 @@ def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
     elif weights.kind == "adapter":
         try:
             adapter = checked_adapter_config(adapter_path, read_json(adapter_path))
+            beside = dict.fromkeys(PeftKey.parse(name).layer for name in weights.beside)
+            saved = [*adapter.saved, *(module for module in beside if not adapter.saves(module))]
+            if beside:
+                adapter = checked_adapter_config(adapter_path, adapter.values | {"modules_to_save": saved})
         except ModelError as error:
             problem = Problem("adapter-config-malformed", error.message, "use another checkpoint")
     if adapter and weights.gathered:  # for peft, beside the gathered tensors
@@ -79,21 +90,38 @@ def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
     """The folder of a checkpoint's base model.
 
     Args:
-        given: the folder that the user names in place of what the checkpoint says.
+        given: what the user names in place of what the checkpoint says: a folder, or an id of the hub.
 
     Raises:
         ModelError: no base is named, or it is not on this machine.
     """
     adapter, plan = checkpoint.adapter, checkpoint.plan
-    named = given or (plan.model if plan else None) or (adapter and adapter.values.get("base_model_name_or_path"))
+    named = given or (plan.model if plan else None) or (adapter.base if adapter else None)
     if not named:
-        raise ModelError("the checkpoint names no base model", "name it with --base FOLDER")
-    place = Path(str(named)).expanduser()
-    if not place.is_dir() and given is None and not place.is_absolute():
-        place = cached_folder(str(named), None, "huggingface") or place
-    if not place.is_dir():
-        raise ModelError(f"base model {named}: not a folder here", "name the base model's folder with --base FOLDER")
-    return place.absolute()
+        raise ModelError(f"{checkpoint.path}: names no base model", "name it with --base FOLDER")
+    folder = local_folder(str(named))
+    if folder is None:
+        what, hint = "not a folder here", "name the base model's folder with --base FOLDER"
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(named)):
+            what += ", and not in the cache of the Hugging Face hub"
+            hint += f", or fetch it: hf download {named}"
+        what, hint = not_fetched(Path(str(named))) or (what, hint)
+        raise ModelError(f"base model {named}: {what}", hint)
+    if (folder / "adapter_config.json").exists():  # for transformers, the folder would stand for that adapter's base
+        hint = "name another folder with --base, or move the adapter out; to build on it, merge it first with export"
+        raise ModelError(f"base model {folder}: holds an adapter, by its adapter_config.json", hint)
+    return folder
+
+
+def tensors_of_base(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a base model's folder, as `stored_tensors` names it.
+
+    Raises:
+        ModelError: it holds none, or a file is damaged.
+    """
+    if tensors := stored_tensors(folder):
+        return tensors
+    raise ModelError(f"base model {folder}: holds no safetensors file", "name a folder of the base model that does")
 
 
 def _adapter_of_run(folder: Path) -> AdapterConfig | None:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swiftalign.checkpoint.against_base import compare_with_base, compared_in_words
+from swiftalign.checkpoint.against_base import check_base, compare_with_base, compared_in_words
+from swiftalign.checkpoint.beside import check_beside
 from swiftalign.checkpoint.companions import check_adapter, check_model_files, check_state
 from swiftalign.checkpoint.expected import Expectation, expect
 from swiftalign.checkpoint.names import compare_names
 from swiftalign.checkpoint.pickles import pickle_refused, read_pickle
-from swiftalign.checkpoint.read import Checkpoint, read_checkpoint
+from swiftalign.checkpoint.read import Checkpoint, base_of, read_checkpoint, tensors_of_base
 from swiftalign.checkpoint.shards import find_shards
 from swiftalign.checkpoint.values import Values, check_values, look, look_cheaply, look_deeply, read_initial
 from swiftalign.checkpoint.weights import Weights
@@ -27,8 +28,8 @@ from swiftalign.config.sections import Config
 from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import tensor_bytes
 from swiftalign.model.safetensors import StoredTensor, TensorInfo
-from swiftalign.model.stored import stored_tensors
-from swiftalign.problems import ModelError, Problem, printable
+from swiftalign.model.stored import quantised_by
+from swiftalign.problems import Problem, printable
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Verification:
         aligner: those of its tensors that lie in the model's aligner.
         values: what is known of each tensor's values, by name.
         base_tensors: tensors of the base model that --base names, as `stored_tensors` names them.
+        values_read: whether every byte was read, and not only headers and small tensors.
         state: where a trainer's shards hold the optimizer's state, and how to resume from them, in words.
     """
 
@@ -71,6 +73,7 @@ class Verification:
     aligner: tuple[TensorInfo, ...] = ()
     values: dict[str, Values] = field(default_factory=dict)
     base_tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    values_read: bool = False
     state: str = ""
 
     @property
@@ -84,6 +87,7 @@ class Verification:
             "ok": self.ok,
             "kind": self.checkpoint.weights.kind,
             "expectation": self.expectation,
+            "values_read": self.values_read,
             "state": self.state,
             "findings": [finding.to_json() for finding in self.findings],
             "tensors": [self._tensor(info) for info in self.checkpoint.weights.infos.values()],
@@ -112,7 +116,8 @@ def verify(
     Args:
         source: a path, or what `read_checkpoint` has read from it.
         config: configuration of the run, where the checkpoint lies apart from its run folder.
-        base: folder of the base model: only what the plan trains may differ from it, and all of that must.
+        base: folder of the base model, or its id in the hub's cache: only what the plan trains may differ from it, and
+            all of that must.
         deep: read every byte, and not only headers and small tensors.
         resumable: check trainer and optimizer state too.
         which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
@@ -123,9 +128,8 @@ def verify(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source), which)
     weights = checkpoint.weights
-    base_tensors = stored_tensors(base) if base is not None and base.is_dir() else {}
-    if base is not None and not base_tensors:
-        raise ModelError(f"--base {base}: not a folder with safetensors files", "name the base model's folder")
+    base = base_of(checkpoint, base) if base is not None else None
+    base_tensors = tensors_of_base(base) if base is not None else {}
     expectation = expect(checkpoint, config=config, base=base, base_tensors=base_tensors)
     initial, method = read_initial(checkpoint.folder), expectation.train_type
     values: dict[str, Values] = {}
@@ -150,13 +154,17 @@ def verify(
     if weights.kind == "adapter" and not weights.damaged:
         # Where tensors are missing or misnamed, targets and saved modules can't fit: that would be the same problem.
         misnamed = any(finding.code in ("prefix-wrong", "tensor-missing") for finding in findings)
-        findings += check_adapter(checkpoint, expectation.plan, base=base, misnamed=misnamed)
+        findings += check_adapter(checkpoint, expectation.plan, misnamed=misnamed)
+        if checkpoint.adapter:
+            findings += check_base(checkpoint.adapter, expectation.plan, base, base_tensors, deep=deep)
+    if weights.kind in ("adapter", "model") and not weights.damaged:
+        findings += check_beside(checkpoint, deep=deep)
     if weights.kind == "model":
         findings += check_model_files(checkpoint, deep=deep)
     if weights.kind != "file" and resumable:
         findings += check_state(checkpoint.folder, expectation.plan, deep=deep)
     if base is not None and not weights.damaged:
-        findings += compare_with_base(weights, expectation, base_tensors, values)
+        findings += compare_with_base(weights, expectation, base_tensors, values, quantised=quantised_by(base))
     findings += check_values(weights, values, expectation)
     shards = find_shards(checkpoint.folder) if resumable else None
     return Verification(
@@ -167,6 +175,7 @@ def verify(
         tuple(info for name, info in weights.infos.items() if expectation.in_aligner(name)),
         values,
         base_tensors,
+        deep,
         printable(shards.state) if shards else "",
     )
 

@@ -60,12 +60,13 @@ def convert(
     from swiftalign.config.sections import DataSource
     from swiftalign.data.convert import convert as run
     from swiftalign.data.scan import scan
-    from swiftalign.files import short_path
+    from swiftalign.files import not_fetched, short_path
     from swiftalign.problems import blocking, counted
 
     for path in sources:
         if not path.exists():
-            raise SwiftalignError(f"{path}: no such file or folder", "check the path")
+            what, hint = not_fetched(path) or ("no such file or folder", "check the path")
+            raise SwiftalignError(f"{path}: {what}", hint)
     if images and not images.is_dir():
         raise SwiftalignError(f"--images {images}: no such folder", "name the folder of the images")
     try:

@@ -90,11 +90,12 @@ def evaluate(
     """
     from swiftalign.config.load import load_config
     from swiftalign.evaluation.protocols import PROTOCOLS
-    from swiftalign.files import short_path
+    from swiftalign.files import not_fetched, short_path
 
     for path in rows:
         if not path.exists():
-            raise SwiftalignError(f"{path}: no such file or folder", "check the path")
+            what, hint = not_fetched(path) or ("no such file or folder", "check the path")
+            raise SwiftalignError(f"{path}: {what}", hint)
     if protocol and protocol not in PROTOCOLS:
         raise SwiftalignError(f"--protocol {protocol}: must be {' or '.join(PROTOCOLS)}")
     check_dtype(dtype)

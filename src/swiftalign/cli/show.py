@@ -193,6 +193,9 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if result.state:
         console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
+    if not result.values_read:
+        unread = "not checked for NaN, infinity and zeros: --deep reads them all"
+        console.print(Text.assemble(("values      ", "dim"), unread), soft_wrap=True)
     if keys:
         table = new_table("key", "shape", "dtype")
         for info in result.aligner:

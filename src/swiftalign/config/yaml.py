@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from swiftalign.files import not_fetched
 from swiftalign.problems import ConfigError, Problem, SwiftalignError, config_problem
 from swiftalign.yaml12 import PATTERNS, TAG, CoreSchemaLoader
 
@@ -142,7 +143,8 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SwiftalignError(f"{path}: no such file", "run 'swiftalign init' to write a config") from None
+        what, hint = not_fetched(path) or ("no such file", "run 'swiftalign init' to write a config")
+        raise SwiftalignError(f"{path}: {what}", hint) from None
     except OSError as error:
         raise SwiftalignError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from swiftalign.config.sections import Config, DataSource
+from swiftalign.files import not_fetched
 from swiftalign.problems import DataError
 
 MAX_ROW_BYTES = 16_000_000
@@ -56,7 +57,8 @@ def data_sources(config: Config, part: Literal["train", "val"]) -> list[DataSour
         path = Path(source.path)
         where = config.where("data", part, index)
         if not path.exists():
-            raise DataError(f"{where}: data.{part}: {path}: no such file", _elsewhere(path, where))
+            what, hint = not_fetched(path) or ("no such file", _elsewhere(path, where))
+            raise DataError(f"{where}: data.{part}: {path}: {what}", hint)
         if part == "val" and path.suffix in (".yaml", ".yml") and source.path in {e.path for e in config.data.train}:
             hint = "name the folder of the validation labels, e.g. labels/val"
             raise DataError(f"{where}: data.val: {path}: stands for its training images, as in data.train", hint)

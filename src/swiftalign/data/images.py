@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from swiftalign.files import not_fetched
 from swiftalign.problems import DataError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -155,8 +156,10 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     except DataError:
         raise
     except (FileNotFoundError, NotADirectoryError):
+        _refuse_pointer(source)
         raise NoSuchImageError(f"image {name}: no such file") from None
     except UnidentifiedImageError:
+        _refuse_pointer(source)
         message = f"image {name}: not an image, or of a format that is not supported"
         raise DataError(message, f"save it as one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -165,6 +168,12 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"image {name}: {reason}", "copy the file again, or remove the row") from None
+
+
+def _refuse_pointer(source: Path | bytes) -> None:
+    """Raise where an image's file is a link or a pointer to content that was not fetched."""
+    if isinstance(source, Path) and (lacking := not_fetched(source)):
+        raise DataError(f"image {source}: {lacking[0]}", lacking[1])
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swiftalign.checkpoint.read import base_of, read_checkpoint
+from swiftalign.checkpoint.read import Checkpoint, base_of, read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
@@ -23,6 +23,7 @@ class Subject:
         adapter: the folder of an adapter that belongs on it; None for a model as it is.
         config: the configuration of the run that made it; None where there is none.
         chosen: which checkpoint of a run it is, and why; empty where the user named the model itself.
+        origin: what the files of `path` say; an adapter's temporary folder lasts as long as this.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Subject:
     adapter: Path | None = None
     config: Config | None = None
     chosen: str = ""
+    origin: Checkpoint | None = None
 
     @property
     def name(self) -> str:
@@ -40,8 +42,11 @@ class Subject:
     @property
     def files(self) -> tuple[Path, ...]:
         """The weight files, by whose names, sizes and times it is told whether a model is still the same."""
-        places = (self.folder, *((self.adapter,) if self.adapter else ()))
-        return tuple(sorted(file for place in places for file in place.glob("*.safetensors")))
+        found = set(self.folder.glob("*.safetensors"))
+        if self.adapter and self.origin:
+            gathered = self.adapter != self.origin.folder  # from files of any name
+            found |= set(self.origin.folder.rglob("*") if gathered else self.adapter.glob("*.safetensors"))
+        return tuple(sorted(file for file in found if file.is_file()))
 
 
 def find_subject(path: Path, base: Path | None = None, which: str | None = None) -> Subject:
@@ -62,13 +67,13 @@ def find_subject(path: Path, base: Path | None = None, which: str | None = None)
     folder = checkpoint.path
     if checkpoint.weights.kind == "file":
         raise ModelError(f"{path}: a weight file alone is not a model", "name the folder that holds it")
-    checked = verify(checkpoint, resumable=False)
+    place = base_of(checkpoint, base) if checkpoint.adapter else folder
+    checked = verify(checkpoint, base=place if base and checkpoint.adapter else None, resumable=False)
     if errors := blocking(checked.findings):
         raise ModelError(f"{folder} is not sound: {errors[0].message} [{errors[0].code}]", errors[0].hint)
     file = folder.parent / "config.yaml"
     config = load_config([file]) if checkpoint.plan and file.is_file() else None
     reason = checkpoint.chosen.reason
     chosen = f"{folder.name}, {reason}" if reason else "" if folder == path else folder.name
-    if checkpoint.adapter is None:
-        return Subject(path, folder, None, config, chosen)
-    return Subject(path, base_of(checkpoint, base), checkpoint.weights.gathered or folder, config, chosen)
+    adapter = (checkpoint.weights.gathered or folder) if checkpoint.adapter else None
+    return Subject(path, place, adapter, config, chosen, checkpoint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,5 +151,5 @@ def export(
         seconds=time.monotonic() - began,
         max_logit_difference=difference,
         **origin,
-        **vars(written),
+        **vars(replace(written, notes=[*source.remarks, *written.notes])),
     )

@@ -22,7 +22,7 @@ def output_folder(target: Path, *, force: bool, apart_from: Iterable[Path]) -> I
 
     Args:
         force: replace the target where it exists.
-        apart_from: folders that the target must neither lie inside, nor hold.
+        apart_from: folders that the target must neither lie inside, nor hold; nor may it hold what their links lead to.
 
     Raises:
         ExportError: the target is taken, or can't be written.
@@ -30,17 +30,18 @@ def output_folder(target: Path, *, force: bool, apart_from: Iterable[Path]) -> I
     place = target.resolve()  # follows links and ..
     for folder in apart_from:
         real = folder.resolve()
-        if place == real or real in place.parents or place in real.parents:
+        held = (real, *(file.resolve() for file in folder.iterdir() if file.exists()))
+        if place == real or real in place.parents or any(place in each.parents for each in held):
             raise ExportError(f"{target}: lies inside {folder}, or holds it", "name a folder of its own")
     if os.path.lexists(target):
-        if target.is_symlink() or not target.is_dir():
+        if not target.is_dir():
             raise ExportError(f"{target} exists already, and is not a folder", "name another folder")
         if not force:
             raise ExportError(f"{target} exists already", "name another folder, or pass --force to replace it")
         if any(target.iterdir()) and not any((target / name).is_file() for name in _REPLACEABLE):
             raise ExportError(f"{target} holds no model, so --force does not replace it", "name another folder")
     try:
-        with appearing_folder(target) as folder:
+        with appearing_folder(place) as folder:
             yield folder
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -64,7 +65,9 @@ def output_file(target: Path, *, force: bool, apart_from: Iterable[Path]) -> Ite
             raise ExportError(f"{target}: lies inside {folder}", "name a file elsewhere")
     try:
         if os.path.lexists(target):
-            if target.is_symlink() or not target.is_file():
+            if target.is_symlink():  # it may lead into a store whose files must not change, such as DVC's
+                raise ExportError(f"{target} is a link", f"name the file that it leads to: {place}")
+            if not target.is_file():
                 raise ExportError(f"{target} exists already, and is not a file", "name another file")
             if not force:
                 raise ExportError(f"{target} exists already", "name another file, or pass --force to replace it")

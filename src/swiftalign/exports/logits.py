@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ def largest_difference(source: Source, merged: Path) -> float:
     """max |logit - logit| of the two forms for a fixed image and text, in float32 on the CPU.
 
     Raises:
-        ExportError: transformers can't run the model on them without code of the model's own.
+        ExportError: transformers can't run the model on them without code of the model's own, or the logits of one form
+            hold NaN or infinity.
     """
     import torch
     import transformers
@@ -44,9 +46,17 @@ def largest_difference(source: Source, merged: Path) -> float:
             text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
             inputs = processor(text=[text], images=[image], return_tensors="pt")
             unmerged = logits(source.base_folder, source.checkpoint) if source.config else logits(source.checkpoint)
-            return float((logits(merged) - unmerged).abs().max())
+            forms = {"the base with its adapter" if source.config else "the checkpoint": unmerged}
+            forms["the merged model"] = logits(merged)
         except (ValueError, TypeError, LookupError, AttributeError, ImportError, OSError, RuntimeError) as error:
             message = (
                 f"--check-logits: transformers can't show an image to the model: {' '.join(str(error).split())[:300]}"
             )
             raise ExportError(message, "leave out --check-logits: without it, nothing is run") from error
+    if bad := [name for name, values in forms.items() if not torch.isfinite(values).all()]:
+        message = f"--check-logits: the logits of {' and of '.join(bad)} hold NaN or infinity"
+        base = shlex.quote(str(source.base_folder))
+        hint = f"see whether the base has any: swiftalign verify-ckpt {base} --deep; if not, take an earlier checkpoint"
+        raise ExportError(message, hint)
+    one, other = forms.values()
+    return float((one - other).abs().max())

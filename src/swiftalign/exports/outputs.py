@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from swiftalign.checkpoint.beside import NO_WEIGHTS, WEIGHT_SUFFIXES
 from swiftalign.exports.convert import convert_file, converted, header, require_finite
 from swiftalign.exports.folder import copy_file, require_space
 from swiftalign.exports.source import ADAPTER_FILE, Source
 from swiftalign.exports.weights import write_weights
 from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import architecture_of
-from swiftalign.model.safetensors import read_json
+from swiftalign.model.safetensors import read_json, unfetched
 from swiftalign.problems import ExportError
 
 Part = Literal["model", "aligner", "adapter", "mmproj"]
@@ -22,9 +23,6 @@ CARD, BASE_CARD = "README.md", "README.base.md"
 RECORD, PLAN = "export.json", "plan.json"
 # A base that is itself an export holds these; the new export writes its own.
 _OWN_FILES = (BASE_CARD, RECORD, PLAN)
-# Weights of the base in other formats would be stale beside the merged ones.
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-_NO_WEIGHTS = ("spk_dict.pt",)  # the voices of Qwen2.5-Omni, without which its class does not load
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,11 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
     require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest)
     for path in sorted(source.base_folder.iterdir()):  # config, tokenizer, processor, template, licence
         other_index = path.name.endswith(".index.json") and not path.name.startswith("model.safetensors")
-        stale = path.suffix in _WEIGHT_SUFFIXES and path.name not in _NO_WEIGHTS
+        # Weights of the base in other formats would be stale beside the merged ones.
+        stale = path.suffix in WEIGHT_SUFFIXES and path.name not in NO_WEIGHTS
         passed_over = other_index or stale or path.name in _OWN_FILES
+        if not passed_over and (lacking := unfetched(path)):
+            raise ExportError(lacking.message, lacking.hint)
         if path.is_file() and not path.name.startswith(".") and not passed_over:
             copy_file(path.resolve(), folder / (BASE_CARD if path.name == CARD else path.name))
     placed = write_weights(source, folder, shared=shared, dtype=dtype)

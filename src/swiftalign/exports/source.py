@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.checkpoint.read import Checkpoint, base_of, read_checkpoint
+from swiftalign.checkpoint.against_base import packed_in
+from swiftalign.checkpoint.read import Checkpoint, base_of, read_checkpoint, tensors_of_base
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.sections import Config
 from swiftalign.methods import of_adapter
@@ -18,11 +19,13 @@ from swiftalign.model.bytes import cast, read_bytes
 from swiftalign.model.families import find
 from swiftalign.model.read import read
 from swiftalign.model.safetensors import StoredTensor, read_json
-from swiftalign.model.stored import stored_tensors
+from swiftalign.model.stored import quantised_by
 from swiftalign.model.tree import ModelSource
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ExportError, ModelError, blocking, counted
 
+_OWN_BASE = "name the run's own base with --base"
+_OF_THE_BASE = ("base-renamed", "base-quantised")
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -35,12 +38,14 @@ class Source(SavedAdapter):
         base_folder: folder of the base model.
         plan: the plan of the run; None where the checkpoint has none.
         whole: base tensor -> the checkpoint's tensor that replaces it.
+        remarks: what a reader should know of the base.
     """
 
     origin: Checkpoint
     base_folder: Path
     plan: TuningPlan | None
     whole: dict[str, StoredTensor]
+    remarks: tuple[str, ...]
 
     @property
     def files(self) -> list[Path]:
@@ -105,13 +110,14 @@ def read_source(
     if adapter.get("bias") == "lora_only":
         hint = "train with bias: none or bias: all"
         raise ExportError(f"{folder}: bias: lora_only trains biases that peft does not save", hint)
-    base = base_of(checkpoint, base)
+    given, base = base, base_of(checkpoint, base)
     # Without a plan, what to expect comes from the base; what differs from it is checked after the merge anyway.
-    checked = verify(checkpoint, base=None if plan or config else base, config=config, deep=True, resumable=False)
+    compared = base if (given and adapter) or not (plan or config) else None
+    checked = verify(checkpoint, base=compared, config=config, deep=True, resumable=False)
     if errors := blocking(checked.findings):
         lines = "\n".join(f"{finding.message} [{finding.code}]" for finding in errors)
         raise ExportError(f"{folder} is not sound:\n{lines}", errors[0].hint or None)
-    tensors, base_tensors = checkpoint.weights.stored, checked.base_tensors or stored_tensors(base)
+    tensors, base_tensors = checkpoint.weights.stored, checked.base_tensors or tensors_of_base(base)
     if not tensors:
         raise ExportError(f"{folder}: has no safetensors file", "save it again: only safetensors files are merged")
     keys = {PeftKey.parse(name): tensor for name, tensor in tensors.items()}
@@ -121,6 +127,10 @@ def read_source(
     if not adapter and plan:
         trained = {item.key for item in plan.trainables}
         whole = {name: tensor for name, tensor in whole.items() if not trained.isdisjoint(tensor.makes or (name,))}
+    if (quantised := quantised_by(base)) and (packed := packed_in(base_tensors, (*whole, *merged))):
+        what = f"nothing can be merged into {counted(len(packed), 'tensor')}, e.g. {packed[0]}"
+        hint = "name the model that it was made from, in 16 bits, with --base FOLDER"
+        raise ExportError(f"{base}: is quantised ({quantised}), and {what}", hint)
     if lacking := [name for name in (*whole, *merged) if name not in base_tensors]:
         parts = [each.name for each in base_tensors.values() if lacking[0] in each.makes]
         parts += whole[lacking[0]].makes if lacking[0] in whole else ()
@@ -128,15 +138,16 @@ def read_source(
             message = f"{lacking[0]} lies in the base's files in another form: see {parts[0]}"
             raise ExportError(message, "leave it out of training, or use the adapter without merging it")
         others = f" and {counted(len(lacking) - 1, 'more tensor')}" if len(lacking) > 1 else ""
-        raise ExportError(f"the base lacks {lacking[0]}{others}", "is this the right base?")
+        raise ExportError(f"the base lacks {lacking[0]}{others}", _OWN_BASE)
     for name, tensor in whole.items():
         mine, theirs = list(tensor.info.shape), list(base_tensors[name].info.shape)
         if mine != theirs:
-            raise ExportError(f"{name} has the shape {mine}, in the base {theirs}", "is this the right base?")
+            raise ExportError(f"{name} has the shape {mine}, in the base {theirs}", _OWN_BASE)
     if plan:
         _refuse_other_base(base, base_tensors, plan)
     files = checkpoint.weights.gathered or folder
-    return Source(files, adapter, tensors, base_tensors, tuple(adapted), tuple(merged), checkpoint, base, plan, whole)
+    layers, remarks = tuple(adapted), tuple(each.message for each in checked.findings if each.code in _OF_THE_BASE)
+    return Source(files, adapter, tensors, base_tensors, layers, tuple(merged), checkpoint, base, plan, whole, remarks)
 
 
 def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:
@@ -153,5 +164,4 @@ def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: Tun
             total = sum(weight.numel for weight in read(ModelSource(str(folder))).parameters())
     if total is not None and (model_type, total) != (plan.model_type, plan.total_parameters):
         theirs = f"the run's base was a {plan.model_type} of {plan.total_parameters:,}"
-        hint = "name the run's own base with --base"
-        raise ExportError(f"{folder}: a {model_type} of {total:,} parameters; {theirs}", hint)
+        raise ExportError(f"{folder}: a {model_type} of {total:,} parameters; {theirs}", _OWN_BASE)

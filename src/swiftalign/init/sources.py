@@ -13,6 +13,7 @@ from swiftalign.config.arguments import ARGUMENTS, Names
 from swiftalign.config.spellings import SECTIONS
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.config.yaml import Items, Mapping, Place, parse_document, read_text
+from swiftalign.files import not_fetched
 from swiftalign.init.shell import Command, swift_commands
 from swiftalign.problems import ConfigError, Problem, SwiftalignError, config_problem
 from swiftalign.runs.folder import CONFIG_FILE, PLAN_FILE
@@ -121,7 +122,8 @@ def read_source(path: Path) -> Source:
             raise SwiftalignError(f"{path} holds no {ARGS_FILE}", hint)
         path /= ARGS_FILE
     if not path.exists():
-        raise SwiftalignError(f"{path}: no such file or folder", _KNOWN)
+        what, hint = not_fetched(path) or ("no such file or folder", _KNOWN)
+        raise SwiftalignError(f"{path}: {what}", hint)
     text = read_text(path)
     if path.suffix.lower() not in _DOCUMENTS and (commands := list(swift_commands(text, str(path)))):
         return _command(path, commands)

@@ -18,7 +18,7 @@ from swiftalign.data.files import JSONL
 from swiftalign.data.formats import read_row
 from swiftalign.data.scan import PROGRESS_ROWS
 from swiftalign.data.storage import DataFile, open_file
-from swiftalign.files import appearing
+from swiftalign.files import appearing, not_fetched
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, aligner_of, recipes, write_config
 from swiftalign.methods import METHODS
 from swiftalign.model.families import published_config
@@ -225,7 +225,8 @@ def check_first_row(path: str) -> None:
     """
     file = open_file(DataSource(path=str(Path(path).expanduser())))
     if not file.path.exists():
-        raise DataError(f"{path}: no such file", "name a file or folder of rows")
+        what, hint = not_fetched(Path(path)) or ("no such file", "name a file or folder of rows")
+        raise DataError(f"{path}: {what}", hint)
     for line, content in file.read():
         read_row(file.value(content, line), file.where(line), file.reading)
         return

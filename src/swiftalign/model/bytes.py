@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from swiftalign.model.safetensors import ITEM_SIZES, StoredTensor
@@ -64,6 +65,14 @@ def to_float(data: bytes, dtype: str) -> Any:
     if dtype == "bfloat16":
         return (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(data, dtype=dtype).astype(np.float32)
+
+
+def differ(one: StoredTensor, other: StoredTensor, size: int = BLOCK_BYTES, *, deep: bool = True) -> bool:
+    """Whether two tensors differ in shape, dtype or bytes; without ``deep``, only the first ``size`` bytes are read."""
+    if (one.info.shape, one.info.dtype) != (other.info.shape, other.info.dtype):
+        return True
+    pairs = zip(blocks(one, size), blocks(other, size), strict=True)
+    return any(mine != theirs for mine, theirs in (pairs if deep else islice(pairs, 1)))
 
 
 def largest_change(tensor: StoredTensor, base: StoredTensor) -> float:

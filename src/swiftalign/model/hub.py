@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def fetch_model(model_id: str, revision: str | None, hub: str) -> Path:
             f"model {model_id}: {hub} gave no files of it ({reason})",
             f"name a local folder in model.path, write hub: {other}, or set {mirror or 'MODELSCOPE_DOMAIN=MIRROR'}",
         ) from None
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model on this machine: by its path, or by its id in the Hugging Face client's cache."""
+    with suppress(OSError, ValueError):  # a name from a file may be neither
+        place = Path(model).expanduser()
+        if place.is_dir():
+            return place.absolute()
+        return None if place.is_absolute() else cached_folder(model, None, "huggingface")
+    return None
 
 
 def cached_folder(model_id: str, revision: str | None, hub: str) -> Path | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from swiftalign.files import not_fetched
 from swiftalign.model.components import architectures, class_of
 from swiftalign.model.conversion import RulesError, natural
 from swiftalign.model.families import find, published_config, published_ids, shape_fits
@@ -121,7 +122,8 @@ def _config(folder: Path, source: ModelSource) -> dict[str, Any]:
     elif not folder.exists():
         where = f"{source.where}: " if source.where else ""
         hint = f"name a model folder, or a hub id such as {published_ids()[1]}"
-        raise ModelError(f"{where}model {source.path}: no such folder", hint)
+        what, hint = not_fetched(folder) or ("no such folder", hint)
+        raise ModelError(f"{where}model {source.path}: {what}", hint)
     elif folder.is_file() or not path.exists():
         hint = "name the folder that holds config.json"
         raise ModelError(f"{folder}: not a model folder (it has no config.json)", hint)

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from swiftalign.files import not_fetched
 from swiftalign.problems import ModelError, Problem
 
 # safetensors' dtype names -> torch's name and bytes per element.
@@ -91,6 +92,8 @@ def scan_header(path: Path) -> tuple[list[StoredTensor], list[Problem]]:
     References:
         https://github.com/huggingface/safetensors, "Format".
     """
+    if lacking := unfetched(path):
+        return [], [lacking]
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -114,6 +117,12 @@ def scan_header(path: Path) -> tuple[list[StoredTensor], list[Problem]]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         return [], [_damage("header-corrupt", path, "its header's __metadata__ is not a mapping of strings")]
     return _place(path, header, 8 + length, size)
+
+
+def unfetched(path: Path) -> Problem | None:
+    """The problem of a link, a pointer or a missing file whose content must be fetched first; None for all else."""
+    found = not_fetched(path)
+    return Problem("file-not-fetched", f"{path}: {found[0]}", found[1]) if found else None
 
 
 def _damage(code: str, path: Path, what: str) -> Problem:
@@ -193,9 +202,10 @@ def read_json(path: Path) -> Any:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{path}: larger than {MAX_JSON_BYTES // 1_000_000} MB", DAMAGED)
         return json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        _refuse([lacking] if (lacking := unfetched(path)) else [])
+        if isinstance(error, OSError):
+            raise ModelError(f"{path}: {error.strerror or error}") from None
         raise ModelError(f"{path}: not valid JSON ({error})", DAMAGED) from None
 
 
@@ -214,23 +224,18 @@ def scan_index(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         return {}, [_damage("index-malformed", path, "has no weight_map")]
     if not all(name.isprintable() and len(name) <= MAX_NAME for pair in weight_map.items() for name in pair):
         return {}, [_damage("index-malformed", path, "its weight_map holds an invalid name")]
-    outside = sorted(name for name in set(weight_map.values()) if is_outside(path.parent, name))
+    outside = sorted(filter(is_outside, set(weight_map.values())))
     messages = (f"{path}: names {name!r}, which lies outside the folder" for name in outside)
     return index, [Problem("index-outside", message, "do not use this model") for message in messages]
 
 
-def is_outside(folder: Path, name: str) -> bool:
-    """Whether a file name from an index leaves its folder: by a path, or by a link that leads elsewhere.
+def is_outside(name: str) -> bool:
+    """Whether a file name that a file gives is more than a name in the same folder, such as an absolute path or "../x".
 
-    The hub's cache links each file to a blob of its own, beside the snapshots: such links are followed.
+    A link of that name is followed, wherever it leads: it does not come from the file, but from who laid it there, such
+    as the hub's cache, DVC or git-annex.
     """
-    if not name or "\0" in name or Path(name).name != name or name in (".", "..") or len(os.fsencode(name)) > 255:
-        return True
-    path = folder / name
-    if not path.is_symlink():
-        return False
-    target = path.resolve()
-    return folder.resolve() not in target.parents and target.parent.name != "blobs"
+    return not name or "\0" in name or Path(name).name != name or name == ".." or len(os.fsencode(name)) > 255
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -240,12 +245,15 @@ def weight_files(folder: Path) -> list[Path]:
         ModelError: the index is malformed, names a file outside the folder, or one that is missing.
     """
     index_path = folder / "model.safetensors.index.json"
-    if index_path.exists():
+    if os.path.lexists(index_path):
         index, problems = scan_index(index_path)
         _refuse(problems)
         files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-        missing = (file.name for file in files if not file.is_file())
-        _refuse(_damage("index-shard-missing", index_path, f"names {name}, which is missing") for name in missing)
+        missing = (file for file in files if not file.is_file())
+        _refuse(
+            unfetched(file) or _damage("index-shard-missing", index_path, f"names {file.name}, which is missing")
+            for file in missing
+        )
         return files
     single = folder / "model.safetensors"
-    return [single] if single.exists() else []
+    return [single] if os.path.lexists(single) or unfetched(single) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def under_model_names(stored: Mapping[str, StoredTensor], made: Mapping[str, Loa
                 place = found.get(part, stored[part])
                 found[part] = replace(place, makes=(*place.makes, name))
     return found
+
+
+def quantised_by(folder: Path) -> str:
+    """How a model's weights are quantised by its config.json, such as ``GPTQ, 4 bits``; empty where they are not."""
+    with suppress(ModelError, AttributeError, TypeError):
+        if settings := read_json(folder / "config.json").get("quantization_config"):
+            method = str(settings.get("quant_method", "bitsandbytes"))  # older releases did not name the first method
+            bits = settings.get("bits") or next((n for n in (4, 8) if settings.get(f"load_in_{n}bit")), None)
+            return (method.upper() if len(method) < 5 else method) + (f", {bits} bits" if bits else "")
+    return ""
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:

@@ -80,14 +80,24 @@ def find_runs(*folders: Path) -> list[RunState]:
 
 
 def run_folders(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """Folders of runs, at most ``depth`` folders below this one; what can't be read is passed over."""
-    with suppress(PermissionError):
-        if holds_run(folder):
-            yield folder
-        elif depth:
-            for child in sorted(folder.iterdir()):
-                if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-                    yield from run_folders(child, depth - 1)
+    """Folders of runs, at most ``depth`` folders below this one; what can't be read is passed over.
+
+    Links are followed, but no folder is looked at twice: a run is found where it is nearest.
+    """
+    level, seen = [folder], set[Path]()
+    for _ in range(depth + 1):
+        below: list[Path] = []
+        for place in level:
+            with suppress(OSError):
+                if (real := place.resolve()) in seen:
+                    continue
+                seen.add(real)
+                if holds_run(place):
+                    yield place
+                else:
+                    inside = (child for child in place.iterdir() if child.is_dir() and not child.name.startswith("."))
+                    below += sorted(inside, key=lambda child: (child.is_symlink(), child))
+        level = below
 
 
 def run_state(folder: Path) -> RunState:

@@ -35,8 +35,8 @@ MAY_CHANGE = (
     "dataloader_pin_memory",
     "per_device_eval_batch_size",
 )
-# During warm-up nothing may have moved yet, and a checkpoint is sound all the same.
-_HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed"})
+# During warm-up nothing may have moved yet, and others may lay files beside a checkpoint: it is sound all the same.
+_HARMLESS = frozenset({"nothing-moved", "untouched", "all-zero", "base-renamed", "weights-left-out"})
 _NEEDED = frozenset({"state-missing", "optimizer-missing"})  # only warnings for verify-ckpt
 
 

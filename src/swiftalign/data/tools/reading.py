@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
 from swiftalign.data.targets import SPELLINGS, Kind, to_points
+from swiftalign.files import POINTERS, not_fetched
 from swiftalign.problems import DataError
 
 Placed = tuple[str, dict[str, Any]]
@@ -58,9 +59,15 @@ def fail(where: str, fault: str, hint: str = CORRECT) -> NoReturn:
 def read_bytes(path: str | Path) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
-            return file.readall()
+            content = file.readall()
     except (OSError, ValueError) as error:
+        if lacking := not_fetched(Path(path)):
+            raise DataError(f"{path!s}: {lacking[0]}", lacking[1]) from None
         raise DataError(f"{path!s}: {getattr(error, 'strerror', None) or error}") from None
+
+    if content.startswith(POINTERS) and (lacking := not_fetched(Path(path))):
+        raise DataError(f"{path!s}: {lacking[0]}", lacking[1])
+    return content
 
 
 def head(path: str | Path) -> bytes:
@@ -73,12 +80,27 @@ def head(path: str | Path) -> bytes:
 
 
 def names_in(folder: str | Path, *suffixes: str) -> list[str]:
-    """Names of the files in a folder with this ending, sorted; none if the path is not a folder."""
+    """Names of the files in a folder with this ending, sorted; none if the path is not a folder.
+
+    A link to nothing is among them: reading it will fail, so that its rows are missed.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(each.name for each in entries if each.name.lower().endswith(suffixes) and each.is_file())
+            found = (each for each in entries if each.name.lower().endswith(suffixes))
+            return sorted(each.name for each in found if each.is_file() or (each.is_symlink() and not each.is_dir()))
     except (OSError, ValueError):
         return []
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in the order of names, which follows links, but into no folder twice."""
+    seen: set[str] = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        subfolders[:] = [] if real in seen else sorted(subfolders)
+        if real not in seen:
+            seen.add(real)
+            yield place, subfolders, names
 
 
 def files_at(path: Path, suffix: str) -> list[str]:

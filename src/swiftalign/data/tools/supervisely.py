@@ -35,6 +35,7 @@ from swiftalign.data.tools.reading import (
     size,
     target,
     typed,
+    walk,
 )
 
 _LEFT_OUT = {
@@ -49,8 +50,7 @@ _LEFT_OUT = {
 def _datasets(path: Path) -> Iterator[Path]:
     """The folders named ann, of a project or of one data set. Data sets may hold others."""
     if path.is_dir() and any((each / "meta.json").is_file() for each in (path, *path.absolute().parents[:2])):
-        for folder, subfolders, _ in os.walk(path):
-            subfolders.sort()
+        for folder, subfolders, _ in walk(path):
             if "ann" in subfolders:
                 yield Path(folder, "ann")
                 subfolders[:] = [name for name in subfolders if name not in ("ann", "img")]

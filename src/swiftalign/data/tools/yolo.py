@@ -42,6 +42,7 @@ from swiftalign.data.tools.reading import (
     read_bytes,
     target,
     text,
+    walk,
 )
 
 _LINE = re.compile(rf"\d{{1,9}}(?:\s+{NUMBER})+".encode())
@@ -233,15 +234,13 @@ def _walk(images: str, labels: str, only: str | None = None) -> Iterator[Pair]:
         only: the one file to yield, by its name without suffix.
     """
     seen: set[str] = set()
-    for folder, subfolders, names in os.walk(images):
-        subfolders.sort()
+    for folder, _, names in walk(images):
         texts = os.path.normpath(os.path.join(labels, os.path.relpath(folder, images)))
         seen.add(texts)
         yield from _paired(folder, sorted(names), texts, only)
         if only is not None:
             return
-    for texts, subfolders, _ in os.walk(labels):
-        subfolders.sort()
+    for texts, _, _ in walk(labels):
         if texts not in seen:
             yield from _paired(os.path.normpath(os.path.join(images, os.path.relpath(texts, labels))), [], texts, only)
 
