@@ -14,7 +14,7 @@ from swiftalign.methods import chosen, train_types
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, size_text
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _read_plan(path: Path) -> TuningPlan:
     """Read a plan and check the types of what is used of it; the file may have been changed by anyone."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"larger than {MAX_JSON_BYTES // 1_000_000} MB")
+            raise ValueError(f"larger than {size_text(MAX_JSON_BYTES)}")
         plan = read_plan(path)
         shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
         if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):

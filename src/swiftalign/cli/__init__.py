@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from typing import NoReturn
 
 from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
@@ -13,7 +16,7 @@ from swiftalign.cli.inspect import inspect_params
 from swiftalign.cli.preview import preview_aug
 from swiftalign.cli.runs import runs
 from swiftalign.cli.train import train
-from swiftalign.problems import ConfigError, SwiftalignError
+from swiftalign.problems import ConfigError, SwiftalignError, file_error
 
 app.command()(init)
 app.command("inspect-params")(inspect_params)
@@ -28,6 +31,8 @@ app.command()(runs)
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 = success, 1 = a check or the run failed, 2 = it could not run."""
+    # By itself SIGTERM would end the process at once, and leave what is half written.
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
@@ -39,15 +44,29 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"hint: {problem.hint}", file=sys.stderr)
         return error.exit_code
     except SwiftalignError as error:
-        for line in error.message.splitlines() or [""]:
-            print(f"error: {line}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
+        return _told(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
         return 1
+    except OSError as error:
+        return _told(file_error(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    os.write(sys.stderr.fileno(), b"stopped\n")  # print may just be at work
+    raise SystemExit(128 + number)
+
+
+def _told(error: SwiftalignError) -> int:
+    """Print an error and its hint, and give the exit code."""
+    for line in error.message.splitlines() or [""]:
+        print(f"error: {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.exit_code

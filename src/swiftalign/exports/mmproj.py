@@ -142,7 +142,7 @@ def write_mmproj(source: Source, path: Path, *, dtype: str, name: str, card: str
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ModelError) as error:
         reason = error.message if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
         raise ExportError(f"{base}: its vision tower is not one that llama.cpp reads ({reason})", _BOTH) from error
-    require_space(path.parent, sum(math.prod(place.shape) * ITEM_SIZES[place.dtype] for place in places))
+    require_space(path, sum(math.prod(place.shape) * ITEM_SIZES[place.dtype] for place in places))
     merged = dict(source.merged_values())
     rounded = [key for key, data in merged.items() if data == read_bytes(source.base[key])]
     if len(rounded) == len(merged):

@@ -17,7 +17,7 @@ from swiftalign.data import rows
 from swiftalign.data.scan import DataReport
 from swiftalign.files import write_whole
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import RunFolderError
+from swiftalign.problems import RunFolderError, file_error
 from swiftalign.speed.choices import Choices
 from swiftalign.versions import versions
 from swiftalign.yaml12 import dump_yaml
@@ -85,11 +85,9 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
         RunFolderError: another run holds the lock, the folder holds a run already, or it can't be written.
     """
     begun = (folder / LOCK_FILE).exists()
-    try:
+    with _writing():
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,6 +107,19 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
 _ELSEWHERE = "name another folder: --set training.output_dir=runs/NAME"
 
 
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say in words what can't be written.
+
+    Raises:
+        RunFolderError: in place of an error of the system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, RunFolderError, elsewhere=_ELSEWHERE) from None
+
+
 def write_run_files(
     folder: Path,
     config: Config,
@@ -118,7 +129,7 @@ def write_run_files(
 ) -> None:
     """Write configuration, plan, versions, the choices for speed, and what was found in the data."""
     write_config(folder, config)
-    try:
+    with _writing():
         if data:
             write_whole(folder / INDEX_FILE, rows.index_to_bytes(data.files))
         if data and data.left_out:
@@ -128,8 +139,6 @@ def write_run_files(
         write_whole(folder / CHOICES_FILE, (choices or Choices(plan.schedule.batch)).to_json())
         write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_whole(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def read_left_out(folder: Path) -> rows.LeftOut:
@@ -159,7 +168,8 @@ class Start:
 def write_start(folder: Path, start: Start) -> None:
     """Write ``.start``: the checkpoint or weights that every training process loads."""
     values = {name: value if value is True else str(value) for name, value in vars(start).items() if value}
-    write_whole(folder / START_FILE, json.dumps(values) + "\n")
+    with _writing():
+        write_whole(folder / START_FILE, json.dumps(values) + "\n")
 
 
 def read_start(folder: Path) -> Start:
@@ -178,10 +188,8 @@ def write_config(folder: Path, config: Config) -> None:
     Raises:
         RunFolderError: it can't be written.
     """
-    try:
+    with _writing():
         write_whole(folder / CONFIG_FILE, dump_yaml(config.values))
-    except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def versions_changed(folder: Path) -> list[str]:

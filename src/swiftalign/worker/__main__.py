@@ -5,6 +5,7 @@ The run folder says what to train and where to begin.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> int:
         return 0
     except Exception as error:
         if not isinstance(error, RowError) or not error.hint:  # with a hint, it says all there is to know
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log's disk is full
+                traceback.print_exc()
         message, hint = explain(error)
         exit_code = error.exit_code if isinstance(error, SwiftalignError) else 1
         rank, local_rank, size, here = (
