@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,8 +36,9 @@ from swiftalign.worker.__main__ import explain
     ],
 )
 def test_an_error_is_one_line(error: Exception, message: str, hint: str | None) -> None:
-    told, advice = explain(error)
+    told, advice = explain(error, Path("runs/a"))
     assert told.startswith(message)
+    assert "disk" not in message or "runs/a can't be written" in told
     assert "\n" not in told
     assert (advice is None) == (hint is None)
     assert hint is None or hint in str(advice)

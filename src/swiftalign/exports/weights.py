@@ -84,7 +84,7 @@ def _write(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[st
         try:
             target.hardlink_to(real)
         except OSError as error:
-            message = f"{target}: can't be hard-linked: {error.strerror or error}"
+            message = f"{real}: can't be hard-linked into the output: {error.strerror or error}"
             raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
     elif dtype is not None:
         convert_file(real, target, dtype)

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         if not isinstance(error, RowError) or not error.hint:  # with a hint, it says all there is to know
             with contextlib.suppress(OSError):  # the log's disk is full
                 traceback.print_exc()
-        message, hint = explain(error)
+        message, hint = explain(error, run_folder)
         exit_code = error.exit_code if isinstance(error, SwiftalignError) else 1
         rank, local_rank, size, here = (
             int(os.environ.get(name, default))
@@ -137,7 +137,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     )
 
 
-def explain(error: Exception) -> tuple[str, str | None]:
+def explain(error: Exception, run_folder: Path) -> tuple[str, str | None]:
     """What ended training, in one line, and what to change; None where only the log can say."""
     if isinstance(error, RowError):
         saved = f": the run is saved at step {error.saved_at}" if error.saved_at else ""
@@ -156,9 +156,10 @@ def explain(error: Exception) -> tuple[str, str | None]:
         )
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text or "unexpected pos" in text:
-        return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"
+        message = f"the disk is full: {run_folder} can't be written: {text[:200]}"
+        return message, "free some space, or set training.save_total_limit; then --resume"
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
+        return f"can't write: {run_folder}: {text[:200]}", "make the run folder writable; then --resume"
     return f"{type(error).__name__}: {text[:500]}", None
 
 
