@@ -1,9 +1,13 @@
-"""Files and folders that appear whole or not at all: written beside their place, and renamed into it."""
+"""Files and folders that appear whole or not at all, and what the system says where it refuses to write them.
+
+They are written beside their place, and renamed into it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -11,6 +15,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from swiftalign.problems import SwiftalignError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -70,6 +76,36 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def file_error(
+    error: OSError,
+    kind: type[SwiftalignError] = SwiftalignError,
+    *,
+    elsewhere: str = "",
+    again: str = "start the command again",
+) -> SwiftalignError:
+    """What the system says of a file or folder, as an error that names it and says what to do.
+
+    Args:
+        kind: the type of the error.
+        elsewhere: how to name another place to write to.
+        again: what to do once the cause is gone.
+    """
+    where, told = os.fsdecode(error.filename or ""), error.strerror or " ".join(map(str, error.args))
+    message = f"{where}: {told}" if where else told
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message, hint = f"the disk is full: {where or 'a file'} can't be written ({told})", "free some space"
+    elif error.errno == errno.EFBIG:
+        message, hint = f"{message}: it can't be written", "raise the limit of the size of files: ulimit -f"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "let this user read and write it"
+    elif error.errno == errno.ENOENT:
+        hint = "it is missing, or was removed meanwhile: restore it"
+    else:
+        hint = "check the file and its disk"
+    alternative = f", or {elsewhere}" if elsewhere else ""
+    return kind(message, f"{hint}{alternative}; then {again}")
 
 
 def short_path(path: str | Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -335,36 +333,6 @@ class SwiftalignError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-
-
-def file_error(
-    error: OSError,
-    kind: type[SwiftalignError] = SwiftalignError,
-    *,
-    elsewhere: str = "",
-    again: str = "start the command again",
-) -> SwiftalignError:
-    """What the system says of a file or folder, as an error that names it and says what to do.
-
-    Args:
-        kind: the type of the error.
-        elsewhere: how to name another place to write to.
-        again: what to do once the cause is gone.
-    """
-    where, told = os.fsdecode(error.filename or ""), error.strerror or " ".join(str(error).split())
-    message = f"{where}: {told}" if where else told
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        message, hint = f"the disk is full: {where or 'a file'} can't be written ({told})", "free some space"
-    elif error.errno == errno.EFBIG:
-        message, hint = f"{message}: it can't be written", "raise the limit of the size of files: ulimit -f"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "let this user read and write it"
-    elif error.errno == errno.ENOENT:
-        hint = "it is missing, or was removed meanwhile: restore it"
-    else:
-        hint = "check the file and its disk"
-    alternative = f", or {elsewhere}" if elsewhere else ""
-    return kind(message, f"{hint}{alternative}; then {again}")
 
 
 def config_problem(where: str, message: str, hint: str | None = None) -> Problem:

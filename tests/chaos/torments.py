@@ -324,6 +324,8 @@ class Workshop:
             outcome.faults.append("a traceback")
         if code in (1, 2) and not re.search(cause.words, text):
             outcome.faults.append("it does not say why")
+        if code in (130, 143) and "stopped" not in text:
+            outcome.faults.append("it does not say that it was stopped")
         deadline = time.monotonic() + 5  # a training process ends when it sees that its parent has
         while (alive := outliving(told)) and time.monotonic() < deadline:
             time.sleep(0.1)

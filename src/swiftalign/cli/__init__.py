@@ -16,7 +16,7 @@ from swiftalign.cli.inspect import inspect_params
 from swiftalign.cli.preview import preview_aug
 from swiftalign.cli.runs import runs
 from swiftalign.cli.train import train
-from swiftalign.problems import ConfigError, SwiftalignError, file_error
+from swiftalign.problems import ConfigError, SwiftalignError
 
 app.command()(init)
 app.command("inspect-params")(inspect_params)
@@ -31,8 +31,9 @@ app.command()(runs)
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 = success, 1 = a check or the run failed, 2 = it could not run."""
-    # By itself SIGTERM would end the process at once, and leave what is half written.
-    before = signal.signal(signal.SIGTERM, _end)
+    # SIGTERM would end the process at once and leave what is half written; Typer ends without a word after Ctrl-C.
+    numbers = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in numbers}
     try:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
@@ -45,16 +46,16 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except SwiftalignError as error:
         return _told(error)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
         return 1
     except OSError as error:
+        from swiftalign.files import file_error
+
         return _told(file_error(error))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

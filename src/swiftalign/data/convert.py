@@ -21,8 +21,8 @@ from swiftalign.data.rows import Rows
 from swiftalign.data.targets import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Composed
 from swiftalign.data.written import PLACEHOLDER, Written
-from swiftalign.files import appearing, naming
-from swiftalign.problems import DataError, SwiftalignError, file_error
+from swiftalign.files import appearing, file_error, naming
+from swiftalign.problems import DataError, SwiftalignError
 
 PROGRESS_ROWS = 1000
 _UNIT_OF: dict[type[RowTarget], Unit] = {kind: unit for unit, kind in UNITS.items()}

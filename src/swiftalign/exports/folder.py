@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from swiftalign.files import appearing, appearing_folder, sync
-from swiftalign.problems import ExportError, file_error, size_text
+from swiftalign.files import appearing, appearing_folder, file_error, sync
+from swiftalign.problems import ExportError, size_text
 
 _CHUNK = 64 << 20
 # --force replaces a folder that holds one of these; a folder of anything else is not a model.

@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import re
@@ -160,7 +161,10 @@ def write_mmproj(source: Source, path: Path, *, dtype: str, name: str, card: str
         values = np.frombuffer(data, f"u{ITEM_SIZES[place.dtype]}").reshape(stored.shape)
         values = np.ascontiguousarray(place.part(values))
         digests[place.name] = hashlib.sha256(values.tobytes()).hexdigest()
-        writer.write_tensor_data(values)
+        try:
+            writer.write_tensor_data(values)
+        except OSError as error:  # numpy says how many bytes could not be written, but not why
+            raise OSError(error.errno or errno.ENOSPC, str(error)) from error
     writer.close()
     found = {
         tensor.name: (tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape))), tensor.data)

@@ -18,14 +18,14 @@ from swiftalign.data.files import JSONL
 from swiftalign.data.formats import read_row
 from swiftalign.data.scan import PROGRESS_ROWS
 from swiftalign.data.storage import DataFile, open_file
-from swiftalign.files import appearing, write_whole
+from swiftalign.files import appearing, file_error, write_whole
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, aligner_of, recipes, write_config
 from swiftalign.methods import METHODS
 from swiftalign.model.families import published_config
 from swiftalign.model.read import read
 from swiftalign.model.tree import ModelSource
 from swiftalign.plan.schedule import ROWS_PER_STEP
-from swiftalign.problems import DataError, ModelError, SwiftalignError, counted, file_error
+from swiftalign.problems import DataError, ModelError, SwiftalignError, counted
 
 PHASES = ("simple", "medium", "full")  # of a curriculum
 # Most objects per image in the first two; the third has every row.

@@ -15,9 +15,9 @@ from typing import Any
 from swiftalign.config.sections import Config
 from swiftalign.data import rows
 from swiftalign.data.scan import DataReport
-from swiftalign.files import write_whole
+from swiftalign.files import file_error, write_whole
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import RunFolderError, file_error
+from swiftalign.problems import RunFolderError
 from swiftalign.speed.choices import Choices
 from swiftalign.versions import versions
 from swiftalign.yaml12 import dump_yaml

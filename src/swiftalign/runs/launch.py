@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swiftalign.problems import SwiftalignError, TrainingError, file_error
+from swiftalign.files import file_error
+from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import Event, EventReader
 from swiftalign.runs.folder import START_FILE, STOP_FILE
 from swiftalign.runs.guard import LAUNCHER
