@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,6 +114,14 @@ def test_what_the_system_says_becomes_a_message_with_a_hint(number: int, message
 )
 def test_a_size_has_a_unit_that_shows_something(count: float, text: str) -> None:
     assert problems.size_text(count) == text
+
+
+def test_no_room_for_an_unpacked_file_is_not_called_damage(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"images": ["a.png"], "objects": []}\n' * 10_000))
+    with files_of_at_most(1000), pytest.raises(DataError, match=rf"{tempfile.gettempdir()}: File too large") as told:
+        Rows([path])
+    assert "TMPDIR" in str(told.value.hint)
 
 
 # -- convert -----------------------------------------------------------------------------------------------------------

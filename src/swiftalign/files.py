@@ -131,10 +131,12 @@ def _part_of(path: Path) -> Iterator[Path]:
         while True:
             folder = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
             folder.mkdir()
-            lock = _lock(folder)
-            if folder.exists():
-                break
-            os.close(lock)  # another process removed the folder as a leftover before it was locked
+            # Another process may remove the folder as a leftover before it is locked.
+            with contextlib.suppress(FileNotFoundError):
+                lock = _lock(folder)
+                if folder.exists():
+                    break
+                os.close(lock)
         try:
             yield folder / path.name
         finally:

@@ -33,7 +33,7 @@ KILLS = 3  # at most, of a run
 # Command and disturbance; those of `export` and `convert` fall within their writes.
 TORMENTS = (
     *(("train", kind) for kind in ("killed", "killed", "full disk", "hardly any disk", "denied")),
-    *(("train", kind) for kind in ("an image", "the rows", "a checkpoint", "the run folder")),
+    *(("train", kind) for kind in ("the images", "the rows", "a checkpoint", "the run folder")),
     *(("export", kind) for kind in ("killed", "full", "denied", "removed")),
     *(("export --link", kind) for kind in ("killed", "removed")),
     *(("export --adapter-only", kind) for kind in ("killed",)),

@@ -109,7 +109,7 @@ COMMANDS = {
         f"eval {{work}}/{CHECKPOINT} {{work}}/asked.jsonl -o {{out}}",
         "out",
         answers,
-        ("images/asked/00035.png", "asked.jsonl", "model/tokenizer.json"),
+        ("images/asked",),
         force="",
     ),
 }

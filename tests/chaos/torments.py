@@ -377,7 +377,7 @@ class Workshop:
             return gone(kind, lambda: [run])
         if kind == "a checkpoint":
             return gone(kind, lambda: sorted(run.glob("checkpoint-*"))[:1])
-        return removed(self.work / {"an image": "images/rows/00003.png", "the rows": "rows.jsonl"}[kind], "restore")
+        return removed(self.work / {"the images": "images/rows", "the rows": "rows.jsonl"}[kind], "restore")
 
 
 def weights(run: Path) -> bytes:
