@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.commands import (
+    ASKED,
     COMMANDS,
     STEPS,
     Command,
@@ -173,15 +174,25 @@ def written(out: Path) -> int | None:
     return 0 if found else None
 
 
-def stopped(process: subprocess.Popen[bytes], is_reached: Callable[[], bool], is_inside: Callable[[], bool]) -> bool:
-    """Stop a process once a moment is reached, and tell whether it is within its writes; False where it has ended."""
+def answered(out: Path) -> int | None:
+    """Number of answers of an evaluation that is going on; None where none is."""
+    count = len(answers_in(out))
+    return count if 0 < count < ASKED and not (out / "summary.json").exists() else None
+
+
+def stopped(process: subprocess.Popen[bytes], done: Callable[[], int | None], least: float) -> bool:
+    """Stop a process once it has written so much; False where it was faster.
+
+    Args:
+        done: how much it has written of what it is writing; None where it is not writing.
+    """
     while process.poll() is None:
-        if is_reached():
+        if (so_far := done()) is not None and so_far >= least:
             process.send_signal(signal.SIGSTOP)
             state = Path(f"/proc/{process.pid}/stat")
             while process.poll() is None and state.read_text().rpartition(")")[2].split()[0] not in "Tt":
                 time.sleep(0.0005)
-            return process.poll() is None and is_inside()
+            return process.poll() is None and done() is not None
         time.sleep(0.0002)
     return False
 
@@ -245,18 +256,13 @@ class Workshop:
             code, words = self._run(command.argv(self.work, out, "old"), place)
             assert code == 0, words
             before = command.state(out)
-        inside: Callable[[], bool] = lambda: written(out) is not None  # noqa: E731
         share = rng.uniform(0, 0.7) / (1 + attempt)  # a later try hits earlier
-        reached: Callable[[], bool] = lambda: (written(out) or -1) >= share * self._sizes[name]  # noqa: E731
-        if name == "eval":
-            count = rng.randint(1, 38)
-            inside = lambda: 0 < len(answers_in(out)) < 40 and not (out / "summary.json").exists()  # noqa: E731
-            reached = lambda: len(answers_in(out)) >= count  # noqa: E731
+        done, whole = (answered, ASKED) if name == "eval" else (written, self._sizes[name])
         cause = self._cause(kind, command, place, mounted, out)
         outcome = Outcome(f"{name}{', replacing an old one' if before else ''}: {cause.name}")
         process = start(command.argv(self.work, out), told, obeys=cause.obeys, largest=cause.limit)
         if cause.limit is None:
-            outcome.inside = stopped(process, reached, inside)
+            outcome.inside = stopped(process, partial(done, out), share * whole)
             if process.poll() is None:
                 cause.act(process)
                 process.send_signal(signal.SIGCONT)
