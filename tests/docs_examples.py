@@ -51,7 +51,7 @@ _VARIABLE = (
     (re.compile(r"^(F1 of \w+) .*$", re.MULTILINE), r"\1 DIFFERENCE"),
     (re.compile(r"^(mixed up|malformed).*\n(?:  .*\n)?", re.MULTILINE), ""),
     (re.compile(r"at most [\d.e-]+ from"), "at most D from"),
-    (re.compile(r"[\d,]+ tokens/s, [\d.]+ GB"), "N tokens/s, N GB"),
+    (re.compile(r"[\d,]+ tokens/s, [\d.]+ [MG]B"), "N tokens/s, N GB"),
 )
 
 

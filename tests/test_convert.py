@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,9 @@ def test_images_of_a_table_are_written_beside_the_output(folder: Path) -> None:
     table = {"image": [image], "conversations": [[*TALK, {"from": "gpt", "value": ANSWER}]]}
     write_table(pyarrow.table(table), folder / "rows.parquet")
     [row] = converted(folder / "rows.parquet", output=folder / "own.jsonl")
-    assert row["images"] == ["own_images/000000.jpg"]
-    assert (folder / "own_images/000000.jpg").read_bytes() == content.getvalue()
+    [name] = row["images"]
+    assert re.fullmatch(r"own_images/000000-[0-9a-f]{8}\.jpg", name)
+    assert (folder / name).read_bytes() == content.getvalue()
 
 
 def test_several_images_that_a_row_holds_are_written_to_a_file_each(folder: Path) -> None:
@@ -96,7 +98,7 @@ def test_several_images_that_a_row_holds_are_written_to_a_file_each(folder: Path
     boxes = {"ref": ["cup", "nut"], "bbox": [[8, 6, 40, 30], [1, 2, 30, 31]], "image_id": [0, 1]}
     rows = write(folder / "rows.jsonl", {"messages": messages, "images": images, "objects": boxes})
     [row] = converted(rows, output=folder / "own.jsonl")
-    assert row["images"] == ["own_images/000000_0.png", "own_images/000000_1.png"]
+    assert [name.partition("-")[0] for name in row["images"]] == ["own_images/000000_0", "own_images/000000_1"]
     assert [Image.open(folder / name).size for name in row["images"]] == [(64, 48), (32, 32)]
 
 

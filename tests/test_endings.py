@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,8 +51,9 @@ from swiftalign.worker.__main__ import explain
     ],
 )
 def test_an_error_is_one_line(error: Exception, message: str, hint: str | None) -> None:
-    told, advice = explain(error)
+    told, advice = explain(error, Path("runs/a"))
     assert told.startswith(message)
+    assert "disk" not in message or "runs/a can't be written" in told
     assert "\n" not in told
     assert (advice is None) == (hint is None)
     assert hint is None or hint in str(advice)
@@ -68,7 +70,7 @@ class Spoilt(Dataset[int]):
 def test_an_error_of_a_data_loader_worker_is_one_line_without_its_traceback() -> None:
     with pytest.raises(ValueError, match="Original Traceback") as error:
         next(iter(DataLoader(Spoilt(), num_workers=1)))
-    assert explain(error.value) == ("ValueError: 2 image tokens do not match", None)
+    assert explain(error.value, Path("run")) == ("ValueError: 2 image tokens do not match", None)
 
 
 def test_a_hub_that_is_not_reached_is_one_line_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -129,7 +130,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(ExportError, match=r"the disk has 0\.00 GB free"):
+    with pytest.raises(ExportError, match=r"it needs \d+ kB, and the disk has 1 kB free; --link"):
         export(lora, tmp_path / "out", base=base)
     assert not (tmp_path / "out").exists()
 
@@ -189,6 +190,18 @@ def test_links_share_the_shards_in_which_nothing_changes(base: Path, run: Path, 
     assert report.linked
     for path in (tmp_path / "out").glob("*.safetensors"):
         assert ((base / path.name).stat().st_ino == path.stat().st_ino) == (path.name in report.linked)
+
+
+def test_a_shard_that_can_not_be_linked_is_told(
+    base: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    with pytest.raises(ExportError, match=r"/base/.*: can't be hard-linked into the output: Invalid cross-device link"):
+        export(run, tmp_path / "out", link=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_result_loads_offline_answers_and_verifies(base: Path, run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -306,3 +307,15 @@ def test_a_model_is_not_written_into_a_folder_that_looks_like_a_file(
     assert main(["export", str(tmp_path), "-o", str(tmp_path / "model.gguf")]) == 2
     assert "pass --mmproj" in capsys.readouterr().err
     assert not (tmp_path / "model.gguf").exists()
+
+
+def test_numpy_that_could_not_write_is_a_full_disk(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """`ndarray.tofile` says how many items it could not write, but not why."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(ExportError, match=r"the disk is full: .*/out\.gguf can't be written \(\d+ requested and"):
+            export(adapter, tmp_path / "out.gguf", base=base, mmproj=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

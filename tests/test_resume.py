@@ -183,6 +183,8 @@ def test_a_moved_workspace_resumes(moved_alone: bool, demo: Path, tmp_path: Path
         shutil.copytree(demo_now / "data", tmp_path / "elsewhere/data")
         shutil.rmtree(demo_now / "data")
     data = tmp_path / "elsewhere/data" if moved_alone else demo_now / "data"
+    moved = tmp_path / "after/work/runs/config"
+    assert main(["export", str(moved), "--output", str(tmp_path / "model"), "--checkpoint", "4"]) == 0  # finds its base
     config = tmp_path / "after/work/config.yaml"
     config.write_text(config.read_text().replace(str(tmp_path / "before"), str(tmp_path / "after")))
     kept[-1] = f"data.val={data / 'val.jsonl'}"

@@ -1,9 +1,13 @@
-"""Files and folders that appear whole or not at all: written beside their place, and renamed into it."""
+"""Files and folders that appear whole or not at all, and what the system says where it refuses to write them.
+
+They are written beside their place, and renamed into it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -12,6 +16,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from swiftalign.problems import SwiftalignError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -28,13 +34,79 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Yield the path to write a file at; the file replaces ``path`` when the block ends without an error."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    """Yield the path to write a file at; the file replaces ``path`` when the block ends without an error.
+
+    The file lies in a new folder of its own, which is removed in the end with all else that is in it.
+
+    Raises:
+        OSError: the file can't be written; the error names it as the caller does.
+    """
+    with _part_of(path) as part:
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder to write files into; it replaces ``path`` when the block ends without an error.
+
+    Its files are flushed to the disk first. Where the system can exchange two folders, there is no moment without one.
+
+    Raises:
+        OSError: the folder can't be written; the error names it as the caller does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _part_of(path) as part:
+        part.mkdir()
+        yield part
+        for written in (*part.iterdir(), part):
+            sync(written)
+        if not path.exists():
+            part.rename(path)
+        elif not _exchange(part, path):
+            path.rename(part.with_name("replaced"))
+            part.rename(path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system that names no file, as that of a write to an open one, name this file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def file_error(
+    error: OSError,
+    kind: type[SwiftalignError] = SwiftalignError,
+    *,
+    elsewhere: str = "",
+    again: str = "start the command again",
+) -> SwiftalignError:
+    """What the system says of a file or folder, as an error that names it and says what to do.
+
+    Args:
+        kind: the type of the error.
+        elsewhere: how to name another place to write to.
+        again: what to do once the cause is gone.
+    """
+    where, told = os.fsdecode(error.filename or ""), error.strerror or " ".join(map(str, error.args))
+    message = f"{where}: {told}" if where else told
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message, hint = f"the disk is full: {where or 'a file'} can't be written ({told})", "free some space"
+    elif error.errno == errno.EFBIG:
+        message, hint = f"{message}: it can't be written", "raise the limit of the size of files: ulimit -f"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "let this user read and write it"
+    elif error.errno == errno.ENOENT:
+        hint = "it is missing, or was removed meanwhile: restore it"
+    else:
+        hint = "check the file and its disk"
+    alternative = f", or {elsewhere}" if elsewhere else ""
+    return kind(message, f"{hint}{alternative}; then {again}")
 
 
 def short_path(path: str | Path) -> str:
@@ -81,47 +153,39 @@ def not_fetched(path: Path) -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def appearing_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder to write files into; it replaces ``path`` when the block ends without an error.
+def _part_of(path: Path) -> Iterator[Path]:
+    """Yield a path of the same name in a new folder beside ``path``; the folder is removed when the block ends.
 
-    Its files are flushed to the disk first. Where the system can exchange two folders, there is no moment without one.
-    Removes what killed processes have left beside ``path``.
-
-    Raises:
-        OSError: the folder can't be written.
+    Removes what killed processes have left beside ``path``. An error about a place in the folder names the place that
+    it was to get.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A running process holds a lock on its folder; the system releases the lock when the process ends.
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-{'[0-9a-f]' * 12}"):
         with contextlib.suppress(OSError):
             lock = _lock(leftover, fcntl.LOCK_NB)
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)
-    while True:
-        part = _beside(path)
-        part.mkdir()
-        lock = _lock(part)
-        if part.exists():
-            break
-        os.close(lock)  # another process removed the folder as a leftover before it was locked
+    folder = path
     try:
-        yield part
-        for written in (*part.iterdir(), part):
-            sync(written)
-        if not path.exists():
-            part.rename(path)
-        elif not _exchange(part, path):
-            replaced = path.rename(_beside(path))
-            part.rename(path)
-            shutil.rmtree(replaced, ignore_errors=True)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)  # after an exchange, the folder that was replaced
-        os.close(lock)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+        while True:
+            folder = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+            folder.mkdir()
+            # Another process may remove the folder as a leftover before it is locked.
+            with contextlib.suppress(FileNotFoundError):
+                lock = _lock(folder)
+                if folder.exists():
+                    break
+                os.close(lock)
+        try:
+            yield folder / path.name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # after an exchange, it holds what was replaced
+            os.close(lock)
+    except OSError as error:
+        place = Path(os.fsdecode(error.filename or folder / path.name))
+        if place.is_relative_to(folder):
+            error.filename = str(path.parent / place.relative_to(folder)) if place != folder else str(path)
+        raise
 
 
 def _lock(folder: Path, flags: int = 0) -> int:

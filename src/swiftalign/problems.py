@@ -92,14 +92,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "resume-finished": ("error", "the checkpoint to resume from has no steps left"),
     "augmentation-imgaug": ("error", "an imgaug augmenter does not exist or can't be used"),
     "augmentation-curriculum-order": ("error", "a curriculum of augmentation can't follow the order of the rows"),
-    "loader-starves": (
-        "warning",
-        "the GPU waits for rows because too few CPU cores read them; found when training begins",
-    ),
-    "best-metric-zero": (
-        "warning",
-        "the metric that chooses the best model was 0 in every evaluation; found when training ends",
-    ),
+    "loader-starves": ("warning", "the GPU waits for rows: too few CPU cores read them; found when training begins"),
+    "best-metric-zero": ("warning", "the metric of the best model was 0 in every evaluation; found at the end"),
     "run-not-resumable": ("note", "save_only_model: checkpoints are saved from which no run can be resumed"),
     "versions-untested": ("note", "an installed package is not the tested release"),
 }
@@ -284,6 +278,19 @@ def counted(number: int, noun: str) -> str:
     ('1 tensor', '2 tensors')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size_text(count: float) -> str:
+    """A number of bytes.
+
+    >>> size_text(512), size_text(411_000), size_text(1_510_088), size_text(81e9)
+    ('512 B', '411 kB', '1.51 MB', '81 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 def about(

@@ -1,10 +1,14 @@
-"""Runs that are killed at random moments and resumed until they end: is the result the uninterrupted run's?
+"""Commands that are disturbed at random moments: is what they leave whole, and does the next call put it right?
 
     python tests/chaos/chaos.py --runs 25
 
-Each run is killed by SIGKILL, SIGTERM or SIGINT after a random time, in the middle of saving too, and resumed; up to
-three times. Its last checkpoint must then have the bits of a run that nobody touched, and no kill may cost more than
-the steps since the last checkpoint.
+`train`, `export`, `eval` and `convert` are killed (SIGKILL, SIGTERM, SIGINT), or their disk becomes full, the
+permission to write is taken away, or files are removed while they run: at a random moment of a run, else within what
+is written. Afterwards the output must be the old one or the new one, the command must have said why it ended and
+where, nothing that it started may still run, and the same command must then leave what an undisturbed one leaves.
+
+A run of `train` that is killed is resumed, up to three times. Its last checkpoint must then have the bits of a run that
+nobody touched, and no kill may cost more than the steps since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,37 +24,29 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftalign.demo.data import write_dataset
-from swiftalign.demo.model import build_model
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-STEPS, SAVE_STEPS = 12, 2
+from chaos.commands import SAVE_STEPS, STEPS, prepare, start_training
+from chaos.torments import SIGNALS, Workshop, weights
+
 KILLS = 3  # at most, of a run
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-
-CONFIG = f"""
-model: ./model
-data: {{train: rows.jsonl}}
-tuner:
-  lora_rank: 4
-  lora_dropout: 0.1
-  modules_to_save: [model.visual.merger]
-  target_regex: '^model\\.visual\\.deepstack_merger_list\\.\\d+\\.linear_fc[12]$'
-training:
-  aligner_lr: 1.0e-3
-  max_steps: {STEPS}
-  save_steps: {SAVE_STEPS}
-  save_total_limit: 2
-  per_device_train_batch_size: 1
-  gradient_accumulation_steps: 1
-  logging_steps: 1
-  dataloader_num_workers: 1
-custom: {{augmentation: {{preset: conservative}}}}
-"""
+# Command and disturbance; those of `export` and `convert` fall within their writes.
+TORMENTS = (
+    *(("train", kind) for kind in ("killed", "killed", "full disk", "hardly any disk", "denied")),
+    *(("train", kind) for kind in ("the images", "the rows", "a checkpoint", "the run folder")),
+    *(("export", kind) for kind in ("killed", "full", "denied", "removed")),
+    *(("export --link", kind) for kind in ("killed", "removed")),
+    *(("export --adapter-only", kind) for kind in ("killed",)),
+    *(("export --mmproj", kind) for kind in ("killed", "full")),
+    *(("convert", kind) for kind in ("killed", "full", "removed")),
+    *(("convert a table", kind) for kind in ("killed",)),
+    *(("eval", kind) for kind in ("killed", "full", "removed")),
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run.
+    """What became of one run that was killed.
 
     Attributes:
         signals: that it was hit by, each with the step that it had told before.
@@ -62,32 +58,14 @@ class Outcome:
     equal: bool
     lost: int
 
+    @property
+    def faults(self) -> list[str]:
+        """What did not hold."""
+        lost = [f"a kill cost {self.lost} steps"] if self.lost > SAVE_STEPS else []
+        return lost + ([] if self.equal else ["--resume ended with other weights"])
 
-def prepare(folder: Path) -> Path:
-    """A workspace, and the uninterrupted run in it; returns that run's folder."""
-    build_model(folder / "model")
-    write_dataset(folder / "rows.jsonl", rows=8, seed=9)
-    (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    started = start(folder, folder / "straight")
-    if started.wait():
-        raise SystemExit(f"the uninterrupted run failed: see {folder / 'straight.out'}")
-    return folder / "straight"
-
-
-def start(folder: Path, run: Path) -> subprocess.Popen[bytes]:
-    """`train --resume`, which begins a run where there is none."""
-    words = ["train", str(folder / "config.yaml"), "--set", f"training.output_dir={run}", "--resume"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "swiftalign", *words],
-        stdout=run.with_suffix(".out").open("ab"),
-        stderr=subprocess.STDOUT,
-        # A shell starts its background jobs with SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def weights(run: Path) -> bytes:
-    return (run / f"checkpoint-{STEPS}/adapter_model.safetensors").read_bytes()
+    def __str__(self) -> str:
+        return f"train: {', '.join(self.signals)}: {'; '.join(self.faults) or 'sound'}  [lost {self.lost} steps]"
 
 
 def told(run: Path) -> list[int]:
@@ -102,7 +80,7 @@ def torment(folder: Path, run: Path, rng: random.Random, kills: int = KILLS) -> 
     signals, lost = [], 0
     for _ in range(rng.randint(1, kills)):
         reached = max(told(run), default=0)
-        process = start(folder, run)
+        process = start_training(folder, run)
         if not _wait_for(process, run, rng.randint(min(reached, STEPS - 1), STEPS - 1)):
             break  # it has ended
         time.sleep(rng.random() * 0.3)  # within a step, or within the saving after it
@@ -112,7 +90,7 @@ def torment(folder: Path, run: Path, rng: random.Random, kills: int = KILLS) -> 
         process.wait()
         signals.append(f"{number.name} at {before}")
         lost = max(lost, before - _newest(run) if number == signal.SIGKILL else 0)
-    code = start(folder, run).wait()
+    code = start_training(folder, run).wait()
     return Outcome(tuple(signals), code == 0 and weights(run) == weights(folder / "straight"), lost)
 
 
@@ -137,18 +115,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="part of the names of the commands to torment, e.g. export")
     options = parser.parse_args()
-    rng, equal, worst = random.Random(options.seed), 0, 0
+    chosen = [each for each in TORMENTS if options.only in each[0]]
+    torments = (chosen * (options.runs // len(chosen) + 1))[: options.runs]
+    faulty = inside = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        for number in range(options.runs):
-            outcome = torment(folder, folder / f"run-{number}", rng)
-            equal, worst = equal + outcome.equal, max(worst, outcome.lost)
-            verdict = "equal" if outcome.equal else "DIFFERS"
-            print(f"run {number + 1:2}  {verdict}  lost {outcome.lost}  {', '.join(outcome.signals)}", flush=True)
-    print(f"{equal} of {options.runs} bit-equal; at most {worst} steps lost of {SAVE_STEPS} between checkpoints")
-    return 0 if equal == options.runs and worst <= SAVE_STEPS else 1
+        workshop = Workshop(folder)
+        for number, (command, kind) in enumerate(torments):
+            rng = random.Random(f"{options.seed} {number}")  # so that one can be repeated alone
+            if (command, kind) == ("train", "killed"):
+                outcome = torment(folder, folder / f"run-{number}", rng)
+            else:
+                workshop.rng = rng
+                outcome = workshop.torment_training(kind) if command == "train" else workshop.torment(command, kind)
+                inside += outcome.inside and command != "eval"
+            faulty += bool(outcome.faults)
+            print(f"{number + 1:2}  {outcome}", flush=True)
+    print(f"{options.runs - faulty} of {options.runs} sound; {inside} within the writes of export and convert")
+    return 1 if faulty else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from swiftalign.model.hub import local_folder
 from swiftalign.model.safetensors import ITEM_SIZES, MAX_JSON_BYTES, StoredTensor, read_json
 from swiftalign.model.stored import stored_tensors
 from swiftalign.plan.plan import TuningPlan, read_plan
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, size_text
+
+START_FILE = ".start"  # of a run folder: where training begins, and where the folder was then
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,19 @@ def read_checkpoint(path: Path, which: str | int | None = None) -> Checkpoint:
     return Checkpoint(path, chosen, folder, weights, adapter, problem, plan, plan_path)
 
 
+def path_now(path: str, run_folder: Path) -> str:
+    """Where an absolute path leads that a run has noted, if its workspace may have been moved since.
+
+    That is where the same relative path leads from the run folder as before.
+    """
+    now = then = run_folder.absolute()
+    for place, up in ((now, "."), (now / "phase-1", "..")):
+        with suppress(ModelError, TypeError, KeyError):
+            then = Path(os.path.normpath(Path(read_json(place / START_FILE)["folder"]) / up))
+            break
+    return os.path.normpath(now / os.path.relpath(path, then))
+
+
 def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
     """The folder of a checkpoint's base model.
 
@@ -100,6 +117,8 @@ def base_of(checkpoint: Checkpoint, given: Path | None = None) -> Path:
     if not named:
         raise ModelError(f"{checkpoint.path}: names no base model", "name it with --base FOLDER")
     folder = local_folder(str(named))
+    if folder is None and checkpoint.plan_path and Path(str(named)).is_absolute():  # the workspace may have been moved
+        folder = local_folder(path_now(str(named), checkpoint.plan_path.parent))
     if folder is None:
         what, hint = "not a folder here", "name the base model's folder with --base FOLDER"
         if re.fullmatch(r"[\w.-]+/[\w.-]+", str(named)):
@@ -153,7 +172,7 @@ def _read_plan(path: Path) -> TuningPlan:
     """Read a plan and check the types of what is used of it; the file may have been changed by anyone."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"larger than {MAX_JSON_BYTES // 1_000_000} MB")
+            raise ValueError(f"larger than {size_text(MAX_JSON_BYTES)}")
         plan = read_plan(path)
         shapes = [tensor.shape for tensor in plan.tensors] + [item.shape for item in plan.trainables]
         if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):

@@ -11,7 +11,7 @@ from swiftalign.model.family import Family
 from swiftalign.model.safetensors import ITEM_SIZES
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import Trainable, TuningPlan
-from swiftalign.problems import ModelError, Problem, names
+from swiftalign.problems import ModelError, Problem, names, size_text
 from swiftalign.speed.choices import Choices
 from swiftalign.speed.choose import asked_way, fits_at_worst
 from swiftalign.speed.predictor import Predictor
@@ -67,7 +67,7 @@ def asked(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
         what = "Adam's averages" if number == 1 else "the gradients and Adam's averages"
         message = (
             f"{way} divides {what} of {plan.trainable_parameters / 1e6:.1f} M parameters: on {count} GPUs it saves "
-            f"{state * (count - 1) / count / 1e9:.2g} GB of each"
+            f"{size_text(state * (count - 1) / count)} of each"
         )
         hint = "ddp has them whole on each GPU, sends less and needs no DeepSpeed:"
         yield Problem("sharding-brings-little", message, hint, other, where)
@@ -97,7 +97,7 @@ def _trained_whole(config: Config, plan: TuningPlan, way: str) -> Iterable[Probl
     size = 4 * sum(map(_nbytes, inside))  # with gradients and Adam's averages
     if size > LARGE:
         message = (
-            f"{way} divides frozen layers only: what trains in the LLM's layers takes {size / 1e9:.2g} GB of each GPU, "
+            f"{way} divides frozen layers only: what trains in the LLM's layers takes {size_text(size)} of each GPU, "
             "with gradients and optimizer"
         )
         fix, where = {"training": {"sharding": "zero3"}}, config.where("training", "sharding")

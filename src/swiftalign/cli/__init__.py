@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from typing import NoReturn
 
 from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
@@ -28,6 +31,9 @@ app.command()(runs)
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 = success, 1 = a check or the run failed, 2 = it could not run."""
+    # SIGTERM would end the process at once and leave what is half written; Typer ends without a word after Ctrl-C.
+    numbers = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in numbers}
     try:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
@@ -39,15 +45,29 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"hint: {problem.hint}", file=sys.stderr)
         return error.exit_code
     except SwiftalignError as error:
-        for line in error.message.splitlines() or [""]:
-            print(f"error: {line}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        return _told(error)
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
         return 1
+    except OSError as error:
+        from swiftalign.files import file_error
+
+        return _told(file_error(error))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    os.write(sys.stderr.fileno(), b"stopped\n")  # print may just be at work
+    raise SystemExit(128 + number)
+
+
+def _told(error: SwiftalignError) -> int:
+    """Print an error and its hint, and give the exit code."""
+    for line in error.message.splitlines() or [""]:
+        print(f"error: {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.exit_code

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from swiftalign.checkpoint.choose import choose, number_of
 from swiftalign.cli.show import phase_line, print_findings
 from swiftalign.files import short_path
-from swiftalign.problems import ModelError, Problem, counted
+from swiftalign.problems import ModelError, Problem, counted, size_text
 from swiftalign.runs.events import Event
 from swiftalign.runs.folder import PICTURE_FILE
 from swiftalign.runs.train import RunResult, accuracies_of
@@ -127,8 +127,8 @@ class RunProgress:
         if result.accuracies:
             self._tell("accuracy", ", ".join(f"{name} {value:.3f}" for name, value in result.accuracies.items()))
         if values.get("tokens_per_second"):
-            memory = values.get("peak_memory", 0) / 1e9
-            self._tell("speed", f"{values['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GB of memory at most")
+            memory = size_text(values.get("peak_memory", 0))
+            self._tell("speed", f"{values['tokens_per_second']:,.0f} tokens/s, {memory} of memory at most")
         if chosen := result.chosen:
             self._tell("checkpoint", f"{short_path(chosen.path)}  ({chosen.reason})")
             with suppress(ModelError):  # the run has no best checkpoint

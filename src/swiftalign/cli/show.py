@@ -18,7 +18,7 @@ from rich.text import Text
 from swiftalign.files import short_path
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import SPOKEN, Problem, counted
+from swiftalign.problems import SPOKEN, Problem, counted, size_text
 from swiftalign.speed.cards import GIB
 from swiftalign.speed.what_fits import WhatFits
 
@@ -83,7 +83,7 @@ def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
         console.print(f"\n[bold]{title}[/bold]")
         print_table(table, console)
     most = "at most " if plan.ranks_may_shrink else ""
-    size = f"{most}{_bytes(plan.checkpoint_bytes)}, besides optimizer state"
+    size = f"{most}{size_text(plan.checkpoint_bytes)}, besides optimizer state"
     console.print(Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}"))
     schedule = plan.schedule
     run = "steps are known once data.train is named"
@@ -177,15 +177,6 @@ def _stacked(name: str, model: Model) -> str:
     return ".".join(parts)
 
 
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
 def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
     place = _with_reason(result.checkpoint.path, result.checkpoint.chosen)
@@ -218,7 +209,7 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
 def print_export(report: ExportReport, console: Console) -> None:
     """What an export wrote, and where."""
     lines = {
-        "wrote": f"{short_path(report.output)}  ({_bytes(report.total_bytes)} in {report.seconds:.0f} s)",
+        "wrote": f"{short_path(report.output)}  ({size_text(report.total_bytes)} in {report.seconds:.0f} s)",
         "from": _with_reason(report.checkpoint, report.chosen),
         "changed": f"{len(report.changed)} tensors by {report.method}, {report.copied} are the base's own",
     }

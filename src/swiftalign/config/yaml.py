@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from swiftalign.files import not_fetched
-from swiftalign.problems import ConfigError, Problem, SwiftalignError, config_problem
+from swiftalign.problems import ConfigError, Problem, SwiftalignError, config_problem, size_text
 from swiftalign.yaml12 import PATTERNS, TAG, CoreSchemaLoader
 
 Key = tuple[str | int, ...]
@@ -148,7 +148,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise SwiftalignError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
-        raise SwiftalignError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, the limit for a config file")
+        raise SwiftalignError(f"{path}: larger than {size_text(MAX_BYTES)}, the limit for a config file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from swiftalign.data.rows import Rows
 from swiftalign.data.targets import SPELLINGS, UNITS, Kind, PixelTarget, RowTarget
 from swiftalign.data.text import Composed
 from swiftalign.data.written import PLACEHOLDER, Written
-from swiftalign.files import appearing
+from swiftalign.files import appearing, file_error, naming
 from swiftalign.problems import DataError, SwiftalignError
 
 PROGRESS_ROWS = 1000
@@ -79,12 +80,12 @@ def convert(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with appearing(output) as path, path.open("w", encoding="utf-8") as file:
-            read = Rows(sources)
+            images, read = path.with_name(f"{output.stem}_images"), Rows(sources)
             order = np.arange(len(read)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(read))
             for start in range(0, len(order), join):
                 group = [(read.where(index), read.row(index)) for index in order[start : start + join]]
                 row = joined(group) if join > 1 else group[0][1]
-                value = _own_row(row, rows, output, left_out)
+                value = _own_row(row, rows, output, images, left_out)
                 if value is not None:
                     kinds.update(target.kind for target in row.targets)
                     file.write(json.dumps(value, ensure_ascii=False) + "\n")
@@ -97,8 +98,13 @@ def convert(
                 raise DataError(
                     f"{', '.join(source.path for source in sources)}: no row could be taken", "see the notes"
                 )
+            file.flush()
+            if images.exists():
+                output.with_name(images.name).mkdir(exist_ok=True)
+                for image in images.iterdir():
+                    image.replace(output.with_name(images.name) / image.name)
     except OSError as error:
-        raise SwiftalignError(f"{error.filename or output}: {error.strerror or error}") from None
+        raise file_error(error) from None
     return Converted(output, rows, dict(kinds), dict(left_out))
 
 
@@ -136,8 +142,12 @@ def joined(rows: Sequence[tuple[str, Row]]) -> Row:
     )
 
 
-def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dict[str, Any] | None:
-    """A row in this toolkit's layout; None where it can't hold the row."""
+def _own_row(row: Row, number: int, output: Path, place: Path, left_out: Counter[str]) -> dict[str, Any] | None:
+    """A row in this toolkit's layout; None where it can't hold the row.
+
+    Args:
+        place: the folder to write images to that the row holds itself.
+    """
     wording = row.wording
     prompt = system = None
     summaries: tuple[str, ...] = ()
@@ -168,7 +178,7 @@ def _own_row(row: Row, number: int, output: Path, left_out: Counter[str]) -> dic
         units = {PixelTarget}
     images = [image for image in row.images if image is not None]
     names = [
-        _name(image, f"{number:06}" if len(images) == 1 else f"{number:06}_{each}", output)
+        _name(image, f"{number:06}" if len(images) == 1 else f"{number:06}_{each}", output, place)
         for each, image in enumerate(images)
     ]
     objects = []
@@ -204,13 +214,18 @@ def _flat(points: Sequence[tuple[float, float]]) -> list[float]:
     return [number for point in points for number in point]
 
 
-def _name(image: Path | bytes, stem: str, output: Path) -> str:
-    """The path of an image as a row of the output gives it; an image that the source holds is written first."""
+def _name(image: Path | bytes, stem: str, output: Path, place: Path) -> str:
+    """The path of an image as a row of the output gives it; an image that the source holds is written first.
+
+    Its name has a part of its digest: an image of an earlier output is never overwritten by another one.
+    """
     folder = output.absolute().parent
     if isinstance(image, bytes):
-        path = folder / f"{output.stem}_images" / f"{stem}.{image_format(image)}"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(image)
-        return str(path.relative_to(folder))
+        digest = hashlib.sha256(image).hexdigest()
+        path = place / f"{stem}-{digest[:8]}.{image_format(image)}"
+        place.mkdir(exist_ok=True)
+        with naming(path):
+            path.write_bytes(image)
+        return str(path.relative_to(place.parent))
     absolute = os.path.abspath(image)  # noqa: PTH100  # links are kept
     return os.path.relpath(absolute, folder) if Path(absolute).is_relative_to(folder) else absolute

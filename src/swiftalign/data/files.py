@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from swiftalign.config.sections import Config, DataSource
 from swiftalign.files import not_fetched
-from swiftalign.problems import DataError
+from swiftalign.problems import DataError, size_text
 
 MAX_ROW_BYTES = 16_000_000
 JSONL = "a JSONL file has one JSON object per line"  # a hint
@@ -116,7 +116,7 @@ def parse_json(line: bytes, path: Path, number: int) -> Any:
         DataError: it is not JSON, or too long.
     """
     if len(line) > MAX_ROW_BYTES:
-        raise DataError(f"{path}:{number}: longer than {MAX_ROW_BYTES // 1_000_000} MB")
+        raise DataError(f"{path}:{number}: longer than {size_text(MAX_ROW_BYTES)}")
     try:
         row, escapes = json.loads(line), b"\\" in line
         if (escapes or not line.isascii()) and _SURROGATE.search(line):

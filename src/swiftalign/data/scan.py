@@ -213,8 +213,8 @@ class _Scan:
                 yield replace(first, message="\n".join(lines))
         if changed := self._images["changed"]:
             message = (
-                f"{changed:,} of {counted(self._images['all'], 'image')} reach the model at another size by more than 5%, "
-                f"{self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
+                f"{changed:,} of {counted(self._images['all'], 'image')} reach the model at another size by more than "
+                f"5%, {self._images['reduced']:,} of them reduced to its limit; the largest is {self._largest[1]}"
             )
             yield Problem("data-image-resized", message)
 

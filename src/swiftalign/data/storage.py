@@ -27,7 +27,7 @@ from swiftalign.data.records import Reading, Row
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.data.tools import find_tool
 from swiftalign.data.words import shown
-from swiftalign.files import not_fetched
+from swiftalign.files import file_error, not_fetched
 from swiftalign.problems import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -294,8 +294,11 @@ def _unpacked(path: Path) -> BinaryIO:
                 file.write(part)
                 if file.tell() > most:
                     raise DataError(f"{path}: becomes more than {_MAX_UNPACKED} times larger", "unpack it first")
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (gzip.BadGzipFile, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         raise DataError(f"{path}: not a sound gzip file: {error}", "write the file again") from None
+    except OSError as error:
+        error.filename = error.filename or tempfile.gettempdir()
+        raise file_error(error, DataError, elsewhere="name another folder for temporary files in TMPDIR") from None
     file.flush()
     return file
 

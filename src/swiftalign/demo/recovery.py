@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from swiftalign.data.rows import Rows
+from swiftalign.evaluation.kept import PAGE
 from swiftalign.evaluation.pictures import draw_rows
-from swiftalign.evaluation.report import PAGE, Evaluation
+from swiftalign.evaluation.report import Evaluation
 from swiftalign.evaluation.session import Session
 from swiftalign.evaluation.summary import metrics
 from swiftalign.files import short_path

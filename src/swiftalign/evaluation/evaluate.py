@@ -10,7 +10,7 @@ from typing import Any
 from swiftalign.data.rows import Rows
 from swiftalign.data.tokens import read_tokenizer
 from swiftalign.evaluation.engine import Engine, Request
-from swiftalign.evaluation.kept import PREDICTIONS, SETTINGS
+from swiftalign.evaluation.kept import PREDICTIONS, RESULTS, SETTINGS
 from swiftalign.evaluation.predictions import Prediction, PredictionFile
 from swiftalign.evaluation.questions import Question
 from swiftalign.files import write_whole
@@ -88,10 +88,12 @@ def begin(folder: Path, settings: dict[str, Any], *, anew: bool = False) -> None
         changed = ", ".join(sorted(key for key in before.keys() | settings if before.get(key) != settings.get(key)))
         message = f"{folder} holds an evaluation that differs in: {changed}"
         raise SwiftalignError(message, "name another folder with --output, or replace the evaluation with --force")
-    if folder.exists() and not file.exists() and any(folder.iterdir()):
+    # What a killed call has left of the settings is hidden.
+    if folder.exists() and not file.exists() and any(not each.name.startswith(".") for each in folder.iterdir()):
         raise SwiftalignError(f"{folder} exists, and holds no evaluation", "name another folder with --output")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PREDICTIONS).unlink(missing_ok=True)
+    for earlier in (*RESULTS, PREDICTIONS):  # numbers are never those of other answers
+        (folder / earlier).unlink(missing_ok=True)
     write_whole(file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 

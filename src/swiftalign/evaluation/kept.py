@@ -12,8 +12,9 @@ from typing import Any
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 
-# The files of an evaluation's folder: what was asked, the answers, and the numbers.
-SETTINGS, PREDICTIONS, SUMMARY = "eval.json", "predictions.jsonl", "summary.json"
+# The files of an evaluation's folder: what was asked, the answers, and what they come to: numbers, page and picture.
+SETTINGS, PREDICTIONS = "eval.json", "predictions.jsonl"
+RESULTS = SUMMARY, PAGE, SHEET = "summary.json", "eval.html", "worst.png"
 
 
 def stamps(files: Iterable[Path]) -> list[list[Any]]:

@@ -15,6 +15,7 @@ from swiftalign.data.answers import Answer, parse_answer
 from swiftalign.data.targets import TextTarget
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.evaluation.questions import Question
+from swiftalign.files import naming
 from swiftalign.problems import DataError
 
 
@@ -134,5 +135,5 @@ class PredictionFile:
 
     def add(self, *predictions: Prediction) -> None:
         """Append predictions."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(each.to_json(), ensure_ascii=False) + "\n" for each in predictions)

@@ -12,7 +12,7 @@ from typing import Any
 from swiftalign.data.metrics import BY_DISTANCE
 from swiftalign.data.rows import Rows
 from swiftalign.data.targets import KINDS, Kind
-from swiftalign.evaluation.kept import SUMMARY
+from swiftalign.evaluation.kept import PAGE, SHEET, SUMMARY
 from swiftalign.evaluation.pictures import render_answers, render_worst
 from swiftalign.evaluation.predictions import Prediction
 from swiftalign.evaluation.protocols import PROTOCOLS
@@ -29,7 +29,6 @@ from swiftalign.evaluation.summary import (
 from swiftalign.files import write_whole
 from swiftalign.previews.contact_sheet import png
 
-PAGE, SHEET = "eval.html", "worst.png"
 EXAMPLES = 3  # malformed answers in the summary
 MOST_CONFUSED = 20  # pairs of labels in the summary
 

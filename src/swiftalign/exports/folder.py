@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from swiftalign.files import appearing, appearing_folder, sync
-from swiftalign.problems import ExportError
+from swiftalign.files import appearing, appearing_folder, file_error, sync
+from swiftalign.problems import ExportError, size_text
 
 _CHUNK = 64 << 20
 # --force replaces a folder that holds one of these; a folder of anything else is not a model.
@@ -44,8 +45,7 @@ def output_folder(target: Path, *, force: bool, apart_from: Iterable[Path]) -> I
         with appearing_folder(place) as folder:
             yield folder
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise ExportError(f"{target}: can't be written: {error.strerror or error}{where}") from error
+        raise file_error(error, ExportError) from error
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def output_file(target: Path, *, force: bool, apart_from: Iterable[Path]) -> Ite
             sync(part)
         sync(target.parent)
     except OSError as error:
-        raise ExportError(f"{target}: can't be written: {error.strerror or error}") from error
+        raise file_error(error, ExportError) from error
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -97,13 +97,17 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(reader, writer, _CHUNK)
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Raise unless a folder's disk has room.
+def require_space(path: Path, needed: int, instead: str = "") -> None:
+    """Raise unless the disk has room for a file or folder that is about to be written.
+
+    Args:
+        path: the file or folder.
+        instead: what needs less.
 
     Raises:
-        ExportError: the disk has fewer bytes free than needed.
+        OSError: the disk has fewer bytes free than needed.
     """
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(path.parent).free
     if free < needed:
-        message = f"{folder}: needs {needed / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB free"
-        raise ExportError(message, "free some space, or pass --link to share the shards that stay as they are")
+        told = f"it needs {size_text(needed)}, and the disk has {size_text(free)} free{instead}"
+        raise OSError(errno.ENOSPC, told, str(path))

@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import re
@@ -142,7 +143,7 @@ def write_mmproj(source: Source, path: Path, *, dtype: str, name: str, card: str
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ModelError) as error:
         reason = error.message if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
         raise ExportError(f"{base}: its vision tower is not one that llama.cpp reads ({reason})", _BOTH) from error
-    require_space(path.parent, sum(math.prod(place.shape) * ITEM_SIZES[place.dtype] for place in places))
+    require_space(path, sum(math.prod(place.shape) * ITEM_SIZES[place.dtype] for place in places))
     merged = dict(source.merged_values())
     rounded = [key for key, data in merged.items() if data == read_bytes(source.base[key])]
     if len(rounded) == len(merged):
@@ -160,7 +161,10 @@ def write_mmproj(source: Source, path: Path, *, dtype: str, name: str, card: str
         values = np.frombuffer(data, f"u{ITEM_SIZES[place.dtype]}").reshape(stored.shape)
         values = np.ascontiguousarray(place.part(values))
         digests[place.name] = hashlib.sha256(values.tobytes()).hexdigest()
-        writer.write_tensor_data(values)
+        try:
+            writer.write_tensor_data(values)
+        except OSError as error:  # numpy says how many bytes could not be written, but not why
+            raise OSError(error.errno or errno.ENOSPC, str(error)) from error
     writer.close()
     found = {
         tensor.name: (tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape))), tensor.data)

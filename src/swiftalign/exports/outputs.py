@@ -54,7 +54,8 @@ def write_model(source: Source, folder: Path, *, dtype: str | None = None, link:
     """The base's folder, with the merged values in their places; see `export` for the arguments."""
     shared = [file for file in source.files if link and dtype is None and file not in source.changed_files]
     widest = 2 if dtype == "float32" else 1  # of a 16-bit base
-    require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest)
+    instead = "" if link or dtype else "; --link shares the files that do not change"
+    require_space(folder, sum(file.stat().st_size for file in source.files if file not in shared) * widest, instead)
     for path in sorted(source.base_folder.iterdir()):  # config, tokenizer, processor, template, licence
         other_index = path.name.endswith(".index.json") and not path.name.startswith("model.safetensors")
         # Weights of the base in other formats would be stale beside the merged ones.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
     changed = source.changed_files
     placed: dict[str, Placed] = {}
     # Copying and syncing wait in the kernel: more threads than processors.
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool, ExitStack() as ending:
+        ending.callback(pool.shutdown, cancel_futures=True)  # after an error, what has not begun is not waited for
         files = sorted(source.files, key=lambda file: file not in changed)
         copies = {file: pool.submit(_write, file, folder, file in shared, dtype) for file in files}
         untouched = [] if dtype else [file for file in files if file not in changed and file not in shared]
@@ -68,6 +70,8 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
         for path in changed:
             inside = [item for item in placed.values() if item.place.file.name == path.name]
             checks.append(pool.submit(_check, copies[path], path, folder / path.name, inside, copied=dtype is None))
+        for copy in copies.values():  # and the links, which are not checked
+            copy.result()
         for check in checks:
             check.result()
     return placed
@@ -80,7 +84,7 @@ def _write(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[st
         try:
             target.hardlink_to(real)
         except OSError as error:
-            message = f"{target}: can't be hard-linked: {error.strerror or error}"
+            message = f"{real}: can't be hard-linked into the output: {error.strerror or error}"
             raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
     elif dtype is not None:
         convert_file(real, target, dtype)

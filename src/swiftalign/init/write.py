@@ -18,7 +18,7 @@ from swiftalign.data.files import JSONL
 from swiftalign.data.formats import read_row
 from swiftalign.data.scan import PROGRESS_ROWS
 from swiftalign.data.storage import DataFile, open_file
-from swiftalign.files import appearing, not_fetched
+from swiftalign.files import appearing, file_error, not_fetched, write_whole
 from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, aligner_of, recipes, write_config
 from swiftalign.methods import METHODS
 from swiftalign.model.families import published_config
@@ -89,7 +89,7 @@ def write_init(
             scored=scored,
             phases=phases,
         )
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
         write_schema(folder)
     wrote = f"wrote {path}: {method}" + (f", in phases of {_sizes(files)} rows" if curriculum else "")
     measured = [f"measured (docs/methods.md): {PROBLEMS[problem].measured}"] if problem else []
@@ -111,7 +111,7 @@ def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callabl
             "data: {dataset_shuffle: false}\n"
             "training: {train_dataloader_shuffle: false, save_strategy: epoch}\n"
         )
-        path.write_text(text + _phases(files, path.absolute().parent), encoding="utf-8")
+        write_whole(path, text + _phases(files, path.absolute().parent))
     simple, medium, _ = files
     written = f"wrote {path}, {simple} and {medium}: {_sizes(files)} rows"
     return [written, f"next: swiftalign inspect-params METHOD.yaml {path}"]
@@ -191,7 +191,7 @@ def writing(path: Path, *, force: bool, folder: bool = False) -> Iterator[None]:
         (path if folder else path.absolute().parent).mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise SwiftalignError(f"{path}: can't write it: {error.strerror or error}") from None
+        raise file_error(error) from None
 
 
 def choose_method(method: str | None, problem: str | None = None) -> str:
@@ -261,4 +261,4 @@ def from_folder(path: str, folder: Path) -> str:
 def write_schema(folder: Path) -> None:
     from swiftalign.config.schema import config_schema
 
-    (folder / SCHEMA_FILE).write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / SCHEMA_FILE, json.dumps(config_schema(), indent=1) + "\n")

@@ -61,11 +61,11 @@ def fetch_model(model_id: str, revision: str | None, hub: str) -> Path:
         return Path(safe_snapshot_download(model_id, revision=revision, use_hf=hub == "huggingface"))
     except Exception as error:  # each client raises errors of many types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        other, mirror = ("modelscope", "HF_ENDPOINT=https://MIRROR") if hub == "huggingface" else ("huggingface", "")
-        raise ModelError(
-            f"model {model_id}: {hub} gave no files of it ({reason})",
-            f"name a local folder in model.path, write hub: {other}, or set {mirror or 'MODELSCOPE_DOMAIN=MIRROR'}",
-        ) from None
+        ways = "write hub: huggingface"
+        if hub == "huggingface":
+            ways = "write hub: modelscope, or set HF_ENDPOINT=https://MIRROR"
+        message = f"model {model_id}: {hub} gave no files of it ({reason})"
+        raise ModelError(message, f"name a local folder in model.path, {ways}") from None
 
 
 def local_folder(model: str) -> Path | None:

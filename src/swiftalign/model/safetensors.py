@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.files import not_fetched
-from swiftalign.problems import ModelError, Problem
+from swiftalign.problems import ModelError, Problem, size_text
 
 # safetensors' dtype names -> torch's name and bytes per element.
 _DTYPES: dict[str, tuple[str, int]] = {
@@ -200,7 +200,7 @@ def read_json(path: Path) -> Any:
         if stat.S_ISFIFO(path.stat().st_mode):  # reading one would wait for a writer
             raise ModelError(f"{path}: a pipe, not a file", DAMAGED)
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"{path}: larger than {MAX_JSON_BYTES // 1_000_000} MB", DAMAGED)
+            raise ModelError(f"{path}: larger than {size_text(MAX_JSON_BYTES)}", DAMAGED)
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         _refuse([lacking] if (lacking := unfetched(path)) else [])

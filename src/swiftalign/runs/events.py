@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.data.metrics import as_number
+from swiftalign.files import naming
 
 EVENTS_FILE = "events.jsonl"
 _MOST_BYTES = 1 << 20  # of a line
@@ -39,11 +40,21 @@ class EventWriter:
     """Appends events. Each line is written by one system call, so a reader never sees an incomplete line."""
 
     def __init__(self, run_folder: Path) -> None:
-        self._file = (run_folder / EVENTS_FILE).open("ab", buffering=0)
+        self._path = run_folder / EVENTS_FILE
+        self._file = self._path.open("a+b", buffering=0)
+        if self._file.seek(0, os.SEEK_END) and self._file.seek(-1, os.SEEK_END) and self._file.read(1) != b"\n":
+            self._file.write(b"\n")  # a full disk took only the beginning of the last line
 
     def write(self, kind: str, **values: Any) -> None:
-        line = json.dumps({"time": round(time.time(), 3), "kind": kind, **values}, default=str)
-        self._file.write(line.encode() + b"\n")
+        """Append an event.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        line = json.dumps({"time": round(time.time(), 3), "kind": kind, **values}, default=str).encode() + b"\n"
+        with naming(self._path):
+            if (taken := self._file.write(line)) < len(line):
+                self._file.write(line[taken:])  # raises the error why the disk took no more
 
 
 class EventReader:
@@ -62,8 +73,8 @@ class EventReader:
         end = data.rfind(b"\n") + 1
         self._offset += end
         for line in data[:end].splitlines():
-            values = json.loads(line)
-            yield Event(values.pop("kind"), values)
+            if event := _event_in(line):
+                yield event
 
 
 def read_events(run_folder: Path) -> Iterator[Event]:
@@ -73,14 +84,20 @@ def read_events(run_folder: Path) -> Iterator[Event]:
         return
     with path.open("rb") as file:
         for count, line in enumerate(iter(lambda: file.readline(_MOST_BYTES), b""), 1):
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError):
-                values = None
-            if isinstance(values, dict) and isinstance(values.get("kind"), str):
-                yield Event(values.pop("kind"), values)
+            if event := _event_in(line):
+                yield event
             elif line.strip() and (line.endswith(b"\n") or len(line) == _MOST_BYTES):  # else it is being written
                 yield Event("damaged", {"line": count})
+
+
+def _event_in(line: bytes) -> Event | None:
+    """The event of a line; None for a damaged one."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_event = isinstance(values, dict) and isinstance(values.get("kind"), str)
+    return Event(values.pop("kind"), values) if is_event else None
 
 
 def outcome(run_folder: Path) -> Event | None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swiftalign.checkpoint.read import START_FILE
 from swiftalign.config.sections import Config
 from swiftalign.data import rows
 from swiftalign.data.scan import DataReport
-from swiftalign.files import write_whole
+from swiftalign.files import file_error, write_whole
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import RunFolderError
 from swiftalign.speed.choices import Choices
@@ -26,7 +27,6 @@ CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE = "config.yaml", "plan.json", "
 VERSIONS_FILE, CHOICES_FILE, INDEX_FILE = "versions.json", "speed.json", "rows.npz"
 PICTURE_FILE = "loss.png"
 LOCK_FILE = ".lock"
-START_FILE = ".start"
 STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end; holds the name of the signal
 EXPORT_FILE = "export.json"  # in the folder of an exported model, which may hold a plan too
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
@@ -96,11 +96,9 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
         RunFolderError: another run holds the lock, the folder holds a run already, or it can't be written.
     """
     begun = (folder / LOCK_FILE).exists()
-    try:
+    with _writing():
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,6 +118,19 @@ def locked(folder: Path, *, used: bool = False) -> Iterator[None]:
 _ELSEWHERE = "name another folder: --set training.output_dir=runs/NAME"
 
 
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say in words what can't be written.
+
+    Raises:
+        RunFolderError: in place of an error of the system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, RunFolderError, elsewhere=_ELSEWHERE) from None
+
+
 def write_run_files(
     folder: Path,
     config: Config,
@@ -129,7 +140,7 @@ def write_run_files(
 ) -> None:
     """Write configuration, plan, versions, the choices for speed, and what was found in the data."""
     write_config(folder, config)
-    try:
+    with _writing():
         if data:
             write_whole(folder / INDEX_FILE, rows.index_to_bytes(data.files))
         if data and data.left_out:
@@ -139,8 +150,6 @@ def write_run_files(
         write_whole(folder / CHOICES_FILE, (choices or Choices(plan.schedule.batch)).to_json())
         write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_whole(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def read_left_out(folder: Path) -> rows.LeftOut:
@@ -173,21 +182,14 @@ def write_start(folder: Path, start: Start) -> None:
     """Write ``.start``: the checkpoint or weights that every training process loads, and where the folder is."""
     values = {name: value if value is True else str(value) for name, value in vars(start).items() if value}
     values["folder"] = str(folder.absolute())
-    write_whole(folder / START_FILE, json.dumps(values) + "\n")
+    with _writing():
+        write_whole(folder / START_FILE, json.dumps(values) + "\n")
 
 
 def read_start(folder: Path) -> Start:
     values = _values(folder / START_FILE)
     paths = {name: Path(values[name]) for name in ("checkpoint", "weights", "folder") if name in values}
     return Start(**paths, unchecked="unchecked" in values)
-
-
-def former_place(folder: Path) -> Path:
-    """Where a run folder was when the run was last trained in it; where it is now if that was not noted."""
-    if began := read_start(folder).folder:
-        return began
-    began = read_start(phase_folder(folder, 1)).folder
-    return began.parent if began else folder.absolute()
 
 
 def forget_run(folder: Path, kept: Collection[str]) -> None:
@@ -214,10 +216,8 @@ def write_config(folder: Path, config: Config) -> None:
     Raises:
         RunFolderError: it can't be written.
     """
-    try:
+    with _writing():
         write_whole(folder / CONFIG_FILE, dump_yaml(config.values))
-    except OSError as error:
-        raise RunFolderError(f"{folder}: can't write the run folder: {error.strerror or error}", _ELSEWHERE) from None
 
 
 def versions_changed(folder: Path) -> list[str]:

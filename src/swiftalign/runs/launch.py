@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swiftalign.problems import TrainingError
+from swiftalign.checkpoint.read import START_FILE
+from swiftalign.files import file_error
+from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import Event, EventReader
-from swiftalign.runs.folder import START_FILE, STOP_FILE
+from swiftalign.runs.folder import STOP_FILE
 from swiftalign.runs.guard import LAUNCHER
 from swiftalign.runs.peers import Peers, join_leader
 from swiftalign.runs.processes import ONE, Processes, lost_contact, process_name
@@ -26,6 +29,7 @@ _STOP_SECONDS = 35.0  # torchrun kills a process that has not ended after 30 s
 _LAST_WORDS_SECONDS = 5.0  # after the end of one process, for the others to say why they end
 _ENDING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # besides SIGTERM and Ctrl-C; Slurm sends what it is told
 _FOLDER_SECONDS = 30.0  # a network file system may show a new folder late
+_TRIAL_BYTES = 64 << 10  # written to see whether the disk is full
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def follow_training(
     with stop, _signals_to(stop.asked), _started(run_folder, processes, endpoint, **order) as (child, log_start):
         while True:
             code = child.poll()
+            if not (run_folder / START_FILE).exists():
+                raise TrainingError(f"{run_folder}: the run folder was removed while the run trained", "start it again")
             if stop.number and not announced:
                 announced = True
                 yield Event("stopping")
@@ -272,7 +278,7 @@ def _deaths(code: int, run_folder: Path, processes: Processes, log_start: int) -
     return found or [_Death(f"torchrun ended with code {code}", f"see the end of {log}")]
 
 
-def _first_cause(errors: list[Event], deaths: list[_Death], run_folder: Path, processes: Processes) -> TrainingError:
+def _first_cause(errors: list[Event], deaths: list[_Death], run_folder: Path, processes: Processes) -> SwiftalignError:
     """What ended training first. An error that follows from the end of another process counts only where it is all."""
     errors = sorted(errors, key=lambda event: (bool(event.values.get("follows")), event.values["time"]))
     causes = [death for death in deaths if death.is_cause]
@@ -282,5 +288,12 @@ def _first_cause(errors: list[Event], deaths: list[_Death], run_folder: Path, pr
         error = TrainingError(values["message"], values.get("hint") or f"see {log} for the full output")
         error.exit_code = values.get("exit_code", 1)
         return error
+    if not causes:  # on a full disk, a training process can't write why it ends
+        try:
+            with tempfile.NamedTemporaryFile(dir=run_folder) as trial:
+                trial.write(bytes(_TRIAL_BYTES))
+        except OSError as told:
+            told.filename = str(run_folder)
+            return file_error(told, TrainingError, again="--resume")
     first = (causes or deaths)[0]
     return TrainingError(first.message, first.hint)

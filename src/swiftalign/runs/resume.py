@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from swiftalign.checkpoint.choose import checkpoints_of
+from swiftalign.checkpoint.read import path_now
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import ADALORA_STATE
 from swiftalign.plan.plan import TuningPlan, read_plan
 from swiftalign.problems import RunFolderError, SwiftalignError
-from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE, former_place
+from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
 
 # Settings that may change when a run is resumed, by the last part of their key.
 MAY_CHANGE = (
@@ -55,12 +55,11 @@ def require_same_config(folder: Path, config: Config, same_files: Mapping[str, s
         began = load_config([folder / CONFIG_FILE])
     except SwiftalignError as error:
         raise RunFolderError(f"{folder}: its config can't be read: {error}", _ANEW) from None
-    then, now = former_place(folder), folder.absolute()
 
     def same(old: Any, new: Any) -> bool:
         if not (isinstance(old, str) and isinstance(new, str) and old.startswith("/")):
             return False
-        return same_files.get(new) == old or os.path.normpath(now / os.path.relpath(old, then)) == new
+        return same_files.get(new) == old or path_now(old, folder) == new
 
     pairs = _changes(began.model_dump(mode="json"), config.model_dump(mode="json"))
     changed = [(name, old, new) for name, old, new in pairs if not same(old, new)]

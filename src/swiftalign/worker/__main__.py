@@ -5,6 +5,7 @@ The run folder says what to train and where to begin.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -60,8 +61,9 @@ def main(argv: list[str]) -> int:
         return 0
     except Exception as error:
         if not isinstance(error, RowError) or not error.hint:  # with a hint, it says all there is to know
-            traceback.print_exc()
-        message, hint = explain(error)
+            with contextlib.suppress(OSError):  # the log's disk is full
+                traceback.print_exc()
+        message, hint = explain(error, run_folder)
         exit_code = error.exit_code if isinstance(error, SwiftalignError) else 1
         rank, local_rank, size, here = (
             int(os.environ.get(name, default))
@@ -138,7 +140,7 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
     )
 
 
-def explain(error: Exception) -> tuple[str, str | None]:
+def explain(error: Exception, run_folder: Path) -> tuple[str, str | None]:
     """What ended training, in one line, and what to change; None where only the log can say."""
     if isinstance(error, RowError):
         saved = f": the run is saved at step {error.saved_at}" if error.saved_at else ""
@@ -159,9 +161,10 @@ def explain(error: Exception) -> tuple[str, str | None]:
         return f"{NO_GRADIENT}: the loss does not depend on it", NO_GRADIENT_HINT
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text or "unexpected pos" in text:
-        return f"the disk is full: {text[:200]}", "free some space, or set training.save_total_limit; then --resume"
+        message = f"the disk is full: {run_folder} can't be written: {text[:200]}"
+        return message, "free some space, or set training.save_total_limit; then --resume"
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"can't write: {text[:200]}", "make the run folder writable; then --resume"
+        return f"can't write: {run_folder}: {text[:200]}", "make the run folder writable; then --resume"
     if "Original Traceback (most recent call last):" in text:  # the last line of it says what a loader's worker met
         return " ".join(str(error).split("\n\n")[0].strip().splitlines()[-1].split())[:500], None
     if re.search(r"DataLoader worker \(pid[^)]*\) (exited|is killed)", text):
