@@ -30,16 +30,7 @@ LOCK_FILE = ".lock"
 STOP_FILE = ".stop"  # asks the training processes to save a checkpoint and end; holds the name of the signal
 EXPORT_FILE = "export.json"  # in the folder of an exported model, which may hold a plan too
 _OWN_FILES = (CONFIG_FILE, PLAN_FILE, DATA_FILE, LEFT_OUT_FILE, "args.json", PICTURE_FILE, "train.log", "events.jsonl")
-_OTHER_FILES = (
-    VERSIONS_FILE,
-    CHOICES_FILE,
-    INDEX_FILE,
-    LOCK_FILE,
-    START_FILE,
-    STOP_FILE,
-    "initial.json",
-    "logging.jsonl",
-)
+_OTHER_FILES = (VERSIONS_FILE, CHOICES_FILE, INDEX_FILE, LOCK_FILE, START_FILE, STOP_FILE, "initial.json")
 _OWN_FOLDERS = ("images", "runs")  # ms-swift's
 
 
@@ -169,17 +160,15 @@ class Start:
 
     Attributes:
         unchecked: whether training begins even if what the model would learn is not what the rows say.
-        folder: where the run folder is; it may be moved later.
     """
 
     checkpoint: Path | None = None
     weights: Path | None = None
     unchecked: bool = False
-    folder: Path | None = None
 
 
 def write_start(folder: Path, start: Start) -> None:
-    """Write ``.start``: the checkpoint or weights that every training process loads, and where the folder is."""
+    """Write ``.start``: the checkpoint or weights that every training process loads, and where the folder is now."""
     values = {name: value if value is True else str(value) for name, value in vars(start).items() if value}
     values["folder"] = str(folder.absolute())
     with _writing():
@@ -188,7 +177,7 @@ def write_start(folder: Path, start: Start) -> None:
 
 def read_start(folder: Path) -> Start:
     values = _values(folder / START_FILE)
-    paths = {name: Path(values[name]) for name in ("checkpoint", "weights", "folder") if name in values}
+    paths = {name: Path(values[name]) for name in ("checkpoint", "weights") if name in values}
     return Start(**paths, unchecked="unchecked" in values)
 
 
