@@ -152,6 +152,7 @@ def test_a_quantised_base_is_named_and_its_16_bit_model_is_taken(
     report = export(adapter, tmp_path / "out", base=base)
     assert len(report.changed) == 24 + 8
     assert report.notes == [finding.message]
+    assert find_subject(adapter, base).remarks == (finding.message,)
     assert f"which is quantised ({words}), and {base} is not" in finding.message
 
 
@@ -259,6 +260,11 @@ def test_a_wrong_base_that_the_user_gives_is_told_by_every_command(
         assert "leave out" not in said.out + said.err
     with pytest.raises(ModelError, match="base"):
         find_subject(adapter, Path(given))
+
+
+def test_a_path_that_is_no_id_either_is_no_traceback(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "no/such/model", str(demo / "data/val.jsonl")]) == 2
+    assert "no/such/model: no such file or folder" in capsys.readouterr().err
 
 
 def test_a_base_in_the_cache_of_the_hub_is_named_by_its_id(

@@ -105,6 +105,13 @@ def test_the_logits_and_the_adapter_alone_have_them_too(saved: Path, base: Path,
     assert result.expectation.startswith("adapter_config.json and the base model")
 
 
+def test_the_report_names_the_files_that_were_read(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify-ckpt", str(saved)]) == 0
+    told = capsys.readouterr().out
+    assert "read        adapter_model.safetensors and non_lora_state_dict.bin, as one adapter\n" in told
+    assert "sound: 40 tensors" in told
+
+
 def test_an_evaluation_loads_them(saved: Path, base: Path) -> None:
     subject = find_subject(saved)
     assert subject.adapter is not None

@@ -80,6 +80,11 @@ class Verification:
     def ok(self) -> bool:
         return not any(finding.severity == "error" for finding in self.findings)
 
+    @property
+    def about_base(self) -> tuple[str, ...]:
+        """The warnings about the base, which an export and an evaluation repeat."""
+        return tuple(each.message for each in self.findings if each.code in ("base-renamed", "base-quantised"))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "path": str(self.checkpoint.path),

@@ -119,6 +119,8 @@ def evaluate(
     else:
         if session.subject.chosen:
             print(f"{session.subject.name}: {session.subject.chosen}\n")
+        for remark in session.subject.remarks:
+            print(f"note  {remark}\n")
         _print(found, open_console())
         print(f"answers  {short_path(folder / 'predictions.jsonl')}")
         print(f"page     {short_path(folder / 'eval.html')}")

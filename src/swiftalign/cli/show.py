@@ -184,6 +184,10 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
     if result.state:
         console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
+    weights = result.checkpoint.weights
+    if weights.beside:
+        files = " and ".join(file.name for file in weights.files if file.parent != weights.gathered)
+        console.print(Text.assemble(("read        ", "dim"), f"{files}, as one adapter"), soft_wrap=True)
     if not result.values_read:
         unread = "not checked for NaN, infinity and zeros: --deep reads them all"
         console.print(Text.assemble(("values      ", "dim"), unread), soft_wrap=True)

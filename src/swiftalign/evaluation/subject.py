@@ -9,7 +9,7 @@ from swiftalign.checkpoint.read import Checkpoint, base_of, read_checkpoint
 from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
-from swiftalign.model.hub import cached_folder
+from swiftalign.model.hub import local_folder
 from swiftalign.problems import ModelError, blocking
 
 
@@ -23,6 +23,7 @@ class Subject:
         adapter: the folder of an adapter that belongs on it; None for a model as it is.
         config: the configuration of the run that made it; None where there is none.
         chosen: which checkpoint of a run it is, and why; empty where the user named the model itself.
+        remarks: what a reader should know of the base.
         origin: what the files of `path` say; an adapter's temporary folder lasts as long as this.
     """
 
@@ -31,6 +32,7 @@ class Subject:
     adapter: Path | None = None
     config: Config | None = None
     chosen: str = ""
+    remarks: tuple[str, ...] = ()
     origin: Checkpoint | None = None
 
     @property
@@ -61,7 +63,7 @@ def find_subject(path: Path, base: Path | None = None, which: str | None = None)
     Raises:
         ModelError: there is no model, or a checkpoint's base is not here.
     """
-    if not path.exists() and (cached := cached_folder(str(path), None, "huggingface")):
+    if not path.exists() and (cached := local_folder(str(path))):
         return replace(find_subject(cached), path=path)
     checkpoint = read_checkpoint(path, which)
     folder = checkpoint.path
@@ -76,4 +78,4 @@ def find_subject(path: Path, base: Path | None = None, which: str | None = None)
     reason = checkpoint.chosen.reason
     chosen = f"{folder.name}, {reason}" if reason else "" if folder == path else folder.name
     adapter = (checkpoint.weights.gathered or folder) if checkpoint.adapter else None
-    return Subject(path, place, adapter, config, chosen, checkpoint)
+    return Subject(path, place, adapter, config, chosen, checked.about_base, checkpoint)

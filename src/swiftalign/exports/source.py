@@ -25,7 +25,6 @@ from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import ExportError, ModelError, blocking, counted
 
 _OWN_BASE = "name the run's own base with --base"
-_OF_THE_BASE = ("base-renamed", "base-quantised")
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -146,7 +145,7 @@ def read_source(
     if plan:
         _refuse_other_base(base, base_tensors, plan)
     files = checkpoint.weights.gathered or folder
-    layers, remarks = tuple(adapted), tuple(each.message for each in checked.findings if each.code in _OF_THE_BASE)
+    layers, remarks = tuple(adapted), checked.about_base
     return Source(files, adapter, tensors, base_tensors, layers, tuple(merged), checkpoint, base, plan, whole, remarks)
 
 
