@@ -77,7 +77,7 @@ def follow_training(
     with stop, _signals_to(stop.asked), _started(run_folder, processes, endpoint, **order) as (child, log_start):
         while True:
             code = child.poll()
-            if not (run_folder / START_FILE).exists():
+            if not run_folder.is_dir():
                 raise TrainingError(f"{run_folder}: the run folder was removed while the run trained", "start it again")
             if stop.number and not announced:
                 announced = True
