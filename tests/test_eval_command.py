@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -231,6 +234,25 @@ def test_a_request_that_fails_at_first_is_asked_again(server: Server, tmp_path: 
     assert ask(server, tmp_path / "out") == 0
     assert set(turns.values()) == {2}
     assert evaluated(str(tmp_path / "out"))["failed"] == 0
+
+
+def test_a_stopped_command_does_not_wait_for_the_server(server: Server, tmp_path: Path) -> None:
+    before, released = set(threading.enumerate()), threading.Event()
+
+    def slow(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if len(server.asked) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if len(server.asked) > 1:
+            released.wait(60)
+        return 200, written(TEXT)
+
+    server.reply = slow
+    began = time.monotonic()
+    assert ask(server, tmp_path / "out") == 143
+    assert time.monotonic() - began < 40
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)  # the interpreter waits for others
+    released.set()
+    assert len(lines(str(tmp_path / "out"))) == 1
 
 
 def test_a_row_that_cannot_be_asked_is_no_wrong_answer(

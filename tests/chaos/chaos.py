@@ -115,16 +115,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="part of the names of the commands to torment, e.g. export")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the torments to repeat, as they were printed")
     options = parser.parse_args()
-    chosen = [each for each in TORMENTS if options.only in each[0]]
-    torments = (chosen * (options.runs // len(chosen) + 1))[: options.runs]
+    numbers = [number - 1 for number in options.only] if options.only else range(options.runs)
     faulty = inside = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
         workshop = Workshop(folder)
-        for number, (command, kind) in enumerate(torments):
+        for number in numbers:
+            command, kind = TORMENTS[number % len(TORMENTS)]
             rng = random.Random(f"{options.seed} {number}")  # so that one can be repeated alone
             if (command, kind) == ("train", "killed"):
                 outcome = torment(folder, folder / f"run-{number}", rng)
@@ -134,7 +134,7 @@ def main() -> int:
                 inside += outcome.inside and command != "eval"
             faulty += bool(outcome.faults)
             print(f"{number + 1:2}  {outcome}", flush=True)
-    print(f"{options.runs - faulty} of {options.runs} sound; {inside} within the writes of export and convert")
+    print(f"{len(numbers) - faulty} of {len(numbers)} sound; {inside} within the writes of export and convert")
     return 1 if faulty else 0
 
 

@@ -21,7 +21,7 @@ from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import TEXT, VISION, byte_tokenizer, model_config, write_model
 
 STEPS, SAVE_STEPS = 12, 2
-ROWS, ASKED, CONVERTED, IMAGES = 8, 40, 20_000, 400
+ROWS, ASKED, CONVERTED, IMAGES = 8, 40, 10_000, 400
 MARK = "SWIFTALIGN_CHAOS"  # environment variable of the processes that a torment starts
 
 CONFIG = f"""

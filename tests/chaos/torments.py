@@ -23,6 +23,7 @@ from typing import Any
 from chaos.commands import (
     ASKED,
     COMMANDS,
+    SAVE_STEPS,
     STEPS,
     Command,
     State,
@@ -351,7 +352,8 @@ class Workshop:
         """Disturb a run, resume it, and compare its end with that of the uninterrupted one."""
         with self.place(kind) as (place, mounted):
             run = place / "run"
-            step = 0 if kind == "hardly any disk" else self.rng.randint(2, STEPS - 3)
+            # By then there is a checkpoint.
+            step = 0 if kind == "hardly any disk" else self.rng.randint(SAVE_STEPS + 1, STEPS - 3)
             cause = self._training_cause(kind, place, mounted, run)
             outcome = Outcome(f"train: {cause.name} {f'at step {step}' if step else 'from the beginning'}")
             told = self.work / "run.out"

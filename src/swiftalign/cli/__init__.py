@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 from swiftalign.cli.app import app
@@ -33,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 = success, 1 = a check or the run failed, 2 = it could not run."""
     # SIGTERM would end the process at once and leave what is half written; Typer ends without a word after Ctrl-C.
     numbers = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _end) for number in numbers}
+    is_main_thread = threading.current_thread() is threading.main_thread()  # no other may handle signals
+    before = {number: signal.signal(number, _end) for number in numbers if is_main_thread}
     try:
         app(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
@@ -60,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    os.write(sys.stderr.fileno(), b"stopped\n")  # print may just be at work
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopped\n")  # print may just be at work
     raise SystemExit(128 + number)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
 from typing import Any
 
@@ -91,26 +92,35 @@ class ServedModel:
                 raise SwiftalignError(message, hint) from None
             except OpenAIError as error:
                 yield _failed(first, error)
-        with ThreadPoolExecutor(self._together) as pool:
-            running = {pool.submit(self._ask, each, rows): each for each in islice(left, self._together)}
+        running = {self._begin(each, rows): each for each in islice(left, self._together)}
+        while running:
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                request = running.pop(done)
+                try:
+                    reply, lost = done.result(), 0
+                except APIConnectionError as error:
+                    reply, lost = _failed(request, error), lost + 1
+                    if lost > self._together:
+                        hint = "start it again; the same command goes on where it stopped"
+                        message = f"--url {self.url}: the server does not answer any more"
+                        raise SwiftalignError(message, hint) from None
+                except OpenAIError as error:
+                    reply = _failed(request, error)
+                yield reply
+                running |= {self._begin(each, rows): each for each in islice(left, 1)}
+
+    def _begin(self, request: Request, rows: Rows) -> Future[Reply]:
+        """Ask in a thread of its own, which does not keep a command from ending: an answer may take minutes."""
+        reply: Future[Reply] = Future()
+
+        def ask() -> None:
             try:
-                while running:
-                    for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        request = running.pop(done)
-                        try:
-                            reply, lost = done.result(), 0
-                        except APIConnectionError as error:
-                            reply, lost = _failed(request, error), lost + 1
-                            if lost > self._together:
-                                hint = "start it again; the same command goes on where it stopped"
-                                message = f"--url {self.url}: the server does not answer any more"
-                                raise SwiftalignError(message, hint) from None
-                        except OpenAIError as error:
-                            reply = _failed(request, error)
-                        yield reply
-                        running |= {pool.submit(self._ask, each, rows): each for each in islice(left, 1)}
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                reply.set_result(self._ask(request, rows))
+            except Exception as error:
+                reply.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        return reply
 
     def _ask(self, request: Request, rows: Rows) -> Reply:
         from openai import BadRequestError, UnprocessableEntityError

@@ -19,7 +19,7 @@ from swiftalign.checkpoint.read import START_FILE
 from swiftalign.files import file_error
 from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import Event, EventReader
-from swiftalign.runs.folder import STOP_FILE
+from swiftalign.runs.folder import PLAN_FILE, STOP_FILE
 from swiftalign.runs.guard import LAUNCHER
 from swiftalign.runs.peers import Peers, join_leader
 from swiftalign.runs.processes import ONE, Processes, lost_contact, process_name
@@ -77,7 +77,7 @@ def follow_training(
     with stop, _signals_to(stop.asked), _started(run_folder, processes, endpoint, **order) as (child, log_start):
         while True:
             code = child.poll()
-            if not run_folder.is_dir():
+            if not (run_folder / PLAN_FILE).exists():
                 raise TrainingError(f"{run_folder}: the run folder was removed while the run trained", "start it again")
             if stop.number and not announced:
                 announced = True
