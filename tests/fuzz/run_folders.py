@@ -22,6 +22,7 @@ from fuzz.fuzz import show
 from fuzz.mutations import in_bytes, in_json, in_lines, in_yaml
 from scan_cases import BOX, draw_images, own
 from swiftalign.checkpoint.verify import verify
+from swiftalign.cli.evaluate import _print
 from swiftalign.cli.show import print_verification
 from swiftalign.cli.show_runs import print_comparison, print_runs
 from swiftalign.config.load import load_config
@@ -56,6 +57,7 @@ tuner: {{train_type: lora, target_regex: '^model\\.visual\\.(merger|deepstack_me
 training: {{max_steps: {STEP}, eval_strategy: steps, eval_steps: 10, metric_for_best_model: bbox_acc, output_dir: run}}
 """
 
+LABEL = "[/b] \x1b[2J"  # what a terminal and rich would obey
 LOADED = ("plan.json", "config.yaml", f"{CHECKPOINT}/trainer_state.json", f"{CHECKPOINT}/adapter_config.json")
 # What is done, and the files that are read for it.
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -77,7 +79,8 @@ class RunFolders:
         base = self.folder / "base"
         build_model(base)
         draw_images(self.folder)
-        (self.folder / "rows.jsonl").write_text(f"{json.dumps(own(BOX, prompt='Find.'))}\n" * 6)
+        named = [own(BOX, prompt="Find."), own({**BOX, "label": LABEL}, prompt="Find.")]
+        (self.folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in named * 3))
         (self.folder / "config.yaml").write_text(CONFIG)
         self.run, self.sound, self.evaluation = (self.folder / name for name in ("run", "sound-run", "evaluation"))
         checkpoint = build_run("lora", base, self.sound)
@@ -110,6 +113,8 @@ class RunFolders:
         answers = [Prediction.of(question, question.answer, logprob=-1.5) for question in self.questions]
         PredictionFile(self.evaluation / PREDICTIONS).add(*answers)
         Evaluation(Answered("run", answers), None, 0, "").write(self.evaluation, self.rows, "rows.jsonl")
+        draw_runs(self.folder / "runs.png", {"run": {"loss": {1: 0.5}}})  # matplotlib looks for fonts at first
+
     def _events(self) -> None:
         write = EventWriter(self.sound).write
         write("stage", name="loading the model")
@@ -165,7 +170,8 @@ class RunFolders:
             compared = compare([self.sound, run])
             print_comparison(compared, rng.choice(consoles))
             json.dumps(compared.to_json())
-            draw_runs(self.folder / "runs.png", dict(zip(compared.names, compared.curves, strict=True))) if rng.random() < 0.02 else None
+            if rng.random() < 0.02:
+                draw_runs(self.folder / "runs.png", dict(zip(compared.names, compared.curves, strict=True)))
         elif action == "verify":
             result = verify(run, deep=rng.random() < 0.5)
             json.dumps(result.to_json())
@@ -204,7 +210,10 @@ class RunFolders:
         read = PredictionFile(self.evaluation / PREDICTIONS, self.rows.writing).read(self.questions)
         found = [read.get(question.index) or Prediction.of(question, "") for question in self.questions]
         name = str(settings.get("name") or "x")
-        json.dumps(Evaluation(Answered(name, found)).to_json())
+        evaluation = Evaluation(Answered(name, found), Answered("other", list(reversed(found))))
+        json.dumps(evaluation.to_json())
+        _print(evaluation, Console(file=(text := io.StringIO()), width=160, highlight=False))
+        show(text.getvalue())
         for question in self.questions:
             if (one := read.get(question.index)) and one.answer.sound and one.answer.targets != question.truth:
                 if one.text == question.answer:

@@ -190,7 +190,7 @@ class Adapters(Checkpoints):
             self.changed = f"{name}/{file}: {content[:700]!r}"
             self.sound[folder.name] = self.shapes[name]
             yield from self.look(path, folder, rng)
-            if path == folder and rng.random() < 0.15:
+            if path == folder and rng.random() < 0.05:
                 yield from self._export(name, folder, rng)
 
     def _export(self, name: str, folder: Path, rng: Random) -> Iterator[str]:

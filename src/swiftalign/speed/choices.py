@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from swiftalign.model.safetensors import read_json
-from swiftalign.problems import ModelError, RunFolderError, printable
+from swiftalign.problems import ModelError, RunFolderError
 
 Kernels = Literal["plain", "liger", "compiled"]
 
@@ -56,4 +56,4 @@ def read_choices(path: Path) -> Choices:
         return Choices(**read_json(path)) if path.exists() else Choices()
     except (ModelError, TypeError) as error:
         hint = "'swiftalign train CONFIG --resume' writes it anew"
-        raise RunFolderError(printable(f"{path}: not the choices of a run: {error}"), hint) from None
+        raise RunFolderError(f"{path}: not the choices of a run: {error}", hint) from None
