@@ -1,7 +1,7 @@
 """Run cases of a kind of files, in the folder `tests`:
 
-    python -m fuzz configs --cases 10000
-    python -m fuzz configs --only 4711
+python -m fuzz configs --cases 10000
+python -m fuzz configs --only 4711
 """
 
 from __future__ import annotations
@@ -29,5 +29,9 @@ with tempfile.TemporaryDirectory() as folder:
     began = time.monotonic()
     faults, read = run(options.kind, kind, range(first, first + count))
     sys.stdout.reconfigure(errors="backslashreplace")
-    print(f"{count} cases in {time.monotonic() - began:.1f} s, {read} were read; {len(faults)} kinds of fault", *faults, sep="\n")
+    print(
+        f"{count} cases in {time.monotonic() - began:.1f} s, {read} were read; {len(faults)} kinds of fault",
+        *faults,
+        sep="\n",
+    )
 sys.exit(bool(faults))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from random import Random
 
+import swiftalign
 from corruptions import PLANTED
 from corruptions.files import WEIGHTS
 from fuzz.mutations import Mutate, in_bytes, in_json, in_lines, in_weights, in_yaml
@@ -24,7 +25,7 @@ SCRIPT = "swift sft --model base --dataset rows.jsonl --train_type lora --lora_r
 ARGUMENTS = {"model": "base", "dataset": ["rows.jsonl"], "tuner_type": "lora", "lora_rank": 8, "max_length": 2048}
 FACTORY = "model_name_or_path: base\nfinetuning_type: lora\nlora_rank: 8\ndataset: rows\nlearning_rate: 1.0e-4\n"
 
-RUN, PLAIN = f"run/{CHECKPOINT}", "0 1 2"
+RUN = f"run/{CHECKPOINT}"
 # What is typed, the files that may be mutated, and how. The first ones need neither torch nor ms-swift.
 COMMANDS: list[tuple[str, tuple[str, ...], Mutate]] = [
     ("inspect-params config.yaml", ("config.yaml",), in_yaml),
@@ -68,7 +69,8 @@ class Commands:
             (root / name).mkdir(exist_ok=True)
         caches = dict.fromkeys(("XDG_CACHE_HOME", "HF_HOME", "MODELSCOPE_CACHE", "MPLCONFIGDIR"), str(root / "cache"))
         homes = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
-        self.environment = os.environ | caches | homes | {"HF_HUB_OFFLINE": "1", "COLUMNS": "160", "NO_COLOR": "1"}
+        others = {"HF_HUB_OFFLINE": "1", "COLUMNS": "160", "PYTHONPATH": str(Path(swiftalign.__file__).parents[1])}
+        self.environment = os.environ | caches | homes | others
         self.sound = root / "sound"
         self.folder.rename(self.sound)
 
@@ -109,7 +111,7 @@ class Commands:
         except UnicodeDecodeError as error:
             return [f"what it prints is not UTF-8: {error}"]
         printed = done.stdout + done.stderr
-        faults = [] if str(done.returncode) in PLAIN.split() else [f"ends with {done.returncode}: {printed[-800:]}"]
+        faults = [] if done.returncode in (0, 1, 2) else [f"ends with {done.returncode}: {printed[-800:]}"]
         if "Traceback" in printed:
             faults.append(printed[-1500:])
         if found := _ESCAPE.search(printed):
@@ -121,5 +123,3 @@ class Commands:
         places = [path for name in ("sound", "home") for path in (self.root / name).rglob("*")]
         places += self.root.iterdir()
         return {(str(path), hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "") for path in places}
-
-

@@ -82,12 +82,18 @@ class Configs:
                     yield from self._read([self.file, self.other], [])
                 case 2:  # a value of the command line
                     key = ".".join(map(str, rng.choice(list(places(rng.choice(self.mappings))))))
-                    value = "".join(sign for sign in rng.choice((json.dumps(anything(rng)), rng.choice(TEXTS), in_text("1", rng))) if sign.isprintable())
+                    value = "".join(
+                        sign
+                        for sign in rng.choice((json.dumps(anything(rng)), rng.choice(TEXTS), in_text("1", rng)))
+                        if sign.isprintable()
+                    )
                     self.changed = f"--set {key}={value[:200]}"
                     self.file.write_text(text)
                     yield from self._read([self.file], [f"{key}={value}"])
                 case 3:  # files that name each other
-                    self.other.write_text(in_text(f"extends: {rng.choice(('config.yaml', 'other.yaml', '.', 'x'))}\n", rng))
+                    self.other.write_text(
+                        in_text(f"extends: {rng.choice(('config.yaml', 'other.yaml', '.', 'x'))}\n", rng)
+                    )
                     self.file.write_text(f"extends: [other.yaml]\n{text}")
                     yield from self._read([self.file], [])
                 case _:
@@ -150,4 +156,6 @@ def meaning(config: Config) -> dict[str, Any]:
 
 
 def differing(one: Any, two: Any) -> str:
-    return ", ".join(f"{key}: {one.get(key)!r:.80} -> {two.get(key)!r:.80}" for key in one if one.get(key) != two.get(key))
+    return ", ".join(
+        f"{key}: {one.get(key)!r:.80} -> {two.get(key)!r:.80}" for key in one if one.get(key) != two.get(key)
+    )

@@ -11,4 +11,10 @@ from fuzz.rows import RowFiles
 from fuzz.run_folders import RunFolders
 from fuzz.weights import Adapters, Headers
 
-KINDS: dict[str, Callable[[Path], Kind]] = {"configs": Configs, "rows": RowFiles, "headers": Headers, "adapters": Adapters, "runs": RunFolders}
+KINDS: dict[str, Callable[[Path], Kind]] = {
+    "configs": Configs,
+    "rows": RowFiles,
+    "headers": Headers,
+    "adapters": Adapters,
+    "runs": RunFolders,
+}

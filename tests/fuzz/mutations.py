@@ -67,12 +67,40 @@ def in_bytes(data: bytes, rng: Random) -> bytes:
 # -- Values, as JSON and YAML have them
 
 NUMBERS = (0, 1, -1, 2, 7, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), 2**31, 2**48, 2**63, 2**64, 10**400)
-TEXTS = ("", " ", "x", "a.b", "../secret.safetensors", "/etc/passwd", "~", ".", "a/b", "é", "\u202e", "\ud800", "\x1b[2J")
+TEXTS = (
+    "",
+    " ",
+    "x",
+    "a.b",
+    "../secret.safetensors",
+    "/etc/passwd",
+    "~",
+    ".",
+    "a/b",
+    "é",
+    "\u202e",
+    "\ud800",
+    "\x1b[2J",
+)
 TEXTS += ("\0", "x" * 5000, "${HOME}", "$(touch x)", "*", "(a|a)*b", "(", "[", "null", "1e-4", "<image>", "<bbox>", "٣")
 NESTED: Any = 0
 for _ in range(200):
     NESTED = [NESTED]
-OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": {}}, [{}], {"a": 1}, ["x"], [1, 2, 3, 4], NESTED)
+OTHERS: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": {}},
+    [{}],
+    {"a": 1},
+    ["x"],
+    [1, 2, 3, 4],
+    NESTED,
+)
 
 
 def anything(rng: Random) -> Any:
@@ -226,7 +254,9 @@ def in_text(text: str, rng: Random) -> str:
             lines[place] = rng.choice((" ", "  ", "\t", "- ", "")) + lines[place].lstrip(rng.choice((" ", "")))
         case 3 if lines and ":" in lines[place]:
             key, _, rest = lines[place].partition(":")
-            lines[place] = rng.choice((f"{misspelt(key, rng)}:{rest}", f"{key}:", f"{key}: {rng.choice(TEXTS)}", f"{key}{rest}"))
+            lines[place] = rng.choice(
+                (f"{misspelt(key, rng)}:{rest}", f"{key}:", f"{key}: {rng.choice(TEXTS)}", f"{key}{rest}")
+            )
         case 4 if lines and ":" in lines[place]:
             key, _, rest = lines[place].partition(":")
             lines[place] = f"{key}: &a{rest}\n{key.replace(key.strip(), 'copy')}: *a"

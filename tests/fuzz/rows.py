@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from fuzz.fuzz import put_back, show
-from fuzz.mutations import in_bytes, in_json, in_lines, places, within
+from fuzz.mutations import in_bytes, in_json, in_lines
 from layout_cases import LAYOUTS
 from scan_cases import BOX, CUP, HEIGHT, RELATIVE, WIDTH, box, boxes, draw_images, line, own, swift
 from swiftalign.cli.show import print_findings
@@ -33,7 +33,7 @@ from swiftalign.data.scan import scan
 from swiftalign.data.targets import SPELLINGS, PixelTarget
 from swiftalign.data.text import Composed, Writing
 from swiftalign.demo.model import build_model
-from swiftalign.problems import DataError, blocking
+from swiftalign.problems import blocking
 
 FIXTURES = Path(__file__).parents[1] / "rows/tools"
 SIZE = (WIDTH, HEIGHT)
@@ -159,7 +159,9 @@ class RowFiles:
                 for number in range(len(rows)):
                     yield from self._row(rows, number, encoding, sound=not report.counts)
                 convert([source], output, force=True, join=rng.choice((1, 1, 2)))
-                yield from self._converted(rows, Rows([output]), joined=False) if len(rows) == len(Rows([output])) else ()
+                yield from (
+                    self._converted(rows, Rows([output]), joined=False) if len(rows) == len(Rows([output])) else ()
+                )
             elif rng.random() < 0.3:  # as with --allow
                 convert([source], output, force=True)
         finally:
@@ -194,7 +196,12 @@ class RowFiles:
     @staticmethod
     def _content(rows: Rows, number: int) -> bytes:
         file, place = rows._file(number)
-        if not len(file.places) or file.path.suffix == ".json" or file.path.is_dir() or file.path.suffix in (".xml", ".yaml"):
+        if (
+            not len(file.places)
+            or file.path.suffix == ".json"
+            or file.path.is_dir()
+            or file.path.suffix in (".xml", ".yaml")
+        ):
             return b"null"
         stream = file._file()
         stream.seek(file.places[place, 0])
@@ -227,6 +234,3 @@ def flat(value: Any) -> Iterator[Any]:
             yield from flat(each)
     else:
         yield value
-
-
-__all__ = ["SOUND", "RowFiles", "places", "within"]

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
@@ -41,7 +40,15 @@ from swiftalign.plan.resolve import resolve
 from swiftalign.runs import train
 from swiftalign.runs.compare import compare
 from swiftalign.runs.events import Event, EventWriter
-from swiftalign.runs.folder import Start, read_index, read_left_out, read_start, write_config, write_run_files, write_start
+from swiftalign.runs.folder import (
+    Start,
+    read_index,
+    read_left_out,
+    read_start,
+    write_config,
+    write_run_files,
+    write_start,
+)
 from swiftalign.runs.history import find_runs
 from swiftalign.runs.peers import Peers
 from swiftalign.runs.picture import draw_runs

@@ -58,7 +58,9 @@ class Watch:
             # A path that is relative to an open folder belongs to `shutil.rmtree`, whose own event is seen.
             relative = any(isinstance(each, int) and each >= 0 for each in arguments[_CHANGES[event] :])
             for path in arguments[: _CHANGES[event]]:
-                if isinstance(path, str | bytes | os.PathLike) and not (relative and event in ("os.remove", "os.rmdir")):
+                if isinstance(path, str | bytes | os.PathLike) and not (
+                    relative and event in ("os.remove", "os.rmdir")
+                ):
                     self._changed(event, path)
 
     def _changed(self, event: str, path: Any) -> None:

@@ -25,7 +25,7 @@ from corruptions.foreign import build_foreign
 from corruptions.sound import build_run, merge
 from fuzz.fuzz import put_back, show
 from fuzz.mutations import Mutate, in_bytes, in_header, in_json, in_weights, pickles
-from swiftalign.checkpoint.verify import verify
+from swiftalign.checkpoint.verify import Verification, verify
 from swiftalign.cli.show import print_verification
 from swiftalign.data.images import check_image, image_size, open_image
 from swiftalign.demo.model import build_model
@@ -38,7 +38,15 @@ from swiftalign.problems import DataError
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 INDEX = "model.safetensors.index.json"
 SHARD = "model-00002-of-00006.safetensors"
-FORMATS = {"png": {}, "jpg": {"quality": 90}, "webp": {}, "bmp": {}, "gif": {}, "tif": {"compression": "tiff_lzw"}, "ppm": {}}
+FORMATS = {
+    "png": {},
+    "jpg": {"quality": 90},
+    "webp": {},
+    "bmp": {},
+    "gif": {},
+    "tif": {"compression": "tiff_lzw"},
+    "ppm": {},
+}
 
 
 def shapes_of(folder: Path) -> Shapes:
@@ -49,6 +57,16 @@ def shapes_of(folder: Path) -> Shapes:
             for name in file.keys():  # noqa: SIM118  # it is no mapping
                 found[name] = tuple(file.get_slice(name).get_shape()), file.get_slice(name).get_dtype()
     return found
+
+
+def look(path: Path, **options: Any) -> Verification:
+    """Verify, and show the result as text and as JSON."""
+    result = verify(path, **options)
+    json.dumps(result.to_json())
+    text = io.StringIO()
+    print_verification(result, Console(file=text, width=160, highlight=False), keys=True)
+    show(text.getvalue())
+    return result
 
 
 class Checkpoints:
@@ -62,15 +80,11 @@ class Checkpoints:
         self.sound: dict[str, Shapes] = {}
 
     def look(self, path: Path, folder: Path, rng: Random) -> Iterator[str]:
-        """Verify, and show the result as text and as JSON."""
+        """Verify; what is sound must be what it was."""
         options: dict[str, Any] = {"deep": rng.random() < 0.4, "resumable": rng.random() < 0.8}
         if rng.random() < 0.2:
             options["base"] = self.folder / "base"
-        result = verify(path, **options)
-        json.dumps(result.to_json())
-        text = io.StringIO()
-        print_verification(result, Console(file=text, width=160, highlight=False), keys=True)
-        show(text.getvalue())
+        result = look(path, **options)
         if result.ok and path.is_dir():
             try:
                 found = shapes_of(folder)
@@ -78,7 +92,11 @@ class Checkpoints:
                 yield f"sound, but safetensors refuses it: {error}"
             else:
                 if found != self.sound[folder.name] and result.expectation:
-                    other = {name for name in found.keys() | self.sound[folder.name] if found.get(name) != self.sound[folder.name].get(name)}
+                    other = {
+                        name
+                        for name in found.keys() | self.sound[folder.name]
+                        if found.get(name) != self.sound[folder.name].get(name)
+                    }
                     yield f"sound, but not the same: {sorted(other)[:3]}"
 
 
@@ -90,9 +108,6 @@ class Headers(Checkpoints):
         runs = {name: build_run(name, self.folder / "base", self.folder / f"run-{name}") for name in ("lora", "saved")}
         model = merge(runs["saved"], self.folder / "base", self.folder / "model", max_shard_size="300KB")
         self.paths = {**runs, "model": model}
-        for name, path in self.paths.items():
-            shutil.move(path, self.folder / f"sound-{name}") if name == "model" else None
-        self.paths["model"] = self.folder / "sound-model"
         (self.paths["model"] / "modeling_x.py").write_text(f"import os\nos.mkdir({PLANTED!r})\n")
         self.sound = {path.name: shapes_of(path) for path in self.paths.values()}
         self.by_name = {name: shapes_of(path) for name, path in self.paths.items()}
@@ -103,6 +118,7 @@ class Headers(Checkpoints):
             ("model", SHARD, in_weights),
             ("model", INDEX, in_json),
             ("model", "config.json", in_json),
+            ("model", "tokenizer_config.json", in_json),
         ]
         pixels = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)
         self.images = self.folder / "images"
@@ -170,7 +186,14 @@ class Adapters(Checkpoints):
     def case(self, rng: Random) -> Iterator[str]:
         name = rng.choice(list(self.adapters))
         folder = self.adapters[name]
-        beside = ["adapter_config.json", "adapter_config.json", WEIGHTS, "trainer_state.json", "optimizer.pt", "scheduler.pt"]
+        beside = [
+            "adapter_config.json",
+            "adapter_config.json",
+            WEIGHTS,
+            "trainer_state.json",
+            "optimizer.pt",
+            "scheduler.pt",
+        ]
         if folder.parent.name == name:
             beside += ["../plan.json", "../initial.json", "../config.yaml"]
         file = rng.choice([each for each in beside if (folder / each).exists()])
