@@ -2,7 +2,7 @@
 
 A case must end in a result or in a `SwiftalignError`, soon and in little memory. Nothing that a file holds is run, no
 file outside the case's folder is written or removed, and no text for the user holds a control character. What passes
-as sound must be what it was before the mutation, or what the mutated file says; each kind of file says how that is told.
+as sound must be what it was before the mutation, or what the mutated file says; each kind says how that is told.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def run(name: str, kind: Kind, numbers: Iterable[int]) -> tuple[list[str], int]:
     found: dict[str, tuple[int, str, int]] = {}
     read = 0
     cache = Path(os.environ["XDG_CACHE_HOME"])
-    secret = kind.folder.parent / SECRET
+    secret = kind.folder / SECRET
     secret.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     before = Path.cwd()
     os.chdir(kind.folder)
@@ -115,7 +115,7 @@ def run(name: str, kind: Kind, numbers: Iterable[int]) -> tuple[list[str], int]:
                 faults += watch.faults
                 if planted := [place for place in (kind.folder, before) if (place / PLANTED).exists()]:
                     faults.append("code of a file was run")
-                    (planted[0] / PLANTED).unlink()
+                    (planted[0] / PLANTED).rmdir()
                 for fault in faults:
                     key = re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "", fault)[-200:]
                     first, text, count = found.get(key, (number, f"{fault}\n    changed: {kind.changed}", 0))

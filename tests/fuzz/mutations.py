@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from random import Random
@@ -287,11 +288,49 @@ def in_yaml(data: bytes, rng: Random) -> bytes:
 # -- Weight files
 
 
+def in_entries(header: bytes, rng: Random) -> bytes:
+    """A safetensors header that is well formed, in which tensors are somewhere else, or something else."""
+    held = json.loads(header)
+    one, other = rng.sample([name for name in held if name != "__metadata__"], 2)
+    entry = held[one]
+    match rng.randrange(8):
+        case 0:
+            held[one] = held[other]
+        case 1:
+            held[one], held[other] = held[other], held[one]
+        case 2:
+            for each in (one, other)[: rng.randint(1, 2)]:
+                by = rng.choice((-4, 4, 8, 10**6))
+                held[each]["data_offsets"] = [offset + by for offset in held[each]["data_offsets"]]
+        case 3:
+            del held[one]
+        case 4:
+            held[rng.choice((misspelt(one, rng), f"model.{one}", one.removeprefix("base_model.")))] = held.pop(one)
+        case 5:
+            entry["shape"] = rng.choice((entry["shape"][::-1], [*entry["shape"], 1], [math.prod(entry["shape"])]))
+        case 6:
+            entry["dtype"] = rng.choice(("I32", "U32", "F16", "BF16", "F64", "f32", "F8_E4M3"))
+        case _:
+            held["extra.weight"] = dict(entry)
+    return json.dumps(held).encode()
+
+
 def in_header(data: bytes, rng: Random) -> bytes:
     """Mutate a safetensors header and keep its length true, so that more than the length is looked at."""
     start = 8 + int.from_bytes(data[:8], "little")
-    header = in_json(data[8:start], rng)
+    header = (in_entries if rng.random() < 0.4 else in_json)(data[8:start], rng)
     return len(header).to_bytes(8, "little") + header + data[start:]
+
+
+def in_index(data: bytes, rng: Random) -> bytes:
+    """Mutate a shard index, often one of its file names alone."""
+    if rng.random() < 0.5:
+        return in_json(data, rng)
+    held = json.loads(data)
+    names = held["weight_map"]
+    others = ("../secret.safetensors", "./../secret.safetensors", "/etc/passwd", "", ".", "x", "a\0b", "\x1b[2J")
+    names[rng.choice(list(names))] = rng.choice((*others, *names.values()))
+    return json.dumps(held).encode()
 
 
 def in_weights(data: bytes, rng: Random) -> bytes:

@@ -222,9 +222,9 @@ class RunFolders:
         _print(evaluation, Console(file=(text := io.StringIO()), width=160, highlight=False))
         show(text.getvalue())
         for question in self.questions:
-            if (one := read.get(question.index)) and one.answer.sound and one.answer.targets != question.truth:
-                if one.text == question.answer:
-                    yield f"{one.text} is read as {one.answer.targets}"
+            one = read.get(question.index)
+            if one and one.text == question.answer and one.answer.targets != question.truth:
+                yield f"{one.text} is read as {one.answer.targets}"
         kept = find_evaluation([self.run / CHECKPOINT / WEIGHTS], [self.folder])
         if kept:
             show(metrics_table(kept.metrics), *kept.files)

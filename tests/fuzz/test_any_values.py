@@ -1,4 +1,4 @@
-"""Any values that are valid JSON, in a weight file's header or in the files beside it, end in findings or in an error."""
+"""Any values that are valid JSON, in a weight file's header or beside it, end in findings or in an error."""
 
 from __future__ import annotations
 

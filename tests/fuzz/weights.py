@@ -24,7 +24,7 @@ from corruptions.files import WEIGHTS
 from corruptions.foreign import build_foreign
 from corruptions.sound import build_run, merge
 from fuzz.fuzz import put_back, show
-from fuzz.mutations import Mutate, in_bytes, in_header, in_json, in_weights, pickles
+from fuzz.mutations import Mutate, in_bytes, in_header, in_index, in_json, in_weights, pickles
 from swiftalign.checkpoint.verify import Verification, verify
 from swiftalign.cli.show import print_verification
 from swiftalign.data.images import check_image, image_size, open_image
@@ -116,7 +116,7 @@ class Headers(Checkpoints):
             ("lora", WEIGHTS, in_header),
             ("saved", WEIGHTS, in_weights),
             ("model", SHARD, in_weights),
-            ("model", INDEX, in_json),
+            ("model", INDEX, in_index),
             ("model", "config.json", in_json),
             ("model", "tokenizer_config.json", in_json),
         ]
@@ -199,9 +199,11 @@ class Adapters(Checkpoints):
         file = rng.choice([each for each in beside if (folder / each).exists()])
         path, pickle = folder / file, folder / "adapter_model.bin"
         with put_back(path, folder / WEIGHTS, pickle):
-            if file == WEIGHTS and rng.random() < 0.2:
+            if file == WEIGHTS and rng.random() < 0.3:
                 path.unlink()
-                pickle.write_bytes(content := in_bytes(rng.choice(self.pickles), rng))
+                content = rng.choice(self.pickles)
+                content = in_bytes(content, rng) if rng.random() < 0.6 else content
+                pickle.write_bytes(content)
                 path = pickle if rng.random() < 0.5 else folder
             else:
                 mutate = in_weights if file == WEIGHTS else in_json if file.endswith(".json") else in_bytes
