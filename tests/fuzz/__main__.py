@@ -29,9 +29,6 @@ with tempfile.TemporaryDirectory() as folder:
     began = time.process_time()
     faults, read = run(options.kind, kind, range(first, first + count))
     sys.stdout.reconfigure(errors="backslashreplace")
-    print(
-        f"{count} cases in {time.process_time() - began:.0f} s of CPU time, {read} were read; {len(faults)} kinds of fault",
-        *faults,
-        sep="\n",
-    )
+    took = f"{count} cases in {time.process_time() - began:.0f} s of CPU time, {read} were read"
+    print(f"{took}; {len(faults)} kinds of fault", *faults, sep="\n")
 sys.exit(bool(faults))

@@ -138,7 +138,7 @@ class RunFolders:
         where = self.evaluation if rng.random() < 0.2 else self.run
         action = rng.choice(list(ACTIONS))
         shutil.copytree(self.sound, self.run)
-        kept = {path: path.read_bytes() for path in self.evaluation.iterdir()}
+        kept = dict[Path, bytes]()
         phased = where == self.run and rng.random() < 0.1
         try:
             files = EVALUATION if where == self.evaluation else ACTIONS[action]
@@ -155,7 +155,7 @@ class RunFolders:
                     case _:
                         content = in_json(content, rng) if content else b"{"
                 self.changed = f"{file}: {content[:600]!r}"
-                if phased:
+                if phased or where == self.evaluation:
                     kept[path] = path.read_bytes() if path.exists() else b"{}"
                 path.write_bytes(content)
             if where == self.evaluation:
