@@ -339,6 +339,15 @@ def test_another_family_is_mapped_by_ms_swift(family: str, tmp_path: Path) -> No
     assert [part for part, count in modules.totals.items() if not count] == ["other"]
 
 
+@pytest.mark.parametrize("layers", [1_001, 10_000])
+def test_more_layers_than_any_model_has_are_an_error(layers: int, demo: Path, tmp_path: Path) -> None:
+    config = json.loads((demo / "model/config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = layers
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="a size in its config is not a whole number, or is larger than any model's"):
+        modules_at(tmp_path)
+
+
 def test_a_type_of_ms_swift_whose_aligner_the_model_lacks_is_an_error(tmp_path: Path) -> None:
     write_config_of("qwen2_vl", tmp_path)
     assert modules_at(tmp_path, type="qwen2_5_vl").mergers == ("model.visual.merger",)

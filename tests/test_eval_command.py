@@ -94,6 +94,23 @@ def test_an_evaluation_that_was_stopped_goes_on(capsys: pytest.CaptureFixture[st
     assert "--force" in told
 
 
+def test_labels_and_answers_are_printed_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = "[/b]\x1b[31m"  # a tag to rich, which would end in an error, and a command to a terminal
+    objects = [{"label": label, "bbox_2d": [1, 2, 30, 40]}, {"label": "cup", "bbox_2d": [1, 2, 30, 40]}]
+    row = {"images": [str(next(Path("data").rglob("*.png")).resolve())], "objects": objects}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    command = ["eval", "model", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "named")]
+    assert main(command) == 0
+    answers = tmp_path / "named/predictions.jsonl"
+    answers.write_text(json.dumps(json.loads(answers.read_text()) | {"text": f"no JSON {label}"}) + "\n")
+    capsys.readouterr()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "box   [/b]\\x1b[31m " in printed
+    assert "  no JSON [/b]\\x1b[31m\n" in printed
+    assert "\x1b" not in printed
+
+
 def test_a_part_of_the_rows_is_spread_over_all() -> None:
     assert main(["eval", "model", "data/val.jsonl", "-o", "few", "--limit", "2"]) == 0
     assert {each["row"] for each in lines("few")} == {0, ROWS - 1}

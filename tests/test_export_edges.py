@@ -58,6 +58,21 @@ def test_only_a_folder_can_be_replaced(
         export(adapter, tmp_path / "out", base=base, force=True)
 
 
+def test_no_module_is_imported_that_an_adapter_names(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft imports ``megatron_core`` if there is a ``megatron_config`` (peft `tuners/lora/tp_layer.py`)."""
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    copied = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    config = json.loads((copied / "adapter_config.json").read_text())
+    named = config | {"megatron_config": {"hidden_size": 1}, "megatron_core": "planted"}
+    (copied / "adapter_config.json").write_text(json.dumps(named))
+    with pytest.raises(ExportError, match="megatron_config makes peft import"):
+        export(copied, tmp_path / "out", base=base)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("spelling", ["link/inside", "other/../model/inside", "link"])
 def test_no_spelling_leads_into_the_base(spelling: str, base: Path, adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "model")

@@ -156,19 +156,44 @@ FAULTS: list[tuple[Any, str]] = [
     ),
     (talk(*TALK, {"role": "system", "content": "a"}), "the system message must come first, and be text"),
     (talk({"role": "system", "content": None}, *TALK), "the system message must come first, and be text"),
-    (talk({"role": "user"}, TALK[1]), "a message of user has no text"),
-    (talk({"role": "user", "content": [{"type": "text"}]}, TALK[1]), "a message of user has no text"),
-    (talk({"role": "user", "content": [{"type": "image", "image": 1}]}, TALK[1]), "a message of user has no text"),
-    (talk(TALK[0], {"role": "assistant", "content": 7}), "a message of assistant has no text"),
-    (talk(TALK[0], {"role": "assistant"}), "a message of assistant has no text"),
-    (talk(TALK[0], {"role": "assistant", "content": None, "tool_calls": 1}), "a message of assistant has no text"),
+    (
+        talk({"role": "user"}, TALK[1]),
+        "a message of user has no text, or a part that is not text, image, video or audio",
+    ),
+    (
+        talk({"role": "user", "content": [{"type": "text"}]}, TALK[1]),
+        "a message of user has no text, or a part that is not text, image, video or audio",
+    ),
+    (
+        talk({"role": "user", "content": [{"type": "image", "image": 1}]}, TALK[1]),
+        "a message of user has no text, or a part that is not text, image, video or audio",
+    ),
+    (
+        talk({"role": "user", "content": [{"type": "ext", "text": "Where?"}]}, TALK[1]),
+        "a message of user has no text, or a part that is not text, image, video or audio",
+    ),
+    (
+        talk(TALK[0], {"role": "assistant", "content": 7}),
+        "a message of assistant has no text, or a part that is not text, image, video or audio",
+    ),
+    (
+        talk(TALK[0], {"role": "assistant"}),
+        "a message of assistant has no text, or a part that is not text, image, video or audio",
+    ),
+    (
+        talk(TALK[0], {"role": "assistant", "content": None, "tool_calls": 1}),
+        "a message of assistant has no text, or a part that is not text, image, video or audio",
+    ),
     (talk(TALK[0]), "no message of assistant that could be learned"),
     (talk(TALK[0], {"role": "assistant", "content": ""}), "no message of assistant that could be learned"),
     (talk(images=[None]), IMAGES),
     (talk(images=[{"path": None, "bytes": None}]), IMAGES),
     (talk(image=1), IMAGES),
     (talk(coordinates="norm1"), "'coordinates' must be one of pixels, relative1000, relative1, resized"),
-    ({"conversations": [{"from": "human"}]}, "a message of user has no text"),
+    (
+        {"conversations": [{"from": "human"}]},
+        "a message of user has no text, or a part that is not text, image, video or audio",
+    ),
     (
         {"query": "a", "response": "b", "history": [["c"]]},
         "'history' must be a list of [question, answer]",

@@ -326,16 +326,16 @@ class SwiftalignError(Exception):
     """An error that the user can correct.
 
     Args:
-        message: what was wrong, and where.
+        message: what was wrong, and where. It may hold text of a damaged file: it is kept as `printable` spells it.
         hint: what to do next.
     """
 
     exit_code = 2
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = "\n".join(map(printable, message.splitlines()))
         self.hint = hint
+        super().__init__(self.message)
 
 
 def config_problem(where: str, message: str, hint: str | None = None) -> Problem:

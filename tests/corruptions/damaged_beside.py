@@ -66,6 +66,12 @@ BESIDE: dict[str, Damage] = {
         ("adapter-config-malformed",),
         message="PATH/adapter_config.json: one of its regular expressions takes too long to match",
     ),
+    "adapter-config-imports-a-module": Damage(
+        "lora",
+        _adapter(megatron_config={"a": 1}, megatron_core="planted"),
+        ("adapter-config-malformed",),
+        message=f"PATH/{ADAPTER}: megatron_config makes peft import a module that the file names",
+    ),
     "adapter-config-targets-a-number": Damage("lora", _adapter(target_modules=7), ("adapter-config-malformed",)),
     "adapter-config-saved-a-number": Damage("saved", _adapter(modules_to_save=[1]), ("adapter-config-malformed",)),
     "adapter-of-another-method": Damage("lora", _adapter(peft_type="BOFT"), ("adapter-method",)),

@@ -159,6 +159,14 @@ FILES: dict[str, Damage] = {
     "name-of-half-a-surrogate": Damage(
         "saved", header(lambda held: held.update({"\ud800": held.pop(first(held))})), ("header-corrupt",)
     ),
+    # What loaders refuse, although Python's `json` reads it.
+    "header-in-utf-16": Damage("saved", header(lambda held: json.dumps(held).encode("utf-16")), ("header-corrupt",)),
+    "metadata-of-surrogate-bytes": Damage(
+        "saved",
+        header(lambda held: json.dumps(held).encode().replace(b'"pt"', b'"\xed\xa0\x80"')),
+        ("header-corrupt",),
+    ),
+    "another-key-beside-the-offsets": Damage("saved", _set("note", float("nan")), ("header-corrupt",)),
     "offsets-overlap": Damage("saved", header(_overlap), ("header-overlap",)),
     "offsets-negative": Damage("saved", _set("data_offsets", [-8, 0]), ("header-corrupt",)),
     "offsets-floats": Damage("saved", _set("data_offsets", [0.0, 16384.0]), ("header-corrupt",)),

@@ -40,6 +40,11 @@ def _as_bf16(held: Held) -> None:
         tensor.dtype, tensor.data = "BF16", pairs.tobytes()
 
 
+def _as_whole(held: Held) -> None:
+    """The bytes of a float32 factor, read as whole numbers."""
+    held[first(held, "lora_A.weight")].dtype = "U32"
+
+
 def _emptied(held: Held) -> None:
     for tensor in held.values():
         tensor.shape, tensor.data = [0], b""
@@ -130,6 +135,7 @@ NAMES: dict[str, Damage] = {
     "adalora-rank-above-its-start": Damage("adalora", tensors(_one_rank_more), ("tensor-shape", "adapter-rank")),
     "saved-in-bf16": Damage("saved", tensors(_as_bf16), ("tensor-dtype",)),
     "adapter-in-bf16": Damage("lora", tensors(_as_bf16), ("tensor-dtype",)),
+    "lone-adapter-of-whole-numbers": Damage("alone", tensors(_as_whole), ("tensor-dtype",)),
     "zero3-empty": Damage("saved", tensors(_emptied), ("tensor-empty",)),
     "zero3-empty-model": Damage("full", tensors(_emptied, MODEL), ("tensor-empty",)),
     "prefix-without-model": Damage(

@@ -181,6 +181,8 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
     """
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise ModelError(f"{path}: has no peft_type")
+    if values.get("megatron_config"):  # peft `dispatch_megatron`
+        raise ModelError(f"{path}: megatron_config makes peft import a module that the file names")
     patterns: dict[str, str] = {}
     for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
         value = values.get(key) or []

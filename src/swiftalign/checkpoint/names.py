@@ -63,6 +63,9 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     if expectation.dtypes:
         dtypes = [f"{a.name} is {a.dtype}, expected {b.dtype}" for a, b in both if a.dtype != b.dtype]
         yield from about("tensor-dtype", dtypes, "with a wrong dtype", limit=2)
+    elif checkpoint.weights.kind == "adapter":  # without a plan, it may have any floating-point dtype
+        whole = [f"{a.name} is {a.dtype}" for a, _ in both if "float" not in a.dtype]
+        yield from about("tensor-dtype", whole, "of whole numbers", "save the adapter again", limit=2)
 
 
 def canonical(name: str) -> str:

@@ -183,7 +183,7 @@ def _read_plan(path: Path) -> TuningPlan:
         texts += [text for item in plan.trainables for text in (item.key, item.how)]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a name is not text")
-        if not isinstance(plan.trainable_parameters, int):
+        if not all(isinstance(count, int) for count in (plan.total_parameters, plan.trainable_parameters)):
             raise ValueError("its numbers of parameters are not numbers")
         return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

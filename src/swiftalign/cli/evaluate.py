@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from swiftalign.cli.app import AsJson, check_dtype, open_console
 from swiftalign.cli.checkpoints import Which
-from swiftalign.problems import SwiftalignError, counted
+from swiftalign.problems import SwiftalignError, counted, printable
 
 if TYPE_CHECKING:
     from swiftalign.evaluation.evaluate import Progress as Shown
@@ -131,7 +132,7 @@ def evaluate(
 @contextmanager
 def _progress(console: Console) -> Iterator[Start]:
     """A bar for each model that is asked, with the time that is left."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
 
         def start(name: str) -> Shown:
@@ -160,31 +161,36 @@ def _print(found: Evaluation, console: Console) -> None:
         value, low, high = (f"{100 * number:+.1f}" for number in (each.value, each.low, each.high))
         sure = "" if each.low > 0 or each.high < 0 else ", which may be chance"
         told = f"{value} points against {found.both[1].name} (95% interval {low} to {high}){sure}"
-        console.print(f"F1 of {KIND_NAMES.get(kind, kind):8} {told}")
+        _tell(f"F1 of {KIND_NAMES.get(kind, kind):8} {told}", console)
     for answered, values in zip(found.both, found.by_protocol, strict=False):
         shown = (f"{name} {percent(each) if isinstance(each, float) else each}" for name, each in values.items())
-        console.print(f"{found.protocol:10} {answered.name}: {', '.join(shown)}")
+        _tell(f"{found.protocol:10} {answered.name}: {', '.join(shown)}", console)
     for answered in found.both:
         of = f" of {answered.name}" if several else ""
         if pairs := confusion(answered.asked).most_common(_MOST_CONFUSED):
             told = ", ".join(f"{true} as {written} ({count})" for (true, written), count in pairs)
-            console.print(f"mixed up{of}: {told}", markup=False, soft_wrap=True)
+            _tell(f"mixed up{of}: {told}", console)
         if bad := answered.malformed:
             told = f"{len(bad)} of {len(answered.asked):,} answers{of}, e.g. {bad[0].question.where}:"
-            text = " ".join((bad[0].text or "").split())[:200]
-            console.print(f"malformed: {told}\n  {text}", markup=False, soft_wrap=True)
+            _tell(f"malformed: {told}", console)
+            _tell(f"  {' '.join((bad[0].text or '').split())[:200]}", console)
         if answered.failed:
             told = f"{counted(len(answered.failed), 'row')}{of} could not be asked: {answered.failed[0].error[:200]}"
-            console.print(f"failed: {told}; the same command asks them again", markup=False, soft_wrap=True)
+            _tell(f"failed: {told}; the same command asks them again", console)
     if found.left_out:
         console.print(f"left out: {counted(found.left_out, 'row')} that do not ask where something is")
+
+
+def _tell(text: str, console: Console) -> None:
+    """A line with words of rows and answers, which a terminal must not obey."""
+    console.print(printable(text), markup=False, soft_wrap=True)
 
 
 def _table(*headings: str, texts: int) -> Table:
     """A table whose first columns are texts, and the others numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number < texts else "right")
+        table.add_column(Text(printable(heading)), justify="left" if number < texts else "right")
     return table
 
 
@@ -198,7 +204,7 @@ def _by_kind(found: Evaluation) -> Table:
         name = KIND_NAMES.get(kind, kind)
         for answered in found.both:
             if count := answered.tables["kind"].get((kind, "")):
-                shown.add_row(name, answered.name, *cells(kind, count))
+                shown.add_row(name, Text(printable(answered.name)), *cells(kind, count))
                 name = ""
     return shown
 
@@ -215,5 +221,5 @@ def _by_group(found: Evaluation, group: str) -> Table:
     for (kind, name), count in entries[:_MOST_GROUPS]:
         values = [count.recall, count.precision, count.f1]
         values += [theirs.f1 if (theirs := each.tables[group].get((kind, name))) else None for each in others]
-        shown.add_row(KIND_NAMES.get(kind, kind), name, f"{count.true:,}", *map(percent, values))
+        shown.add_row(KIND_NAMES.get(kind, kind), Text(printable(name)), f"{count.true:,}", *map(percent, values))
     return shown

@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 # A module with weights, or one without weights and without children: name, kind, and shapes of its own parameters.
 Described = tuple[str, Kind, dict[str, Shape]]
 
-_MAX_COUNT = 10_000  # layers of a stack: no model has more, and listing them would take forever
+_MAX_COUNT = 1_000  # layers of a stack: no model has more, and listing them would take forever
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def whole_number(value: Any) -> int:
     """A config's number of layers, or a similar count.
 
     Raises:
-        TypeError: it is not a whole number from 1 to 10,000.
+        TypeError: it is not a whole number from 1 to 1,000.
     """
     if type(value) is not int or not 0 < value <= _MAX_COUNT:
         raise TypeError(f"{value!r} is not a count")

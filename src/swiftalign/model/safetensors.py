@@ -100,7 +100,8 @@ def scan_header(path: Path) -> tuple[list[StoredTensor], list[Problem]]:
             first = file.read(8)
             length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
             data = file.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
-        header = json.loads(data, object_pairs_hook=_without_duplicates) if data else None
+        # From bytes, `json` would also take UTF-16, and surrogates, which loaders refuse.
+        header = json.loads(data.decode(), object_pairs_hook=_without_duplicates) if data else None
     except OSError as error:
         return [], [_damage("file-unreadable", path, error.strerror or str(error))]
     except (ValueError, RecursionError) as error:
@@ -143,7 +144,8 @@ def _place(path: Path, header: dict[str, Any], start: int, size: int) -> tuple[l
     for name, entry in header.items():
         try:
             shape, (begin, end) = entry["shape"], entry["data_offsets"]
-            sound = isinstance(shape, list) and len(shape) <= 16 and len(name) <= MAX_NAME
+            # Loaders pass over other keys, but not over all that may be in them.
+            sound = len(entry) == 3 and isinstance(shape, list) and len(shape) <= 16 and len(name) <= MAX_NAME
             sound = sound and name.isprintable()  # a terminal would obey control characters
             sound = sound and all(type(number) is int and 0 <= number < MAX_SIDE for number in (*shape, begin, end))
             info = TensorInfo(name, tuple(shape), _DTYPES[entry["dtype"]][0])

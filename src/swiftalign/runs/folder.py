@@ -17,8 +17,9 @@ from swiftalign.config.sections import Config
 from swiftalign.data import rows
 from swiftalign.data.scan import DataReport
 from swiftalign.files import file_error, write_whole
+from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import TuningPlan
-from swiftalign.problems import RunFolderError
+from swiftalign.problems import ModelError, RunFolderError, printable
 from swiftalign.speed.choices import Choices
 from swiftalign.versions import versions
 from swiftalign.yaml12 import dump_yaml
@@ -137,6 +138,8 @@ def write_run_files(
         if data and data.left_out:
             lines = {str(path): numbers for path, numbers in data.left_out.items()}
             write_whole(folder / LEFT_OUT_FILE, json.dumps(lines) + "\n")
+        elif data:  # a file that is there would leave rows out
+            (folder / LEFT_OUT_FILE).unlink(missing_ok=True)
         write_whole(folder / DATA_FILE, json.dumps(data.digests if data else {}, indent=1) + "\n")
         write_whole(folder / CHOICES_FILE, (choices or Choices(plan.schedule.batch)).to_json())
         write_whole(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
@@ -144,14 +147,28 @@ def write_run_files(
 
 
 def read_left_out(folder: Path) -> rows.LeftOut:
-    """The rows that a run does not use, by file."""
-    return {Path(name): lines for name, lines in _values(folder / LEFT_OUT_FILE).items()}
+    """The rows that a run does not use, by file.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    found = _values(folder / LEFT_OUT_FILE)
+    if not all(isinstance(lines, list) and all(type(line) is int for line in lines) for lines in found.values()):
+        raise RunFolderError(f"{folder / LEFT_OUT_FILE}: not line numbers by file", _RESUME)
+    return {Path(name): lines for name, lines in found.items()}
 
 
 def read_index(folder: Path) -> rows.Index:
-    """The data files of a run with the positions of their rows; empty for a run of a release that kept none."""
+    """The data files of a run with the positions of their rows; empty for a run of a release that kept none.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
     path = folder / INDEX_FILE
-    return rows.read_index(path) if path.exists() else {}
+    try:
+        return rows.read_index(path) if path.exists() else {}
+    except Exception as error:  # numpy and zipfile raise many types on damaged bytes
+        raise RunFolderError(f"{path}: not the positions of rows: {error}", _RESUME) from None
 
 
 @dataclass(frozen=True)
@@ -176,8 +193,12 @@ def write_start(folder: Path, start: Start) -> None:
 
 
 def read_start(folder: Path) -> Start:
+    """Raises RunFolderError where the file is damaged."""
     values = _values(folder / START_FILE)
-    paths = {name: Path(values[name]) for name in ("checkpoint", "weights") if name in values}
+    named = {name: values[name] for name in ("checkpoint", "weights") if name in values}
+    if not all(isinstance(path, str) for path in named.values()):
+        raise RunFolderError(f"{folder / START_FILE}: not paths by name", _RESUME)
+    paths = {name: Path(path) for name, path in named.items()}
     return Start(**paths, unchecked="unchecked" in values)
 
 
@@ -196,7 +217,21 @@ def forget_run(folder: Path, kept: Collection[str]) -> None:
 
 
 def _values(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What a JSON file of a run folder maps; empty where there is none.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    try:
+        values = read_json(path) if path.exists() else {}
+    except ModelError as error:
+        raise RunFolderError(error.message, _RESUME) from None
+    if not isinstance(values, dict):
+        raise RunFolderError(f"{path}: not a mapping", _RESUME)
+    return values
+
+
+_RESUME = "'swiftalign train CONFIG --resume' writes it anew"
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -212,7 +247,8 @@ def write_config(folder: Path, config: Config) -> None:
 def versions_changed(folder: Path) -> list[str]:
     """What has changed among the installed packages since a run began, in words."""
     try:
-        began = json.loads((folder / VERSIONS_FILE).read_text(encoding="utf-8"))
-        return [f"{name} was {began[name]}, now {now}" for name, now in versions().items() if began[name] != now]
-    except (OSError, ValueError, KeyError, TypeError):
+        began = read_json(folder / VERSIONS_FILE)
+        changed = {name: (began[name], now) for name, now in versions().items() if began[name] != now}
+        return [printable(f"{name} was {before}, now {now}") for name, (before, now) in changed.items()]
+    except (ModelError, KeyError, TypeError):
         return [f"{VERSIONS_FILE} can't be read"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +16,9 @@ from swiftalign.checkpoint.verify import verify
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.methods.keys import ADALORA_STATE
+from swiftalign.model.safetensors import read_json
 from swiftalign.plan.plan import TuningPlan, read_plan
-from swiftalign.problems import RunFolderError, SwiftalignError
+from swiftalign.problems import ModelError, RunFolderError, SwiftalignError
 from swiftalign.runs.folder import CONFIG_FILE, DATA_FILE, PLAN_FILE
 
 # Settings that may change when a run is resumed, by the last part of their key.
@@ -78,22 +80,24 @@ def require_same_run(folder: Path, config: Config, plan: TuningPlan, digests: Ma
     Raises:
         RunFolderError: the folder holds no run, or another one.
     """
-    try:
-        began: dict[str, str] = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
-        files = {digest: name for name, digest in began.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW) from None
+    began = None
+    with suppress(ModelError):
+        began = read_json(folder / DATA_FILE)
+    if not isinstance(began, dict):
+        raise RunFolderError(f"{folder}: {DATA_FILE} can't be read", _ANEW)
+    files = {str(digest): name for name, digest in began.items()}
     require_same_config(folder, config, {name: files[digest] for name, digest in digests.items() if digest in files})
     try:
         planned = read_plan(folder / PLAN_FILE)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{folder}: its plan can't be read: {error}", _ANEW) from None
     if any(getattr(plan, name) != getattr(planned, name) for name in ("trainables", "tensors", "dtype", "schedule")):
         raise RunFolderError(
             f"{folder}: the model, the number of rows or the number of processes has changed since the run began", _ANEW
         )
+    known = {path_now(str(name), folder): digest for name, digest in began.items()} | began
     for name, digest in digests.items():
-        if digest not in files:
+        if digest not in files or known.get(name, digest) != digest:
             raise RunFolderError(f"{name} has changed since the run began", _ANEW)
 
 

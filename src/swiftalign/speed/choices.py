@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from swiftalign.model.safetensors import read_json
+from swiftalign.problems import ModelError, RunFolderError
+
 Kernels = Literal["plain", "liger", "compiled"]
 
 
@@ -44,5 +47,13 @@ class Choices:
 
 
 def read_choices(path: Path) -> Choices:
-    """The choices that a run folder keeps; ms-swift's defaults where it keeps none."""
-    return Choices(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Choices()
+    """The choices that a run folder keeps; ms-swift's defaults where it keeps none.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    try:
+        return Choices(**read_json(path)) if path.exists() else Choices()
+    except (ModelError, TypeError) as error:
+        hint = "'swiftalign train CONFIG --resume' writes it anew"
+        raise RunFolderError(f"{path}: not the choices of a run: {error}", hint) from None

@@ -198,7 +198,7 @@ def _check_messages(messages: Any) -> None:
         if role == "system" and (number or not isinstance(content, str)):
             raise ValueError("the system message must come first, and be text")
         if role not in _TOOL_ROLES and not _content_is_sound(message):
-            raise ValueError(f"a message of {role} has no text")
+            raise ValueError(f"a message of {role} has no text, or a part that is not text, image, video or audio")
         learned |= role == "tool_call" or (role == "assistant" and bool(content or message.get("tool_calls")))
     if not learned:
         raise ValueError("no message of assistant that could be learned")
@@ -230,7 +230,8 @@ def _part_is_sound(part: Any) -> bool:
         return False
     if part["type"] == "text":
         return isinstance(part.get("text"), str)
-    return isinstance(_value(part), str | None) or _medium(part) == "video"
+    # Of another kind of part, ms-swift would write the name into the text.
+    return _medium(part) == "video" or (_medium(part) in ("image", "audio") and isinstance(_value(part), str | None))
 
 
 def _value(part: dict[str, Any]) -> Any:
