@@ -135,7 +135,7 @@ class RunProgress:
                 best = choose(result.run_folder, "best")
                 if best.path != chosen.path:
                     self._tell("best", f"{best.path.name} is {best.reason}; --checkpoint best takes it")
-        if losses:
+        if (result.run_folder / PICTURE_FILE).exists():
             self._tell("picture", short_path(result.run_folder / PICTURE_FILE))
         if result.status == "stopped" and values.get("resumable", True):
             self._tell("go on with", "the same command and --resume")

@@ -23,7 +23,7 @@ from swiftalign.data.files import UNKNOWN, require_training_data
 from swiftalign.data.metrics import METRICS
 from swiftalign.data.rows import Rows
 from swiftalign.data.scan import DataReport, read_data
-from swiftalign.files import short_path
+from swiftalign.files import file_error, short_path
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
@@ -320,7 +320,10 @@ def _run(
         events.append(event)
     result = _result(folder, events, time.monotonic() - began)
     if result.losses:
-        draw_run(folder / PICTURE_FILE, read_events(folder), title=f"{folder.name}: {plan.method}")
+        try:
+            draw_run(folder / PICTURE_FILE, read_events(folder), title=f"{folder.name}: {plan.method}")
+        except OSError as error:  # the disk may just be full, and the run has ended well
+            listen(Event("note", {"name": "picture", "text": f"not drawn: {file_error(error).message}"}))
     listen(Event("finished", {"result": result}))
     return result
 
