@@ -45,6 +45,13 @@ def _as_whole(held: Held) -> None:
     held[first(held, "lora_A.weight")].dtype = "U32"
 
 
+def _exchange_ranks(held: Held) -> None:
+    """The singular values of two layers of different ranks."""
+    values = [name for name in held if name.endswith("lora_E")]
+    one, other = next((a, b) for a in values for b in values if held[a].shape != held[b].shape)
+    held[one], held[other] = held[other], held[one]
+
+
 def _emptied(held: Held) -> None:
     for tensor in held.values():
         tensor.shape, tensor.data = [0], b""
@@ -135,6 +142,7 @@ NAMES: dict[str, Damage] = {
     "adalora-rank-above-its-start": Damage("adalora", tensors(_one_rank_more), ("tensor-shape", "adapter-rank")),
     "saved-in-bf16": Damage("saved", tensors(_as_bf16), ("tensor-dtype",)),
     "adapter-in-bf16": Damage("lora", tensors(_as_bf16), ("tensor-dtype",)),
+    "ranks-exchanged": Damage("adalora", tensors(_exchange_ranks), ("tensor-shape",)),
     "lone-adapter-of-whole-numbers": Damage("alone", tensors(_as_whole), ("tensor-dtype",)),
     "zero3-empty": Damage("saved", tensors(_emptied), ("tensor-empty",)),
     "zero3-empty-model": Damage("full", tensors(_emptied, MODEL), ("tensor-empty",)),

@@ -91,9 +91,8 @@ class Configs:
                     self.file.write_text(text)
                     yield from self._read([self.file], [f"{key}={value}"])
                 case 3:  # files that name each other
-                    self.other.write_text(
-                        in_text(f"extends: {rng.choice(('config.yaml', 'other.yaml', '.', 'x'))}\n", rng)
-                    )
+                    named = f"extends: {rng.choice(('config.yaml', 'other.yaml', '.', 'x'))}\n"
+                    self.other.write_bytes(in_text(named, rng).encode(errors="surrogatepass"))
                     self.file.write_text(f"extends: [other.yaml]\n{text}")
                     yield from self._read([self.file], [])
                 case _:

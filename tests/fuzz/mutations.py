@@ -85,7 +85,7 @@ TEXTS = (
 )
 TEXTS += ("\0", "x" * 5000, "${HOME}", "$(touch x)", "*", "(a|a)*b", "(", "[", "null", "1e-4", "<image>", "<bbox>", "٣")
 NESTED: Any = 0
-for _ in range(200):
+for _ in range(100):
     NESTED = [NESTED]
 OTHERS: tuple[Any, ...] = (
     None,

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5.0  # that a case may take
+SECONDS = 5.0  # of CPU time that a case may take
+WAITING = 60.0  # seconds by the clock
 MEGABYTES = 300  # by which a case may raise the resident memory
 
 # Events that start something, or reach another machine.
@@ -90,15 +91,18 @@ def watched(watch: Watch) -> Iterator[None]:
         sys.addaudithook(_see)
         _hooked = True
     before = resident(reset=True)
-    handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    handlers = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WAITING)
     _watching = watch
     try:
         yield
     finally:
         _watching = None
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.signal(signal.SIGPROF, handlers[0])
+        signal.signal(signal.SIGALRM, handlers[1])
     if (more := resident() - before) > MEGABYTES:
         watch.faults.append(f"took {more:.0f} MB more memory")
 

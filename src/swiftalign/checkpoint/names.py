@@ -60,6 +60,14 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     hint = "use another checkpoint"  # its dtypes are expected where the run's plan or config says them
     hint += "" if expectation.dtypes else ", or name the base model of the training with --base"
     yield from about("tensor-shape", shapes, "with a wrong shape", hint, limit=2)
+    if shrinks:
+        ranks: dict[str, set[int]] = {}
+        for a, _ in both:
+            if PeftKey.parse(a.name).factor:
+                rank = a.shape[-1] if a.name.endswith("lora_B") else a.shape[0]
+                ranks.setdefault(PeftKey.parse(a.name).layer, set()).add(rank)
+        apart = [layer for layer, found_ranks in ranks.items() if len(found_ranks) > 1]
+        yield from about("tensor-shape", apart, "whose factors differ in rank", noun="layer")
     if expectation.dtypes:
         dtypes = [f"{a.name} is {a.dtype}, expected {b.dtype}" for a, b in both if a.dtype != b.dtype]
         yield from about("tensor-dtype", dtypes, "with a wrong dtype", limit=2)
