@@ -67,6 +67,7 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # ms-swift ships no 
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, AdaloraCallback):
                 callback.global_step = state.global_step  # ms-swift starts at 0 in a resumed run too
+        self._watch.saved = state.global_step
         if state.best_model_checkpoint:  # the run folder may have been moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
         kwargs["model"].register_forward_pre_hook(self._count_tokens, with_kwargs=True)

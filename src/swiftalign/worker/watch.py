@@ -30,6 +30,9 @@ class Watch:
     Args:
         trainer: ms-swift's trainer, whose ``training_step`` and ``_save_checkpoint`` are watched from now on.
         plan: says which component what trains belongs to.
+
+    Attributes:
+        saved: step of the last checkpoint, for messages; 0 if there is none.
     """
 
     def __init__(self, trainer: Any, plan: TuningPlan) -> None:
@@ -38,7 +41,7 @@ class Watch:
         trainer.training_step, trainer._save_checkpoint = self.training_step, self.save_checkpoint
         self._failed: Any = False  # whether a loss of this step is not finite
         self._in_a_row: Any = 0  # number of steps with such a loss, up to the last one
-        self._logs = self._saved = 0
+        self._logs = self.saved = 0
         self._gradient_seen = self._image_seen = False
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -115,8 +118,8 @@ class Watch:
         if failed:
             raise self._error(f"what trains holds NaN or infinity after step {self.trainer.state.global_step}")
         self._save(*positional, **named)
-        self._saved = self.trainer.state.global_step
+        self.saved = self.trainer.state.global_step
 
     def _error(self, message: str) -> TrainingError:
-        kept = f"checkpoint-{self._saved} is the last one" if self._saved else "no checkpoint was saved"
+        kept = f"checkpoint-{self.saved} is the last one" if self.saved else "no checkpoint was saved"
         return TrainingError(f"{message}; {kept}", _NOT_FINITE_HINT)
