@@ -41,8 +41,8 @@ def _as_bf16(held: Held) -> None:
 
 
 def _as_whole(held: Held) -> None:
-    """The bytes of a float32 factor, read as whole numbers."""
-    held[first(held, "lora_A.weight")].dtype = "U32"
+    """The bytes of a float32 factor or norm, read as whole numbers."""
+    held[next(name for name in held if name.endswith(("lora_A.weight", "input_layernorm.weight")))].dtype = "U32"
 
 
 def _exchange_ranks(held: Held) -> None:
@@ -144,6 +144,7 @@ NAMES: dict[str, Damage] = {
     "adapter-in-bf16": Damage("lora", tensors(_as_bf16), ("tensor-dtype",)),
     "ranks-exchanged": Damage("adalora", tensors(_exchange_ranks), ("tensor-shape",)),
     "lone-adapter-of-whole-numbers": Damage("alone", tensors(_as_whole), ("tensor-dtype",)),
+    "model-of-whole-numbers": Damage("merged", tensors(_as_whole, MODEL), ("tensor-dtype",)),
     "zero3-empty": Damage("saved", tensors(_emptied), ("tensor-empty",)),
     "zero3-empty-model": Damage("full", tensors(_emptied, MODEL), ("tensor-empty",)),
     "prefix-without-model": Damage(

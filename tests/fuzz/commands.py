@@ -69,7 +69,8 @@ class Commands:
             (root / name).mkdir(exist_ok=True)
         caches = dict.fromkeys(("XDG_CACHE_HOME", "HF_HOME", "MODELSCOPE_CACHE", "MPLCONFIGDIR"), str(root / "cache"))
         homes = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
-        others = {"HF_HUB_OFFLINE": "1", "COLUMNS": "160", "PYTHONPATH": str(Path(swiftalign.__file__).parents[1])}
+        found = os.pathsep.join(filter(None, (str(Path(swiftalign.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+        others = {"HF_HUB_OFFLINE": "1", "COLUMNS": "160", "PYTHONPATH": found}
         self.environment = os.environ | caches | homes | others
         self.sound = root / "sound"
         self.folder.rename(self.sound)

@@ -11,6 +11,7 @@ from swiftalign.methods.keys import ADAPTER_PREFIX, PeftKey
 from swiftalign.model.families import absent_mergers, merger_layers, mergers_of, shape_fits
 from swiftalign.model.headers import is_buffer
 from swiftalign.model.safetensors import TensorInfo
+from swiftalign.model.stored import quantised_by
 from swiftalign.problems import Problem, about
 from swiftalign.problems import names as some
 
@@ -71,9 +72,9 @@ def compare_names(checkpoint: Checkpoint, expectation: Expectation) -> Iterator[
     if expectation.dtypes:
         dtypes = [f"{a.name} is {a.dtype}, expected {b.dtype}" for a, b in both if a.dtype != b.dtype]
         yield from about("tensor-dtype", dtypes, "with a wrong dtype", limit=2)
-    elif checkpoint.weights.kind == "adapter":  # without a plan, it may have any floating-point dtype
-        whole = [f"{a.name} is {a.dtype}" for a, _ in both if "float" not in a.dtype]
-        yield from about("tensor-dtype", whole, "of whole numbers", "save the adapter again", limit=2)
+    elif checkpoint.weights.kind == "adapter" or not quantised_by(checkpoint.folder):  # any floating-point dtype may be
+        whole = [f"{a.name} is {a.dtype}" for a, b in both if "float" in b.dtype and "float" not in a.dtype]
+        yield from about("tensor-dtype", whole, "of whole numbers", "save the checkpoint again", limit=2)
 
 
 def canonical(name: str) -> str:
