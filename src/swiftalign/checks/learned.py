@@ -49,7 +49,8 @@ def sampled(rows: Rows, encode: TemplateEncoder) -> Iterator[Problem]:
         yield Problem("data-unchecked", "what the model learns to write, as long rows are cut")
         return
     for index in dict.fromkeys([*first, *others]):
-        row = rows.row(index)
+        with rows.naming(index):
+            row = rows.row(index)
         if not row.images or None in row.images:
             continue
         if row.targets and unit and unit != rows.writing.unit:
