@@ -425,7 +425,7 @@ class TestCoco:
             ({"images": [{"id": 1}]}, ": image 1: the image's path must be text that is not empty"),
             (
                 {"images": [{"id": 1, "file_name": "a\0b"}]},
-                ": image a\0b: the image's path holds a NUL character: 'a\\x00b'",
+                ": image a\\x00b: the image's path holds a NUL character: 'a\\x00b'",
             ),
         ],
     )

@@ -72,6 +72,12 @@ BESIDE: dict[str, Damage] = {
         ("adapter-config-malformed",),
         message=f"PATH/{ADAPTER}: megatron_config makes peft import a module that the file names",
     ),
+    "adapter-config-rank-of-letters": Damage(
+        "lora",
+        _adapter(r="eight"),
+        ("adapter-config-malformed",),
+        message=f"PATH/{ADAPTER}: 'eight' is not a rank or a number of frequencies",
+    ),
     "adapter-config-targets-a-number": Damage("lora", _adapter(target_modules=7), ("adapter-config-malformed",)),
     "adapter-config-saved-a-number": Damage("saved", _adapter(modules_to_save=[1]), ("adapter-config-malformed",)),
     "adapter-of-another-method": Damage("lora", _adapter(peft_type="BOFT"), ("adapter-method",)),

@@ -199,6 +199,10 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
     sizes = _size_pattern(values)
     if not isinstance(sizes, dict) or not _is_list(list(sizes.values()), int):
         raise ModelError(f"{path}: its pattern of ranks or frequencies is not a mapping of numbers")
+    method = of_adapter(values)
+    general = method.peft_settings(values).get(method.size) if method else None
+    if general is not None and type(general) is not int:
+        raise ModelError(f"{path}: {general!r:.50} is not a rank or a number of frequencies")
     patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
     for pattern, key in patterns.items():
         if len(pattern) > _MAX_PATTERN:

@@ -244,7 +244,7 @@ def _refused_by_vllm(source: Source, config: Mapping[str, Any]) -> str:
 
 
 def _largest_rank(source: Source) -> int:
-    return max(map(int, (source.config["r"], *(source.config.get("rank_pattern") or {}).values())))
+    return max(map(int, (source.config.get("r", 8), *(source.config.get("rank_pattern") or {}).values())))
 
 
 def _training(source: Source, training: Training) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from swiftalign.model.template import IGNORED
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import TrainingError, counted
 
@@ -44,8 +45,11 @@ class Watch:
         self._logs = self.saved = 0
         self._gradient_seen = self._image_seen = False
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        loss = self._step(*args, **kwargs)
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        labels = inputs.get("labels")
+        loss = self._step(model, inputs, *args, **kwargs)
+        if labels is not None:  # a batch that only fills up has none to learn, and transformers' mean of none is NaN
+            loss = torch.where((labels != IGNORED).any().to(loss.device), loss, 0.0)
         failed = ~torch.isfinite(loss.detach())
         self._failed = failed | self._failed
         return loss
