@@ -42,11 +42,9 @@ def fetch_config(model_id: str, revision: str | None, hub: str) -> Any:
         answer.raise_for_status()
         return json.loads(answer.content)
     except Exception as error:  # each client raises errors of many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(
-            f"model {model_id}: not a folder here, and {hub} gave no config for it ({reason})",
-            f"check the spelling, name a local folder, or use a model known without a network: {published_ids()[2]}",
-        ) from None
+        message = f"model {model_id}: not a folder here, and {hub} gave no config for it ({_reason(error)})"
+        known = f"models such as {published_ids()[2]} are known without a network"
+        raise ModelError(message, f"check the spelling, {_ways_out(hub)}; {known}") from None
 
 
 def fetch_model(model_id: str, revision: str | None, hub: str) -> Path:
@@ -60,12 +58,18 @@ def fetch_model(model_id: str, revision: str | None, hub: str) -> Path:
     try:
         return Path(safe_snapshot_download(model_id, revision=revision, use_hf=hub == "huggingface"))
     except Exception as error:  # each client raises errors of many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        ways = "write hub: huggingface"
-        if hub == "huggingface":
-            ways = "write hub: modelscope, or set HF_ENDPOINT=https://MIRROR"
-        message = f"model {model_id}: {hub} gave no files of it ({reason})"
-        raise ModelError(message, f"name a local folder in model.path, {ways}") from None
+        message = f"model {model_id}: {hub} gave no files of it ({_reason(error)})"
+        raise ModelError(message, _ways_out(hub)) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _ways_out(hub: str) -> str:
+    """What else to do where a hub can't be reached or lacks a model."""
+    others = "write hub: modelscope, or set HF_ENDPOINT=https://MIRROR"
+    return f"name a local folder in model.path, {others if hub == 'huggingface' else 'or write hub: huggingface'}"
 
 
 def local_folder(model: str) -> Path | None:
