@@ -358,7 +358,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_run(used: bool, config: Path, tm
     process.send_signal(signal.SIGINT)
     told = process.stdout.read()
     assert process.wait(60) == 130
-    assert "stopped     before the first step: nothing was trained, and no run folder is left" in told
+    assert "stopped     before the first step: nothing was trained, and nothing of the run is left" in told
     assert [path.name for path in folder.glob("*")] == (["notes.txt"] if used else [])
     assert folder.exists() == used
 

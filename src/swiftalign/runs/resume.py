@@ -175,7 +175,8 @@ def checkpoint_fault(checkpoint: Path, plan: TuningPlan) -> PassedOver | None:
     if wrong:
         # The trainer's own state is written last: where it is there, nothing else was to come.
         damaged = any(finding.code != "optimizer-missing" for finding in wrong)
-        return PassedOver(checkpoint, f"{wrong[0].message} [{wrong[0].code}]", damaged)
+        reason = wrong[0].message.removeprefix(f"{checkpoint}: ")
+        return PassedOver(checkpoint, f"{reason} [{wrong[0].code}]", damaged)
     if plan.ranks_may_shrink and not (checkpoint / ADALORA_STATE).is_file():
         return PassedOver(checkpoint, f"it has no {ADALORA_STATE}, which is written last", damaged=True)
     return None

@@ -337,7 +337,7 @@ def _ended(folder: Path, kept: Collection[str] | None) -> str:
     place = folder if (folder / PLAN_FILE).exists() else phase_folder(folder, 1)
     if kept is not None and not any(event.kind == "step" for event in read_events(place)):
         forget_run(folder, kept)
-        return "before the first step: nothing was trained, and no run folder is left"
+        return "before the first step: nothing was trained, and nothing of the run is left"
     if checkpoints_of(folder):
         return f"at once: {choose(folder, 'last').path.name} is the last that was saved; --resume continues from it"
     return "at once: no checkpoint was saved; --resume begins with the first step"
