@@ -236,6 +236,17 @@ def test_layers_that_would_mix_rows_are_found_before_training(
     assert all("sliding_attention" in each.message or "linear_attention" in each.message for each in found)
 
 
+def test_layers_that_would_mix_packed_rows_are_told_by_the_users_own_key(
+    make_config: Callable[[str], Config], demo_modules: Model
+) -> None:
+    config = make_config("swift:\n  packing: true\n")
+    text = {"model_type": "gemma3_text", "layer_types": ["sliding_attention"]}
+    model = replace(demo_modules, config={"text_config": text})
+    [found] = training.rows_kept_apart(config, model, resolve(config, demo_modules))
+    assert found.message.startswith("packing: this LLM has layers of the kind sliding_attention")
+    assert found.fix == {"swift": {"packing": False}}
+
+
 def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Config]) -> None:
     text = "training: {report_to: wandb, callbacks: mine}\ndata: {agent_template: hermes}\n"
     assert make_config(text).handed_through == {"report_to": "wandb", "callbacks": "mine", "agent_template": "hermes"}

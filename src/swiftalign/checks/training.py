@@ -78,9 +78,8 @@ def rows_kept_apart(config: Config, model: Model, plan: TuningPlan) -> Iterable[
     text = text_config(model.config)
     kinds = kinds_that_mix_rows(text.get("model_type"), text.get("layer_types"))
     if kinds and asks_for_padding_free(config, plan.model_type):
-        section, key = (
-            ("training", "padding_free") if config.training.padding_free else config.packs or ("training", "")
-        )
+        asked = None if config.training.padding_free else config.packs
+        section, key = asked or ("training", "padding_free")
         message = f"{key}: this LLM has layers of the kind {names(kinds)}, which would mix the rows of a batch"
         fix = {section: {key: False}}
         yield Problem("padding-free-mixes-rows", message, "leave the rows padded:", fix, config.where(section, key))
