@@ -244,7 +244,7 @@ def test_layers_that_would_mix_packed_rows_are_told_by_the_users_own_key(
     model = replace(demo_modules, config={"text_config": text})
     [found] = training.rows_kept_apart(config, model, resolve(config, demo_modules))
     assert found.message.startswith("packing: this LLM has layers of the kind sliding_attention")
-    assert found.fix == {"swift": {"packing": False}}
+    assert found.fix == {"training": {"packing": False}}
 
 
 def test_one_value_stands_for_a_list_of_ms_swift(make_config: Callable[[str], Config]) -> None:
