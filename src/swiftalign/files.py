@@ -152,6 +152,12 @@ def not_fetched(path: Path) -> tuple[str, str] | None:
     return None
 
 
+def require_fetched(path: Path, kind: type[SwiftalignError], what: str = "") -> None:
+    """Raise an error of a kind where `not_fetched` says so; ``what`` is put before the path."""
+    if lacking := not_fetched(path):
+        raise kind(f"{what}{path}: {lacking[0]}", lacking[1])
+
+
 @contextlib.contextmanager
 def _part_of(path: Path) -> Iterator[Path]:
     """Yield a path of the same name in a new folder beside ``path``; the folder is removed when the block ends.

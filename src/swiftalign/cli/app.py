@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,16 @@ def check_output(path: Path, *, force: bool) -> None:
         raise SwiftalignError(f"{path} is a folder", f"name a file, e.g. {path / 'picture.png'}")
     if path.exists() and not force:
         raise SwiftalignError(f"{path} exists already", "name another file, or pass --force to overwrite it")
+
+
+def check_inputs(paths: Iterable[Path]) -> None:
+    """Raise where a file or folder that a command is to read is missing."""
+    from swiftalign.files import not_fetched
+
+    for path in paths:
+        if not path.exists():
+            what, hint = not_fetched(path) or ("no such file or folder", "check the path")
+            raise SwiftalignError(f"{path}: {what}", hint)
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, check_allowed, open_console
+from swiftalign.cli.app import Allowed, AsJson, check_allowed, check_inputs, open_console
 from swiftalign.problems import SwiftalignError
 
 _DECLARE = re.compile(r"declare it beside the file: data: \{train: \[\{path: .*, coordinates: (\w+)\}\]\}")
@@ -60,13 +60,10 @@ def convert(
     from swiftalign.config.sections import DataSource
     from swiftalign.data.convert import convert as run
     from swiftalign.data.scan import scan
-    from swiftalign.files import not_fetched, short_path
+    from swiftalign.files import short_path
     from swiftalign.problems import blocking, counted
 
-    for path in sources:
-        if not path.exists():
-            what, hint = not_fetched(path) or ("no such file or folder", "check the path")
-            raise SwiftalignError(f"{path}: {what}", hint)
+    check_inputs(sources)
     if images and not images.is_dir():
         raise SwiftalignError(f"--images {images}: no such folder", "name the folder of the images")
     try:

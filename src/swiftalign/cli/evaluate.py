@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from swiftalign.cli.app import AsJson, check_dtype, open_console
+from swiftalign.cli.app import AsJson, check_dtype, check_inputs, open_console
 from swiftalign.cli.checkpoints import Which
 from swiftalign.problems import SwiftalignError, counted, printable
 
@@ -91,12 +91,9 @@ def evaluate(
     """
     from swiftalign.config.load import load_config
     from swiftalign.evaluation.protocols import PROTOCOLS
-    from swiftalign.files import not_fetched, short_path
+    from swiftalign.files import short_path
 
-    for path in rows:
-        if not path.exists():
-            what, hint = not_fetched(path) or ("no such file or folder", "check the path")
-            raise SwiftalignError(f"{path}: {what}", hint)
+    check_inputs(rows)
     if protocol and protocol not in PROTOCOLS:
         raise SwiftalignError(f"--protocol {protocol}: must be {' or '.join(PROTOCOLS)}")
     check_dtype(dtype)

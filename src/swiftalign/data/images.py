@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from swiftalign.files import not_fetched
+from swiftalign.files import require_fetched
 from swiftalign.problems import DataError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -172,8 +172,8 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
 
 def _refuse_pointer(source: Path | bytes) -> None:
     """Raise where an image's file is a link or a pointer to content that was not fetched."""
-    if isinstance(source, Path) and (lacking := not_fetched(source)):
-        raise DataError(f"image {source}: {lacking[0]}", lacking[1])
+    if isinstance(source, Path):
+        require_fetched(source, DataError, "image ")
 
 
 def _orientation(image: Image.Image) -> int:

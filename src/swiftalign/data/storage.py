@@ -27,7 +27,7 @@ from swiftalign.data.records import Reading, Row
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.data.tools import find_tool
 from swiftalign.data.words import shown
-from swiftalign.files import file_error, not_fetched
+from swiftalign.files import file_error, require_fetched
 from swiftalign.problems import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -187,8 +187,7 @@ def open_file(source: DataSource, writing: Writing = DEFAULT_WRITING, places: In
         DataError: it is not a file or folder of rows.
     """
     path = Path(source.path)
-    if lacking := not_fetched(path):
-        raise DataError(f"{path}: {lacking[0]}", lacking[1])
+    require_fetched(path, DataError)
     lines = _looks_like_lines(path) if path.suffix == ".json" and path.is_file() else has_lines(path)
     return (DataFile if lines else LoadedFile)(source, writing, places)
 
@@ -206,8 +205,7 @@ def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[
     else:
         hint = "name a JSONL file, a JSON array, a Parquet file, or the export of an annotation tool"
         for file in sorted(path.iterdir()) if path.is_dir() else ():
-            if lacking := not_fetched(file):
-                raise DataError(f"{file}: {lacking[0]}", lacking[1])
+            require_fetched(file, DataError)
         raise DataError(f"{path}: a {'folder' if path.is_dir() else 'file'} whose rows are not recognised", hint)
 
 

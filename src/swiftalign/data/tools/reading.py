@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
 from swiftalign.data.targets import SPELLINGS, Kind, to_points
-from swiftalign.files import POINTERS, not_fetched
+from swiftalign.files import POINTERS, require_fetched
 from swiftalign.problems import DataError
 
 Placed = tuple[str, dict[str, Any]]
@@ -61,12 +61,11 @@ def read_bytes(path: str | Path) -> bytes:
         with open(path, "rb", buffering=0) as file:
             content = file.readall()
     except (OSError, ValueError) as error:
-        if lacking := not_fetched(Path(path)):
-            raise DataError(f"{path!s}: {lacking[0]}", lacking[1]) from None
+        require_fetched(Path(path), DataError)
         raise DataError(f"{path!s}: {getattr(error, 'strerror', None) or error}") from None
 
-    if content.startswith(POINTERS) and (lacking := not_fetched(Path(path))):
-        raise DataError(f"{path!s}: {lacking[0]}", lacking[1])
+    if content.startswith(POINTERS):
+        require_fetched(Path(path), DataError)
     return content
 
 
