@@ -35,6 +35,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in bfloat16. Tests read it and write elsewhere."""
+    from swiftalign.demo.model import build_model
+
+    path = tmp_path_factory.mktemp("base") / "model"
+    build_model(path, dtype="bfloat16")
+    return path
+
+
+@pytest.fixture(scope="session")
 def demo_modules(demo: Path) -> Model:
     """The demo model's modules, from its weight files' headers."""
     return read_model(load_config([demo / "config.yaml"]))

@@ -29,13 +29,6 @@ WEIGHT = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("base") / "model"
-    build_model(path, dtype="bfloat16")
-    return path
-
-
-@pytest.fixture(scope="module")
 def mixed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LoRA on the LLM, and the whole aligner."""
     path = tmp_path_factory.mktemp("adapter") / "mixed"

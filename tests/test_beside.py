@@ -18,7 +18,6 @@ from transformers import AutoModelForImageTextToText
 from corruptions.damaged_files import PLANTED, Planted
 from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
-from swiftalign.demo.model import build_model
 from swiftalign.evaluation.local import LocalModel
 from swiftalign.evaluation.subject import find_subject
 from swiftalign.exports.export import export
@@ -27,13 +26,6 @@ from test_export_against_peft import LLM, tensors_of
 
 BESIDE = "non_lora_state_dict.bin"
 PEFT = "base_model.model."
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("base") / "model"
-    build_model(path, dtype="bfloat16")
-    return path
 
 
 @pytest.fixture(scope="module")

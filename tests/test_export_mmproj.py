@@ -29,14 +29,6 @@ PATCHES = "model.visual.patch_embed.proj.weight"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model in bfloat16."""
-    folder = tmp_path_factory.mktemp("base") / "model"
-    build_model(folder, dtype="bfloat16")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter") / "checkpoint-7"
     make_adapter(base, "modules_to_save", folder)

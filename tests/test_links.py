@@ -21,7 +21,6 @@ from swiftalign.cli import main
 from swiftalign.data.images import image_size, open_image
 from swiftalign.data.tools.labelme import read as read_labelme
 from swiftalign.data.tools.yolo import read as read_yolo
-from swiftalign.demo.model import build_model
 from swiftalign.exports.export import export
 from swiftalign.exports.folder import output_file, output_folder
 from swiftalign.files import not_fetched
@@ -59,13 +58,6 @@ LAID: dict[str, tuple[Lay, str, str]] = {
     "link": (lambda path: path.symlink_to("gone"), "is a link to gone, which is not there", "correct the link"),
 }
 each_laid = pytest.mark.parametrize("laid", LAID)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("base") / "model"
-    build_model(path, dtype="bfloat16")
-    return path
 
 
 @pytest.fixture(scope="module")
