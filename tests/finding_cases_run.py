@@ -202,7 +202,7 @@ RUN = [
     Case(
         "run-not-resumable",
         "training:\n  save_only_model: true  # here\n",
-        "save_only_model: the run can't be resumed, after Ctrl-C neither: checkpoints hold weights only",
+        "save_only_model: the run can't be resumed, not even after Ctrl-C: checkpoints hold weights only",
         "training: {save_only_model: false}\n",
     ),
     Case(

@@ -73,7 +73,7 @@ def test_a_run_without_a_gradient_stops_after_its_first_step(
 @pytest.mark.parametrize(
     ("logging", "said"),
     [
-        pytest.param(1, "the loss is nan at step 5, and was no finite number in the log before", id="two logs"),
+        pytest.param(1, "the loss is nan at step 5, and was not a finite number in the log before", id="two logs"),
         pytest.param(30, "the loss has not been a finite number since step 4", marks=pytest.mark.long, id="ten steps"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_first_step_that_is_nan_is_not_taken_for_one_without_gradient(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("features * float('nan')", "training.logging_steps=2") == 1
-    assert "error: the loss is nan at step 2, and was no" in capsys.readouterr().err
+    assert "error: the loss is nan at step 2, and was not" in capsys.readouterr().err
 
 
 def test_weights_that_are_not_finite_are_not_saved(

@@ -105,7 +105,7 @@ def resuming(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem
     """Whether a run that is stopped can be resumed."""
     if config.handed_through.get("save_only_model"):
         section = "swift" if "save_only_model" in config.swift else "training"
-        message = "save_only_model: the run can't be resumed, after Ctrl-C neither: checkpoints hold weights only"
+        message = "save_only_model: the run can't be resumed, not even after Ctrl-C: checkpoints hold weights only"
         yield Problem("run-not-resumable", message, where=config.where(section, "save_only_model"))
 
 

@@ -105,7 +105,7 @@ class Watch:
         self._logs = 0 if torch.isfinite(torch.tensor(loss)) else self._logs + 1
         if self._logs >= LOGS:
             step = self.trainer.state.global_step
-            raise self._error(f"the loss is {loss} at step {step}, and was no finite number in the log before")
+            raise self._error(f"the loss is {loss} at step {step}, and was not a finite number in the log before")
 
     def save_checkpoint(self, *positional: Any, **named: Any) -> None:
         """Save, unless what trains is not finite: it would take the place of a sound checkpoint.
