@@ -1,7 +1,8 @@
 """A trainer callback that both stock ms-swift and swiftalign load by ``external_plugins``: when each step ended, the
-memory at the peak, the loss of each step, and what the kernels of one step spent their time on.
+memory at the peak, the loss of each step, and what the kernels of two steps spent their time on.
 
-Writes JSON to the file that the environment variable STEP_TIMES names.
+Writes JSON to the file that the environment variable STEP_TIMES names, and a trace for chrome://tracing to the one that
+STEP_TRACE names, if it is set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
 
 WARM_UP = 5  # steps before timing: kernels are chosen, compiled, and memory is taken
-PROFILED = 2  # steps before the last, whose kernels are timed: it takes longer by that
+PROFILED = 3  # steps before the end that are not timed: the kernels of all but the last are profiled
+KERNELS = 24  # that take the most time, and are named
 
 
 class StepTimes(TrainerCallback):
@@ -29,7 +31,7 @@ class StepTimes(TrainerCallback):
         self.began = 0.0
         self.ends: list[float] = []
         self.losses: list[float] = []
-        self.shares: dict[str, float] = {}
+        self.profiled: dict[str, Any] = {}
         self.shapes: list[list[int]] = []
         self._profiler: Any = None
 
@@ -48,16 +50,21 @@ class StepTimes(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = self.began or time.time()
         if torch.cuda.is_available() and state.global_step == state.max_steps - PROFILED:
-            self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            kinds = [torch.profiler.ProfilerActivity.CUDA]
+            kinds += [torch.profiler.ProfilerActivity.CPU] if "STEP_TRACE" in os.environ else []
+            self._profiler = torch.profiler.profile(activities=kinds)
             self._profiler.__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available() and state.global_step in (WARM_UP, state.max_steps - PROFILED):
+        borders = (WARM_UP, state.max_steps - PROFILED, state.max_steps - 1)
+        if torch.cuda.is_available() and state.global_step in borders:
             torch.cuda.synchronize()  # nowhere else: the CPU may run ahead
         self.ends.append(time.time())
-        if self._profiler is not None:
+        if self._profiler is not None and state.global_step == state.max_steps - 1:
             self._profiler.__exit__(None, None, None)
-            self.shares = _shares(self._profiler)
+            self.profiled = _profiled(self._profiler, PROFILED - 1)
+            if "STEP_TRACE" in os.environ:
+                self._profiler.export_chrome_trace(os.environ["STEP_TRACE"])
             self._profiler = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -80,7 +87,7 @@ class StepTimes(TrainerCallback):
             "began": self.began,
             "ends": self.ends,
             "losses": self.losses,
-            "shares_ms": self.shares,
+            **self.profiled,
             "shapes": self.shapes,
             "workers": args.dataloader_num_workers,
             "peak_bytes": peaks[0],
@@ -89,13 +96,31 @@ class StepTimes(TrainerCallback):
         Path(os.environ["STEP_TIMES"]).write_text(json.dumps(values))
 
 
-def _shares(profiler: Any) -> dict[str, float]:
-    """Milliseconds of a step's kernels, by kind."""
+def _profiled(profiler: Any, steps: int) -> dict[str, Any]:
+    """Milliseconds per step: of kernels by kind, of those that take most by name, and in which any of them ran."""
     shares: dict[str, float] = {}
+    kernels: list[tuple[float, int, str]] = []
     for event in profiler.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        milliseconds = event.device_time_total / 1e3 / steps
         kind = _kind(event.key.lower())
-        shares[kind] = round(shares.get(kind, 0.0) + event.device_time_total / 1e3, 1)
-    return shares
+        shares[kind] = shares.get(kind, 0.0) + milliseconds
+        kernels.append((milliseconds, event.count // steps, event.key))
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy, until = 0.0, 0.0
+    for start, end in spans:
+        busy += max(end - max(start, until), 0.0)
+        until = max(until, end)
+    return {
+        "shares_ms": {kind: round(value, 1) for kind, value in shares.items()},
+        "busy_ms": round(busy / 1e3 / steps, 1),
+        "kernels": [[round(ms, 2), count, name[:120]] for ms, count, name in sorted(kernels, reverse=True)[:KERNELS]],
+    }
 
 
 def _kind(kernel: str) -> str:
@@ -103,6 +128,8 @@ def _kind(kernel: str) -> str:
         return "attention"
     if any(word in kernel for word in ("gemm", "nvjet", "cutlass", "xmma", "cublas")):
         return "products"
+    if "nccl" in kernel:
+        return "exchange"
     return "copies" if "memcpy" in kernel or "memset" in kernel else "elementwise"
 
 

@@ -50,6 +50,9 @@ OLDER_FIRST_SPECIAL = 151643  # that of the models before it
 RUNS: dict[str, dict[str, Any]] = {
     "swiftalign": {},
     "fp8": {"frozen_fp8": True},
+    "again": {},  # the same once more: what is compiled is kept from the run before
+    "torch-attention": {},  # without FlashAttention 4, where it is installed
+    "torch-attention-fp8": {"frozen_fp8": True},
     "equal-settings": {},  # trainable weights in bfloat16, as stock has them
     "liger": {"torch_compile": False, "use_liger_kernel": True},
     "plain": {"torch_compile": False, "use_liger_kernel": False},
@@ -240,7 +243,11 @@ def own_command(
     """The same in a configuration of swiftalign; ``settings`` are those of its section ``training``."""
     family = family_of(json.loads((model / "config.json").read_text()))
     config = {
-        "model": {"path": str(model), "type": family.model_type},
+        "model": {
+            "path": str(model),
+            "type": family.model_type,
+            **({"attention": "sdpa"} if "torch-attention" in out.name else {}),
+        },
         "data": {"train": str(rows), "dataset_shuffle": False, "template": template(family)},
         "tuner": {
             "train_type": "lora",
@@ -314,7 +321,9 @@ def run(
         "first_step_after": round(values["ends"][0] - begin, 1),
         "peak_gib": round(values["peak_bytes"] / 2**30, 2),
         "reserved_gib": round(values["reserved_bytes"] / 2**30, 2),
-        "shares_ms": values["shares_ms"],
+        "shares_ms": values.get("shares_ms", {}),
+        "idle_ms": round(seconds_a_step * 1e3 - values.get("busy_ms", 0), 1),
+        "kernels": values.get("kernels", []),
         "losses": [round(loss, 4) for loss in values["losses"]],
         "tokens_a_step": round(np.mean([a * b for a, b in values["shapes"][WARM_UP:] or values["shapes"]])),
         "workers": values["workers"],
@@ -327,7 +336,8 @@ def run(
             "seconds": round(choices["seconds"] or 0, 4),
         }
         found["choices"] = {
-            k: choices[k] for k in ("batch", "gradient_checkpointing", "padding_free", "kernels", "frozen_fp8")
+            k: choices.get(k)
+            for k in ("batch", "gradient_checkpointing", "padding_free", "attention", "kernels", "frozen_fp8")
         }
     shutil.rmtree(out, ignore_errors=True)
     return found
@@ -370,6 +380,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch", type=int, nargs="+", default=[4])
     parser.add_argument("--layers", type=int, help="of the LLM, to try the script itself on a CPU")
+    parser.add_argument("--model", type=Path, help="folder of the model, which is made there unless it is there")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds after which a run counts as failed")
     options = parser.parse_args()
     runs = PREDICTIONS if options.runs == ["predictions"] else options.runs
@@ -380,7 +391,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         config = published(options.shape, options.layers)
-        build_model(place / "model", config, device)
+        model = options.model or place / "model"
+        if not model.exists():
+            build_model(model, config, device)
         torch.cuda.empty_cache()
         for kind in options.data:
             for batch in options.batch:
@@ -389,7 +402,7 @@ def main() -> None:
                 found = []
                 for each in runs:
                     out = place / f"run-{kind}-{batch}-{each}"
-                    where = (place / "model", place / f"{kind}-{batch}" / "rows.jsonl", out, options.steps, batch)
+                    where = (model, place / f"{kind}-{batch}" / "rows.jsonl", out, options.steps, batch)
                     command = stock_command(*where) if each == "stock" else own_command(*where, RUNS[each])
                     times = run(each, command, out, timeout=options.timeout)
                     result = {"shape": options.shape, "data": kind, "batch": batch, **times}
@@ -412,7 +425,7 @@ def _table(found: list[dict[str, Any]], shape: str, sizes: list[tuple[int, int]]
             f"  {each['run']:20} {seconds:.3f} s  {batch / seconds:6.2f} samples/s  {ratio:>6}"
             f"  peak {each['peak_gib']:.1f} GiB (predicted {predicted.get('peak_gib', '-')})"
             f"  predicted {predicted.get('seconds', '-')} s  first step after {each['first_step_after']:.0f} s"
-            f"  {each['shares_ms']}"
+            f"  {each['shares_ms']}  idle {each['idle_ms']:.0f} ms"
         )
     print(flush=True)
 

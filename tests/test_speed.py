@@ -80,7 +80,7 @@ def test_the_8b_on_an_h100_is_compiled_without_checkpointing() -> None:
     config, plan, predictor = predictor_of("8B")
     choices = choose(config, plan, predictor)
     assert (choices.kernels, choices.gradient_checkpointing, choices.padding_free) == ("compiled", False, True)
-    assert set(choices.reasons) == {"kernels", "gradient_checkpointing", "padding_free"}
+    assert set(choices.reasons) == {"kernels", "gradient_checkpointing", "padding_free", "attention"}
 
 
 def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ class Card:
         link: bytes per second that each of several such cards in one machine receives while all of them gather what is
             divided among them; None where it is not known.
         host: bytes per second from the machine's memory to the card; None where it is not known.
+        flash4: whether FlashAttention 4 was seen to run on it.
         measured: whether the rates were measured by this toolkit, not taken from the maker's data sheet.
     """
 
@@ -34,6 +35,7 @@ class Card:
     bandwidth: float | None = None
     link: float | None = None
     host: float | None = None
+    flash4: bool = False
     measured: bool = False
 
 
@@ -73,6 +75,7 @@ _CARDS = {
         terabytes * 1e12 * 0.9,
         nvlink * 1e9 * _OVER_NVLINK or _OVER_PCIE,
         pcie * 1e9 * _FROM_HOST,
+        flash4=name.startswith(("H100", "H200", "H800")),
     )
     for name, (memory, teraflops, terabytes, nvlink, pcie) in _SHEETS.items()
 }

@@ -11,6 +11,7 @@ from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError, RunFolderError
 
 Kernels = Literal["plain", "liger", "compiled"]
+Attention = Literal["torch", "flash4"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Choices:
             that DeepSpeed's settings give, e.g. ``zero0``.
         gradient_checkpointing: whether the LLM's layers keep only their input, and run again in the backward pass.
         padding_free: whether the rows of a batch are concatenated; otherwise each is padded to the longest.
+        attention: concatenated rows attend by torch's own kernels, or by FlashAttention 4.
         kernels: the frozen layers run as they are written, with Liger's kernels, or compiled.
         frozen_fp8: whether the LLM's frozen matrices are kept in FP8.
         vit_checkpointing: gradient checkpointing of the ViT; a frozen ViT has no backward pass to save memory in.
@@ -35,6 +37,7 @@ class Choices:
     sharding: str = "ddp"
     gradient_checkpointing: bool = True
     padding_free: bool = False
+    attention: Attention = "torch"
     kernels: Kernels = "plain"
     frozen_fp8: bool = False
     vit_checkpointing: bool = False

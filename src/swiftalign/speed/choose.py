@@ -119,7 +119,10 @@ def fits_at_worst(config: Config, plan: TuningPlan, predictor: Predictor, shardi
 
 def _installed(name: str) -> bool:
     """Whether a Python package or a program of this name is there."""
-    return importlib.util.find_spec(name) is not None or shutil.which(name) is not None
+    with suppress(ModuleNotFoundError):  # the package around it
+        if importlib.util.find_spec(name) is not None:
+            return True
+    return shutil.which(name) is not None
 
 
 def choose(config: Config, plan: TuningPlan, predictor: Predictor | None, sharding: str = "ddp") -> Choices:
@@ -217,6 +220,10 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
         frozen_fp8=training.frozen_fp8,
         reasons=reasons,
     )
+    flash4 = choices.padding_free and config.model.attention is None and predictor.card.flash4
+    if flash4 and _installed("flash_attn.cute"):
+        choices = replace(choices, attention="flash4")
+        reasons["attention"] = "flash-attn-4 is installed"
     if training.torch_compile is not None:
         return choices
     family, plain = find(plan.model_type), replace(choices, frozen_fp8=False)

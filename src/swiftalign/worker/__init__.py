@@ -16,6 +16,7 @@ of this run's own model and trainer are replaced:
   of Qwen3.5's linear attention, by `linear_attention`, in padding-free batches.
 - ``hf_device_map``, ``_is_fsdp_managed_module`` and ``_ddp_params_and_buffers_to_ignore`` of the model, by `sharding`,
   with fsdp2; and its trained parameters, by whole ones, with ZeRO-3.
+- ``trainer._clip_grad_norm``, by `sync_free`, unless DeepSpeed clips: it does not wait for the norm.
 - ``trainer.training_step`` and ``trainer._save_checkpoint``, wrapped by `watch`, which ends a run that can't learn.
 - ``trainer._determine_best_metric``, wrapped by `callbacks.PlanCallback`, which also knows what else is to be saved.
 - ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, the template's

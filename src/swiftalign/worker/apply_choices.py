@@ -33,7 +33,7 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices, *, tf32
             if name.endswith(vit) and isinstance(blocks, nn.ModuleList):
                 blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
     if choices.padding_free:
-        use_padding_free_attention(model)
+        use_padding_free_attention(model, flash4=choices.attention == "flash4")
         reset_at_rows(model, tf32)
     if choices.frozen_fp8:
         freeze_in_fp8(_frozen_layers(model, llm))

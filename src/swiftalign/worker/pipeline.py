@@ -37,7 +37,7 @@ from swiftalign.worker.batches import FilledRows, global_batches, train_dataload
 from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
 from swiftalign.worker.sharding import autocast, divide, keep_divided, loading, make_whole
-from swiftalign.worker.sync_free import SyncFreeLoader, make_sync_free
+from swiftalign.worker.sync_free import SyncFreeLoader, clip_without_waiting, make_sync_free
 from swiftalign.worker.targets import exact_targets
 from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
@@ -202,6 +202,8 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             raise SwiftalignError(message, "remove tensor_parallel from the DeepSpeed settings, or the curriculum")
         if sync_free:
             make_sync_free(trainer)
+        if not trainer.is_deepspeed_enabled:
+            clip_without_waiting(trainer)
         save_before_a_bad_row(trainer, self.callback)
         speed_up_trainer(trainer, plan, choices)
         if choices.seconds and config.training.dataloader_num_workers is None:

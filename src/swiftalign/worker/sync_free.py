@@ -198,3 +198,22 @@ def make_sync_free(trainer: Any) -> None:
 
     if args.acc_strategy == "token":
         trainer._compute_acc = count
+
+
+def clip_without_waiting(trainer: Any) -> None:
+    """Let a trainer clip gradients without waiting for their norm.
+
+    ms-swift reads the norm in each step, and takes no step where it is NaN. A fused optimizer of torch can be told so
+    by a tensor: the CPU then prepares the next step while the GPU is still at this one.
+    """
+    clip = trainer._clip_grad_norm
+
+    def clip_gradients(model: nn.Module) -> Any:
+        optimizer = trainer.optimizer.optimizer  # that of torch, within accelerate's
+        if trainer.accelerator.scaler is not None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+            return clip(model)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+        optimizer.found_inf = norm.isnan().float()
+        return norm
+
+    trainer._clip_grad_norm = clip_gradients
