@@ -1,5 +1,5 @@
 """A trainer callback that both stock ms-swift and swiftalign load by ``external_plugins``: when each step ended, the
-memory at the peak, the loss of each step, and what the kernels of two steps spent their time on.
+memory at the peak, the loss of each step, and what the kernels of some steps spent their time on.
 
 Writes JSON to the file that the environment variable STEP_TIMES names, and a trace for chrome://tracing to the one that
 STEP_TRACE names, if it is set.
@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from swift.callbacks import callbacks_map
 from swift.callbacks.base import TrainerCallback
+from torch._dynamo.utils import compilation_time_metrics, counters
 
 WARM_UP = 5  # steps before timing: kernels are chosen, compiled, and memory is taken
-PROFILED = 3  # steps before the end that are not timed: the kernels of all but the last are profiled
+PROFILED = 9  # steps before the end that are not timed: the kernels of all but the last are profiled
 KERNELS = 24  # that take the most time, and are named
 
 
@@ -90,6 +91,7 @@ class StepTimes(TrainerCallback):
             **self.profiled,
             "shapes": self.shapes,
             "workers": args.dataloader_num_workers,
+            "compiled": _compiled(),
             "peak_bytes": peaks[0],
             "reserved_bytes": peaks[1],
         }
@@ -97,7 +99,7 @@ class StepTimes(TrainerCallback):
 
 
 def _profiled(profiler: Any, steps: int) -> dict[str, Any]:
-    """Milliseconds per step: of kernels by kind, of those that take most by name, and in which any of them ran."""
+    """Milliseconds per step: of kernels by kind, of those that take most by name, and between kernels."""
     shares: dict[str, float] = {}
     kernels: list[tuple[float, int, str]] = []
     for event in profiler.key_averages():
@@ -112,15 +114,22 @@ def _profiled(profiler: Any, steps: int) -> dict[str, Any]:
         for event in profiler.events()
         if event.device_type == torch.autograd.DeviceType.CUDA
     )
-    busy, until = 0.0, 0.0
+    idle, until = 0.0, spans[0][0]
     for start, end in spans:
-        busy += max(end - max(start, until), 0.0)
+        idle += max(start - until, 0.0)
         until = max(until, end)
     return {
         "shares_ms": {kind: round(value, 1) for kind, value in shares.items()},
-        "busy_ms": round(busy / 1e3 / steps, 1),
+        "idle_ms": round(idle / 1e3 / steps, 1),
         "kernels": [[round(ms, 2), count, name[:120]] for ms, count, name in sorted(kernels, reverse=True)[:KERNELS]],
     }
+
+
+def _compiled() -> dict[str, Any]:
+    """How many graphs were compiled, how many of them came out of torch's cache, and in how many seconds."""
+    cached, seconds = counters["aot_autograd"], sum(compilation_time_metrics.get("_compile.compile_inner", []))
+    graphs = counters["stats"]["unique_graphs"]
+    return {"graphs": graphs, "from_cache": cached["autograd_cache_hit"], "seconds": round(seconds, 1)}
 
 
 def _kind(kernel: str) -> str:

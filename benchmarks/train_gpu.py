@@ -50,6 +50,7 @@ OLDER_FIRST_SPECIAL = 151643  # that of the models before it
 RUNS: dict[str, dict[str, Any]] = {
     "swiftalign": {},
     "fp8": {"frozen_fp8": True},
+    "seldom-logged": {"logging_steps": 1000},
     "again": {},  # the same once more: what is compiled is kept from the run before
     "torch-attention": {},  # without FlashAttention 4, where it is installed
     "torch-attention-fp8": {"frozen_fp8": True},
@@ -322,7 +323,8 @@ def run(
         "peak_gib": round(values["peak_bytes"] / 2**30, 2),
         "reserved_gib": round(values["reserved_bytes"] / 2**30, 2),
         "shares_ms": values.get("shares_ms", {}),
-        "idle_ms": round(seconds_a_step * 1e3 - values.get("busy_ms", 0), 1),
+        "idle_ms": values.get("idle_ms"),
+        "compiled": values["compiled"],
         "kernels": values.get("kernels", []),
         "losses": [round(loss, 4) for loss in values["losses"]],
         "tokens_a_step": round(np.mean([a * b for a, b in values["shapes"][WARM_UP:] or values["shapes"]])),
@@ -383,6 +385,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of the model, which is made there unless it is there")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds after which a run counts as failed")
     options = parser.parse_args()
+    if options.steps < WARM_UP + PROFILED + 2:
+        parser.error(f"--steps: at least {WARM_UP + PROFILED + 2}")
     runs = PREDICTIONS if options.runs == ["predictions"] else options.runs
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = product_rate() if device == "cuda" else 1e11
@@ -425,7 +429,8 @@ def _table(found: list[dict[str, Any]], shape: str, sizes: list[tuple[int, int]]
             f"  {each['run']:20} {seconds:.3f} s  {batch / seconds:6.2f} samples/s  {ratio:>6}"
             f"  peak {each['peak_gib']:.1f} GiB (predicted {predicted.get('peak_gib', '-')})"
             f"  predicted {predicted.get('seconds', '-')} s  first step after {each['first_step_after']:.0f} s"
-            f"  {each['shares_ms']}  idle {each['idle_ms']:.0f} ms"
+            f"  {each['shares_ms']}  idle {each['idle_ms']} ms"
+            f"  compiled {each['compiled']}"
         )
     print(flush=True)
 

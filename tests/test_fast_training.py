@@ -214,3 +214,9 @@ def test_only_frozen_layers_are_compiled(demo: Path, demo_modules: Model, make_c
     assert all(compiled(model.model.language_model.layers))
     assert not any(compiled(model.model.visual.blocks))
     assert trainer.evaluate() == "evaluated"
+
+
+def test_patches_are_embedded_as_by_the_convolution() -> None:
+    layer = torch.nn.Conv3d(3, 40, (2, 14, 14), stride=(2, 14, 14)).double()
+    patches = torch.randn(6, 3, 2, 14, 14, dtype=torch.float64)
+    torch.testing.assert_close(embed_patches(layer, patches), layer(patches), rtol=1e-12, atol=1e-12)

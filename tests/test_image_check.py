@@ -17,9 +17,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from swiftalign.data import image_check
-from swiftalign.data.image_check import ImageCheck, SoundImages, cache_file
+from swiftalign.data.image_check import ImageCheck, SoundImages
 from swiftalign.data.images import check_image, image_size, open_image
 from swiftalign.data.scan import scan
+from swiftalign.files import cache_path
 from swiftalign.problems import DataError
 
 
@@ -207,10 +208,10 @@ def test_the_cache_is_bounded_and_keeps_those_of_this_run(tmp_path: Path, monkey
 
 def test_the_cache_lies_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert cache_file() == Path("/caches/swiftalign/sound-images")
+    assert cache_path("sound-images") == Path("/caches/swiftalign/sound-images")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard says to ignore it
     monkeypatch.setenv("HOME", "/home/someone")
-    assert cache_file() == Path("/home/someone/.cache/swiftalign/sound-images")
+    assert cache_path("sound-images") == Path("/home/someone/.cache/swiftalign/sound-images")
 
 
 @pytest.mark.usefixtures("settled")

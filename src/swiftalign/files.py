@@ -22,6 +22,14 @@ from swiftalign.problems import SwiftalignError
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
+def cache_path(name: str) -> Path | None:
+    """Where something is kept between runs, in the user's cache; None where the user has no home."""
+    with contextlib.suppress(RuntimeError):
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (named if named.is_absolute() else Path.home() / ".cache") / "swiftalign" / name
+    return None
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file that appears whole or not at all; text as UTF-8.
 

@@ -39,14 +39,6 @@ _QUIET_SECONDS, _PROGRESS_SECONDS = 2.0, 0.5
 _SAVE_SECONDS = 60.0
 
 
-def cache_file() -> Path | None:
-    """Where the keys of sound images are kept between runs; None where the user has no home."""
-    with contextlib.suppress(RuntimeError):
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (named if named.is_absolute() else Path.home() / ".cache") / "swiftalign/sound-images"
-    return None
-
-
 class SoundImages:
     """A set of images that were sound when they were last decoded: nine bytes for each.
 

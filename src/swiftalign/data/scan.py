@@ -20,7 +20,7 @@ from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.files import RowCounts, data_sources
 from swiftalign.data.formats import read_row
 from swiftalign.data.formats.own import PLAIN_KINDS, glance
-from swiftalign.data.image_check import Checked, ImageCheck, cache_file
+from swiftalign.data.image_check import Checked, ImageCheck
 from swiftalign.data.images import NoSuchImageError, check_image, remembered_sizes
 from swiftalign.data.records import Row
 from swiftalign.data.row_checks import PixelSpread, UnitSpread, row_problems
@@ -31,6 +31,7 @@ from swiftalign.data.text import Composed
 from swiftalign.data.tokens import Conversation
 from swiftalign.data.words import special_text
 from swiftalign.data.written import Written
+from swiftalign.files import cache_path
 from swiftalign.problems import DATA_CODES, DataError, Problem, counted
 
 NAMED_ROWS = 4  # that a finding names; the others are counted
@@ -124,7 +125,7 @@ def scan(
     def tell(done: int) -> None:
         image_progress(done, max(done, done * size // max(run.bytes, 1)))
 
-    check = ImageCheck(run.add_unreadable, tell, cache=cache_file()) if check_images else nullcontext()
+    check = ImageCheck(run.add_unreadable, tell, cache=cache_path("sound-images")) if check_images else nullcontext()
     with warnings.catch_warnings(), check as run.images:
         warnings.simplefilter("ignore")  # Pillow's, about images whose faults are found here anyway
         for number, source in enumerate(sources):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftalign.checkpoint.read import START_FILE
-from swiftalign.files import file_error
+from swiftalign.files import cache_path, file_error
 from swiftalign.problems import SwiftalignError, TrainingError
 from swiftalign.runs.events import Event, EventReader
 from swiftalign.runs.folder import PLAN_FILE, STOP_FILE
@@ -178,6 +178,14 @@ def _started(
     environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", LAUNCHER: str(os.getpid())}
     if local_model:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if kept := cache_path("compiled"):  # for the next run; torch's own place is a temporary folder
+        with contextlib.suppress(OSError):
+            kept.mkdir(parents=True, exist_ok=True)
+            environment = {
+                "TORCHINDUCTOR_CACHE_DIR": str(kept / "torch"),
+                "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": str(kept / "flash-attn"),
+                "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "1",
+            } | environment
     with _log_file(run_folder, processes).open("ab") as log:
         start = log.tell()
         # Slurm may send a signal to all processes of a job: the child inherits that it does not get these.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swiftalign.model.families import find
@@ -32,6 +33,9 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices, *, tf32
         for name, blocks in model.named_modules():
             if name.endswith(vit) and isinstance(blocks, nn.ModuleList):
                 blocks[0].register_forward_pre_hook(lambda block, args: (args[0].detach(), *args[1:]))
+    for part in model.modules():
+        if isinstance(part, nn.Conv3d) and part.weight.is_cuda and _embeds_patches(part):
+            part.forward = partial(embed_patches, part)  # type: ignore[method-assign]
     if choices.padding_free:
         use_padding_free_attention(model, flash4=choices.attention == "flash4")
         reset_at_rows(model, tf32)
@@ -62,3 +66,24 @@ def _frozen_layers(model: nn.Module, stack: str) -> Iterator[nn.Module]:
     for name, module in model.named_modules():
         if name.endswith(stack) and not any(weight.requires_grad for weight in module.parameters()):
             yield from module.children()
+
+
+def _embeds_patches(layer: nn.Conv3d) -> bool:
+    """Whether this is a frozen convolution whose steps are as large as its kernel."""
+    plain = layer.kernel_size == layer.stride and not any(layer.padding) and layer.groups == 1
+    return plain and not any(weight.requires_grad for weight in layer.parameters())
+
+
+def embed_patches(layer: nn.Conv3d, patches: Tensor) -> Tensor:
+    """What a convolution makes of patches as large as its kernel, by one product.
+
+    cuDNN's convolution takes 2.8 ms on an H200 for 12,288 patches of Qwen3-VL, which is 15 TFLOP/s.
+
+    Args:
+        patches: [patches, channels, frames, height, width].
+
+    Returns:
+        [patches, outputs, 1, 1, 1].
+    """
+    out = nn.functional.linear(patches.flatten(1), layer.weight.flatten(1), layer.bias)
+    return out.view(*out.shape, 1, 1, 1)

@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "swiftalign_flash"
+FLASH4_GRADIENTS = (64, 128, 256)  # sizes of heads whose gradients by FlashAttention 4 are right
 
 
 def use_padding_free_attention(model: nn.Module, *, flash4: bool = False) -> None:
@@ -80,7 +81,8 @@ def attention(
     starts, longest = cu_seq_lens_q, max_length_q
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         query, key, value = (heads.squeeze(0).transpose(0, 1) for heads in (query, key, value))
-        if flash4:
+        # Its gradient of the queries is wrong for heads of 72, those of the ViT (benchmarks/attention.py).
+        if flash4 and (query.shape[-1] in FLASH4_GRADIENTS or not query.requires_grad):
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             return flash4_forward(query, key, value, starts, longest, scale, causal)[0].unsqueeze(0), None
         # The operator behind `torch.nn.attention.varlen_attn`, whose earlier releases refuse grouped key heads.
