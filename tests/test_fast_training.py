@@ -217,6 +217,10 @@ def test_only_frozen_layers_are_compiled(demo: Path, demo_modules: Model, make_c
 
 
 def test_patches_are_embedded_as_by_the_convolution() -> None:
+    import torch
+
+    from swiftalign.worker.apply_choices import embed_patches
+
     layer = torch.nn.Conv3d(3, 40, (2, 14, 14), stride=(2, 14, 14)).double()
     patches = torch.randn(6, 3, 2, 14, 14, dtype=torch.float64)
     torch.testing.assert_close(embed_patches(layer, patches), layer(patches), rtol=1e-12, atol=1e-12)
