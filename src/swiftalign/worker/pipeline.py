@@ -209,7 +209,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
         if choices.seconds and config.training.dataloader_num_workers is None:
             # As many as keep the GPU busy; the rows are the same with any number.
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            row_seconds = seconds_per_row(trainer.train_dataset)
+            row_seconds = seconds_per_row(trainer.train_dataset, trainer.data_collator)
             workers, problem = plan_loading(row_seconds, choices.batch, choices.seconds, processes=processes)
             args.dataloader_num_workers = workers
             text = f"{1 / row_seconds:.0f} rows/s per core, {counted(workers, 'worker')}"

@@ -17,7 +17,7 @@ from accelerate.utils import send_to_device
 from swift.dataloader import DataLoaderShard
 from swift.metrics.utils import MeanMetric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
     get_vision_interpolation_indices_and_weights,
@@ -50,7 +50,10 @@ class SyncFreeCollator:
         self._pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2  # numbers per patch
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        pixels = [row.pop("pixel_values") for row in rows if row.get("pixel_values") is not None]
         batch = self.collate(rows)
+        if pixels:
+            batch["pixel_values"] = self._concatenated(pixels)
         batch |= {name: int(batch[name]) for name in ("max_length_q", "max_length_k") if name in batch}
         if self.keep_answers and batch.get("loss_scale") is None:
             # As ms-swift's `prepare_logits_to_keep`, with positions in place of its mask.
@@ -63,9 +66,8 @@ class SyncFreeCollator:
         if text_alone:
             # It gets a blank image, whose features go nowhere: the aligner then has gradients, of zero, in each batch,
             # and all processes run the same layers.
-            batch["pixel_values"] = torch.zeros(self._merge**2, self._pixels)
+            batch["pixel_values"] = torch.zeros(self._merge**2, self._pixels, dtype=self.dtype)
             batch["image_grid_thw"] = torch.tensor([[1, self._merge, self._merge]])
-        batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
         grids = batch["image_grid_thw"]  # number of frames, and of rows and columns of patches, per image [images, 3]
         positions = (batch["input_ids"][0] == self._image_token).nonzero().flatten()
         if not text_alone and len(positions) != int(grids.prod(-1).sum()) // self._merge**2:
@@ -76,6 +78,24 @@ class SyncFreeCollator:
             "visual": self._visual(grids),
         }
         return batch
+
+    def _concatenated(self, pixels: list[Tensor]) -> Tensor:
+        """The patches of all images in the ViT's dtype; in a loader's worker, where the training process reads them.
+
+        Pixels are most of a batch: it takes half the time where they are written once.
+
+        Args:
+            pixels: [patches, numbers per patch] of each row.
+        """
+        shape = sum(len(each) for each in pixels), pixels[0].shape[1]
+        if get_worker_info() is None:
+            joined = torch.empty(shape, dtype=self.dtype)
+        else:
+            storage = torch.UntypedStorage._new_shared(shape[0] * shape[1] * self.dtype.itemsize)
+            joined = torch.empty(0, dtype=self.dtype).set_(storage).view(shape)
+        for part, each in zip(torch.split(joined, [len(each) for each in pixels]), pixels, strict=True):
+            part.copy_(each)
+        return joined
 
     def _visual(self, grids: Tensor) -> dict[str, Any]:
         """What the ViT would compute from the sizes of images, under the names of its arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,20 +13,23 @@ import torch
 from swiftalign.problems import Problem, counted
 
 _ROWS_TIMED = 8
-_SPARE = 1.3  # rows differ, and workers share memory and disk
+_SPARE = 1.5  # rows differ, workers share memory and disk, and a batch goes from one process to another
 _MOST = 32
 
 
-def seconds_per_row(rows: Sequence[Any]) -> float:
-    """Mean seconds of a few rows, encoded in this process on one thread, as a data loader worker does it."""
+def seconds_per_row(rows: Sequence[Any], collate: Callable[[list[Any]], Any] = lambda rows: rows) -> float:
+    """Mean seconds of a few rows, encoded in this process on one thread, as a data loader worker does it.
+
+    Args:
+        collate: makes a batch of rows, which takes time too.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows[0]  # imports packages, and opens what stays open
+        collate([rows[0]])  # imports packages, and opens what stays open
         begin = time.perf_counter()
         count = min(_ROWS_TIMED, len(rows))
-        for index in range(count):
-            rows[index]
+        collate([rows[index] for index in range(count)])
         return (time.perf_counter() - begin) / count
     finally:
         torch.set_num_threads(threads)
