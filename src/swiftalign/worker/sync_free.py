@@ -91,7 +91,7 @@ class SyncFreeCollator:
         if get_worker_info() is None:
             joined = torch.empty(shape, dtype=self.dtype)
         else:
-            storage = torch.UntypedStorage._new_shared(shape[0] * shape[1] * self.dtype.itemsize)
+            storage = torch.UntypedStorage._new_shared(shape[0] * shape[1] * self.dtype.itemsize)  # type: ignore[no-untyped-call]
             joined = torch.empty(0, dtype=self.dtype).set_(storage).view(shape)
         for part, each in zip(torch.split(joined, [len(each) for each in pixels]), pixels, strict=True):
             part.copy_(each)
