@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import warm
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.workspace import write_demo
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Commands that tests run do not read or write the user's own cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_children(own_cache: None) -> Iterator[None]:
+    """`train`, called in this process, forks its training process instead of loading ms-swift anew each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swiftalign.runs.launch.Popen", warm.start)
+        yield
 
 
 @pytest.fixture(scope="session")
