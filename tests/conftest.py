@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 import warm
 from swiftalign.config.load import load_config
@@ -16,9 +17,14 @@ from swiftalign.config.sections import Config
 from swiftalign.demo.workspace import write_demo
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
+from swiftalign.speed.cards import visible_cards
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,9 +38,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_children(own_cache: None) -> Iterator[None]:
-    """`train`, called in this process, forks its training process instead of loading ms-swift anew each time."""
+    """`train`, called in this process, forks its training process instead of loading ms-swift anew each time.
+
+    Not where there are GPUs: CUDA does not survive a fork.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swiftalign.runs.launch.Popen", warm.start)
+        if not visible_cards():
+            patch.setattr("swiftalign.runs.launch.Popen", warm.start)
         yield
 
 
