@@ -9,21 +9,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
+import warm
 from swiftalign.config.load import load_config
 from swiftalign.config.sections import Config
 from swiftalign.demo.workspace import write_demo
 from swiftalign.model.tree import Model
 from swiftalign.plan.read import read_model
+from swiftalign.speed.cards import visible_cards
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# How long an example takes depends on what else the machine does.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Commands that tests run do not read or write the user's own cache."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    """Commands that tests run do not read or write the user's own cache, but for what torch has built for DeepSpeed."""
+    cache, built = tmp_path_factory.mktemp("cache"), Path("~/.cache/torch_extensions").expanduser()
+    built.mkdir(parents=True, exist_ok=True)
+    (cache / built.name).symlink_to(built)  # building takes a minute
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_children(own_cache: None) -> Iterator[None]:
+    """`train`, called in this process, forks its training process instead of loading ms-swift anew each time.
+
+    Not where there are GPUs: CUDA does not survive a fork.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not visible_cards():
+            patch.setattr("swiftalign.runs.launch.Popen", warm.start)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What README.md and docs/ show is what the commands print."""
+"""What docs/ shows is what the commands print, and lists are whole. tests/test_readme.py has the README's session."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GUIDE_PROJECT = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if has_examples(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if has_examples(page)], ids=lambda page: page.name)
 def test_the_sessions_shown_are_what_the_commands_print(page: Path, tmp_path: Path) -> None:
     assert without_variables(rerun(page, tmp_path)) == without_variables(page.read_text())
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from swiftalign.model.hub import fetch_model
 from swiftalign.problems import ModelError
-from swiftalign.worker.__main__ import explain
+from swiftalign.worker.entry import explain
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from swiftalign.cli import main
+from swiftalign.demo.workspace import TINY_TRAINING
 from swiftalign.model.safetensors import read_stored
 from swiftalign.plan.plan import read_plan
 
 GUIDE = Path(__file__).parent / "guide"
+STEPS = TINY_TRAINING["max_steps"]
 
 
 def train(run: Path, *configs: Path) -> int:
@@ -44,7 +46,7 @@ def yaml_of_hints(findings: list[dict[str, str]], folder: Path) -> list[Path]:
 def test_methods_1_4_and_5_train_unchanged(name: str, method: str, tensors: int, demo: Path, tmp_path: Path) -> None:
     assert train(tmp_path / "run", demo / "config.yaml", GUIDE / f"{name}.yaml") == 0
     assert read_plan(tmp_path / "run/plan.json").method == method
-    assert len(read_stored(tmp_path / "run/checkpoint-30/adapter_model.safetensors")) == tensors
+    assert len(read_stored(tmp_path / f"run/checkpoint-{STEPS}/adapter_model.safetensors")) == tensors
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ def test_the_unit_of_every_type_with_an_aligner_is_told() -> None:
         for meta in MODEL_MAPPING.values()
         if getattr(meta.model_arch, "aligner", None)
         for model_class in meta.architectures
-        if unit_of_model({"model_type": "any", "architectures": [model_class]}, "/models/mine", None, None) is None
+        if model_class != "null"  # ms-swift's word for none, which it adds when it first looks for a model's type
+        and unit_of_model({"model_type": "any", "architectures": [model_class]}, "/models/mine", None, None) is None
     ]
     assert untold == UNTOLD
 

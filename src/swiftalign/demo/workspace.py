@@ -15,10 +15,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 TINY_TRAINING: dict[str, Any] = {
     "aligner_lr": "1.0e-3",
-    "max_steps": 30,
+    "max_steps": 12,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 1,
-    "logging_steps": 5,
+    "gradient_checkpointing": "false",
+    "logging_steps": 4,
 }
 
 DEMO_TRAINING: dict[str, Any] = {

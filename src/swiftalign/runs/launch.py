@@ -6,13 +6,13 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 from typing import Any
 
 from swiftalign.checkpoint.read import START_FILE
@@ -121,7 +121,7 @@ def take_part(processes: Processes, listen: Callable[[Event], None]) -> int:
         TrainingError: command 0 does not answer, has ended without a word, or its run folder is not to be seen.
         SystemExit: after a signal before training, or a second one, with the exit code that it stands for.
     """
-    child: subprocess.Popen[bytes] | None = None
+    child: Popen[bytes] | None = None
     signals: list[int] = []
 
     def asked(number: int, frame: object) -> None:
@@ -141,7 +141,7 @@ def take_part(processes: Processes, listen: Callable[[Event], None]) -> int:
                 text = f"{processes.name}: the command that leads the run has ended, or can't be reached any more"
                 raise TrainingError(text, "see its output; then --resume") from None
             if child and (message.get("orderly") or "folder" in message):
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                with contextlib.suppress(TimeoutExpired):
                     child.wait(_STOP_SECONDS)
             if "end" in message:
                 return int(message["end"])
@@ -169,7 +169,7 @@ def take_part(processes: Processes, listen: Callable[[Event], None]) -> int:
 @contextmanager
 def _started(
     run_folder: Path, processes: Processes, endpoint: str, *, local_model: bool, all_gpus: bool
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+) -> Iterator[tuple[Popen[bytes], int]]:
     """The child that trains, or starts those that train, and where its output begins in the log.
 
     Leaving the context ends the child, and all that it started.
@@ -191,11 +191,11 @@ def _started(
         # Slurm may send a signal to all processes of a job: the child inherits that it does not get these.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
-            child = subprocess.Popen(
+            child = Popen(
                 processes.command(str(run_folder), endpoint),
-                stdin=subprocess.DEVNULL,
+                stdin=DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=STDOUT,
                 env=environment,
                 start_new_session=True,  # Ctrl-C then reaches the child and its children only through this process
             )
@@ -204,7 +204,7 @@ def _started(
         try:
             yield child, start
         finally:
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            with contextlib.suppress(ProcessLookupError, TimeoutExpired):
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGTERM)
                     child.wait(_STOP_SECONDS)

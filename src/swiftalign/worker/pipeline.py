@@ -174,6 +174,19 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
                 link.unlink(missing_ok=True)
                 link.symlink_to(Path(checkpoint).name)
 
+    def _save_trainer_state(self, trainer: Any) -> Any:
+        """As ms-swift does, without its pictures of tensorboard's curves in ``images``.
+
+        They take two seconds at the end of every run, and leave out what a run logged before it was resumed. The run
+        folder gets its own picture.
+        """
+        args = trainer.args
+        reported, args.report_to = args.report_to, []
+        try:
+            return super()._save_trainer_state(trainer)
+        finally:
+            args.report_to = reported
+
     def train(self, trainer: Any) -> Any:
         config, plan, choices, args = self.config, self.plan, self.choices, trainer.args
         self.callback = next(each for each in trainer.callback_handler.callbacks if isinstance(each, PlanCallback))
