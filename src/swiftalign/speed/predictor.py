@@ -2,7 +2,8 @@
 
 Memory is counted from what has to be kept until the backward pass. Where weights are frozen, autograd keeps no layer's
 input, only the operands of norms, attention and activations. Time is that of the counted operations at the card's
-rate, and of the bytes that pass through its memory. `benchmarks/RESULTS.md` compares both with measurements on an H100.
+rate, and of the bytes that pass through its memory. `benchmarks/RESULTS.md` compares both with measurements on an H100
+and an H200.
 """
 
 from __future__ import annotations
@@ -33,15 +34,18 @@ _HALF, _FLOAT = 2, 4  # bytes per element
 # Elements kept per token and layer by compiled and by Liger's kernels; plain ones keep `Sizes.plain_kept`.
 _MORE_KEPT = {"compiled": 1.0, "liger": 1.17}
 
-# Shares of a large product's rate, measured on an H100 (benchmarks/RESULTS.md).
-_PRODUCTS, _ATTENTION = 0.94, 0.24
+# Shares of a large product's rate, measured on an H200 (benchmarks/RESULTS.md).
+_PRODUCTS = 0.91
+_ATTENTION = {"torch": 0.23, "flash4": 0.42}
 _LINEAR_ATTENTION = 0.035  # with all its elementwise work, on an H200: Qwen3.5-9B
-_FP8_GAIN = 1.83  # of the LLM's products
+_FP8_GAIN = 1.9  # of the LLM's products
 # Elementwise memory traffic of plain and of Liger's kernels, relative to compiled ones.
 _MORE_TRAFFIC = {"compiled": 1.0, "liger": 2.3, "plain": 5.0}
-_BATCH_SECONDS = 0.05  # per batch, in which the card waits for the CPU
+_FP8_TRAFFIC = 1.4  # elementwise memory traffic with it: activations are brought to FP8
+_BATCH_SECONDS = 0.02  # per batch: the optimizer, the loss, and short waits for the CPU
 # Seconds of CPU time to start the kernels of one LLM layer, forward and backward; small batches wait for it.
 _STARTS = {"compiled": 0.002, "liger": 0.0045, "plain": 0.0045}
+_LINEAR_STARTS = 0.0075  # the same for a layer with linear attention
 _FORWARD = 0.3  # share of the forward pass in _STARTS
 
 
@@ -198,18 +202,23 @@ class Predictor:
         sizes, again, times = self.sizes, choices.gradient_checkpointing, []
         llm_elements = 8 * sizes.inner + 24 * sizes.width + 4 * sizes.attention_kept / sizes.layers
         vit_passes = 1 if "vit" in self.trained.parts else _FORWARD
-        layers = sizes.layers * (1 + _FORWARD * again) + sizes.vit_layers * vit_passes
+        linear = sizes.layers - sizes.attention_layers
+        starts = (sizes.attention_layers * (1 + _FORWARD * again) + sizes.vit_layers * vit_passes) * _STARTS[
+            choices.kernels
+        ]
+        starts += linear * (1 + _FORWARD * again) * _LINEAR_STARTS
         for first in range(0, min(len(self.rows), BATCHES_TIMED * size), size):
             rows = [self.rows[index % len(self.rows)] for index in range(first, first + size)]
             rows = rows if choices.padding_free else padded(rows)
             work = count(sizes, self.trained, rows, checkpointing=again)
             llm = work.llm / (_FP8_GAIN if choices.frozen_fp8 else 1.0)
             products = (llm + work.head + work.vit + work.aligner) / (rate * _PRODUCTS)
-            attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION)
+            attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION[choices.attention])
             attention += work.linear_attention / (rate * _LINEAR_ATTENTION)
             tokens, patches = sum(row.tokens for row in rows), sum(sum(row.patches) for row in rows)
             elements = tokens * sizes.layers * llm_elements * (1.4 if again else 1.0)
             elements += patches * sizes.vit_layers * (2 * sizes.vit_inner + 24 * sizes.vit_width)
             traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
-            times.append(max(products + attention + traffic, layers * _STARTS[choices.kernels]) + _BATCH_SECONDS)
+            traffic *= _FP8_TRAFFIC if choices.frozen_fp8 else 1.0
+            times.append(max(products + attention + traffic, starts) + _BATCH_SECONDS)
         return self.spreading.seconds(sum(times) / len(times), self.weights, self.card)
