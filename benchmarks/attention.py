@@ -3,13 +3,15 @@
     python benchmarks/attention.py
 
 Needs a GPU of the Hopper generation, and flash-attn-4. Errors are relative norms, against float32 attention of the same
-operands; those of torch's kernels are beside them.
+operands; those of torch's kernels are beside them. Ends with exit code 1 where an error is larger than rounding to
+bfloat16 explains.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,11 +41,15 @@ class Causal(torch.nn.Module):
         self.is_causal = causal
 
 
-def main() -> None:
+LARGEST_ERROR = 5e-3  # bfloat16 has steps of 4e-3 to 8e-3
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
+    wrong = 0
     print(f"{'':28}  {'':8} {'forward':>9} {'+ backward':>11}   errors of the result and of the gradients of q, k, v")
     for name, (rows, heads, key_heads, size, causal) in SHAPES.items():
         torch.manual_seed(0)
@@ -71,9 +77,12 @@ def main() -> None:
                 backward = milliseconds(both, rounds)
             except Exception as error:  # a kernel may lack a shape
                 print(f"{name:28}  {kind:8} failed: {str(error)[:150]}", flush=True)
+                wrong += 1
                 continue
+            wrong += max(errors) > LARGEST_ERROR
             shown = "  ".join(f"{error:.1e}" for error in errors)
             print(f"{name:28}  {kind:8} {forward:6.3f} ms  {backward:6.3f} ms   {shown}", flush=True)
+    return int(wrong > 0)
 
 
 def with_gradients(attend: Callable[[], Any], operands: list[Tensor], gradient: Tensor) -> list[Tensor]:
@@ -112,4 +121,4 @@ def milliseconds(call: Callable[[], object], rounds: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

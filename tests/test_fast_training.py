@@ -224,3 +224,37 @@ def test_patches_are_embedded_as_by_the_convolution() -> None:
     layer = torch.nn.Conv3d(3, 40, (2, 14, 14), stride=(2, 14, 14)).double()
     patches = torch.randn(6, 3, 2, 14, 14, dtype=torch.float64)
     torch.testing.assert_close(embed_patches(layer, patches), layer(patches), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("size", "trains", "operator"),
+    [
+        pytest.param(128, True, "swiftalign.flash4.default", id="the LLM"),
+        pytest.param(72, False, "swiftalign.flash4.default", id="a frozen ViT"),
+        pytest.param(72, True, "aten._flash_attention_forward.default", id="a ViT that trains"),
+    ],
+)
+def test_flash_attention_4_is_taken_where_its_gradients_are_right(size: int, trains: bool, operator: str) -> None:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from swiftalign.worker.attention import attention, flash4_backward
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    with FakeTensorMode(), Called():  # shapes alone, as of tensors on a GPU
+        kinds = {"device": "cuda", "dtype": torch.bfloat16, "requires_grad": trains}
+        query, key, value = (torch.empty(1, heads, 10, size, **kinds) for heads in (8, 2, 2))
+        starts = torch.empty(3, dtype=torch.int32, device="cuda")
+        layer = torch.nn.Module()
+        out, _ = attention(layer, query, key, value, None, cu_seq_lens_q=starts, max_length_q=6, flash4=True)
+        operands = [each[0].transpose(0, 1) for each in (query, key, value)]
+        gradients = flash4_backward(out[0], *operands, out[0], torch.empty(8, 10), starts, 6, 0.1, True)
+    assert operator in names
+    assert out.shape == (1, 10, 8, size)
+    assert [each.shape for each in gradients] == [each.shape for each in operands]

@@ -412,7 +412,7 @@ def test_the_loader_says_when_cores_are_too_few() -> None:
     assert workers == 3
     assert problem is not None
     assert (problem.code, problem.severity) == ("loader-starves", "warning")
-    assert problem.message == "a GPU trains 40 rows/s, but 3 workers can read only 6: 26 would keep it busy"
+    assert problem.message == "a GPU trains 40 rows/s, but 3 workers can read only 6: 30 would keep it busy"
 
 
 # The command
