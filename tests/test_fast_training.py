@@ -258,3 +258,33 @@ def test_flash_attention_4_is_taken_where_its_gradients_are_right(size: int, tra
     assert operator in names
     assert out.shape == (1, 10, 8, size)
     assert [each.shape for each in gradients] == [each.shape for each in operands]
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["told by a tensor", "ms-swift's own way"])
+def test_a_step_with_a_gradient_that_is_not_a_number_is_left_out(fused: bool) -> None:
+    import torch
+    from accelerate import Accelerator
+    from swift.trainers import Trainer
+
+    from swiftalign.worker.sync_free import clip_without_waiting
+
+    def train(gradients: list[float]) -> tuple[list[float], list[float]]:
+        weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        model = torch.nn.ParameterList([weight])
+        accelerator = Accelerator(cpu=True)
+        optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused))
+        trainer = SimpleNamespace(accelerator=accelerator, optimizer=optimizer, args=SimpleNamespace(max_grad_norm=1.0))
+        trainer._clip_grad_norm = lambda model: accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        clip_without_waiting(trainer)
+        norms = []
+        for gradient in gradients:
+            weight.grad = torch.tensor([gradient, 1.0])
+            norms.append(float(trainer._clip_grad_norm(model)))
+            optimizer.step()
+            optimizer.zero_grad()
+        return weight.tolist(), norms
+
+    with Trainer._fix_grad_norm_nan():
+        weights, norms = train([3.0, float("nan"), 0.5])
+        assert weights == train([3.0, 0.5])[0] != train([3.0])[0]
+    assert norms == pytest.approx([10**0.5, float("nan"), 1.25**0.5], nan_ok=True)
