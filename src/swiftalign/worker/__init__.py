@@ -12,8 +12,9 @@ of this run's own model and trainer are replaced:
 - ``trainer._wrap_model``, by `sharding`, with fsdp2: it wraps what is not divided in DDP.
 - ``trainer.compute_loss_context_manager``, by `sharding.autocast`, with DeepSpeed.
 - ``trainer.create_optimizer``, wrapped by `callbacks.PlanCallback`, which compares the optimizer with the plan.
-- ``forward`` of the frozen layers, by its compiled form; on a GPU, that of a frozen convolution that embeds patches, by a product; that of ms-swift's multimodal model, by `sync_free`; and that
-  of Qwen3.5's linear attention, by `linear_attention`, in padding-free batches.
+- ``forward`` of the frozen layers, by its compiled form; on a GPU, that of a frozen convolution that embeds patches, by
+  a product; that of ms-swift's multimodal model, by `sync_free`; and that of Qwen3.5's linear attention, by
+  `linear_attention`, in padding-free batches.
 - ``hf_device_map``, ``_is_fsdp_managed_module`` and ``_ddp_params_and_buffers_to_ignore`` of the model, by `sharding`,
   with fsdp2; and its trained parameters, by whole ones, with ZeRO-3.
 - ``trainer._clip_grad_norm``, by `sync_free`, unless DeepSpeed clips: it does not wait for the norm.
