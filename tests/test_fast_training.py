@@ -232,6 +232,7 @@ def test_patches_are_embedded_as_by_the_convolution() -> None:
         pytest.param(128, True, "swiftalign.flash4.default", id="the LLM"),
         pytest.param(72, False, "swiftalign.flash4.default", id="a frozen ViT"),
         pytest.param(72, True, "aten._flash_attention_forward.default", id="a ViT that trains"),
+        pytest.param(80, False, "aten._flash_attention_forward.default", id="heads that were not tried"),
     ],
 )
 def test_flash_attention_4_is_taken_where_its_gradients_are_right(size: int, trains: bool, operator: str) -> None:

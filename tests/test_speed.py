@@ -111,6 +111,28 @@ def test_the_config_has_the_last_word(training: str, name: str, value: Any) -> N
     assert getattr(choose(config, plan, predictor), name) == value
 
 
+@pytest.mark.parametrize(
+    ("card", "training", "model", "expected"),
+    [
+        pytest.param("H200", "", {}, "flash4", id="an H200"),
+        pytest.param("A100", "", {}, "torch", id="a card on which it was not tried"),
+        pytest.param("H200", ", padding_free: false", {}, "torch", id="padded rows"),
+        pytest.param("H200", "", {"attention": "sdpa"}, "torch", id="as the config says"),
+        pytest.param("H200", "", {"dtype": "float32"}, "torch", id="32 bits"),
+    ],
+)
+def test_flash_attention_4_is_taken_where_it_works(
+    card: str, training: str, model: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, plan, predictor = predictor_of("8B", card, training=training)
+    config = config.model_copy(update={"model": config.model.model_copy(update=model)})
+    plan = replace(plan, dtype=model.get("dtype", plan.dtype))
+    choices = choose(config, plan, predictor)
+    assert (choices.attention, "attention" in choices.reasons) == (expected, expected == "flash4")
+    monkeypatch.setattr("swiftalign.speed.choose._installed", lambda name: name != "flash_attn.cute")
+    assert choose(config, plan, predictor).attention == "torch"
+
+
 def test_fp8_without_a_card_is_refused() -> None:
     config, plan, _ = predictor_of("8B", training=", frozen_fp8: true")
     with pytest.raises(SwiftalignError, match="frozen_fp8 needs a GPU"):

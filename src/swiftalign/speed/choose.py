@@ -220,8 +220,8 @@ def _without_checkpointing(config: Config, plan: TuningPlan, predictor: Predicto
         frozen_fp8=training.frozen_fp8,
         reasons=reasons,
     )
-    flash4 = choices.padding_free and config.model.attention is None and predictor.card.flash4
-    if flash4 and _installed("flash_attn.cute"):
+    flash4 = predictor.card.flash4 and plan.dtype in ("bfloat16", "float16") and config.model.attention is None
+    if choices.padding_free and flash4 and _installed("flash_attn.cute"):
         choices = replace(choices, attention="flash4")
         reasons["attention"] = "flash-attn-4 is installed"
     if training.torch_compile is not None:

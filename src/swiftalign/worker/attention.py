@@ -25,7 +25,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "swiftalign_flash"
-FLASH4_GRADIENTS = (64, 128, 256)  # sizes of heads whose gradients by FlashAttention 4 are right
+# Sizes of heads that were tried with FlashAttention 4 -> whether its gradients are right (benchmarks/attention.py).
+FLASH4_HEADS = {64: True, 72: False, 128: True, 256: True}
 
 
 def use_padding_free_attention(model: nn.Module, *, flash4: bool = False) -> None:
@@ -81,9 +82,9 @@ def attention(
     starts, longest = cu_seq_lens_q, max_length_q
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         query, key, value = (heads.squeeze(0).transpose(0, 1) for heads in (query, key, value))
-        # Its gradient of the queries is wrong for heads of 72, those of the ViT (benchmarks/attention.py).
-        if flash4 and (query.shape[-1] in FLASH4_GRADIENTS or not query.requires_grad):
-            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        size = query.shape[-1]
+        if flash4 and size in FLASH4_HEADS and (FLASH4_HEADS[size] or not query.requires_grad):
+            scale = size**-0.5 if scaling is None else scaling
             return flash4_forward(query, key, value, starts, longest, scale, causal)[0].unsqueeze(0), None
         # The operator behind `torch.nn.attention.varlen_attn`, whose earlier releases refuse grouped key heads.
         out = torch.ops.aten._flash_attention_forward(
