@@ -2,8 +2,9 @@
 
     python benchmarks/loading.py --rows-a-second 12.3
 
-Times rows as a loader's worker makes them, on one thread, with ms-swift's own template of a Qwen3-VL. The GPU's rows
-per second are those that `benchmarks/train_gpu.py` measured.
+Times rows as a loader's worker makes them, on one thread, with ms-swift's own template of a Qwen3-VL; "batch" also
+concatenates their pixels in bfloat16, beside ms-swift's collator with a cast after it. The GPU's rows per second are
+those that `benchmarks/train_gpu.py` measured.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from swift.dataset import LazyLLMDataset
 from swift.model import get_processor
 from swift.template import get_template
+from transformers import AutoModelForImageTextToText
 
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.augment.rows import TrainingRows
@@ -25,6 +28,7 @@ from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data.rows import Rows
 from swiftalign.demo.model import build_model
 from swiftalign.model.template import use_own_tokens
+from swiftalign.worker.sync_free import SyncFreeCollator
 from swiftalign.worker.workers import plan_loading, seconds_per_row
 from train_gpu import build_data
 
@@ -42,6 +46,10 @@ def grounding_rows(source: Path, target: Path) -> Path:
     return target
 
 
+def cast(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch | {"pixel_values": batch["pixel_values"].to(torch.bfloat16)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows-a-second", type=float, required=True, help="that the GPU trains")
@@ -52,22 +60,29 @@ def main() -> None:
         build_model(folder / "model")
         template = get_template(get_processor(str(folder / "model"), model_type="qwen3_vl"))
         template.set_mode("train")
+        template.padding_free = True
+        template.model = model = AutoModelForImageTextToText.from_pretrained(
+            str(folder / "model"), dtype=torch.bfloat16
+        )
         use_own_tokens(template, json.loads((folder / "model/config.json").read_text()))
         pipeline = Pipeline(AugmentationSection(enabled=True, preset="progressive-3"))
         for kind in ("equal", "mixed"):
             build_data(folder / kind, kind, ROWS)
             rows = Rows([grounding_rows(folder / kind / "rows.jsonl", folder / f"{kind}.jsonl")])
             augmented = TrainingRows(rows, pipeline)
+            encoded, both = (LazyLLMDataset(each, template.encode, strict=True) for each in (rows, augmented))
             stages = {
-                "decode": rows,
-                "decode, encode": LazyLLMDataset(rows, template.encode, strict=True),
-                "decode, augment": augmented,
-                "decode, augment, encode": LazyLLMDataset(augmented, template.encode, strict=True),
+                "decode": (rows, list),
+                "decode, encode": (encoded, list),
+                "decode, encode, batch": (encoded, SyncFreeCollator(model, template.data_collator, keep_answers=True)),
+                "the same, ms-swift's batch": (encoded, lambda batch: cast(template.data_collator(batch))),
+                "decode, augment": (augmented, list),
+                "decode, augment, encode": (both, list),
             }
-            for stage, made in stages.items():
-                seconds = statistics.median(seconds_per_row(made) for _ in range(ROUNDS))
+            for stage, (made, collate) in stages.items():
+                seconds = statistics.median(seconds_per_row(made, collate) for _ in range(ROUNDS))
                 workers, _ = plan_loading(seconds, 1, 1 / options.rows_a_second, processes=1, cores=64)
-                print(f"{kind:6} {stage:24} {1 / seconds:6.1f} rows/s per core, {workers} workers", flush=True)
+                print(f"{kind:6} {stage:26} {1 / seconds:6.1f} rows/s per core, {workers} workers", flush=True)
 
 
 if __name__ == "__main__":
