@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from swiftalign.model.safetensors import ITEM_SIZES, StoredTensor
@@ -36,6 +36,13 @@ def digest(tensor: StoredTensor) -> str:
     for block in blocks(tensor):
         state.update(block)
     return state.hexdigest()
+
+
+def holds(tensor: StoredTensor, data: bytes) -> bool:
+    """Whether the tensor's bytes are these; reading ends at the first block that differs."""
+    places = range(0, len(data), BLOCK_BYTES)
+    pairs = zip_longest(blocks(tensor), (data[place : place + BLOCK_BYTES] for place in places))
+    return all(block == part for block, part in pairs)
 
 
 def is_finite(block: Any, dtype: str) -> bool:
