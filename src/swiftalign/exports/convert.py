@@ -70,7 +70,7 @@ def convert_file(source: Path, target: Path, dtype: str) -> dict[str, StoredTens
         writer.write(header(infos))
         for tensor, info in zip(stored, infos, strict=True):
             state = hashlib.sha256()
-            for block in blocks(tensor):  # 1 MiB: a whole number of elements of every dtype
+            for block in blocks(tensor):  # 256 KiB: a whole number of elements of every dtype
                 data = cast(block, tensor.info.dtype, info.dtype)
                 require_finite(tensor.info.name, data, info.dtype)
                 writer.write(data)
