@@ -2,8 +2,8 @@
 
     python benchmarks/export.py [--stock] [--only METHOD ...]
 
-Every command runs several times, in turn with `cp -r` of the base, and with `cp -r` and `sync`, which leaves as durable a
-copy; the medians are compared. Memory is the process's own peak, mapped files included. ``--stock`` times
+Every command runs several times, in turn with `cp -r` of the base, and with `cp -r` and `sync`, which leaves as durable
+a copy; the medians are compared. Memory is the process's own peak, mapped files included. ``--stock`` times
 `swift export --merge_lora` too.
 """
 
