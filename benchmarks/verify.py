@@ -57,7 +57,7 @@ def main() -> int:
         cat = ["cat", *shards]  # its output is thrown away
         kept = [
             compare("verify-ckpt, against a bare interpreter", headers, BARE, 6, rounds),
-            compare("verify-ckpt --deep, against cat", deep, cat, 2.5, rounds),
+            compare("verify-ckpt --deep, against cat", deep, cat, 2, rounds),
             compare("verify-ckpt --deep, against torch.isfinite", deep, [sys.executable, "-c", SCAN, *shards], 0.1, 3),
             keeps_memory(deep),
         ]

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,10 @@ from swiftalign.checkpoint.verify import verify
 from swiftalign.cli import main
 from swiftalign.config.load import load_config
 from swiftalign.demo.model import build_model
+from swiftalign.exports import weights
 from swiftalign.exports.export import export
+from swiftalign.exports.source import Source
+from swiftalign.model.safetensors import read_stored
 from swiftalign.plan.read import read_model
 from swiftalign.plan.resolve import resolve
 from swiftalign.problems import ExportError
@@ -326,6 +329,66 @@ def test_a_whole_module_checkpoint_needs_no_torch(run: Path, tmp_path: Path) -> 
         "export(Path(sys.argv[1]), Path(sys.argv[2]))\nsys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "out")], check=True)
+
+
+def test_adapters_of_linear_layers_are_merged_without_importing_peft(base: Path, tmp_path: Path) -> None:
+    methods = ("lora", "dora", "adalora", "boft", "fourierft")
+    for method in methods:
+        make_adapter(base, method, tmp_path / method)
+    code = (
+        "import sys; from pathlib import Path; from swiftalign.exports.export import export\n"
+        "for folder in sys.argv[1:]: export(Path(folder), Path(folder + '-out'))\n"
+        "sys.exit(any(name in sys.modules for name in ('peft', 'transformers')))"
+    )
+    subprocess.run([sys.executable, "-c", code, *(str(tmp_path / method) for method in methods)], check=True)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["copied", "linked"])
+@pytest.mark.parametrize("part", ["base", "merged"])
+def test_a_byte_that_is_not_written_as_it_should_be_is_noticed(
+    part: str, link: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, merge = weights.copy_range, Source.merged_values
+
+    def flip(file: int, place: int) -> None:
+        os.pwrite(file, bytes([os.pread(file, 1, place)[0] ^ 1]), place)
+
+    def copy_wrongly(source: int, target: int, begin: int, end: int) -> None:
+        copy(source, target, begin, end)
+        flip(target, end - 1)
+
+    def merge_and_damage(source: Source, dtype: str | None) -> Iterator[tuple[str, bytes]]:
+        yield from merge(source, dtype)
+        tensor = source.base[next(iter(source.whole))]
+        (written,) = tmp_path.rglob(tensor.file.name)
+        with written.open("r+b") as file:
+            flip(file.fileno(), tensor.begin)
+
+    if part == "base":
+        monkeypatch.setattr(weights, "copy_range", copy_wrongly)
+    else:
+        monkeypatch.setattr(Source, "merged_values", merge_and_damage)
+    expected = "differs from the base between bytes" if part == "base" else "was not written as merged"
+    with pytest.raises(ExportError, match=expected):
+        export(run, tmp_path / "out", link=link)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("piece", [7, 4096])
+def test_files_of_many_pieces_are_copied_whole(
+    piece: int, base: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces and parts may end anywhere, also within a header or right beside a merged tensor."""
+    monkeypatch.setattr(weights, "_PIECE_BYTES", piece)
+    monkeypatch.setattr(weights, "_PART_BYTES", 3 * piece if piece > 4000 else 50_001)
+    changed = export(run, tmp_path / "out").changed
+    for file in base.glob("*.safetensors"):
+        places = [tensor for tensor in read_stored(file) if tensor.name in changed]
+        mine, theirs = bytearray((tmp_path / "out" / file.name).read_bytes()), bytearray(file.read_bytes())
+        for place in places:
+            assert mine[place.begin : place.end] != theirs[place.begin : place.end]
+            mine[place.begin : place.end] = theirs[place.begin : place.end]
+        assert mine == theirs
 
 
 @pytest.mark.slow

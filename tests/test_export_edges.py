@@ -163,6 +163,15 @@ def test_pruned_adalora_merges_as_peft_merges_it(base: Path, tmp_path: Path) -> 
         ("convolution", lambda: peft.LoraConfig(target_modules=r"model\.visual\.patch_embed\.proj", r=4)),
         ("embedding", lambda: peft.LoraConfig(target_modules=["embed_tokens"], r=4)),
         ("all-linear", lambda: peft.LoraConfig(target_modules="all-linear", r=4)),
+        ("own alphas", lambda: peft.LoraConfig(target_modules=LINEAR, r=4, alpha_pattern={"linear_fc1": 3})),
+        (
+            "own ranks",
+            lambda: peft.LoraConfig(target_modules=LINEAR, r=4, rank_pattern={"linear_fc1": 3}, use_dora=True),
+        ),
+        (
+            "no alpha",
+            lambda: peft.AdaLoraConfig(target_modules=LINEAR, init_r=6, target_r=2, total_step=9, lora_alpha=0),
+        ),
         ("dora of the LLM", lambda: peft.LoraConfig(target_modules=LLM, r=4, use_dora=True)),
     ],
 )
@@ -181,8 +190,10 @@ def test_other_layers_and_settings_merge_as_in_peft(
     [
         lambda: peft.LoraConfig(target_modules=LINEAR, r=4, bias="all"),
         lambda: peft.LoraConfig(target_modules=LINEAR, r=4, lora_bias=True),
+        lambda: peft.BOFTConfig(target_modules=LINEAR, boft_block_size=4, bias="all"),
+        lambda: peft.FourierFTConfig(target_modules=LINEAR, n_frequency=200, bias="all"),
     ],
-    ids=["bias-all", "lora_bias"],
+    ids=["bias-all", "lora_bias", "boft", "fourierft"],
 )
 def test_trained_biases_are_merged_or_refused_but_never_lost(
     config: Callable[[], object], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

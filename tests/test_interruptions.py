@@ -220,20 +220,22 @@ def test_what_a_killed_call_left_of_the_settings_does_not_block_the_next(tmp_pat
 def test_after_an_error_files_that_wait_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[Path] = []
 
-    def copy(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[str, Any]:
-        copied.append(source)
+    def copy(base: Path, target: Path, gaps: list[tuple[int, int]]) -> None:
+        copied.append(base)
         time.sleep(0.2)
-        return {}
 
     def merged(dtype: str | None) -> Iterator[tuple[str, bytes]]:
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(weights, "_write", copy)
+    monkeypatch.setattr(weights, "_copy", copy)
     files = [tmp_path / f"{number}.safetensors" for number in range(40)]
-    source: Any = SimpleNamespace(changed_files=set(files), files=files, merged_values=merged)
+    for file in files:
+        file.write_bytes(bytes(8))
+    (tmp_path / "out").mkdir()
+    source: Any = SimpleNamespace(whole={}, changed=(), changed_files=set(), files=files, merged_values=merged)
     with pytest.raises(KeyboardInterrupt):
-        weights.write_weights(source, tmp_path, shared=[], dtype=None)
+        weights.write_weights(source, tmp_path / "out", shared=[], dtype=None)
     assert len(copied) < 12
 
 

@@ -76,9 +76,18 @@ def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: st
     """Read every byte of every tensor, on two threads (numpy and the hash release the interpreter lock)."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda tensor: look(tensor.info, blocks(tensor), initial, method), tensors)
-        return {tensor.info.name: values for tensor, values in zip(tensors, found, strict=True)}
+    left = iter(
+        tensors
+    )  # both threads take the next tensor from it: a job for each would take longer than small tensors
+
+    def look_at_next() -> dict[str, Values]:
+        return {tensor.info.name: look(tensor.info, blocks(tensor), initial, method) for tensor in left}
+
+    threads = min(2, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        found = [pool.submit(look_at_next) for _ in range(threads)]
+        values = {name: each for job in found for name, each in job.result().items()}
+    return {tensor.info.name: values[tensor.info.name] for tensor in tensors}
 
 
 def look(info: TensorInfo, data: Iterable[bytes], initial: dict[str, str], method: str | None) -> Values:
@@ -88,7 +97,7 @@ def look(info: TensorInfo, data: Iterable[bytes], initial: dict[str, str], metho
     known, state, finite, zero = info.name in initial, hashlib.sha256(), True, True
     for part in data:
         block = np.frombuffer(part, dtype=np.uint8)
-        zero = zero and not block.any()
+        zero = zero and not np.bitwise_or.reduce(block)  # faster than any()
         finite = finite and is_finite(block, info.dtype)
         if known:
             state.update(part)

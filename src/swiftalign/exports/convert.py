@@ -54,8 +54,11 @@ def require_finite(name: str, data: bytes, dtype: str) -> None:
         raise ExportError(f"{name} holds numbers too large for {dtype}", "choose bfloat16 or float32 with --dtype")
 
 
-def convert_file(source: Path, target: Path, dtype: str) -> None:
+def convert_file(source: Path, target: Path, dtype: str) -> dict[str, StoredTensor]:
     """Write a weight file in another float dtype, block by block, and read it back.
+
+    Returns:
+        The tensors of the file that was written, by name.
 
     Raises:
         ExportError: a weight is quantized, or too large for this dtype; or the file read back differs.
@@ -66,13 +69,15 @@ def convert_file(source: Path, target: Path, dtype: str) -> None:
     with target.open("xb") as writer:
         writer.write(header(infos))
         for tensor, info in zip(stored, infos, strict=True):
-            written = hashlib.sha256()
-            for block in blocks(tensor):  # 1 MiB: a whole number of elements of every dtype
+            state = hashlib.sha256()
+            for block in blocks(tensor):  # 256 KiB: a whole number of elements of every dtype
                 data = cast(block, tensor.info.dtype, info.dtype)
                 require_finite(tensor.info.name, data, info.dtype)
                 writer.write(data)
-                written.update(data)
-            digests.append(written.hexdigest())
-    for tensor, expected in zip(read_stored(target), digests, strict=True):
+                state.update(data)
+            digests.append(state.hexdigest())
+    written = read_stored(target)
+    for tensor, expected in zip(written, digests, strict=True):
         if digest(tensor) != expected:
             raise ExportError(f"{tensor.info.name}: was not written as converted", "check the disk")
+    return {tensor.name: tensor for tensor in written}

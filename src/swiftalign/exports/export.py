@@ -1,7 +1,7 @@
 """Merge a checkpoint into its base: a model folder in which nothing else has changed, to the byte.
 
 The model is never loaded. Weight files are copied as they are, and the merged values are written into their places: the
-dtype and shape are the same, so header and index stay. Then the result is compared with the base, tensor by tensor.
+dtype and shape are the same, so header and index stay. All that was written is read back and compared.
 """
 
 from __future__ import annotations

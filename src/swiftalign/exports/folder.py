@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from swiftalign.files import appearing, appearing_folder, file_error, sync
+from swiftalign.model.bytes import BLOCK_BYTES
 from swiftalign.problems import ExportError, size_text
 
-_CHUNK = 64 << 20
+_CHUNK = 64 << 20  # bytes that the kernel copies at a time: a signal may end the copying in between
 # --force replaces a folder that holds one of these; a folder of anything else is not a model.
 _REPLACEABLE = ("config.json", "adapter_config.json", "export.json", "model.safetensors")
 
@@ -85,16 +86,21 @@ def output_file(target: Path, *, force: bool, apart_from: Iterable[Path]) -> Ite
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's bytes; the mode follows the umask.
+    """Copy a file's bytes; the mode follows the umask."""
+    with source.open("rb") as reader, target.open("xb") as writer:
+        copy_range(reader.fileno(), writer.fileno(), 0, os.fstat(reader.fileno()).st_size)
+
+
+def copy_range(source: int, target: int, begin: int, end: int) -> None:
+    """Copy the bytes [begin, end) of an open file to the same place in another.
 
     The kernel copies, and shares the blocks where the file system can (Linux: `copy_file_range` tries to clone first).
     """
-    with source.open("rb") as reader, target.open("xb") as writer:
-        with contextlib.suppress(OSError):  # across file systems, on some kernels
-            while os.copy_file_range(reader.fileno(), writer.fileno(), _CHUNK):
-                pass
-        reader.seek(writer.tell())
-        shutil.copyfileobj(reader, writer, _CHUNK)
+    with contextlib.suppress(OSError):  # across file systems, on some kernels
+        while begin < end and (copied := os.copy_file_range(source, target, min(end - begin, _CHUNK), begin, begin)):
+            begin += copied
+    while begin < end and (block := os.pread(source, min(end - begin, BLOCK_BYTES), begin)):
+        begin += os.pwrite(target, block, begin)
 
 
 def require_space(path: Path, needed: int, instead: str = "") -> None:

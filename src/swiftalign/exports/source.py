@@ -76,13 +76,23 @@ class Source(SavedAdapter):
         return method.name if method and self.layers else "modules_to_save"
 
     def merged_values(self, dtype: str | None = None) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of every tensor that changes, as peft merges into a base model loaded in ``dtype``."""
+        """Name and bytes of every tensor that changes, as peft merges into a base model loaded in ``dtype``.
+
+        Raises:
+            ExportError: one that was trained is of a kind that the method does not merge.
+        """
+        left = set(self.changed)
         for name, tensor in self.whole.items():
             yield name, cast(read_bytes(tensor), tensor.info.dtype, dtype or self.base[name].info.dtype)
         if self.layers:
             method = of_adapter(self.config)
             assert method is not None, "verify() refuses adapters of other methods"
-            yield from method.merge(self, dtype)
+            for name, data in method.merge(self, dtype):
+                left.discard(name)
+                yield name, data
+        if left:
+            message = f"{min(left)} was trained, and the method {self.method} has no merge for it"
+            raise ExportError(message, "use the adapter beside its base instead: --adapter-only")
 
 
 def read_source(

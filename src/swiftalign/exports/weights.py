@@ -1,4 +1,4 @@
-"""Writing a model's weight files: copied as they are, with the merged values put into their places, and read back."""
+"""Writing a model's weight files: the base's bytes and the merged values, each read back after they were written."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from swiftalign.exports.convert import convert_file, require_finite
-from swiftalign.exports.folder import copy_file
+from swiftalign.exports.folder import copy_range
 from swiftalign.exports.source import Source
 from swiftalign.files import sync
-from swiftalign.model.bytes import digest, read_bytes
-from swiftalign.model.safetensors import StoredTensor, read_stored
+from swiftalign.model.bytes import digest, holds
+from swiftalign.model.safetensors import StoredTensor
 from swiftalign.problems import ExportError
 
-_BLOCK_BYTES = 16 << 20  # few, large reads: after each one a thread waits for the interpreter, which may import torch
+_PIECE_BYTES = 1 << 19  # copied and read back at once: both files' bytes are still in a core's cache
+_PART_BYTES = 256 << 20  # of a file that a thread copies before it flushes them to the disk
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Placed:
 
 
 def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: str | None) -> dict[str, Placed]:
-    """Copy, merge and check; files are copied while the merge computes.
+    """Copy, merge and check; all that is not merged is copied while the merge computes.
 
     Returns:
         What was merged, by the names in the files.
@@ -49,80 +52,76 @@ def write_weights(source: Source, folder: Path, *, shared: list[Path], dtype: st
     Raises:
         ExportError: a file that was written is not what it should be.
     """
-    changed = source.changed_files
+    changing = {name: source.base[name] for name in (*source.whole, *source.changed)}
     placed: dict[str, Placed] = {}
-    # Copying and syncing wait in the kernel: more threads than processors.
+    converted: dict[Path, Future[dict[str, StoredTensor]]] = {}
+    copies: list[Future[Any]] = []
+    # Copying and flushing wait in the kernel: more threads than processors.
     with ThreadPoolExecutor(max_workers=4) as pool, ExitStack() as ending:
         ending.callback(pool.shutdown, cancel_futures=True)  # after an error, what has not begun is not waited for
-        files = sorted(source.files, key=lambda file: file not in changed)
-        copies = {file: pool.submit(_write, file, folder, file in shared, dtype) for file in files}
-        untouched = [] if dtype else [file for file in files if file not in changed and file not in shared]
-        checks = [pool.submit(_check, copies[file], file, folder / file.name, []) for file in untouched]
+        for file in sorted(source.files, key=lambda file: file not in source.changed_files):
+            real, target = file.resolve(), folder / file.name  # writing through a link would change the base
+            if file in shared:
+                _link(real, target)
+            elif dtype is not None:
+                converted[file] = pool.submit(convert_file, real, target, dtype)
+            else:
+                gaps = _begin(real, target, [tensor for tensor in changing.values() if tensor.file == file])
+                parts = (list(part) for _, part in groupby(gaps, key=lambda gap: gap[0] // _PART_BYTES))
+                copies += [pool.submit(_copy, real, target, part) for part in parts]
         for name, data in source.merged_values(dtype):
-            place = copies[source.base[name].file].result()[source.base[name].name]
+            base = changing[name]
+            place = replace(base, file=folder / base.file.name)
+            if dtype is not None:
+                place = base = converted[base.file].result()[base.name]
             if len(data) != place.end - place.begin:
                 raise ExportError(f"{name}: {len(data)} merged bytes, its place has {place.end - place.begin}")
             require_finite(f"{name}: merged, it", data, place.info.dtype)
-            placed[place.name] = Placed(place, hashlib.sha256(data).hexdigest(), data == read_bytes(place))
-            with place.file.open("r+b") as file:
-                file.seek(place.begin)
-                file.write(data)
-        for path in changed:
-            inside = [item for item in placed.values() if item.place.file.name == path.name]
-            checks.append(pool.submit(_check, copies[path], path, folder / path.name, inside, copied=dtype is None))
-        for copy in copies.values():  # and the links, which are not checked
-            copy.result()
-        for check in checks:
-            check.result()
+            placed[place.name] = Placed(place, hashlib.sha256(data).hexdigest(), holds(base, data))
+            with place.file.open("r+b") as written:
+                written.seek(place.begin)
+                written.write(data)
+        for job in [*copies, *converted.values()]:
+            job.result()
+        found = pool.map(lambda item: digest(item.place), placed.values())
+        for item, written_digest in zip(placed.values(), found, strict=True):
+            if written_digest != item.digest:
+                raise ExportError(f"{item.place.file}: {item.place.name} was not written as merged", "check the disk")
     return placed
 
 
-def _write(source: Path, folder: Path, link: bool, dtype: str | None) -> dict[str, StoredTensor]:
-    """Put one of the base's files into the folder; returns the places of its tensors there."""
-    real, target = source.resolve(), folder / source.name  # writing through a link would change the base
-    if link:
-        try:
-            target.hardlink_to(real)
-        except OSError as error:
-            message = f"{real}: can't be hard-linked into the output: {error.strerror or error}"
-            raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
-    elif dtype is not None:
-        convert_file(real, target, dtype)
-    else:
-        copy_file(real, target)
-        sync(target)  # while other files are copied; what is merged into it later is little
-    return {tensor.name: tensor for tensor in read_stored(target)}
+def _link(real: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(real)
+    except OSError as error:
+        message = f"{real}: can't be hard-linked into the output: {error.strerror or error}"
+        raise ExportError(message, "leave out --link, or choose a folder on the base's disk") from None
 
 
-def _check(
-    written: Future[dict[str, StoredTensor]], base: Path, path: Path, placed: list[Placed], *, copied: bool = True
-) -> None:
-    """Read a written file again: merged tensors against their digests, the rest of a copied file against the base.
-
-    The rest of a converted file was compared when it was converted.
-    """
-    written.result()
-    for item in placed:
-        if digest(item.place) != item.digest:
-            raise ExportError(f"{path}: {item.place.name} was not written as merged", "check the disk")
-    if copied:
-        with base.open("rb") as theirs, path.open("rb") as mine:
-            size = os.fstat(theirs.fileno()).st_size
-            if os.fstat(mine.fileno()).st_size != size:
-                raise ExportError(f"{path}: its size differs from the base's", "check the disk")
-            begin = 0
-            for place in sorted((item.place for item in placed), key=lambda place: place.begin):
-                _compare(mine.fileno(), theirs.fileno(), begin, place.begin, path)
-                begin = place.end
-            _compare(mine.fileno(), theirs.fileno(), begin, size, path)
-    sync(path)
+def _begin(base: Path, target: Path, changing: list[StoredTensor]) -> list[tuple[int, int]]:
+    """Create a file of the base's size; returns the ranges around the tensors that change, cut where a part ends."""
+    size, begin, gaps = base.stat().st_size, 0, []
+    with target.open("xb") as file:
+        file.truncate(size)
+    for stop, after in [*sorted((tensor.begin, tensor.end) for tensor in changing), (size, size)]:
+        while begin < stop:
+            end = min(stop, begin - begin % _PART_BYTES + _PART_BYTES)
+            gaps.append((begin, end))
+            begin = end
+        begin = after
+    return gaps
 
 
-def _compare(mine: int, theirs: int, begin: int, end: int, path: Path) -> None:
-    """Compare the bytes [begin, end) of two open files."""
-    for position in range(begin, end, _BLOCK_BYTES):
-        size = min(_BLOCK_BYTES, end - position)
-        block = os.pread(mine, size, position)
-        if len(block) != size or block != os.pread(theirs, size, position):
-            message = f"{path}: differs from the base between bytes {position} and {position + size}"
-            raise ExportError(message, "only merged tensors may differ: check the disk")
+def _copy(base: Path, target: Path, gaps: list[tuple[int, int]]) -> None:
+    """Copy ranges of the base's file to their places, read them back piece by piece, and flush the file."""
+    with base.open("rb") as theirs, target.open("r+b") as mine:
+        for begin, end in gaps:
+            while begin < end:  # in pieces that end where blocks do: some file systems share whole blocks
+                after = min(end, begin - begin % _PIECE_BYTES + _PIECE_BYTES)
+                copy_range(theirs.fileno(), mine.fileno(), begin, after)
+                piece = os.pread(mine.fileno(), after - begin, begin)
+                if len(piece) != after - begin or piece != os.pread(theirs.fileno(), after - begin, begin):
+                    message = f"{target}: differs from the base between bytes {begin} and {after}"
+                    raise ExportError(message, "only merged tensors may differ: check the disk")
+                begin = after
+    sync(target)

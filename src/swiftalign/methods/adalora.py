@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from swiftalign.methods.base import ALIGNER_LINEAR, Fraction, Method, Part, PositiveInt, Shape, Usage
-from swiftalign.methods.keys import ADALORA_STATE
-from swiftalign.methods.merging import SavedAdapter, merge_by_peft
+from swiftalign.methods.keys import ADALORA_STATE, PeftKey
+from swiftalign.methods.merging import SavedAdapter, merge_by_peft, tensor_bytes
 from swiftalign.model.tree import Kind, Module
 from swiftalign.problems import Problem, register
 
@@ -20,6 +20,13 @@ register("adalora-reload", "error", "a checkpoint to resume from has only AdaLoR
 _A = Part("lora_A", lambda a, weight: a[1:] == weight[1:], "inert", 0)
 _B = Part("lora_B", lambda b, weight: b[:1] == weight[:1], "inert", 1)
 _E = Part("lora_E", start="zero")
+
+
+# Of the schedule by which it was pruned, all but the initial rank is over once it is merged.
+_SETTINGS = (
+    *("r", "init_r", "target_r", "rank_pattern"),
+    *("tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
+)
 
 
 class Adalora(Method):
@@ -84,13 +91,41 @@ class Adalora(Method):
 
     @staticmethod
     def merge(adapter: SavedAdapter, dtype: str | None) -> Iterator[tuple[str, bytes]]:
-        """W + s B diag(E) A, where s is lora_alpha divided by the initial rank, whatever rank is left."""
+        """W + s B diag(E) A, where s is lora_alpha divided by the initial rank, whatever rank is left.
 
-        def narrow(config: Any, layer: str) -> None:
-            ranks = config.rank_pattern or {}
-            config.rank_pattern = {name: kept for name, kept in ranks.items() if name.startswith(f"{layer}.")} or None
+        Equal to peft's merge bit for bit; peft rounds the factors of a pruned layer to the dtype of its weight.
 
-        return merge_by_peft(adapter, dtype, narrow)
+        References:
+            peft `tuners/adalora/layer.py`, `SVDLinear.merge`, and `tuners/adalora/model.py`,
+            `resize_modules_by_rank_pattern`.
+        """
+        config, shapes, pruned = adapter.config, {}, set()
+        initial, patterns = config.get("init_r"), config.get("rank_pattern") or {}
+        for layer in adapter.layers:
+            outputs, *inputs = adapter.base[f"{layer}.weight"].info.shape
+            kept = next((flags for name, flags in patterns.items() if name.startswith(f"{layer}.")), None)
+            rank = initial if kept is None else sum(kept)
+            pruned |= {layer} if kept is not None else set()
+            shapes[str(PeftKey(layer, "lora_A"))] = (rank, *inputs)
+            shapes[str(PeftKey(layer, "lora_B"))] = (outputs, rank)
+            shapes[str(PeftKey(layer, "lora_E"))] = (rank, 1)
+        if not adapter.is_plain(shapes, *_SETTINGS):
+
+            def narrow(config: Any, layer: str) -> None:
+                kept = {name: flags for name, flags in patterns.items() if name.startswith(f"{layer}.")}
+                config.rank_pattern = kept or None
+
+            yield from merge_by_peft(adapter, dtype, narrow)
+            return
+        import torch
+
+        for layer in adapter.layers:
+            weight = adapter.weight(layer, dtype)
+            a, b, e = (adapter.part(layer, f"lora_{name}") for name in "ABE")
+            if layer in pruned:
+                a, b, e = (factor.to(weight.dtype).float() for factor in (a, b, e))
+            weight += (b @ (a * e)) * config["lora_alpha"] / (torch.tensor([float(config["init_r"])]) + 1e-5)
+            yield f"{layer}.weight", tensor_bytes(weight)
 
     @classmethod
     def recipe_for(cls, steps: int) -> str:

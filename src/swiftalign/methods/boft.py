@@ -92,9 +92,9 @@ class Boft(Method):
         Equal to peft's merge bit for bit, without its dense permutation matrices, which take seconds per layer.
 
         References:
-            peft `tuners/boft/layer.py`, `Linear.merge` and `get_delta_weight`.
+            peft `tuners/boft/layer.py`, `Linear.merge`, `get_delta_weight` and `cayley_batch`.
         """
-        from peft.tuners.boft.layer import BOFTLayer
+        import torch
 
         batched: dict[Shape, bool] = {}
         for layer in adapter.layers:
@@ -102,7 +102,10 @@ class Boft(Method):
             if len(factors) != 1:
                 message = f"{layer}: a butterfly factor of {len(factors)} can't be merged here"
                 raise ExportError(message, "merge it with peft itself")
-            rotation, weight = BOFTLayer.cayley_batch(None, factors[0]), adapter.weight(layer, dtype)
+            skew = 0.5 * (factors[0] - factors[0].transpose(1, 2))
+            unit = torch.eye(skew.shape[-1]).expand_as(skew)
+            rotation = torch.linalg.solve(unit + skew, unit - skew, left=False)
+            weight = adapter.weight(layer, dtype)
             inputs, shape = weight.T.to(rotation.dtype), (*weight.shape, rotation.shape[-1])
             if shape not in batched:
                 batched[shape] = rotation.shape[-1] in _BATCHED_BLOCKS and adds_alike(rotation, inputs)

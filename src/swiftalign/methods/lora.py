@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import prod
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from swiftalign.methods.base import ALIGNER_LINEAR, Fraction, Method, Part, PositiveInt, Shape, Usage
+from swiftalign.methods.keys import PeftKey
+from swiftalign.methods.merging import SavedAdapter, merge_by_peft, tensor_bytes
 from swiftalign.model.tree import Kind, Module
 from swiftalign.problems import Problem, register
+
+if TYPE_CHECKING:
+    import torch
 
 register("dora-without-layers", "error", "use_dora has no adapter layer to act on")
 register("dora-exclusive", "error", "use_dora works with train_type lora only")
@@ -52,6 +57,40 @@ class Lora(Method):
             return {_EMBEDDING_A: (rank, shape[0]), _EMBEDDING_B: (shape[1], rank)}
         return {_A: (rank, *shape[1:]), _B: (shape[0], rank, *(1 for _ in shape[2:]))}
 
+    @staticmethod
+    def merge(adapter: SavedAdapter, dtype: str | None) -> Iterator[tuple[str, bytes]]:
+        """W + s B A, equal to peft's merge bit for bit.
+
+        References:
+            peft `tuners/lora/layer.py`, `Linear.merge` and `get_delta_weight`.
+        """
+        if not _is_plain(adapter):
+            yield from merge_by_peft(adapter, dtype)
+            return
+        for layer in adapter.layers:
+            weight = adapter.weight(layer, dtype)
+            weight += _update(adapter, layer)
+            yield f"{layer}.weight", tensor_bytes(weight)
+
+
+def _is_plain(adapter: SavedAdapter) -> bool:
+    """Whether it adapts Linear layers alone, all with the same rank and alpha, and by nothing but LoRA or DoRA."""
+    rank, shapes = adapter.config.get("r"), {}
+    for layer in adapter.layers:
+        outputs, *inputs = adapter.base[f"{layer}.weight"].info.shape
+        shapes[str(PeftKey(layer, "lora_A.weight"))] = (rank, *inputs)
+        shapes[str(PeftKey(layer, "lora_B.weight"))] = (outputs, rank)
+        if adapter.config.get("use_dora"):
+            shapes[str(PeftKey(layer, "lora_magnitude_vector"))] = (outputs,)
+    return adapter.is_plain(shapes, "r", "use_rslora", "use_dora")
+
+
+def _update(adapter: SavedAdapter, layer: str) -> torch.Tensor:
+    """s B A in float32."""
+    rank = adapter.config["r"]
+    scale: float = adapter.config["lora_alpha"] / (sqrt(rank) if adapter.config.get("use_rslora") else rank)
+    return (adapter.part(layer, "lora_B.weight") @ adapter.part(layer, "lora_A.weight")).mul(scale)
+
 
 class Dora(Lora):
     """LoRA that learns the magnitude of each output's weights apart from their direction.
@@ -74,6 +113,24 @@ class Dora(Lora):
         ones = (1,) * (len(shape) - 2)
         magnitude = (shape[1],) if layer.kind is Kind.EMBEDDING else (1, shape[0], *ones) if ones else (shape[0],)
         return {**super().shapes(layer), _MAGNITUDE: magnitude}
+
+    @staticmethod
+    def merge(adapter: SavedAdapter, dtype: str | None) -> Iterator[tuple[str, bytes]]:
+        """m (W + s B A) / ||W + s B A||, equal to peft's merge bit for bit.
+
+        References:
+            peft `tuners/lora/variants.py`, `DoraLinearVariant.merge_unsafe`.
+        """
+        if not _is_plain(adapter):
+            yield from merge_by_peft(adapter, dtype)
+            return
+        import torch
+
+        for layer in adapter.layers:
+            weight = adapter.weight(layer, dtype)
+            moved = weight + _update(adapter, layer)
+            magnitude = adapter.part(layer, "lora_magnitude_vector") / torch.linalg.norm(moved, dim=1)
+            yield f"{layer}.weight", tensor_bytes((magnitude.view(-1, 1) * moved).to(weight.dtype))
 
     def problems(self, usage: Usage) -> Iterable[Problem]:
         where = usage.where("tuner", "use_dora")

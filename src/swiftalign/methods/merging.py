@@ -1,6 +1,7 @@
 """Merging a saved adapter into its base model, layer by layer: the part that all methods share.
 
-torch and peft are imported where they are needed.
+torch and peft are imported where they are needed. Importing peft takes seconds: the usual adapters of Linear layers are
+merged by formulas in the methods' own modules, with the bits of peft's result, and all others by peft itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,22 @@ from swiftalign.problems import ExportError
 
 if TYPE_CHECKING:
     import torch
+
+
+# Settings that merging does not depend on, or not where `use_qalora` and `megatron_config` are off.
+_NO_MATTER = (
+    *(
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "peft_type",
+        "peft_version",
+        "revision",
+        "task_type",
+    ),
+    *("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "target_modules"),
+    *("lora_dropout", "megatron_core", "qalora_group_size"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,18 @@ class SavedAdapter:
     def weight(self, layer: str, dtype: str | None) -> torch.Tensor:
         """The layer's weight in the base model, in this dtype, or in its own."""
         return load(self.base[f"{layer}.weight"], dtype)
+
+    def is_plain(self, shapes: Mapping[str, tuple[object, ...]], *settings: str) -> bool:
+        """Whether its tensors have these shapes, and no setting but these bears on how it is merged.
+
+        A setting of any other name, such as one of a later peft, may do so if it is set.
+        """
+        found = {PeftKey.parse(name): tensor.info.shape for name, tensor in self.tensors.items()}
+        factors = {str(key): shape for key, shape in found.items() if key.layer in self.layers}
+        values = {name: value for name, value in self.config.items() if name not in (*_NO_MATTER, *settings)}
+        alpha, bias, start = (values.pop(name, None) for name in ("lora_alpha", "bias", "init_lora_weights"))
+        usual = type(alpha) in (int, float) and alpha > 0 and bias == "none" and type(start) is bool
+        return usual and factors == shapes and not any(values.values())
 
 
 def merge_by_peft(
