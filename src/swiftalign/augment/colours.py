@@ -3,19 +3,22 @@
 Operations on single values (brightness, contrast, gamma, solarize, posterize) are collected in one table of 256 entries
 for all channels, which is applied when an operation needs the pixels. Operations on the values of each channel
 (auto_contrast, equalize) make three tables of it; they need only the histogram of the image before the table.
-Floating-point operations run over strips of rows, in buffers that fit into the processor's cache: new memory for each
-step would cost more time than the arithmetic.
+Blends (saturation, sharpness) are tables of differences in 8 bits, where these give Pillow's floating-point result for
+every pair of values. Floating-point operations run over strips of rows, in buffers that fit into the processor's cache:
+new memory for each step would cost more time than the arithmetic.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import stringzilla
 
 from swiftalign.data.images import Pixels
 
@@ -23,6 +26,8 @@ Plane: TypeAlias = npt.NDArray[Any]
 """Values in float32; cv2 declares no more than numbers."""
 
 IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
+# Two images [256, 256] that together have every pair of values.
+_PAIRS = np.meshgrid(IDENTITY, IDENTITY, indexing="ij")
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
@@ -50,7 +55,25 @@ def apply_appearance(image: Pixels, steps: Sequence[tuple[str, Mapping[str, Any]
     pending = _Pending(np.ascontiguousarray(image))
     for name, values in steps:
         OPERATIONS[name](pending, **values)
-    return pending.pixels()
+    result = pending.pixels()
+    return result.copy() if any(result is blank for blank in pending.blanks) else result
+
+
+class _Memory(threading.local):
+    """Buffers that stay for the next image, in each thread its own: new memory costs more time than most operations."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, npt.NDArray[Any]] = {}
+
+    def take(self, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """The buffer of a dtype, with any values."""
+        size = math.prod(shape)
+        if dtype not in self._kept or self._kept[dtype].size < size:
+            self._kept[dtype] = np.empty(size, dtype)
+        return self._kept[dtype][:size].reshape(shape)
+
+
+_memory = _Memory()
 
 
 class _Pending:
@@ -58,11 +81,11 @@ class _Pending:
 
     def __init__(self, image: Pixels) -> None:
         self.image, self.table = image, IDENTITY
-        # Images to overwrite in turn: one from here goes to ``replace`` before the next one is taken.
-        self.blanks = itertools.cycle(np.empty(image.shape, np.uint8) for _ in range(2))
         height, width = image.shape[:2]
         self.step = min(height, max(1, _STRIP_PIXELS // width))  # rows per strip
-        self._buffers = *np.empty((2, self.step, width, 3), np.float32), np.empty((self.step, width), np.float32)
+        self.blanks = [*_memory.take(np.uint8, (3, *image.shape))]
+        floats = _memory.take(np.float32, (7, self.step, width))
+        self._buffers = *floats[:6].reshape(2, self.step, width, 3), floats[6]
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
         """Apply one more table after the pending one.
@@ -90,27 +113,52 @@ class _Pending:
 
     def pixels(self) -> Pixels:
         """The image with the pending table applied; the table is the identity afterwards."""
-        if not np.array_equal(self.table, IDENTITY):
-            self.replace(cv2.LUT(self.image, self.table.reshape(1, 256, -1), dst=next(self.blanks)))
+        if self.table.ndim == 2:
+            self.replace(cv2.LUT(self.image, self.table[None], dst=self.blank()))
+        elif not np.array_equal(self.table, IDENTITY):
+            self.replace(_looked_up(self.image, self.table, out=self.blank()))
         return self.image
+
+    def blank(self, but: Pixels | None = None) -> Pixels:
+        """An image to overwrite, which is neither the image itself nor ``but``."""
+        return next(each for each in self.blanks if each is not self.image and each is not but)
 
     def replace(self, image: npt.NDArray[Any]) -> None:
         self.image, self.table = image, IDENTITY
 
     def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
-        """The image in strips of rows, each with three float32 buffers that may be overwritten.
+        """The pixels in strips of rows, each with three float32 buffers that may be overwritten.
 
         Yields:
-            the range of rows, their pixels after the table [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
+            the range of rows, their pixels [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
         """
-        for top in range(0, len(self.image), self.step):
-            rows = slice(top, min(top + self.step, len(self.image)))
+        image = self.pixels()
+        for top in range(0, len(image), self.step):
+            rows = slice(top, min(top + self.step, len(image)))
             colour, other, plane = (buffer[: rows.stop - top] for buffer in self._buffers)
-            if self.table is IDENTITY:
-                np.copyto(colour, self.image[rows])
-            else:
-                cv2.LUT(self.image[rows], self.table.reshape(1, 256, -1).astype(np.float32), dst=colour)
+            np.copyto(colour, image[rows])
             yield rows, colour, other, plane
+
+    def grey(self) -> Pixels:
+        """Pillow's mode L of the pixels: [h, w]."""
+        grey = np.empty(self.image.shape[:2], np.uint8)
+        for rows, colour, _, plane in self.strips():
+            np.copyto(grey[rows], cv2.transform(colour, _GREY, dst=plane), casting="unsafe")  # rounded down
+        return grey
+
+    def blend(self, degenerate: Pixels, factor: float) -> None:
+        """Replace the pixels by `_blend` with another image, which is overwritten, rounded down."""
+        exact = _blend(*(values.astype(np.float32) for values in _PAIRS), factor).astype(np.uint8)
+        # What a difference adds to black, and what it takes from white.
+        tables = exact[0], np.ascontiguousarray(255 - exact[255, ::-1])
+        grid = [values.copy() for values in _PAIRS]
+        if np.array_equal(_shifted(*grid, *tables, spare=np.empty_like(exact)), exact):
+            _shifted(degenerate, self.pixels(), *tables, spare=self.blank(but=degenerate))
+        else:  # the sum with other values is rounded up to the next whole number: so for one factor in several hundred
+            for rows, colour, other, _ in self.strips():
+                np.copyto(other, degenerate[rows])
+                degenerate[rows] = _blend(other, colour, factor)
+        self.replace(degenerate)
 
 
 def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0) -> None:
@@ -123,15 +171,11 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
     """
     _fade(pending, 0, brightness)
     if contrast != 1:
-        total = sum(cv2.sumElems(_grey(colour, out=grey))[0] for _, colour, _, grey in pending.strips())
-        height, width = pending.image.shape[:2]
-        _fade(pending, int(total / (height * width) + 0.5), contrast)
+        grey = pending.grey()
+        _fade(pending, int(cv2.sumElems(grey)[0] / grey.size + 0.5), contrast)
     if saturation != 1:
-        result = next(pending.blanks)
-        for rows, colour, degenerate, grey in pending.strips():
-            cv2.cvtColor(_grey(colour, out=grey), cv2.COLOR_GRAY2RGB, dst=degenerate)
-            result[rows] = _blend(degenerate, colour, saturation)
-        pending.replace(result)
+        grey = pending.grey()
+        pending.blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB, dst=pending.blank()), saturation)
 
 
 def gamma(pending: _Pending, gamma: float) -> None:
@@ -164,7 +208,8 @@ def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 
     factors = np.array([[1, 0, 0, hue_deg % 360], [0, sat, 0, 0], [0, 0, val, 0]], np.float32)
     # Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
     most = np.full((pending.step, pending.image.shape[1], 3), (720, 1, 255), np.float32)
-    result = next(pending.blanks)
+    pending.pixels()
+    result = pending.blank()
     for rows, colour, changed, _ in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)
         if max(sat, val) > 1:
@@ -185,7 +230,7 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
         Zuiderveld, Graphics Gems IV, 1994; bit-identical to ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``.
     """
     image = pending.pixels()
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=next(pending.blanks))
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=pending.blank())
     columns, rows = tile_grid_size
     equalised = cv2.createCLAHE(clip_limit, (columns, rows)).apply(cv2.extractChannel(lab, 0))
     cv2.insertChannel(equalised, lab, 0)
@@ -239,13 +284,9 @@ def sharpness(pending: _Pending, factor: float) -> None:
     if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
     image = pending.pixels()
-    result = cv2.filter2D(image, -1, _SMOOTH, dst=next(pending.blanks))
-    for rows, colour, smooth, _ in pending.strips():
-        np.copyto(smooth, result[rows])
-        result[rows] = _blend(smooth, colour, factor)
+    pending.blend(cv2.filter2D(image, -1, _SMOOTH, dst=pending.blank()), factor)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        result[edge] = image[edge]
-    pending.replace(result)
+        pending.image[edge] = image[edge]
 
 
 def solarize(pending: _Pending, threshold: float) -> None:
@@ -290,6 +331,18 @@ def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plan
     return colour if 0 <= factor <= 1 else np.clip(colour, 0, 255, out=colour)
 
 
-def _grey(colour: Plane, out: Plane) -> Plane:
-    """Pillow's mode L of RGB values 0..255 [h, w, 3] as whole numbers, written to ``out`` [h, w]."""
-    return np.floor(cv2.transform(colour, _GREY, dst=out), out=out)
+def _looked_up(image: Pixels, table: Pixels, out: Pixels) -> Pixels:
+    """A table [256] of an image's values, written to ``out``, which may be the image itself."""
+    stringzilla.translate(memoryview(image), memoryview(table), out=memoryview(out))
+    return out
+
+
+def _shifted(degenerate: Pixels, colour: Pixels, above: Pixels, below: Pixels, spare: Pixels) -> Pixels:
+    """Overwrite ``degenerate`` with itself plus ``above[colour - degenerate]`` minus ``below[degenerate - colour]``.
+
+    Differences and results are clipped to 0..255.
+    """
+    added = _looked_up(cv2.subtract(colour, degenerate, dst=spare), above, out=spare)
+    cv2.add(degenerate, added, dst=added)
+    taken = _looked_up(cv2.subtract(degenerate, colour, dst=degenerate), below, out=degenerate)
+    return cv2.subtract(added, taken, dst=degenerate)
