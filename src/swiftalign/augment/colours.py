@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import stringzilla
 
+from swiftalign.augment.conversions import from_lab_planes, grey_of, lab_planes, smooth_of
 from swiftalign.data.images import Pixels
 
 Plane: TypeAlias = npt.NDArray[Any]
@@ -29,10 +30,6 @@ IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 # Two images [256, 256] that together have every pair of values.
 _PAIRS = np.meshgrid(IDENTITY, IDENTITY, indexing="ij")
 
-# Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
-_GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
-# Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
 
 
@@ -84,8 +81,7 @@ class _Pending:
         height, width = image.shape[:2]
         self.step = min(height, max(1, _STRIP_PIXELS // width))  # rows per strip
         self.blanks = [*_memory.take(np.uint8, (3, *image.shape))]
-        floats = _memory.take(np.float32, (7, self.step, width))
-        self._buffers = *floats[:6].reshape(2, self.step, width, 3), floats[6]
+        self._strips = _memory.take(np.float32, (2, self.step, width, 3))
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
         """Apply one more table after the pending one.
@@ -126,25 +122,17 @@ class _Pending:
     def replace(self, image: npt.NDArray[Any]) -> None:
         self.image, self.table = image, IDENTITY
 
-    def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
-        """The pixels in strips of rows, each with three float32 buffers that may be overwritten.
+    def strips(self) -> Iterator[tuple[slice, Plane, Plane]]:
+        """The image in strips of rows, without the table, as float32.
 
         Yields:
-            the range of rows, their pixels [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
+            the range of rows, their pixels [rows, w, 3] and a buffer [rows, w, 3]; both may be overwritten.
         """
-        image = self.pixels()
-        for top in range(0, len(image), self.step):
-            rows = slice(top, min(top + self.step, len(image)))
-            colour, other, plane = (buffer[: rows.stop - top] for buffer in self._buffers)
-            np.copyto(colour, image[rows])
-            yield rows, colour, other, plane
-
-    def grey(self) -> Pixels:
-        """Pillow's mode L of the pixels: [h, w]."""
-        grey = np.empty(self.image.shape[:2], np.uint8)
-        for rows, colour, _, plane in self.strips():
-            np.copyto(grey[rows], cv2.transform(colour, _GREY, dst=plane), casting="unsafe")  # rounded down
-        return grey
+        for top in range(0, len(self.image), self.step):
+            rows = slice(top, min(top + self.step, len(self.image)))
+            colour, other = self._strips[:, : rows.stop - top]
+            np.copyto(colour, self.image[rows])
+            yield rows, colour, other
 
     def blend(self, degenerate: Pixels, factor: float) -> None:
         """Replace the pixels by `_blend` with another image, which is overwritten, rounded down."""
@@ -155,7 +143,8 @@ class _Pending:
         if np.array_equal(_shifted(*grid, *tables, spare=np.empty_like(exact)), exact):
             _shifted(degenerate, self.pixels(), *tables, spare=self.blank(but=degenerate))
         else:  # the sum with other values is rounded up to the next whole number: so for one factor in several hundred
-            for rows, colour, other, _ in self.strips():
+            self.pixels()
+            for rows, colour, other in self.strips():
                 np.copyto(other, degenerate[rows])
                 degenerate[rows] = _blend(other, colour, factor)
         self.replace(degenerate)
@@ -171,10 +160,10 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
     """
     _fade(pending, 0, brightness)
     if contrast != 1:
-        grey = pending.grey()
+        grey = grey_of(pending.pixels())
         _fade(pending, int(cv2.sumElems(grey)[0] / grey.size + 0.5), contrast)
     if saturation != 1:
-        grey = pending.grey()
+        grey = grey_of(pending.pixels())
         pending.blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB, dst=pending.blank()), saturation)
 
 
@@ -210,7 +199,7 @@ def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 
     most = np.full((pending.step, pending.image.shape[1], 3), (720, 1, 255), np.float32)
     pending.pixels()
     result = pending.blank()
-    for rows, colour, changed, _ in pending.strips():
+    for rows, colour, changed in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)
         if max(sat, val) > 1:
             np.minimum(changed, most[: len(changed)], out=changed)
@@ -230,11 +219,11 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
         Zuiderveld, Graphics Gems IV, 1994; bit-identical to ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``.
     """
     image = pending.pixels()
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=pending.blank())
+    result = pending.blank()
+    planes = lab_planes(image, out=pending.blank(but=result).reshape(3, *image.shape[:2]))
     columns, rows = tile_grid_size
-    equalised = cv2.createCLAHE(clip_limit, (columns, rows)).apply(cv2.extractChannel(lab, 0))
-    cv2.insertChannel(equalised, lab, 0)
-    pending.replace(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB, dst=lab))
+    cv2.createCLAHE(clip_limit, (columns, rows)).apply(planes[0], dst=planes[0])
+    pending.replace(from_lab_planes(planes, out=result))
 
 
 def auto_contrast(pending: _Pending, cutoff: float) -> None:
@@ -283,10 +272,7 @@ def sharpness(pending: _Pending, factor: float) -> None:
     """
     if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
-    image = pending.pixels()
-    pending.blend(cv2.filter2D(image, -1, _SMOOTH, dst=pending.blank()), factor)
-    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        pending.image[edge] = image[edge]
+    pending.blend(smooth_of(pending.pixels(), out=pending.blank()), factor)
 
 
 def solarize(pending: _Pending, threshold: float) -> None:
