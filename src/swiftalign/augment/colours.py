@@ -104,7 +104,7 @@ class _Pending:
             # cv2 counts in float32, which is exact up to 2^24.
             for part in np.array_split(self.image, 1 + self.image[..., 0].size // (1 << 24)):
                 found = cv2.calcHist([part], [channel], None, [256], [0, 256])
-                np.add.at(counts[:, channel], table[:, channel], found[:, 0].astype(np.int64))
+                np.add.at(counts[:, channel], table[:, channel], found.ravel().astype(np.int64))
         return counts
 
     def pixels(self) -> Pixels:
