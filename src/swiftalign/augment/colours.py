@@ -23,8 +23,8 @@ import stringzilla
 from swiftalign.augment.conversions import from_lab_planes, grey_of, lab_planes, smooth_of
 from swiftalign.data.images import Pixels
 
-Plane: TypeAlias = npt.NDArray[Any]
-"""Values in float32; cv2 declares no more than numbers."""
+Values: TypeAlias = npt.NDArray[Any]
+"""An image or a strip of one, in uint8 or float32; cv2 declares no more than numbers."""
 
 IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
 # Two images [256, 256] that together have every pair of values.
@@ -115,14 +115,14 @@ class _Pending:
             self.replace(_looked_up(self.image, self.table, out=self.blank()))
         return self.image
 
-    def blank(self, but: Pixels | None = None) -> Pixels:
+    def blank(self, but: Values | None = None) -> Pixels:
         """An image to overwrite, which is neither the image itself nor ``but``."""
         return next(each for each in self.blanks if each is not self.image and each is not but)
 
     def replace(self, image: npt.NDArray[Any]) -> None:
         self.image, self.table = image, IDENTITY
 
-    def strips(self) -> Iterator[tuple[slice, Plane, Plane]]:
+    def strips(self) -> Iterator[tuple[slice, Values, Values]]:
         """The image in strips of rows, without the table, as float32.
 
         Yields:
@@ -134,14 +134,14 @@ class _Pending:
             np.copyto(colour, self.image[rows])
             yield rows, colour, other
 
-    def blend(self, degenerate: Pixels, factor: float) -> None:
+    def blend(self, degenerate: Values, factor: float) -> None:
         """Replace the pixels by `_blend` with another image, which is overwritten, rounded down."""
-        exact = _blend(*(values.astype(np.float32) for values in _PAIRS), factor).astype(np.uint8)
+        one, other = _PAIRS
+        exact = _blend(one.astype(np.float32), other.astype(np.float32), factor).astype(np.uint8)
         # What a difference adds to black, and what it takes from white.
-        tables = exact[0], np.ascontiguousarray(255 - exact[255, ::-1])
-        grid = [values.copy() for values in _PAIRS]
-        if np.array_equal(_shifted(*grid, *tables, spare=np.empty_like(exact)), exact):
-            _shifted(degenerate, self.pixels(), *tables, spare=self.blank(but=degenerate))
+        above, below = exact[0], np.ascontiguousarray(255 - exact[255, ::-1])
+        if np.array_equal(_shifted(one.copy(), other, above, below, spare=np.empty_like(exact)), exact):
+            _shifted(degenerate, self.pixels(), above, below, spare=self.blank(but=degenerate))
         else:  # the sum with other values is rounded up to the next whole number: so for one factor in several hundred
             self.pixels()
             for rows, colour, other in self.strips():
@@ -306,7 +306,7 @@ def _fade(pending: _Pending, level: int, factor: float) -> None:
         pending.look_up(_blend(np.float32(level), IDENTITY.astype(np.float32), factor))
 
 
-def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plane:
+def _blend(degenerate: Values | np.float32, colour: Values, factor: float) -> Values:
     """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255 and not yet rounded down.
 
     Each step is rounded to float32 as in Pillow's ``ImagingBlend``.
@@ -317,13 +317,13 @@ def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plan
     return colour if 0 <= factor <= 1 else np.clip(colour, 0, 255, out=colour)
 
 
-def _looked_up(image: Pixels, table: Pixels, out: Pixels) -> Pixels:
+def _looked_up(image: Values, table: Values, out: Values) -> Values:
     """A table [256] of an image's values, written to ``out``, which may be the image itself."""
-    stringzilla.translate(memoryview(image), memoryview(table), out=memoryview(out))
+    stringzilla.translate(image.data, table.data, out=out.data)
     return out
 
 
-def _shifted(degenerate: Pixels, colour: Pixels, above: Pixels, below: Pixels, spare: Pixels) -> Pixels:
+def _shifted(degenerate: Values, colour: Values, above: Values, below: Values, spare: Values) -> Values:
     """Overwrite ``degenerate`` with itself plus ``above[colour - degenerate]`` minus ``below[degenerate - colour]``.
 
     Differences and results are clipped to 0..255.

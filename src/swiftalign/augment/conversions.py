@@ -11,9 +11,9 @@ import numpy as np
 from swiftalign.data.images import Pixels
 
 try:
-    from swiftalign.augment import _pixels as native
+    from swiftalign.augment import _pixels
 except ImportError:
-    native = None
+    _pixels = None  # type: ignore[assignment]
 
 # Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
@@ -24,8 +24,8 @@ _EDGES = np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]
 
 def lab_planes(image: Pixels, out: Pixels) -> Pixels:
     """Lightness, a and b of RGB [h, w, 3], written to ``out`` [3, h, w], as of ``cv2.COLOR_RGB2Lab``."""
-    if native:
-        native.to_lab(image, out)
+    if _pixels:
+        _pixels.to_lab(image, out)
     else:
         cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2Lab), [*out])
     return out
@@ -33,8 +33,8 @@ def lab_planes(image: Pixels, out: Pixels) -> Pixels:
 
 def from_lab_planes(planes: Pixels, out: Pixels) -> Pixels:
     """RGB of lightness, a and b [3, h, w], written to ``out`` [h, w, 3], as of ``cv2.COLOR_Lab2RGB``."""
-    if native:
-        native.from_lab(planes, out)
+    if _pixels:
+        _pixels.from_lab(planes, out)
     else:
         cv2.cvtColor(cv2.merge([*planes]), cv2.COLOR_Lab2RGB, dst=out)
     return out
@@ -43,8 +43,8 @@ def from_lab_planes(planes: Pixels, out: Pixels) -> Pixels:
 def grey_of(image: Pixels) -> Pixels:
     """Pillow's mode L of RGB [h, w, 3]: [h, w]."""
     grey = np.empty(image.shape[:2], np.uint8)
-    if native:
-        native.grey(image, grey)
+    if _pixels:
+        _pixels.grey(image, grey)
     else:
         for row, values in zip(grey, image, strict=True):  # a row fits into the processor's cache
             row[:] = cv2.transform(values[None].astype(np.float32), _GREY)[0]  # rounded down
@@ -53,8 +53,8 @@ def grey_of(image: Pixels) -> Pixels:
 
 def smooth_of(image: Pixels, out: Pixels) -> Pixels:
     """RGB [h, w, 3] after Pillow's filter SMOOTH, which keeps the outermost pixels, written to ``out``."""
-    if native:
-        native.smooth(image, out, image.shape[1])
+    if _pixels:
+        _pixels.smooth(image, out, image.shape[1])
     else:
         cv2.filter2D(image, -1, _SMOOTH, dst=out)
         for edge in _EDGES:

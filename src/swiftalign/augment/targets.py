@@ -95,10 +95,9 @@ def fit_targets(
         if target.kind == "quad" or (target.outline and len(part) == 4):
             clockwise = polygons.ordered_like(polygons.largest_quad(part), points[order]) if clipped else part[order]
             quad = _pairs(clockwise)
-        if target.kind == "bbox":
-            fitted = replace(target, points=polygons.envelope(part), outline=quad)
-        else:
-            fitted = replace(target, points=quad or _pairs(part))
+        is_box = target.kind == "bbox"
+        at = polygons.envelope(part) if is_box else quad or _pairs(part)
+        fitted = PixelTarget(target.kind, target.label, at, quad if is_box else target.outline, target.image)
         if not _surely_wider(fitted, settings.min_side):
             side, word = _extent(fitted)
             if side < settings.min_side and side < _extent(target)[0] - polygons.ON_EDGE:
@@ -119,7 +118,7 @@ def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> f
 
 
 def _surely_wider(target: PixelTarget, side: float) -> bool:
-    """Whether a quad is wider than ``side``: a bound that takes less time than `_extent`; False where it does not tell."""
+    """Whether a bound, which takes less time than `_extent`, shows that a quad is wider than ``side``."""
     if target.kind != "quad":
         return False
     points = np.array(target.points, dtype=np.float64)

@@ -63,8 +63,7 @@ def box_area(boxes: Floats) -> Floats:
 
 def inside(points: Floats, width: float, height: float) -> bool:
     """Whether no point [n, 2] lies outside the image by more than a rounding error."""
-    (left, top), (right, bottom) = envelope(points)
-    return -ON_EDGE < left and right < width + ON_EDGE and -ON_EDGE < top and bottom < height + ON_EDGE
+    return all(-ON_EDGE < x < width + ON_EDGE and -ON_EDGE < y < height + ON_EDGE for x, y in points.tolist())
 
 
 def crosses_itself(polygon: Floats) -> bool:
