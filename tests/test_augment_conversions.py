@@ -1,4 +1,4 @@
-"""Lab, grey and smoothing against OpenCV and Pillow to the bit, by the C extension and without it."""
+"""Lab, CLAHE, grey and smoothing against OpenCV and Pillow to the bit, by the C extension and without it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from swiftalign.augment import conversions
 
 Array = npt.NDArray[np.uint8]
 SOURCE = Path(conversions.__file__).with_name("_pixels.c")
-# Below and above the 256 pixels of a block of the extension, and sides below the 3 pixels of the filter.
-SHAPES = [(1, 1), (2, 5), (3, 3), (1, 255), (4, 64), (1, 257), (101, 203)]
+# Sides below the 3 pixels of the filter, and lengths around those of vectors.
+SHAPES = [(1, 1), (2, 5), (3, 3), (1, 31), (4, 64), (1, 65), (101, 203)]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         pytest.skip("there is no C compiler")
     built = tmp_path_factory.mktemp("extension") / "_pixels.abi3.so"
     include = sysconfig.get_paths()["include"]
-    subprocess.run([compiler, "-O3", "-shared", "-fPIC", f"-I{include}", SOURCE, "-o", built, "-lm"], check=True)
+    subprocess.run(
+        [compiler, "-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{include}", SOURCE, "-o", built], check=True
+    )
     spec = importlib.util.spec_from_file_location("_pixels", built)
     assert spec
     assert spec.loader
@@ -70,6 +72,18 @@ def test_every_lab_value_has_the_colour_of_opencv() -> None:
 def test_every_colour_has_the_grey_of_pillow() -> None:
     image = _every_colour()
     assert np.array_equal(conversions.grey_of(image), np.asarray(Image.fromarray(image).convert("L")))
+
+
+def test_tiles_of_any_number_are_equalised_as_by_opencv() -> None:
+    """Also where the tiles do not divide the sides, and where there are more tiles than pixels."""
+    random = np.random.default_rng(0)
+    for number in range(300):
+        plane = random.integers(0, 256, random.integers(1, 140, 2), dtype=np.uint8)
+        plane = cv2.GaussianBlur(plane, (0, 0), 3).astype(np.uint8) if number % 2 else plane
+        limit, (columns, rows) = float(random.choice([0, 0.5, 1.7, 4, 40])), random.integers(1, 12, 2).tolist()
+        expected = cv2.createCLAHE(limit, (columns, rows)).apply(plane)
+        conversions.equalise_tiles(plane, limit, columns, rows)
+        np.testing.assert_array_equal(plane, expected, err_msg=f"{plane.shape}, {limit}, {columns} x {rows}")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import stringzilla
 
-from swiftalign.augment.conversions import from_lab_planes, grey_of, lab_planes, smooth_of
+from swiftalign.augment.conversions import equalise_tiles, from_lab_planes, grey_of, lab_planes, smooth_of
 from swiftalign.data.images import Pixels
 
 Values: TypeAlias = npt.NDArray[Any]
@@ -221,8 +221,7 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
     image = pending.pixels()
     result = pending.blank()
     planes = lab_planes(image, out=pending.blank(but=result).reshape(3, *image.shape[:2]))
-    columns, rows = tile_grid_size
-    cv2.createCLAHE(clip_limit, (columns, rows)).apply(planes[0], dst=planes[0])
+    equalise_tiles(planes[0], clip_limit, *tile_grid_size)
     pending.replace(from_lab_planes(planes, out=result))
 
 
