@@ -19,6 +19,7 @@ except ImportError:
 _GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
 # Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+_STRIP_PIXELS = 1 << 15  # in float32, they fit into the processor's cache
 _EDGES = np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]
 
 
@@ -60,8 +61,10 @@ def grey_of(image: Pixels) -> Pixels:
     if _pixels:
         _pixels.grey(image, grey)
     else:
-        for row, values in zip(grey, image, strict=True):  # a row fits into the processor's cache
-            row[:] = cv2.transform(values[None].astype(np.float32), _GREY)[0]  # rounded down
+        rows = max(1, _STRIP_PIXELS // image.shape[1])
+        for top in range(0, len(image), rows):
+            sums = cv2.transform(image[top : top + rows].astype(np.float32), _GREY)
+            grey[top : top + rows] = sums.reshape(-1, image.shape[1])  # rounded down
     return grey
 
 
