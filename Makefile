@@ -15,7 +15,7 @@ PYIMGAUG_SHA256 := dc8b4bca8e9ffb9492026abe3479be55cc81986a85778396042d315cc9cb7
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt src/swiftalign/augment/_pixels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "swiftalign needs Python 3.11 or newer"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest $(VENV)/wheels $(PYIMGAUG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -329,3 +330,23 @@ def test_every_operation_is_tested() -> None:
 def test_other_arrays_are_refused(image: npt.NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="expected RGB"):
         apply_appearance(image, EVERY)
+
+
+def test_a_result_stays_when_the_next_image_is_augmented() -> None:
+    """Work buffers are kept between images; what is returned is not one of them."""
+    image = IMAGES["101x203"]
+    for step in EVERY:
+        first = apply_appearance(image, [step])
+        expected = first.copy()
+        for other in EVERY:
+            apply_appearance(255 - image, [other, step])
+        np.testing.assert_array_equal(first, expected, err_msg=str(step))
+
+
+def test_threads_do_not_share_buffers() -> None:
+    images = [np.roll(IMAGES["smooth"], shift) for shift in range(40)]
+    expected = [apply_appearance(image, EVERY) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        results = [*threads.map(lambda image: apply_appearance(image, EVERY), images)]
+    for result, wanted in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)

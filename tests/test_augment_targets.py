@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from swiftalign.augment import geometry
 from swiftalign.augment.geometry import Affine
-from swiftalign.augment.targets import Outcome, fit_targets, inflation_cost
+from swiftalign.augment.targets import Outcome, _surely_wider, fit_targets, inflation_cost
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.data import polygons
 from swiftalign.data.polygons import Floats
@@ -490,3 +490,15 @@ def test_targets_that_hang_over_the_edge_are_cut_only_when_they_move() -> None:
 def test_every_target_needs_its_points() -> None:
     with pytest.raises(ValueError, match="shorter"):
         list(fit_targets(EVERY_KIND, [], (WIDTH, HEIGHT), DEFAULT, flipped=False))
+
+
+@given(points=st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50)), min_size=4, max_size=4), side=st.floats(0, 40))
+def test_a_quad_that_is_surely_wide_enough_is_wide_enough(points: list[Point], side: float) -> None:
+    """The quick bound never keeps a quad that the measured side would drop; quads that cross themselves included."""
+    quad = PixelTarget("quad", "plate", tuple(points))
+    if _surely_wider(quad, side):
+        assert polygons.shorter_side(np.array(points)) >= side
+
+
+def test_a_usual_quad_is_kept_without_being_measured() -> None:
+    assert _surely_wider(PixelTarget("quad", "plate", ((10, 10), (90, 20), (85, 60), (5, 50))), side=4.0)

@@ -3,31 +3,33 @@
 Operations on single values (brightness, contrast, gamma, solarize, posterize) are collected in one table of 256 entries
 for all channels, which is applied when an operation needs the pixels. Operations on the values of each channel
 (auto_contrast, equalize) make three tables of it; they need only the histogram of the image before the table.
-Floating-point operations run over strips of rows, in buffers that fit into the processor's cache: new memory for each
-step would cost more time than the arithmetic.
+Blends (saturation, sharpness) are tables of differences in 8 bits, where these give Pillow's floating-point result for
+every pair of values. Floating-point operations run over strips of rows, in buffers that fit into the processor's cache:
+new memory for each step would cost more time than the arithmetic.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import stringzilla
 
+from swiftalign.augment.conversions import equalise_tiles, from_lab_planes, grey_of, lab_planes, smooth_of
 from swiftalign.data.images import Pixels
 
-Plane: TypeAlias = npt.NDArray[Any]
-"""Values in float32; cv2 declares no more than numbers."""
+Values: TypeAlias = npt.NDArray[Any]
+"""An image or a strip of one, in uint8 or float32; cv2 declares no more than numbers."""
 
 IDENTITY: Pixels = np.arange(256, dtype=np.uint8)
+# Two images [256, 256] that together have every pair of values.
+_PAIRS = np.meshgrid(IDENTITY, IDENTITY, indexing="ij")
 
-# Pillow's grey, (19595 r + 38470 g + 7471 b + 32768) >> 16: every sum is below 2^24, so that float32 holds it exactly.
-_GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536
-# Pillow's SMOOTH filter. A sum of thirteenths never ends in one half, so float errors can't change how it is rounded.
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _STRIP_PIXELS = 1 << 15
 
 
@@ -50,7 +52,25 @@ def apply_appearance(image: Pixels, steps: Sequence[tuple[str, Mapping[str, Any]
     pending = _Pending(np.ascontiguousarray(image))
     for name, values in steps:
         OPERATIONS[name](pending, **values)
-    return pending.pixels()
+    result = pending.pixels()
+    return result.copy() if any(result is blank for blank in pending.blanks) else result
+
+
+class _Memory(threading.local):
+    """Buffers that stay for the next image, in each thread its own: new memory costs more time than most operations."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, npt.NDArray[Any]] = {}
+
+    def take(self, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """The buffer of a dtype, with any values."""
+        size = math.prod(shape)
+        if dtype not in self._kept or self._kept[dtype].size < size:
+            self._kept[dtype] = np.empty(size, dtype)
+        return self._kept[dtype][:size].reshape(shape)
+
+
+_memory = _Memory()
 
 
 class _Pending:
@@ -58,11 +78,10 @@ class _Pending:
 
     def __init__(self, image: Pixels) -> None:
         self.image, self.table = image, IDENTITY
-        # Images to overwrite in turn: one from here goes to ``replace`` before the next one is taken.
-        self.blanks = itertools.cycle(np.empty(image.shape, np.uint8) for _ in range(2))
         height, width = image.shape[:2]
         self.step = min(height, max(1, _STRIP_PIXELS // width))  # rows per strip
-        self._buffers = *np.empty((2, self.step, width, 3), np.float32), np.empty((self.step, width), np.float32)
+        self.blanks = [*_memory.take(np.uint8, (3, *image.shape))]
+        self._strips = _memory.take(np.float32, (2, self.step, width, 3))
 
     def look_up(self, table: npt.NDArray[Any]) -> None:
         """Apply one more table after the pending one.
@@ -85,32 +104,50 @@ class _Pending:
             # cv2 counts in float32, which is exact up to 2^24.
             for part in np.array_split(self.image, 1 + self.image[..., 0].size // (1 << 24)):
                 found = cv2.calcHist([part], [channel], None, [256], [0, 256])
-                np.add.at(counts[:, channel], table[:, channel], found[:, 0].astype(np.int64))
+                np.add.at(counts[:, channel], table[:, channel], found.ravel().astype(np.int64))
         return counts
 
     def pixels(self) -> Pixels:
         """The image with the pending table applied; the table is the identity afterwards."""
-        if not np.array_equal(self.table, IDENTITY):
-            self.replace(cv2.LUT(self.image, self.table.reshape(1, 256, -1), dst=next(self.blanks)))
+        if self.table.ndim == 2:
+            self.replace(cv2.LUT(self.image, self.table[None], dst=self.blank()))
+        elif not np.array_equal(self.table, IDENTITY):
+            self.replace(_looked_up(self.image, self.table, out=self.blank()))
         return self.image
+
+    def blank(self, but: Values | None = None) -> Pixels:
+        """An image to overwrite, which is neither the image itself nor ``but``."""
+        return next(each for each in self.blanks if each is not self.image and each is not but)
 
     def replace(self, image: npt.NDArray[Any]) -> None:
         self.image, self.table = image, IDENTITY
 
-    def strips(self) -> Iterator[tuple[slice, Plane, Plane, Plane]]:
-        """The image in strips of rows, each with three float32 buffers that may be overwritten.
+    def strips(self) -> Iterator[tuple[slice, Values, Values]]:
+        """The image in strips of rows, without the table, as float32.
 
         Yields:
-            the range of rows, their pixels after the table [rows, w, 3], a buffer [rows, w, 3], a buffer [rows, w].
+            the range of rows, their pixels [rows, w, 3] and a buffer [rows, w, 3]; both may be overwritten.
         """
         for top in range(0, len(self.image), self.step):
             rows = slice(top, min(top + self.step, len(self.image)))
-            colour, other, plane = (buffer[: rows.stop - top] for buffer in self._buffers)
-            if self.table is IDENTITY:
-                np.copyto(colour, self.image[rows])
-            else:
-                cv2.LUT(self.image[rows], self.table.reshape(1, 256, -1).astype(np.float32), dst=colour)
-            yield rows, colour, other, plane
+            colour, other = self._strips[:, : rows.stop - top]
+            np.copyto(colour, self.image[rows])
+            yield rows, colour, other
+
+    def blend(self, degenerate: Values, factor: float) -> None:
+        """Replace the pixels by `_blend` with another image, which is overwritten, rounded down."""
+        one, other = _PAIRS
+        exact = _blend(one.astype(np.float32), other.astype(np.float32), factor).astype(np.uint8)
+        # What a difference adds to black, and what it takes from white.
+        above, below = exact[0], np.ascontiguousarray(255 - exact[255, ::-1])
+        if np.array_equal(_shifted(one.copy(), other, above, below, spare=np.empty_like(exact)), exact):
+            _shifted(degenerate, self.pixels(), above, below, spare=self.blank(but=degenerate))
+        else:  # the sum with other values is rounded up to the next whole number: so for one factor in several hundred
+            self.pixels()
+            for rows, colour, other in self.strips():
+                np.copyto(other, degenerate[rows])
+                degenerate[rows] = _blend(other, colour, factor)
+        self.replace(degenerate)
 
 
 def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0) -> None:
@@ -123,15 +160,11 @@ def color_jitter(pending: _Pending, brightness: float = 1.0, contrast: float = 1
     """
     _fade(pending, 0, brightness)
     if contrast != 1:
-        total = sum(cv2.sumElems(_grey(colour, out=grey))[0] for _, colour, _, grey in pending.strips())
-        height, width = pending.image.shape[:2]
-        _fade(pending, int(total / (height * width) + 0.5), contrast)
+        grey = grey_of(pending.pixels())
+        _fade(pending, int(cv2.sumElems(grey)[0] / grey.size + 0.5), contrast)
     if saturation != 1:
-        result = next(pending.blanks)
-        for rows, colour, degenerate, grey in pending.strips():
-            cv2.cvtColor(_grey(colour, out=grey), cv2.COLOR_GRAY2RGB, dst=degenerate)
-            result[rows] = _blend(degenerate, colour, saturation)
-        pending.replace(result)
+        grey = grey_of(pending.pixels())
+        pending.blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB, dst=pending.blank()), saturation)
 
 
 def gamma(pending: _Pending, gamma: float) -> None:
@@ -164,8 +197,9 @@ def hsv(pending: _Pending, hue_deg: float = 0.0, sat: float = 1.0, val: float = 
     factors = np.array([[1, 0, 0, hue_deg % 360], [0, sat, 0, 0], [0, 0, val, 0]], np.float32)
     # Highest hue (below 360 degrees, plus a turn below 360), saturation and value.
     most = np.full((pending.step, pending.image.shape[1], 3), (720, 1, 255), np.float32)
-    result = next(pending.blanks)
-    for rows, colour, changed, _ in pending.strips():
+    pending.pixels()
+    result = pending.blank()
+    for rows, colour, changed in pending.strips():
         cv2.transform(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV, dst=colour), factors, dst=changed)
         if max(sat, val) > 1:
             np.minimum(changed, most[: len(changed)], out=changed)
@@ -185,11 +219,10 @@ def clahe(pending: _Pending, clip_limit: float, tile_grid_size: Sequence[int]) -
         Zuiderveld, Graphics Gems IV, 1994; bit-identical to ``cv2.createCLAHE`` and ``imgaug.augmenters.CLAHE``.
     """
     image = pending.pixels()
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2Lab, dst=next(pending.blanks))
-    columns, rows = tile_grid_size
-    equalised = cv2.createCLAHE(clip_limit, (columns, rows)).apply(cv2.extractChannel(lab, 0))
-    cv2.insertChannel(equalised, lab, 0)
-    pending.replace(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB, dst=lab))
+    result = pending.blank()
+    planes = lab_planes(image, out=pending.blank(but=result).reshape(3, *image.shape[:2]))
+    equalise_tiles(planes[0], clip_limit, *tile_grid_size)
+    pending.replace(from_lab_planes(planes, out=result))
 
 
 def auto_contrast(pending: _Pending, cutoff: float) -> None:
@@ -238,14 +271,7 @@ def sharpness(pending: _Pending, factor: float) -> None:
     """
     if factor == 1 or min(pending.image.shape[:2]) < 3:
         return
-    image = pending.pixels()
-    result = cv2.filter2D(image, -1, _SMOOTH, dst=next(pending.blanks))
-    for rows, colour, smooth, _ in pending.strips():
-        np.copyto(smooth, result[rows])
-        result[rows] = _blend(smooth, colour, factor)
-    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        result[edge] = image[edge]
-    pending.replace(result)
+    pending.blend(smooth_of(pending.pixels(), out=pending.blank()), factor)
 
 
 def solarize(pending: _Pending, threshold: float) -> None:
@@ -279,7 +305,7 @@ def _fade(pending: _Pending, level: int, factor: float) -> None:
         pending.look_up(_blend(np.float32(level), IDENTITY.astype(np.float32), factor))
 
 
-def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plane:
+def _blend(degenerate: Values | np.float32, colour: Values, factor: float) -> Values:
     """Overwrite ``colour`` with degenerate + factor (colour - degenerate), clipped to 0..255 and not yet rounded down.
 
     Each step is rounded to float32 as in Pillow's ``ImagingBlend``.
@@ -290,6 +316,18 @@ def _blend(degenerate: Plane | np.float32, colour: Plane, factor: float) -> Plan
     return colour if 0 <= factor <= 1 else np.clip(colour, 0, 255, out=colour)
 
 
-def _grey(colour: Plane, out: Plane) -> Plane:
-    """Pillow's mode L of RGB values 0..255 [h, w, 3] as whole numbers, written to ``out`` [h, w]."""
-    return np.floor(cv2.transform(colour, _GREY, dst=out), out=out)
+def _looked_up(image: Values, table: Values, out: Values) -> Values:
+    """A table [256] of an image's values, written to ``out``, which may be the image itself."""
+    stringzilla.translate(image.data, table.data, out=out.data)
+    return out
+
+
+def _shifted(degenerate: Values, colour: Values, above: Values, below: Values, spare: Values) -> Values:
+    """Overwrite ``degenerate`` with itself plus ``above[colour - degenerate]`` minus ``below[degenerate - colour]``.
+
+    Differences and results are clipped to 0..255.
+    """
+    added = _looked_up(cv2.subtract(colour, degenerate, dst=spare), above, out=spare)
+    cv2.add(degenerate, added, dst=added)
+    taken = _looked_up(cv2.subtract(degenerate, colour, dst=degenerate), below, out=degenerate)
+    return cv2.subtract(added, taken, dst=degenerate)

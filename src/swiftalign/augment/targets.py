@@ -74,7 +74,7 @@ def fit_targets(
         cut: whether the canvas is a part of the earlier one: targets that did not move are clipped to it as well.
     """
     for target, points in zip(targets, moved, strict=True):
-        if not cut and np.array_equal(points, np.array(target.corners)):
+        if not cut and _pairs(points) == target.corners:
             yield Outcome(target)
             continue
         clipped = not polygons.inside(points, *size)
@@ -95,14 +95,14 @@ def fit_targets(
         if target.kind == "quad" or (target.outline and len(part) == 4):
             clockwise = polygons.ordered_like(polygons.largest_quad(part), points[order]) if clipped else part[order]
             quad = _pairs(clockwise)
-        if target.kind == "bbox":
-            fitted = replace(target, points=polygons.envelope(part), outline=quad)
-        else:
-            fitted = replace(target, points=quad or _pairs(part))
-        side, word = _extent(fitted)
-        if side < settings.min_side and side < _extent(target)[0] - polygons.ON_EDGE:
-            yield Outcome(None, f"{math.floor(side * 10) / 10} px {word}", clipped, visible)
-            continue
+        is_box = target.kind == "bbox"
+        at = polygons.envelope(part) if is_box else quad or _pairs(part)
+        fitted = PixelTarget(target.kind, target.label, at, quad if is_box else target.outline, target.image)
+        if not _surely_wider(fitted, settings.min_side):
+            side, word = _extent(fitted)
+            if side < settings.min_side and side < _extent(target)[0] - polygons.ON_EDGE:
+                yield Outcome(None, f"{math.floor(side * 10) / 10} px {word}", clipped, visible)
+                continue
         inflated = fitted.kind == "bbox" and area > 0
         inflation = float(polygons.box_area(np.array(fitted.points))) / area if inflated else 1.0
         yield Outcome(fitted, None, clipped, visible, inflation)
@@ -115,6 +115,16 @@ def inflation_cost(targets: Sequence[PixelTarget], moved: Sequence[Floats]) -> f
         moved: each target's ``corners`` on the new canvas, [n, 2].
     """
     return min((_wrap_iou(target, points) for target, points in zip(targets, moved, strict=True)), default=1.0)
+
+
+def _surely_wider(target: PixelTarget, side: float) -> bool:
+    """Whether a bound, which takes less time than `_extent`, shows that a quad is wider than ``side``."""
+    if target.kind != "quad":
+        return False
+    points = np.array(target.points, dtype=np.float64)
+    (left, top), (right, bottom) = polygons.envelope(points)
+    # The area is at most that of the smallest rectangle around the quad, whose longer side is at most this sum.
+    return polygons.area(points) > side * (right - left + bottom - top)
 
 
 def _extent(target: PixelTarget) -> tuple[float, str]:
@@ -137,9 +147,11 @@ def _wrap_iou(target: PixelTarget, points: Floats) -> float:
 
     A box with an outline counts as another kind: the outline is what is wrapped.
     """
-    bare = target.kind == "bbox" and not target.outline
-    box = float(polygons.box_area(np.array(polygons.envelope(points))))
-    return polygons.area(points) / box if bare and box else 1.0
+    if target.kind != "bbox" or target.outline:
+        return 1.0
+    (left, top), (right, bottom) = polygons.envelope(points)
+    box = (right - left) * (bottom - top)
+    return polygons.area(points) / box if box else 1.0
 
 
 def _pairs(points: Floats) -> tuple[Point, ...]:

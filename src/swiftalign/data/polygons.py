@@ -181,6 +181,8 @@ def largest_piece(points: Floats, width: float, height: float) -> tuple[Floats, 
 
 def _snapped(points: Floats, width: float, height: float) -> Floats:
     """The points, those within `ON_EDGE` of an edge moved onto it."""
+    if all(min(abs(x), abs(x - width), abs(y), abs(y - height)) >= ON_EDGE for x, y in points.tolist()):
+        return points
     sides = np.array((width, height), dtype=np.float64)
     points = np.where(np.abs(points) < ON_EDGE, 0.0, points)
     return np.where(np.abs(points - sides) < ON_EDGE, sides, points)
@@ -202,7 +204,7 @@ def _between(a: Point, b: Point, t: float) -> Point:
 def convex(points: Floats) -> Floats:
     """A quad [4, 2] itself where it is convex, else its hull [m, 2] in the quad's orientation."""
     corners = points.tolist()
-    turns = [_turn(*(corners[(i + k) % len(corners)] for k in range(3))) for i in range(len(corners))]
+    turns = [*map(_turn, corners, corners[1:] + corners[:1], corners[2:] + corners[:2])]
     straight = STRAIGHT * max(map(abs, turns), default=0)
     if min(turns, default=0) >= -straight or max(turns, default=0) <= straight:
         return points
