@@ -39,13 +39,14 @@ demo: install
 	@$(BIN)/python -m swiftalign.demo.recovery $(DEMO) $(DEMO)/model-tuned --picture $(DEMO)/recovery.jpg
 	@echo; echo "All of it lies in $(DEMO)/: the model, its data, config.yaml, and the runs."
 
-# Two processes, each on one thread: training the tiny model gains nothing from more.
+# Two processes, each on one thread: training the tiny model gains nothing from more. The files go in the order of
+# tests/conftest.py, the longest first.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Further methods, signals and numbers of processes of what `make test` shows in a shorter form.
 test-long: test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m long
 
 # Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
 test-gpu: install

@@ -71,15 +71,28 @@ def first_step(rounds: int) -> int:
 
 
 def _in_swift_layout(source: Path, target: Path) -> Path:
-    """Rows of this toolkit as ms-swift's messages."""
+    """Rows of this toolkit as ms-swift's messages, with coordinates in thousandths of the image's sides."""
     import json
+
+    from PIL import Image
 
     lines = []
     for line in source.read_text().splitlines():
         row = json.loads(line)
-        answer, image = json.dumps(row["objects"]), str(source.parent / row["images"][0])
-        messages = [{"role": "user", "content": "<image>Locate."}, {"role": "assistant", "content": answer}]
-        lines.append(json.dumps({"messages": messages, "images": [image]}))
+        image = source.parent / row["images"][0]
+        sides = Image.open(image).size
+        objects = [
+            {
+                key: value if key == "label" else [round(1000 * x / sides[n % 2]) for n, x in enumerate(value)]
+                for key, value in each.items()
+            }
+            for each in row["objects"]
+        ]
+        messages = [
+            {"role": "user", "content": "<image>Locate."},
+            {"role": "assistant", "content": json.dumps(objects)},
+        ]
+        lines.append(json.dumps({"messages": messages, "images": [str(image)]}))
     target.write_text("\n".join(lines) + "\n")
     return target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,28 @@ if TYPE_CHECKING:
 # How long an example takes depends on what else the machine does.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+# Python's garbage collector would look through torch and ms-swift again and again while the tests are collected.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+# The files that take longest, longest first: begun late, one of them would go on alone.
+LONGEST = (
+    *("test_readme.py", "test_resume.py", "test_sharding.py", "test_processes.py", "test_train.py", "test_fuzz.py"),
+    *("test_verify.py", "test_data_opens.py", "test_any_values.py", "test_phases.py", "test_grounding_eval.py"),
+    *("test_guide.py", "test_moved_runs.py", "test_chaos.py", "test_fast_training.py", "test_bad_rows.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

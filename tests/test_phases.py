@@ -276,7 +276,7 @@ def test_float32_weights_are_carried_over_a_bf16_base_without_rounding(
     demo_config.write_text(
         f"model: {tmp_path / 'bf16'}\ndata: {{train: {_rows(tmp_path)}}}\n"
         "tuner: {target_regex: '^$', modules_to_save: [model.visual.merger, model.visual.deepstack_merger_list]}\n"
-        "training: {aligner_lr: 1.0e-3}\n"
+        "training: {aligner_lr: 1.0e-3, gradient_accumulation_steps: 1}\n"
     )
     files = [str(demo_config), str(tmp_path / "phases.yaml")]
     assert main(["train", *files, "--set", f"training.output_dir={tmp_path / 'run'}"]) == 0

@@ -116,7 +116,7 @@ def test_a_merged_model_is_held_against_the_config_of_its_run(
 
 
 @each_damage
-def test_the_damage_is_named_and_nothing_else(
+def test_the_damage_is_named_and_nothing_else_and_printed_without_a_traceback(
     name: str,
     damaged: Callable[[Damage], Path],
     checkpoints: dict[str, Sound],
@@ -132,18 +132,11 @@ def test_the_damage_is_named_and_nothing_else(
     assert code == any(CHECKPOINT_CODES[code][0] == "error" for code in damage.codes)
     messages = [finding["message"].replace(str(path), "PATH") for finding in findings]
     assert not damage.message or damage.message in messages
-    assert not (tmp_path / PLANTED).exists()
-
-
-@each_damage
-def test_the_damage_is_printed_without_a_traceback(
-    name: str, damaged: Callable[[Damage], Path], checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
-) -> None:
-    damage = DAMAGED[name]
-    main(["verify-ckpt", str(damaged(damage)), *options_of(damage, checkpoints)])
+    main(["verify-ckpt", str(path), *options_of(damage, checkpoints)])
     text = capsys.readouterr().out
     assert all(f"[{code}]" in text for code in damage.codes)
     assert "\x1b" not in text
+    assert not (tmp_path / PLANTED).exists()
 
 
 def test_every_code_has_a_damage_that_makes_it_fire() -> None:

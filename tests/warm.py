@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from multiprocessing import forkserver
 from typing import IO, Any
 from unittest.mock import patch
@@ -30,11 +31,11 @@ LOADED = [
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)
-# These may differ from run to run. A training process does not read them while it loads, and torch and OpenCV set some
-# of them when a test imports them.
+# These may differ from run to run. A training process does not read them while it loads, and what tests import and call
+# sets some of them.
 _PASSED_ON = {
     *(LAUNCHER, "LD_LIBRARY_PATH", "PYTEST_CURRENT_TEST", "PYTORCH_NVML_BASED_CUDA_CHECK", "QT_QPA_FONTDIR"),
-    *("QT_QPA_PLATFORM_PLUGIN_PATH", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR"),
+    *("QT_QPA_PLATFORM_PLUGIN_PATH", "QWENVL_BBOX_FORMAT", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR"),
 }
 # What `launch` and conftest.py set in every run.
 _SET = {
@@ -86,12 +87,14 @@ def _train(arguments: list[str], environment: dict[str, str], log: str, blocked:
 
 def start(command: list[str], *, env: dict[str, str], stdout: IO[bytes], **options: Any) -> Any:
     """In place of `subprocess.Popen`: fork where the command is a single training process in the usual environment."""
-    environment = {name: value for name, value in env.items() if name not in _PASSED_ON}
-    changed = {name for name in env | _began_with if env.get(name) != _began_with.get(name)} - _PASSED_ON - _SET
-    if command[1:3] != ["-m", "swiftalign.worker"] or changed or environment != (_loaded_with or environment):
+    if command[1:3] != ["-m", "swiftalign.worker"]:
+        return subprocess.Popen(command, env=env, stdout=stdout, **options)
+    before, may_differ = (_loaded_with, _PASSED_ON) if _loaded_with else (_began_with, _PASSED_ON | _SET)
+    if names := {name for name in env | before if env.get(name) != before.get(name)} - may_differ:
+        warnings.warn(f"loads ms-swift anew, as the environment differs in {', '.join(sorted(names))}", stacklevel=1)
         return subprocess.Popen(command, env=env, stdout=stdout, **options)
     if not _loaded_with:
-        _loaded_with.update(environment)
-        with patch.dict(os.environ, environment, clear=True):
+        _loaded_with.update(env)
+        with patch.dict(os.environ, env, clear=True):
             forkserver.ensure_running()
     return _Forked(command[3:], env, stdout.name)

@@ -102,7 +102,7 @@ def _pipe(path: Path) -> None:
 
 def _swollen(path: Path) -> None:
     """Pickles that take no place in the file and a gigabyte in memory."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for number in range(20):
             archive.writestr(f"{number}/data.pkl", bytes(50_000_000))
 

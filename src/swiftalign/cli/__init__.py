@@ -7,7 +7,10 @@ import os
 import signal
 import sys
 import threading
-from typing import NoReturn
+from functools import cache
+from typing import Any, NoReturn
+
+import typer.main
 
 from swiftalign.cli.app import app
 from swiftalign.cli.checkpoints import export, verify_ckpt
@@ -38,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     is_main_thread = threading.current_thread() is threading.main_thread()  # no other may handle signals
     before = {number: signal.signal(number, _end) for number in numbers if is_main_thread}
     try:
-        app(args=argv, prog_name="swiftalign")
+        _command()(args=argv, prog_name="swiftalign")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
     except ConfigError as error:
@@ -60,6 +63,12 @@ def main(argv: list[str] | None = None) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0
+
+
+@cache
+def _command() -> Any:
+    """All commands with their options, which take Typer longer to build than most commands take to run."""
+    return typer.main.get_command(app)
 
 
 def _end(number: int, frame: object) -> NoReturn:

@@ -23,6 +23,7 @@ of this run's own model and trainer are replaced:
 - ``trainer.data_collator``, ``trainer.prepare_logits_to_keep`` and ``trainer._compute_acc``, the template's
   ``_post_encode``, and the language model's ``_deepstack_process``, by `sync_free`, in padding-free batches of the
   families that it knows.
+- ``trainer.args.report_to``, by `pipeline`, after the last step: ms-swift would draw pictures of tensorboard's curves.
 - ``trainer.evaluate``, wrapped by `apply_choices` so that it runs uncompiled, where the frozen layers are compiled.
 - ``config.model_type`` of the model, by `targets`, while ms-swift wraps it with peft.
 - ``config._attn_implementation_internal`` of the model and its parts, by `attention`, in padding-free batches.
