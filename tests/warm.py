@@ -40,7 +40,7 @@ _PASSED_ON = {
 # What `launch` and conftest.py set in every run.
 _SET = {
     *("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "PYTHONUNBUFFERED"),
-    *(JOIN_VARIABLE, "XDG_CACHE_HOME"),
+    *("FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", JOIN_VARIABLE, "XDG_CACHE_HOME"),
 }
 _began_with = dict(os.environ)
 _loaded_with: dict[str, str] = {}  # the environment in which the forked processes have loaded everything
