@@ -26,7 +26,8 @@ from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PICTURES = {
     "demo/runs/config/loss.png": ROOT / "docs/loss.png",
     "augmented.png": ROOT / "docs/augmented.png",

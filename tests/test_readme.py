@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from docs_examples import PAGES, rerun, without_variables
+from docs_examples import README, rerun, without_variables
 from swiftalign.cli import main
 from swiftalign.demo.recovery import mean_accuracy
 
 pytestmark = pytest.mark.slow
 
 RECOVERED = 0.7  # the README shows over 0.8; kernels of other processors round otherwise
-README = PAGES[0]
 
 
 @pytest.fixture(scope="module")

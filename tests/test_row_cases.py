@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,18 @@ Write = Callable[..., Path]
 SIZES = {"a.png": (256, 227), "b.png": (532, 728), "c.png": (800, 600), "large.png": (1920, 1080)}
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes a file of rows beside some images; texts are lines as they are."""
+@pytest.fixture(scope="module")
+def sized_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for name, size in SIZES.items():
-        Image.new("RGB", size, "grey").save(tmp_path / name)
+        Image.new("RGB", size, "grey").save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def write(sized_images: Path, tmp_path: Path) -> Write:
+    """Writes a file of rows beside some images; texts are lines as they are."""
+    shutil.copytree(sized_images, tmp_path, dirs_exist_ok=True)
 
     def write(*rows: Any, name: str = "rows.jsonl") -> Path:
         lines = "".join(f"{row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)}\n" for row in rows)

@@ -1,7 +1,7 @@
 """``python -m swiftalign.worker RUN_FOLDER``: loads everything, then trains.
 
 Python's garbage collector rests while packages are loaded: almost nothing of them is ever garbage, and looking through
-it again and again takes a seventh of the time. Afterwards it leaves them out.
+it again and again takes a third of the time. Afterwards it leaves them out.
 """
 
 import gc
