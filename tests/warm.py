@@ -34,7 +34,15 @@ _CONTEXT.set_forkserver_preload(LOADED)
 # These may differ from run to run. A training process does not read them while it loads, and what tests import and call
 # sets some of them.
 _PASSED_ON = {
-    *(LAUNCHER, "LD_LIBRARY_PATH", "PYTEST_CURRENT_TEST", "PYTORCH_NVML_BASED_CUDA_CHECK", "QT_QPA_FONTDIR"),
+    *(
+        "CC",
+        "CXX",
+        LAUNCHER,
+        "LD_LIBRARY_PATH",
+        "PYTEST_CURRENT_TEST",
+        "PYTORCH_NVML_BASED_CUDA_CHECK",
+        "QT_QPA_FONTDIR",
+    ),
     *("QT_QPA_PLATFORM_PLUGIN_PATH", "QWENVL_BBOX_FORMAT", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR"),
 }
 # What `launch` and conftest.py set in every run.
