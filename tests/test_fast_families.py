@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers.modeling_utils
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from swift.model import get_processor
 from swift.template import get_template
@@ -348,6 +348,7 @@ def line_of_rows(lengths: list[int], seed: int, heads: tuple[int, int]) -> tuple
     heads=st.sampled_from([(1, 1), (2, 2), (2, 4)]),
     seed=st.integers(0, 2**31),
 )
+@example(lengths=[1], heads=(1, 1), seed=7)  # query and key are nearly orthogonal: little is left of what is summed
 def test_the_delta_rule_is_transformers_own_on_each_row(lengths: list[int], heads: tuple[int, int], seed: int) -> None:
     rows, tensors = line_of_rows(lengths, seed, heads)
     repeat = heads[1] // heads[0]
@@ -360,7 +361,7 @@ def test_the_delta_rule_is_transformers_own_on_each_row(lengths: list[int], head
         )
         expected.append(out.squeeze(0))
     ours, theirs = gated_delta_rule(*tensors, rows), torch.cat(expected)
-    assert near(ours, theirs, 1e-5)
+    assert torch.linalg.norm(ours - theirs) <= 1e-5 * torch.linalg.norm(theirs) + 1e-6
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(seed))
     gradients, own = (torch.autograd.grad((out * weights).sum(), tensors) for out in (ours, theirs))
     assert all(
