@@ -34,16 +34,9 @@ _CONTEXT.set_forkserver_preload(LOADED)
 # These may differ from run to run. A training process does not read them while it loads, and what tests import and call
 # sets some of them.
 _PASSED_ON = {
-    *(
-        "CC",
-        "CXX",
-        LAUNCHER,
-        "LD_LIBRARY_PATH",
-        "PYTEST_CURRENT_TEST",
-        "PYTORCH_NVML_BASED_CUDA_CHECK",
-        "QT_QPA_FONTDIR",
-    ),
-    *("QT_QPA_PLATFORM_PLUGIN_PATH", "QWENVL_BBOX_FORMAT", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR"),
+    *("CC", "CXX", "FORCE_QWENVL_VIDEO_READER", "LD_LIBRARY_PATH", "PYTEST_CURRENT_TEST", "QWENVL_BBOX_FORMAT"),
+    *("PYTORCH_NVML_BASED_CUDA_CHECK", "QT_QPA_FONTDIR", "QT_QPA_PLATFORM_PLUGIN_PATH", "TOKENIZERS_PARALLELISM"),
+    *("TORCHINDUCTOR_CACHE_DIR", "WANDB_SERVICE", LAUNCHER),
 }
 # What `launch` and conftest.py set in every run.
 _SET = {
