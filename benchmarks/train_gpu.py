@@ -53,7 +53,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "seldom-logged": {"logging_steps": 1000},
     "again": {},  # the same once more: what is compiled is kept from the run before
     "torch-attention": {},  # without FlashAttention 4, where it is installed
-    "torch-attention-fp8": {"frozen_fp8": True},
     "equal-settings": {},  # trainable weights in bfloat16, as stock has them
     "liger": {"torch_compile": False, "use_liger_kernel": True},
     "plain": {"torch_compile": False, "use_liger_kernel": False},

@@ -168,11 +168,11 @@ def test_an_older_checkpoint_with_its_state_is_taken_and_no_sound_one_renamed(co
 def test_a_moved_workspace_resumes(moved_alone: bool, demo: Path, tmp_path: Path) -> None:
     """All of it is moved, or, where relative paths no longer fit, the rows alone, whose digests are the same."""
     shutil.copytree(demo, tmp_path / "before/demo")
-    write_run(tmp_path / "before/work", tmp_path / "before/demo")
+    write_run(tmp_path / "before/project", tmp_path / "before/demo")
     kept = ["--set", "training.load_best_model_at_end=true", "--set", "training.eval_steps=2"]
     kept += ["--set", f"data.val={tmp_path / 'before/demo/data/val.jsonl'}"]
-    run = tmp_path / "before/work/runs/config"
-    assert main(["train", str(tmp_path / "before/work/config.yaml"), *kept]) == 0
+    run = tmp_path / "before/project/runs/config"
+    assert main(["train", str(tmp_path / "before/project/config.yaml"), *kept]) == 0
     expected = adapter(run)
     cut(run, tmp_path / "cut", after=4)
     shutil.rmtree(run)
@@ -183,14 +183,14 @@ def test_a_moved_workspace_resumes(moved_alone: bool, demo: Path, tmp_path: Path
         shutil.copytree(demo_now / "data", tmp_path / "elsewhere/data")
         shutil.rmtree(demo_now / "data")
     data = tmp_path / "elsewhere/data" if moved_alone else demo_now / "data"
-    moved = tmp_path / "after/work/runs/config"
+    moved = tmp_path / "after/project/runs/config"
     assert main(["export", str(moved), "--output", str(tmp_path / "model"), "--checkpoint", "4"]) == 0  # finds its base
-    config = tmp_path / "after/work/config.yaml"
+    config = tmp_path / "after/project/config.yaml"
     config.write_text(config.read_text().replace(str(tmp_path / "before"), str(tmp_path / "after")))
     kept[-1] = f"data.val={data / 'val.jsonl'}"
     rows = ["--set", f"data.train={data / 'train.jsonl'}"]
     assert main(["train", str(config), *kept, *rows, "--resume"]) == 0
-    assert adapter(tmp_path / "after/work/runs/config") == expected
+    assert adapter(tmp_path / "after/project/runs/config") == expected
     assert not (tmp_path / "before").exists()
 
 

@@ -76,16 +76,15 @@ def look_deeply(tensors: list[StoredTensor], initial: dict[str, str], method: st
     """Read every byte of every tensor, on two threads (numpy and the hash release the interpreter lock)."""
     from concurrent.futures import ThreadPoolExecutor
 
-    left = iter(
-        tensors
-    )  # both threads take the next tensor from it: a job for each would take longer than small tensors
+    # Both threads take their next tensor from it: a job for each tensor would take longer than small tensors do.
+    left = iter(tensors)
 
-    def look_at_next() -> dict[str, Values]:
+    def look_at_rest() -> dict[str, Values]:
         return {tensor.info.name: look(tensor.info, blocks(tensor), initial, method) for tensor in left}
 
     threads = min(2, os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        found = [pool.submit(look_at_next) for _ in range(threads)]
+        found = [pool.submit(look_at_rest) for _ in range(threads)]
         values = {name: each for job in found for name, each in job.result().items()}
     return {tensor.info.name: values[tensor.info.name] for tensor in tensors}
 

@@ -23,16 +23,8 @@ if TYPE_CHECKING:
 
 # Settings that merging does not depend on, or not where `use_qalora` and `megatron_config` are off.
 _NO_MATTER = (
-    *(
-        "auto_mapping",
-        "base_model_name_or_path",
-        "inference_mode",
-        "peft_type",
-        "peft_version",
-        "revision",
-        "task_type",
-    ),
-    *("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "target_modules"),
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
+    *("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "target_modules", "task_type"),
     *("lora_dropout", "megatron_core", "qalora_group_size"),
 )
 

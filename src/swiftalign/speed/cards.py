@@ -25,7 +25,7 @@ class Card:
         link: bytes per second that each of several such cards in one machine receives while all of them gather what is
             divided among them; None where it is not known.
         host: bytes per second from the machine's memory to the card; None where it is not known.
-        flash4: whether FlashAttention 4 was seen to run on it.
+        flash4: whether it is of the Hopper generation, on which FlashAttention 4 was compared with torch (an H200).
         measured: whether the rates were measured by this toolkit, not taken from the maker's data sheet.
     """
 

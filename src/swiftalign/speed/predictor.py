@@ -202,11 +202,9 @@ class Predictor:
         sizes, again, times = self.sizes, choices.gradient_checkpointing, []
         llm_elements = 8 * sizes.inner + 24 * sizes.width + 4 * sizes.attention_kept / sizes.layers
         vit_passes = 1 if "vit" in self.trained.parts else _FORWARD
-        linear = sizes.layers - sizes.attention_layers
-        starts = (sizes.attention_layers * (1 + _FORWARD * again) + sizes.vit_layers * vit_passes) * _STARTS[
-            choices.kernels
-        ]
-        starts += linear * (1 + _FORWARD * again) * _LINEAR_STARTS
+        start, linear = _STARTS[choices.kernels], sizes.layers - sizes.attention_layers
+        starts = (sizes.attention_layers * start + linear * _LINEAR_STARTS) * (1 + _FORWARD * again)
+        starts += sizes.vit_layers * vit_passes * start
         for first in range(0, min(len(self.rows), BATCHES_TIMED * size), size):
             rows = [self.rows[index % len(self.rows)] for index in range(first, first + size)]
             rows = rows if choices.padding_free else padded(rows)

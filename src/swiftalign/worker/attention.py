@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.library import custom_op
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -100,7 +99,7 @@ def attention(
     return torch.cat(attended, dim=2).transpose(1, 2), None
 
 
-@custom_op("swiftalign::flash4", mutates_args=())
+@torch.library.custom_op("swiftalign::flash4", mutates_args=())
 def flash4_forward(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
@@ -130,7 +129,7 @@ def _flash4_results(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(heads, tokens, dtype=torch.float32)
 
 
-@custom_op("swiftalign::flash4_backward", mutates_args=())
+@torch.library.custom_op("swiftalign::flash4_backward", mutates_args=())
 def flash4_backward(
     gradient: Tensor,
     query: Tensor,

@@ -223,8 +223,8 @@ def make_sync_free(trainer: Any) -> None:
 def clip_without_waiting(trainer: Any) -> None:
     """Let a trainer clip gradients without waiting for their norm.
 
-    ms-swift reads the norm in each step, and takes no step where it is NaN. A fused optimizer of torch can be told so
-    by a tensor: the CPU then prepares the next step while the GPU is still at this one.
+    ms-swift reads the norm after each backward pass, and leaves the step out if it is NaN: the CPU waits for the GPU.
+    A fused optimizer of torch reads a tensor on the GPU instead, so that the CPU can prepare the next step meanwhile.
     """
     clip = trainer._clip_grad_norm
 
