@@ -10,37 +10,26 @@ stand there, of the same model, camera, dtype and steps, are not repeated.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
-import os
-import resource
-import subprocess
 import tempfile
-import time
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from common import SWIFTALIGN, accuracies
+from comparison import DTYPE, ROWS, STEPS, Line, Lines, carry_out_all, score_before, scores_of, swiftalign, trained
 from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
-from swiftalign.demo.workspace import DEMO_TRAINING, PRETRAINED
+from swiftalign.demo.workspace import PRETRAINED
 from swiftalign.methods import METHODS as KNOWN
 
-HERE = Path(__file__).resolve().parent
-LOG = HERE / "methods.jsonl"
+LOG = Path(__file__).resolve().parent / "methods.jsonl"
 
-DTYPE = "bfloat16"  # on a CPU too, where it takes a third longer than float32: runs of both are compared
-STEPS, BATCH = DEMO_TRAINING["max_steps"], DEMO_TRAINING["per_device_train_batch_size"]
-ROWS = {"small": 64, "large": 2048}
 SEEDS = range(5)
 # A method takes the rate that serves it best on rows that nothing else sees, with another seed. The search begins at a
 # first guess and its neighbours, and goes on until both neighbours of the best are worse, or there is none.
@@ -64,25 +53,7 @@ LLM_LORA = {
     "lora_alpha": 32,
 }
 MERGER_ONLY = {"train_type": "lora", "target_regex": "^$", "modules_to_save": ["model.visual.merger"]}
-ORIGIN = ("model", "camera", "dtype", "steps")  # what a line shares with those that it is compared with
 METHODS = tuple(FIRST_RATES)
-_APPEARANCE = [
-    {"color_jitter": {"brightness": [0.6, 1.4], "contrast": [0.6, 1.4], "saturation": [0.6, 1.4], "prob": 0.8}},
-    {"gamma": {"gamma": [0.6, 1.5], "prob": 0.5}},
-    {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
-]
-# The guide's three rotations, one far beyond them, and its operations on colours alone.
-AUGMENTATIONS: dict[str, list[dict[str, Any]]] = {
-    "none": [],
-    "appearance": _APPEARANCE,
-    "rotate 5": [{"rotate": {"max_deg": 5.0, "prob": 0.15}}],
-    "rotate 8": [{"rotate": {"max_deg": 8.0, "prob": 0.25}}],
-    "rotate 12": [{"rotate": {"max_deg": 12.0, "prob": 0.3}}],
-    "rotate 45": [{"rotate": {"max_deg": 45.0, "prob": 1.0}}],
-}
-
-
-Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -91,31 +62,19 @@ class Run:
 
     method: str
     rows: str
-    augmentation: str
     rate: float
     seed: int
 
-    def config(self, model: Path, data: Path, out: Path) -> dict[str, Any]:
-        operations = AUGMENTATIONS[self.augmentation]
+    def config(self, model: Path, data: Path) -> dict[str, Any]:
         return {
             "model": {"path": str(model), "dtype": DTYPE},
             "data": {"train": str(data / f"{self.rows}-{self.seed}.jsonl")},
             "tuner": tuner_of(self.method),
             "training": {
-                "output_dir": str(out),
                 "learning_rate" if self.method == "lora-llm" else "aligner_lr": self.rate,
-                "max_steps": STEPS,
-                "per_device_train_batch_size": BATCH,
-                "gradient_accumulation_steps": 1,
-                "padding_free": True,
-                "gradient_checkpointing": False,
-                "logging_steps": 10,
-                "save_steps": STEPS,
-                "save_only_model": True,
                 "seed": self.seed,
                 "data_seed": self.seed,
             },
-            **({"custom": {"augmentation": {"enabled": True, "ops": operations}}} if operations else {}),
         }
 
 
@@ -130,80 +89,29 @@ def tuner_of(method: str) -> dict[str, Any]:
 
 def make_data(folder: Path) -> None:
     """Rows to train on, others for each seed of a run, and rows to score."""
-    write_dataset(folder / f"large-{TUNING_SEED}.jsonl", rows=ROWS["large"], seed=1, new_camera=True)
+    write_dataset(folder / f"large-{TUNING_SEED}.jsonl", rows=ROWS["large"], seed=1, camera=NEW_CAMERA)
     for run_seed in SEEDS:
         for name, rows in ROWS.items():
-            write_dataset(folder / f"{name}-{run_seed}.jsonl", rows=rows, seed=10 + run_seed, new_camera=True)
-    for name, seed, new_camera in (("tuning", 2, True), ("shifted", 3, True), ("original", 3, False)):
-        write_dataset(folder / f"{name}.jsonl", rows=SCORED[name], seed=seed, new_camera=new_camera)
+            write_dataset(folder / f"{name}-{run_seed}.jsonl", rows=rows, seed=10 + run_seed, camera=NEW_CAMERA)
+    for name, seed, camera in (("tuning", 2, NEW_CAMERA), ("shifted", 3, NEW_CAMERA), ("original", 3, None)):
+        write_dataset(folder / f"{name}.jsonl", rows=SCORED[name], seed=seed, camera=camera)
 
 
-def scores_of(folder: Path, data: Path, sets: Iterable[str]) -> dict[str, dict[str, float]]:
-    return {name: accuracies(folder, data / f"{name}.jsonl") for name in sets}
-
-
-def origin_of(model: Path) -> dict[str, str]:
-    """What runs must share to be compared."""
-    found = {"model": (model / "model.safetensors").read_bytes(), "camera": repr(NEW_CAMERA).encode()}
-    digests = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in found.items()}
-    return {**digests, "dtype": DTYPE, "steps": f"{STEPS} x {BATCH} rows"}
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
-def carry_out(run: Run, model: Path, data: Path) -> dict[str, Any]:
+def carry_out(run: Run, model: Path, data: Path) -> Line:
     """Train, export, score."""
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "run"
-        file = Path(name) / "config.yaml"
-        file.write_text(yaml.safe_dump(run.config(model, data, out)))
-        begin, used = time.time(), _cpu_seconds()
-        trained = _swiftalign("train", str(file), "--json", "--allow", "aligner-incomplete")
-        seconds, cpu_seconds = time.time() - begin, _cpu_seconds() - used
-        _swiftalign("export", str(out), "--output", str(Path(name) / "exported"))
+        folder = Path(name)
+        line = trained(run.config(model, data), folder)
+        swiftalign("export", str(folder / "run"), "--output", str(folder / "exported"))
         sets = ("tuning",) if run.seed == TUNING_SEED else ("shifted", "original")
-        events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-        plan = json.loads((out / "plan.json").read_text())
+        plan = json.loads((folder / "run/plan.json").read_text())
         return {
             **asdict(run),
             "tuner": tuner_of(run.method),
-            "scores": scores_of(Path(name) / "exported", data, sets),
-            "losses": [event["loss"] for event in events if event["kind"] == "log" and "loss" in event],
+            "scores": scores_of(folder / "exported", data, sets),
             "parameters": sum(math.prod(item["shape"]) for item in plan["trainables"]),
-            "seconds": round(seconds, 1),
-            "cpu_seconds": round(cpu_seconds, 1),
-            "loss": json.loads(trained)["loss"],
-            **origin_of(model),
-            "device": _device(),
-            "date": time.strftime("%Y-%m-%d"),
+            **line,
         }
-
-
-def _cpu_seconds() -> float:
-    """Of all processes that this one has waited for: what other work on the machine leaves alone."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _swiftalign(*words: str) -> str:
-    environment = dict(os.environ)
-    if torch.cuda.is_available():
-        visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device()]
-    done = subprocess.run([*SWIFTALIGN, *words], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"swiftalign {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def logged(origin: dict[str, str] | None = None) -> Lines:
-    """Lines of one origin, by default that of the newest run; the first is of the model before training."""
-    lines = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
-    if origin is None:
-        origin = {name: lines[-1][name] for name in ORIGIN} if lines else {}
-    return [line for line in lines if all(line[name] == value for name, value in origin.items())]
 
 
 def wanted_runs(lines: Lines, failed: Collection[Run] = ()) -> Iterator[Run]:
@@ -230,7 +138,7 @@ def search_of_rates(lines: Lines) -> Iterator[Run]:
         best = RATES.index(best_of(tried) if tried else FIRST_RATES[method])
         for rate in RATES[max(best - 1, 0) : best + 2]:
             if rate not in tried:
-                yield Run(method, "large", "none", rate, TUNING_SEED)
+                yield Run(method, "large", rate, TUNING_SEED)
 
 
 def rates_tried(lines: Lines, method: str) -> dict[float, float]:
@@ -250,67 +158,11 @@ def best_rates(lines: Lines) -> dict[str, float]:
 
 
 def compared_runs(lines: Lines) -> Iterator[Run]:
-    """With each method's best rate: the methods seed by seed, then the augmentations."""
+    """Each method at its best rate, seed by seed."""
     best = best_rates(lines)
     for seed in SEEDS:
         for rows in ROWS:
-            yield from (Run(method, rows, "none", best[method], seed) for method in best)
-    if "modules_to_save" in best:
-        augmentations = [name for name in AUGMENTATIONS if name != "none"]
-        for seed in SEEDS:
-            for rows in ROWS:
-                yield from (Run("modules_to_save", rows, name, best["modules_to_save"], seed) for name in augmentations)
-
-
-def carry_out_all(model: Path, data: Path, jobs: int) -> None:
-    """Log what the log lacks; a run that fails is told and left out."""
-    context = get_context("spawn")  # a forked process could not use the GPU that its parent has used
-    numbers = context.Queue()
-    for number in range(jobs):
-        numbers.put(number)
-    pending: dict[Future[dict[str, Any]], Run] = {}
-    lines, failed = _runs_of(model), set[Run]()
-    count = 0
-    with ProcessPoolExecutor(jobs, context, _take_gpu, (numbers,)) as pool, LOG.open("a") as log:
-        while True:
-            for run in wanted_runs(lines, failed):
-                if run not in pending.values() and len(pending) < jobs:
-                    pending[pool.submit(carry_out, run, model, data)] = run
-            if not pending:
-                break
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                run = pending.pop(future)
-                count += 1
-                try:
-                    line = future.result()
-                except Exception as error:  # hours of other runs wait behind it
-                    failed.add(run)
-                    print(f"{count}: {run}: {error!r}", flush=True)
-                    continue
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                lines.append(line)
-                told = {name: round(mean_accuracy(scores), 3) for name, scores in line["scores"].items()}
-                print(f"{count}: {run} {told} {line['seconds']} s", flush=True)
-
-
-def _take_gpu(numbers: Any) -> None:
-    """Spread processes over the GPUs of the machine."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
-
-
-def _runs_of(model: Path) -> Lines:
-    return [line for line in logged(origin_of(model)) if "method" in line]
-
-
-def score_before(model: Path, data: Path) -> None:
-    """Log the scores of the model before training, once."""
-    origin = origin_of(model)
-    if not logged(origin):
-        line = {**origin, "device": _device(), "scores": scores_of(model, data, SCORED)}
-        with LOG.open("a") as log:
-            log.write(json.dumps(line) + "\n")
+            yield from (Run(method, rows, best[method], seed) for method in best)
 
 
 def main() -> None:
@@ -320,13 +172,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error("--jobs: one run at a time is the least")
-    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // options.jobs, 1))  # of each run
-    model, jobs = options.model.resolve(), options.jobs
+    model = options.model.resolve()
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         make_data(data)
-        score_before(model, data)
-        carry_out_all(model, data, jobs)
+        score_before(LOG, model, data, SCORED)
+        carry_out_all(LOG, model, options.jobs, wanted_runs, partial(carry_out, model=model, data=data))
 
 
 if __name__ == "__main__":

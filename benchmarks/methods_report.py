@@ -30,31 +30,8 @@ Line = dict[str, Any]
 Finder = Callable[[Lines, str, str], Lines]
 
 
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% interval; nan of one or two values, for which it says nothing."""
-    found = list(values)
-    if len(found) < 3:
-        return statistics.mean(found), float("nan")
-    width = float(student.ppf(0.975, len(found) - 1))
-    return statistics.mean(found), width * statistics.stdev(found) / len(found) ** 0.5
-
-
-def told(values: Iterable[float], sign: str = "") -> str:
-    """In percent, as ``87.1 ± 1.2``."""
-    mean, half = interval(values)
-    return f"{100 * mean:{sign}.1f}" if half != half else f"{100 * mean:{sign}.1f} ± {100 * half:.1f}"
-
-
-def select(lines: Lines, **wanted: Any) -> Lines:
-    return [line for line in lines if all(line[name] == value for name, value in wanted.items())]
-
-
 def by_method(lines: Lines, method: str, rows: str) -> Lines:
     return select(lines, method=method, rows=rows, augmentation="none")
-
-
-def by_augmentation(lines: Lines, augmentation: str, rows: str) -> Lines:
-    return select(lines, method="modules_to_save", rows=rows, augmentation=augmentation)
 
 
 def accuracies_of(line: Line) -> list[float]:

@@ -121,6 +121,15 @@ def export(
             "--check-logits", help="Load both the base with the adapter and the result, and compare their logits."
         ),
     ] = False,
+    scale: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="How much of the way from the base to the trained values to go: 0.7 forgets less than 1.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 1.0,
     push: Annotated[
         str | None,
         typer.Option(
@@ -192,6 +201,7 @@ def export(
             check_logits=check_logits,
             hub_id=repository.hub_id if repository else None,
             which=which,
+            scale=scale,
         )
     if repository:
         if not console.is_terminal:

@@ -217,6 +217,8 @@ def print_export(report: ExportReport, console: Console) -> None:
         "from": _with_reason(report.checkpoint, report.chosen),
         "changed": f"{len(report.changed)} tensors by {report.method}, {report.copied} are the base's own",
     }
+    if report.scale != 1:
+        lines["scale"] = f"{report.scale:g} of the way from the base to the trained values"
     if report.rounded:
         lines["rounded"] = f"{len(report.rounded)} trained tensors equal the base: the change was rounded away"
     if report.notes:

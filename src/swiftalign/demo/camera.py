@@ -34,8 +34,8 @@ NEW_CAMERA = Camera(
 )
 
 
-def photograph(image: Image.Image, seed: int | str, camera: Camera = NEW_CAMERA) -> Image.Image:
-    """The same scene as the new camera sees it: with a warm colour cast, blurred edges, and noise.
+def photograph(image: Image.Image, seed: int | str, camera: Camera) -> Image.Image:
+    """The same scene as a camera sees it: with its colours and its tone curve, blurred edges, and noise.
 
     Args:
         seed: seed of the noise, the only thing that differs between images.

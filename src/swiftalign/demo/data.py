@@ -12,7 +12,7 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from swiftalign.data.sizes import Size
-from swiftalign.demo.camera import photograph
+from swiftalign.demo.camera import Camera, photograph
 from swiftalign.problems import DataError
 
 GRID = 32  # pixels; image sides are multiples of it: patches of 16 pixels, merged 2 by 2
@@ -37,7 +37,7 @@ Quarter = tuple[int, int, int, int]  # the part that one object may cover: left,
 Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Drawn]
 
 
-def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), new_camera: bool = False) -> None:
+def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), camera: Camera | None = None) -> None:
     """Write `rows` lines of JSON to `path`, and their images to ``images/<stem of path>/`` beside it.
 
     A row holds ``images`` (paths relative to the file's folder), ``prompt`` and ``objects``; each of its 1 to 4 objects
@@ -51,7 +51,7 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
         rows: number of rows.
         seed: row i depends only on the seed, i and `size`, so a longer file starts like a shorter one.
         size: width and height of most images, in pixels; every fourth image has another shape.
-        new_camera: take the images with the camera of `swiftalign.demo.camera`; the objects stay where they are.
+        camera: the camera that takes the images, other than the one that the demo's model knows; objects stay in place.
 
     Raises:
         DataError: a side in `size` is not a multiple of 32, or is below 64.
@@ -64,8 +64,8 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for index in range(rows):
             image, objects = draw_row(Random(f"{seed}:{index}"), row_size(size, index))
-            if new_camera:
-                image = photograph(image, f"{seed}:{index}")
+            if camera:
+                image = photograph(image, f"{seed}:{index}", camera)
             name = f"{index:05d}.png"
             image.save(folder / name, compress_level=1)
             row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}

@@ -46,6 +46,7 @@ def write_demo(folder: Path, *, method: str = "modules_to_save", force: bool = F
     Raises:
         SwiftalignError: the folder holds something already, or the demo has no such method.
     """
+    from swiftalign.demo.camera import NEW_CAMERA
     from swiftalign.demo.data import write_dataset
     from swiftalign.demo.model import build_model
 
@@ -64,8 +65,8 @@ def write_demo(folder: Path, *, method: str = "modules_to_save", force: bool = F
         else:
             contents = "a small Qwen3-VL that can ground, and 1,024 training rows of a camera that it has not seen"
             shutil.copytree(PRETRAINED, model, dirs_exist_ok=True)
-            write_dataset(data / "train.jsonl", rows=1024, seed=1, new_camera=True)
-            write_dataset(data / "val.jsonl", rows=128, seed=2, new_camera=True)
+            write_dataset(data / "train.jsonl", rows=1024, seed=1, camera=NEW_CAMERA)
+            write_dataset(data / "val.jsonl", rows=128, seed=2, camera=NEW_CAMERA)
             write_dataset(data / "original.jsonl", rows=128, seed=2)
         text = write_config(
             model="./model",

@@ -259,6 +259,8 @@ def _training(source: Source, training: Training) -> str:
     run = f" of the run {_code(checkpoint.parent.name)}" if plan else ""
     reason = source.origin.chosen.reason
     rows.append(("checkpoint", _code(checkpoint.name) + run + (f", {reason}" if reason else "")))
+    if source.scale != 1:
+        rows.append(("scale", f"{source.scale:g} of the way from the base to the trained values"))
     if training.step is not None:
         planned = plan.schedule.steps if plan else None
         length = f"{training.step:,} of {planned:,} steps" if planned else counted(training.step, "step")

@@ -23,6 +23,7 @@ from swiftalign.exports.mmproj import load_gguf, mmproj_dtype, mmproj_file, mode
 from swiftalign.exports.outputs import CARD, PLAN, RECORD, Part, Written, write_adapter, write_aligner, write_model
 from swiftalign.exports.source import read_source
 from swiftalign.exports.training import read_training
+from swiftalign.problems import ExportError
 from swiftalign.versions import versions
 
 __all__ = ["ExportReport", "export"]
@@ -40,6 +41,7 @@ class ExportReport(Written):
         method: the tuning method, by the name that ``init`` knows.
         seconds: duration of the export.
         max_logit_difference: what ``check_logits`` measured.
+        scale: how much of the way from the base to the trained values was gone.
     """
 
     output: Path
@@ -49,6 +51,7 @@ class ExportReport(Written):
     method: str
     seconds: float
     max_logit_difference: float | None = None
+    scale: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
@@ -69,6 +72,7 @@ def export(
     check_logits: bool = False,
     hub_id: str | None = None,
     which: str | int | None = None,
+    scale: float = 1.0,
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
@@ -90,6 +94,8 @@ def export(
             holds a path of this machine.
         which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
             the run keeps the best model, else its newest.
+        scale: how much of the way from the base's values to the trained ones to go, above 0 and at most 1: below 1, the
+            result is their weighted average, which forgets less.
 
     Raises:
         ModelError: there is no checkpoint, or no base.
@@ -97,12 +103,17 @@ def export(
             should be.
     """
     began = time.monotonic()
+    if not 0 < scale <= 1:
+        raise ExportError(f"a scale of {scale:g}: it is a share of the way", "choose a number above 0 and at most 1")
+    if scale != 1 and (adapter_only or check_logits):
+        what = "an adapter alone can't be averaged" if adapter_only else "--check-logits compares that of 1"
+        raise ExportError(f"a scale of {scale:g}: {what}", "leave out the one or the other")
     output, difference = Path(output).absolute(), None
     part: Part = "mmproj" if mmproj else "adapter" if adapter_only else "aligner" if aligner_only else "model"
     alone = part == "mmproj" and output.suffix == ".gguf"
     if part == "mmproj":
         load_gguf()  # whether it is there is told before a long check
-    source = read_source(Path(checkpoint), base=base, config=config, which=which)
+    source = read_source(Path(checkpoint), base=base, config=config, which=which, scale=scale)
     training, place = read_training(source.origin), output_file if alone else output_folder
     with place(output, force=force, apart_from=(source.base_folder, source.origin.path)) as folder:
         if part == "mmproj":
@@ -127,6 +138,7 @@ def export(
             "checkpoint": source.origin.path,
             "chosen": source.origin.chosen,
             "method": source.method,
+            "scale": scale,
         }
         run = source.origin.path.parent.name
         record = {

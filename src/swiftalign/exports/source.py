@@ -15,7 +15,7 @@ from swiftalign.config.sections import Config
 from swiftalign.methods import of_adapter
 from swiftalign.methods.keys import PeftKey
 from swiftalign.methods.merging import SavedAdapter
-from swiftalign.model.bytes import cast, read_bytes
+from swiftalign.model.bytes import cast, read_bytes, to_float
 from swiftalign.model.families import find
 from swiftalign.model.read import read
 from swiftalign.model.safetensors import StoredTensor, read_json
@@ -38,6 +38,7 @@ class Source(SavedAdapter):
         plan: the plan of the run; None where the checkpoint has none.
         whole: base tensor -> the checkpoint's tensor that replaces it.
         remarks: what a reader should know of the base.
+        scale: how much of the way from the base to the trained values is gone; 1 is all of it.
     """
 
     origin: Checkpoint
@@ -45,6 +46,7 @@ class Source(SavedAdapter):
     plan: TuningPlan | None
     whole: dict[str, StoredTensor]
     remarks: tuple[str, ...]
+    scale: float = 1.0
 
     @property
     def files(self) -> list[Path]:
@@ -78,9 +80,21 @@ class Source(SavedAdapter):
     def merged_values(self, dtype: str | None = None) -> Iterator[tuple[str, bytes]]:
         """Name and bytes of every tensor that changes, as peft merges into a base model loaded in ``dtype``.
 
+        With a `scale` below 1, peft's merge into a base in float32 is averaged with the base, and rounded once.
+
         Raises:
             ExportError: one that was trained is of a kind that the method does not merge.
         """
+        if self.scale == 1:
+            yield from self._trained_values(dtype)
+            return
+        for name, data in self._trained_values("float32"):
+            base = self.base[name]
+            start = to_float(read_bytes(base), base.info.dtype)
+            averaged = start + self.scale * (to_float(data, "float32") - start)
+            yield name, cast(averaged.tobytes(), "float32", dtype or base.info.dtype)
+
+    def _trained_values(self, dtype: str | None) -> Iterator[tuple[str, bytes]]:
         left = set(self.changed)
         for name, tensor in self.whole.items():
             yield name, cast(read_bytes(tensor), tensor.info.dtype, dtype or self.base[name].info.dtype)
@@ -96,7 +110,12 @@ class Source(SavedAdapter):
 
 
 def read_source(
-    path: Path, *, base: Path | None = None, config: Config | None = None, which: str | int | None = None
+    path: Path,
+    *,
+    base: Path | None = None,
+    config: Config | None = None,
+    which: str | int | None = None,
+    scale: float = 1.0,
 ) -> Source:
     """Find, read and check a checkpoint and its base; `export` says what the arguments are.
 
@@ -156,7 +175,9 @@ def read_source(
         _refuse_other_base(base, base_tensors, plan)
     files = checkpoint.weights.gathered or folder
     layers, remarks = tuple(adapted), checked.about_base
-    return Source(files, adapter, tensors, base_tensors, layers, tuple(merged), checkpoint, base, plan, whole, remarks)
+    return Source(
+        files, adapter, tensors, base_tensors, layers, tuple(merged), checkpoint, base, plan, whole, remarks, scale
+    )
 
 
 def _refuse_other_base(folder: Path, tensors: dict[str, StoredTensor], plan: TuningPlan) -> None:

@@ -1,0 +1,251 @@
+"""What augmentation, replay and averaging do to the camera trained on, to the known one and to those never seen.
+
+    python benchmarks/cameras.py --jobs 2
+
+The aligner of the small pretrained Qwen3-VL is trained on lamplight images by ``swiftalign train``, in the variants of
+`VARIANTS`, and what ``swiftalign.export`` makes of it is scored: on lamplight, on the known camera (what it forgot),
+on other cameras, and on lamplight images of turned scenes. Each run adds a line to ``cameras.jsonl`` beside this file;
+those that stand there, of the same model, camera, dtype and steps, are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from comparison import DTYPE, ROWS, STEPS, Line, Lines, carry_out_all, score_before, scores_of, trained
+from swiftalign import export
+from swiftalign.demo.camera import NEW_CAMERA, Camera, photograph
+from swiftalign.demo.data import draw_row, prompt_for, row_size, write_dataset
+from swiftalign.demo.workspace import PRETRAINED
+
+LOG = Path(__file__).resolve().parent / "cameras.jsonl"
+
+AS_IS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+# Cameras that no run trains on; before training, the model is between 25 and 80% right on their images.
+OTHERS = {
+    "dusk": Camera(AS_IS, gamma=1.0, gain=0.5, blur=0.6, noise=5.0),
+    "cold": Camera(
+        ((0.40, 0.05, 0.00), (0.00, 0.60, 0.05), (0.00, 0.00, 1.00)), gamma=0.9, gain=1.0, blur=0.6, noise=4.0
+    ),
+    "neon": Camera(
+        ((0.55, 0.00, 0.10), (0.00, 1.00, 0.00), (0.10, 0.00, 0.60)), gamma=1.0, gain=0.95, blur=0.6, noise=4.0
+    ),
+    "faded": Camera(
+        ((0.50, 0.30, 0.20), (0.20, 0.60, 0.20), (0.20, 0.30, 0.50)), gamma=0.9, gain=1.0, blur=0.6, noise=4.0
+    ),
+}
+LAMPLIGHT, KNOWN, TURNED = "lamplight", "known", "turned"
+SCORED = {LAMPLIGHT: 256, KNOWN: 128, **dict.fromkeys(OTHERS, 128), TURNED: 128}  # rows
+HELD_OUT = {"held out lamplight": 128, "held out known": 128}  # rows that early stopping looks at
+MOST_TURNED = 12  # degrees
+
+RATE = 1e-3
+_ROTATE = {"rotate": {"max_deg": 12.0, "prob": 0.3}}
+_GROW: dict[str, Any] = {"expand_to_fit_affine": {"multiple": 32}}
+# The reference, the guide's strongest rotation with each way to fill what lies outside the image, operations on colours
+# alone, the presets for any data, rows of the known camera mixed in (shares of all rows), and lower rates.
+PLAIN = "plain"
+VARIANTS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    "rotate 12, black": {"augmentation": {"ops": [_ROTATE], "fill": "black"}},
+    "rotate 12, grey": {"augmentation": {"ops": [_ROTATE], "fill": "grey"}},
+    "rotate 12, mean": {"augmentation": {"ops": [_ROTATE], "fill": "mean"}},
+    "rotate 12, grown, black": {"augmentation": {"ops": [_ROTATE, _GROW], "fill": "black"}},
+    "rotate 12, grown, mean": {"augmentation": {"ops": [_ROTATE, _GROW], "fill": "mean"}},
+    "appearance": {
+        "augmentation": {
+            "ops": [
+                {
+                    "color_jitter": {
+                        "brightness": [0.6, 1.4],
+                        "contrast": [0.6, 1.4],
+                        "saturation": [0.6, 1.4],
+                        "prob": 0.8,
+                    }
+                },
+                {"gamma": {"gamma": [0.6, 1.5], "prob": 0.5}},
+                {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
+            ]
+        }
+    },
+    "conservative": {"augmentation": {"preset": "conservative"}},
+    "mild": {"augmentation": {"preset": "mild"}},
+    "replay 10%": {"replay": 0.10},
+    "replay 25%": {"replay": 0.25},
+    "rate 0.0003": {"rate": 3e-4},
+    "rate 0.0001": {"rate": 1e-4},
+}
+# Of these, parts of the way from the base to the trained aligner are scored too, and the checkpoints before the last.
+FRONTIER = (PLAIN, "replay 10%")
+SCALES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CHECKPOINTS = tuple(range(STEPS // 4, STEPS, STEPS // 4))
+MANY_SEEDS, FEW_SEEDS = range(10), range(5)
+MANY = (PLAIN, "rotate 12, black", "rotate 12, grey", "rotate 12, mean", "rotate 12, grown, mean", "appearance")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    variant: str
+    rows: str
+    seed: int
+
+    def config(self, model: Path, data: Path) -> dict[str, Any]:
+        settings = VARIANTS[self.variant]
+        rows = [{"path": str(data / f"{self.rows}-{self.seed}.jsonl"), "name": LAMPLIGHT}]
+        if share := settings.get("replay"):
+            weight = share / (1 - share) * ROWS[self.rows] / ROWS["large"]
+            rows.append({"path": str(data / "replayed.jsonl"), "name": KNOWN, "weight": weight})
+        augmentation = settings.get("augmentation")
+        return {
+            "model": {"path": str(model), "dtype": DTYPE},
+            "data": {"train": rows},
+            "tuner": {
+                "train_type": "lora",
+                "target_regex": "^$",
+                "modules_to_save": ["model.visual.merger", "model.visual.deepstack_merger_list"],
+            },
+            "training": {
+                "aligner_lr": settings.get("rate", RATE),
+                "seed": self.seed,
+                "data_seed": self.seed,
+                "save_steps": STEPS // 4,
+                "save_total_limit": 4,
+            },
+            **({"custom": {"augmentation": {**augmentation, "seed": self.seed}}} if augmentation else {}),
+        }
+
+
+def write_turned(path: Path, *, rows: int, seed: int) -> None:
+    """Rows of lamplight scenes that are turned as a whole, each by up to `MOST_TURNED` degrees in either direction.
+
+    A scene is drawn on paper of the background's colour that is larger than the image, so that nothing is cut and the
+    corners show what the rest of the background shows. Discs are left out: a turned box's upright box is that of its
+    corners, a turned ellipse's is not.
+    """
+    folder = path.parent / "images" / path.stem
+    folder.mkdir(parents=True)
+    with path.open("w", encoding="utf-8") as file:
+        for index in range(rows):
+            random = Random(f"turned:{seed}:{index}")
+            size = row_size((128, 128), index)
+            image, objects = draw_row(random, size, shapes=("box", "slab", "wire"))
+            degrees = random.choice((-1, 1)) * random.uniform(MOST_TURNED / 2, MOST_TURNED)
+            cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            shrink = min(
+                side / (side * cos + other * abs(sin)) for side, other in (size, size[::-1])
+            )  # so that the turned scene fits into the image
+            centre_x, centre_y = size[0] / 2, size[1] / 2
+
+            def turned(x: float, y: float) -> tuple[float, float]:
+                dx, dy = (x - centre_x) * shrink, (y - centre_y) * shrink  # noqa: B023 (called in this iteration)
+                return centre_x + dx * cos - dy * sin, centre_y + dx * sin + dy * cos  # noqa: B023
+
+            # Pillow maps each pixel of the result to a place of the source: the way back.
+            back = (cos / shrink, sin / shrink, 0.0, -sin / shrink, cos / shrink, 0.0)
+            moved = (
+                centre_x - back[0] * centre_x - back[1] * centre_y,
+                centre_y - back[3] * centre_x - back[4] * centre_y,
+            )
+            matrix = (back[0], back[1], moved[0], back[3], back[4], moved[1])
+            image = image.transform(
+                size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=image.getpixel((0, 0))
+            )
+            for item in objects:
+                kind = next(key for key in item if key != "label")
+                numbers: Any = item[kind]
+                if kind == "bbox_2d":
+                    left, top, right, bottom = numbers
+                    xs, ys = zip(*(turned(x, y) for x in (left, right) for y in (top, bottom)), strict=True)
+                    item[kind] = [round(value, 1) for value in (min(xs), min(ys), max(xs), max(ys))]
+                else:
+                    points = (turned(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True))
+                    item[kind] = [round(value, 1) for point in points for value in point]
+            name = f"{index:05d}.png"
+            photograph(image, f"turned:{seed}:{index}", NEW_CAMERA).save(folder / name, compress_level=1)
+            row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}
+            file.write(json.dumps(row) + "\n")
+
+
+def make_data(folder: Path, jobs: int) -> None:
+    """Rows to train on, others for each seed of a run, rows of the known camera to mix in, and rows to score."""
+    write = partial(write_dataset, camera=NEW_CAMERA)
+    cameras: dict[str, Camera | None] = {LAMPLIGHT: NEW_CAMERA, KNOWN: None, **OTHERS}
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        made = [pool.submit(write_turned, folder / f"{TURNED}.jsonl", rows=SCORED[TURNED], seed=3)]
+        made.append(pool.submit(write_dataset, folder / "replayed.jsonl", rows=ROWS["large"], seed=1000))
+        for seed in MANY_SEEDS:
+            for name, rows in ROWS.items():
+                made.append(pool.submit(write, folder / f"{name}-{seed}.jsonl", rows=rows, seed=10 + seed))
+        for name, camera in cameras.items():
+            made.append(pool.submit(write_dataset, folder / f"{name}.jsonl", rows=SCORED[name], seed=3, camera=camera))
+        for (name, rows), camera in zip(HELD_OUT.items(), (NEW_CAMERA, None), strict=True):
+            made.append(pool.submit(write_dataset, folder / f"{name}.jsonl", rows=rows, seed=2, camera=camera))
+        for future in made:
+            future.result()
+
+
+def carry_out(run: Run, model: Path, data: Path) -> Line:
+    """Train, export, score."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        line = trained(run.config(model, data), folder)
+
+        def scores(sets: Collection[str], scale: float = 1.0, step: int | None = None) -> dict[str, dict[str, float]]:
+            export(folder / "run", folder / "exported", force=True, scale=scale, which=step)
+            return scores_of(folder / "exported", data, sets)
+
+        found: Line = {"scores": scores(SCORED)}
+        if run.variant in FRONTIER and run.seed in FEW_SEEDS:
+            both = (LAMPLIGHT, KNOWN)
+            found["held_out"] = scores_of(folder / "exported", data, HELD_OUT)
+            found["scaled"] = {f"{scale}": scores(both, scale=scale) for scale in SCALES}
+            found["stopped"] = {f"{step}": scores((*both, *HELD_OUT), step=step) for step in CHECKPOINTS}
+        return {**asdict(run), "settings": VARIANTS[run.variant], **found, **line}
+
+
+def wanted_runs(lines: Lines, failed: Collection[Run] = ()) -> Iterator[Run]:
+    """What the log lacks, seed by seed."""
+    done = {*failed, *(Run(line["variant"], line["rows"], line["seed"]) for line in lines if is_of_today(line))}
+    for seed in MANY_SEEDS:
+        variants = [name for name in VARIANTS if name in MANY or seed in FEW_SEEDS]
+        runs = (Run(variant, rows, seed) for rows in ROWS for variant in variants)
+        yield from (run for run in runs if run not in done)
+
+
+def is_of_today(line: Line) -> bool:
+    """Whether a line's variant is still what it was."""
+    return bool(line["settings"] == VARIANTS.get(line["variant"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=PRETRAINED, help="a model folder; by default the demo's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error("--jobs: one run at a time is the least")
+    model = options.model.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        make_data(data, options.jobs)
+        score_before(LOG, model, data, SCORED)
+        carry_out_all(LOG, model, options.jobs, wanted_runs, partial(carry_out, model=model, data=data))
+
+
+if __name__ == "__main__":
+    main()
