@@ -48,16 +48,19 @@ OTHERS = {
         ((0.50, 0.30, 0.20), (0.20, 0.60, 0.20), (0.20, 0.30, 0.50)), gamma=0.9, gain=1.0, blur=0.6, noise=4.0
     ),
 }
-LAMPLIGHT, KNOWN, TURNED = "lamplight", "known", "turned"
+LAMPLIGHT, KNOWN, TURNED, TURNED_KNOWN = "lamplight", "known", "turned", "turned known"
 SCORED = {LAMPLIGHT: 256, KNOWN: 128, **dict.fromkeys(OTHERS, 128), TURNED: 128}  # rows
+BEFORE = {**SCORED, TURNED_KNOWN: 128}  # rows that the model before training answers
 HELD_OUT = {"held out lamplight": 128, "held out known": 128}  # rows that early stopping looks at
-MOST_TURNED = 12  # degrees
 
 RATE = 1e-3
 _ROTATE = {"rotate": {"max_deg": 12.0, "prob": 0.3}}
 _GROW: dict[str, Any] = {"expand_to_fit_affine": {"multiple": 32}}
-# The reference, the guide's strongest rotation with each way to fill what lies outside the image, operations on colours
-# alone, the presets for any data, rows of the known camera mixed in (shares of all rows), and lower rates.
+_JITTER = {name: [0.6, 1.4] for name in ("brightness", "contrast", "saturation")}
+_MILD_JITTER = {name: [0.8, 1.2] for name in ("brightness", "contrast", "saturation")}
+# By name, what differs from `PLAIN`: the guide's strongest rotation with each way to fill what lies outside the image;
+# colours, strongly and mildly; the guide's list for any data, and parts of it; small changes of everything; rows of the
+# known camera mixed in, a share of all rows; and lower rates.
 PLAIN = "plain"
 VARIANTS: dict[str, dict[str, Any]] = {
     PLAIN: {},
@@ -66,26 +69,43 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rotate 12, mean": {"augmentation": {"ops": [_ROTATE], "fill": "mean"}},
     "rotate 12, grown, black": {"augmentation": {"ops": [_ROTATE, _GROW], "fill": "black"}},
     "rotate 12, grown, mean": {"augmentation": {"ops": [_ROTATE, _GROW], "fill": "mean"}},
-    "appearance": {
+    "colours": {
         "augmentation": {
             "ops": [
-                {
-                    "color_jitter": {
-                        "brightness": [0.6, 1.4],
-                        "contrast": [0.6, 1.4],
-                        "saturation": [0.6, 1.4],
-                        "prob": 0.8,
-                    }
-                },
+                {"color_jitter": {**_JITTER, "prob": 0.8}},
                 {"gamma": {"gamma": [0.6, 1.5], "prob": 0.5}},
                 {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
             ]
         }
     },
-    "conservative": {"augmentation": {"preset": "conservative"}},
-    "mild": {"augmentation": {"preset": "mild"}},
+    "mild colours": {
+        "augmentation": {
+            "ops": [
+                {"color_jitter": {**_MILD_JITTER, "prob": 0.5}},
+                {"gamma": {"gamma": [0.8, 1.25], "prob": 0.3}},
+            ]
+        }
+    },
+    "guide's list": {"augmentation": {"preset": "progressive-2"}},
+    "mirror": {"augmentation": {"ops": [{"hflip": {"prob": 0.5}}]}},
+    "hue": {
+        "augmentation": {
+            "ops": [{"hsv": {"hue_delta_deg": [-25, 25], "sat": [0.6, 1.5], "val": [0.6, 1.5], "prob": 0.6}}]
+        }
+    },
+    "small changes": {
+        "augmentation": {
+            "ops": [
+                {"rotate": {"max_deg": 3, "prob": 0.2}},
+                {"scale": {"lo": 0.97, "hi": 1.05, "prob": 0.2}},
+                {"resize_by_scale": {"lo": 0.95, "hi": 1.05, "align_multiple": 32, "prob": 0.3}},
+                {"color_jitter": {"brightness": [0.9, 1.1], "contrast": [0.9, 1.1], "prob": 0.5}},
+            ]
+        }
+    },
     "replay 10%": {"replay": 0.10},
     "replay 25%": {"replay": 0.25},
+    "replay 25%, longer": {"replay": 0.25, "steps": STEPS * 4 // 3},  # as many new rows as without
     "rate 0.0003": {"rate": 3e-4},
     "rate 0.0001": {"rate": 1e-4},
 }
@@ -93,8 +113,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 FRONTIER = (PLAIN, "replay 10%")
 SCALES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CHECKPOINTS = tuple(range(STEPS // 4, STEPS, STEPS // 4))
-MANY_SEEDS, FEW_SEEDS = range(10), range(5)
-MANY = (PLAIN, "rotate 12, black", "rotate 12, grey", "rotate 12, mean", "rotate 12, grown, mean", "appearance")
+MANY_SEEDS, FEW_SEEDS = range(10), range(5)  # the latter with few rows, and of variants that are not in `MANY`
+ONLY_LARGE = ("mirror", "hue", "replay 25%, longer")
+MANY = (PLAIN, "rotate 12, black", "rotate 12, grey", "rotate 12, mean", "rotate 12, grown, mean", "colours")
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,7 @@ class Run:
         if share := settings.get("replay"):
             weight = share / (1 - share) * ROWS[self.rows] / ROWS["large"]
             rows.append({"path": str(data / "replayed.jsonl"), "name": KNOWN, "weight": weight})
-        augmentation = settings.get("augmentation")
+        augmentation, steps = settings.get("augmentation"), settings.get("steps", STEPS)
         return {
             "model": {"path": str(model), "dtype": DTYPE},
             "data": {"train": rows},
@@ -124,15 +145,16 @@ class Run:
                 "aligner_lr": settings.get("rate", RATE),
                 "seed": self.seed,
                 "data_seed": self.seed,
-                "save_steps": STEPS // 4,
+                "max_steps": steps,
+                "save_steps": steps // 4,
                 "save_total_limit": 4,
             },
             **({"custom": {"augmentation": {**augmentation, "seed": self.seed}}} if augmentation else {}),
         }
 
 
-def write_turned(path: Path, *, rows: int, seed: int) -> None:
-    """Rows of lamplight scenes that are turned as a whole, each by up to `MOST_TURNED` degrees in either direction.
+def write_turned(path: Path, *, rows: int, seed: int, camera: Camera | None) -> None:
+    """Rows of scenes that are turned as a whole, each by 6 to 12 degrees in either direction.
 
     A scene is drawn on paper of the background's colour that is larger than the image, so that nothing is cut and the
     corners show what the rest of the background shows. Discs are left out: a turned box's upright box is that of its
@@ -145,11 +167,10 @@ def write_turned(path: Path, *, rows: int, seed: int) -> None:
             random = Random(f"turned:{seed}:{index}")
             size = row_size((128, 128), index)
             image, objects = draw_row(random, size, shapes=("box", "slab", "wire"))
-            degrees = random.choice((-1, 1)) * random.uniform(MOST_TURNED / 2, MOST_TURNED)
+            degrees = random.choice((-1, 1)) * random.uniform(6, 12)
             cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-            shrink = min(
-                side / (side * cos + other * abs(sin)) for side, other in (size, size[::-1])
-            )  # so that the turned scene fits into the image
+            # So small that the turned scene fits into the image.
+            shrink = min(side / (side * cos + other * abs(sin)) for side, other in (size, size[::-1]))
             centre_x, centre_y = size[0] / 2, size[1] / 2
 
             def turned(x: float, y: float) -> tuple[float, float]:
@@ -177,7 +198,9 @@ def write_turned(path: Path, *, rows: int, seed: int) -> None:
                     points = (turned(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True))
                     item[kind] = [round(value, 1) for point in points for value in point]
             name = f"{index:05d}.png"
-            photograph(image, f"turned:{seed}:{index}", NEW_CAMERA).save(folder / name, compress_level=1)
+            if camera:
+                image = photograph(image, f"turned:{seed}:{index}", camera)
+            image.save(folder / name, compress_level=1)
             row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}
             file.write(json.dumps(row) + "\n")
 
@@ -187,7 +210,10 @@ def make_data(folder: Path, jobs: int) -> None:
     write = partial(write_dataset, camera=NEW_CAMERA)
     cameras: dict[str, Camera | None] = {LAMPLIGHT: NEW_CAMERA, KNOWN: None, **OTHERS}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        made = [pool.submit(write_turned, folder / f"{TURNED}.jsonl", rows=SCORED[TURNED], seed=3)]
+        made = [
+            pool.submit(write_turned, folder / f"{name}.jsonl", rows=BEFORE[name], seed=3, camera=camera)
+            for name, camera in ((TURNED, NEW_CAMERA), (TURNED_KNOWN, None))
+        ]
         made.append(pool.submit(write_dataset, folder / "replayed.jsonl", rows=ROWS["large"], seed=1000))
         for seed in MANY_SEEDS:
             for name, rows in ROWS.items():
@@ -211,7 +237,7 @@ def carry_out(run: Run, model: Path, data: Path) -> Line:
             return scores_of(folder / "exported", data, sets)
 
         found: Line = {"scores": scores(SCORED)}
-        if run.variant in FRONTIER and run.seed in FEW_SEEDS:
+        if run.variant in FRONTIER and run.rows == "large" and run.seed in FEW_SEEDS:
             both = (LAMPLIGHT, KNOWN)
             found["held_out"] = scores_of(folder / "exported", data, HELD_OUT)
             found["scaled"] = {f"{scale}": scores(both, scale=scale) for scale in SCALES}
@@ -222,9 +248,11 @@ def carry_out(run: Run, model: Path, data: Path) -> Line:
 def wanted_runs(lines: Lines, failed: Collection[Run] = ()) -> Iterator[Run]:
     """What the log lacks: with many rows first, seed by seed."""
     done = {*failed, *(Run(line["variant"], line["rows"], line["seed"]) for line in lines if is_of_today(line))}
-    for rows, seed in product(("large", "small"), MANY_SEEDS):
-        variants = [name for name in VARIANTS if name in MANY or seed in FEW_SEEDS]
-        yield from (run for run in (Run(variant, rows, seed) for variant in variants) if run not in done)
+    for rows, seed, variant in product(("large", "small"), MANY_SEEDS, VARIANTS):
+        seeds = MANY_SEEDS if rows == "large" and variant in MANY else FEW_SEEDS
+        run = Run(variant, rows, seed)
+        if seed in seeds and run not in done and not (rows == "small" and variant in ONLY_LARGE):
+            yield run
 
 
 def is_of_today(line: Line) -> bool:
@@ -243,7 +271,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         make_data(data, options.jobs)
-        score_before(LOG, model, data, SCORED)
+        score_before(LOG, model, data, BEFORE)
         carry_out_all(LOG, model, options.jobs, wanted_runs, partial(carry_out, model=model, data=data))
 
 
