@@ -14,6 +14,7 @@ from swiftalign.data.tools.dota import DOTA
 from swiftalign.data.tools.label_studio import LABEL_STUDIO
 from swiftalign.data.tools.labelme import LABELME
 from swiftalign.data.tools.reading import Tool
+from swiftalign.data.tools.refcoco import REFCOCO
 from swiftalign.data.tools.supervisely import SUPERVISELY
 from swiftalign.data.tools.via import VIA
 from swiftalign.data.tools.voc import VOC
@@ -22,7 +23,7 @@ from swiftalign.problems import DataError
 
 __all__ = ["TOOLS", "Tool", "find_tool"]
 
-TOOLS: tuple[Tool, ...] = (COCO, LABELME, LABEL_STUDIO, VIA, SUPERVISELY, CVAT, VOC, YOLO, DOTA)
+TOOLS: tuple[Tool, ...] = (COCO, LABELME, LABEL_STUDIO, VIA, SUPERVISELY, CVAT, VOC, YOLO, DOTA, REFCOCO)
 
 
 def find_tool(path: Path) -> Tool | None:
