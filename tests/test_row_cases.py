@@ -658,15 +658,20 @@ def test_a_table_is_read(kind: str, images: str, write: Write, tmp_path: Path) -
     assert sizes_of_images(Rows([source])[2]) == [SIZES["c.png"]]
 
 
-def test_a_table_with_objects_is_read(write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", ["paths", "bytes"])
+def test_a_table_with_objects_is_read(images: str, write: Write, tmp_path: Path) -> None:
     """Arrow gives each object of a column all keys: those that a row has not are null."""
     from datasets import Dataset
 
     write()
+    content = (tmp_path / "c.png").read_bytes()
+    image = "c.png" if images == "paths" else {"bytes": content, "path": "c.png"}
     rows = [
-        {"images": ["c.png"], "objects": [{"label": "block", "bbox_2d": [80.0, 60, 480, 540]}]},
-        {"images": ["c.png"], "objects": [{"label": "wire", "line": [1.0, 2, 30, 40, 50, 60]}], "prompt": "x"},
+        {"images": [image], "objects": [{"label": "block", "bbox_2d": [80.0, 60, 480, 540]}]},
+        {"images": [image], "objects": [{"label": "wire", "line": [1.0, 2, 30, 40, 50, 60]}], "prompt": "x"},
     ]
+    if images == "bytes":
+        (tmp_path / "c.png").unlink()
     Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
     assert not faults(scan([tmp_path / "rows.parquet"]))
     first, second = records(tmp_path / "rows.parquet")

@@ -50,6 +50,7 @@ TOOLS: list[tuple[str, str]] = [
     ("yolo/data.yaml", "yolo/data.yaml"),
     ("yolo/data.yaml", "yolo/labels/train/a.txt"),
     ("dota", "dota/labelTxt/a.txt"),
+    ("refcoco.parquet", "refcoco.parquet"),
 ]
 SOUND: list[Any] = [
     own(BOX, line(1, 2, 3, 4), {**box(1, 2, 30, 40), "quad": [1, 2, 30, 2, 30, 40, 1, 40]}, prompt="Find.", system="S"),

@@ -1,7 +1,7 @@
 """Files that annotation tools write. A new format is a file beside these, and an entry here.
 
-Each reader yields rows in this toolkit's own layout, one per image. An image that the file names without annotations
-is a row without objects. A closed outline of four corners is a quad, any other a polygon.
+Each reader yields rows in this toolkit's own layout, one per image, of RefCOCO one per phrase. An image that the file
+names without annotations is a row without objects. A closed outline of four corners is a quad, any other a polygon.
 """
 
 from __future__ import annotations

@@ -29,10 +29,11 @@ def _recognise(path: Path) -> bool:
 def read(path: Path, images: Path | None, left_out: Counter[str]) -> Iterator[Placed]:
     """The phrases of a file, each with the image and the box of its object."""
     for where, held in read_table(path, _READ):
+        image = typed(held.get("image"), dict, where, "'image'")
         x, y, width, height = numbers(held.get("bbox"), 4, where, "'bbox'")
         for phrase in typed(held.get("answer"), list, where, "'answer'"):
             box = target(phrase, "bbox", [x, y, x + width, y + height], where)
-            yield where, {"images": [held.get("image")], "objects": [box]}
+            yield where, {"images": [image], "objects": [box]}
 
 
 REFCOCO = Tool("RefCOCO", _recognise, read)
