@@ -38,10 +38,11 @@ MODELS = {
 CARDS = ("RTX 4090", "L40S", "A100", "H100", "H200")
 BATCHES = (4, 2, 1)
 METHOD = "modules_to_save"
-# What was measured of the same settings with random weights on 2026-11-28, and the line of benchmarks/RESULTS.md.
+# What was measured of a batch with the same settings and random weights: day, seconds, GiB, and the line of
+# benchmarks/RESULTS.md.
 MEASURED = {
-    ("qwen3_vl_8b", "H200"): ("0.289 s a batch, 35.6 GiB", "| 8B | one | 1 | 0.289 | 13.9 | 1 | 35.6 |"),
-    ("qwen3_5_9b", "H200"): ("0.434 s a batch, 36.8 GiB", "| Qwen3.5-9B | 0.434 | 0.429 | 36.8 | 37.6 |"),
+    ("qwen3_vl_8b", "H200"): ("2026-11-28", "0.289", "35.6", "| 8B | one | 1 | 0.289 | 13.9 | 1 | 35.6 |"),
+    ("qwen3_5_9b", "H200"): ("2026-11-28", "0.434", "36.8", "| Qwen3.5-9B | 0.434 | 0.429 | 36.8 | 37.6 |"),
 }
 
 
@@ -111,16 +112,18 @@ def recipe(name: str) -> str:
 
 def table() -> Iterator[str]:
     """The lines of the page's table."""
-    yield "| model | card | rows a batch | checkpointing | peak GiB | s a step of 16 rows | | measured |"
-    yield "|---|---|--:|---|--:|--:|---|---|"
+    yield "| model | card | rows a batch | checkpointing | peak GiB | s a step of 16 rows | |"
+    yield "|---|---|--:|---|--:|--:|---|"
     for name, model in MODELS.items():
         for card in CARDS:
-            found, (told, _) = expected(name, card), MEASURED.get((name, card), ("", ""))
-            cells = [model, card, "does not fit", "", "", "", "predicted", told]
+            found, how, cells = expected(name, card), "predicted", ["does not fit", "", "", ""]
             if found.batch:
                 checkpointing = "yes" if found.checkpointing else "no"
-                cells[2:6] = str(found.batch), checkpointing, f"{found.gib:.1f}", f"{found.seconds:.2f}"
-            yield f"| {' | '.join(cells)} |"
+                cells = [str(found.batch), checkpointing, f"{found.gib:.1f}", f"{found.seconds:.2f}"]
+            if (name, card) in MEASURED:
+                day, seconds, gib, _ = MEASURED[name, card]
+                how += f"; measured on {card}, {day}: 4 x {seconds} s, {gib} GiB"
+            yield f"| {' | '.join([model, card, *cells, how])} |"
 
 
 def filled(page: str) -> str:
