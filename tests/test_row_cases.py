@@ -679,6 +679,28 @@ def test_a_table_with_objects_is_read(images: str, write: Write, tmp_path: Path)
     assert places(second) == [("line", "wire", [1, 2, 30, 40, 50, 60])]
 
 
+# Phrases
+
+
+def test_a_phrase_with_its_box_is_read(write: Write) -> None:
+    row = {"image": "c.png", "sent": "the left block", "bbox": PIXELS, "width": 800, "height": 600}
+    path = write(row)
+    assert not faults(scan([path]))
+    (record,) = records(path)
+    assert places(record) == [("bbox", "the left block", PIXELS)]
+    question, (speaker, answer) = texts(Rows([path])[0])
+    assert question == ("user", f"<image>{GroundingTextSection().prompt}")
+    assert (speaker, json.loads(answer)[0]["label"]) == ("assistant", "the left block")
+
+
+@pytest.mark.parametrize("change", [{"sent": 3}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "4"]}, {"image": ["c.png"]}])
+def test_a_phrase_without_what_it_needs_is_an_error(change: dict[str, Any], write: Write) -> None:
+    path = write({"image": "c.png", "sent": "block", "bbox": PIXELS, **change})
+    (found,) = faults(scan([path]))
+    assert found.where == f"{path}:1"
+    assert found.message.endswith(": needs 'image' and 'sent', each a text, and 'bbox', four numbers")
+
+
 # Suffixes
 
 PALIGEMMA, FLORENCE = "<loc0256><loc0128><loc0512><loc0768> cup", "cup<loc_98><loc_250><loc_293><loc_500>"
