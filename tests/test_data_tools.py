@@ -198,6 +198,17 @@ CASES: dict[str, tuple[str, list[str], list[dict[str, Any]], dict[str, int], str
         {"holes of polygons": 1, "masks (bitmaps)": 1},
         "supervisely/ds/ann/a.png.json",
     ),
+    "RefCOCO": (
+        "refcoco.parquet",
+        [],
+        [
+            row("7.png", box("the red cup", 8, 6, 40, 30)),
+            row("7.png", box("cup on the left", 8, 6, 40, 30)),
+            row("9.png", box("plate", 2, 3, 20, 40.5)),
+        ],
+        {},
+        "refcoco.parquet",
+    ),
 }
 
 
@@ -220,7 +231,12 @@ def read(path: Path, images: Path | None = None) -> tuple[list[dict[str, Any]], 
 
 
 def relative(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    return [{**row, "images": [str(Path(row["images"][0]).relative_to(folder))]} for row in rows]
+    """The rows with images as paths from a folder; an image that a file holds itself has the name that it has there."""
+
+    def name(image: Any) -> str:
+        return image["path"] if isinstance(image, dict) else str(Path(image).relative_to(folder))
+
+    return [{**row, "images": [name(image) for image in row["images"]]} for row in rows]
 
 
 def written(path: Path, content: Any) -> Path:
@@ -262,10 +278,12 @@ def test_rows_are_well_formed_in_the_own_layout(name: str, folder: Path) -> None
 
 
 def well_formed(row: dict[str, Any]) -> bool:
-    assert Path(row["images"][0]).is_absolute()
+    image = row["images"][0]
+    assert isinstance(image["bytes"], bytes) if isinstance(image, dict) else Path(image).is_absolute()
     assert set(row) <= {"images", "objects", "coordinates", "width", "height"}
     read = OWN.read(row, Reading(Path("/")))
     assert (read.remarks, len(read.targets)) == ((), len(row["objects"]))
+    row = {**row, "images": list(map(str, row["images"]))}
     return json.dumps(row, allow_nan=False, ensure_ascii=False).encode() != b""
 
 

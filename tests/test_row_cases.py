@@ -658,20 +658,47 @@ def test_a_table_is_read(kind: str, images: str, write: Write, tmp_path: Path) -
     assert sizes_of_images(Rows([source])[2]) == [SIZES["c.png"]]
 
 
-def test_a_table_with_objects_is_read(write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", ["paths", "bytes"])
+def test_a_table_with_objects_is_read(images: str, write: Write, tmp_path: Path) -> None:
     """Arrow gives each object of a column all keys: those that a row has not are null."""
     from datasets import Dataset
 
     write()
+    content = (tmp_path / "c.png").read_bytes()
+    image = "c.png" if images == "paths" else {"bytes": content, "path": "c.png"}
     rows = [
-        {"images": ["c.png"], "objects": [{"label": "block", "bbox_2d": [80.0, 60, 480, 540]}]},
-        {"images": ["c.png"], "objects": [{"label": "wire", "line": [1.0, 2, 30, 40, 50, 60]}], "prompt": "x"},
+        {"images": [image], "objects": [{"label": "block", "bbox_2d": [80.0, 60, 480, 540]}]},
+        {"images": [image], "objects": [{"label": "wire", "line": [1.0, 2, 30, 40, 50, 60]}], "prompt": "x"},
     ]
+    if images == "bytes":
+        (tmp_path / "c.png").unlink()
     Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
     assert not faults(scan([tmp_path / "rows.parquet"]))
     first, second = records(tmp_path / "rows.parquet")
     assert places(first) == [("bbox", "block", PIXELS)]
     assert places(second) == [("line", "wire", [1, 2, 30, 40, 50, 60])]
+
+
+# Phrases
+
+
+def test_a_phrase_with_its_box_is_read(write: Write) -> None:
+    row = {"image": "c.png", "sent": "the left block", "bbox": PIXELS, "width": 800, "height": 600}
+    path = write(row)
+    assert not faults(scan([path]))
+    (record,) = records(path)
+    assert places(record) == [("bbox", "the left block", PIXELS)]
+    question, (speaker, answer) = texts(Rows([path])[0])
+    assert question == ("user", f"<image>{GroundingTextSection().prompt}")
+    assert (speaker, json.loads(answer)[0]["label"]) == ("assistant", "the left block")
+
+
+@pytest.mark.parametrize("change", [{"sent": 3}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "4"]}, {"image": ["c.png"]}])
+def test_a_phrase_without_what_it_needs_is_an_error(change: dict[str, Any], write: Write) -> None:
+    path = write({"image": "c.png", "sent": "block", "bbox": PIXELS, **change})
+    (found,) = faults(scan([path]))
+    assert found.where == f"{path}:1"
+    assert found.message.endswith(": needs 'image' and 'sent', each a text, and 'bbox', four numbers")
 
 
 # Suffixes

@@ -50,6 +50,7 @@ TOOLS: list[tuple[str, str]] = [
     ("yolo/data.yaml", "yolo/data.yaml"),
     ("yolo/data.yaml", "yolo/labels/train/a.txt"),
     ("dota", "dota/labelTxt/a.txt"),
+    ("refcoco.parquet", "refcoco.parquet"),
 ]
 SOUND: list[Any] = [
     own(BOX, line(1, 2, 3, 4), {**box(1, 2, 30, 40), "quad": [1, 2, 30, 2, 30, 40, 1, 40]}, prompt="Find.", system="S"),
@@ -66,6 +67,7 @@ SOUND: list[Any] = [
     {"image": "a.png", "conversations": [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": CUP}]}
     | RELATIVE,
     {"images": ["a.png"], "query": "Where?", "response": "Here.", "history": [["Hello?", "Hello."]]},
+    {"image": "a.png", "sent": "the left cup", "bbox": [10.5, 20, 300, 400], "width": 640, "height": 480},
     {"image": "a.png", "prefix": "detect cup", "suffix": "<loc0010><loc0020><loc0300><loc0400> cup"},
     {"image": "a.png", "prefix": "<OD>", "suffix": "cup<loc_10><loc_20><loc_300><loc_400>"},
     {

@@ -42,7 +42,7 @@ def convert(
     """Write rows of any layout as rows of this toolkit.
 
     'swiftalign train' reads all these layouts itself: convert to look at rows, to correct them, or to keep them.
-    Annotation tools: COCO, LabelMe, CVAT, Label Studio, YOLO, DOTA, Pascal VOC, VIA, Supervisely.
+    Annotation tools: COCO, LabelMe, CVAT, Label Studio, YOLO, DOTA, Pascal VOC, VIA, Supervisely; RefCOCO (Parquet).
     Exit codes: 0 = written, 1 = the rows have errors, so that nothing is written, 2 = the command fails.
 
     Examples:

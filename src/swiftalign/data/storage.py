@@ -24,6 +24,7 @@ from swiftalign.config.sections import DataSource
 from swiftalign.data.files import JSONL, MAX_ROW_BYTES, distinct, has_lines, parse_json, read_lines
 from swiftalign.data.formats import read_row
 from swiftalign.data.records import Reading, Row
+from swiftalign.data.tables import read_table
 from swiftalign.data.text import DEFAULT_WRITING, Writing
 from swiftalign.data.tools import find_tool
 from swiftalign.data.words import shown
@@ -197,7 +198,7 @@ def _values(path: Path, source: DataSource, left_out: Counter[str]) -> Iterator[
     if tool := find_tool(path):
         yield from tool.read(path, Path(source.images) if source.images else None, left_out)
     elif path.suffix == ".parquet" or (path.is_dir() and (path / "state.json").is_file()):
-        yield from _table(path)
+        yield from read_table(path)
     elif path.is_dir() and (path / "dataset_dict.json").is_file():
         raise DataError(f"{path}: holds several splits", f"name one of them, e.g. {path / 'train'}")
     elif path.suffix == ".json":
@@ -246,36 +247,6 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{line}: not JSON: {error}", "correct the file") from None
         yield f"{path}:{line}", value
-
-
-def _table(path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a Parquet file, or of a folder that ``datasets`` saved; images stay as their files' content."""
-    try:
-        if path.is_dir():
-            import datasets
-
-            batches: Any = datasets.load_from_disk(str(path)).with_format("arrow").iter(1000)
-        else:
-            from pyarrow.parquet import ParquetFile
-
-            batches = ParquetFile(path).iter_batches(1000)
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", _without_nulls(row)
-    except DataError:
-        raise
-    except Exception as error:  # the libraries raise errors of many types on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: can't be read: {reason}", "write the file again") from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """A value of a table without the keys that only other rows have: the objects of a column all have the same keys."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _unpacked(path: Path) -> BinaryIO:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from swiftalign.data.formats.own import OWN
+from swiftalign.data.formats.phrase import PHRASE
 from swiftalign.data.formats.suffix import SUFFIX
 from swiftalign.data.formats.swift import SWIFT
 from swiftalign.data.records import Reading, Row
 from swiftalign.problems import DataError
 
 # Tried in this order. The last one names the fault of a row that none of them recognises.
-FORMATS = (SUFFIX, SWIFT, OWN)
+FORMATS = (SUFFIX, PHRASE, SWIFT, OWN)
 
 
 def read_row(value: Any, where: str, reading: Reading) -> Row:

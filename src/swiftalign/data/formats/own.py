@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swiftalign.data.formats.swift import local_path
+from swiftalign.data.formats.swift import held_image, local_path
 from swiftalign.data.records import Format, Reading, Row
 from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
 from swiftalign.data.targets import SPELLINGS, UNITS, Kind, RowTarget, flat, to_points
@@ -37,8 +37,8 @@ def _read(row: Any, reading: Reading) -> Row:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     images, objects = row.get("images", row.get("image", [])), row.get("objects")
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+    images = [held_image(image) for image in images] if isinstance(images, list) else [held_image(images)]
+    if not all(isinstance(image, str | bytes) for image in images):
         raise ValueError("'images' must be a list of paths")
     if not images or not isinstance(objects, list):
         raise ValueError("needs 'images' and 'objects', or 'messages'")
@@ -83,8 +83,8 @@ def _read(row: Any, reading: Reading) -> Row:
         targets.append(UNITS[unit](main, label, points.pop(main), points.get("quad", ()), number))
     remarks += near_keys((row, _ROW_KEYS), *((item, _OBJECT_KEYS) for item in objects))
     wording = Composed(row.get("prompt"), row.get("system"), summaries, len(images))
-    paths = tuple(reading.images / local_path(image) for image in images)
-    return Row(paths, tuple(targets), wording, declared_size(row), tuple(remarks))
+    held = tuple(image if isinstance(image, bytes) else reading.images / local_path(image) for image in images)
+    return Row(held, tuple(targets), wording, declared_size(row), tuple(remarks))
 
 
 def _kind_and_numbers(key: str, numbers: Any) -> tuple[Kind, Any]:

@@ -263,8 +263,12 @@ def _split(row: dict[str, Any]) -> tuple[list[Any], list[Any], list[dict[str, An
                 inside += _INLINE.findall(content)
                 message["content"] = _INLINE.sub("<image>", content)
         messages.append(message)
-    listed = [image.get("bytes") or image.get("path") if isinstance(image, dict) else image for image in listed]
-    return listed, inside, messages
+    return [held_image(image) for image in listed], inside, messages
+
+
+def held_image(image: Any) -> Any:
+    """An image of a row; of one as tables hold it, the content of its file, or else its path."""
+    return image.get("bytes") or image.get("path") if isinstance(image, dict) else image
 
 
 def _as_list(value: Any) -> list[Any]:

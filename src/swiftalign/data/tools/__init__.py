@@ -1,7 +1,7 @@
 """Files that annotation tools write. A new format is a file beside these, and an entry here.
 
-Each reader yields rows in this toolkit's own layout, one per image. An image that the file names without annotations
-is a row without objects. A closed outline of four corners is a quad, any other a polygon.
+Each reader yields rows in this toolkit's own layout, one per image, of RefCOCO one per phrase. An image that the file
+names without annotations is a row without objects. A closed outline of four corners is a quad, any other a polygon.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from swiftalign.data.tools.dota import DOTA
 from swiftalign.data.tools.label_studio import LABEL_STUDIO
 from swiftalign.data.tools.labelme import LABELME
 from swiftalign.data.tools.reading import Tool
+from swiftalign.data.tools.refcoco import REFCOCO
 from swiftalign.data.tools.supervisely import SUPERVISELY
 from swiftalign.data.tools.via import VIA
 from swiftalign.data.tools.voc import VOC
@@ -22,7 +23,7 @@ from swiftalign.problems import DataError
 
 __all__ = ["TOOLS", "Tool", "find_tool"]
 
-TOOLS: tuple[Tool, ...] = (COCO, LABELME, LABEL_STUDIO, VIA, SUPERVISELY, CVAT, VOC, YOLO, DOTA)
+TOOLS: tuple[Tool, ...] = (COCO, LABELME, LABEL_STUDIO, VIA, SUPERVISELY, CVAT, VOC, YOLO, DOTA, REFCOCO)
 
 
 def find_tool(path: Path) -> Tool | None:

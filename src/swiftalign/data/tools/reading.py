@@ -19,7 +19,7 @@ from swiftalign.files import POINTERS, require_fetched
 from swiftalign.problems import DataError
 
 Placed = tuple[str, dict[str, Any]]
-"""Where a row comes from, for messages; and the row in this toolkit's own layout, its image an absolute path."""
+"""Where a row comes from, for messages; and the row in this toolkit's layout, its image an absolute path or content."""
 
 _IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
