@@ -29,6 +29,7 @@ from swiftalign.data.encoding import Encoding, encoding_of
 from swiftalign.data.rows import Rows, open_images, sizes_of, with_images
 from swiftalign.data.scan import read_data
 from swiftalign.data.words import label_key
+from swiftalign.evaluation.questions import questions_of
 
 NFD, NFC = "cafe\u0301 \u212b \ufa10", "café Å 塚"
 LABELS = (
@@ -263,6 +264,20 @@ def test_the_name_of_an_added_token_becomes_the_token(template: Any) -> None:
         assert token in template.encode(row)["labels"]
         decoded = template.tokenizer.decode([64, token, 65], skip_special_tokens=True)
         assert (name in decoded) == (name not in SPECIAL)
+
+
+@pytest.mark.parametrize("row", [own(prompt="a <|image_pad|>"), talk("a <|im_end|>", "[]"), own("<|box_end|>")])
+def test_an_evaluation_refuses_special_tokens(
+    row: dict[str, Any], real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write(real / "asked.jsonl", own(), row)
+    assert main(["eval", str(real / "model"), str(rows), "--output", str(tmp_path / "found")]) == 1
+    told = capsys.readouterr().err
+    assert f"{rows}:2: <|" in told
+    assert "would not be read as text" in told
+    assert "--allow data-special-text" in told
+    questions = questions_of(Rows([rows]), ["data-special-text"])
+    assert [question.where for question in questions] == [f"{rows}:1", f"{rows}:2"]
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ _TEMPLATE = r"<\|(?:im_start|im_end|endoftext|(?:vision|audio)_(?:start|end)|(?:
 _MARKS = r"<\|(?:object_ref|box|quad)_(?:start|end)\|>"
 _OF_TEMPLATE, _MARK = re.compile(_TEMPLATE), re.compile(_MARKS)
 _NOT_TEXT = re.compile(rf"{_TEMPLATE}|{_MARKS}|<(?:image|video|audio|bbox|ref-object)>")
-_END = re.compile(r"<\|(?:im_end|endoftext)\|>\Z")
+_END = re.compile(r"<\|(?:im_end|endoftext)\|>\s*\Z")
 
 
 def special_text(text: str) -> Iterator[Problem]:
