@@ -52,17 +52,17 @@ def write_tokenizer(folder: Path) -> None:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    letters, merges = bytes_to_unicode(), []
-    spelt = {token: "".join(map(letters.__getitem__, token)) for token in ranks()}
-    for token in ranks():
+    known, letters, merges = ranks(), bytes_to_unicode(), []
+    spelt = {token: "".join(map(letters.__getitem__, token)) for token in known}
+    for token in known:
         if len(token) > 1:
             # The last merge that makes a token joins what the merges of lower ranks make of its bytes.
             parts = [token[at : at + 1] for at in range(len(token))]
             while len(parts) > 2:
-                _, at = min((ranks().get(parts[at] + parts[at + 1], FIRST_ADDED), at) for at in range(len(parts) - 1))
+                _, at = min((known.get(parts[at] + parts[at + 1], FIRST_ADDED), at) for at in range(len(parts) - 1))
                 parts[at : at + 2] = [parts[at] + parts[at + 1]]
             merges.append((spelt[parts[0]], spelt[parts[1]]))
-    tokenizer = Tokenizer(models.BPE({spelt[token]: rank for token, rank in ranks().items()}, merges))
+    tokenizer = Tokenizer(models.BPE({spelt[token]: rank for token, rank in known.items()}, merges))
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
