@@ -122,6 +122,7 @@ DATA_CODES: dict[str, tuple[Severity, str]] = {
     "data-line-degenerate": ("error", "a line has no length"),
     "data-outline-apart": ("warning", "a box and the quad of its object do not overlap enough"),
     "data-special-text": ("error", "text of a row would be read as special tokens or placeholders"),
+    "data-marks": ("warning", "messages hold tokens that mark names and places, which are not read as letters"),
     "data-image-unnamed": ("warning", "an answer does not say on which of several images its objects are"),
     "data-placeholders": ("error", "a row's placeholders do not fit its images and boxes"),
     "data-too-long": ("error", "rows are longer than max_length"),

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from swiftalign.cli.app import AsJson, check_dtype, check_inputs, open_console
+from swiftalign.cli.app import Allowed, AsJson, check_allowed, check_dtype, check_inputs, open_console
 from swiftalign.cli.checkpoints import Which
 from swiftalign.problems import SwiftalignError, counted, printable
 
@@ -73,6 +73,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:1.  [default: a GPU where there is one]")
     ] = None,
+    allow: Allowed = None,
     force: Annotated[bool, typer.Option("--force", help="Ask anew, and replace the evaluation that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,6 +95,7 @@ def evaluate(
     from swiftalign.files import short_path
 
     check_inputs(rows)
+    allowed = check_allowed(allow)
     if protocol and protocol not in PROTOCOLS:
         raise SwiftalignError(f"--protocol {protocol}: must be {' or '.join(PROTOCOLS)}")
     check_dtype(dtype)
@@ -105,7 +107,7 @@ def evaluate(
 
         ways = Ways(url, served_name, os.environ.get("OPENAI_API_KEY"), protocol == "coco", device, dtype, base)
         config = load_config(configs) if configs else None
-        session = Session.open(model, rows, ways, which=which, config=config, limit=limit)
+        session = Session.open(model, rows, ways, which=which, config=config, limit=limit, allowed=allowed)
     if session.assumed:
         told = f"it is not known how {model} writes coordinates; thousandths of the image's sides are assumed"
         console.print(f"warning: {told}", markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """How well a model's targets match the true ones.
 
-Predicted and true objects of the same kind and label (casefolded, stripped) are paired one to one, by the assignment
-with the most hits and then the lowest cost. The cost of a pair lies between 0 and 1:
+Predicted and true objects of the same kind and label (as `label_key` compares them) are paired one to one, by the
+assignment with the most hits and then the lowest cost. The cost of a pair lies between 0 and 1:
 
 - box, quad, polygon: 1 - IoU; a hit has IoU >= 0.5;
 - line: the distance between the two, relative to the true line's length; a hit is within 5%;
@@ -35,6 +35,7 @@ from swiftalign.data.polygons import (
     segment_lengths,
 )
 from swiftalign.data.targets import KINDS, Kind, TextTarget
+from swiftalign.data.words import label_key
 
 # Highest cost of a hit, the loosest first: IoU 0.5 and 0.75; 5% of the line's length or of the image's longer side.
 HITS: dict[Kind, tuple[float, float]] = {kind: (0.05, 0.05) if kind in BY_DISTANCE else (0.5, 0.25) for kind in KINDS}
@@ -66,7 +67,7 @@ def pairs(truth: Sequence[TextTarget], predicted: Sequence[TextTarget], width: i
     groups: dict[tuple[Kind, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for side, targets in enumerate((truth, predicted)):
         for number, target in enumerate(targets):
-            groups[target.kind, target.label.strip().casefold()][side].append(number)
+            groups[target.kind, label_key(target.label)][side].append(number)
     found = list[Pair]()
     for (kind, _), (true, written) in groups.items():
         if true and written:

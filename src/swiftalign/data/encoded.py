@@ -21,7 +21,7 @@ from swiftalign.data.images import Pixels
 from swiftalign.data.records import Record
 from swiftalign.data.sizes import Size
 from swiftalign.data.text import Composed, Writing, ordered
-from swiftalign.data.words import shown
+from swiftalign.data.words import shown, unified
 from swiftalign.data.written import Written
 from swiftalign.model.hub import cached_folder
 from swiftalign.model.remote_code import refuse_remote_code
@@ -141,8 +141,8 @@ def learned_faults(learned: str, record: Record, sizes: Sequence[Size], writing:
         answer = parse_answer(learned, writing, sizes[0])
         if len(record.images) == 1 and (
             not answer.sound
-            or sorted((each.kind, each.label) for each in answer.targets)
-            != sorted((each.kind, each.label) for each in record.targets)
+            or sorted((each.kind, unified(each.label)) for each in answer.targets)
+            != sorted((each.kind, unified(each.label)) for each in record.targets)
         ):
             return [f"the learned text is not the row's objects: {shown(learned, 200)}"]
     elif isinstance(wording, Written):

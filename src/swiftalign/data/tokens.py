@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import is_normalized
 
 from swiftalign.data.formats.swift import flat_text
 from swiftalign.data.sizes import DEFAULT_LIMITS, PixelLimits, Size, visual_tokens
@@ -48,8 +49,10 @@ class Conversation(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Upper bound of tokens: byte-level BPE gives at most one per byte, and NFC at most triples the bytes."""
-        return self.image_tokens + sum(len(t) if t.isascii() else 3 * len(t.encode()) for t in self.texts)
+        """Upper bound of tokens: byte-level BPE gives at most one per byte of NFC, which at most triples the bytes."""
+        return self.image_tokens + sum(
+            len(text.encode()) * (1 if is_normalized("NFC", text) else 3) for text in self.texts
+        )
 
 
 def conversation(

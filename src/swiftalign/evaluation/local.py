@@ -115,8 +115,8 @@ class LocalModel:
                     raise
                 self._most_rows = len(batch) // 2
                 replies = []
-            except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
+            except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, StopIteration) as error:
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
                 hint = "serve it, and name the server with --url"
                 raise ModelError(f"transformers can't answer with this model: {reason}", hint) from error
             yield from replies

@@ -9,6 +9,7 @@ import numpy as np
 
 from swiftalign.data.polygons import Floats, box_iou
 from swiftalign.data.targets import TextTarget
+from swiftalign.data.words import label_key
 from swiftalign.evaluation.predictions import Prediction
 from swiftalign.problems import DataError, SwiftalignError
 
@@ -66,7 +67,7 @@ def coco(predictions: Sequence[Prediction]) -> dict[str, Any]:
     boxes = [[t for t in each.question.truth if t.kind == "bbox"] for each in predictions]
     if not any(boxes):
         raise DataError("--protocol coco: no row has a true box", "leave --protocol out for other kinds")
-    labels = sorted({_label(target) for side in boxes for target in side})
+    labels = sorted({label_key(target.label) for side in boxes for target in side})
     numbers = {label: number for number, label in enumerate(labels, 1)}
     scored = all(each.logprob is not None for each in predictions if each.text)
     images = [
@@ -74,7 +75,7 @@ def coco(predictions: Sequence[Prediction]) -> dict[str, Any]:
         for number, each in enumerate(predictions, 1)
     ]
     true = [
-        {"image_id": number, "category_id": numbers[_label(target)], **_box(target, each), "iscrowd": 0}
+        {"image_id": number, "category_id": numbers[label_key(target.label)], **_box(target, each), "iscrowd": 0}
         for number, (each, side) in enumerate(zip(predictions, boxes, strict=True), 1)
         for target in side
     ]
@@ -84,13 +85,13 @@ def coco(predictions: Sequence[Prediction]) -> dict[str, Any]:
     found = [
         {
             "image_id": number,
-            "category_id": numbers[_label(target)],
+            "category_id": numbers[label_key(target.label)],
             **_box(target, each),
             "score": float(np.exp(each.logprob)) if scored and each.logprob is not None else 1.0,
         }
         for number, each in enumerate(predictions, 1)
         for target in each.answer.targets
-        if target.kind == "bbox" and _label(target) in numbers
+        if target.kind == "bbox" and label_key(target.label) in numbers
     ]
     values = dict.fromkeys(("map", "map50", "map75"), 0.0)
     if found:
@@ -104,10 +105,6 @@ def coco(predictions: Sequence[Prediction]) -> dict[str, Any]:
         **values,
         "score": "the answer's probability" if scored else "1",
     }
-
-
-def _label(target: TextTarget) -> str:
-    return target.label.strip().casefold()
 
 
 def _box(target: TextTarget, prediction: Prediction) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from swiftalign.data.metrics import METRICS
 from swiftalign.data.rows import Rows
 from swiftalign.data.sizes import Size
 from swiftalign.data.targets import TextTarget
-from swiftalign.problems import DataError
+from swiftalign.problems import DataError, blocking
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,25 @@ def to_question(rows: Rows, index: int) -> Question | None:
     return Question(index, size, truth.targets, answer, prompt, *place) if truth.sound else None
 
 
-def questions_of(rows: Rows) -> list[Question]:
+def questions_of(rows: Rows, allowed: Collection[str] = ()) -> list[Question]:
     """All rows that are questions, in their order.
 
+    Args:
+        allowed: the codes of errors that a row may have.
+
     Raises:
-        DataError: none is.
+        DataError: none is, or one spells out a special token, which would not be read as text.
     """
-    found = [question for index in range(len(rows)) if (question := to_question(rows, index))]
+    found = []
+    for index in range(len(rows)):
+        if question := to_question(rows, index):
+            with rows.naming(index):
+                row = rows.row(index)
+                for problem in blocking(row.wording.problems(row.targets), allowed):
+                    if problem.code == "data-special-text":
+                        hint = f"{problem.hint}; to ask all the same: --allow {problem.code}"
+                        raise DataError(f"{problem.message} would not be read as text", hint)
+            found.append(question)
     if not found:
         hint = "give rows with one image and 'objects', or messages that end with such an answer in JSON"
         raise DataError("no row asks where something is", hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class Session:
         which: str | None = None,
         config: Config | None = None,
         limit: int | None = None,
+        allowed: Collection[str] = (),
     ) -> Session:
         """Find the model and read the rows.
 
@@ -104,6 +105,7 @@ class Session:
             files: files or folders of rows.
             config: the configuration whose words the questions have; None for that of the model's run.
             limit: most questions to ask, drawn evenly from all.
+            allowed: the codes of errors that a row may have.
 
         Raises:
             ModelError: there is no such model.
@@ -115,7 +117,7 @@ class Session:
         config = config or subject.config or Config.model_validate({"model": {"path": str(place)}})
         encoding = encoding_of(config)
         rows = Rows([DataSource(path=str(path)) for path in files], writing=encoding.writing)
-        questions = questions_of(rows)
+        questions = questions_of(rows, allowed)
         left_out = len(rows) - len(questions)
         if limit and limit < len(questions):
             chosen = np.linspace(0, len(questions) - 1, limit).round().astype(int)

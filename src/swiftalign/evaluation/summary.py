@@ -13,6 +13,7 @@ from swiftalign.data.accuracy import HITS, pairs
 from swiftalign.data.metrics import BY_DISTANCE
 from swiftalign.data.polygons import Floats
 from swiftalign.data.targets import KINDS, Kind, TextTarget
+from swiftalign.data.words import label_key
 from swiftalign.evaluation.predictions import Prediction
 from swiftalign.evaluation.questions import Question
 
@@ -114,7 +115,7 @@ def size_of(question: Question, target: TextTarget) -> str:
 # What is told apart within each kind. The size of a predicted target is its own.
 GROUPS: dict[str, Key] = {
     "kind": of_kind,
-    "label": lambda question, target: target.label.strip().casefold(),
+    "label": lambda question, target: label_key(target.label),
     "size": size_of,
     "source": lambda question, target: question.source,
 }

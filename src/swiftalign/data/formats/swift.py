@@ -28,7 +28,7 @@ from swiftalign.data.media import missing_media, with_absolute_media
 from swiftalign.data.records import Format, Reading, Row
 from swiftalign.data.row_checks import NAMELESS, declared_size, near_keys
 from swiftalign.data.targets import UNITS, Kind, RowTarget, to_points
-from swiftalign.data.words import special_text
+from swiftalign.data.words import special_message, special_text
 from swiftalign.data.written import NOT_UNDERSTOOD, PLACEHOLDER, Spot, Written, find_spots
 from swiftalign.problems import Problem
 
@@ -36,8 +36,6 @@ _TOOL_ROLES = ("tool", "tool_call", "tool_response")
 _ROLES = ("system", "user", "assistant", *_TOOL_ROLES)
 _LONGEST_PATH = 2000  # characters; ms-swift takes a longer text for the image itself, in base64
 _ADDRESSES = ("http://", "https://")
-# A row of this layout may well spell out an <|im_end|>, but never the tokens of an image.
-_VISUAL_TOKENS = re.compile(r"<\|(?:image_pad|video_pad)\|>")
 _INLINE = re.compile(r"<img>(.+?)</img>")
 
 # Other names for what a conversation is made of.
@@ -95,8 +93,8 @@ def _read(row: dict[str, Any], reading: Reading) -> Row:
         text = message.get("content")
         if not isinstance(text, str):
             continue
-        faults += special_text(text, _VISUAL_TOKENS)
         learned = message["role"] == "assistant"
+        faults += special_message(text, answer=learned)
         unit = declared or reading.text_unit
         found, wrong, other = find_spots(text, number, unit=unit, assumed=declared is None and learned)
         unclear |= other
