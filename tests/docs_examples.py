@@ -1,10 +1,11 @@
 """The sessions shown in README.md and docs/: run again, to compare them or to write them anew.
 
-    python tests/docs_examples.py --write
+    python tests/docs_examples.py --write        everything; it trains, and takes minutes
+    python tests/docs_examples.py --operations   only docs/operations.jpg
 
 In a fenced ``console`` block a line that starts with ``$ swiftalign`` or ``$ python`` is a command, and what follows is
 its output. A fenced block after ``<!-- file: NAME -->`` is a file that later commands use. All blocks of a page share
-one folder.
+one folder, in which `tests/photographs` is that of this repository.
 """
 
 from __future__ import annotations
@@ -17,12 +18,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.arguments import ARGUMENTS, Implied, Noted, Renamed, Rule
+from swiftalign.config.augmentation import EXAMPLES, PARAMETERS, AugmentationSection
 from swiftalign.config.schema import config_schema
 from swiftalign.config.spellings import KEYS, PASS_THROUGH, home
 from swiftalign.config.swift_arguments import swift_arguments
+from swiftalign.data.encoded import as_written
+from swiftalign.data.rows import Rows
+from swiftalign.data.text import DEFAULT_WRITING
+from swiftalign.previews.contact_sheet import CELL, render_sheet
+from swiftalign.previews.strips import Panel, Previewer, Strip
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
 ROOT = Path(__file__).parent.parent
@@ -30,9 +44,24 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PICTURES = {
     "demo/runs/config/loss.png": ROOT / "docs/loss.png",
-    "augmented.png": ROOT / "docs/augmented.png",
     "recovery.jpg": ROOT / "docs/recovery.jpg",
     "eval.png": ROOT / "docs/eval.png",
+}
+# Contact sheets of photographs, which are reduced to this width in pixels, and the row that the second one shows.
+AUGMENTED, OPERATIONS, WIDEST, ON_ROW = ROOT / "docs/augmented.jpg", ROOT / "docs/operations.jpg", 1600, 3
+# Values that show what an operation does, where those of EXAMPLES hardly would.
+TELLING: dict[str, dict[str, Any]] = {
+    "rotate": {"max_deg": 25},
+    "scale": {"lo": 1.3, "hi": 1.3},
+    "resize_by_scale": {"lo": 0.6, "hi": 0.6},
+    "pad_to_multiple": {"multiple": 256},
+    "random_crop": {"scale": 0.5, "min_objects": 1, "skip_if_line": False},
+    "roi_crop": {"anchor_classes": ["cup"], "scale_range": 1.15, "min_crop_size": 100},
+    "hsv": {"hue_delta_deg": 90},
+    "gamma": {"gamma": 2.5},
+    "color_jitter": {"brightness": 1.3, "contrast": 1.4, "saturation": 0.3},
+    "sharpness": {"factor": 8},
+    "posterize": {"bits": 2},
 }
 PAGES_SHOWN = {"demo/eval/new-camera/eval.html": "eval.png"}  # opened in a browser, and shown as pictures
 
@@ -66,6 +95,7 @@ def _blocks(text: str) -> Iterator[re.Match[str]]:
 
 def rerun(page: Path, folder: Path) -> str:
     """The page's text with every command's output as it is now; commands run in ``folder``."""
+    (folder / "tests").symlink_to(ROOT / "tests")
 
     def replace(match: re.Match[str]) -> str:
         if match["file"]:
@@ -209,9 +239,45 @@ def write() -> None:
             for source, target in PICTURES.items():
                 if (Path(name) / source).exists():
                     shutil.copyfile(Path(name) / source, target)
+            if (Path(name) / AUGMENTED.name).exists():
+                save_reduced(Image.open(Path(name) / AUGMENTED.name), AUGMENTED)
+    write_operations(OPERATIONS)
+
+
+def save_reduced(picture: Image.Image, path: Path) -> None:
+    """Write a JPEG for a page."""
+    picture.thumbnail((WIDEST, WIDEST * 10), Image.Resampling.LANCZOS)
+    picture.save(path, quality=70, optimize=True)
+
+
+def write_operations(path: Path) -> None:
+    """A picture of what each operation makes of one photograph and its targets."""
+    rows = Rows([ROOT / "tests/photographs/rows.jsonl"])
+
+    def panel(title: str, *operations: dict[str, Any]) -> Panel:
+        pipeline = Pipeline(AugmentationSection(ops=[*operations], rotated_boxes="grow", seed=2))
+        previewer = Previewer(rows, pipeline, partial(as_written, writing=DEFAULT_WRITING))
+        made = previewer.variants(ON_ROW, [0]).panels[1 if operations else 0]
+        picture = Image.fromarray(made.image)
+        picture.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+        return replace(made, title=title, image=np.asarray(picture))
+
+    panels = [panel("original")]
+    for name in PARAMETERS:
+        operation = {name: EXAMPLES.get(name, {}) | TELLING.get(name, {}) | {"prob": 1}}
+        before = [{"rotate": {"max_deg": 25}}] if name == "expand_to_fit_affine" else []
+        panels.append(panel(name, *before, operation))
+    sheet = render_sheet(
+        [Strip(ON_ROW, Path("tests/photographs/coffee.jpg"), tuple(panels))], "one at a time", title="Operations"
+    )
+    save_reduced(sheet, path)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--write"]:
-        raise SystemExit(__doc__)
-    write()
+    match sys.argv[1:]:
+        case ["--write"]:
+            write()
+        case ["--operations"]:
+            write_operations(OPERATIONS)
+        case _:
+            raise SystemExit(__doc__)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from docs_examples import PAGES, README, ROOT, has_examples, with_keys, with_models
+from docs_examples import OPERATIONS, PAGES, README, ROOT, has_examples, with_keys, with_models, write_operations
 from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.sections import section_fields
 from swiftalign.config.spellings import PASS_THROUGH
@@ -67,3 +69,12 @@ def test_every_key_of_other_tools_is_on_its_page_once() -> None:
 def test_the_readme_links_every_page_of_docs() -> None:
     readme = (ROOT / "README.md").read_text()
     assert not [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme]
+
+
+def test_the_picture_of_the_operations_is_as_they_are_now(tmp_path: Path) -> None:
+    """`python tests/docs_examples.py --operations` makes it anew."""
+    write_operations(tmp_path / "now.jpg")
+    with Image.open(tmp_path / "now.jpg") as now, Image.open(OPERATIONS) as shown:
+        assert now.size == shown.size
+        assert np.abs(np.asarray(now).astype(int) - np.asarray(shown)).mean() < 0.5
+    assert OPERATIONS.stat().st_size < 400_000

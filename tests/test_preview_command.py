@@ -122,7 +122,7 @@ def test_a_file_is_written_whole_or_not_at_all(demo: Path, tmp_path: Path, capsy
     [
         (["--rows", "64"], "row 64: the training files have 64 rows", ""),
         (["--rows", "x"], "--rows x: not row numbers", "--rows 0,5,9-12"),
-        (["-o", "a.jpg"], "--output a.jpg: the sheet is a PNG", "--output a.png"),
+        (["-o", "a.gif"], "--output a.gif: the sheet is a PNG or a JPEG", "--output a.png"),
         (["--num", "64", "--variants", "30"], "64 rows of up to 31 images are too many", "--rows"),
         (["--report", "--set", "custom.augmentation.enabled=false"], "augmentation is off", "enabled: true"),
         (["--steps", "--set", "custom.augmentation.ops=[]"], "augmentation has no operations", "preset: conservative"),

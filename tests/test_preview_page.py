@@ -65,6 +65,18 @@ def test_a_box_lies_where_its_numbers_say(opened: Opened) -> None:
     assert points == "80,60 400,60 400,300 80,300"
 
 
+def test_labels_and_numbers_keep_their_size_where_images_grow(opened: Opened) -> None:
+    def sizes(name: str) -> list[float]:
+        boxes = (each.bounding_box() for each in opened.page.locator(name).all())
+        return [box["height"] for box in boxes if box]
+
+    before = {name: sizes(name) for name in ("figure img", "text.label", "circle.dot")}
+    opened.page.locator("#size").fill("600")
+    assert min(after / then for after, then in zip(sizes("figure img"), before["figure img"], strict=True)) > 1.5
+    for name in ("text.label", "circle.dot"):
+        assert sizes(name) == pytest.approx(before[name], abs=1.5)
+
+
 def test_a_point_is_a_dot_and_a_polygon_a_closed_outline_with_numbers(opened: Opened) -> None:
     dot = opened.page.locator("g.point.kept circle.stroke").first
     assert [dot.get_attribute(name) for name in ("cx", "cy")] == ["200", "300"]

@@ -17,7 +17,19 @@ from swiftalign.data.records import Record
 from swiftalign.data.rows import Rows
 from swiftalign.data.targets import KINDS
 from swiftalign.data.text import Composed
-from swiftalign.previews.contact_sheet import COLOURS, DOT, SCALE, TROUBLE, render_sheet
+from swiftalign.previews import contact_sheet
+from swiftalign.previews.contact_sheet import (
+    CELL,
+    COLOURS,
+    DOT,
+    SCALE,
+    TALLEST,
+    TROUBLE,
+    WIDE_CELL,
+    encoded_picture,
+    lacks_letters,
+    render_sheet,
+)
 from swiftalign.previews.preview import read_chosen
 from swiftalign.previews.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
@@ -192,7 +204,42 @@ def test_a_crowd_of_targets_and_points_is_drawn() -> None:
 def test_images_of_any_shape_fit_their_cell(size: tuple[int, int]) -> None:
     sheet = render_sheet([one_strip(size=size)], "")
     assert sheet.width == 640 * SCALE
-    assert sheet.height < 600 * SCALE
+    assert sheet.height < (TALLEST * (WIDE_CELL if max(size) > CELL else CELL) + 276) * SCALE
+
+
+def test_photographs_have_wide_cells() -> None:
+    assert render_sheet([one_strip(size=(640, 64))], "").width == 640 * SCALE
+    strip = one_strip(size=(640, 64))
+    two = Strip(0, strip.path, strip.panels * 2)
+    assert (
+        render_sheet([two], "").width == render_sheet([one_strip()], "").width + (2 * WIDE_CELL + 18 + 52 - 640) * SCALE
+    )
+
+
+@pytest.mark.parametrize("kind", ["bbox", "quad", "polygon"])
+def test_neither_labels_nor_numbers_cover_a_small_object(kind: Any) -> None:
+    """A red one of 60 x 40 pixels, right above another one whose label would stand on it."""
+    image = np.full((400, 600, 3), 255, np.uint8)
+    image[200:240, 300:360] = (255, 0, 0)
+    ring = ((0.5, 0.5), (0.6, 0.5), (0.6, 0.6), (0.5, 0.6))
+    small = Shape(kind, "a small object", (ring[0], ring[2]) if kind == "bbox" else ring)
+    shapes = (small, Shape("bbox", "one below", ((0.5, 0.61), (0.6, 0.9))))
+    drawn = render_sheet([Strip(0, Path("a.png"), (Panel("epoch 0", image, (600, 400), shapes),))], "")
+    assert count(drawn, "#ff0000") > 0.6 * 60 * 40 * (WIDE_CELL * SCALE / 600) ** 2  # but for the outline
+
+
+def test_a_sheet_is_a_png_or_a_jpeg(tmp_path: Path) -> None:
+    for name, kind in (("a.png", "PNG"), ("b.jpg", "JPEG"), ("c.JPEG", "JPEG")):
+        (tmp_path / name).write_bytes(encoded_picture(render_sheet([one_strip()], ""), Path(name).suffix))
+        with Image.open(tmp_path / name) as written:
+            assert written.format == kind
+
+
+def test_letters_that_no_font_has_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    latin, chinese = (one_strip(Shape("point", label, ((0.5, 0.5),))) for label in ("cup", "杯子"))
+    contact_sheet._font.cache_clear()
+    monkeypatch.setattr(contact_sheet, "_WIDE_FONTS", ("a font that no machine has.ttf",))
+    assert (lacks_letters([latin]), lacks_letters([latin, chinese])) == (False, True)
 
 
 def test_of_a_large_image_a_thumbnail_is_kept() -> None:

@@ -39,7 +39,12 @@ def preview_aug(
     rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PNG", help=f"Picture of all rows and variants.  [default: {SHEET}]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=f"Picture of all rows and variants, .png or .jpg.  [default: {SHEET}]",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     steps: Annotated[
@@ -75,12 +80,15 @@ def preview_aug(
     from swiftalign.cli.show import print_drift
     from swiftalign.config.load import load_config
     from swiftalign.files import short_path
+    from swiftalign.previews.contact_sheet import PICTURES
 
     report = report or max_drift is not None
     sheet = output or (None if report else Path(SHEET))
     files = [path for path in (sheet, html) if path]
-    if sheet and sheet.suffix.lower() != ".png":
-        raise SwiftalignError(f"--output {sheet}: the sheet is a PNG", f"write --output {sheet.with_suffix('.png')}")
+    if sheet and sheet.suffix.lower() not in PICTURES:
+        raise SwiftalignError(
+            f"--output {sheet}: the sheet is a PNG or a JPEG", f"write --output {sheet.with_suffix('.png')}"
+        )
     for path in files:
         check_output(path, force=force)
     numbers = None if rows is None else row_numbers(rows)

@@ -28,9 +28,9 @@ from swiftalign.evaluation.report import Evaluation
 from swiftalign.evaluation.session import Session
 from swiftalign.evaluation.summary import metrics
 from swiftalign.files import short_path
+from swiftalign.previews.contact_sheet import PICTURES
 
 DRAWN = (0, 4)  # numbers of the rows that the picture shows
-PICTURES = (".png", ".jpg", ".jpeg")
 KINDS = {"bbox": "boxes", "quad": "quads", "line": "lines"}
 
 Accuracies = Mapping[str, float]  # as `metrics` names them

@@ -27,7 +27,7 @@ from swiftalign.evaluation.summary import (
     metrics,
 )
 from swiftalign.files import write_whole
-from swiftalign.previews.contact_sheet import png
+from swiftalign.previews.contact_sheet import encoded_picture
 
 EXAMPLES = 3  # malformed answers in the summary
 MOST_CONFUSED = 20  # pairs of labels in the summary
@@ -133,7 +133,7 @@ class Evaluation:
             for (kind, _), count in sorted(each.tables["kind"].items(), key=lambda item: KINDS.index(item[0][0]))
         ]
         write_whole(folder / PAGE, render_answers(answers, rows, heading, columns, lines))
-        write_whole(folder / SHEET, png(render_worst(answers, rows, heading)))
+        write_whole(folder / SHEET, encoded_picture(render_worst(answers, rows, heading), Path(SHEET).suffix))
 
 
 def _model_json(answered: Answered) -> dict[str, Any]:

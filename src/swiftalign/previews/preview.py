@@ -16,7 +16,7 @@ from swiftalign.data.files import data_sources, require_training_data
 from swiftalign.data.records import Row
 from swiftalign.data.rows import Rows
 from swiftalign.files import write_whole
-from swiftalign.previews.contact_sheet import png, render_sheet
+from swiftalign.previews.contact_sheet import encoded_picture, lacks_letters, render_sheet
 from swiftalign.previews.drift import DriftReport, measure_drift
 from swiftalign.previews.html import render_page
 from swiftalign.previews.strips import Previewer, Strip
@@ -94,7 +94,7 @@ def preview(
         seed: seed of the draws; by default the configuration's.
         percent: point of the run, 0..100, whose values of the curriculum are shown; by default its end.
         steps: show the first epoch after each of its operations, instead of all epochs.
-        sheet: PNG file to write the pictures to.
+        sheet: PNG or JPEG file to write the pictures to.
         html: HTML file to write the pictures to.
         report: measure the effect on targets; pictures are then made only if a file is named for them.
         source: name of the configuration, for the heading.
@@ -155,7 +155,13 @@ def preview(
         title = "Augmentation preview" if pipeline else "Rows as they are learned"
         if sheet:
             sheet.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(sheet, png(render_sheet(strips, heading, title=title, with_losses=pipeline is not None)))
+            picture = render_sheet(strips, heading, title=title, with_losses=pipeline is not None)
+            write_whole(sheet, encoded_picture(picture, sheet.suffix))
+            if lacks_letters(strips):
+                notes.append(
+                    "no font here has the letters of some labels, and the sheet shows empty boxes for them; install a "
+                    "font, for example Debian's fonts-noto-cjk, or look at the page that --html writes"
+                )
         if html:
             html.parent.mkdir(parents=True, exist_ok=True)
             write_whole(html, render_page(strips, heading, title))
