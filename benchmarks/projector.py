@@ -10,6 +10,8 @@ of what a call leaves out stay. ``python benchmarks/projector_report.py`` makes 
 
 An environment lies over the one that this runs in: torch comes from there, and so does whatever a framework does not
 insist on another release of. Each line says what was installed.
+
+A further framework is a function in ``projector_probe.py`` and an entry in `SOURCES`.
 """
 
 from __future__ import annotations
@@ -107,26 +109,17 @@ def make_environment(name: str, checkout: Path | None, folder: Path) -> tuple[Pa
     if source.packages:
         first, *others = source.packages
         run([*pip, "--no-deps", str(checkout) if checkout else first, *others])
-        for package in source.packages:
-            [found] = distributions(name=Requirement(package).name, path=[str(site)])
-            installed.append(f"{found.metadata['Name']}=={found.version} without its dependencies")
-        needed += own_requirements(source, site)
+        there = [next(distributions(name=Requirement(each).name, path=[str(site)])) for each in source.packages]
+        installed = [f"{each.metadata['Name']}=={each.version} without its dependencies" for each in there]
+        for asked in map(Requirement, there[0].requires or ()):
+            plain = asked.marker is None or asked.marker.evaluate({"extra": ""})
+            if plain and canonicalize_name(asked.name) in source.own:
+                needed.append(f"{asked.name}{asked.specifier}")
     if needed:
         run([*pip, *needed])
     installed += sorted(needed)
     made.write_text(json.dumps(installed), encoding="utf-8")
     return python, installed
-
-
-def own_requirements(source: Source, site: Path) -> list[str]:
-    """The framework's requirements that are named in its source, without extras and markers."""
-    [framework] = distributions(name=Requirement(source.packages[0]).name, path=[str(site)])
-    asked = [Requirement(text) for text in framework.requires or ()]
-    return [
-        f"{each.name}{each.specifier}"
-        for each in asked
-        if canonicalize_name(each.name) in source.own and (each.marker is None or each.marker.evaluate({"extra": ""}))
-    ]
 
 
 def run(command: list[str]) -> None:
@@ -183,9 +176,11 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help=f"their folder; {ENVIRONMENTS}")
     parser.add_argument("--log", type=Path, default=LOG)
     options = parser.parse_args()
-    checkouts = {name: Path(path).resolve() for name, _, path in (each.partition("=") for each in options.checkout)}
-    if unknown := checkouts.keys() - FRAMEWORKS.keys():
-        parser.error(f"--checkout: {', '.join(unknown)} is not one of {', '.join(FRAMEWORKS)}")
+    checkouts = {}
+    for name, _, path in (each.partition("=") for each in options.checkout):
+        if not path or name not in FRAMEWORKS:
+            parser.error(f"--checkout takes NAME=PATH, with one of these names: {', '.join(FRAMEWORKS)}")
+        checkouts[name] = Path(path).resolve()
     names = options.only or [*checkouts] or [name for name, source in SOURCES.items() if not source.checkout]
     failed = 0
     for name in names:

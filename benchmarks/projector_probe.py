@@ -438,12 +438,13 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def yaml(settings: dict[str, Any], between: str = ": ") -> str:
-    """Settings as they are written in a file of the framework, on one line."""
-    return ", ".join(f"{name}{between}{_value(value, between)}" for name, value in settings.items())
-
-
-def _value(value: Any, between: str) -> str:
-    return str(value) if between == "=" or isinstance(value, str) else json.dumps(value).replace('"', "")
+    """Settings on one line, as they are written in a file of the framework, or with ``=`` in Python."""
+    as_they_are = between == "="
+    values = (
+        value if as_they_are or isinstance(value, str) else json.dumps(value).replace('"', "")
+        for value in settings.values()
+    )
+    return ", ".join(f"{name}{between}{value}" for name, value in zip(settings, values, strict=True))
 
 
 def cases(name: str) -> Iterator[dict[str, Any]]:

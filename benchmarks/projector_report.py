@@ -41,19 +41,29 @@ def filled(text: str, lines: list[Line]) -> str:
 
 
 def table(lines: list[Line]) -> Iterator[str]:
-    """A row for each setting: what trains with an output layer of its own, and where that differs, with a tied one."""
+    """A row for each setting, with all releases in which it trains the same.
+
+    The cells say what trains with an output layer of its own, and with a tied one where that differs.
+    """
     yield "| framework | setting | merger | deepstack mergers | rest of the ViT | LLM |"
     yield "|---|---|---|---|---|---|"
     tied = {key(line): line for line in lines if line["tied"]}
+    rows: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
         if not line["tied"]:
-            name = f"{line['framework']} {line['release']}{' (read)' if line['how'] == 'read' else ''}"
             cells = cells_of(line, tied.get(key(line), line))
-            yield f"| {name} | `{line['setting'].replace('|', chr(92) + '|')}` | {' | '.join(cells)} |"
+            rows.setdefault((line["framework"], line["setting"], *cells), []).append(shown(line))
+    for (framework, setting, *cells), found in rows.items():
+        escaped = setting.replace("|", "\\|")
+        yield f"| {framework} {'; '.join(found)} | `{escaped}` | {' | '.join(cells)} |"
 
 
 def key(line: Line) -> tuple[str, ...]:
     return tuple(line[name] for name in ("framework", "release", "setting"))
+
+
+def shown(line: Line) -> str:
+    return f"{line['release']}{' (read)' if line['how'] == 'read' else ''}"
 
 
 def cells_of(line: Line, tied: Line) -> Iterator[str]:
@@ -69,8 +79,10 @@ def cells_of(line: Line, tied: Line) -> Iterator[str]:
             yield f"{said} (`{'`, `'.join(names)}`); tied: {otherwise}"
 
 
-def told(count: dict[str, int]) -> str:
-    """Whether a part trains: all of its tensors, some, none, or adapters on its layers."""
+def told(count: dict[str, int] | str) -> str:
+    """Whether a part trains: all of its tensors, some, none, or adapters on its layers; as it stands if it was read."""
+    if isinstance(count, str):
+        return count
     trained, tensors, adapted = count["trained"], count["tensors"], count["adapted"]
     whole = "yes" if trained == tensors else f"{trained} of {tensors} tensors" if trained else ""
     lora = f"LoRA on {adapted} layer{'s' if adapted > 1 else ''}" if adapted else ""
@@ -78,22 +90,25 @@ def told(count: dict[str, int]) -> str:
 
 
 def refusals(lines: list[Line]) -> Iterator[str]:
+    said: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
         if "refused" in line and not line["tied"]:
-            yield f"- {line['framework']} {line['release']}, `{line['setting']}`: `` {line['refused']} ``"
+            said.setdefault((line["framework"], line["setting"], line["refused"]), []).append(shown(line))
+    for (framework, setting, words), found in said.items():
+        yield f"- {framework} {'; '.join(found)}, `{setting}`: `` {words} ``"
 
 
 def releases(lines: list[Line]) -> Iterator[str]:
     """What was called in which release, among which packages."""
     yield "| framework | function | torch | transformers | peft | how | date |"
     yield "|---|---|---|---|---|---|---|"
-    shown = {}
+    rows = {}
     for line in lines:
         versions = [line["versions"].get(name, "") for name in ("torch", "transformers", "peft")]
         how = "run" if line["how"] == "run" else f"read: {line['place']}; {line['reason']}"
         rest = f"{' | '.join(versions)} | {how} | {line['date']} |"
-        shown[f"| {line['framework']} {line['release']} | `{line['function']}` | {rest}"] = True
-    yield from shown
+        rows[f"| {line['framework']} {line['release']} | `{line['function']}` | {rest}"] = True
+    yield from rows
 
 
 def main() -> None:
