@@ -20,6 +20,7 @@ import tempfile
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ def llama_factory(build: Build) -> Iterator[Case]:
         ({"finetuning_type": "full", **alone}, False),
         ({**lora, **alone}, False),
         ({**lora, **projector}, False),
+        ({"finetuning_type": "full", **alone, "freeze_vision_tower": False}, True),
         ({**lora, "lora_target": layers, **alone, "freeze_vision_tower": False}, True),
         ({**lora, **projector, "additional_target": ",".join(mergers)}, True),
     ]
@@ -238,11 +240,15 @@ def unsloth(build: Build) -> Iterator[Case]:
     Trainer._inner_training_loop.__name__ = "_fast_inner_training_loop"
     vision = {"finetune_vision_layers": True, "finetune_language_layers": False}
     mergers = [f"deepstack_merger_list.{number}" for number in range(3)]
-    for settings, whole in ((vision, False), ({**vision, "modules_to_save": ["visual.merger", *mergers]}, True)):
+    for settings, whole in (
+        (vision, False),
+        ({"target_modules": "all-linear"}, False),
+        ({**vision, "modules_to_save": ["visual.merger", *mergers]}, True),
+    ):
         model = build()
         model.max_seq_length = 2048  # as its loader leaves it
         model = FastBaseModel.get_peft_model(model, r=8, lora_alpha=8, **settings)
-        yield Case(yaml(settings, "="), "unsloth.models.vision:FastBaseModel.get_peft_model", model, whole)
+        yield Case(python(settings), "unsloth.models.vision:FastBaseModel.get_peft_model", model, whole)
 
 
 def megatron_bridge(build: Build) -> Iterator[Case]:
@@ -257,7 +263,7 @@ def megatron_bridge(build: Build) -> Iterator[Case]:
     settings = {"freeze_language_model": True, "freeze_vision_model": True, "freeze_vision_projection": False}
     Qwen3VLModel.freeze(its, **settings)
     function = "megatron.bridge.models.qwen_vl.modelling_qwen3_vl.model:Qwen3VLModel.freeze"
-    yield Case(yaml(settings, "="), function, model)
+    yield Case(python(settings), function, model)
 
 
 def qwen(build: Build) -> Iterator[Case]:
@@ -323,7 +329,7 @@ def xtuner(build: Build) -> Iterator[Case]:
         **settings,
     )
     function = "xtuner.v1.model.compose.base:BaseComposeModel._freeze_modules"
-    yield Case(yaml(settings, "="), function, config.build())
+    yield Case(python(settings), function, config.build())
 
 
 FRAMEWORKS: dict[str, Callable[[Build], Iterator[Case]]] = {
@@ -437,20 +443,21 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: types.ModuleType) -> None: ...
 
 
-def yaml(settings: dict[str, Any], between: str = ": ") -> str:
-    """Settings on one line, as they are written in a file of the framework, or with ``=`` in Python."""
-    as_they_are = between == "="
-    values = (
-        value if as_they_are or isinstance(value, str) else json.dumps(value).replace('"', "")
-        for value in settings.values()
-    )
-    return ", ".join(f"{name}{between}{value}" for name, value in zip(settings, values, strict=True))
+def yaml(settings: dict[str, Any]) -> str:
+    """Settings on one line, as they are written in a file of the framework."""
+    values = (each if isinstance(each, str) else json.dumps(each).replace('"', "") for each in settings.values())
+    return ", ".join(f"{name}: {value}" for name, value in zip(settings, values, strict=True))
+
+
+def python(settings: dict[str, Any]) -> str:
+    """Settings as arguments in Python."""
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def cases(name: str) -> Iterator[dict[str, Any]]:
     """What each setting of a framework trains, with an output layer of its own and with a tied one."""
     for tied in (False, True):
-        for case in FRAMEWORKS[name](lambda: build(tied=tied)):  # noqa: B023  # called before the next round
+        for case in FRAMEWORKS[name](partial(build, tied=tied)):
             found = {"refused": case.model} if isinstance(case.model, str) else counted(case.model)
             asked = {"setting": case.setting, "chosen": case.whole, "function": case.function}
             yield {"framework": name, **asked, "tied": tied, **found}
