@@ -50,7 +50,7 @@ class Source:
         packages: what is installed without dependencies, the framework first; none for scripts in a checkout.
         own: those of the framework's requirements that are installed, at the releases that it asks for.
         beside: what else its code imports.
-        checkout: whether it is not on PyPI, so that a clone of it has to be named.
+        checkout: whether its code for Qwen3-VL is not on PyPI, so that a clone of it has to be named.
     """
 
     packages: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ def main() -> None:
     failed = 0
     for name in names:
         if SOURCES[name].checkout and name not in checkouts:
-            parser.error(f"{name} is not on PyPI: add --checkout {name}=PATH, the path of a clone")
+            parser.error(f"{name} is run from a clone of its repository: add --checkout {name}=PATH")
         try:
             lines = probed(name, checkouts.get(name), options.environments.expanduser().resolve())
         except RuntimeError as error:  # the other frameworks do not wait behind it
