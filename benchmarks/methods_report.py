@@ -10,12 +10,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-from scipy.stats import t as student
 
-from methods import AUGMENTATIONS, METHODS, RATES, ROWS, TUNING_SEED, Lines, best_rates, logged, rates_tried
+from comparison import ROWS, Line, Lines, differences, logged, select, told, told_difference, with_tables
+from methods import LOG, METHODS, RATES, TUNING_SEED, best_rates, rates_tried
 from swiftalign.demo.recovery import KINDS, mean_accuracy
 
 matplotlib.use("agg")
@@ -26,12 +25,9 @@ PAGE, FIGURE = DOCS / "methods.md", DOCS / "methods.svg"
 
 COLUMNS = (*KINDS.values(), "mean", "known camera")
 
-Line = dict[str, Any]
-Finder = Callable[[Lines, str, str], Lines]
-
 
 def by_method(lines: Lines, method: str, rows: str) -> Lines:
-    return select(lines, method=method, rows=rows, augmentation="none")
+    return select(lines, method=method, rows=rows)
 
 
 def accuracies_of(line: Line) -> list[float]:
@@ -57,29 +53,17 @@ def table(lines: Lines, base: Line) -> Iterator[str]:
                 yield f"| {method} | {count:,} | {' | '.join(map(told, columns))} | {trained} |"
 
 
-def differences(runs: Lines, others: Lines) -> list[list[float]]:
-    """Of the columns' accuracies, one for each seed that both have."""
-    mine, theirs = ({line["seed"]: accuracies_of(line) for line in lines} for lines in (runs, others))
-    pairs = [zip(mine[seed], theirs[seed], strict=True) for seed in sorted(mine.keys() & theirs.keys())]
-    return [list(column) for column in zip(*([one - other for one, other in pair] for pair in pairs), strict=True)]
-
-
-def is_sure(values: Iterable[float]) -> bool:
-    """Whether their mean's interval is on one side of zero."""
-    mean, half = interval(values)
-    return abs(mean) > half
-
-
-def table_of_differences(lines: Lines, title: str, names: Iterable[str], reference: str, find: Finder) -> Iterator[str]:
-    """Of each run from the reference's with the same rows and seed; in bold what is sure."""
-    yield f"| {title} | rows | {' | '.join(COLUMNS)} | seeds |"
+def table_of_differences(lines: Lines, methods: Iterable[str], reference: str) -> Iterator[str]:
+    """Of each method's runs from the reference's with the same rows and seed."""
+    yield f"| method | rows | {' | '.join(COLUMNS)} | seeds |"
     yield "|---|--:|" + "--:|" * (len(COLUMNS) + 1)
     for rows, count in ROWS.items():
-        for name in names:
-            found = differences(find(lines, name, rows), find(lines, reference, rows)) if name != reference else []
-            if found:
-                cells = (f"**{told(values, '+')}**" if is_sure(values) else told(values, "+") for values in found)
-                yield f"| {name} | {count:,} | {' | '.join(cells)} | {len(found[0])} |"
+        for method in methods:
+            if method != reference:
+                others = by_method(lines, reference, rows)
+                found = differences(by_method(lines, method, rows), others, accuracies_of)
+                if found:
+                    yield f"| {method} | {count:,} | {' | '.join(map(told_difference, found))} | {len(found[0])} |"
 
 
 def table_of_rates(lines: Lines) -> Iterator[str]:
@@ -106,7 +90,7 @@ def draw(lines: Lines, base: Line) -> None:
         )
     ]
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    methods = [name for name in METHODS if select(lines, method=name, augmentation="none")]
+    methods = [name for name in METHODS if select(lines, method=name)]
     for axis, (title, value, before) in zip(axes, panels, strict=True):
         for place, method in enumerate(methods):
             for offset, (rows, colour) in zip((-0.18, 0.18), zip(ROWS, ("C0", "C1"), strict=True), strict=True):
@@ -125,22 +109,14 @@ def draw(lines: Lines, base: Line) -> None:
     pyplot.close(figure)
 
 
-def filled(text: str, every: Lines) -> str:
-    """The page, with its tables made anew from the log."""
+def tables(every: Lines) -> dict[str, Iterable[str]]:
+    """The page's tables, by the names of their places."""
     base, lines = split(every)
-    made = {
+    return {
         "methods": table(lines, base),
-        "differences": table_of_differences(lines, "method", METHODS, "modules_to_save", by_method),
-        "augmentation": table_of_differences(lines, "augmentation", AUGMENTATIONS, "none", by_augmentation),
+        "differences": table_of_differences(lines, METHODS, "modules_to_save"),
         "rates": table_of_rates(every),
     }
-    for marker, rows in made.items():
-        before, opening, rest = text.partition(f"<!-- {marker} -->\n")
-        _, closing, after = rest.partition("<!-- end -->")
-        if not closing:
-            raise SystemExit(f"{PAGE} has no place for a table: <!-- {marker} --> ... <!-- end -->")
-        text = "".join([before, opening, *(f"{row}\n" for row in rows), closing, after])
-    return text
 
 
 def split(every: Lines) -> tuple[Line, Lines]:
@@ -151,10 +127,10 @@ def split(every: Lines) -> tuple[Line, Lines]:
 
 
 def main() -> None:
-    every = logged()
+    every = logged(LOG)
     if len(every) < 2:
         raise SystemExit("no run is logged yet: python benchmarks/methods.py")
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), every), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE, tables(every)), encoding="utf-8")
     base, lines = split(every)
     draw(lines, base)
 
