@@ -223,7 +223,7 @@ def time_crops(images: int, rounds: int) -> int:
     for width, height in SIZES:
         named = [replace(each, label="even" if n % 2 else "odd") for n, each in enumerate(targets(width, height))]
         image, record = picture(width, height), Record((Path("x.png"),), tuple(named), Composed())
-        guide = [op.model_dump() for op in AugmentationSection(preset="conservative").operations]
+        guide = [op.model_dump() for op in AugmentationSection(preset="guide").operations]
         for op in guide:
             op["params"]["prob"] = 1.0
         rules = {"rotated_boxes": "grow", "min_side": 0, "min_visible": 0}
@@ -266,7 +266,7 @@ def main() -> int:
         image = picture(width, height)
         record = Record((Path("x.png"),), tuple(targets(width, height)), Composed())
         for label in ("all", "usual"):
-            ops = [op.model_dump() for op in AugmentationSection(preset="conservative").operations]
+            ops = [op.model_dump() for op in AugmentationSection(preset="guide").operations]
             for op in ops if label == "all" else []:
                 op["params"]["prob"] = 1.0
             pipeline = Pipeline(AugmentationSection(ops=ops, rotated_boxes="grow", min_side=0, min_visible=0))

@@ -164,7 +164,7 @@ def test_a_value_that_is_no_number_can_not_be_reached() -> None:
 
 
 def test_a_section_without_a_curriculum_is_itself() -> None:
-    plain = AugmentationSection(preset="conservative")
+    plain = AugmentationSection(preset="guide")
     assert plain.at(0.3) is plain
     made = Pipeline(plain)
     assert made.at(0.3) is made
@@ -329,7 +329,7 @@ def test_the_share_of_bypassed_rows_is_their_probability() -> None:
 
 
 def test_the_other_rows_are_what_they_were(demo_rows: Path) -> None:
-    rows, plain = Rows([demo_rows]), AugmentationSection(preset="conservative")
+    rows, plain = Rows([demo_rows]), AugmentationSection(preset="guide")
     some = TrainingRows(rows, Pipeline(plain.model_copy(update={"bypass_prob": 0.5})))
     always = TrainingRows(rows, Pipeline(plain))
     kept = 0

@@ -30,7 +30,7 @@ from swiftalign.data.targets import PixelTarget
 from swiftalign.data.text import Composed, Writing
 from swiftalign.demo.data import write_dataset
 
-GUIDE = AugmentationSection(preset="conservative")
+GUIDE = AugmentationSection(preset="guide")
 BOX = PixelTarget("bbox", "cup", ((40.0, 30.0), (90.0, 70.0)))
 QUAD = PixelTarget("quad", "card", ((100.0, 40.0), (150.0, 50.0), (145.0, 100.0), (95.0, 90.0)))
 LINE = PixelTarget("line", "wire", ((10.0, 100.0), (80.0, 110.0), (180.0, 95.0)))

@@ -188,7 +188,7 @@ def test_targets_stay_on_their_objects(name: str) -> None:
     ("preset", "name"),
     [
         ("mild", "pagoda"),
-        ("conservative", "coffee"),
+        ("guide", "coffee"),
         ("progressive-1", "cat"),
         ("progressive-2", "rocket"),
         ("progressive-3", "dahlia"),
@@ -277,7 +277,7 @@ QUICK = ("cat", "officer", "pagoda")
 def test_the_preview_shows_the_targets_that_are_read_back(name: str, demo: Path) -> None:
     """Any difference between an encoded sample and its row would be among the faults."""
     encode = training_encoder(load_config([demo / "config.yaml"]))
-    previewer = Previewer(ROWS, Pipeline(AugmentationSection(preset="conservative")), encode)
+    previewer = Previewer(ROWS, Pipeline(AugmentationSection(preset="guide")), encode)
     image, record = photograph(NAMES.index(name))
     original, variant = previewer.variants(NAMES.index(name), [1]).panels
     assert np.array_equal(original.image, thumbnail(image))

@@ -38,7 +38,7 @@ training:
   save_steps: 100
 custom:
   augmentation:
-    preset: conservative
+    preset: guide
     bypass_prob: 1
     curriculum: {phases: [{until_percent: 80, bypass_prob: 0, ops: {rotate: {max_deg: 40, prob: 1}}}]}
 """

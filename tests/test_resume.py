@@ -107,13 +107,13 @@ def test_a_curriculum_of_augmentation_goes_on_where_it_was(demo: Path, tmp_path:
     """With another number of data loader workers, too."""
     config = write_run(tmp_path, demo)
     phase = "{until_percent: 90, bypass_prob: 0, ops: {gamma: {gamma: [0.2, 4]}, rotate: {prob: 1, max_deg: 40}}}"
-    section = f"{{preset: conservative, bypass_prob: 0.8, curriculum: {{phases: [{phase}]}}}}"
+    section = f"{{preset: guide, bypass_prob: 0.8, curriculum: {{phases: [{phase}]}}}}"
     sets = ("--set", f"custom.augmentation={section}")
     assert train(config, tmp_path / "straight", *sets, "--set", "training.dataloader_num_workers=0") == 0
     resumed = cut(tmp_path / "straight", tmp_path / "cut", after=2)
     assert train(config, resumed, *sets, "--set", "training.dataloader_num_workers=3", "--resume") == 0
     assert adapter(resumed) == adapter(tmp_path / "straight")
-    without = ("--set", "custom.augmentation={preset: conservative, bypass_prob: 0.8}")
+    without = ("--set", "custom.augmentation={preset: guide, bypass_prob: 0.8}")
     assert train(config, tmp_path / "without", *without) == 0
     assert adapter(tmp_path / "without") != adapter(tmp_path / "straight")
 
