@@ -151,8 +151,10 @@ def test_an_operation_can_be_off_at_first() -> None:
 
 
 def test_a_preset_and_operations_of_one_name_can_change() -> None:
-    of = AugmentationSection(preset="mild", curriculum={"phases": [{"until_percent": 50, "ops": {"scale": {"hi": 2}}}]})
-    assert values(0.25, of)["scale"]["hi"] == pytest.approx((1.05 + 2) / 2)
+    of = AugmentationSection(
+        preset="guide", curriculum={"phases": [{"until_percent": 50, "ops": {"scale": {"hi": 2}}}]}
+    )
+    assert values(0.25, of)["scale"]["hi"] == pytest.approx((1.15 + 2) / 2)
     twice = section([{"until_percent": 50, "ops": {"hflip": {"prob": 1}}}], [{"hflip": {"prob": 0}}, "hflip"])
     assert [each.params.prob for each in twice.at(0.25).operations] == [0.5, 1.0]
 

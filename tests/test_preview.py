@@ -52,7 +52,7 @@ def pipeline(*ops: Any, **rules: Any) -> Pipeline:
     return Pipeline(AugmentationSection.model_validate({"ops": list(ops), **rules}))
 
 
-GUIDE = Pipeline(AugmentationSection(preset="guide"))
+BY_THE_GUIDE = Pipeline(AugmentationSection(preset="guide"))
 
 
 def write_row(folder: Path, row: dict[str, Any], size: tuple[int, int] = (128, 128)) -> Rows:
@@ -84,7 +84,7 @@ def test_patches_become_the_image_again(encoder: TemplateEncoder) -> None:
 def test_the_encoded_sample_holds_the_image_and_the_answer_of_the_training_row(
     encoder: TemplateEncoder, rows: Rows
 ) -> None:
-    augmented = TrainingRows(rows, GUIDE)
+    augmented = TrainingRows(rows, BY_THE_GUIDE)
     augmented.set_epoch(2)
     for index in range(12):
         row = augmented[index]
@@ -98,7 +98,7 @@ def test_the_encoded_sample_holds_the_image_and_the_answer_of_the_training_row(
 def test_the_encoder_takes_the_runs_template_settings(make_config: Callable[[str], Config], rows: Rows) -> None:
     encode = training_encoder(make_config("data: {max_length: 100}\nswift: {max_pixels: 4096, system: Be brief.}"))
     assert (encode.template.max_length, encode.template.max_pixels) == (100, 4096)
-    augmented = TrainingRows(rows, GUIDE)
+    augmented = TrainingRows(rows, BY_THE_GUIDE)
     with pytest.raises(ValueError, match="max_length"):
         encode(augmented[0])
 
@@ -129,9 +129,9 @@ def test_a_model_that_asks_to_run_code_is_refused(demo: Path, tmp_path: Path) ->
 
 
 def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: TemplateEncoder, rows: Rows) -> None:
-    augmented = TrainingRows(rows, GUIDE)
+    augmented = TrainingRows(rows, BY_THE_GUIDE)
     for index in (0, 3, 7):
-        strip = Previewer(rows, GUIDE, encoder).variants(index, [0, 5])
+        strip = Previewer(rows, BY_THE_GUIDE, encoder).variants(index, [0, 5])
         assert [panel.title for panel in strip.panels] == ["original", "epoch 0", "epoch 5"]
         for epoch, panel in zip((0, 5), strip.panels[1:], strict=True):
             augmented.set_epoch(epoch)
@@ -144,7 +144,7 @@ def test_variants_are_the_rows_that_training_has_in_those_epochs(encoder: Templa
 
 
 def test_the_original_is_the_file_as_it_is(rows: Rows) -> None:
-    original = Previewer(rows, GUIDE, plain).variants(0, [0]).panels[0]
+    original = Previewer(rows, BY_THE_GUIDE, plain).variants(0, [0]).panels[0]
     record = rows.row(0)
     assert np.array_equal(original.image, np.asarray(Image.open(record.images[0]).convert("RGB")))
     assert [(s.label, s.points) for s in original.shapes] == [
@@ -214,7 +214,7 @@ def test_a_crop_that_was_left_out_is_told_with_the_reason(tmp_path: Path) -> Non
 
 def test_op_by_op_ends_with_what_training_sees(encoder: TemplateEncoder, rows: Rows) -> None:
     for index, epoch in ((0, 0), (2, 1), (3, 2)):
-        previewer = Previewer(rows, GUIDE, encoder)
+        previewer = Previewer(rows, BY_THE_GUIDE, encoder)
         whole, steps = previewer.variants(index, [epoch]), previewer.steps(index, epoch)
         variant, last = whole.panels[1], steps.panels[-1]
         assert [panel.title for panel in steps.panels[1:]] == [f"step {n}" for n in range(1, len(steps.panels))]
@@ -278,7 +278,7 @@ def test_a_shifted_image_is_seen_and_told(encoder: TemplateEncoder, rows: Rows) 
         moved = np.roll(np.asarray(row["images"][0]), 16, axis=1)
         return encoder({**row, "images": [Image.fromarray(moved)]})
 
-    sound, faulty = panel_of(rows, GUIDE, encoder), panel_of(rows, GUIDE, shifted)
+    sound, faulty = panel_of(rows, BY_THE_GUIDE, encoder), panel_of(rows, BY_THE_GUIDE, shifted)
     assert np.array_equal(faulty.image, np.roll(sound.image, 16, axis=1))
     assert not np.array_equal(faulty.image, sound.image)
     [fault] = faulty.faults
@@ -337,7 +337,7 @@ def test_a_row_that_is_too_long_to_encode_is_shown_as_written_and_told(
 def test_other_words_around_the_answer_are_no_fault(encoder: TemplateEncoder, demo: Path) -> None:
     text = GroundingTextSection(fenced=True, system="Look closely.")
     fenced = Rows([demo / "data/train.jsonl"], writing=Writing(text))
-    panel = panel_of(fenced, GUIDE, encoder)
+    panel = panel_of(fenced, BY_THE_GUIDE, encoder)
     assert (panel.faults, len(panel.shapes)) == ((), 4)
 
 

@@ -34,7 +34,7 @@ from swiftalign.previews.preview import read_chosen
 from swiftalign.previews.strips import THUMBNAIL, Panel, Shape, Strip, describe, thumbnail
 from swiftalign.problems import DataError
 
-GUIDE = Pipeline(AugmentationSection(preset="guide"))
+BY_THE_GUIDE = Pipeline(AugmentationSection(preset="guide"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_operations_are_told_in_short(step: Step, words: str) -> None:
 def test_every_operation_of_the_presets_has_words_with_its_values() -> None:
     for epoch in range(40):
         record = Record((Path("x.png"),), (), Composed())
-        sample = GUIDE(np.zeros((64, 64, 3), np.uint8), record, epoch=epoch, row=0)
+        sample = BY_THE_GUIDE(np.zeros((64, 64, 3), np.uint8), record, epoch=epoch, row=0)
         for step in sample.replay.steps:
             assert (describe(step) == step.name) == (step.name == "hflip")
 

@@ -31,8 +31,9 @@ def init(
         typer.Option(
             metavar="NAME",
             help="Choose the method by the problem to solve: overfitting (few rows), grounding-drift (targets move), "
-            "capacity (which layers need more rank), optimization (rank limits the fit), coordinate-space (keep the "
-            "features' geometry) or spatial-patterns. The file says why, and what was measured.",
+            "forgetting (of what the model knew), capacity (which layers need more rank), optimization (rank limits "
+            "the fit), coordinate-space (keep the features' geometry) or spatial-patterns. The file says why, and what "
+            "was measured.",
         ),
     ] = None,
     train_file: Annotated[str | None, typer.Option("--train", metavar="JSONL", help="File to train on.")] = None,
@@ -43,6 +44,15 @@ def init(
             metavar="JSONL",
             help="File to validate on. The config then measures accuracy by kind of target, keeps the best model and "
             "stops early.",
+        ),
+    ] = None,
+    replay_file: Annotated[
+        str | None,
+        typer.Option(
+            "--replay",
+            metavar="JSONL",
+            help="Rows of what the model must not forget, such as those it was trained on before: a quarter of the "
+            "training rows are drawn from them.",
         ),
     ] = None,
     demo: Annotated[
@@ -114,6 +124,7 @@ def init(
         from swiftalign.init.moved import write_moved
 
         others = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
+        others |= {"replay": replay_file}
         if given := [f"--{name}" for name, value in others.items() if value is not None]:
             message = (
                 f"--from takes the run as its source describes it, so it can't be combined with {', '.join(given)}"
@@ -122,6 +133,7 @@ def init(
         written = write_moved(path, origin, model=model, train=train_file, val=val_file, force=force)
     elif demo is not None:
         beside = {"model": model, "problem": problem, "train": train_file, "val": val_file, "curriculum": curriculum}
+        beside |= {"replay": replay_file}
         if given := [f"--{name}" for name, value in beside.items() if value is not None]:
             message = f"--demo has its own model and data, so it can't be combined with {', '.join(given)}"
             raise SwiftalignError(message, "remove one of them")
@@ -154,6 +166,7 @@ def init(
                 problem=problem,
                 train=train_file or None,
                 val=val_file or None,
+                replay=replay_file,
                 curriculum=curriculum,
                 force=force,
                 progress=lambda rows: status.update(f"reading rows: {rows:,}"),

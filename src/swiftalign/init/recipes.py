@@ -20,6 +20,8 @@ from swiftalign.plan.selection import aligner_regex
 
 SCHEMA_FILE = "swiftalign.schema.json"
 
+REPLAYED = 0.25  # share of the training rows that `init --replay` draws from the file of what must not be forgotten
+
 # Of the mixed recipe: how many of the last layers get adapters.
 LLM_LAYERS, VIT_BLOCKS = 4, 6
 
@@ -153,13 +155,15 @@ def _last_layers(model: Model | None) -> str:
 
 @dataclass(frozen=True)
 class Advice:
-    """The method that suits a problem, by the runs of docs/methods.md, or by the literature where they do not cover it.
+    """The method that suits a problem, by the runs that were compared, or by the literature where they do not cover it.
 
     Attributes:
         reason: why it suits the problem, in one line.
         measured: what those runs show, in one line, or that they do not cover the problem.
         training: settings of the training section, in place of the usual ones.
         custom: lines of the custom section.
+        replay: whether rows of what the model must not forget belong into the training rows.
+        page: where the runs are described.
     """
 
     method: str
@@ -167,8 +171,11 @@ class Advice:
     measured: str
     training: Mapping[str, str] = field(default_factory=dict)
     custom: str = ""
+    replay: bool = False
+    page: str = "docs/methods.md"
 
 
+CAMERAS = "docs/cameras.md"
 # tests/test_methods.py compares every `measured` with the runs.
 PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
@@ -180,9 +187,16 @@ PROBLEMS: dict[str, Advice] = {
     "grounding-drift": Advice(
         "modules_to_save",
         "quads and lines drift under strong geometric augmentation",
-        "rotation cost accuracy, quads and lines most; with many rows changed colours cost some too",
-        custom="augmentation:\n"
-        "  preset: conservative   # little geometry, much appearance; 'swiftalign preview-aug' shows what it does\n",
+        "rotation cost accuracy whatever filled the corners; changed colours helped on cameras not trained on",
+        custom="augmentation:\n  preset: conservative   # colours alone; 'swiftalign preview-aug' shows what it does\n",
+        page=CAMERAS,
+    ),
+    "forgetting": Advice(
+        "modules_to_save",
+        "rows of what the model must not forget are mixed in, a quarter of all (--replay FILE)",
+        "replay kept most of what was known; what is left can be traded for what is learnt by 'export --scale'",
+        replay=True,
+        page=CAMERAS,
     ),
     "capacity": Advice(
         "adalora",
@@ -213,6 +227,7 @@ def write_config(
     method: str,
     train: str | None = None,
     val: str | None = None,
+    replay: tuple[str, float] | None = None,
     problem: str | None = None,
     steps: int = 0,
     training: Mapping[str, Any] | None = None,
@@ -225,6 +240,7 @@ def write_config(
     """A configuration with comments, as YAML text.
 
     Args:
+        replay: a file of rows that the model must not forget, and its weight beside the training rows.
         steps: optimizer steps of the run, for AdaLoRA's schedule; 0 if the data is not known yet.
         training: settings of the training section, in place of the default ones.
         dtype: dtype to load the model in; None for the dtype that it is stored in.
@@ -254,12 +270,12 @@ def write_config(
     source = f"{{path: {_quote(model)}, dtype: {dtype}}}" if dtype else _quote(model)
     head = f"# {method}: {recipe.summary}.\n"
     if advice:
-        head += f"# Chosen for {problem}: {advice.reason}.\n# Measured (docs/methods.md): {advice.measured}.\n"
+        head += f"# Chosen for {problem}: {advice.reason}.\n# Measured ({advice.page}): {advice.measured}.\n"
     return (
         f"# yaml-language-server: $schema={SCHEMA_FILE}\n{head}"
         f"# 'swiftalign inspect-params {name}' shows what will train, 'swiftalign train {name}' trains it.\n"
         f"model: {source}\n\n"
-        f"data:\n  {_data_line('train', train)}  {_data_line('val', val)}"
+        f"data:\n{_train_lines(train, replay, advised=bool(advice and advice.replay))}  {_data_line('val', val)}"
         + ("  dataset_shuffle: false   # the rows come in the order of the file\n" if phases else "")
         + f"\ntuner:\n{indent(aligner.in_recipe(recipe.tuner(steps, layers)), '  ')}\n"
         "training:\n"
@@ -268,6 +284,16 @@ def write_config(
         + (f"\ncustom:\n{indent(custom, '  ')}" if custom else "")
         + (f"\n{phases}" if phases else "")
     )
+
+
+def _train_lines(train: str | None, replay: tuple[str, float] | None, *, advised: bool) -> str:
+    """The training rows, and those of what the model must not forget: their file, or where it would belong."""
+    if train is None or not (replay or advised):
+        return f"  {_data_line('train', train)}"
+    path, weight = (_quote(replay[0]), replay[1]) if replay else ("data/old.jsonl", REPLAYED / (1 - REPLAYED))
+    mark, condition = ("-", "") if replay else ("# -", ", if it has as many rows")
+    what = f"{REPLAYED:.0%} of the rows, so that the model does not forget them{condition}"
+    return f"  train:\n    - {_quote(train)}\n    {mark} {{path: {path}, weight: {weight:.3g}, name: old}}   # {what}\n"
 
 
 def _data_line(key: str, path: str | None) -> str:

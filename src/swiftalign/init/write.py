@@ -19,7 +19,7 @@ from swiftalign.data.formats import read_row
 from swiftalign.data.scan import PROGRESS_ROWS
 from swiftalign.data.storage import DataFile, open_file
 from swiftalign.files import appearing, file_error, not_fetched, write_whole
-from swiftalign.init.recipes import PROBLEMS, SCHEMA_FILE, aligner_of, recipes, write_config
+from swiftalign.init.recipes import PROBLEMS, REPLAYED, SCHEMA_FILE, aligner_of, recipes, write_config
 from swiftalign.methods import METHODS
 from swiftalign.model.families import published_config
 from swiftalign.model.read import read
@@ -40,6 +40,7 @@ def write_init(
     problem: str | None = None,
     train: str | None = None,
     val: str | None = None,
+    replay: str | None = None,
     curriculum: Path | None = None,
     force: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
@@ -59,7 +60,11 @@ def write_init(
     if curriculum and method in METHODS and METHODS[method].ranks_may_shrink:
         message = f"{method} can't be trained in phases: it prunes ranks until the end of its run"
         raise SwiftalignError(message, "--method lora, or leave --curriculum out")
-    folder, steps, phases, scored = path.absolute().parent, 0, "", None
+    if replay is not None and train is None:
+        raise SwiftalignError(f"--replay {replay}: there are no rows to mix it into", "name them with --train")
+    if replay is not None and train is not None and not Path(train).expanduser().exists():
+        raise DataError(f"--train {train}: no such file, and --replay takes a share of its rows", "name a file of rows")
+    folder, steps, phases, scored, mixed = path.absolute().parent, 0, "", None, None
     source, layers = source_of(model), None
     is_folder = Path(source.path).is_absolute()
     if method == "mixed" or is_folder or published_config(source.path):
@@ -75,13 +80,17 @@ def write_init(
             files = split(curriculum, force=force, progress=progress)
             train, phases = str(curriculum), _phases(files, folder)
         elif train is not None and Path(train).expanduser().exists():  # steps of the recipe's three epochs
-            rows = rows_in(DataSource(path=str(Path(train).expanduser())))
+            rows, weight = _count(train), REPLAYED / (1 - REPLAYED)  # of a file of as many rows
+            if replay is not None:
+                mixed = from_folder(replay, folder), weight * rows / max(1, _count(replay))
+                rows = round(rows * (1 + weight))
             steps = 3 * max(1, -(-rows // ROWS_PER_STEP))
         text = write_config(
             model=from_folder(source.path, folder) if is_folder else source.path,
             method=method,
             train=train and from_folder(train, folder),
             val=val and from_folder(val, folder),
+            replay=mixed,
             problem=problem,
             steps=steps,
             name=path.name,
@@ -92,10 +101,19 @@ def write_init(
         write_whole(path, text)
         write_schema(folder)
     wrote = f"wrote {path}: {method}" + (f", in phases of {_sizes(files)} rows" if curriculum else "")
-    measured = [f"measured (docs/methods.md): {PROBLEMS[problem].measured}"] if problem else []
+    measured = [f"measured ({PROBLEMS[problem].page}): {PROBLEMS[problem].measured}"] if problem else []
     unread = [f"{model} can't be read here: the aligner is named as a Qwen3-VL's; inspect-params tells whether it fits"]
     unread = unread if aligner_of(source.path, layers) is None else []
     return [wrote, *measured, *unread, f"next: swiftalign inspect-params {path}"]
+
+
+def _count(path: str) -> int:
+    """The number of rows of a file.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    return rows_in(DataSource(path=str(Path(path).expanduser())))
 
 
 def write_curriculum(path: Path, source: Path, *, force: bool, progress: Callable[[int], None]) -> list[str]:
