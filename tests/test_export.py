@@ -256,6 +256,27 @@ def test_dtype_converts_every_weight_and_says_so_in_the_config(dtype: str, run: 
     AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
 
 
+@pytest.mark.parametrize("method", ["modules_to_save", "lora", "dora"])
+def test_a_scale_averages_base_and_trained_values_and_rounds_once(method: str, base: Path, tmp_path: Path) -> None:
+    make_adapter(base, method, tmp_path / "adapter")
+    export(tmp_path / "adapter", tmp_path / "whole", base=base, dtype="float32")
+    report = export(tmp_path / "adapter", tmp_path / "part", base=base, scale=0.3)
+    start, whole, part = (tensors_of(folder) for folder in (base, tmp_path / "whole", tmp_path / "part"))
+    assert report.changed
+    for name, tensor in part.items():
+        averaged = start[name].float() + 0.3 * (whole[name] - start[name].float())
+        assert torch.equal(tensor, averaged.to(torch.bfloat16) if name in report.changed else start[name]), name
+    assert json.loads((tmp_path / "part/export.json").read_text())["scale"] == 0.3
+    assert "| scale | 0.3 of the way from the base to the trained values |" in (tmp_path / "part/README.md").read_text()
+
+
+def test_a_scale_of_an_aligner_alone_is_that_of_the_whole(base: Path, run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "whole", scale=0.5)
+    export(run, tmp_path / "part", scale=0.5, aligner_only=True)
+    whole = tensors_of(tmp_path / "whole")
+    assert all(torch.equal(t, whole[name]) for name, t in load_file(tmp_path / "part/aligner.safetensors").items())
+
+
 def test_aligner_only_writes_the_24_merged_tensors(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "whole")
     export(run, tmp_path / "part", aligner_only=True)
@@ -305,6 +326,10 @@ def test_a_killed_export_leaves_nothing_or_a_sound_folder_and_the_next_one_clean
         (["{run}", "-o", "out", "--base", "nowhere"], 2, "error: base model nowhere: not a folder here"),
         (["{run}", "-o", "out", "--dtype", "int8"], 2, "error: --dtype int8: must be float32, bfloat16 or float16"),
         (["{run}", "-o", "{base}"], 1, "lies inside"),
+        (["{run}", "-o", "out", "--scale", "0"], 2, "error: scale 0: it is a share of the way"),
+        (["{run}", "-o", "out", "--scale", "80"], 2, "hint: choose a number above 0 and at most 1"),
+        (["{run}", "-o", "out", "--scale", "0.8", "--adapter-only"], 2, "an adapter alone is not averaged"),
+        (["{run}", "-o", "out", "--scale", "0.8", "--check-logits"], 2, "hint: leave out --scale or --check-logits"),
     ],
 )
 def test_exit_codes(

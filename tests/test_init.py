@@ -221,6 +221,27 @@ def test_a_problem_comes_with_what_was_measured(capsys: pytest.CaptureFixture[st
     assert f"# Measured (docs/methods.md): {measured}.\n" in Path("config.yaml").read_text()
 
 
+def test_replay_draws_a_quarter_of_the_rows_from_the_other_file(demo: Path, demo_modules: Model) -> None:
+    for name, rows in (("new.jsonl", 300), ("old.jsonl", 50)):
+        Path(name).write_text("{}\n" * rows)  # they are only counted
+    files = ["--train=new.jsonl", "--replay=old.jsonl"]
+    assert main(["init", f"--model={demo / 'model'}", "--problem=forgetting", *files]) == 0
+    new, old = load_config([Path("config.yaml")]).data.train
+    assert (new.weight, old.weight, old.name) == (1, 2, "old")
+    (plan,) = planned(demo_modules)
+    assert plan.schedule.steps == 3 * 400 // 16
+
+
+def test_without_replay_a_comment_says_where_it_belongs(demo: Path) -> None:
+    for train, line in (
+        (["--train=new.jsonl"], "    # - {path: data/old.jsonl, weight: 0.333, name: old}   # 25% of the rows"),
+        ([], "  # train: data/train.jsonl"),
+    ):
+        assert main(["init", f"--model={demo / 'model'}", "--problem=forgetting", "--force", *train]) == 0
+        assert line in Path("config.yaml").read_text()
+        assert len(load_config([Path("config.yaml")]).data.train) == len(train)
+
+
 def test_the_schedule_of_adalora_fits_the_data(demo: Path, demo_modules: Model) -> None:
     main(["init", f"--model={demo / 'model'}", "--method=adalora", f"--train={demo / 'data/train.jsonl'}"])
     config = load_config([Path("config.yaml")])
@@ -272,6 +293,12 @@ def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[st
             f"choose one of {', '.join(offered())}",
         ),
         (["--curriculum=x", "--train=y"], "--curriculum and --train both name the training rows", "remove --train"),
+        (["--model=x", "--method=lora", "--replay=y"], "--replay y: there are no rows to mix it", "name them with"),
+        (
+            ["--model=x", "--method=lora", "--train=x", "--replay=y"],
+            "--train x: no such file, and --replay takes a share of its rows",
+            "name a file of rows",
+        ),
         (
             ["--model=x"],
             "no method is named",
@@ -287,6 +314,8 @@ def test_an_existing_file_is_kept_unless_forced(capsys: pytest.CaptureFixture[st
         "no folder",
         "demo of a recipe",
         "rows twice",
+        "replay alone",
+        "replay without counts",
         "no method",
     ],
 )

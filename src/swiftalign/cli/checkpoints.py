@@ -125,9 +125,7 @@ def export(
         float,
         typer.Option(
             metavar="SHARE",
-            help="How much of the way from the base to the trained values to go: 0.7 forgets less than 1.",
-            min=0.0,
-            max=1.0,
+            help="Share of the way from the base to the trained values: at 0.8, less is learnt and less forgotten.",
         ),
     ] = 1.0,
     push: Annotated[
@@ -155,6 +153,8 @@ def export(
       swiftalign export runs/stage4 --output models/stage4
 
       swiftalign export runs/stage4 --checkpoint 300 -o models/stage4-early
+
+      swiftalign export runs/stage4 -o models/stage4-averaged --scale 0.8
 
       swiftalign export checkpoint-500 -o models/stage4 --base Qwen3-VL-4B-Instruct --link
 

@@ -23,7 +23,7 @@ from swiftalign.exports.mmproj import load_gguf, mmproj_dtype, mmproj_file, mode
 from swiftalign.exports.outputs import CARD, PLAN, RECORD, Part, Written, write_adapter, write_aligner, write_model
 from swiftalign.exports.source import read_source
 from swiftalign.exports.training import read_training
-from swiftalign.problems import ExportError
+from swiftalign.problems import SwiftalignError
 from swiftalign.versions import versions
 
 __all__ = ["ExportReport", "export"]
@@ -98,16 +98,18 @@ def export(
             result is their weighted average, which forgets less.
 
     Raises:
+        SwiftalignError: the scale is out of range, or does not go with what is to be written.
         ModelError: there is no checkpoint, or no base.
         ExportError: the checkpoint is not sound, the output is taken or has no room, or the result is not what it
             should be.
     """
     began = time.monotonic()
     if not 0 < scale <= 1:
-        raise ExportError(f"a scale of {scale:g}: it is a share of the way", "choose a number above 0 and at most 1")
+        raise SwiftalignError(f"scale {scale:g}: it is a share of the way", "choose a number above 0 and at most 1")
     if scale != 1 and (adapter_only or check_logits):
-        what = "an adapter alone can't be averaged" if adapter_only else "--check-logits compares that of 1"
-        raise ExportError(f"a scale of {scale:g}: {what}", "leave out the one or the other")
+        what = "an adapter alone is not averaged" if adapter_only else "the logits are compared for a scale of 1 only"
+        other = "--adapter-only" if adapter_only else "--check-logits"
+        raise SwiftalignError(f"scale {scale:g}: {what}", f"leave out --scale or {other}")
     output, difference = Path(output).absolute(), None
     part: Part = "mmproj" if mmproj else "adapter" if adapter_only else "aligner" if aligner_only else "model"
     alone = part == "mmproj" and output.suffix == ".gguf"
