@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.model import SPECIAL_TOKENS, build_model
 from swiftalign.problems import DataError, ModelError
@@ -259,8 +260,8 @@ def test_an_image_size_that_does_not_fit_is_refused(tmp_path: Path, size: tuple[
 
 
 def test_the_new_camera_sees_the_same_scenes_otherwise(tmp_path: Path) -> None:
-    for name, new_camera in (("old", False), ("new", True), ("again", True)):
-        write_dataset(tmp_path / name / "rows.jsonl", rows=4, seed=7, new_camera=new_camera)
+    for name, camera in (("old", None), ("new", NEW_CAMERA), ("again", NEW_CAMERA)):
+        write_dataset(tmp_path / name / "rows.jsonl", rows=4, seed=7, camera=camera)
     lines = {name: (tmp_path / name / "rows.jsonl").read_text() for name in ("old", "new", "again")}
     assert len(set(lines.values())) == 1
     for index in range(4):
