@@ -36,7 +36,7 @@ def special_message(text: str, *, answer: bool) -> Iterator[Problem]:
         hint = "remove it: the model's template writes turns and images"
         yield Problem("data-special-text", f"{found[0]} in {shown(text)}", hint)
     if found := _MARK.search(text):
-        hint = "nothing is to do if it is meant as a token; the model can't learn it as letters"
+        hint = "leave it if it is meant as a token; the model can't learn it as letters"
         yield Problem("data-marks", f"{found[0]} in {shown(text)}", hint)
 
 
