@@ -1,11 +1,13 @@
 """What augmentation, replay and averaging do to the camera trained on, to the known one and to those never seen.
 
     python benchmarks/cameras.py --jobs 2
+    python benchmarks/cameras.py --model TAUGHT --rows large --variants plain "rotate 12, black"
 
 The aligner of the small pretrained Qwen3-VL is trained on lamplight images by ``swiftalign train``, in the variants of
 `VARIANTS`, and what ``swiftalign.export`` makes of it is scored: on lamplight, on the known camera (what it forgot),
 on other cameras, and on lamplight images of turned scenes. Each run adds a line to ``cameras.jsonl`` beside this file;
-those that stand there, of the same model, camera, dtype and steps, are not repeated.
+those that stand there, of the same model, camera, dtype and steps, are not repeated. The second command takes another
+model, one that ``pretrain.py`` has taught turned scenes.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from comparison import DTYPE, ROWS, STEPS, Line, Lines, carry_out_all, score_before, scores_of, trained
 from swiftalign import export
+from swiftalign.data.sizes import Size
 from swiftalign.demo.camera import NEW_CAMERA, Camera, photograph
 from swiftalign.demo.data import draw_row, prompt_for, row_size, write_dataset
 from swiftalign.demo.workspace import PRETRAINED
@@ -57,6 +61,11 @@ RATE = 1e-3
 _ROTATE = {"rotate": {"max_deg": 12.0, "prob": 0.3}}
 _GROW: dict[str, Any] = {"expand_to_fit_affine": {"multiple": 32}}
 _JITTER = {name: [0.6, 1.4] for name in ("brightness", "contrast", "saturation")}
+_COLOURS = [
+    {"color_jitter": {**_JITTER, "prob": 0.8}},
+    {"gamma": {"gamma": [0.6, 1.5], "prob": 0.5}},
+    {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
+]
 _MILD_JITTER = {name: [0.8, 1.2] for name in ("brightness", "contrast", "saturation")}
 # By name, what differs from `PLAIN`: the guide's strongest rotation with each way to fill what lies outside the image;
 # colours, strongly and mildly; the guide's list for any data, and parts of it; small changes of everything; rows of the
@@ -69,15 +78,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rotate 12, mean": {"augmentation": {"ops": [_ROTATE], "fill": "mean"}},
     "rotate 12, grown, black": {"augmentation": {"ops": [_ROTATE, _GROW], "fill": "black"}},
     "rotate 12, grown, mean": {"augmentation": {"ops": [_ROTATE, _GROW], "fill": "mean"}},
-    "colours": {
-        "augmentation": {
-            "ops": [
-                {"color_jitter": {**_JITTER, "prob": 0.8}},
-                {"gamma": {"gamma": [0.6, 1.5], "prob": 0.5}},
-                {"sharpness": {"factor": [0.5, 1.8], "prob": 0.4}},
-            ]
-        }
-    },
+    "colours": {"augmentation": {"ops": _COLOURS}},
     "mild colours": {
         "augmentation": {
             "ops": [
@@ -106,6 +107,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "replay 10%": {"replay": 0.10},
     "replay 25%": {"replay": 0.25},
     "replay 25%, longer": {"replay": 0.25, "steps": 212},  # as many new rows as without
+    "colours, replay": {"augmentation": {"ops": _COLOURS}, "replay": 0.25, "steps": 212},
     "rate 0.0003": {"rate": 3e-4},
     "rate 0.0001": {"rate": 1e-4},
 }
@@ -113,9 +115,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 FRONTIER = (PLAIN, "replay 10%")
 SCALES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CHECKPOINTS = tuple(range(STEPS // 4, STEPS, STEPS // 4))
-MANY_SEEDS, FEW_SEEDS = range(10), range(5)  # the latter with few rows, and of variants that are not in `MANY`
-ONLY_LARGE = ("mirror", "hue", "replay 25%, longer")
-MANY = (PLAIN, "rotate 12, black", "rotate 12, grey", "rotate 12, mean", "rotate 12, grown, mean", "colours")
+MANY_SEEDS, FEW_SEEDS = range(10), range(5)  # the latter of variants that are not in `MANY`
+MANY = (PLAIN, *(name for name in VARIANTS if name.startswith("rotate")), "colours", "replay 25%", "replay 25%, longer")
+ONLY_LARGE = ("mirror", "hue", "replay 25%, longer", "colours, replay")
 
 
 @dataclass(frozen=True)
@@ -153,53 +155,44 @@ class Run:
         }
 
 
-def write_turned(path: Path, *, rows: int, seed: int, camera: Camera | None) -> None:
-    """Rows of scenes that are turned as a whole, each by 6 to 12 degrees in either direction.
+def turned_scene(random: Random, size: Size) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """A scene that is turned by 6 to 12 degrees in either direction, and its objects, as `draw_row` returns them.
 
-    A scene is drawn on paper of the background's colour that is larger than the image, so that nothing is cut and the
-    corners show what the rest of the background shows. Discs are left out: a turned box's upright box is that of its
-    corners, a turned ellipse's is not.
+    It is made so small that nothing is cut, on paper of the background's colour, so that there is no corner to fill.
+    Discs are left out: a turned box's upright box is that of its corners, a turned ellipse's is not.
     """
+    image, objects = draw_row(random, size, shapes=("box", "slab", "wire"))
+    angle = math.radians(random.choice((-1, 1)) * random.uniform(6, 12))
+    cos, sin = math.cos(angle), math.sin(angle)
+    scale = min(side / (side * cos + other * abs(sin)) for side, other in (size, size[::-1]))
+    there = np.array([[cos, -sin], [sin, cos]]) * scale
+    back, centre = np.linalg.inv(there), np.array(size) / 2
+    matrix = np.column_stack([back, centre - back @ centre])  # Pillow takes the way from the result to the source
+    paper = image.getpixel((0, 0))
+    bicubic = Image.Resampling.BICUBIC
+    image = image.transform(size, Image.Transform.AFFINE, matrix.ravel().tolist(), bicubic, fillcolor=paper)
+    for item in objects:
+        (kind,) = item.keys() - {"label"}
+        numbers: Any = item[kind]
+        if kind == "bbox_2d":
+            left, top, right, bottom = numbers
+            numbers = left, top, right, top, right, bottom, left, bottom
+        points = (np.reshape(numbers, (-1, 2)) - centre) @ there.T + centre
+        moved = np.concatenate([points.min(0), points.max(0)]) if kind == "bbox_2d" else points.ravel()
+        item[kind] = moved.round(1).tolist()
+    return image, objects
+
+
+def write_turned(path: Path, *, rows: int, seed: int, camera: Camera | None) -> None:
+    """Rows of turned scenes, as `write_dataset` writes upright ones."""
     folder = path.parent / "images" / path.stem
     folder.mkdir(parents=True)
     with path.open("w", encoding="utf-8") as file:
         for index in range(rows):
-            random = Random(f"turned:{seed}:{index}")
-            size = row_size((128, 128), index)
-            image, objects = draw_row(random, size, shapes=("box", "slab", "wire"))
-            degrees = random.choice((-1, 1)) * random.uniform(6, 12)
-            cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-            # So small that the turned scene fits into the image.
-            shrink = min(side / (side * cos + other * abs(sin)) for side, other in (size, size[::-1]))
-            centre_x, centre_y = size[0] / 2, size[1] / 2
-
-            def turned(x: float, y: float) -> tuple[float, float]:
-                dx, dy = (x - centre_x) * shrink, (y - centre_y) * shrink  # noqa: B023 (called in this iteration)
-                return centre_x + dx * cos - dy * sin, centre_y + dx * sin + dy * cos  # noqa: B023
-
-            # Pillow maps each pixel of the result to a place of the source: the way back.
-            back = (cos / shrink, sin / shrink, 0.0, -sin / shrink, cos / shrink, 0.0)
-            moved = (
-                centre_x - back[0] * centre_x - back[1] * centre_y,
-                centre_y - back[3] * centre_x - back[4] * centre_y,
-            )
-            matrix = (back[0], back[1], moved[0], back[3], back[4], moved[1])
-            image = image.transform(
-                size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=image.getpixel((0, 0))
-            )
-            for item in objects:
-                kind = next(key for key in item if key != "label")
-                numbers: Any = item[kind]
-                if kind == "bbox_2d":
-                    left, top, right, bottom = numbers
-                    xs, ys = zip(*(turned(x, y) for x in (left, right) for y in (top, bottom)), strict=True)
-                    item[kind] = [round(value, 1) for value in (min(xs), min(ys), max(xs), max(ys))]
-                else:
-                    points = (turned(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True))
-                    item[kind] = [round(value, 1) for point in points for value in point]
-            name = f"{index:05d}.png"
+            image, objects = turned_scene(Random(f"turned:{seed}:{index}"), row_size((128, 128), index))
             if camera:
                 image = photograph(image, f"turned:{seed}:{index}", camera)
+            name = f"{index:05d}.png"
             image.save(folder / name, compress_level=1)
             row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}
             file.write(json.dumps(row) + "\n")
@@ -245,11 +238,17 @@ def carry_out(run: Run, model: Path, data: Path) -> Line:
         return {**asdict(run), "settings": VARIANTS[run.variant], **found, **line}
 
 
-def wanted_runs(lines: Lines, failed: Collection[Run] = ()) -> Iterator[Run]:
-    """What the log lacks: with many rows first, seed by seed."""
+def wanted_runs(
+    lines: Lines,
+    failed: Collection[Run] = (),
+    *,
+    variants: Collection[str] = tuple(VARIANTS),
+    sizes: Collection[str] = ("large", "small"),
+) -> Iterator[Run]:
+    """What the log lacks of these variants and sizes: seed by seed."""
     done = {*failed, *(Run(line["variant"], line["rows"], line["seed"]) for line in lines if is_of_today(line))}
-    for rows, seed, variant in product(("large", "small"), MANY_SEEDS, VARIANTS):
-        seeds = MANY_SEEDS if rows == "large" and variant in MANY else FEW_SEEDS
+    for rows, seed, variant in product(sizes, MANY_SEEDS, variants):
+        seeds = MANY_SEEDS if variant in MANY else FEW_SEEDS
         run = Run(variant, rows, seed)
         if seed in seeds and run not in done and not (rows == "small" and variant in ONLY_LARGE):
             yield run
@@ -264,6 +263,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=PRETRAINED, help="a model folder; by default the demo's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=[*VARIANTS], metavar="NAME")
+    parser.add_argument("--rows", nargs="+", default=["large", "small"], choices=[*ROWS])
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error("--jobs: one run at a time is the least")
@@ -272,7 +273,8 @@ def main() -> None:
         data = Path(name)
         make_data(data, options.jobs)
         score_before(LOG, model, data, BEFORE)
-        carry_out_all(LOG, model, options.jobs, wanted_runs, partial(carry_out, model=model, data=data))
+        wanted = partial(wanted_runs, variants=options.variants, sizes=options.rows)
+        carry_out_all(LOG, model, options.jobs, wanted, partial(carry_out, model=model, data=data))
 
 
 if __name__ == "__main__":
