@@ -182,7 +182,7 @@ class Encoder:
             "input_ids": tokens,
             "labels": [-100] * (len(tokens) - len(written)) + written,
             "position_ids": _positions(len(before), rows // MERGE, columns // MERGE, len(tokens)),
-            "pixel_values": _patches(np.asarray(image)),
+            "pixel_values": torch.from_numpy(_patches(np.asarray(image))),
             "grid": (1, rows, columns),
         }
 
@@ -218,7 +218,7 @@ def as_pixel_values(patches: Tensor) -> Tensor:
 
 
 def in_a_line(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch without padding, as ms-swift packs it."""
+    """A batch without padding, as ms-swift packs it; `SyncFreeCollator` joins the pixels."""
     lengths = [len(row["input_ids"]) for row in rows]
     starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     return {
@@ -229,7 +229,6 @@ def in_a_line(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "cu_seq_lens_k": starts,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
-        "pixel_values": torch.from_numpy(np.concatenate([row["pixel_values"] for row in rows])),
         "image_grid_thw": torch.tensor([row["grid"] for row in rows]),
     }
 
