@@ -439,10 +439,10 @@ RUN = [
     *[
         Case(
             "augmentation-curriculum-order",
-            f"custom:\n  augmentation:\n    preset: mild\n    curriculum:  # here\n"
+            f"custom:\n  augmentation:\n    preset: guide\n    curriculum:  # here\n"
             f"      phases: [{{until_percent: 50, ops: {{rotate: {{max_deg: 9}}}}}}]\n{setting}\n",
             f"custom.augmentation.curriculum: with {name}, ms-swift orders the rows in its own way",
-            f"custom: {{augmentation: {{preset: mild}}}}\n{setting}\n",
+            f"custom: {{augmentation: {{preset: guide}}}}\n{setting}\n",
             no_fix="the curriculum or the setting may be what is wanted",
         )
         for name, setting in (

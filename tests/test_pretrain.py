@@ -47,7 +47,7 @@ def test_rows_are_encoded_as_the_trainer_encodes_them(folder: Path, index: int) 
     ours = pretrain.Encoder(template.tokenizer)(image, *pretrain.locating(Random(0), objects, image.size))
     assert ours["input_ids"] == theirs["input_ids"]
     assert ours["labels"] == theirs["labels"]
-    pixels = pretrain.as_pixel_values(torch.from_numpy(ours["pixel_values"]))
+    pixels = pretrain.as_pixel_values(ours["pixel_values"])
     assert torch.allclose(pixels, theirs["pixel_values"], atol=1e-6)
     assert list(ours["grid"]) == theirs["image_grid_thw"][0].tolist()
 
@@ -67,6 +67,32 @@ def test_positions_are_the_models(folder: Path) -> None:
     kinds = (tokens == model.config.image_token_id).int()
     theirs, _ = model.model.get_rope_index(tokens, mm_token_type_ids=kinds, image_grid_thw=torch.tensor([row["grid"]]))
     assert np.array_equal(row["position_ids"], theirs[:, 0].numpy())
+
+
+@pytest.mark.parametrize(("turned", "low", "high"), [(0.0, 0.0, 0.2), (1.0, 1.0, 9.0)], ids=["upright", "turned"])
+def test_the_shipped_model_writes_what_batches_of_upright_scenes_say(turned: float, low: float, high: float) -> None:
+    import argparse
+    import time
+
+    import torch
+    from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+    import pretrain
+    from swiftalign.demo.workspace import PRETRAINED
+    from swiftalign.worker.attention import use_padding_free_attention
+    from swiftalign.worker.sync_free import SyncFreeCollator, SyncFreeModel
+
+    model: Any = Qwen3VLForConditionalGeneration.from_pretrained(PRETRAINED, dtype=torch.float32).eval()
+    SyncFreeModel(model)
+    use_padding_free_attention(model)
+    collate = SyncFreeCollator(model, pretrain.in_a_line, keep_answers=True)
+    collate.dtype = torch.uint8
+    options = argparse.Namespace(batch=8, seed=5, turned=turned, seconds=1000, begin=PRETRAINED)
+    drawn = pretrain.Drawn(pretrain.Encoder(AutoTokenizer.from_pretrained(PRETRAINED)), options, time.time())
+    batch: Any = collate(next(iter(drawn)))
+    batch["pixel_values"] = pretrain.as_pixel_values(batch["pixel_values"])
+    with torch.inference_mode():
+        assert low <= model(**batch, use_cache=False).loss.item() < high
 
 
 def test_the_model_is_small_enough_to_ship(folder: Path) -> None:
