@@ -36,14 +36,12 @@ from comparison import (
     differences,
     interval,
     logged,
-    origin_of,
     select,
     told,
     told_difference,
     with_tables,
 )
 from swiftalign.demo.recovery import KINDS, mean_accuracy
-from swiftalign.demo.workspace import PRETRAINED
 
 matplotlib.use("agg")
 from matplotlib import pyplot
@@ -187,42 +185,36 @@ def draw(lines: Lines) -> None:
     pyplot.close(figure)
 
 
-def table_of_turned(bases: dict[str, Line]) -> Iterator[str]:
-    """What models locate in upright and in turned scenes of the known camera before they are trained."""
-    yield "| model, before training | upright scenes | turned scenes |"
+def table_of_turned(base: Line) -> Iterator[str]:
+    """What the model locates in upright and in turned scenes before it is trained."""
+    yield "| scenes, before training | upright | turned by 6 to 12 degrees |"
     yield "|---|--:|--:|"
-    for name, base in bases.items():
-        cells = (told([mean_accuracy(base["scores"][scenes])]) for scenes in (KNOWN, TURNED_KNOWN))
-        yield f"| {name} | {' | '.join(cells)} |"
+    for camera, sets in (("known camera", (KNOWN, TURNED_KNOWN)), (LAMPLIGHT, (LAMPLIGHT, TURNED))):
+        cells = (told([mean_accuracy(base["scores"][name])]) for name in sets)
+        yield f"| {camera} | {' | '.join(cells)} |"
 
 
-def tables(base: Line, lines: Lines, taught: Line, taught_lines: Lines) -> dict[str, Iterable[str]]:
+def tables(base: Line, lines: Lines) -> dict[str, Iterable[str]]:
     """The page's tables, by the names of their places."""
     return {
         "levels": levels(base, lines),
         "fills": table_of_differences(lines, FILLS, BLACK),
         "augmentation": table_of_differences(lines, AUGMENTATIONS, PLAIN),
-        "cameras": table_of_differences(lines, ("colours", "mild colours", "hue"), PLAIN, OTHERS, by_camera),
-        "turned": table_of_turned({"the demo's": base, "taught turned scenes": taught}),
-        "taught": table_of_differences(taught_lines, (BLACK,), PLAIN),
+        "cameras": table_of_differences(lines, ("colours", "mild colours"), PLAIN, OTHERS, by_camera),
+        "turned": table_of_turned(base),
         "ways": table_of_ways(lines),
     }
 
 
-def split() -> tuple[Line, Lines, Line, Lines]:
-    """The line of the demo's model before training and those of its runs; the same of the one with turned scenes."""
-    own = origin_of(PRETRAINED)
-    other = next(line for line in logged(LOG, {}) if line["model"] != own["model"])
-    found = []
-    for origin in (own, {**own, "model": other["model"]}):
-        base, *lines = logged(LOG, origin)
-        found += [base, [line for line in lines if is_of_today(line)]]
-    return tuple(found)
+def split() -> tuple[Line, Lines]:
+    """The line of the model before training, and those of the runs."""
+    base, *lines = logged(LOG)
+    return base, [line for line in lines if is_of_today(line)]
 
 
 def main() -> None:
-    base, lines, *taught = split()
-    PAGE.write_text(with_tables(PAGE, tables(base, lines, *taught)), encoding="utf-8")
+    base, lines = split()
+    PAGE.write_text(with_tables(PAGE, tables(base, lines)), encoding="utf-8")
     draw(lines)
 
 

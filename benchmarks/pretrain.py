@@ -1,13 +1,11 @@
 """Teach a Qwen3-VL of five million parameters to ground coloured shapes, from random weights.
 
     python benchmarks/pretrain.py OUTPUT
-    python benchmarks/pretrain.py OUTPUT --begin src/swiftalign/demo/pretrained --turned 0.5 --seconds 200 --rate 5e-4
 
 Makes the model that the package ships, on a GPU, or slowly without one. Rows are drawn as the demo draws them, none
 twice in a run, by worker processes; they become harder as the time passes: boxes, all kinds, several objects, objects
 that only their colours tell apart. Writes a model folder in bfloat16, and its accuracies on rows of another seed.
-Prints a line every few seconds. The second command goes on with the model that the package ships, with turned scenes in
-half of the rows; docs/cameras.md compares the two.
+Prints a line every few seconds.
 """
 
 from __future__ import annotations
@@ -29,9 +27,8 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
-from cameras import turned_scene
 from common import accuracies
 from swiftalign.data.formats.own import OWN
 from swiftalign.data.records import Reading
@@ -236,27 +233,23 @@ def in_a_line(rows: list[dict[str, Any]]) -> dict[str, Any]:
 class Drawn(IterableDataset):
     """Batches of rows that are drawn when they are asked for, harder as the time passes."""
 
-    def __init__(self, encoder: Encoder, options: argparse.Namespace, begin: float) -> None:
-        self.encoder, self.batch, self.seed, self.turned = encoder, options.batch, options.seed, options.turned
-        self.begin, self.seconds = begin, options.seconds
-        self.done = STAGES[-1].begin if options.begin else 0.0  # share of the stages that the model has behind it
+    def __init__(self, encoder: Encoder, batch: int, seed: int, begin: float, seconds: float) -> None:
+        self.encoder, self.batch, self.seed = encoder, batch, seed
+        self.begin, self.seconds = begin, seconds
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         info = torch.utils.data.get_worker_info()
         worker, number = (info.id if info else 0), 0
         torch.set_num_threads(1)
         while True:
-            passed = self.done + (1 - self.done) * (time.time() - self.begin) / self.seconds
+            passed = (time.time() - self.begin) / self.seconds
             stage = [stage for stage in STAGES if stage.begin <= passed][-1]
             rows = []
             for index in range(self.batch):
                 random = Random(f"pretraining:{self.seed}:{worker}:{number}:{index}")
                 shapes = (random.choice(stage.shapes),) if random.random() < stage.alike else stage.shapes
                 size = row_size(SIZE, random.randrange(8))
-                if random.random() < self.turned:
-                    image, objects = turned_scene(random, size)
-                else:
-                    image, objects = draw_row(random, size, most=stage.most, shapes=shapes, colours=stage.colours)
+                image, objects = draw_row(random, size, most=stage.most, shapes=shapes, colours=stage.colours)
                 asks = (naming, singling_out, pointing, locating)
                 shares = stage.named, stage.alone, stage.pointed
                 (ask,) = random.choices(asks, (*shares, 1 - sum(shares)))
@@ -276,7 +269,7 @@ def train(model: Any, encoder: Encoder, options: argparse.Namespace) -> int:
     collate = SyncFreeCollator(model, in_a_line, keep_answers=True)
     collate.dtype = torch.uint8  # pixels are sent to the GPU as bytes
     begin = time.time()
-    drawn = Drawn(encoder, options, begin)
+    drawn = Drawn(encoder, options.batch, options.seed, begin, options.seconds)
     workers = options.workers or max(len(os.sched_getaffinity(0)) - 1, 1)
     loader = DataLoader(drawn, None, num_workers=workers, collate_fn=collate, pin_memory=device.type == "cuda")
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
@@ -322,8 +315,6 @@ def _to(value: Any, device: torch.device) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--begin", type=Path, help="a model folder to go on with, at the last stage")
-    parser.add_argument("--turned", type=float, default=0.0, help="share of the scenes that are turned")
     parser.add_argument("--seconds", type=float, default=1000, help="of training")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rate", type=float, default=1.5e-3)
@@ -333,12 +324,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.begin:
-        tokenizer = AutoTokenizer.from_pretrained(options.begin)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(options.begin, dtype=torch.float32)
-    else:
-        tokenizer = learn_tokenizer()
-        model = new_model(tokenizer)
+    tokenizer = learn_tokenizer()
+    model = new_model(tokenizer)
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
     images = train(model.to(device), Encoder(tokenizer), options)

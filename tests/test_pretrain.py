@@ -69,9 +69,7 @@ def test_positions_are_the_models(folder: Path) -> None:
     assert np.array_equal(row["position_ids"], theirs[:, 0].numpy())
 
 
-@pytest.mark.parametrize(("turned", "low", "high"), [(0.0, 0.0, 0.2), (1.0, 1.0, 9.0)], ids=["upright", "turned"])
-def test_the_shipped_model_writes_what_batches_of_upright_scenes_say(turned: float, low: float, high: float) -> None:
-    import argparse
+def test_the_shipped_model_writes_what_batches_of_drawn_rows_say() -> None:
     import time
 
     import torch
@@ -87,12 +85,12 @@ def test_the_shipped_model_writes_what_batches_of_upright_scenes_say(turned: flo
     use_padding_free_attention(model)
     collate = SyncFreeCollator(model, pretrain.in_a_line, keep_answers=True)
     collate.dtype = torch.uint8
-    options = argparse.Namespace(batch=8, seed=5, turned=turned, seconds=1000, begin=PRETRAINED)
-    drawn = pretrain.Drawn(pretrain.Encoder(AutoTokenizer.from_pretrained(PRETRAINED)), options, time.time())
-    batch: Any = collate(next(iter(drawn)))
+    encoder = pretrain.Encoder(AutoTokenizer.from_pretrained(PRETRAINED))
+    begin = time.time() - 900  # of 1000 seconds: rows of the last stage
+    batch: Any = collate(next(iter(pretrain.Drawn(encoder, 8, 5, begin, 1000))))
     batch["pixel_values"] = pretrain.as_pixel_values(batch["pixel_values"])
     with torch.inference_mode():
-        assert low <= model(**batch, use_cache=False).loss.item() < high
+        assert model(**batch, use_cache=False).loss.item() < 0.2
 
 
 def test_the_model_is_small_enough_to_ship(folder: Path) -> None:
