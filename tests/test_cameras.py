@@ -79,9 +79,24 @@ def test_what_was_a_preset_costs_without_a_gain() -> None:
         assert sign(change(variant, "other cameras")) <= 0
 
 
-def test_replay_keeps_more_of_the_known_camera() -> None:
+def test_replay_keeps_more_of_the_known_camera_and_with_enough_steps_costs_nothing_that_shows() -> None:
     for variant in ("replay 10%", "replay 25%", "replay 25%, longer"):
         assert sign(change(variant, "known camera")) == 1
+    assert sign(change("replay 25%, longer", "mean")) == 0
+    ways = cameras_report.ways_of(RUNS, "large")
+    (*_, kept), (*_, averaged) = (
+        cameras_report.kept_and_lost(ways, way) for way in ("replay 25%, longer", "plain, scale 0.7")
+    )
+    assert np.mean(kept) > np.mean(averaged)  # and averaging has cost 7 points by then
+    assert sign(cameras_report.kept_and_lost(ways, "plain, scale 0.7")[1]) == -1
+
+
+def test_lower_rates_and_early_stopping_are_not_the_way() -> None:
+    for variant in ("rate 0.0003", "rate 0.0001"):
+        assert sign(change(variant, "mean")) == -1
+    ways = cameras_report.ways_of(RUNS, "large")
+    early, plain = (cameras_report.kept_and_lost(ways, way)[2] for way in ("plain, stopped early", "plain"))
+    assert np.mean(early) < np.mean(plain) + 0.02
 
 
 def test_the_best_of_held_out_rows_is_what_early_stopping_takes() -> None:
