@@ -122,7 +122,7 @@ def ways_of(lines: Lines, rows: str) -> Ways:
     runs = {name: select(lines, variant=name, rows=rows) for name in (PLAIN, *KEEPING)}
     ways: Ways = {name: {line["seed"]: line["scores"] for line in found} for name, found in runs.items()}
     for name in FRONTIER:
-        followed = [line for line in runs[name] if "scaled" in line]
+        followed = [line for line in runs[name] if "scaled" in line and rows == "large"]
         if followed:
             for scale in map(str, reversed(SCALES)):
                 ways[f"{name}, scale {scale}"] = {line["seed"]: line["scaled"][scale] for line in followed}
