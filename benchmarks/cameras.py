@@ -10,8 +10,6 @@ those that stand there, of the same model, camera, dtype and steps, are not repe
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import tempfile
 from collections.abc import Collection, Iterator
@@ -27,12 +25,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from comparison import DTYPE, ROWS, STEPS, Line, Lines, carry_out_all, score_before, scores_of, trained
+from comparison import DTYPE, ROWS, STEPS, Line, Lines, compare, scores_of, trained
 from swiftalign import export
 from swiftalign.data.sizes import Size
-from swiftalign.demo.camera import NEW_CAMERA, Camera, photograph
-from swiftalign.demo.data import draw_row, prompt_for, row_size, write_dataset
-from swiftalign.demo.workspace import PRETRAINED
+from swiftalign.demo.camera import NEW_CAMERA, Camera
+from swiftalign.demo.data import draw_row, write_dataset
 
 LOG = Path(__file__).resolve().parent / "cameras.jsonl"
 
@@ -174,19 +171,7 @@ def turned_scene(random: Random, size: Size) -> tuple[Image.Image, list[dict[str
     return image, objects
 
 
-def write_turned(path: Path, *, rows: int, seed: int, camera: Camera | None) -> None:
-    """Rows of turned scenes, as `write_dataset` writes upright ones."""
-    folder = path.parent / "images" / path.stem
-    folder.mkdir(parents=True)
-    with path.open("w", encoding="utf-8") as file:
-        for index in range(rows):
-            image, objects = turned_scene(Random(f"turned:{seed}:{index}"), row_size((128, 128), index))
-            if camera:
-                image = photograph(image, f"turned:{seed}:{index}", camera)
-            name = f"{index:05d}.png"
-            image.save(folder / name, compress_level=1)
-            row = {"images": [f"images/{path.stem}/{name}"], "prompt": prompt_for(objects), "objects": objects}
-            file.write(json.dumps(row) + "\n")
+write_turned = partial(write_dataset, draw=turned_scene)
 
 
 def make_data(folder: Path, jobs: int) -> None:
@@ -195,7 +180,7 @@ def make_data(folder: Path, jobs: int) -> None:
     cameras: dict[str, Camera | None] = {LAMPLIGHT: NEW_CAMERA, KNOWN: None, **OTHERS}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         made = [
-            pool.submit(write_turned, folder / f"{name}.jsonl", rows=BEFORE[name], seed=3, camera=camera)
+            pool.submit(write_turned, folder / f"{name}.jsonl", rows=BEFORE[name], seed="turned:3", camera=camera)
             for name, camera in ((TURNED, NEW_CAMERA), (TURNED_KNOWN, None))
         ]
         made.append(pool.submit(write_dataset, folder / "replayed.jsonl", rows=ROWS["large"], seed=1000))
@@ -245,20 +230,5 @@ def is_of_today(line: Line) -> bool:
     return bool(line["settings"] == VARIANTS.get(line["variant"])) and compared
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=PRETRAINED, help="a model folder; by default the demo's")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    options = parser.parse_args()
-    if options.jobs < 1:
-        parser.error("--jobs: one run at a time is the least")
-    model = options.model.resolve()
-    with tempfile.TemporaryDirectory() as name:
-        data = Path(name)
-        make_data(data, options.jobs)
-        score_before(LOG, model, data, BEFORE)
-        carry_out_all(LOG, model, options.jobs, wanted_runs, partial(carry_out, model=model, data=data))
-
-
 if __name__ == "__main__":
-    main()
+    compare(__doc__, LOG, make_data, BEFORE, wanted_runs, carry_out)

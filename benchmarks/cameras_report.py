@@ -28,6 +28,7 @@ from cameras import (
     VARIANTS,
     is_of_today,
 )
+from common import with_tables
 from comparison import (
     ROWS,
     STEPS,
@@ -39,7 +40,6 @@ from comparison import (
     select,
     told,
     told_difference,
-    with_tables,
 )
 from swiftalign.demo.recovery import KINDS, mean_accuracy
 
@@ -214,7 +214,7 @@ def split() -> tuple[Line, Lines]:
 
 def main() -> None:
     base, lines = split()
-    PAGE.write_text(with_tables(PAGE, tables(base, lines)), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), tables(base, lines)), encoding="utf-8")
     draw(lines)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,3 +61,18 @@ def accuracies(model: Path, rows: Path) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         return metrics(Session.open(model, [rows]).answers(Path(folder)))
+
+
+def with_tables(text: str, tables: Mapping[str, Iterable[str]]) -> str:
+    """A page, with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` made anew.
+
+    Raises:
+        SystemExit: the page has no such place.
+    """
+    for marker, rows in tables.items():
+        before, opening, rest = text.partition(f"<!-- {marker} -->\n")
+        _, closing, after = rest.partition("<!-- end -->")
+        if not closing:
+            raise SystemExit(f"the page has no place for a table: <!-- {marker} --> ... <!-- end -->")
+        text = "".join([before, opening, *(f"{row}\n" for row in rows), closing, after])
+    return text

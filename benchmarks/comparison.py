@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from itertools import accumulate, pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +24,7 @@ from scipy.stats import t as student
 
 from common import SWIFTALIGN
 from swiftalign.demo.camera import NEW_CAMERA
-from swiftalign.demo.workspace import DEMO_TRAINING
+from swiftalign.demo.workspace import DEMO_TRAINING, PRETRAINED
 from swiftalign.evaluation.session import Session
 from swiftalign.evaluation.summary import metrics
 
@@ -136,6 +138,36 @@ def carry_out_all(
                 print(f"{count}: {run}: {line['seconds']} s", flush=True)
 
 
+def compare(
+    description: str | None,
+    log: Path,
+    make_data: Callable[[Path, int], None],
+    sets: Collection[str],
+    wanted: Callable[[Lines, Collection[AnyRun]], Iterable[AnyRun]],
+    carry_out: Callable[..., Line],
+) -> None:
+    """The command of a comparison: make its data, score the model before training, and make the runs that it lacks.
+
+    Args:
+        make_data: fills a folder, by so many processes.
+        sets: names of the rows that the model before training answers.
+        wanted: as of `carry_out_all`.
+        carry_out: makes a run; the model and the folder of data are its arguments ``model`` and ``data``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=PRETRAINED, help="a model folder; by default the demo's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error("--jobs: one run at a time is the least")
+    model = options.model.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        make_data(data, options.jobs)
+        score_before(log, model, data, sets)
+        carry_out_all(log, model, options.jobs, wanted, partial(carry_out, model=model, data=data))
+
+
 def _take_gpu(numbers: Any) -> None:
     """Spread processes over the GPUs of the machine."""
     if torch.cuda.is_available():
@@ -208,15 +240,3 @@ def differences(runs: Lines, others: Lines, values_of: Callable[[Line], list[flo
     mine, theirs = ({line["seed"]: values_of(line) for line in lines} for lines in (runs, others))
     pairs = [zip(mine[seed], theirs[seed], strict=True) for seed in sorted(mine.keys() & theirs.keys())]
     return [list(column) for column in zip(*([one - other for one, other in pair] for pair in pairs), strict=True)]
-
-
-def with_tables(page: Path, tables: Mapping[str, Iterable[str]]) -> str:
-    """A page's text, with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` made anew."""
-    text = page.read_text(encoding="utf-8")
-    for marker, rows in tables.items():
-        before, opening, rest = text.partition(f"<!-- {marker} -->\n")
-        _, closing, after = rest.partition("<!-- end -->")
-        if not closing:
-            raise SystemExit(f"{page} has no place for a table: <!-- {marker} --> ... <!-- end -->")
-        text = "".join([before, opening, *(f"{row}\n" for row in rows), closing, after])
-    return text

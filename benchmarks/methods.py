@@ -9,23 +9,20 @@ stand there, of the same model, camera, dtype and steps, are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from comparison import DTYPE, ROWS, STEPS, Line, Lines, carry_out_all, score_before, scores_of, swiftalign, trained
+from comparison import DTYPE, ROWS, STEPS, Line, Lines, compare, scores_of, swiftalign, trained
 from swiftalign.demo.camera import NEW_CAMERA
 from swiftalign.demo.data import write_dataset
 from swiftalign.demo.recovery import mean_accuracy
-from swiftalign.demo.workspace import PRETRAINED
 from swiftalign.methods import METHODS as KNOWN
 
 LOG = Path(__file__).resolve().parent / "methods.jsonl"
@@ -87,7 +84,7 @@ def tuner_of(method: str) -> dict[str, Any]:
     return found
 
 
-def make_data(folder: Path) -> None:
+def make_data(folder: Path, jobs: int) -> None:
     """Rows to train on, others for each seed of a run, and rows to score."""
     write_dataset(folder / f"large-{TUNING_SEED}.jsonl", rows=ROWS["large"], seed=1, camera=NEW_CAMERA)
     for run_seed in SEEDS:
@@ -165,20 +162,5 @@ def compared_runs(lines: Lines) -> Iterator[Run]:
             yield from (Run(method, rows, best[method], seed) for method in best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=PRETRAINED, help="a model folder; by default the demo's")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    options = parser.parse_args()
-    if options.jobs < 1:
-        parser.error("--jobs: one run at a time is the least")
-    model = options.model.resolve()
-    with tempfile.TemporaryDirectory() as name:
-        data = Path(name)
-        make_data(data)
-        score_before(LOG, model, data, SCORED)
-        carry_out_all(LOG, model, options.jobs, wanted_runs, partial(carry_out, model=model, data=data))
-
-
 if __name__ == "__main__":
-    main()
+    compare(__doc__, LOG, make_data, SCORED, wanted_runs, carry_out)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import matplotlib
 
-from comparison import ROWS, Line, Lines, differences, logged, select, told, told_difference, with_tables
+from common import with_tables
+from comparison import ROWS, Line, Lines, differences, logged, select, told, told_difference
 from methods import LOG, METHODS, RATES, TUNING_SEED, best_rates, rates_tried
 from swiftalign.demo.recovery import KINDS, mean_accuracy
 
@@ -130,7 +131,7 @@ def main() -> None:
     every = logged(LOG)
     if len(every) < 2:
         raise SystemExit("no run is logged yet: python benchmarks/methods.py")
-    PAGE.write_text(with_tables(PAGE, tables(every)), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), tables(every)), encoding="utf-8")
     base, lines = split(every)
     draw(lines, base)
 

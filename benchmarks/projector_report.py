@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common import with_tables
+
 HERE = Path(__file__).resolve().parent
 LOG, PAGE = HERE / "projector.jsonl", HERE.parent / "docs/projector.md"
 
@@ -31,13 +33,7 @@ def filled(text: str, lines: list[Line]) -> str:
         "refusals": refusals(asked),
         "releases": releases(lines),
     }
-    for marker, rows in made.items():
-        before, opening, rest = text.partition(f"<!-- {marker} -->\n")
-        _, closing, after = rest.partition("<!-- end -->")
-        if not closing:
-            raise SystemExit(f"{PAGE} has no place for a table: <!-- {marker} --> ... <!-- end -->")
-        text = "".join([before, opening, *(f"{row}\n" for row in rows), closing, after])
-    return text
+    return with_tables(text, made)
 
 
 def table(lines: list[Line]) -> Iterator[str]:

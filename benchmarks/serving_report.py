@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from common import with_tables
 from serving_engines import ENGINES, Engine, Form
 from swiftalign.methods import offered
 
@@ -48,14 +49,7 @@ def filled(text: str, lines: list[Line]) -> str:
         "speed": speed(lines),
         **{name: commands(name, engine, cells) for name, engine in ENGINES.items()},
     }
-    for marker, rows in made.items():
-        before, opening, rest = text.partition(f"<!-- {marker} -->\n")
-        if opening:
-            _, closing, after = rest.partition("<!-- end -->")
-            if not closing:
-                raise SystemExit(f"a page lacks the end of <!-- {marker} -->: write <!-- end --> below it")
-            text = "".join([before, opening, *(f"{row}\n" for row in rows), closing, after])
-    return text
+    return with_tables(text, {name: rows for name, rows in made.items() if f"<!-- {name} -->\n" in text})
 
 
 def matrix(cells: list[Line]) -> Iterator[str]:

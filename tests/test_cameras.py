@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import cameras
 import cameras_report
 import comparison
+from common import with_tables
 from swiftalign.config.augmentation import AugmentationSection
 from swiftalign.demo.data import COLOURS
 
@@ -36,7 +37,7 @@ def sign(values: list[float]) -> int:
 
 def test_the_page_and_its_figure_are_made_from_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page, figure = cameras_report.PAGE, cameras_report.FIGURE
-    assert comparison.with_tables(page, cameras_report.tables(BASE, RUNS)) == page.read_text()
+    assert with_tables(page.read_text(), cameras_report.tables(BASE, RUNS)) == page.read_text()
     monkeypatch.setattr(cameras_report, "FIGURE", tmp_path / "figure.svg")
     cameras_report.draw(RUNS)
     assert (tmp_path / "figure.svg").read_text() == figure.read_text()
@@ -44,7 +45,7 @@ def test_the_page_and_its_figure_are_made_from_the_log(tmp_path: Path, monkeypat
 
 def test_every_variant_has_its_runs() -> None:
     assert [*cameras.wanted_runs(RUNS)] == []
-    origin = comparison.origin_of(cameras.PRETRAINED)
+    origin = comparison.origin_of(comparison.PRETRAINED)
     assert {name: BASE[name] for name in comparison.ORIGIN} == origin
 
 
@@ -112,7 +113,7 @@ def test_the_best_of_held_out_rows_is_what_early_stopping_takes() -> None:
 
 def test_turned_scenes_are_where_their_rows_say(tmp_path: Path) -> None:
     """Of each target's colour, hardly a pixel lies outside it: outside its box, or far from a wire."""
-    cameras.write_turned(tmp_path / "turned.jsonl", rows=24, seed=1, camera=None)
+    cameras.write_turned(tmp_path / "turned.jsonl", rows=24, seed="turned:1", camera=None)
     checked = 0
     for line in (tmp_path / "turned.jsonl").read_text().splitlines():
         row = json.loads(line)

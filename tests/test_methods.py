@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import comparison
 import methods
 import methods_report
+from common import with_tables
 from swiftalign.init.recipes import PROBLEMS
 from swiftalign.methods import offered
 
@@ -67,7 +68,7 @@ def test_every_problem_names_a_recipe_and_says_what_was_measured() -> None:
 
 def test_the_page_is_made_from_the_log() -> None:
     page = methods_report.PAGE
-    assert comparison.with_tables(page, methods_report.tables(LINES)) == page.read_text()
+    assert with_tables(page.read_text(), methods_report.tables(LINES)) == page.read_text()
 
 
 def test_every_method_has_runs_of_all_seeds_and_both_sizes() -> None:
@@ -78,7 +79,7 @@ def test_every_method_has_runs_of_all_seeds_and_both_sizes() -> None:
 
 
 def test_what_was_compared_is_what_ships_and_what_the_script_would_run() -> None:
-    origin = comparison.origin_of(methods.PRETRAINED)
+    origin = comparison.origin_of(comparison.PRETRAINED)
     assert {name: BEFORE[name] for name in comparison.ORIGIN} == origin
 
 

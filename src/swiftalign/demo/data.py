@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -37,7 +38,15 @@ Quarter = tuple[int, int, int, int]  # the part that one object may cover: left,
 Painter = Callable[[ImageDraw.ImageDraw, Quarter, Colour, Random], Drawn]
 
 
-def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), camera: Camera | None = None) -> None:
+def write_dataset(
+    path: Path,
+    *,
+    rows: int,
+    seed: int | str,
+    size: Size = (128, 128),
+    camera: Camera | None = None,
+    draw: Callable[[Random, Size], tuple[Image.Image, list[dict[str, Any]]]] | None = None,
+) -> None:
     """Write `rows` lines of JSON to `path`, and their images to ``images/<stem of path>/`` beside it.
 
     A row holds ``images`` (paths relative to the file's folder), ``prompt`` and ``objects``; each of its 1 to 4 objects
@@ -52,6 +61,7 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
         seed: row i depends only on the seed, i and `size`, so a longer file starts like a shorter one.
         size: width and height of most images, in pixels; every fourth image has another shape.
         camera: the camera that takes the images, other than the one that the demo's model knows; objects stay in place.
+        draw: draws an image of this size and its objects, in place of `draw_row`.
 
     Raises:
         DataError: a side in `size` is not a multiple of 32, or is below 64.
@@ -63,7 +73,7 @@ def write_dataset(path: Path, *, rows: int, seed: int, size: Size = (128, 128), 
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for index in range(rows):
-            image, objects = draw_row(Random(f"{seed}:{index}"), row_size(size, index))
+            image, objects = (draw or draw_row)(Random(f"{seed}:{index}"), row_size(size, index))
             if camera:
                 image = photograph(image, f"{seed}:{index}", camera)
             name = f"{index:05d}.png"

@@ -13,6 +13,7 @@ import numpy as np
 from swiftalign.data.answers import parse_answer
 from swiftalign.data.images import image_size
 from swiftalign.data.metrics import METRICS
+from swiftalign.data.records import Row
 from swiftalign.data.rows import Rows
 from swiftalign.data.sizes import Size
 from swiftalign.data.targets import TextTarget
@@ -51,12 +52,15 @@ def to_question(rows: Rows, index: int) -> Question | None:
         RowError: the row can't be read.
     """
     with rows.naming(index):
-        row = rows.row(index)
-        image = row.images[0] if len(row.images) == 1 else None
-        if image is None:
-            return None
-        size = image_size(image)
-        *before, last = row.to_swift([size], rows.writing)["messages"]
+        return _asking(rows, index, rows.row(index))
+
+
+def _asking(rows: Rows, index: int, row: Row) -> Question | None:
+    image = row.images[0] if len(row.images) == 1 else None
+    if image is None:
+        return None
+    size = image_size(image)
+    *before, last = row.to_swift([size], rows.writing)["messages"]
     answer = last.get("content")
     if last["role"] != "assistant" or not isinstance(answer, str):
         return None
@@ -77,14 +81,15 @@ def questions_of(rows: Rows, allowed: Collection[str] = ()) -> list[Question]:
     """
     found = []
     for index in range(len(rows)):
-        if question := to_question(rows, index):
-            with rows.naming(index):
-                row = rows.row(index)
-                for problem in blocking(row.wording.problems(row.targets), allowed):
-                    if problem.code == "data-special-text":
-                        hint = f"{problem.hint}; to ask all the same: --allow {problem.code}"
-                        raise DataError(f"{problem.message} would not be read as text", hint)
-            found.append(question)
+        with rows.naming(index):
+            row = rows.row(index)
+            if not (question := _asking(rows, index, row)):
+                continue
+            for problem in blocking(row.wording.problems(row.targets), allowed):
+                if problem.code == "data-special-text":
+                    hint = f"{problem.hint}; to ask all the same: --allow {problem.code}"
+                    raise DataError(f"{problem.message} would not be read as text", hint)
+        found.append(question)
     if not found:
         hint = "give rows with one image and 'objects', or messages that end with such an answer in JSON"
         raise DataError("no row asks where something is", hint)

@@ -176,7 +176,7 @@ class Advice:
 
 
 CAMERAS = "docs/cameras.md"
-# tests/test_methods.py compares every `measured` with the runs.
+# tests/test_methods.py and tests/test_cameras.py compare what `measured` says with the runs.
 PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
         "modules_to_save",
