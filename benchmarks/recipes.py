@@ -103,7 +103,7 @@ def recipe(name: str) -> str:
     )
     for card in CARDS:
         found = expected(name, card)
-        told = f"{found.gib:.1f} GiB, {found.seconds:.2f} s a step of 16 rows" if found.batch else "does not fit"
+        told = f"{found.gib:.1f} GiB, {found.seconds:.2f} s per step of 16 rows" if found.batch else "does not fit"
         if found.batch not in (0, BATCHES[0]):
             told += f", with --set training.per_device_train_batch_size={found.batch}"
         head += f"#   {card:8}  {told}\n"
@@ -112,7 +112,7 @@ def recipe(name: str) -> str:
 
 def table() -> Iterator[str]:
     """The lines of the page's table."""
-    yield "| model | card | rows a batch | checkpointing | peak GiB | s a step of 16 rows | |"
+    yield "| model | card | rows per batch | checkpointing | peak GiB | seconds per step of 16 rows | |"
     yield "|---|---|--:|---|--:|--:|---|"
     for name, model in MODELS.items():
         for card in CARDS:

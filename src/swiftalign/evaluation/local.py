@@ -18,7 +18,7 @@ from swiftalign.model.components import class_of
 from swiftalign.model.safetensors import read_json
 from swiftalign.problems import ModelError
 
-_ROWS = {"cpu": 32, "cuda": 1024}  # in a batch at most: with small images a step takes a GPU hardly longer for many
+_ROWS = {"cpu": 32, "cuda": 1024}  # in a batch at most; many small images take a GPU hardly longer than few
 _PIXELS = {"cpu": 8e6, "cuda": 50e6}  # of the images in a batch at most, unless it is one row
 _SMALL = 100_000_000  # parameters of a model for which a second thread only costs time
 
