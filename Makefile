@@ -7,24 +7,23 @@ BIN := $(VENV)/bin
 DEMO := demo
 RUN := $(DEMO)/runs/$(shell date +%Y%m%d-%H%M%S)
 
-# The one release of the imgaug fork, by the hash of its wheel.
-PYIMGAUG := pyimgaug==0.5.0
-PYIMGAUG_SHA256 := dc8b4bca8e9ffb9492026abe3479be55cc81986a85778396042d315cc9cb714a
-
-.PHONY: install demo test test-long test-gpu lint docs clean
+.PHONY: install lock demo needs test test-long test-gpu test-wheel lint docs clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt src/swiftalign/augment/_pixels.c
+$(VENV)/.installed: pyproject.toml requirements.lock src/swiftalign/augment/_pixels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "swiftalign needs Python 3.11 or newer"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest $(VENV)/wheels $(PYIMGAUG)
-	echo "$(PYIMGAUG_SHA256)  $$(ls $(VENV)/wheels/pyimgaug-*.whl)" | sha256sum --check --quiet
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(VENV)/wheels/pyimgaug-*.whl --editable '.[dev]'
-	# DeepSpeed comes as source, which asks for torch while it is built; its C++ parts are built when they are used.
-	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation deepspeed
+	# DeepSpeed's C++ parts are built when they are used.
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# Resolves requirements.lock again: `make lock UPGRADE="--upgrade-package peft"`.
+lock:
+	test -x $(VENV)/uv/bin/uv || { $(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/python -m pip install --quiet uv; }
+	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --annotation-style line $(UPGRADE) --quiet --output-file requirements.lock
 
 demo: install
 	@set -e; for command in \
@@ -41,7 +40,7 @@ demo: install
 
 # Two processes, each on one thread: training the tiny model gains nothing from more. The files go in the order of
 # tests/conftest.py, the longest first.
-test: lint
+test: needs lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Further methods, signals and numbers of processes of what `make test` shows in a shorter form.
@@ -51,6 +50,10 @@ test-long: test
 # Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
 test-gpu: install
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+# A C++ compiler and a Chromium, which are installed where that is allowed.
+needs: install
+	@$(BIN)/python tests/needs.py
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks

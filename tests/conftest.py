@@ -113,15 +113,10 @@ def batch_rows(demo: Path) -> tuple[Any, list[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from pages import headless
 
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    assert found, "these tests need a Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with headless() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pages import headless
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.arguments import ARGUMENTS, Implied, Noted, Renamed, Rule
 from swiftalign.config.augmentation import EXAMPLES, PARAMETERS, AugmentationSection
@@ -209,16 +210,12 @@ def with_models(text: str) -> str:
 
 def show_pages(folder: Path) -> None:
     """Take pictures of the pages that the commands of a session have written."""
-    from playwright.sync_api import sync_playwright
-
     for source, target in PAGES_SHOWN.items():
         if (folder / source).exists():
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            with headless() as browser:
                 page = browser.new_page(viewport={"width": 1180, "height": 860})
                 page.goto((folder / source).as_uri())
                 page.screenshot(path=folder / target)
-                browser.close()
 
 
 def write() -> None:

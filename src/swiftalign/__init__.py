@@ -16,8 +16,12 @@ Each function is imported when it is first used, so that ``import swiftalign`` s
 from __future__ import annotations
 
 import logging
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("swiftalign needs Linux, whose locks and signals it uses; on Windows, install it in WSL")
 
 # Where DeepSpeed is installed and there is no GPU, accelerate imports it, and it says so on the standard output.
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from swiftalign.previews.preview import preview as preview
     from swiftalign.runs.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "load_config": "config.load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-# The releases that the suite runs against; constraints.txt pins the same.
+# The releases that the suite runs against; requirements.lock pins the same.
 TESTED_VERSIONS = {"ms-swift": "4.6.0", "transformers": "5.19.0", "peft": "0.20.0", "torch": "2.14.1"}
 
 
