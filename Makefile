@@ -1,5 +1,6 @@
 # make demo   installs, and trains the aligner of a small Qwen3-VL for a camera new to it
 # make test   installs where needed, and runs every check; make test-long more of the slow ones
+# make test-wheel   installs the package's wheel into an empty environment, and tries it there
 # make test-gpu   trains in every way on two GPUs
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +47,10 @@ test: needs lint
 # Further methods, signals and numbers of processes of what `make test` shows in a shorter form.
 test-long: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m long
+
+# The wheel in an empty environment, and the session of docs/start.md in it.
+test-wheel: install
+	$(BIN)/python -m pytest tests/test_wheel.py -m wheel
 
 # Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
 test-gpu: install

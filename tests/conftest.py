@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ def pytest_collection_finish() -> None:
 
 # The files that take longest, longest first: begun late, one of them would go on alone.
 LONGEST = (
-    *("test_readme.py", "test_resume.py", "test_sharding.py", "test_processes.py", "test_train.py", "test_fuzz.py"),
+    *("test_start.py", "test_resume.py", "test_sharding.py", "test_processes.py", "test_train.py", "test_fuzz.py"),
     *("test_verify.py", "test_data_opens.py", "test_any_values.py", "test_phases.py", "test_grounding_eval.py"),
     *("test_guide.py", "test_moved_runs.py", "test_chaos.py", "test_fast_training.py", "test_bad_rows.py"),
 )

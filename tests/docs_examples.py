@@ -10,21 +10,26 @@ one folder, in which `tests/photographs` is that of this repository.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.text import Text
 
 from pages import headless
 from swiftalign.augment.pipeline import Pipeline
@@ -42,6 +47,7 @@ from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+START = ROOT / "docs/start.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PICTURES = {
     "demo/runs/config/loss.png": ROOT / "docs/loss.png",
@@ -63,6 +69,12 @@ TELLING: dict[str, dict[str, Any]] = {
     "color_jitter": {"brightness": 1.3, "contrast": 1.4, "saturation": 0.3},
     "sharpness": {"factor": 8},
     "posterize": {"bits": 2},
+}
+# Commands of the session whose output README.md shows as a terminal.
+TERMINALS = {
+    "$ swiftalign inspect-params demo/config.yaml": ROOT / "docs/terminal-plan.svg",
+    "$ swiftalign verify-ckpt demo/runs/config --base demo/model": ROOT / "docs/terminal-verify.svg",
+    "$ swiftalign train demo/config.yaml dora.yaml": ROOT / "docs/terminal-error.svg",
 }
 PAGES_SHOWN = {"demo/eval/new-camera/eval.html": "eval.png"}  # opened in a browser, and shown as pictures
 
@@ -94,8 +106,13 @@ def _blocks(text: str) -> Iterator[re.Match[str]]:
     return _BLOCK.finditer(text)
 
 
-def rerun(page: Path, folder: Path) -> str:
-    """The page's text with every command's output as it is now; commands run in ``folder``."""
+def rerun(page: Path, folder: Path, python: Sequence[str] = (sys.executable,)) -> str:
+    """The page's text with every command's output as it is now.
+
+    Args:
+        folder: the commands run in it.
+        python: the interpreter that runs them, and its options.
+    """
     (folder / "tests").symlink_to(ROOT / "tests")
 
     def replace(match: re.Match[str]) -> str:
@@ -104,14 +121,14 @@ def rerun(page: Path, folder: Path) -> str:
         if match["kind"] != "console" or not _COMMAND.search(match["body"]):
             return match[0]
         commands = [line for line in match["body"].splitlines() if line.startswith("$ ")]
-        return "```console\n" + "\n".join(_run(line, folder) for line in commands) + "```"
+        return "```console\n" + "\n".join(_run(line, folder, python) for line in commands) + "```"
 
     return _BLOCK.sub(replace, page.read_text(encoding="utf-8"))
 
 
-def _run(line: str, folder: Path) -> str:
+def _run(line: str, folder: Path, python: Sequence[str]) -> str:
     words = shlex.split(line.removeprefix("$ "))
-    command = [sys.executable, *(["-m", "swiftalign"] if words[0] == "swiftalign" else []), *words[1:]]
+    command = [*python, *(["-m", "swiftalign"] if words[0] == "swiftalign" else []), *words[1:]]
     assert words[0] in ("swiftalign", "python"), line
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     return f"{line}\n{done.stdout}"
@@ -208,6 +225,28 @@ def with_models(text: str) -> str:
     return re.sub(r"(\| class \|.*\|\n\|[ |-]+\n)(?:\| `.*\n)*", table, text)
 
 
+def terminal(line: str, folder: Path) -> str:
+    """A picture of a command and its output in colours, as SVG without fonts from elsewhere."""
+    command = [sys.executable, "-m", "swiftalign", *shlex.split(line.removeprefix("$ swiftalign"))]
+    colours = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "120"}
+    done = subprocess.run(command, cwd=folder, env=colours, capture_output=True, text=True, check=False)
+    shown = Text.assemble((line, "bold"), "\n", Text.from_ansi((done.stdout or done.stderr).rstrip()))
+    console = Console(record=True, file=io.StringIO(), width=max(map(len, shown.plain.splitlines())))
+    console.print(shown)
+    svg = console.export_svg(title="", unique_id=TERMINALS[line].stem)
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+
+
+def terminal_text(svg: str) -> list[str]:
+    """The lines of such a picture, without spaces."""
+    lines: dict[float, str] = {}
+    for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        if "y" in element.attrib and (element.text or "").strip("\n"):
+            height = float(element.attrib["y"])
+            lines[height] = lines.get(height, "") + "".join((element.text or "").split())
+    return [text for _, text in sorted(lines.items()) if text]
+
+
 def show_pages(folder: Path) -> None:
     """Take pictures of the pages that the commands of a session have written."""
     for source, target in PAGES_SHOWN.items():
@@ -233,6 +272,8 @@ def write() -> None:
         with tempfile.TemporaryDirectory() as name:
             page.write_text(rerun(page, Path(name)), encoding="utf-8")
             show_pages(Path(name))
+            for line, picture in TERMINALS.items():
+                picture.write_text(terminal(line, Path(name)), encoding="utf-8")
             for source, target in PICTURES.items():
                 if (Path(name) / source).exists():
                     shutil.copyfile(Path(name) / source, target)

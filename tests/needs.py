@@ -40,6 +40,7 @@ if __name__ == "__main__":
         install(packages)
         if "chromium" in missing():
             print("downloading a Chromium", flush=True)
-            subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], capture_output=True, check=False)
+            download = [sys.executable, "-m", "playwright", "install", "chromium"]
+            subprocess.run(download, capture_output=True, check=False)
         if packages := missing():
-            sys.exit(f"the tests need packages of the system; on Debian or Ubuntu: apt-get install {' '.join(packages)}")
+            sys.exit(f"the tests need packages of the system: on Debian, apt-get install {' '.join(packages)}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from docs_examples import OPERATIONS, PAGES, README, ROOT, has_examples, with_keys, with_models, write_operations
+from docs_examples import OPERATIONS, PAGES, ROOT, START, has_examples, with_keys, with_models, write_operations
 from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.sections import section_fields
 from swiftalign.config.spellings import PASS_THROUGH
@@ -37,8 +37,8 @@ GUIDE_PROJECT = """
 
 
 def test_the_session_that_is_run_again_is_the_only_one() -> None:
-    """tests/test_readme.py runs the README's; one on another page would need the same."""
-    assert [page for page in PAGES if has_examples(page)] == [README]
+    """tests/test_start.py runs that of docs/start.md; one on another page would need the same."""
+    assert [page for page in PAGES if has_examples(page)] == [START]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The model that the package ships, and what is said of its accuracies; tests/test_readme.py measures them."""
+"""The model that the package ships, and what is said of its accuracies; tests/test_start.py measures them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations on images and targets; their random values, drawn once per row and epoch; where in the run a row stands."""
+"""Operations on images and targets, their random values, and where in a run a row stands."""
 
 from __future__ import annotations
 

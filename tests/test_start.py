@@ -1,4 +1,4 @@
-"""The session of README.md: what its commands print, and that training the aligner brings back what a camera costs."""
+"""The session of docs/start.md: what its commands print, and that training brings back what a camera costs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from docs_examples import README, rerun, without_variables
+from docs_examples import START, TERMINALS, rerun, terminal_text, without_variables
 from swiftalign.cli import main
 from swiftalign.demo.recovery import mean_accuracy
 
 pytestmark = pytest.mark.slow
 
-RECOVERED = 0.7  # the README shows over 0.8; kernels of other processors round otherwise
+RECOVERED = 0.7  # the page shows over 0.8; kernels of other processors round otherwise
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the commands ran, and README.md with what they printed."""
-    folder = tmp_path_factory.mktemp("readme")
-    return folder, rerun(README, folder)
+    """The folder in which the commands ran, and docs/start.md with what they printed."""
+    folder = tmp_path_factory.mktemp("start")
+    return folder, rerun(START, folder)
 
 
 def summary_of(evaluation: Path) -> dict[str, Any]:
@@ -34,7 +34,14 @@ def summary_of(evaluation: Path) -> dict[str, Any]:
 
 
 def test_the_session_shown_is_what_the_commands_print(session: tuple[Path, str]) -> None:
-    assert without_variables(session[1]) == without_variables(README.read_text())
+    assert without_variables(session[1]) == without_variables(START.read_text())
+
+
+@pytest.mark.parametrize("line", TERMINALS, ids=lambda line: line.split()[2])
+def test_the_terminals_in_the_readme_show_what_the_page_shows(line: str) -> None:
+    printed = START.read_text().partition(f"{line}\n")[2].partition("```")[0].splitlines()
+    shown = terminal_text(TERMINALS[line].read_text())
+    assert shown == ["".join(each.split()) for each in (line, *printed) if each.strip()]
 
 
 def test_training_the_aligner_brings_back_what_a_new_camera_costs(
