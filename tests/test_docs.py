@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 from PIL import Image
 
 from docs_examples import OPERATIONS, PAGES, ROOT, START, has_examples, with_keys, with_models, write_operations
+from swiftalign.cli.app import app
 from swiftalign.config.arguments import ARGUMENTS
 from swiftalign.config.sections import section_fields
 from swiftalign.config.spellings import PASS_THROUGH
@@ -45,6 +47,28 @@ def test_the_session_that_is_run_again_is_the_only_one() -> None:
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_commands_in_the_docs_have_the_options_that_they_show() -> None:
+    options = {
+        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in typer.main.get_command(app).commands.items()
+    }
+    shown = [
+        (page.name, line)
+        for page in PAGES
+        for code in re.findall(r"```bash\n(.*?)```|`(swiftalign [^`]*)`", page.read_text(), re.DOTALL)
+        for line in "".join(code).replace("\\\n", " ").splitlines()
+        if re.match(r"swiftalign [a-z]", line)
+    ]
+    assert len(shown) > 60
+    wrong = []
+    for page, line in shown:
+        _, command, *words = line.partition("  #")[0].split()
+        named = {word.partition("=")[0] for word in words if re.fullmatch(r"-[a-z]|--[a-z].*", word)}
+        if command not in options or not named - {"-h", "--help"} <= options[command]:
+            wrong.append(f"{page}: {line}")
+    assert wrong == []
 
 
 def test_every_architecture_is_on_its_page() -> None:
