@@ -39,7 +39,8 @@ def test_what_the_page_calls_left_out_is_noted() -> None:
 
 @pytest.mark.parametrize("page", ["upgrading", "faq", "trackers"])
 def test_every_problem_that_a_page_names_has_a_code(page: str) -> None:
-    named = set(re.findall(r"`(?:error \[|--allow )?([a-z0-9]+(?:-[a-z0-9]+)+)\]?`", (ROOT / f"docs/{page}.md").read_text()))
+    text = (ROOT / f"docs/{page}.md").read_text()
+    named = set(re.findall(r"`(?:error \[|--allow )?([a-z0-9]+(?:-[a-z0-9]+)+)\]?`", text))
     codes = CODES.keys() | DATA_CODES.keys() | CHECKPOINT_CODES.keys()
     assert named - NO_CODES - codes == (GONE if page == "upgrading" else set())
     assert named & codes
