@@ -11,7 +11,7 @@ RUN := $(DEMO)/runs/$(shell date +%Y%m%d-%H%M%S)
 PYIMGAUG := pyimgaug==0.5.0
 PYIMGAUG_SHA256 := dc8b4bca8e9ffb9492026abe3479be55cc81986a85778396042d315cc9cb714a
 
-.PHONY: install demo test test-long test-gpu lint docs clean
+.PHONY: install demo test test-long test-gpu test-wheel lint docs site canary clean
 
 install: $(VENV)/.installed
 
@@ -51,6 +51,16 @@ test-long: test
 # Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
 test-gpu: install
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+test-wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+site: install
+	$(BIN)/python -m mkdocs build --strict
+
+# What newer releases of peft, transformers and ms-swift would break: make canary CANARY='--package peft==0.21.2'
+canary: install
+	$(BIN)/python tools/canary $(CANARY)
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks
