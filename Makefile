@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 RUN := $(DEMO)/runs/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: install lock demo needs test test-long test-gpu test-wheel lint docs clean
+.PHONY: install lock demo needs test test-long test-gpu test-wheel lint docs site canary clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,10 @@ test-wheel: install
 # Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
 test-gpu: install
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+# What newer releases of peft, transformers and ms-swift would break: make canary CANARY="--package peft==0.21.2"
+canary: install
+	$(BIN)/python tools/canary $(CANARY)
 
 # A C++ compiler and a Chromium, which are installed where that is allowed.
 needs: install

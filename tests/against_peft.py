@@ -21,7 +21,7 @@ from swiftalign.model.safetensors import TensorInfo
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.runs.lowering import lower
 from swiftalign.speed.choices import Choices
-from swiftalign.worker.targets import exact_targets
+from swiftalign.worker.targets import exact_targets, freeze_rank_numbers
 
 Described = dict[str, tuple[tuple[int, ...], str]]
 Groups = list[tuple[float, float, set[str]]]
@@ -47,6 +47,7 @@ def as_trained(config: Config, plan: TuningPlan, model: Any) -> Any:
     """
     with exact_targets(model):
         model = TunerMixin.prepare_model(swift_arguments(config, plan, model.model_meta), model)
+    freeze_rank_numbers(model)
     for name, weight in model.named_parameters():
         whole = plan.train_type == "full" or ".modules_to_save." in name
         if whole and weight.requires_grad and config.tuner.trainable_dtype == "float32":

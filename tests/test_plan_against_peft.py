@@ -398,7 +398,7 @@ def test_freeze_flags_reach_nothing_outside_the_parts_of_the_architecture(
 
 def test_everything_frozen_trains_nothing_where_ms_swift_asserts(resolve: Plans) -> None:
     config, plan = resolve("dense", flags("lora"))
-    assert [problem.code for problem in problems(config, plan)] == ["nothing-trains"]
+    assert {problem.code for problem in problems(config, plan)} - {"versions-untested"} == {"nothing-trains"}
     with pytest.raises(AssertionError):
         get_multimodal_target_regex(base_model(plan), freeze_llm=True, freeze_vit=True, freeze_aligner=True)
 

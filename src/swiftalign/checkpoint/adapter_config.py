@@ -1,6 +1,6 @@
 """peft's adapter_config.json, read without trusting it: which layers it adapts, at which rank, and what else it saves.
 
-The rules are those of peft 0.20; sound checkpoints made by peft itself hold them in `tests/corruptions`.
+The rules are those of peft 0.20 and 0.21; sound checkpoints made by peft itself hold them in `tests/corruptions`.
 """
 
 from __future__ import annotations
@@ -62,8 +62,15 @@ class AdapterConfig:
 
     @property
     def saves_biases(self) -> bool:
-        """Whether every bias of the base is saved too; peft saves none for ``lora_only``."""
+        """Whether every bias of the base is saved too."""
         return self.values.get("bias") == "all" and (self.method is None or self.method.saves_biases)
+
+    @property
+    def saves_own_biases(self) -> bool:
+        """Whether biases of the adapted layers are saved: ``lora_only`` trains them, and peft 0.21 saves them."""
+        release = re.match(r"(\d{1,3})\.(\d{1,3})\b", str(self.values.get("peft_version")))
+        is_new = release is not None and (int(release[1]), int(release[2])) >= (0, 21)
+        return is_new and str(self.values.get("bias")).endswith("_only")
 
     @property
     def unplanned(self) -> list[str]:

@@ -40,7 +40,8 @@ def plan_of_adapter(adapter: AdapterConfig, base: Path | None) -> tuple[TuningPl
     pattern = exactly(adapted) or NO_TARGETS[0]
     tuner = TunerSection(train_type=adapter.kind, modules_to_save=adapter.saved, target_regex=pattern, **settings)
     plan = resolve(config.model_copy(update={"tuner": tuner}), model, rows=UNKNOWN)
-    biases = [weight for weight in model.parameters() if adapter.saves_biases and "bias" in weight.name]
+    own = {f"{name}.bias" for name in plan.adapted if adapter.saves_own_biases}
+    biases = [each for each in model.parameters() if each.name in own or (adapter.saves_biases and "bias" in each.name)]
     extras = _extras(adapter, model, plan, biases)
     trainables = (*(_resized(item, adapter, plan) for item in plan.trainables), *extras)
     tensors = tuple(TensorInfo(item.key, item.shape, item.dtype) for item in trainables)

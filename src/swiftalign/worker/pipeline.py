@@ -38,7 +38,7 @@ from swiftalign.worker.callbacks import PlanCallback
 from swiftalign.worker.compare import compare_model
 from swiftalign.worker.sharding import autocast, divide, keep_divided, loading, make_whole
 from swiftalign.worker.sync_free import SyncFreeLoader, clip_without_waiting, make_sync_free
-from swiftalign.worker.targets import exact_targets
+from swiftalign.worker.targets import exact_targets, freeze_rank_numbers
 from swiftalign.worker.weights import carry_weights, load_state, write_initial
 from swiftalign.worker.workers import plan_loading, seconds_per_row
 
@@ -143,6 +143,7 @@ class AlignerSft(SwiftSft):  # type: ignore[misc]  # ms-swift ships no types
             args.resume_from_checkpoint, args.adapters = None, []
         with exact_targets(model):
             model = super().prepare_model(args, model, **kwargs)
+        freeze_rank_numbers(model)
         make_whole(model)
         dtypes = {item.parameter: item.dtype for item in plan.trainables}
         for name, weight in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Keeping peft to the layers that it is given."""
+"""Keeping peft to the layers that it is given, and to the parameters that it saves."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def exact_targets(model: Any) -> Iterator[None]:
     finally:
         del config["model_type"]
         config.update(hidden)
+
+
+def freeze_rank_numbers(model: Any) -> None:
+    """Keep AdaLoRA's `ranknum` the constant that it is: no checkpoint holds it.
+
+    peft 0.21 makes it a trained parameter where it casts it to float32, which it does for a base in 16 bits.
+
+    References:
+        peft `tuners/tuners_utils.py`, `cast_adapter_dtype`.
+    """
+    for name, weight in model.named_parameters():
+        if ".ranknum." in name:
+            weight.requires_grad_(False)
