@@ -217,6 +217,17 @@ def with_models(text: str) -> str:
     return re.sub(r"(\| class \|.*\|\n\|[ |-]+\n)(?:\| `.*\n)*", table, text)
 
 
+def metrics_told(heading: str = "") -> set[str]:
+    """The names in the tables of docs/metrics.md, or in those below one heading."""
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    [section] = (
+        [part for part in re.split(r"^## ", text, flags=re.MULTILINE) if part.startswith(heading)]
+        if heading
+        else [text]
+    )
+    return {*re.findall(r"^\| `([^`]+)` \|(?:[^|]*\|){4}$", section, re.MULTILINE)}
+
+
 def show_pages(folder: Path) -> None:
     """Take pictures of the pages that the commands of a session have written."""
     from playwright.sync_api import sync_playwright
