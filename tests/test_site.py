@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import inspect
 import os
 import re
 import shutil
@@ -113,6 +114,19 @@ def test_every_public_name_is_on_the_page_for_python(parts: dict[Path, Parts], s
     functions = {*swiftalign.__all__} - {"__version__"}
     assert {name for name in functions if f"swiftalign.{name}" not in anchors} == set()
     assert "<code>swiftalign.__version__</code>" in (site / "api.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted({*swiftalign.__all__} - {"__version__"}))
+def test_every_public_function_tells_what_it_takes_returns_and_raises(name: str) -> None:
+    function = getattr(swiftalign, name)
+    text = inspect.getdoc(function) or ""
+    takes, returns, raises = (
+        re.search(rf"^{part}:\n((?:    .*\n?|\n)+)", text, re.MULTILINE) for part in ("Args", "Returns", "Raises")
+    )
+    assert takes
+    assert re.findall(r"^    (\w+): ", takes[1], re.MULTILINE) == [*inspect.signature(function).parameters]
+    assert returns
+    assert raises or "None is raised" in returns[1]
 
 
 def test_what_would_be_dead_or_missing_fails_the_build(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
