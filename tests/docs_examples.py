@@ -1,7 +1,7 @@
 """The sessions shown in README.md and docs/: run again, to compare them or to write them anew.
 
     python tests/docs_examples.py --write        everything; it trains, and takes minutes
-    python tests/docs_examples.py --operations   only docs/operations.jpg
+    python tests/docs_examples.py --operations   only docs/operations.md and its pictures
 
 In a fenced ``console`` block a line that starts with ``$ swiftalign`` or ``$ python`` is a command, and what follows is
 its output. A fenced block after ``<!-- file: NAME -->`` is a file that later commands use. All blocks of a page share
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
+import yaml
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
@@ -34,15 +34,15 @@ from rich.text import Text
 from pages import headless
 from swiftalign.augment.pipeline import Pipeline
 from swiftalign.config.arguments import ARGUMENTS, Implied, Noted, Renamed, Rule
-from swiftalign.config.augmentation import EXAMPLES, PARAMETERS, AugmentationSection
+from swiftalign.config.augmentation import PARAMETERS, AugmentationSection
 from swiftalign.config.schema import config_schema
 from swiftalign.config.spellings import KEYS, PASS_THROUGH, home
 from swiftalign.config.swift_arguments import swift_arguments
 from swiftalign.data.encoded import as_written
 from swiftalign.data.rows import Rows
 from swiftalign.data.text import DEFAULT_WRITING
-from swiftalign.previews.contact_sheet import CELL, render_sheet
-from swiftalign.previews.strips import Panel, Previewer, Strip
+from swiftalign.previews.contact_sheet import render_sheet
+from swiftalign.previews.strips import Previewer
 from swiftalign.problems import CHECKPOINT_CODES, CODES, DATA_CODES
 
 ROOT = Path(__file__).parent.parent
@@ -54,21 +54,31 @@ PICTURES = {
     "recovery.jpg": ROOT / "docs/recovery.jpg",
     "eval.png": ROOT / "docs/eval.png",
 }
-# Contact sheets of photographs, which are reduced to this width in pixels, and the row that the second one shows.
-AUGMENTED, OPERATIONS, WIDEST, ON_ROW = ROOT / "docs/augmented.jpg", ROOT / "docs/operations.jpg", 1600, 3
-# Values that show what an operation does, where those of EXAMPLES hardly would.
-TELLING: dict[str, dict[str, Any]] = {
-    "rotate": {"max_deg": 25},
-    "scale": {"lo": 1.3, "hi": 1.3},
-    "resize_by_scale": {"lo": 0.6, "hi": 0.6},
-    "pad_to_multiple": {"multiple": 256},
-    "random_crop": {"scale": 0.5, "min_objects": 1, "skip_if_line": False},
-    "roi_crop": {"anchor_classes": ["cup"], "scale_range": 1.15, "min_crop_size": 100},
-    "hsv": {"hue_delta_deg": 90},
-    "gamma": {"gamma": 2.5},
-    "color_jitter": {"brightness": 1.3, "contrast": 1.4, "saturation": 0.3},
-    "sharpness": {"factor": 8},
-    "posterize": {"bits": 2},
+AUGMENTED, WIDEST = ROOT / "docs/augmented.jpg", 1600  # a contact sheet of photographs, reduced to this many pixels
+OPERATIONS = ROOT / "docs/operations.md"  # its pictures lie in a folder of this name, and are narrower
+WIDEST_OPERATION = 720
+# What is shown of each operation: a row of tests/photographs, and values whose effect is plain to see.
+COFFEE, DAHLIA, ROCKET, RUIN = 3, 4, 8, 9
+TELLING: dict[str, tuple[int, dict[str, Any]]] = {
+    "hflip": (ROCKET, {}),
+    "vflip": (DAHLIA, {}),
+    "rotate": (ROCKET, {"max_deg": 25}),
+    "scale": (RUIN, {"lo": 1.3, "hi": 1.3}),
+    "resize_by_scale": (COFFEE, {"lo": 0.6, "hi": 0.6}),
+    "pad_to_multiple": (COFFEE, {"multiple": 256}),
+    "expand_to_fit_affine": (ROCKET, {"multiple": 32}),
+    "random_crop": (COFFEE, {"scale": 0.5, "min_objects": 1, "skip_if_line": False}),
+    "roi_crop": (COFFEE, {"anchor_classes": ["cup"], "scale_range": 1.15, "min_crop_size": 100}),
+    "color_jitter": (DAHLIA, {"brightness": 1.3, "contrast": 1.4, "saturation": 0.3}),
+    "gamma": (RUIN, {"gamma": 2.5}),
+    "hsv": (DAHLIA, {"hue_delta_deg": 90}),
+    "clahe": (RUIN, {"clip_limit": 4.0, "tile_grid_size": [8, 8]}),
+    "auto_contrast": (RUIN, {"cutoff": 5}),
+    "equalize": (RUIN, {}),
+    "sharpness": (DAHLIA, {"factor": 8}),
+    "solarize": (COFFEE, {"threshold": 128}),
+    "posterize": (COFFEE, {"bits": 2}),
+    "imgaug.MotionBlur": (COFFEE, {"k": 15}),
 }
 # Commands of the session whose output README.md shows as a terminal.
 TERMINALS = {
@@ -247,6 +257,17 @@ def terminal_text(svg: str) -> list[str]:
     return [text for _, text in sorted(lines.items()) if text]
 
 
+def metrics_told(heading: str = "") -> set[str]:
+    """The names in the tables of docs/metrics.md, or in those below one heading."""
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    [section] = (
+        [part for part in re.split(r"^## ", text, flags=re.MULTILINE) if part.startswith(heading)]
+        if heading
+        else [text]
+    )
+    return {*re.findall(r"^\| `([^`]+)` \|(?:[^|]*\|){4}$", section, re.MULTILINE)}
+
+
 def show_pages(folder: Path) -> None:
     """Take pictures of the pages that the commands of a session have written."""
     for source, target in PAGES_SHOWN.items():
@@ -279,36 +300,110 @@ def write() -> None:
                     shutil.copyfile(Path(name) / source, target)
             if (Path(name) / AUGMENTED.name).exists():
                 save_reduced(Image.open(Path(name) / AUGMENTED.name), AUGMENTED)
-    write_operations(OPERATIONS)
+    write_operations()
 
 
-def save_reduced(picture: Image.Image, path: Path) -> None:
+def save_reduced(picture: Image.Image, path: Path, widest: int = WIDEST, quality: int = 70) -> None:
     """Write a JPEG for a page."""
-    picture.thumbnail((WIDEST, WIDEST * 10), Image.Resampling.LANCZOS)
-    picture.save(path, quality=70, optimize=True)
+    picture.thumbnail((widest, widest * 10), Image.Resampling.LANCZOS)
+    picture.save(path, quality=quality, optimize=True)
 
 
-def write_operations(path: Path) -> None:
-    """A picture of what each operation makes of one photograph and its targets."""
+def write_operations() -> None:
+    """docs/operations.md and its pictures, as the operations are now."""
+    OPERATIONS.write_text(with_operations(OPERATIONS.read_text(encoding="utf-8")), encoding="utf-8")
+    draw_operations(OPERATIONS.with_suffix(""))
+
+
+def draw_operations(folder: Path) -> None:
+    """A picture for each operation: a photograph with its targets, and what the operation makes of them."""
     rows = Rows([ROOT / "tests/photographs/rows.jsonl"])
+    folder.mkdir(exist_ok=True)
+    for name, (row, values) in TELLING.items():
+        ops: list[Any] = [{"rotate": TELLING["rotate"][1]}] if name == "expand_to_fit_affine" else []
+        ops.append({name: values} if values else name)
+        section = AugmentationSection(ops=ops, rotated_boxes="grow", seed=2)
+        strip = Previewer(rows, Pipeline(section), partial(as_written, writing=DEFAULT_WRITING)).variants(row, [0])
+        panels = [replace(each, title=title) for each, title in zip(strip.panels, ("before", "after"), strict=True)]
+        shown = replace(strip, path=Path(strip.name).relative_to(ROOT), panels=tuple(panels))
+        sheet = render_sheet([shown], f"ops: {yaml.safe_dump(ops, default_flow_style=True, width=200)}", title=name)
+        save_reduced(sheet, folder / f"{name}.jpg", WIDEST_OPERATION, quality=55)
 
-    def panel(title: str, *operations: dict[str, Any]) -> Panel:
-        pipeline = Pipeline(AugmentationSection(ops=[*operations], rotated_boxes="grow", seed=2))
-        previewer = Previewer(rows, pipeline, partial(as_written, writing=DEFAULT_WRITING))
-        made = previewer.variants(ON_ROW, [0]).panels[1 if operations else 0]
-        picture = Image.fromarray(made.image)
-        picture.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-        return replace(made, title=title, image=np.asarray(picture))
 
-    panels = [panel("original")]
-    for name in PARAMETERS:
-        operation = {name: EXAMPLES.get(name, {}) | TELLING.get(name, {}) | {"prob": 1}}
-        before = [{"rotate": {"max_deg": 25}}] if name == "expand_to_fit_affine" else []
-        panels.append(panel(name, *before, operation))
-    sheet = render_sheet(
-        [Strip(ON_ROW, Path("tests/photographs/coffee.jpg"), tuple(panels))], "one at a time", title="Operations"
+def with_operations(text: str) -> str:
+    """docs/operations.md with the part of each operation, and the names of imgaug's augmenters, as they are now."""
+    parts = {name: _operation(name) for name in TELLING} | {
+        f"imgaug: {what}": ", ".join(f"`{name}`" for name in names) + "\n" for what, names in _augmenters().items()
+    }
+    return re.sub(
+        r"(<!-- ((?!end )[\w.: ]+) -->\n)(?:.*\n)*?(?=<!-- end -->)", lambda match: match[1] + parts[match[2]], text
     )
-    save_reduced(sheet, path)
+
+
+def _operation(name: str) -> str:
+    """The parameters of an operation but ``prob``, which all have, and its picture."""
+    picture = f"![A photograph before and after {name}](operations/{name}.jpg)\n"
+    if name not in PARAMETERS:
+        return picture
+    kind, lines = PARAMETERS[name], []
+    schema = kind.model_json_schema()
+    own = sorted(schema["properties"].keys() - {"prob"}, key=[*kind.__annotations__, *schema["properties"]].index)
+    for parameter in own:
+        told = schema["properties"][parameter]
+        unit, _, meaning = told["description"].partition("; ")
+        if not meaning:
+            unit, meaning = "", unit
+        default = kind.model_fields[parameter].get_default()
+        shown = (
+            "required" if parameter in schema.get("required", ()) else f"`{json.dumps(default, ensure_ascii=False)}`"
+        )
+        what, limits = _type_and_limits(told)
+        lines.append(f"| `{parameter}` | {what} | {shown} | {unit} | {limits} | {meaning} |\n")
+    table = "| parameter | type | default | unit | range | meaning |\n| --- | --- | --- | --- | --- | --- |\n"
+    return (f"{table}{''.join(lines)}\n" if lines else "It has no parameters of its own.\n\n") + picture
+
+
+def _type_and_limits(told: dict[str, Any]) -> tuple[str, str]:
+    """What the schema of a parameter says of its type, and of the values that are allowed."""
+    first = told.get("anyOf", [told])[0]
+    bounds = [
+        word + f"{first[key]:g}"
+        for key, word in (
+            ("minimum", "at least "),
+            ("exclusiveMinimum", "above "),
+            ("maximum", "at most "),
+            ("exclusiveMaximum", "below "),
+        )
+        if key in first
+    ]
+    limits = ", ".join(bounds) or "any"
+    match told:
+        case {"anyOf": [_, {"type": "array"}]}:
+            return "number or `[lo, hi]`", limits
+        case {"anyOf": [{"type": "integer"}, {"type": "null"}]}:
+            return "whole number or `null`", limits
+        case {"type": "array", "prefixItems": [item, *_]}:
+            return "two whole numbers", _type_and_limits(item)[1]
+        case {"type": "array"}:
+            return "list of labels", "at least one"
+        case {"type": "object"}:
+            return "mapping of labels to labels", ""
+        case {"type": "boolean"}:
+            return "`true` or `false`", ""
+    return {"integer": "whole number", "number": "number"}[told["type"]], limits
+
+
+def _augmenters() -> dict[str, list[str]]:
+    """imgaug's augmenters that can be operations, in two groups: by whether they move targets."""
+    from swiftalign.augment.imgaug_ops import public_augmenters
+    from test_augment_imgaug import GEOMETRIC, NEEDED, refusal
+
+    found = dict[str, list[str]](colours=[], geometry=[])
+    for name in public_augmenters():
+        if refusal(name) is None:
+            needed = f" ({', '.join(NEEDED[name])})" if name in NEEDED else ""
+            found["geometry" if name in GEOMETRIC else "colours"].append(name + needed)
+    return found
 
 
 if __name__ == "__main__":
@@ -316,6 +411,6 @@ if __name__ == "__main__":
         case ["--write"]:
             write()
         case ["--operations"]:
-            write_operations(OPERATIONS)
+            write_operations()
         case _:
             raise SystemExit(__doc__)

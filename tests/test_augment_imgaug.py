@@ -73,7 +73,7 @@ META = {
 }  # fmt: skip
 
 
-def _reason(name: str) -> str | None:
+def refusal(name: str) -> str | None:
     """Why a class is refused, as part of the message; None where it is not."""
     if name in BY_NAME:
         return f"imgaug.{name} can't be used: it"
@@ -86,7 +86,7 @@ def _reason(name: str) -> str | None:
 
 @pytest.mark.parametrize("name", sorted(public_augmenters()))
 def test_every_augmenter_is_deterministic_or_refused_with_a_reason(name: str) -> None:
-    reason = _reason(name)
+    reason = refusal(name)
     if reason is not None:
         with pytest.raises(ConfigError) as caught:
             build(f"imgaug.{name}", NEEDED.get(name, {}))

@@ -10,9 +10,21 @@ import pytest
 import typer.main
 from PIL import Image
 
-from docs_examples import OPERATIONS, PAGES, ROOT, START, has_examples, with_keys, with_models, write_operations
+from docs_examples import (
+    OPERATIONS,
+    PAGES,
+    ROOT,
+    START,
+    TELLING,
+    draw_operations,
+    has_examples,
+    with_keys,
+    with_models,
+    with_operations,
+)
 from swiftalign.cli.app import app
 from swiftalign.config.arguments import ARGUMENTS
+from swiftalign.config.augmentation import PARAMETERS
 from swiftalign.config.sections import section_fields
 from swiftalign.config.spellings import PASS_THROUGH
 from swiftalign.config.swift_arguments import swift_arguments
@@ -90,15 +102,32 @@ def test_every_key_of_other_tools_is_on_its_page_once() -> None:
     assert third == [*PASS_THROUGH]
 
 
-def test_the_readme_links_every_page_of_docs() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert not [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme]
+def test_every_page_of_docs_is_in_the_navigation() -> None:
+    pages = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert not [page.name for page in PAGES[1:] if page.name not in pages]
 
 
-def test_the_picture_of_the_operations_is_as_they_are_now(tmp_path: Path) -> None:
-    """`python tests/docs_examples.py --operations` makes it anew."""
-    write_operations(tmp_path / "now.jpg")
-    with Image.open(tmp_path / "now.jpg") as now, Image.open(OPERATIONS) as shown:
-        assert now.size == shown.size
-        assert np.abs(np.asarray(now).astype(int) - np.asarray(shown)).mean() < 0.5
-    assert OPERATIONS.stat().st_size < 400_000
+def test_every_operation_is_on_its_page_with_its_parameters() -> None:
+    page = OPERATIONS.read_text()
+    assert with_operations(page) == page
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == [*PARAMETERS, "imgaug"]
+    assert TELLING.keys() - PARAMETERS.keys() == {"imgaug.MotionBlur"}
+
+
+def test_every_number_of_an_operation_has_a_unit() -> None:
+    told = [field for kind in PARAMETERS.values() for field in kind.model_json_schema()["properties"].values()]
+    numbers = [each for each in told if each.get("type") in ("number", "integer") or "anyOf" in each]
+    assert len(numbers) > 20
+    assert not [each for each in numbers if not re.match(r"[a-z]+; ", each["description"])]
+
+
+def test_the_pictures_of_the_operations_are_as_they_are_now(tmp_path: Path) -> None:
+    """`python tests/docs_examples.py --operations` makes them anew."""
+    draw_operations(tmp_path)
+    folder = OPERATIONS.with_suffix("")
+    assert sorted(each.name for each in folder.iterdir()) == sorted(each.name for each in tmp_path.iterdir())
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as now, Image.open(folder / path.name) as shown:
+            assert now.size == shown.size
+            assert np.abs(np.asarray(now).astype(int) - np.asarray(shown)).mean() < 0.5, path.name
+    assert sum(each.stat().st_size for each in folder.iterdir()) < 700_000

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from docs_examples import metrics_told
 from swiftalign.data.answers import Answer
+from swiftalign.data.metrics import METRICS
 from swiftalign.data.targets import TextTarget
 from swiftalign.evaluation.evaluate import begin
 from swiftalign.evaluation.faults import judge, worst_first
 from swiftalign.evaluation.predictions import Prediction, PredictionFile
-from swiftalign.evaluation.protocols import coco, refcoco
+from swiftalign.evaluation.protocols import PROTOCOLS, coco, refcoco
 from swiftalign.evaluation.questions import Question
 from swiftalign.evaluation.report import Answered, Evaluation
 from swiftalign.evaluation.summary import GROUPS, Counts, confusion, counts, difference, metrics
@@ -195,6 +197,24 @@ def test_coco_counts_by_label_and_by_the_score_of_the_answer() -> None:
     assert coco([prediction([CUP], [])])["map"] == 0.0
     with pytest.raises(DataError, match="no row has a true box"):
         coco([prediction([line((0, 0), (9, 9))], [])])
+
+
+def test_every_number_of_an_evaluation_is_on_the_page_of_metrics() -> None:
+    rows = [prediction([CUP], [box(0, 0, 200, 200, "plate")]), prediction([line((0, 0), (9, 9))], [])]
+    evaluations = [Evaluation(Answered("a", rows), Answered("b", rows), protocol=each) for each in PROTOCOLS]
+    names = {name for evaluation in evaluations for name in numbers_of(evaluation.to_json())}
+    assert metrics_told("swiftalign eval") == names - METRICS.keys()
+    assert metrics_told("Evaluation by answers") == {f"eval_{name}" for name in METRICS}
+
+
+def numbers_of(values: object) -> set[str]:
+    """The names of the numbers in JSON, at any depth."""
+    if isinstance(values, list):
+        return {name for each in values for name in numbers_of(each)}
+    if not isinstance(values, dict):
+        return set()
+    own = {name for name, value in values.items() if isinstance(value, int | float | None)}
+    return own.union(*map(numbers_of, values.values()))
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from docs_examples import metrics_told
 from swiftalign.cli import main
 from swiftalign.cli.progress import RunProgress
 from swiftalign.config.sections import DataSource
@@ -188,6 +189,30 @@ def test_the_answers_are_kept_and_the_worst_shown_in_tensorboard(scored: Path) -
     [file] = (scored / "runs").glob("events.out.*")
     board = EventAccumulator(str(file)).Reload()
     assert [image.step for image in board.Images("eval/worst_answers")] == steps
+
+
+@pytest.mark.slow
+def test_every_name_that_a_run_logs_is_on_the_page_of_metrics(scored: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = [json.loads(line) for line in (scored / "events.jsonl").read_text().splitlines()]
+    written = [event for event in events if event["kind"] == "log"]
+    lines = [json.loads(line) for line in (scored / "logging.jsonl").read_text().splitlines()][:-1]  # a summary is last
+    logged = {name for each in (*written, *lines) for name in each} - {"time", "kind", "step"}
+    [file] = (scored / "runs").glob("events.out.*")
+    tags = EventAccumulator(str(file)).Reload().Tags()["scalars"]
+    shown = {tag.removeprefix("train/").replace("eval/", "eval_") for tag in tags}
+    by_rates = {name for name in logged if name.startswith("rate_")}
+    assert {*lines[0]} - {*written[0]} | shown | by_rates == logged
+    told = {
+        name
+        for heading in ("Training", "Evaluation by loss", "Evaluation by answers")
+        for name in metrics_told(heading)
+    }
+    assert logged - told == set()
+    unmeasured = {name for name in told - logged if name.startswith(("eval_point_", "eval_polygon_"))}
+    assert told - logged - unmeasured == {"rate_vit", "memory(GiB)"}  # the ViT is frozen, and there may be no GPU
+    assert metrics_told("At the end") - events[-1].keys() == {"loss", "seconds"}
 
 
 def test_malformed_answers_are_told_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,6 +234,7 @@ class Problem:
 
     @property
     def severity(self) -> Severity:
+        """``error``, ``warning`` or ``note``, by the code."""
         return _TABLES[self.code][0]
 
     @property
@@ -246,6 +247,7 @@ class Problem:
         return f"{self.hint}\n{dump_yaml(dict(self.fix)).rstrip()}"
 
     def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints of it."""
         values = {"code": self.code, "severity": self.severity, "message": self.message, "hint": self.advice}
         return values | ({"fix": self.fix} if self.fix else {}) | ({"where": self.where} if self.where else {})
 

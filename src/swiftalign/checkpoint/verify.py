@@ -37,6 +37,7 @@ class ModuleRow:
     """One module of the base model in the report's table.
 
     Attributes:
+        module: its dotted name.
         expected: number of tensors that ought to be there; None where nothing says what to expect.
         found: number of tensors that are there.
         moved: number of tensors known to differ from their initial value; None where that is known of no tensor.
@@ -78,6 +79,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether no finding is an error."""
         return not any(finding.severity == "error" for finding in self.findings)
 
     @property
@@ -86,6 +88,7 @@ class Verification:
         return tuple(each.message for each in self.findings if each.code in ("base-renamed", "base-quantised"))
 
     def to_json(self) -> dict[str, Any]:
+        """What ``verify-ckpt --json`` prints: findings, and name, shape, dtype and known values of each tensor."""
         return {
             "path": str(self.checkpoint.path),
             "chosen": self.checkpoint.chosen.to_json(),
@@ -116,7 +119,7 @@ def verify(
 ) -> Verification:
     """Check a checkpoint folder, a checkpoint of a run folder, a model folder or a weight file.
 
-    Faults of the checkpoint do not raise: they become findings.
+    Faults of the checkpoint do not raise: they become findings. No code that a file holds is run.
 
     Args:
         source: a path, or what `read_checkpoint` has read from it.
@@ -127,6 +130,9 @@ def verify(
         resumable: check trainer and optimizer state too.
         which: the checkpoint of a run folder: ``best``, ``last`` or the number of a step; by default its best one if
             the run keeps the best model, else its newest.
+
+    Returns:
+        What was found: ``ok`` says whether the checkpoint is sound, ``findings`` what is wrong with it.
 
     Raises:
         ModelError: there is nothing to check at this path, or the plan or the base can't be read.

@@ -74,5 +74,17 @@ CHECKS: tuple[Check, ...] = (
 
 
 def preflight(config: Config, model: Model, plan: TuningPlan) -> list[Problem]:
-    """Every problem that the checks find, in their order; none is raised."""
+    """Look for problems of a configuration and its plan, before anything trains.
+
+    The rows are not looked at: `train` checks each of them before it trains.
+
+    Args:
+        config: the configuration.
+        model: its model, from `read_model`.
+        plan: its plan, from `resolve`.
+
+    Returns:
+        Every problem that is found, in the order of the checks. None is raised: `train` refuses a
+        configuration with a problem whose ``severity`` is ``error``.
+    """
     return [problem for check in CHECKS for problem in check(config, model, plan)]

@@ -276,7 +276,7 @@ _RULES: tuple[tuple[dict[str, tuple[Any, ...]], str, str], ...] = (
     (
         {"use_ray": (False,), "ray_exp_name": (), "device_groups": ()},
         "'swiftalign train' starts the processes, without Ray",
-        "remove it; docs/running.md has scripts for several machines",
+        "remove it; docs/several-gpus.md has scripts for several machines",
     ),
     (
         {"save_on_each_node": (False,)},

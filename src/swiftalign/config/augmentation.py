@@ -1,12 +1,14 @@
 """The augmentation section of a configuration: operations, their parameters, and the rules for targets.
 
 Each operation has a model of its parameters, with the guide's names. A range is ``[lo, hi]``, or one number for both.
+The description of a number begins with its unit: docs/operations.md is made of the descriptions.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -39,25 +41,39 @@ def _as_range(value: Any) -> Any:
     return (float(value[0]), float(value[1]))
 
 
-def _factors(value: Any) -> Any:
-    low, high = _as_range(value)
-    if low < 0 or high > _MOST:
-        raise ValueError(f"a factor must be from 0 to {_MOST:g}")
-    return (low, high)
+@dataclass(frozen=True)
+class _Bounds:
+    """What both ends of a range must lie within.
+
+    Attributes:
+        what: the numbers, in messages.
+        low: the smallest that is allowed; with ``above``, the largest that is not.
+    """
+
+    what: str
+    low: float
+    high: float
+    above: bool = False
+
+    def check(self, value: Any) -> Range:
+        low, high = _as_range(value)
+        if low < self.low or high > self.high or (self.above and low == self.low):
+            allowed = (
+                f"above {self.low:g}, and at most {self.high:g}"
+                if self.above
+                else f"from {self.low:g} to {self.high:g}"
+            )
+            raise ValueError(f"{self.what} must be {allowed}")
+        return (low, high)
+
+    @property
+    def schema(self) -> WithJsonSchema:
+        return _range_schema({"exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high})
 
 
-def _ratios(value: Any) -> Any:
-    low, high = _as_range(value)
-    if low < 0.05 or high > 20:
-        raise ValueError("a ratio must be from 0.05 to 20")
-    return (low, high)
-
-
-def _shares(value: Any) -> Any:
-    low, high = _as_range(value)
-    if low <= 0 or high > 1:
-        raise ValueError("a share must be above 0, and at most 1")
-    return (low, high)
+def _range_schema(bounds: dict[str, float]) -> WithJsonSchema:
+    number = {"type": "number", **bounds}
+    return WithJsonSchema({"anyOf": [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2}]})
 
 
 def _label(value: str) -> str:
@@ -66,11 +82,13 @@ def _label(value: str) -> str:
     return value
 
 
-_MOST = 100.0  # greater than any useful factor, and small enough not to overflow
-_RANGE_SCHEMA = WithJsonSchema(
-    {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}]}
-)
-Factors = Annotated[Range, BeforeValidator(_factors), _RANGE_SCHEMA]
+_FACTORS = _Bounds("a factor", 0, 100)  # 100 is greater than any useful factor, and too small to overflow
+_RATIOS = _Bounds("a ratio", 0.05, 20)
+_SHARES = _Bounds("a share", 0, 1, above=True)
+Factors = Annotated[Range, BeforeValidator(_FACTORS.check), _FACTORS.schema]
+Ratios = Annotated[Range, BeforeValidator(_RATIOS.check), _RATIOS.schema]
+Shares = Annotated[Range, BeforeValidator(_SHARES.check), _SHARES.schema]
+Angles = Annotated[Range, BeforeValidator(_as_range), _range_schema({})]
 Multiple = Annotated[int, Field(ge=1, le=4096)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
 Count = Annotated[int, Field(ge=1)]
@@ -104,9 +122,12 @@ _FILL_SCHEMA = WithJsonSchema(
 Fill = Annotated[Colour | Literal["grey", "mean"], BeforeValidator(_fill), _FILL_SCHEMA]
 
 
+_SIDES = "pixels; the sides become multiples of this many"
+
+
 class _Interval(Parameters):
-    lo: Zoom
-    hi: Zoom
+    lo: Zoom = Field(description="factor; the least that is drawn, below 1 makes smaller")
+    hi: Zoom = Field(description="factor; the most that is drawn, above 1 makes larger")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -126,7 +147,7 @@ class Vflip(Parameters):
 class Rotate(Parameters):
     """Rotate about the centre; the image keeps its size."""
 
-    max_deg: Annotated[float, Field(ge=0, le=180)] = Field(description="largest angle in degrees, in both directions")
+    max_deg: Annotated[float, Field(ge=0, le=180)] = Field(description="degrees; the largest angle, in both directions")
 
 
 class Scale(_Interval):
@@ -136,21 +157,21 @@ class Scale(_Interval):
 class ResizeByScale(_Interval):
     """Resize the image; its sides become multiples of align_multiple."""
 
-    align_multiple: Multiple = 32
+    align_multiple: Multiple = Field(32, description=_SIDES)
 
 
 class PadToMultiple(Parameters):
     """Extend the image to the right and the bottom; its sides become multiples of multiple."""
 
-    multiple: Multiple = 32
+    multiple: Multiple = Field(32, description=_SIDES)
 
 
 class ExpandToFitAffine(Parameters):
     """Enlarge the canvas so that it shows the whole image: earlier operations, but for crops, cut nothing off."""
 
-    multiple: Multiple = Field(32, description="the sides become multiples of this many pixels")
+    multiple: Multiple = Field(32, description=_SIDES)
     max_pixels: Annotated[int, Field(ge=1)] | None = Field(
-        921600, description="most pixels of the canvas; a larger one is reduced. null: any number"
+        921600, description="pixels; the most of the canvas, a larger one is reduced. null: any number"
     )
 
     @model_validator(mode="after")
@@ -166,7 +187,7 @@ class _Crop(Parameters):
     """Parameters of every crop."""
 
     completeness_threshold: Share = Field(
-        0.95, description="labels change as partly_shown says if a smaller share of the object is visible"
+        0.95, description="share; labels change as partly_shown says if less of the object is visible"
     )
     partly_shown: dict[Label, Label] = Field(
         {"显示完整": "只显示部分", "可见性=完整": "可见性=部分"},
@@ -180,19 +201,18 @@ class _Crop(Parameters):
         return {name: getattr(self, name) for name in names}
 
 
-_COVERAGE = "targets are dropped, also from the answer, if a smaller share of them is in the crop"
-_OBJECTS = "the crop is left out if fewer objects would remain"
+_COVERAGE = "share; targets of which less is in the crop are dropped, also from the answer"
+_OBJECTS = "objects; the crop is left out if fewer would remain"
 _LINE = "leave the crop out if it would cut or drop a line"
 
 
 class RandomCrop(_Crop):
     """Keep a part of the image, anywhere in it."""
 
-    scale: Annotated[Range, BeforeValidator(_shares), _RANGE_SCHEMA] = Field(
-        (0.6, 1.0), description="share of the image's area"
-    )
-    aspect_ratio: Annotated[Range, BeforeValidator(_ratios), _RANGE_SCHEMA] = Field(
-        (0.8, 1.2), description="width over height; sides that are longer than the image are shortened"
+    scale: Shares = Field((0.6, 1.0), description="share; area of the crop over that of the image")
+    aspect_ratio: Ratios = Field(
+        (0.8, 1.2),
+        description="ratio; width of the crop over its height. Sides that are longer than the image are shortened",
     )
     min_coverage: Share = Field(0.3, description=_COVERAGE)
     min_objects: Count = Field(4, description=_OBJECTS)
@@ -205,10 +225,8 @@ class RoiCrop(_Crop):
     anchor_classes: Annotated[tuple[Label, ...], Field(min_length=1, strict=False)] = Field(
         description="labels, parts of labels between commas or slashes, or values in key=value"
     )
-    scale_range: Annotated[Range, BeforeValidator(_ratios), _RANGE_SCHEMA] = Field(
-        (1.2, 2.0), description="sides of the crop over those of the object's box"
-    )
-    min_crop_size: Annotated[int, Field(ge=1)] = Field(320, description="pixels; smallest side of the crop")
+    scale_range: Ratios = Field((1.2, 2.0), description="factor; sides of the crop over those of the object's box")
+    min_crop_size: Annotated[int, Field(ge=1)] = Field(320, description="pixels; the smallest side of the crop")
     min_coverage: Share = Field(0.4, description=_COVERAGE)
     min_objects: Count = Field(1, description=_OBJECTS)
     skip_if_line: bool = Field(False, description=_LINE)
@@ -217,37 +235,37 @@ class RoiCrop(_Crop):
 class ColorJitter(Parameters):
     """Change brightness, contrast and saturation in this order, as PIL does."""
 
-    brightness: Factors = (1.0, 1.0)
-    contrast: Factors = (1.0, 1.0)
-    saturation: Factors = (1.0, 1.0)
+    brightness: Factors = Field((1.0, 1.0), description="factor; 0 is black, 1 changes nothing")
+    contrast: Factors = Field((1.0, 1.0), description="factor; 0 is an even grey, 1 changes nothing")
+    saturation: Factors = Field((1.0, 1.0), description="factor; 0 is without colour, 1 changes nothing")
 
 
 class Gamma(Parameters):
     """Replace each value by 255 * (value / 255) ** gamma."""
 
-    gamma: Factors
+    gamma: Factors = Field(description="exponent; below 1 lightens, 1 changes nothing, above 1 darkens")
 
 
 class Hsv(Parameters):
     """Shift the hue; multiply the saturation and the value."""
 
-    hue_delta_deg: Annotated[Range, BeforeValidator(_as_range), _RANGE_SCHEMA] = (0.0, 0.0)
-    sat: Factors = (1.0, 1.0)
-    val: Factors = (1.0, 1.0)
+    hue_delta_deg: Angles = Field((0.0, 0.0), description="degrees; added to the hue, a circle of 360")
+    sat: Factors = Field((1.0, 1.0), description="factor; of the saturation, 1 changes nothing")
+    val: Factors = Field((1.0, 1.0), description="factor; of the largest of red, green and blue, 1 changes nothing")
 
 
 class Clahe(Parameters):
     """Contrast-limited adaptive histogram equalisation of the lightness in Lab."""
 
-    clip_limit: Factors = (4.0, 4.0)
-    tile_grid_size: tuple[Tiles, Tiles] = Field((8, 8), strict=False, description="number of tiles across and down")
+    clip_limit: Factors = Field((4.0, 4.0), description="factor; a higher one leaves more contrast and noise")
+    tile_grid_size: tuple[Tiles, Tiles] = Field((8, 8), strict=False, description="tiles; their number across and down")
 
 
 class AutoContrast(Parameters):
     """Stretch the values of each channel over 0..255, as PIL does."""
 
     cutoff: Annotated[float, Field(ge=0, lt=50)] = Field(
-        0.0, description="percent of the darkest, and of the lightest values that the stretch may clip"
+        0.0, description="percent; of the darkest, and of the lightest values that the stretch may clip"
     )
 
 
@@ -258,19 +276,19 @@ class Equalize(Parameters):
 class Sharpness(Parameters):
     """Change the sharpness as PIL does: 0 blurs, 1 changes nothing."""
 
-    factor: Factors
+    factor: Factors = Field(description="factor; 0 blurs, 1 changes nothing, above 1 sharpens")
 
 
 class Solarize(Parameters):
     """Invert the values that are at least the threshold."""
 
-    threshold: Annotated[int, Field(ge=0, le=256)] = 128
+    threshold: Annotated[int, Field(ge=0, le=256)] = Field(128, description="level; 256 inverts none")
 
 
 class Posterize(Parameters):
     """Keep this many bits of each value."""
 
-    bits: Annotated[int, Field(ge=1, le=8)] = 4
+    bits: Annotated[int, Field(ge=1, le=8)] = Field(4, description="bits; 8 changes nothing")
 
 
 _GEOMETRY = (Hflip, Vflip, Rotate, Scale, ResizeByScale, ExpandToFitAffine, RandomCrop, RoiCrop)

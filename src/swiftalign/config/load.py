@@ -32,6 +32,15 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
     chooses a method, and its ``tuner`` section replaces the whole earlier section. The files that a file names under
     ``extends`` are part of it: they are merged in their order, and its own values over them.
 
+    Args:
+        files: one YAML file, or several in their order. Relative paths in a file count from its folder.
+        overrides: settings as ``--set`` takes them, e.g. ``training.aligner_lr=5e-5``. Relative paths in them count
+            from the current folder.
+
+    Returns:
+        The checked configuration, which knows the file and line of each of its values. Names of other tools are
+        translated; a key without effect is in its ``notes``.
+
     Raises:
         SwiftalignError: a file can't be read.
         ConfigError: the files have problems; the error lists all of them.

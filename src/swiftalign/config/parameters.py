@@ -18,4 +18,4 @@ class Strict(BaseModel):
 class Parameters(Strict):
     """Parameters of every operation."""
 
-    prob: Share = Field(1.0, description="share of the rows that the operation changes")
+    prob: Share = Field(1.0, description="share; of the rows, those that the operation changes")

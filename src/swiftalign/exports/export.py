@@ -39,8 +39,8 @@ class ExportReport(Written):
         checkpoint: folder of the checkpoint that was merged.
         chosen: why this checkpoint was taken.
         method: the tuning method, by the name that ``init`` knows.
-        seconds: duration of the export.
-        max_logit_difference: what ``check_logits`` measured.
+        seconds: duration of the export, in seconds.
+        max_logit_difference: the largest absolute difference of a logit that ``check_logits`` found; None without it.
         scale: how much of the way from the base to the trained values was gone.
     """
 
@@ -54,6 +54,7 @@ class ExportReport(Written):
     scale: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
+        """All attributes as plain values; paths are texts."""
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
 
 
@@ -76,6 +77,9 @@ def export(
 ) -> ExportReport:
     """Write a deployable model folder, or a part of one.
 
+    The checkpoint is verified first. Without ``dtype``, only the planned tensors of the result differ from the base's
+    files, in their bytes; what was written is read back and compared.
+
     Args:
         checkpoint: a checkpoint folder or a run folder.
         output: the folder to write; with ``mmproj``, a folder or a file.
@@ -96,6 +100,9 @@ def export(
             the run keeps the best model, else its newest.
         scale: how much of the way from the base's values to the trained ones to go, above 0 and at most 1: below 1, the
             result is their weighted average, which forgets less.
+
+    Returns:
+        What was written, from what, and where.
 
     Raises:
         SwiftalignError: the scale is out of range, or does not go with what is to be written.

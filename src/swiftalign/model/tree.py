@@ -165,6 +165,7 @@ class Model:
                 yield from module.weights
 
     def component(self, name: str) -> Component:
+        """The component that a module or parameter lies in: ``llm``, ``vit``, ``aligner`` or ``other``."""
         return self.architecture.component(name)
 
     def parameters(self) -> Iterator[TensorInfo]:

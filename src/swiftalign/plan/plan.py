@@ -46,7 +46,10 @@ class Trainable:
         parameter: its name in the running model, as peft names it.
         key: its name in a checkpoint.
         module: the module of the base model that it belongs to.
+        component: ``llm``, ``vit``, ``aligner`` or ``other``.
         how: whether it belongs to an adapter, or to a module that trains whole.
+        shape: its sizes, as torch gives them; AdaLoRA's ranks are those at the start.
+        dtype: the dtype in which it trains, e.g. ``float32``.
         decays: whether weight decay applies to it.
     """
 
@@ -66,7 +69,12 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Count:
-    """Number of parameters of a component of the base model, and of those that train for it (adapters included)."""
+    """Number of parameters of a component.
+
+    Attributes:
+        total: those of the base model.
+        trainable: those that train for it, adapters included.
+    """
 
     total: int
     trainable: int
@@ -78,6 +86,8 @@ class OptimizerGroup:
 
     Attributes:
         component: the component that they belong to; ``all`` where the optimizer makes no difference between them.
+        learning_rate: their learning rate at the top of the schedule.
+        weight_decay: their weight decay.
         parameters: their names in the running model.
     """
 
@@ -141,6 +151,10 @@ class TuningPlan:
 
     Attributes:
         method: modules_to_save, full, or the name of the tuning method, as ``init --method`` knows it.
+        train_type: ``tuner.train_type`` of the configuration.
+        model: folder or hub id of the base model.
+        model_type: ``model_type`` of the base model's config.json.
+        dtype: dtype of the base model's weights once loaded.
         adapted: layers of the base model that carry an adapter.
         saved: modules of the base model that train whole; empty for full training.
         decided_by: which setting decided what is adapted; ``nothing`` is a target_regex that means no layer.
@@ -148,6 +162,7 @@ class TuningPlan:
         matches: what each entry of modules_to_save and of the deciding setting matches.
         trainables: every parameter that trains.
         tensors: name, shape and dtype of everything in a checkpoint; AdaLoRA's ranks are upper bounds.
+        components: number of parameters by component: ``llm``, ``vit``, ``aligner``, and ``other`` if there are any.
         optimizer: name of the optimizer among ms-swift's.
         rates: learning rate of each component, whether it trains or not.
         groups: the optimizer's groups; empty where the optimizer makes its own.
@@ -176,10 +191,12 @@ class TuningPlan:
 
     @property
     def total_parameters(self) -> int:
+        """Number of parameters of the base model."""
         return sum(count.total for count in self.components.values())
 
     @property
     def trainable_parameters(self) -> int:
+        """Number of parameters that train, adapters included."""
         return sum(count.trainable for count in self.components.values())
 
     @property
@@ -189,6 +206,7 @@ class TuningPlan:
 
     @property
     def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint's tensors in bytes, without the optimizer's state."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property

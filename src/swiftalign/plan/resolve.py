@@ -33,12 +33,18 @@ def resolve(
     """Turn a configuration and a model into the plan.
 
     Faults in the configuration do not raise: the plan shows what would train in spite of them, and
-    `swiftalign.checks.preflight` names them.
+    `swiftalign.preflight` names them.
 
     Args:
+        config: what `load_config` has read.
+        model: what `read_model` has read for it.
         rows: numbers of rows to train and validate on; None to count them in the configuration's data files.
         processes: number of training processes, from which the number of steps follows.
         fitting: rows per batch that fit the GPU's memory, for ``per_device_train_batch_size: auto``.
+
+    Returns:
+        The plan that ``inspect-params`` prints, ``train`` follows, and ``verify-ckpt`` and ``export`` go by. What an
+        adapter adds, its names in a checkpoint and the optimizer's groups are those of peft and ms-swift.
 
     Raises:
         DataError: a data file that the configuration names is missing, and the rows are to be counted.

@@ -59,6 +59,7 @@ class PreviewResult:
         return [f"row {row}, {panel.title}: {fault}" for row, panel in panels for fault in panel.faults]
 
     def to_json(self) -> dict[str, Any]:
+        """What ``preview-aug --json`` prints; the pictures are left out."""
         values: dict[str, Any] = {"seed": self.seed, "epochs": self.epochs}
         if self.percent is not None:
             values["progress"] = self.percent
@@ -88,6 +89,7 @@ def preview(
     Pictures and targets are read back from samples that ms-swift's template encodes, as in training.
 
     Args:
+        config: names the model, the rows and the augmentation.
         rows: numbers of the rows, counted from 0 over all training files.
         num: number of rows, from the first, where ``rows`` is None; by default 6, or 200 for the report.
         epochs: epochs whose draws are shown or measured.
@@ -99,6 +101,9 @@ def preview(
         report: measure the effect on targets; pictures are then made only if a file is named for them.
         source: name of the configuration, for the heading.
         progress: called with what is being done.
+
+    Returns:
+        The pictures and numbers, and the names of the files that were written.
 
     Raises:
         SwiftalignError: the configuration has no training data, there is no augmentation to measure or to show in

@@ -43,6 +43,7 @@ class Processes:
 
     @property
     def total(self) -> int:
+        """Number of processes that train, over all machines."""
         return self.each * self.commands
 
     @property

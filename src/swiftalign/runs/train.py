@@ -78,11 +78,14 @@ class RunResult:
     """What a run left behind.
 
     Attributes:
+        run_folder: folder of the configuration, plan, log, events and checkpoints.
         status: ``done``, or ``stopped`` by a signal after a checkpoint was saved.
         step: the last optimizer step.
+        checkpoint: the last checkpoint that was saved; None where none was.
+        best_checkpoint: that of the best evaluation; None where the run does not keep the best.
         seconds: wall-clock time from the start of the training processes to their end.
         losses: (step, training loss) of every log.
-        accuracies: by name, from the last evaluation that measured them.
+        accuracies: shares from 0 to 1 by name, e.g. ``bbox_acc``, from the last evaluation that measured them.
         values: everything else that the training processes report, by name, e.g. ``tokens_per_second``.
         phases: the result of each phase; empty for a run without phases.
         chosen: the checkpoint that the run folder stands for, and why; None where none was saved.
@@ -203,17 +206,27 @@ def train(
     check_images: bool = True,
     listen: Listener = lambda event: None,
 ) -> RunResult:
-    """Check a configuration, then train it with ms-swift in child processes.
+    """Check a configuration and all its rows, then train it with ms-swift in child processes.
+
+    The first Ctrl-C, SIGTERM and the like save a checkpoint after the current step, and the result's ``status`` is then
+    ``stopped``.
 
     Args:
+        config: the configuration, or its phases.
         resume: go on with the configuration's last run, from its newest sound checkpoint.
         allow: codes of error problems that do not stop the run.
         processes: how many processes train, and where; this is command 0 of those that train together.
         check_images: whether every image is decoded before training, not only its header read.
-        listen: is called with each event, for progress and messages.
+        listen: is called with each event, for progress and messages. By default nothing is shown.
+
+    Returns:
+        What the run left behind: of a run in phases that of its last phase, with all phases in ``phases``.
 
     Raises:
         PreflightError: a problem that is an error was found and is not allowed.
+        ModelError: there is no such model.
+        DataError: a data file is missing or empty.
+        SwiftalignError: the run uses several machines, and ``training.output_dir`` is not set.
         RunFolderError: the run folder is in use, holds another run, or can't be written.
         TrainingError: training ended before its last step.
         SystemExit: SIGTERM or Ctrl-C came before the first step, or a second time.
