@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console
+from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, as_result, check_allowed, print_json
+from swiftalign.cli.complete import one_of
+from swiftalign.cli.terminal import open_console
 from swiftalign.problems import SwiftalignError, blocking
 
 
@@ -18,7 +19,11 @@ def inspect_params(
     allowed: Allowed = None,
     expect: Annotated[
         str | None,
-        typer.Option(metavar="aligner", help="Exit with 1 unless all of the aligner trains, and nothing else."),
+        typer.Option(
+            metavar="aligner",
+            help="Exit with 1 unless all of the aligner trains, and nothing else.",
+            autocompletion=one_of("aligner"),
+        ),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -96,7 +101,7 @@ def inspect_params(
             ]
         if fits:
             values["what_fits"] = [asdict(each) for each in fits] if config.phases else asdict(fits[0])
-        print(json.dumps(values, indent=2))
+        print_json(as_result(values, problems, ok=not blocking(problems, allowed)))
     else:
         console = open_console()
         print_plan(plan, model, console)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, check_output, open_console
+from swiftalign.cli.app import AsJson, as_result, check_output, print_json
+from swiftalign.cli.terminal import open_console
 from swiftalign.problems import SwiftalignError
 
 PICTURE = "compare.png"
@@ -18,7 +18,7 @@ def runs(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DIR",
+            metavar="FOLDER",
             help="Folders to search for runs; with --compare, the runs.  [default: the current folder]",
             show_default=False,
         ),
@@ -26,7 +26,12 @@ def runs(
     compare: Annotated[bool, typer.Option("--compare", help="Show runs side by side, and draw their curves.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help=f"PNG to write with --compare.  [default: {PICTURE}]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=f"Write the picture of --compare to this PNG file.  [default: {PICTURE}]",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False,
     as_json: AsJson = False,
@@ -57,7 +62,7 @@ def runs(
         places = folders or [Path()]
         found = find_runs(*places)
         if as_json:
-            print(json.dumps([run.to_json() for run in found], indent=2))
+            print_json([run.to_json() for run in found])
         elif found:
             print_runs(found, open_console())
         else:
@@ -80,7 +85,7 @@ def runs(
         except OSError as error:
             raise SwiftalignError(f"can't write {picture}: {error.strerror or error}") from None
     if as_json:
-        print(json.dumps({**comparison.to_json(), "picture": str(picture) if drawn else None}, indent=2))
+        print_json(as_result({**comparison.to_json(), "picture": str(picture) if drawn else None}))
         return
     print_comparison(comparison, open_console())
     print(f"wrote {short_path(picture)}" if drawn else "no picture: no run has logged a loss")
