@@ -44,13 +44,18 @@ def verify_ckpt(
 
     The expected tensors come from the run's plan.json, or from --config. Without both, they come from
     adapter_config.json and the base model that it names, or for a model folder from its config.json.
-    Exit codes: 0 = sound, 1 = a problem is an error, 2 = the checkpoint can't be checked. Examples:
+
+    Exit codes: 0 = sound, 1 = a problem is an error, 2 = the checkpoint can't be checked.
+
+    Examples:
 
       swiftalign verify-ckpt runs/stage4
 
       swiftalign verify-ckpt runs/stage4 --checkpoint last
 
       swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
+
+    Next: 'swiftalign export RUN --output FOLDER' merges the checkpoint into its base model.
     """
     if every and which is not None:
         raise SwiftalignError("--all and --checkpoint exclude each other")
@@ -142,8 +147,11 @@ def export(
     The result is a model folder. Tensors that the run did not train stay equal to the base's, byte for byte,
     unless --dtype converts them. The folder is checked before it gets its name. Its README.md says which checkpoint
     it was made of, and why this one.
+
     Exit codes: 0 = written, 1 = the checkpoint is refused or the upload failed, 2 = there is no checkpoint, no base or
-    no access to the hub. Examples:
+    no access to the hub.
+
+    Examples:
 
       swiftalign export runs/stage4 --output models/stage4
 
@@ -156,6 +164,8 @@ def export(
       swiftalign export runs/stage4 -o mmproj-stage4-F16.gguf --mmproj --dtype float16
 
       swiftalign export runs/stage4 -o models/stage4 --push my-name/stage4
+
+    Next: 'swiftalign eval FOLDER ROWS' measures the model, and 'swiftalign docs serving' has servers for it.
     """
     check_dtype(dtype)
     parts = {"--adapter-only": adapter_only, "--aligner-only": aligner_only, "--mmproj": mmproj}

@@ -50,6 +50,7 @@ def convert(
 
     'swiftalign train' reads all these layouts itself: convert to look at rows, to correct them, or to keep them.
     Annotation tools: COCO, LabelMe, CVAT, Label Studio, YOLO, DOTA, Pascal VOC, VIA, Supervisely; RefCOCO (Parquet).
+
     Exit codes: 0 = written, 1 = the rows have errors, so that nothing is written, 2 = the command fails.
 
     Examples:
@@ -59,6 +60,8 @@ def convert(
       swiftalign convert yolo/data.yaml more/annotations.xml -o rows.jsonl
 
       swiftalign convert data/train.jsonl --join 2 --shuffle 0 -o data/pairs.jsonl
+
+    Next: 'swiftalign preview-aug CONFIG' shows the rows as the model gets them, once data.train names the file.
     """
     allowed = check_allowed(allow)
     from pydantic import ValidationError

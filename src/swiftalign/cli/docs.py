@@ -29,7 +29,10 @@ def docs(
     """List the pages of the documentation, show one of them, or say what the code of a problem means.
 
     The pages come with the package. A terminal shows a page through its pager; in a pipe it is plain Markdown.
-    Exit codes: 0 = success, 2 = there is no such page or code. Examples:
+
+    Exit codes: 0 = success, 2 = there is no such page or code.
+
+    Examples:
 
       swiftalign docs
 
@@ -38,6 +41,8 @@ def docs(
       swiftalign docs aligner-incomplete
 
       swiftalign docs data > data.md
+
+    Next: 'swiftalign docs PAGE' shows a page, and 'swiftalign COMMAND --help' a command's options.
     """
     pages = shipped.pages()
     if name is None:
@@ -80,13 +85,10 @@ def _text_of(name: str) -> str:
     code = anchor or page
     if code in codes and page.removesuffix(".md") in ("findings", code):
         severity, meaning = codes[code]
-        about = "\n\n".join(shipped.paragraphs_about(code))
-        allowed = (
-            f"\n\nAn error can be accepted: `--allow {code}`."
-            if severity == "error" and code not in CHECKPOINT_CODES
-            else ""
-        )
-        return f"`{code}` ({severity}): {meaning}.{allowed}" + (f"\n\n{about}" if about else "")
+        parts = [f"`{code}` ({severity}): {meaning}.", *shipped.paragraphs_about(code)]
+        if severity == "error" and code not in CHECKPOINT_CODES:
+            parts.append(f"It can be accepted: `--allow {code}`.")
+        return "\n\n".join(parts)
     path = pages.get(page.removesuffix(".md"))
     if path is None:
         about = f"{name}: no page and no problem has this name"

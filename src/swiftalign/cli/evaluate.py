@@ -51,7 +51,7 @@ def evaluate(
     ] = None,
     served_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Ask for the model of this name on that server, if it has several."),
+        typer.Option(metavar="NAME", help="Ask the model of this name, if the server has several."),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -89,11 +89,16 @@ def evaluate(
     An answer is cut off when it is a quarter longer than the true one.
     With --url, MODEL is the folder that is served, or its id on a hub: it says how the model writes coordinates. A key
     is read from OPENAI_API_KEY.
-    Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
+
+    Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails.
+
+    Examples:
 
       swiftalign eval runs/stage4 data/val.jsonl --against Qwen3-VL-4B-Instruct
 
       swiftalign eval models/stage4 data/val.jsonl --url http://localhost:8000/v1 --served-name stage4
+
+    Next: 'swiftalign docs evaluation' says what the numbers mean.
     """
     from swiftalign.config.load import load_config
     from swiftalign.evaluation.protocols import PROTOCOLS

@@ -18,17 +18,15 @@ from swiftalign.problems import SwiftalignError
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="The file to write.")] = Path("config.yaml"),
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Train this model: a hub id, or a model folder.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Train this model: a hub id or a folder.")] = None,
     method: Annotated[
         str | None,
         typer.Option(
             metavar="METHOD",
             autocompletion=method_names,
-            help="Choose what trains: the aligner whole (modules_to_save, or full, without an adapter file), adapters on it "
-            "(lora, dora, adalora, boft, fourierft), or mixed: it trains whole, with LoRA on the last layers of LLM "
-            "and ViT.",
+            help="Choose what trains: the aligner whole (modules_to_save, or full, without an adapter file), adapters "
+            "on it (lora, dora, adalora, boft, fourierft), or mixed: it trains whole, with LoRA on the last layers of "
+            "LLM and ViT.",
         ),
     ] = None,
     problem: Annotated[
@@ -42,15 +40,13 @@ def init(
             "was measured.",
         ),
     ] = None,
-    train_file: Annotated[
-        str | None, typer.Option("--train", metavar="ROWS", help="Train on this file of rows.")
-    ] = None,
+    train_file: Annotated[str | None, typer.Option("--train", metavar="ROWS", help="Train on this file.")] = None,
     val_file: Annotated[
         str | None,
         typer.Option(
             "--val",
             metavar="ROWS",
-            help="Validate on this file of rows. The config then measures accuracy by kind of target, keeps the best model and "
+            help="Validate on this file. The config then measures accuracy by kind of target, keeps the best model and "
             "stops early.",
         ),
     ] = None,
@@ -59,8 +55,8 @@ def init(
         typer.Option(
             "--replay",
             metavar="ROWS",
-            help="Mix in rows of what the model must not forget, such as those it was trained on before: a quarter of the "
-            "training rows are drawn from them.",
+            help="Mix in rows of what the model must not forget, such as those it was trained on before: a quarter of "
+            "the training rows are drawn from them.",
         ),
     ] = None,
     demo: Annotated[
@@ -107,7 +103,9 @@ def init(
     """Write a configuration with comments, or a demo workspace.
 
     On a terminal, it asks for options that are missing, and checks each answer. Comments in the file say why its
-    settings are there. Examples:
+    settings are there.
+
+    Examples:
 
       swiftalign init
 
@@ -124,6 +122,8 @@ def init(
       swiftalign init --demo demo
 
       swiftalign init config.yaml --from output/v0-20260101-120000
+
+    Next: 'swiftalign inspect-params CONFIG' shows what the configuration would train.
     """
     if schema:
         from swiftalign.config.schema import config_schema
@@ -143,16 +143,16 @@ def init(
     if example is not None:
         from swiftalign.init.examples import write_example
 
-        others = {"model": model, "method": method, "problem": problem, "train": train_file, "val": val_file}
-        others |= {"replay": replay_file, "demo": demo, "curriculum": curriculum, "from": origin}
-        if given := [f"--{name}" for name, value in others.items() if value is not None]:
+        wider: dict[str, object] = {"model": model, "method": method, "problem": problem, "train": train_file}
+        wider |= {"val": val_file, "replay": replay_file, "demo": demo, "curriculum": curriculum, "from": origin}
+        if given := [f"--{name}" for name, value in wider.items() if value is not None]:
             message = f"--example writes a file as it is, so it can't be combined with {', '.join(given)}"
             raise SwiftalignError(message, "leave it out, and change the file that is written")
         written = write_example(path, example, force=force)
     elif origin is not None:
         from swiftalign.init.moved import write_moved
 
-        others = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
+        others: dict[str, object] = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
         others |= {"replay": replay_file}
         if given := [f"--{name}" for name, value in others.items() if value is not None]:
             message = (
@@ -161,7 +161,13 @@ def init(
             raise SwiftalignError(message, "leave it out, and change the file that is written")
         written = write_moved(path, origin, model=model, train=train_file, val=val_file, force=force)
     elif demo is not None:
-        beside = {"model": model, "problem": problem, "train": train_file, "val": val_file, "curriculum": curriculum}
+        beside: dict[str, object] = {
+            "model": model,
+            "problem": problem,
+            "train": train_file,
+            "val": val_file,
+            "curriculum": curriculum,
+        }
         beside |= {"replay": replay_file}
         if given := [f"--{name}" for name, value in beside.items() if value is not None]:
             message = f"--demo has its own model and data, so it can't be combined with {', '.join(given)}"

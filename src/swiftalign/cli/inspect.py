@@ -39,7 +39,10 @@ def inspect_params(
     """Show what a configuration would train.
 
     Only names, shapes and dtypes are read; the model is not loaded.
-    Exit codes: 0 = no errors, 1 = a problem is an error, 2 = the config or the model can't be read. Examples:
+
+    Exit codes: 0 = no errors, 1 = a problem is an error, 2 = the config or the model can't be read.
+
+    Examples:
 
       swiftalign inspect-params stage4.yaml
 
@@ -48,6 +51,8 @@ def inspect_params(
       swiftalign inspect-params stage4.yaml --gpu H100
 
       swiftalign inspect-params stage4.yaml --gpu 4xH100
+
+    Next: 'swiftalign train CONFIG' trains it.
     """
     if expect not in (None, "aligner"):
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")

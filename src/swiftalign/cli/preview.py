@@ -69,6 +69,7 @@ def preview_aug(
     The picture shows images and targets, and why a target was dropped. Both are read back from samples that ms-swift's
     template encodes, as in training. The page also shows what the model reads and what it learns to write.
     Drift is the mean share of a target's area, or of a line's length, that augmentation moves out of the image.
+
     Exit codes: 0 = success, 1 = an encoded sample does not hold its targets, or drift exceeds --max-drift, 2 = the
     command fails.
 
@@ -79,6 +80,8 @@ def preview_aug(
       swiftalign preview-aug stage4.yaml --num 3 --steps --output steps.png
 
       swiftalign preview-aug stage4.yaml --report --max-drift 0.05
+
+    Next: 'swiftalign train CONFIG' trains on these rows.
     """
     from swiftalign.cli.show import print_drift
     from swiftalign.config.load import load_config

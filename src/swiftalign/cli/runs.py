@@ -41,17 +41,23 @@ def runs(
     A run is running, done (perhaps by early stopping), stopped (by a signal, after it saved a checkpoint), failed, or
     cut off (it ended without a report, for example by a power failure). To continue one of the last three, run
     'swiftalign train CONFIG --resume'. 'best' is the value at the checkpoint that --checkpoint best takes, with its
-    step. A terminal of less than 120 columns gets a few lines for each run instead of a row.
+    step. Where a terminal is too narrow for a table, each run gets
+    a few lines.
 
     --compare shows the settings that differ, and the last and the best value of everything that was measured. The
     picture has a colour for each run, and a panel for the loss, each learning rate and each accuracy.
-    Exit codes: 0 = success, 2 = there is no such folder or run, or the picture exists. Examples:
+
+    Exit codes: 0 = success, 2 = there is no such folder or run, or the picture exists.
+
+    Examples:
 
       swiftalign runs
 
       swiftalign runs demo/runs --json
 
       swiftalign runs --compare runs/stage4 runs/stage4-2 --output stage4.png
+
+    Next: 'swiftalign verify-ckpt RUN' checks a run's checkpoint, and 'swiftalign export RUN' merges it.
     """
     if not compare:
         if output or force:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from swiftalign.cli.terminal import new_table, print_table, tell
+from swiftalign.cli.terminal import fits, new_table, print_table, tell
 from swiftalign.files import short_path
 from swiftalign.problems import printable
 
@@ -24,13 +24,14 @@ def print_runs(runs: Sequence[RunState], console: Console) -> None:
     """A row for each run, without columns that are empty for all; on a narrow terminal, a few lines for each."""
     rows = [_run_cells(run) for run in runs]
     shown = [name for name in rows[0] if any(row[name] for row in rows)]
-    if console.width >= _WIDE:
-        table = new_table(*shown)
-        for row in rows:
-            table.add_row(*(Text(row[name] or "-") for name in shown))
+    table = new_table(*shown)
+    for row in rows:
+        table.add_row(*(Text(row[name] or "-") for name in shown))
+    is_table = fits(table, console)
+    if is_table:
         print_table(table, console)
     for run, row in zip(runs, rows, strict=True):
-        if console.width < _WIDE:
+        if not is_table:
             tell(console, row["run"], style="bold")
             for group in _GROUPS:
                 words = (f"{name} {row[name]}" if name in _NAMED else row[name] for name in group if row[name])
@@ -40,7 +41,6 @@ def print_runs(runs: Sequence[RunState], console: Console) -> None:
             tell(console, f"{row['run']} failed: {run.reason}")
 
 
-_WIDE = 120  # columns
 # The cells of a run on a narrow terminal, line by line; some have their name before them.
 _GROUPS = (
     ("status", "step", "when"),
@@ -94,23 +94,18 @@ def print_comparison(found: Comparison, console: Console) -> None:
 def _print_side_by_side(
     heading: str, names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], console: Console
 ) -> None:
-    """A table with a column for each run; where columns would be too narrow, the values of a row under each other."""
-    rows = list(rows)
-    if (console.width - max(len(key) for key, _ in rows)) / len(names) >= _NARROWEST:
-        table = new_table(heading, *names)
-        table.columns[0].no_wrap, table.columns[0].min_width = True, max(len(key) for key, _ in rows)
-        for key, values in rows:
-            table.add_row(Text(key), *(Text(value or "-") for value in values))
+    """A table with a column for each run; where it would not fit, the values of a row under each other."""
+    rows, table = list(rows), new_table(heading, *names)
+    for key, values in rows:
+        table.add_row(Text(key), *(Text(value or "-") for value in values))
+    if fits(table, console):
         print_table(table, console)
         return
     longest = max(map(len, names))
     for key, values in rows:
         tell(console, key, style="bold")
         for name, value in zip(names, values, strict=True):
-            tell(console, f"  {name:{longest}}  {value or '-'}")
-
-
-_NARROWEST = 20  # characters of a column, with the blanks between
+            tell(console, f"  {name:{longest}}  {value or '-'}", hang=longest + 4)
 
 
 def _setting(key: str, value: Any) -> str:

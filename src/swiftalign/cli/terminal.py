@@ -59,11 +59,7 @@ def new_table(*columns: str, texts: int | None = None) -> Table:
 
 def print_table(table: Table, console: Console) -> None:
     """A table; where it is wider than the terminal, its last column is wrapped, or each row gets lines of its own."""
-    whole = console.options.update(width=_ENDLESS)
-    *others, last = (
-        max(Measurement.get(console, whole, cell).maximum for cell in (column.header, *column.cells))
-        for column in table.columns
-    )
+    *others, last = _widths(table, console)
     room = console.width - sum(others) - 2 * len(others)
     if room < last and (table.columns[-1].justify != "left" or room < _NARROWEST):
         _print_rows(table, console)
@@ -75,6 +71,20 @@ def print_table(table: Table, console: Console) -> None:
     # rich fills every line up to the table's width; a file or a pipe is better off without.
     lines = (line if console.is_terminal else line.rstrip() for line in capture.get().splitlines())
     console.out("\n".join(lines), highlight=False)
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Whether no cell would have to be wrapped."""
+    widths = _widths(table, console)
+    return sum(widths) + 2 * (len(widths) - 1) <= console.width
+
+
+def _widths(table: Table, console: Console) -> list[int]:
+    whole = console.options.update(width=_ENDLESS)
+    return [
+        max(Measurement.get(console, whole, cell).maximum for cell in (column.header, *column.cells))
+        for column in table.columns
+    ]
 
 
 def _print_rows(table: Table, console: Console) -> None:

@@ -48,8 +48,10 @@ def train(
     """Check a configuration, then train it with ms-swift.
 
     SIGTERM and the first Ctrl-C save a checkpoint after the current step; --resume continues from it.
+
     Exit codes: 0 = trained, 1 = a problem is an error, or training failed, 2 = the configuration can't be read,
     130 or 143 = stopped by a signal.
+
     Examples:
 
       swiftalign train stage4.yaml
@@ -61,6 +63,8 @@ def train(
       swiftalign train stage4.yaml --gpus 0,1,2,3
 
       swiftalign train stage4.yaml --dry-run
+
+    Next: 'swiftalign verify-ckpt RUN' checks what was saved, and 'swiftalign runs' lists the runs.
     """
     allowed = check_allowed(allowed)
     from swiftalign.cli.progress import RunProgress
