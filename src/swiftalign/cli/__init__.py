@@ -50,11 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     before = {number: signal.signal(number, _end) for number in numbers if is_main_thread}
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        # While a shell completes a line, no error may be written between its words.
-        with contextlib.suppress(*([Exception] if "_SWIFTALIGN_COMPLETE" in os.environ else [])):
-            code = _command()(args=arguments, prog_name="swiftalign", standalone_mode=False)
-            return code if isinstance(code, int) else 0
-        return 1
+        if "_SWIFTALIGN_COMPLETE" in os.environ:
+            return _complete()
+        code = _command()(args=arguments, prog_name="swiftalign", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
     except SwiftalignError as error:
@@ -78,6 +77,14 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _complete() -> int:
+    """Write what a shell offers for the line that it holds: no error may come between the words."""
+    os.environ["COLUMNS"] = "1000"  # Typer wraps what a value means, and fish would take each line for a value
+    with contextlib.suppress(Exception):
+        _command()(args=[], prog_name="swiftalign")
+    return 1
 
 
 @cache

@@ -49,8 +49,8 @@ def page_names() -> Found:
 
 def checkpoints(ctx: typer.Context) -> Found:
     """Of the run folder that the command line names already."""
-    first = next((value for value in ctx.params.values() if isinstance(value, (str, Path))), "")
-    steps = {int(step) for path in Path(first).glob("checkpoint-*") if (step := path.name[11:]).isdecimal()}
+    folder = Path(next(iter(ctx.args), ""))  # arguments stay here while the option has no value yet
+    steps = {int(step) for path in folder.glob("checkpoint-*") if (step := path.name[11:]).isdecimal()}
     named = [("best", "the best, if the run keeps it"), ("last", "the newest")]
     return [*named, *((str(step), "") for step in sorted(steps, reverse=True))]
 
