@@ -51,7 +51,12 @@ class RunProgress:
             case "progress":
                 self.bar.update(self._task, description=values["text"])
             case "problems":
+                is_drawn = self.bar.live.is_started
+                if is_drawn:  # the other console would write into the bar's line
+                    self.bar.stop()
                 print_findings(values["problems"], self.problems, allowed=self.allowed)
+                if is_drawn:
+                    self.bar.start()
             case "phase":
                 heading = phase_line(values["config"], values["plan"])
                 tell(self.console, f"\nphase {values['number']}/{values['phases']}   {heading}")

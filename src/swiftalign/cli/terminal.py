@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn
@@ -34,8 +36,15 @@ def tell(console: Console, text: str | Text, *, hang: int = 2, style: str = "") 
         hang: blanks before the second and all further lines of what is broken.
     """
     for line in Text.assemble(text, style=style).split("\n", allow_blank=True):
-        first, *rest = line.wrap(console, max(console.width - hang, _NARROWEST), overflow="ignore")
+        breaks, start, room = [], 0, console.width
+        for word in re.finditer(r"\S+", line.plain):
+            if cell_len(line.plain[start : word.end()]) > room and line.plain[start : word.start()].strip():
+                breaks.append(start := word.start())
+                room = console.width - hang
+        first, *rest = line.divide(breaks) if breaks else [line]
         for shown in (first, *(Text(" " * hang) + each for each in rest)):
+            if breaks:
+                shown.rstrip()
             console.print(shown, overflow="ignore", crop=False)
 
 
@@ -53,7 +62,7 @@ def new_table(*columns: str, texts: int | None = None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         numeric = column in _NUMERIC if texts is None else number >= texts
-        table.add_column(Text(printable(column)), justify="right" if numeric else "left", overflow="ignore")
+        table.add_column(Text(printable(column)), justify="right" if numeric else "left", overflow="fold")
     return table
 
 
@@ -61,13 +70,14 @@ def print_table(table: Table, console: Console) -> None:
     """A table; where it is wider than the terminal, its last column is wrapped, or each row gets lines of its own."""
     *others, last = _widths(table, console)
     room = console.width - sum(others) - 2 * len(others)
-    if room < last and (table.columns[-1].justify != "left" or room < _NARROWEST):
+    longest = max(len(word) for cell in table.columns[-1].cells for word in ["", *_plain(cell).split()])
+    if room < last and (table.columns[-1].justify != "left" or room < max(longest, _NARROWEST)):
         _print_rows(table, console)
         return
     for column, width in zip(table.columns[:-1], others, strict=True):
         column.min_width = width
     with console.capture() as capture:
-        console.print(table, overflow="ignore", crop=False)
+        console.print(table)
     # rich fills every line up to the table's width; a file or a pipe is better off without.
     lines = (line if console.is_terminal else line.rstrip() for line in capture.get().splitlines())
     console.out("\n".join(lines), highlight=False)
@@ -94,7 +104,7 @@ def _print_rows(table: Table, console: Console) -> None:
     for name, *cells in zip(first, *others, strict=True):
         if name:
             tell(console, Text(name, style="bold"))
-        told = [f"{heading} {cell}".strip() for heading, cell in zip(headings, cells, strict=True) if cell.strip("- ")]
+        told = [f"{heading} {cell}".strip() for heading, cell in zip(headings, cells, strict=True) if cell]
         if told:
             tell(console, f"  {', '.join(told)}")
 
