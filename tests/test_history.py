@@ -108,7 +108,7 @@ def test_a_narrow_terminal_gets_lines_for_each_run(demo: Path, demo_modules: Mod
     run = write_run(tmp_path / "run", demo, demo_modules, START, LOG, SCORES, error)
     for width, expected in (
         (80, "\nmodules_to_save, rates aligner 0.001, augmentation off\n"),
-        (160, "  aligner 0.001  "),
+        (320, "  aligner 0.001  "),
     ):
         console = Console(width=width, file=io.StringIO())
         print_runs(find_runs(run), console)

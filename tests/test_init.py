@@ -217,8 +217,8 @@ def test_adalora_has_no_curriculum(demo: Path, capsys: pytest.CaptureFixture[str
 def test_a_problem_comes_with_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--model=Qwen/Qwen3-VL-4B-Instruct", "--problem=coordinate-space"]) == 0
     measured = PROBLEMS["coordinate-space"].measured
-    assert f"measured (docs/methods.md): {measured}" in capsys.readouterr().out
-    assert f"# Measured (docs/methods.md): {measured}.\n" in Path("config.yaml").read_text()
+    assert f"measured (swiftalign docs methods): {measured}" in capsys.readouterr().out
+    assert f"# Measured (swiftalign docs methods): {measured}.\n" in Path("config.yaml").read_text()
 
 
 def test_replay_draws_a_quarter_of_the_rows_from_the_other_file(demo: Path, demo_modules: Model) -> None:

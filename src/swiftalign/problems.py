@@ -249,7 +249,7 @@ class Problem:
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints of it."""
         values = {"code": self.code, "severity": self.severity, "message": self.message, "hint": self.advice}
-        return values | ({"fix": self.fix} if self.fix else {}) | ({"where": self.where} if self.where else {})
+        return values | {"where": self.where} | ({"fix": self.fix} if self.fix else {})
 
 
 def blocking(findings: Iterable[Problem], allowed: Collection[str] = ()) -> list[Problem]:
@@ -334,11 +334,18 @@ class SwiftalignError(Exception):
     """
 
     exit_code = 2
+    code = "command"
+    problems: Sequence[Problem] = ()
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = "\n".join(map(printable, message.splitlines()))
         self.hint = hint
         super().__init__(self.message)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints in place of a result. An error that is no list of problems is one, by its own code."""
+        whole = {"code": self.code, "severity": "error", "message": self.message, "hint": self.hint or "", "where": ""}
+        return {"ok": False, "problems": [problem.to_json() for problem in self.problems] or [whole]}
 
 
 def config_problem(where: str, message: str, hint: str | None = None) -> Problem:
@@ -371,28 +378,37 @@ class PreflightError(SwiftalignError):
 class ModelError(SwiftalignError):
     """A model that can't be found, read or recognised."""
 
+    code = "model"
+
 
 class DataError(SwiftalignError):
     """Training data that can't be read."""
+
+    code = "data"
 
 
 class RunFolderError(SwiftalignError):
     """A run folder that is taken, in use, or can't be written."""
 
+    code = "run-folder"
+
 
 class PlanMismatchError(SwiftalignError):
     """The real model differs from the plan."""
 
+    code = "plan-mismatch"
     exit_code = 1
 
 
 class ExportError(SwiftalignError):
     """An export that was refused, or whose result is not what it ought to be."""
 
+    code = "export"
     exit_code = 1
 
 
 class TrainingError(SwiftalignError):
     """The training process ended before its last step."""
 
+    code = "training"
     exit_code = 1

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, check_dtype, open_console
+from swiftalign.cli.app import DTYPES, AsJson, Base, Which, as_result, check_dtype, print_json
+from swiftalign.cli.complete import one_of
+from swiftalign.cli.terminal import open_console
 from swiftalign.problems import SwiftalignError, counted
-
-Which = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="best|last|N",
-        help="Which checkpoint of a run folder; N is its step.  [default: best if the run keeps the best, else last]",
-    ),
-]
 
 
 def verify_ckpt(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH",
+            metavar="RUN_OR_CHECKPOINT",
             help="A run folder, a checkpoint of it, a model folder or a weight file.",
         ),
     ],
@@ -34,12 +26,12 @@ def verify_ckpt(
     configs: Annotated[
         list[Path] | None,
         typer.Option(
-            "--config", metavar="FILE", help="The run's config, if there is no plan.json beside the checkpoint."
+            "--config", metavar="CONFIG", help="Take the run's config, if there is no plan.json beside the checkpoint."
         ),
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Base model to compare with: only what the plan trains may differ."),
+        typer.Option(metavar="MODEL", help="Compare with this base model: only what the plan trains may differ."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every checkpoint of a run.")] = False,
     deep: Annotated[
@@ -52,13 +44,18 @@ def verify_ckpt(
 
     The expected tensors come from the run's plan.json, or from --config. Without both, they come from
     adapter_config.json and the base model that it names, or for a model folder from its config.json.
-    Exit codes: 0 = sound, 1 = a problem is an error, 2 = the checkpoint can't be checked. Examples:
+
+    Exit codes: 0 = sound, 1 = a problem is an error, 2 = the checkpoint can't be checked.
+
+    Examples:
 
       swiftalign verify-ckpt runs/stage4
 
       swiftalign verify-ckpt runs/stage4 --checkpoint last
 
       swiftalign verify-ckpt checkpoint-500 --deep --base Qwen3-VL-4B-Instruct
+
+    Next: 'swiftalign export RUN --output FOLDER' merges the checkpoint into its base model.
     """
     if every and which is not None:
         raise SwiftalignError("--all and --checkpoint exclude each other")
@@ -72,8 +69,11 @@ def verify_ckpt(
     with open_console(stderr=True).status("reading every byte" if deep else "reading headers"):
         results = [verify(item, config=config, base=base, deep=deep, which=which) for item in paths]
     if as_json:
-        values = [result.to_json() for result in results]
-        print(json.dumps(values if every else values[0], indent=2))
+        values = [
+            as_result({**result.to_json(), "checkpoint": str(result.checkpoint.path)}, result.findings, ok=result.ok)
+            for result in results
+        ]
+        print_json(values if every else values[0])
     else:
         for result in results:
             print_verification(result, open_console(), keys=table)
@@ -84,18 +84,17 @@ def verify_ckpt(
 def export(
     checkpoint: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A run folder, or a checkpoint folder."),
+        typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run folder, or a checkpoint folder."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Write this folder.")],
     which: Which = None,
-    base: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
-    ] = None,
+    base: Base = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="DTYPE", help="Convert what is written to float32, bfloat16 or float16, and merge in this dtype."
+            metavar="DTYPE",
+            help="Convert what is written to float32, bfloat16 or float16, and merge in this dtype.",
+            autocompletion=one_of(*DTYPES),
         ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link the weight files that do not change.")] = False,
@@ -111,7 +110,7 @@ def export(
         bool,
         typer.Option(
             "--mmproj",
-            help="Write only llama.cpp's vision file (GGUF): DIR is a folder, or a file that ends in .gguf. "
+            help="Write only llama.cpp's vision file (GGUF): FOLDER is a folder, or a file that ends in .gguf. "
             "--dtype is the type of its matrices.",
         ),
     ] = False,
@@ -125,14 +124,15 @@ def export(
         float,
         typer.Option(
             metavar="SHARE",
-            help="Share of the way from the base to the trained values: at 0.8, less is learnt and less forgotten.",
+            help="Go this share of the way from the base to the trained values: at 0.8, less is learnt and less "
+            "forgotten.",
         ),
     ] = 1.0,
     push: Annotated[
         str | None,
         typer.Option(
-            metavar="ID",
-            help="Upload the folder to the Hugging Face hub as ID (OWNER/NAME), which then holds these files and no "
+            metavar="OWNER/NAME",
+            help="Upload the folder to this repository of the Hugging Face hub, which then holds these files and no "
             "others. A new repository is private.",
         ),
     ] = None,
@@ -147,8 +147,11 @@ def export(
     The result is a model folder. Tensors that the run did not train stay equal to the base's, byte for byte,
     unless --dtype converts them. The folder is checked before it gets its name. Its README.md says which checkpoint
     it was made of, and why this one.
+
     Exit codes: 0 = written, 1 = the checkpoint is refused or the upload failed, 2 = there is no checkpoint, no base or
-    no access to the hub. Examples:
+    no access to the hub.
+
+    Examples:
 
       swiftalign export runs/stage4 --output models/stage4
 
@@ -161,6 +164,8 @@ def export(
       swiftalign export runs/stage4 -o mmproj-stage4-F16.gguf --mmproj --dtype float16
 
       swiftalign export runs/stage4 -o models/stage4 --push my-name/stage4
+
+    Next: 'swiftalign eval FOLDER ROWS' measures the model, and 'swiftalign docs serving' has servers for it.
     """
     check_dtype(dtype)
     parts = {"--adapter-only": adapter_only, "--aligner-only": aligner_only, "--mmproj": mmproj}
@@ -210,7 +215,7 @@ def export(
             disable_progress_bars()
         pushed = push_folder(report.output, repository)
     if as_json:
-        print(json.dumps(report.to_json() | {"pushed": pushed}, indent=2))
+        print_json(as_result(report.to_json() | {"pushed": pushed}))
     else:
         print_export(report, open_console())
         if repository and pushed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -11,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, check_allowed, check_inputs, open_console
+from swiftalign.cli.app import Allowed, AsJson, as_result, check_allowed, check_inputs, print_json
+from swiftalign.cli.complete import one_of
+from swiftalign.cli.terminal import open_console
 from swiftalign.problems import SwiftalignError
 
 _DECLARE = re.compile(r"declare it beside the file: data: \{train: \[\{path: .*, coordinates: (\w+)\}\]\}")
@@ -19,21 +20,27 @@ _DECLARE = re.compile(r"declare it beside the file: data: \{train: \[\{path: .*,
 
 def convert(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Files or folders of rows, or of an annotation tool.")
+        list[Path], typer.Argument(metavar="ROWS", help="Files or folders of rows, or of an annotation tool.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="JSONL", help="File to write the rows to.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Write the rows to this JSONL file.")],
     images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the images.  [default: beside the source]")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Find the images in this folder.  [default: beside the rows]"),
     ] = None,
     coordinates: Annotated[
         str | None,
-        typer.Option(metavar="UNIT", help="Unit of the coordinates: pixels, relative1000, relative1 or resized."),
+        typer.Option(
+            metavar="UNIT",
+            help="Read the coordinates in this unit: pixels, relative1000, relative1 or resized.",
+            autocompletion=one_of("pixels", "relative1000", "relative1", "resized"),
+        ),
     ] = None,
     join: Annotated[
         int, typer.Option(metavar="N", min=1, help="Make one row of N, with the images and objects of all of them.")
     ] = 1,
     shuffle: Annotated[
-        int | None, typer.Option(metavar="SEED", min=0, help="Shuffle the rows.  [default: the files' order]")
+        int | None,
+        typer.Option(metavar="SEED", min=0, help="Shuffle the rows by this seed.  [default: no shuffling]"),
     ] = None,
     allow: Allowed = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -43,6 +50,7 @@ def convert(
 
     'swiftalign train' reads all these layouts itself: convert to look at rows, to correct them, or to keep them.
     Annotation tools: COCO, LabelMe, CVAT, Label Studio, YOLO, DOTA, Pascal VOC, VIA, Supervisely; RefCOCO (Parquet).
+
     Exit codes: 0 = written, 1 = the rows have errors, so that nothing is written, 2 = the command fails.
 
     Examples:
@@ -52,6 +60,8 @@ def convert(
       swiftalign convert yolo/data.yaml more/annotations.xml -o rows.jsonl
 
       swiftalign convert data/train.jsonl --join 2 --shuffle 0 -o data/pairs.jsonl
+
+    Next: 'swiftalign preview-aug CONFIG' shows the rows as the model gets them, once data.train names the file.
     """
     allowed = check_allowed(allow)
     from pydantic import ValidationError
@@ -92,7 +102,8 @@ def convert(
         )
     if as_json:
         values = written.to_json() if written else {"output": None}
-        print(json.dumps(values | {"findings": [problem.to_json() for problem in findings]}, indent=2))
+        told = {"findings": [problem.to_json() for problem in findings]}
+        print_json(as_result(values | told, findings, ok=not errors))
     else:
         print_findings(problems, open_console(stderr=True), allowed=allowed)
     for what, number in written.left_out.items() if written else ():

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from swiftalign.cli.app import Allowed, AsJson, check_allowed, check_dtype, check_inputs, open_console
-from swiftalign.cli.checkpoints import Which
+from swiftalign.cli.app import Allowed, AsJson, Base, Dtype, Which, as_result, check_allowed, check_dtype, check_inputs
+from swiftalign.cli.complete import one_of
+from swiftalign.cli.terminal import bar_column, new_table, open_console, print_table, tell
 from swiftalign.problems import SwiftalignError, counted, printable
 
 if TYPE_CHECKING:
@@ -38,40 +39,44 @@ def evaluate(
     ],
     against: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER", help="Compare with this model, or with the folder of its evaluation."),
+        typer.Option(metavar="MODEL", help="Compare with this model, or with the folder of its evaluation."),
     ] = None,
     which: Which = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.  [default: eval-MODEL]")
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write this folder.  [default: eval-MODEL]")
     ] = None,
     url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Ask MODEL of a server by OpenAI's protocol: http://localhost:8000/v1."),
     ] = None,
     served_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the model on that server, if it has several.")
+        str | None,
+        typer.Option(metavar="NAME", help="Ask the model of this name, if the server has several."),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Count as a benchmark does, too: refcoco (phrases) or coco (mAP of boxes)."),
+        typer.Option(
+            metavar="BENCHMARK",
+            help="Count as a benchmark does, too: refcoco (phrases) or coco (mAP of boxes).",
+            autocompletion=one_of("refcoco", "coco"),
+        ),
     ] = None,
     configs: Annotated[
         list[Path] | None,
-        typer.Option("--config", metavar="FILE", help="Ask as this configuration trains.  [default: the run's own]"),
+        typer.Option("--config", metavar="CONFIG", help="Ask as this configuration trains.  [default: the run's own]"),
     ] = None,
-    base: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Folder of the base model, if it is no longer where the checkpoint says."),
-    ] = None,
+    base: Base = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Ask at most N rows, drawn evenly from all.")
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16.  [default: the model's; on a CPU float32]"),
-    ] = None,
+    dtype: Dtype = None,
     device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:1.  [default: a GPU where there is one]")
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Run the model on cpu, cuda or cuda:1.  [default: a GPU where there is one]",
+            autocompletion=one_of("cpu", "cuda"),
+        ),
     ] = None,
     allow: Allowed = None,
     force: Annotated[bool, typer.Option("--force", help="Ask anew, and replace the evaluation that is there.")] = False,
@@ -84,11 +89,16 @@ def evaluate(
     An answer is cut off when it is a quarter longer than the true one.
     With --url, MODEL is the folder that is served, or its id on a hub: it says how the model writes coordinates. A key
     is read from OPENAI_API_KEY.
-    Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails. Examples:
+
+    Exit codes: 0 = done, 1 = some rows could not be asked, 2 = the command fails.
+
+    Examples:
 
       swiftalign eval runs/stage4 data/val.jsonl --against Qwen3-VL-4B-Instruct
 
       swiftalign eval models/stage4 data/val.jsonl --url http://localhost:8000/v1 --served-name stage4
+
+    Next: 'swiftalign docs evaluation' says what the numbers mean.
     """
     from swiftalign.config.load import load_config
     from swiftalign.evaluation.protocols import PROTOCOLS
@@ -110,12 +120,16 @@ def evaluate(
         session = Session.open(model, rows, ways, which=which, config=config, limit=limit, allowed=allowed)
     if session.assumed:
         told = f"it is not known how {model} writes coordinates; thousandths of the image's sides are assumed"
-        console.print(f"warning: {told}", markup=False, soft_wrap=True)
+        tell(console, f"warning: {told}")
     folder = output or Path(f"eval-{model.resolve().name}")
     with _progress(console) as progress:
         found = session.evaluate(folder, against, protocol=protocol or "", anew=force, progress=progress)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        files = {"output": str(folder), "page": str(folder / "eval.html")}
+        failed = sum(len(each.failed) for each in found.both)
+        about = SwiftalignError(f"{counted(failed, 'row')} could not be asked", "the same command asks them again")
+        values = as_result(found.to_json() | files, [about] if failed else [], ok=not failed)
+        print(json.dumps(values, indent=2, ensure_ascii=False))
     else:
         if session.subject.chosen:
             print(f"{session.subject.name}: {session.subject.chosen}\n")
@@ -131,7 +145,12 @@ def evaluate(
 @contextmanager
 def _progress(console: Console) -> Iterator[Start]:
     """A bar for each model that is asked, with the time that is left."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        bar_column(console),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
 
         def start(name: str) -> Shown:
@@ -145,15 +164,15 @@ def _print(found: Evaluation, console: Console) -> None:
     from swiftalign.evaluation.report import KIND_NAMES, percent
     from swiftalign.evaluation.summary import GROUPS, confusion
 
-    console.print(_by_kind(found))
+    print_table(_by_kind(found), console)
     for group in GROUPS:
         names = {name for each in found.both for kind, name in each.tables[group] if name != "-"}
         if group != "kind" and len(names) > 1:
             console.print()
-            console.print(_by_group(found, group))
+            print_table(_by_group(found, group), console)
             true = sum(count.true > 0 for count in found.mine.tables[group].values())
             if true > _MOST_GROUPS:
-                console.print(f"and {true - _MOST_GROUPS} more in summary.json")
+                tell(console, f"and {true - _MOST_GROUPS} more in summary.json")
     console.print()
     several = len(found.both) > 1
     for kind, each in found.differences.items():
@@ -177,20 +196,12 @@ def _print(found: Evaluation, console: Console) -> None:
             told = f"{counted(len(answered.failed), 'row')}{of} could not be asked: {answered.failed[0].error[:200]}"
             _tell(f"failed: {told}; the same command asks them again", console)
     if found.left_out:
-        console.print(f"left out: {counted(found.left_out, 'row')} that do not ask where something is")
+        tell(console, f"left out: {counted(found.left_out, 'row')} that do not ask where something is")
 
 
 def _tell(text: str, console: Console) -> None:
     """A line with words of rows and answers, which a terminal must not obey."""
-    console.print(printable(text), markup=False, soft_wrap=True)
-
-
-def _table(*headings: str, texts: int) -> Table:
-    """A table whose first columns are texts, and the others numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, heading in enumerate(headings):
-        table.add_column(Text(printable(heading)), justify="left" if number < texts else "right")
-    return table
+    tell(console, printable(text))
 
 
 def _by_kind(found: Evaluation) -> Table:
@@ -198,7 +209,7 @@ def _by_kind(found: Evaluation) -> Table:
     from swiftalign.data.targets import KINDS
     from swiftalign.evaluation.report import HEADINGS, KIND_NAMES, cells
 
-    shown = _table("kind", "model", *HEADINGS, texts=2)
+    shown = new_table("kind", "model", *HEADINGS, texts=2)
     for kind in KINDS:
         name = KIND_NAMES.get(kind, kind)
         for answered in found.both:
@@ -214,7 +225,7 @@ def _by_group(found: Evaluation, group: str) -> Table:
 
     mine, *others = found.both
     of_other = [f"F1 of {each.name}" for each in others]
-    shown = _table("kind", group, "true", "recall", "precision", "F1", *of_other, texts=2)
+    shown = new_table("kind", group, "true", "recall", "precision", "F1", *of_other, texts=2)
     true = [(key, count) for key, count in mine.tables[group].items() if count.true]
     entries = sorted(true, key=lambda item: (-item[1].true, item[0]))
     for (kind, name), count in entries[:_MOST_GROUPS]:

@@ -10,39 +10,43 @@ from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import open_console
+from swiftalign.cli.app import AsJson, as_result, print_json
+from swiftalign.cli.complete import example_names, method_names, problem_names
+from swiftalign.cli.terminal import open_console, tell
 from swiftalign.problems import SwiftalignError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="File to write.")] = Path("config.yaml"),
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Hub id, or path of a model folder.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="The file to write.")] = Path("config.yaml"),
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Train this model: a hub id or a folder.")] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="What trains: the aligner whole (modules_to_save, or full, without an adapter file), adapters on it "
-            "(lora, dora, adalora, boft, fourierft), or mixed: it trains whole, with LoRA on the last layers of LLM "
-            "and ViT.",
+            metavar="METHOD",
+            autocompletion=method_names,
+            help="Choose what trains: the aligner whole (modules_to_save, or full, without an adapter file), adapters "
+            "on it (lora, dora, adalora, boft, fourierft), or mixed: it trains whole, with LoRA on the last layers of "
+            "LLM and ViT.",
         ),
     ] = None,
     problem: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
+            metavar="PROBLEM",
+            autocompletion=problem_names,
             help="Choose the method by the problem to solve: overfitting (few rows), grounding-drift (targets move), "
             "forgetting (of what the model knew), capacity (which layers need more rank), optimization (rank limits "
             "the fit), coordinate-space (keep the features' geometry) or spatial-patterns. The file says why, and what "
             "was measured.",
         ),
     ] = None,
-    train_file: Annotated[str | None, typer.Option("--train", metavar="JSONL", help="File to train on.")] = None,
+    train_file: Annotated[str | None, typer.Option("--train", metavar="ROWS", help="Train on this file.")] = None,
     val_file: Annotated[
         str | None,
         typer.Option(
             "--val",
-            metavar="JSONL",
-            help="File to validate on. The config then measures accuracy by kind of target, keeps the best model and "
+            metavar="ROWS",
+            help="Validate on this file. The config then measures accuracy by kind of target, keeps the best model and "
             "stops early.",
         ),
     ] = None,
@@ -50,25 +54,26 @@ def init(
         str | None,
         typer.Option(
             "--replay",
-            metavar="JSONL",
-            help="Rows of what the model must not forget, such as those it was trained on before: a quarter of the "
-            "training rows are drawn from them.",
+            metavar="ROWS",
+            help="Mix in rows of what the model must not forget, such as those it was trained on before: a quarter of "
+            "the training rows are drawn from them.",
         ),
     ] = None,
     demo: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
+            metavar="FOLDER",
             help="Write a demo workspace instead: a small Qwen3-VL, and images of a camera that it was not trained on.",
         ),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="With --demo: a tiny random model and few rows, which train in seconds.")
+        bool,
+        typer.Option("--tiny", help="With --demo, write a tiny random model and few rows, which train in seconds."),
     ] = False,
     curriculum: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSONL",
+            metavar="ROWS",
             help="Split rows by objects per image, and write a config with one phase per group: complete with --model "
             "and --method or --problem, else one to lay over another config.",
         ),
@@ -83,13 +88,24 @@ def init(
             "and the files that it extends. --model, --train and --val replace what it names.",
         ),
     ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Write one of the worked configurations. A name that there is not, such as 'list', lists them all.",
+            autocompletion=example_names,
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, and exit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a configuration with comments, or a demo workspace.
 
     On a terminal, it asks for options that are missing, and checks each answer. Comments in the file say why its
-    settings are there. Examples:
+    settings are there.
+
+    Examples:
 
       swiftalign init
 
@@ -101,9 +117,13 @@ def init(
 
       swiftalign init phases.yaml --model Qwen/Qwen3-VL-4B-Instruct --method lora --curriculum data/train.jsonl
 
+      swiftalign init stage4.yaml --example anti_overfitting
+
       swiftalign init --demo demo
 
       swiftalign init config.yaml --from output/v0-20260101-120000
+
+    Next: 'swiftalign inspect-params CONFIG' shows what the configuration would train.
     """
     if schema:
         from swiftalign.config.schema import config_schema
@@ -115,15 +135,24 @@ def init(
     from swiftalign.init.write import check_first_row, choose_method, source_of, write_curriculum, write_init
     from swiftalign.model.read import read
 
-    console = open_console()
+    console = open_console(stderr=as_json)
     if tiny and demo is None:
         raise SwiftalignError("--tiny works only with --demo", "write --demo DIR --tiny")
     if curriculum is not None and train_file is not None:
         raise SwiftalignError("--curriculum and --train both name the training rows", "remove --train")
-    if origin is not None:
+    if example is not None:
+        from swiftalign.init.examples import write_example
+
+        wider: dict[str, object] = {"model": model, "method": method, "problem": problem, "train": train_file}
+        wider |= {"val": val_file, "replay": replay_file, "demo": demo, "curriculum": curriculum, "from": origin}
+        if given := [f"--{name}" for name, value in wider.items() if value is not None]:
+            message = f"--example writes a file as it is, so it can't be combined with {', '.join(given)}"
+            raise SwiftalignError(message, "leave it out, and change the file that is written")
+        written = write_example(path, example, force=force)
+    elif origin is not None:
         from swiftalign.init.moved import write_moved
 
-        others = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
+        others: dict[str, object] = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
         others |= {"replay": replay_file}
         if given := [f"--{name}" for name, value in others.items() if value is not None]:
             message = (
@@ -132,7 +161,13 @@ def init(
             raise SwiftalignError(message, "leave it out, and change the file that is written")
         written = write_moved(path, origin, model=model, train=train_file, val=val_file, force=force)
     elif demo is not None:
-        beside = {"model": model, "problem": problem, "train": train_file, "val": val_file, "curriculum": curriculum}
+        beside: dict[str, object] = {
+            "model": model,
+            "problem": problem,
+            "train": train_file,
+            "val": val_file,
+            "curriculum": curriculum,
+        }
         beside |= {"replay": replay_file}
         if given := [f"--{name}" for name, value in beside.items() if value is not None]:
             message = f"--demo has its own model and data, so it can't be combined with {', '.join(given)}"
@@ -145,7 +180,7 @@ def init(
                 path, curriculum, force=force, progress=lambda rows: status.update(f"reading rows: {rows:,}")
             )
     else:
-        if sys.stdin.isatty():  # ask for what is missing
+        if sys.stdin.isatty() and not as_json:  # ask for what is missing
             if model is None:
                 model = _ask(
                     "Model (hub id or folder)", lambda answer: read(source_of(answer)), "Qwen/Qwen3-VL-4B-Instruct"
@@ -171,8 +206,11 @@ def init(
                 force=force,
                 progress=lambda rows: status.update(f"reading rows: {rows:,}"),
             )
-    for line in written:
-        console.print(line, soft_wrap=True)
+    if as_json:
+        print_json(as_result({"config": str(demo / "config.yaml" if demo else path), "lines": written}))
+    else:
+        for line in written:
+            tell(console, line)
 
 
 def _ask(question: str, check: Callable[[str], object], default: str = "") -> str:

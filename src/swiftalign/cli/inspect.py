@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console
+from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, as_result, check_allowed, print_json
+from swiftalign.cli.complete import one_of
+from swiftalign.cli.terminal import open_console
 from swiftalign.problems import SwiftalignError, blocking
 
 
@@ -18,7 +19,11 @@ def inspect_params(
     allowed: Allowed = None,
     expect: Annotated[
         str | None,
-        typer.Option(metavar="aligner", help="Exit with 1 unless all of the aligner trains, and nothing else."),
+        typer.Option(
+            metavar="aligner",
+            help="Exit with 1 unless all of the aligner trains, and nothing else.",
+            autocompletion=one_of("aligner"),
+        ),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -34,7 +39,10 @@ def inspect_params(
     """Show what a configuration would train.
 
     Only names, shapes and dtypes are read; the model is not loaded.
-    Exit codes: 0 = no errors, 1 = a problem is an error, 2 = the config or the model can't be read. Examples:
+
+    Exit codes: 0 = no errors, 1 = a problem is an error, 2 = the config or the model can't be read.
+
+    Examples:
 
       swiftalign inspect-params stage4.yaml
 
@@ -43,6 +51,8 @@ def inspect_params(
       swiftalign inspect-params stage4.yaml --gpu H100
 
       swiftalign inspect-params stage4.yaml --gpu 4xH100
+
+    Next: 'swiftalign train CONFIG' trains it.
     """
     if expect not in (None, "aligner"):
         raise SwiftalignError(f"--expect {expect}: only 'aligner' can be expected")
@@ -96,7 +106,7 @@ def inspect_params(
             ]
         if fits:
             values["what_fits"] = [asdict(each) for each in fits] if config.phases else asdict(fits[0])
-        print(json.dumps(values, indent=2))
+        print_json(as_result(values, problems, ok=not blocking(problems, allowed)))
     else:
         console = open_console()
         print_plan(plan, model, console)

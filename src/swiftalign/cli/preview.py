@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, Configs, Overrides, check_output, open_console
-from swiftalign.problems import SwiftalignError
+from swiftalign.cli.app import AsJson, Configs, Overrides, as_result, check_output, print_json
+from swiftalign.cli.terminal import open_console, tell
+from swiftalign.problems import Problem, SwiftalignError
 
 SHEET = "preview.png"
 _MOST_NUMBERS = 1_000_000
@@ -21,29 +20,33 @@ def preview_aug(
     overrides: Overrides = None,
     num: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Number of rows, from the first.  [default: 6; with --report 200]"),
+        typer.Option(min=1, metavar="N", help="Show so many rows, from the first.  [default: 6; with --report 200]"),
     ] = None,
-    variants: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of variants (epochs) to show for each row.")
-    ] = 3,
+    variants: Annotated[int, typer.Option(min=1, metavar="N", help="Show so many variants (epochs) of each row.")] = 3,
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Seed of the draws.  [default: the configuration's]")
+        int | None, typer.Option(min=0, metavar="SEED", help="Draw by this seed.  [default: the configuration's]")
     ] = None,
     progress: Annotated[
         float | None,
         typer.Option(
-            min=0, max=100, metavar="PERCENT", help="Point of the run, for a curriculum.  [default: 100, its end]"
+            min=0,
+            max=100,
+            metavar="PERCENT",
+            help="Show this point of the run, for a curriculum.  [default: 100, its end]",
         ),
     ] = None,
-    epoch: Annotated[int, typer.Option(min=0, metavar="N", help="First epoch to show.")] = 0,
-    rows: Annotated[str | None, typer.Option(metavar="0,5,9-12", help="Row numbers, from 0, instead of --num.")] = None,
+    epoch: Annotated[int, typer.Option(min=0, metavar="N", help="Show the epochs from this one.")] = 0,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Show these rows instead of --num, e.g. 0,5,9-12; the first is 0."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help=f"Picture of all rows and variants, .png or .jpg.  [default: {SHEET}]",
+            help=f"Write the picture of all rows and variants to this file, .png or .jpg.  [default: {SHEET}]",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
@@ -51,13 +54,13 @@ def preview_aug(
         bool, typer.Option("--steps", help="Show the first variant of each row after each operation.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="HTML page; targets can be shown and hidden.")
+        Path | None, typer.Option(metavar="FILE", help="Write a page on which targets can be shown and hidden.")
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Measure the effect on targets; pictures only with --output or --html.")
     ] = False,
     max_drift: Annotated[
-        float | None, typer.Option(min=0, max=1, metavar="X", help="Fail above this drift; implies --report.")
+        float | None, typer.Option(min=0, max=1, metavar="SHARE", help="Fail above this drift; implies --report.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +69,7 @@ def preview_aug(
     The picture shows images and targets, and why a target was dropped. Both are read back from samples that ms-swift's
     template encodes, as in training. The page also shows what the model reads and what it learns to write.
     Drift is the mean share of a target's area, or of a line's length, that augmentation moves out of the image.
+
     Exit codes: 0 = success, 1 = an encoded sample does not hold its targets, or drift exceeds --max-drift, 2 = the
     command fails.
 
@@ -76,6 +80,8 @@ def preview_aug(
       swiftalign preview-aug stage4.yaml --num 3 --steps --output steps.png
 
       swiftalign preview-aug stage4.yaml --report --max-drift 0.05
+
+    Next: 'swiftalign train CONFIG' trains on these rows.
     """
     from swiftalign.cli.show import print_drift
     from swiftalign.config.load import load_config
@@ -114,22 +120,24 @@ def preview_aug(
         except OSError as error:
             raise SwiftalignError(f"can't write {' and '.join(map(str, files))}: {error.strerror or error}") from None
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
-    for fault in result.faults:
-        print(f"error: {fault}", file=sys.stderr)
+        tell(open_console(stderr=True), f"note: {note}")
+    problems: list[Problem | SwiftalignError] = [Problem("data-not-learned", str(fault)) for fault in result.faults]
+    if result.report and max_drift is not None and result.report.drift > max_drift:
+        worst = result.report.worst
+        blame = f"; {worst.operation} alone takes {100 * worst.drift:.2f}%" if worst else ""
+        problems.append(
+            SwiftalignError(f"drift is {100 * result.report.drift:.2f}%, above {100 * max_drift:.2f}%{blame}")
+        )
     if as_json:
-        print(json.dumps(result.to_json(), indent=2))
+        print_json(as_result(result.to_json(), problems, ok=not problems))
     else:
         for path in files:
             print(f"wrote {short_path(path)}")
         if result.report:
             print_drift(result.report, open_console())
-    if result.report and max_drift is not None and result.report.drift > max_drift:
-        worst = result.report.worst
-        blame = f"; {worst.operation} alone takes {100 * worst.drift:.2f}%" if worst else ""
-        print(f"error: drift is {100 * result.report.drift:.2f}%, above {100 * max_drift:.2f}%{blame}", file=sys.stderr)
-        raise typer.Exit(1)
-    if result.faults:
+    for problem in problems:
+        tell(open_console(stderr=True), f"error: {problem}")
+    if problems:
         raise typer.Exit(1)
 
 

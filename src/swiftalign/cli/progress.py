@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from swiftalign.checkpoint.choose import choose, number_of
 from swiftalign.cli.show import phase_line, print_findings
+from swiftalign.cli.terminal import bar_column, tell
 from swiftalign.files import short_path
 from swiftalign.problems import ModelError, Problem, counted, size_text
 from swiftalign.runs.events import Event
@@ -34,7 +35,7 @@ class RunProgress:
         self._steps, self._first_step, self._training_since = 0, 0, time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            bar_column(console),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TimeRemainingColumn(),
@@ -50,10 +51,15 @@ class RunProgress:
             case "progress":
                 self.bar.update(self._task, description=values["text"])
             case "problems":
+                is_drawn = self.bar.live.is_started
+                if is_drawn:  # the other console would write into the bar's line
+                    self.bar.stop()
                 print_findings(values["problems"], self.problems, allowed=self.allowed)
+                if is_drawn:
+                    self.bar.start()
             case "phase":
                 heading = phase_line(values["config"], values["plan"])
-                self.console.print(f"\nphase {values['number']}/{values['phases']}   {heading}", soft_wrap=True)
+                tell(self.console, f"\nphase {values['number']}/{values['phases']}   {heading}")
             case "resume":
                 self._tell("resume", values["text"])
             case "finished-before":
@@ -95,11 +101,11 @@ class RunProgress:
                 text = f"{short_path(values['where'])}: {' '.join(values['text'].split())}"
                 share = f"{values['malformed']} of {values['rows']} answers are malformed"
                 at = f"step {values['step']}/{self._steps}"
-                self.console.print(f"{at}  {share}, e.g. {text}", soft_wrap=True, markup=False)
+                tell(self.console, f"{at}  {share}, e.g. {text}")
             case "saved":
                 self._line(f"saved {Path(values['path']).name}")
             case "stopping":
-                self.console.print("stopping after this step, and saving; Ctrl-C again stops at once")
+                tell(self.console, "stopping after this step, and saving; Ctrl-C again stops at once")
             case "ended":
                 self._tell("stopped", values["text"])
             case "finished":
@@ -113,9 +119,9 @@ class RunProgress:
             self.bar.update(self._task, loss=f"{values['loss']:.4f}")
             self._line(f"{at}  loss {values['loss']:.4f}  {left:.0f} s left")
         if "eval_loss" in values:
-            self.console.print(f"{at}  eval_loss {values['eval_loss']:.4f}")
+            tell(self.console, f"{at}  eval_loss {values['eval_loss']:.4f}")
         if scores := accuracies_of(event):
-            self.console.print("  ".join([at, *(f"{name} {value:.3f}" for name, value in scores.items())]))
+            tell(self.console, "  ".join([at, *(f"{name} {value:.3f}" for name, value in scores.items())]))
 
     def _finish(self, result: RunResult) -> None:
         losses, values = result.losses, result.values
@@ -148,7 +154,7 @@ class RunProgress:
     def _line(self, text: str) -> None:
         """What the bar shows on a terminal."""
         if not self.console.is_terminal:
-            self.console.print(text)
+            tell(self.console, text)
 
     def _tell(self, name: str, text: str) -> None:
-        self.console.print(f"{name:12}{text}", soft_wrap=True, markup=False)
+        tell(self.console, f"{name:12}{text}", hang=12)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swiftalign.cli.app import AsJson, check_output, open_console
+from swiftalign.cli.app import AsJson, as_result, check_output, print_json
+from swiftalign.cli.terminal import open_console
 from swiftalign.problems import SwiftalignError
 
 PICTURE = "compare.png"
@@ -18,7 +18,7 @@ def runs(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DIR",
+            metavar="FOLDER",
             help="Folders to search for runs; with --compare, the runs.  [default: the current folder]",
             show_default=False,
         ),
@@ -26,7 +26,12 @@ def runs(
     compare: Annotated[bool, typer.Option("--compare", help="Show runs side by side, and draw their curves.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help=f"PNG to write with --compare.  [default: {PICTURE}]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=f"Write the picture of --compare to this PNG file.  [default: {PICTURE}]",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False,
     as_json: AsJson = False,
@@ -36,17 +41,23 @@ def runs(
     A run is running, done (perhaps by early stopping), stopped (by a signal, after it saved a checkpoint), failed, or
     cut off (it ended without a report, for example by a power failure). To continue one of the last three, run
     'swiftalign train CONFIG --resume'. 'best' is the value at the checkpoint that --checkpoint best takes, with its
-    step. A terminal of less than 120 columns gets a few lines for each run instead of a row.
+    step. Where a terminal is too narrow for a table, each run gets
+    a few lines.
 
     --compare shows the settings that differ, and the last and the best value of everything that was measured. The
     picture has a colour for each run, and a panel for the loss, each learning rate and each accuracy.
-    Exit codes: 0 = success, 2 = there is no such folder or run, or the picture exists. Examples:
+
+    Exit codes: 0 = success, 2 = there is no such folder or run, or the picture exists.
+
+    Examples:
 
       swiftalign runs
 
       swiftalign runs demo/runs --json
 
       swiftalign runs --compare runs/stage4 runs/stage4-2 --output stage4.png
+
+    Next: 'swiftalign verify-ckpt RUN' checks a run's checkpoint, and 'swiftalign export RUN' merges it.
     """
     if not compare:
         if output or force:
@@ -57,7 +68,7 @@ def runs(
         places = folders or [Path()]
         found = find_runs(*places)
         if as_json:
-            print(json.dumps([run.to_json() for run in found], indent=2))
+            print_json([run.to_json() for run in found])
         elif found:
             print_runs(found, open_console())
         else:
@@ -80,7 +91,7 @@ def runs(
         except OSError as error:
             raise SwiftalignError(f"can't write {picture}: {error.strerror or error}") from None
     if as_json:
-        print(json.dumps({**comparison.to_json(), "picture": str(picture) if drawn else None}, indent=2))
+        print_json(as_result({**comparison.to_json(), "picture": str(picture) if drawn else None}))
         return
     print_comparison(comparison, open_console())
     print(f"wrote {short_path(picture)}" if drawn else "no picture: no run has logged a loss")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from swiftalign.cli.terminal import new_table, print_table, tell
 from swiftalign.files import short_path
 from swiftalign.model.tree import Kind, Model
 from swiftalign.plan.plan import TuningPlan
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from swiftalign.previews.drift import DriftReport
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-_NUMERIC = (
-    *("rows", "steps", "epochs", "step", "rank", "loss", "eval_loss"),
-    *("expected", "found", "moved", "max change"),
-    *("total", "trainable", "share", "tensors", "parameters", "rate", "weight decay"),
-    *("weights GiB", "trained GiB", "batch GiB", "peak GiB", "largest batch", "s per step", "epoch", "rows/s"),
-)
 
 
 def plan_json(plan: TuningPlan, problems: Iterable[Problem]) -> dict[str, Any]:
@@ -59,11 +53,15 @@ def _numel(plan: TuningPlan, names: Iterable[str]) -> int:
 
 def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
     """Components, modules, optimizer groups and what a checkpoint holds."""
-    console.print(Text.assemble(("model   ", "dim"), f"{short_path(plan.model)}  ({plan.model_type}, {plan.dtype})"))
+    tell(
+        console,
+        Text.assemble(("model   ", "dim"), f"{short_path(plan.model)}  ({plan.model_type}, {plan.dtype})"),
+        hang=8,
+    )
     if plan.swift.reason:
         chosen = f"{plan.swift.model_type} with template {plan.swift.template}, by {plan.swift.reason}"
-        console.print(Text.assemble(("type    ", "dim"), chosen))
-    console.print(Text.assemble(("method  ", "dim"), plan.method))
+        tell(console, Text.assemble(("type    ", "dim"), chosen), hang=8)
+    tell(console, Text.assemble(("method  ", "dim"), plan.method), hang=8)
     components = new_table("component", "total", "trainable", "share")
     for name, count in plan.components.items():
         share = _share(count.trainable, count.total)
@@ -80,18 +78,18 @@ def print_plan(plan: TuningPlan, modules: Model, console: Console) -> None:
         groups.add_row(" and ".join(members), *numbers, f"{group.learning_rate:g}", f"{group.weight_decay:g}")
     tables = {"Components": components, "Modules": _modules(plan, modules), "Optimizer groups": groups}
     for title, table in tables.items():
-        console.print(f"\n[bold]{title}[/bold]")
+        tell(console, Text(f"\n{title}", style="bold"))
         print_table(table, console)
     most = "at most " if plan.ranks_may_shrink else ""
     size = f"{most}{size_text(plan.checkpoint_bytes)}, besides optimizer state"
-    console.print(Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}"))
+    tell(console, Text.assemble(("\ncheckpoint  ", "dim"), f"{len(plan.tensors)} tensors, {size}"), hang=12)
     schedule = plan.schedule
     run = "steps are known once data.train is named"
     if schedule.steps is not None:
         rows = f"{schedule.train_rows:,} rows, " if schedule.train_rows is not None else ""
         epochs = f" ({schedule.epochs:.3g} epochs)" if schedule.epochs is not None else ""
         run = f"{rows}{schedule.global_batch} per step: {schedule.steps:,} steps{epochs}"
-    console.print(Text.assemble(("run         ", "dim"), run))
+    tell(console, Text.assemble(("run         ", "dim"), run), hang=12)
 
 
 def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) -> None:
@@ -102,7 +100,7 @@ def print_phases(runs: Iterable[tuple[Config, TuningPlan]], console: Console) ->
         rows = "-" if plan.schedule.train_rows is None else f"{plan.schedule.train_rows:,}"
         told = ("-" if steps is None else f"{steps:,}", "-" if epochs is None else f"{epochs:.4g}")
         table.add_row(config.phase, rows, *told, _rates(plan), config.custom.augmentation_in_words)
-    console.print("\n[bold]Phases[/bold]")
+    tell(console, "\nPhases", style="bold")
     print_table(table, console)
 
 
@@ -117,24 +115,6 @@ def phase_line(config: Config, plan: TuningPlan) -> str:
 
 def _rates(plan: TuningPlan) -> str:
     return ", ".join(f"{SPOKEN[name]} {rate:g}" for name, rate in plan.trained_rates.items()) or "the optimizer's own"
-
-
-def print_table(table: Table, console: Console) -> None:
-    """A table without blanks at the ends of its lines, where it goes to a file."""
-    with console.capture() as capture:
-        console.print(table)
-    # rich fills every line up to the table's width; a file or a pipe is better off without.
-    lines = (line if console.is_terminal else line.rstrip() for line in capture.get().splitlines())
-    console.out("\n".join(lines), highlight=False)
-
-
-def new_table(*columns: str) -> Table:
-    """A table without lines; numbers are set to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        numeric = column in _NUMERIC
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    return table
 
 
 def _share(part: int, whole: int) -> str:
@@ -180,17 +160,17 @@ def _stacked(name: str, model: Model) -> str:
 def print_verification(result: Verification, console: Console, *, keys: bool = False) -> None:
     """A checkpoint's modules and findings; with ``keys``, the merger's tensors one by one."""
     place = _with_reason(result.checkpoint.path, result.checkpoint.chosen)
-    console.print(Text.assemble(("checkpoint  ", "dim"), place), soft_wrap=True)
-    console.print(Text.assemble(("expected    ", "dim"), result.expectation), soft_wrap=True)
+    tell(console, Text.assemble(("checkpoint  ", "dim"), place), hang=12)
+    tell(console, Text.assemble(("expected    ", "dim"), result.expectation), hang=12)
     if result.state:
-        console.print(Text.assemble(("state       ", "dim"), result.state), soft_wrap=True)
+        tell(console, Text.assemble(("state       ", "dim"), result.state), hang=12)
     weights = result.checkpoint.weights
     if weights.beside:
         files = " and ".join(file.name for file in weights.files if file.parent != weights.gathered)
-        console.print(Text.assemble(("read        ", "dim"), f"{files}, as one adapter"), soft_wrap=True)
+        tell(console, Text.assemble(("read        ", "dim"), f"{files}, as one adapter"), hang=12)
     if not result.values_read:
         unread = "not checked for NaN, infinity and zeros: --deep reads them all"
-        console.print(Text.assemble(("values      ", "dim"), unread), soft_wrap=True)
+        tell(console, Text.assemble(("values      ", "dim"), unread), hang=12)
     if keys:
         table = new_table("key", "shape", "dtype")
         for info in result.aligner:
@@ -207,7 +187,7 @@ def print_verification(result: Verification, console: Console, *, keys: bool = F
     print_findings(result.findings, console)
     verdict = "sound" if result.ok else "not sound"
     count = len(result.checkpoint.weights.infos)
-    console.print(Text(f"{verdict}: {count} tensors", style="bold green" if result.ok else "bold red"))
+    tell(console, Text(f"{verdict}: {count} tensors", style="bold green" if result.ok else "bold red"))
 
 
 def print_export(report: ExportReport, console: Console) -> None:
@@ -228,7 +208,7 @@ def print_export(report: ExportReport, console: Console) -> None:
     if report.max_logit_difference is not None:
         lines["logits"] = f"differ by at most {report.max_logit_difference:.3g} from base with adapter, in float32"
     for name, text in lines.items():
-        console.print(Text.assemble((f"{name:12}", "dim"), text), soft_wrap=True)
+        tell(console, Text.assemble((f"{name:12}", "dim"), text), hang=12)
 
 
 def _with_reason(checkpoint: Path, chosen: Chosen) -> str:
@@ -244,17 +224,18 @@ def print_findings(findings: Iterable[Problem], console: Console, *, allowed: It
         label = "allowed" if let_through else finding.severity
         where = f"{finding.where}: " if finding.where else ""
         head = Text.assemble((f"{label} [{finding.code}] ", _STYLES.get(label, "yellow")), where + finding.message)
-        console.print(head, soft_wrap=True)
+        tell(console, head)
         if finding.advice.strip():
-            console.print(Text(textwrap.indent(finding.advice.strip("\n"), "  "), style="dim"), soft_wrap=True)
+            tell(console, textwrap.indent(finding.advice.strip("\n"), "  "), hang=4, style="dim")
 
 
 def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = None) -> None:
     """A row for each way of spreading a run over GPUs, and for each setting; what a run takes is marked."""
-    title = escape(f"What fits: {phase}" if phase else "What fits")
+    title = f"What fits: {phase}" if phase else "What fits"
     many = f"{found.processes} x " if found.processes > 1 else ""
     card = f"{many}{found.card.name}, {found.card.memory / GIB:.0f} GiB"
-    console.print(f"\n[bold]{title}[/bold]  {card}, batches of {found.batch}, at most {found.longest:,} tokens per row")
+    of = f"  {card}, batches of {found.batch}, at most {found.longest:,} tokens per row"
+    tell(console, Text.assemble((f"\n{title}", "bold"), of))
     if found.ways:
         parts = ("weights GiB", "trained GiB", "batch GiB", "peak GiB")
         ways = new_table("sharding", *parts, "largest batch", "s per step", "rows/s", "")
@@ -266,7 +247,7 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
             mark = "chosen" if way.chosen else ""
             ways.add_row(way.sharding, *sizes, str(way.largest_batch or "none"), step, speed, mark)
         print_table(ways, console)
-        console.print(f"auto takes {found.auto}: {found.why}\n", soft_wrap=True)
+        tell(console, f"auto takes {found.auto}: {found.why}\n")
     table = new_table("kernels", "checkpointing", "peak GiB", "largest batch", "s per step", "epoch", "")
     for each in found.settings:
         step = "-" if each.step_seconds is None else f"{each.step_seconds:.2f}"
@@ -276,31 +257,30 @@ def print_what_fits(found: WhatFits, console: Console, *, phase: str | None = No
         table.add_row(each.kernels, "yes" if each.gradient_checkpointing else "no", peak, most, step, epoch, mark)
     print_table(table, console)
     for estimate in found.estimates:
-        console.print(f"note  {estimate}", style="dim", soft_wrap=True)
+        tell(console, f"note  {estimate}", style="dim")
 
 
 def print_drift(report: DriftReport, console: Console) -> None:
     """A row for each operation and each kind of target on which it has an effect."""
-    table = new_table("operation", "kind")
-    for column in ("samples", "targets", "clipped", "dropped", "inflated", "mean", "max", "drift"):
-        table.add_column(column, justify="right")
+    counts = ("samples", "targets", "clipped", "dropped", "inflated")
+    table = new_table("operation", "kind", *counts, "mean", "max", "drift", texts=2)
     for effect in report.effects:
         if effect.kind == "all" or effect.drift or effect.inflated:
-            counts = (effect.samples, effect.targets, effect.clipped, effect.dropped)
+            whole = (effect.samples, effect.targets, effect.clipped, effect.dropped)
             sizes = ["-"] * 3
             if effect.mean_inflation is not None:
                 sizes = [f"{effect.inflated:,}", f"{effect.mean_inflation:.2f}", f"{effect.max_inflation:.2f}"]
-            cells = [effect.operation, effect.kind, *(f"{count:,}" for count in counts), *sizes]
+            cells = [effect.operation, effect.kind, *(f"{count:,}" for count in whole), *sizes]
             style = "bold" if effect.operation == effect.kind == "all" else None
             table.add_row(*cells, f"{100 * effect.drift:.2f}%", style=style)
-    console.print(f"{report.rows:,} rows, {report.samples:,} samples", style="dim")
-    console.print(table)
+    tell(console, f"{report.rows:,} rows, {report.samples:,} samples", style="dim")
+    print_table(table, console)
     for operation, reasons in report.left_out.items():
         for reason, count in reasons.items():
-            console.print(f"not applied  {operation}: {reason} ({counted(count, 'sample')})", soft_wrap=True)
+            tell(console, f"not applied  {operation}: {reason} ({counted(count, 'sample')})")
     if report.bypassed:
-        console.print(f"bypassed     {counted(report.bypassed, 'sample')}, left as they are because of bypass_prob")
+        tell(console, f"bypassed     {counted(report.bypassed, 'sample')}, left as they are because of bypass_prob")
     if report.passed_over:
-        console.print(f"left out     {report.passed_over:,} rows in ms-swift's layout, whose images are not moved")
+        tell(console, f"left out     {report.passed_over:,} rows in ms-swift's layout, whose images are not moved")
     if report.seconds_per_image is not None:
-        console.print(f"time         {1000 * report.seconds_per_image:.1f} ms to open and augment an image")
+        tell(console, f"time         {1000 * report.seconds_per_image:.1f} ms to open and augment an image")

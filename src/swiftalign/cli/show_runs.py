@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
-from swiftalign.cli.show import new_table, print_table
+from swiftalign.cli.terminal import fits, new_table, print_table, tell
 from swiftalign.files import short_path
 from swiftalign.problems import printable
 
@@ -26,23 +24,23 @@ def print_runs(runs: Sequence[RunState], console: Console) -> None:
     """A row for each run, without columns that are empty for all; on a narrow terminal, a few lines for each."""
     rows = [_run_cells(run) for run in runs]
     shown = [name for name in rows[0] if any(row[name] for row in rows)]
-    if console.width >= _WIDE:
-        table = new_table(*shown)
-        for row in rows:
-            table.add_row(*(Text(row[name] or "-") for name in shown))
+    table = new_table(*shown)
+    for row in rows:
+        table.add_row(*(Text(row[name] or "-") for name in shown))
+    is_table = fits(table, console)
+    if is_table:
         print_table(table, console)
     for run, row in zip(runs, rows, strict=True):
-        if console.width < _WIDE:
-            console.print(Text(row["run"], style="bold"), soft_wrap=True)
+        if not is_table:
+            tell(console, row["run"], style="bold")
             for group in _GROUPS:
                 words = (f"{name} {row[name]}" if name in _NAMED else row[name] for name in group if row[name])
                 if line := ", ".join(words):
-                    console.print(Text(textwrap.fill(line, console.width - 2, break_on_hyphens=False)), soft_wrap=True)
+                    tell(console, line)
         if run.status == "failed" and run.reason:
-            console.print(Text(f"{row['run']} failed: {run.reason}"), soft_wrap=True)
+            tell(console, f"{row['run']} failed: {run.reason}")
 
 
-_WIDE = 120  # columns
 # The cells of a run on a narrow terminal, line by line; some have their name before them.
 _GROUPS = (
     ("status", "step", "when"),
@@ -79,40 +77,35 @@ def print_comparison(found: Comparison, console: Console) -> None:
     """The settings that differ, the numbers that the runs reached, and what is to be known about them."""
     rows = [(key, [_setting(key, value) for value in values]) for key, values in found.differences.items()]
     if rows:
-        console.print("[bold]Settings that differ[/bold]")
+        tell(console, "Settings that differ", style="bold")
         _print_side_by_side("setting", found.names, rows, console)
     else:
-        console.print("The runs have the same configuration." if found.same else "The settings can't be compared.")
+        tell(console, "The runs have the same configuration." if found.same else "The settings can't be compared.")
     cells = [_run_cells(run) for run in found.runs]
     rows = [(name, [row[name] for row in cells]) for name in ("status", "step", "method", "rank", "rates", "best")]
     for name, values in found.metrics.items():
         rows.append((name, [_reached(each, best=name != "loss") for each in values]))
-    console.print("\n[bold]What they reached[/bold]")
+    tell(console, "\nWhat they reached", style="bold")
     _print_side_by_side("number", found.names, [row for row in rows if any(row[1])], console)
     for note in found.notes:
-        console.print(Text(f"note  {note}"), soft_wrap=True)
+        tell(console, f"note  {note}")
 
 
 def _print_side_by_side(
     heading: str, names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], console: Console
 ) -> None:
-    """A table with a column for each run; where columns would be too narrow, the values of a row under each other."""
-    rows = list(rows)
-    if (console.width - max(len(key) for key, _ in rows)) / len(names) >= _NARROWEST:
-        table = new_table(heading, *map(escape, names))
-        table.columns[0].no_wrap, table.columns[0].min_width = True, max(len(key) for key, _ in rows)
-        for key, values in rows:
-            table.add_row(Text(key), *(Text(value or "-") for value in values))
+    """A table with a column for each run; where it would not fit, the values of a row under each other."""
+    rows, table = list(rows), new_table(heading, *names)
+    for key, values in rows:
+        table.add_row(Text(key), *(Text(value or "-") for value in values))
+    if fits(table, console):
         print_table(table, console)
         return
     longest = max(map(len, names))
     for key, values in rows:
-        console.print(Text(key, style="bold"), soft_wrap=True)
+        tell(console, key, style="bold")
         for name, value in zip(names, values, strict=True):
-            console.print(Text(f"  {name:{longest}}  {value or '-'}"), soft_wrap=True)
-
-
-_NARROWEST = 20  # characters of a column, with the blanks between
+            tell(console, f"  {name:{longest}}  {value or '-'}", hang=longest + 4)
 
 
 def _setting(key: str, value: Any) -> str:

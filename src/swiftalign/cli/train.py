@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Annotated, Any
 
 import typer
 
-from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, check_allowed, open_console
-from swiftalign.problems import PreflightError
+from swiftalign.cli.app import Allowed, AsJson, Configs, Overrides, as_result, check_allowed, print_json
+from swiftalign.cli.terminal import open_console
+from swiftalign.problems import PreflightError, SwiftalignError
 
 
 def train(
@@ -20,21 +20,24 @@ def train(
         bool, typer.Option("--resume", help="Continue the config's last run from its newest intact checkpoint.")
     ] = False,
     nproc: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Number of processes on this machine, one per GPU.")
+        int | None, typer.Option(min=1, metavar="N", help="Start so many processes on this machine, one per GPU.")
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Numbers of the GPUs to train on, one process per GPU.")
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Train on the GPUs of these numbers, e.g. 0,1; one process per GPU."),
     ] = None,
     nnodes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Number of machines; run the same command on each.")
+        int | None, typer.Option(min=1, metavar="N", help="Train on so many machines; run the same command on each.")
     ] = None,
-    node_rank: Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of this machine, from 0.")] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Say the number of this machine, from 0.")
+    ] = None,
     rdzv_endpoint: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0, with a free port.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Say the address of machine 0, with a free port.")
     ] = None,
     join_timeout: Annotated[
         int,
-        typer.Option(min=1, metavar="SECONDS", help="How long processes wait for each other at the start."),
+        typer.Option(min=1, metavar="SECONDS", help="Let processes wait so long for each other at the start."),
     ] = 600,
     skip_image_check: Annotated[
         bool, typer.Option("--skip-image-check", help="Read only the headers of images before training.")
@@ -45,8 +48,10 @@ def train(
     """Check a configuration, then train it with ms-swift.
 
     SIGTERM and the first Ctrl-C save a checkpoint after the current step; --resume continues from it.
+
     Exit codes: 0 = trained, 1 = a problem is an error, or training failed, 2 = the configuration can't be read,
     130 or 143 = stopped by a signal.
+
     Examples:
 
       swiftalign train stage4.yaml
@@ -58,6 +63,8 @@ def train(
       swiftalign train stage4.yaml --gpus 0,1,2,3
 
       swiftalign train stage4.yaml --dry-run
+
+    Next: 'swiftalign verify-ckpt RUN' checks what was saved, and 'swiftalign runs' lists the runs.
     """
     allowed = check_allowed(allowed)
     from swiftalign.cli.progress import RunProgress
@@ -86,11 +93,14 @@ def train(
                 parts = prepare(config, encode=True, **options, listen=progress.show)
             else:
                 result = run_training(config, resume=go_on, **options, listen=progress.show)
-        except PreflightError:  # its problems have been shown
+        except PreflightError as error:  # its problems have been shown
+            if as_json:
+                print_json(error.to_json())
             raise typer.Exit(1) from None
     if not dry_run:
         if as_json:
-            print(json.dumps(result.to_json(), indent=2))
+            stopped = SwiftalignError(f"stopped by signal {result.signal}", "the same command and --resume go on")
+            print_json(as_result(result.to_json(), [stopped] if result.signal else [], ok=not result.signal))
         if result.signal:
             raise typer.Exit(128 + result.signal)
         return
@@ -100,7 +110,7 @@ def train(
         for number, part in enumerate(parts, 1)
     ]
     if as_json:
-        print(json.dumps(lowered if config.phases else lowered[0], indent=2))
+        print_json(lowered if config.phases else lowered[0])
         return
     if processes.total > 1 and not processes.job:
         print("#", " ".join(["torchrun", *processes.command(str(folder))[3:]]))

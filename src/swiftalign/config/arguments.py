@@ -245,7 +245,7 @@ _RULES: tuple[tuple[dict[str, tuple[Any, ...]], str, str], ...] = (
             "lora_ga_stable_gamma": (16,),
         },
         "it belongs to a tuning method that is not offered here",
-        "remove it; docs/methods.md compares the methods",
+        "remove it; 'swiftalign docs methods' compares the methods",
     ),
     (
         {
@@ -276,7 +276,7 @@ _RULES: tuple[tuple[dict[str, tuple[Any, ...]], str, str], ...] = (
     (
         {"use_ray": (False,), "ray_exp_name": (), "device_groups": ()},
         "'swiftalign train' starts the processes, without Ray",
-        "remove it; docs/several-gpus.md has scripts for several machines",
+        "remove it; 'swiftalign docs several-gpus' has scripts for several machines",
     ),
     (
         {"save_on_each_node": (False,)},

@@ -153,7 +153,7 @@ def _move_tuner(given: Mapping, moved: Moved, rest: Moved) -> None:
         "llm": given.get("freeze_language_model") is not True,
     }
     whole = method == "full"
-    hint = "choose what trains in the tuner section by hand: see docs/configuration.md"
+    hint = "choose what trains in the tuner section by hand: swiftalign docs configuration"
     if method not in ("lora", "full"):
         rest.refuse("finetuning_type", "only lora and full are known here", hint)
         return

@@ -163,7 +163,7 @@ class Advice:
         training: settings of the training section, in place of the usual ones.
         custom: lines of the custom section.
         replay: whether rows of what the model must not forget belong into the training rows.
-        page: where the runs are described.
+        page: the page of the documentation that describes the runs.
     """
 
     method: str
@@ -172,10 +172,10 @@ class Advice:
     training: Mapping[str, str] = field(default_factory=dict)
     custom: str = ""
     replay: bool = False
-    page: str = "docs/methods.md"
+    page: str = "methods"
 
 
-CAMERAS = "docs/cameras.md"
+CAMERAS = "cameras"
 # tests/test_methods.py and tests/test_cameras.py compare what `measured` says with the runs.
 PROBLEMS: dict[str, Advice] = {
     "overfitting": Advice(
@@ -270,7 +270,8 @@ def write_config(
     source = f"{{path: {_quote(model)}, dtype: {dtype}}}" if dtype else _quote(model)
     head = f"# {method}: {recipe.summary}.\n"
     if advice:
-        head += f"# Chosen for {problem}: {advice.reason}.\n# Measured ({advice.page}): {advice.measured}.\n"
+        head += f"# Chosen for {problem}: {advice.reason}.\n"
+        head += f"# Measured (swiftalign docs {advice.page}): {advice.measured}.\n"
     return (
         f"# yaml-language-server: $schema={SCHEMA_FILE}\n{head}"
         f"# 'swiftalign inspect-params {name}' shows what will train, 'swiftalign train {name}' trains it.\n"

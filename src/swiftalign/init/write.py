@@ -101,7 +101,7 @@ def write_init(
         write_whole(path, text)
         write_schema(folder)
     wrote = f"wrote {path}: {method}" + (f", in phases of {_sizes(files)} rows" if curriculum else "")
-    measured = [f"measured ({PROBLEMS[problem].page}): {PROBLEMS[problem].measured}"] if problem else []
+    measured = [f"measured (swiftalign docs {PROBLEMS[problem].page}): {PROBLEMS[problem].measured}"] if problem else []
     unread = [f"{model} can't be read here: the aligner is named as a Qwen3-VL's; inspect-params tells whether it fits"]
     unread = unread if aligner_of(source.path, layers) is None else []
     return [wrote, *measured, *unread, f"next: swiftalign inspect-params {path}"]

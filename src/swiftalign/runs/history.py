@@ -63,7 +63,7 @@ class RunState:
     damaged_lines: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "folder": str(self.folder)}
+        return {**asdict(self), "folder": str(self.folder), "run_folder": str(self.folder)}
 
 
 def find_runs(*folders: Path) -> list[RunState]:
