@@ -48,13 +48,18 @@ test: needs lint
 test-long: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m long
 
-# The wheel in an empty environment, and the session of docs/start.md in it.
+# The wheel in an empty environment, and the session of docs/start.md in it. What was tried is in dist/, to be published.
 test-wheel: install
-	$(BIN)/python -m pytest tests/test_wheel.py -m wheel
+	rm -rf dist
+	SWIFTALIGN_DIST=$(CURDIR)/dist $(BIN)/python -m pytest tests/test_wheel.py -m wheel
 
 # Every way of spreading a run over two GPUs, many runs at the same time: about eight minutes on 32 cores.
 test-gpu: install
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+# docs/ as a site in site/; `python -m http.server --directory site` shows it.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # What newer releases of peft, transformers and ms-swift would break: make canary CANARY="--package peft==0.21.2"
 canary: install
@@ -65,8 +70,8 @@ needs: install
 	@$(BIN)/python tests/needs.py
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/mypy
 
 # Writes the outputs shown in README.md and docs/ anew; a test holds them against the commands.
@@ -74,4 +79,4 @@ docs: install
 	$(BIN)/python tests/docs_examples.py --write
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

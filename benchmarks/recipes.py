@@ -98,7 +98,7 @@ def recipe(name: str) -> str:
     first, _, rest = body(name).partition("model: ")
     init = f"swiftalign init {name}.yaml --model {MODELS[name]} --method {METHOD}"
     head = f"# The same as '{init} --train FILE --val FILE' writes for rows of boxes.\n"
-    head += "# Expected on one card, predicted for images of 1024x768 (swiftalign docs recipes says how, and what was measured):\n"
+    head += "# Expected on one card, predicted for images of 1024x768 (see 'swiftalign docs recipes'):\n"
     for card in CARDS:
         found = expected(name, card)
         told = f"{found.gib:.1f} GiB, {found.seconds:.2f} s per step of 16 rows" if found.batch else "does not fit"
