@@ -107,6 +107,33 @@ def test_an_adapter_of_peft_is_sound_without_its_base_too(
     assert found_in(path, capsys) == (0, [])
 
 
+def test_biases_that_lora_only_trains_are_expected_of_the_peft_that_saves_them(
+    checkpoints: dict[str, Sound], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fact relied on: peft 0.20 leaves these biases out, and 0.21 saves them."""
+    sound = checkpoints["peft-bias-lora-only"]
+    path = sound.copy(tmp_path / "copy")
+    values, held = (
+        json.loads((path / "adapter_config.json").read_text()),
+        read_tensors(path / "adapter_model.safetensors"),
+    )
+    layers = {name.partition(".lora_")[0] for name in held if ".lora_" in name}
+    biases = {f"{layer}.base_layer.bias" for layer in layers}
+    model = read_tensors(sound.base / "model.safetensors")
+    of_base = {name: model[name.removeprefix(PEFT).replace(".base_layer", "")] for name in biases}
+    without = {name: tensor for name, tensor in held.items() if name not in biases}
+    for release, tensors, code in (
+        ("0.20.0", without, None),
+        ("0.20.0", without | of_base, "tensor-unexpected"),
+        ("0.21.2", without, "tensor-missing"),
+        ("0.21.2", without | of_base, None),
+    ):
+        (path / "adapter_config.json").write_text(json.dumps(values | {"peft_version": release}))
+        write_tensors(path / "adapter_model.safetensors", tensors)
+        exit_code, findings = found_in(path, capsys)
+        assert (exit_code, [each["code"] for each in findings]) == ((1, [code]) if code else (0, []))
+
+
 def test_a_merged_model_is_held_against_the_config_of_its_run(
     checkpoints: dict[str, Sound], capsys: pytest.CaptureFixture[str]
 ) -> None:
