@@ -99,7 +99,8 @@ def recipe(name: str) -> str:
     init = f"swiftalign init {name}.yaml --model {MODELS[name]} --method {METHOD}"
     head = f"# The same as '{init} --train FILE --val FILE' writes for rows of boxes.\n"
     head += (
-        "# Expected on one card, predicted for images of 1024x768 (swiftalign docs recipes says how, and what was measured):\n"
+        "# Expected on one card, predicted for images of 1024x768 "
+        "(swiftalign docs recipes says how, and what was measured):\n"
     )
     for card in CARDS:
         found = expected(name, card)

@@ -74,7 +74,7 @@ def print_table(table: Table, console: Console) -> None:
     """A table; where it is wider than the terminal, its last column is wrapped, or each row gets lines of its own."""
     *others, last = _widths(table, console)
     room = console.width - sum(others) - 2 * len(others)
-    longest = max(len(word) for cell in table.columns[-1].cells for word in ["", *_plain(cell).split()])
+    longest = max((len(word) for cell in table.columns[-1].cells for word in _plain(cell).split()), default=0)
     if room < last and (table.columns[-1].justify != "left" or room < max(longest, _NARROWEST)):
         _print_rows(table, console)
         return
