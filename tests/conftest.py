@@ -41,6 +41,7 @@ LONGEST = (
     *("test_start.py", "test_resume.py", "test_sharding.py", "test_processes.py", "test_train.py", "test_fuzz.py"),
     *("test_verify.py", "test_data_opens.py", "test_any_values.py", "test_phases.py", "test_grounding_eval.py"),
     *("test_guide.py", "test_moved_runs.py", "test_chaos.py", "test_fast_training.py", "test_bad_rows.py"),
+    *("test_terminal.py", "test_scripts.py", "test_completion.py"),
 )
 
 

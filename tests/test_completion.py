@@ -98,6 +98,15 @@ def test_files_are_left_to_the_shell(words: list[str], shell: tuple[Path, dict[s
     assert "-o default" in (shell[0] / "script").read_text()
 
 
+def test_completion_is_installed_for_the_shell_that_asks(shell: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    argv = ["bash", "-c", "swiftalign --install-completion; true"]
+    done = subprocess.run(argv, env=shell[1] | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("bash completion installed in")
+    installed = tmp_path / ".bash_completions/swiftalign.sh"
+    assert str(installed) in (tmp_path / ".bashrc").read_text()
+    assert installed.read_text().strip() == (shell[0] / "script").read_text().strip()
+
+
 def test_a_key_that_is_pressed_completes(shell: tuple[Path, dict[str, str]]) -> None:
     """In an interactive bash on a pseudo-terminal."""
     folder, environment = shell

@@ -114,9 +114,9 @@ def test_a_narrow_terminal_gets_lines_for_each_run(demo: Path, demo_modules: Mod
         print_runs(find_runs(run), console)
         out = console.file.getvalue()  # type: ignore[attr-defined]
         assert expected in out
-        assert f"{run} failed: train.jsonl:3: [row-malformed] no objects\n" in out
+        assert f"{run} failed: train.jsonl:3: [row-malformed] no objects" in " ".join(out.split())
         assert "quad_acc 0.250, token_acc 0.900" in out
-        assert all(len(line) <= width or line.startswith(str(tmp_path)) for line in out.splitlines())
+        assert all(len(line) <= width or " " not in line.strip() for line in out.splitlines())
 
 
 def test_a_run_that_is_held_is_running(demo: Path, demo_modules: Model, tmp_path: Path) -> None:

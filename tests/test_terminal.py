@@ -183,3 +183,8 @@ def test_a_table_that_is_too_wide_wraps_its_last_column_or_has_lines_for_each_ro
         "running  It checks the config and every row, and",
         "         trains in child processes.",
     ]
+
+
+def test_a_table_without_rows_is_its_head(draw: Callable[..., str]) -> None:
+    assert draw(60, lambda console: print_table(new_table("component", "rate"), console)) == "component  rate\n"
+    assert draw(9, lambda console: print_table(new_table("component", "rate"), console)) == ""

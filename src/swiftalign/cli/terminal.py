@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn
 from rich.table import Table
 from rich.text import Text
 
 from swiftalign.problems import printable
+
+if TYPE_CHECKING:
+    from rich.progress import BarColumn
 
 _ENDLESS = 10_000  # columns of a pipe or a file: what is long stays in one line, which grep finds
 _NUMERIC = (
@@ -50,6 +52,8 @@ def tell(console: Console, text: str | Text, *, hang: int = 2, style: str = "") 
 
 def bar_column(console: Console) -> BarColumn:
     """A bar that leaves room for the words beside it."""
+    from rich.progress import BarColumn
+
     return BarColumn(bar_width=min(40, max(4, console.width - 64)))
 
 
@@ -70,7 +74,7 @@ def print_table(table: Table, console: Console) -> None:
     """A table; where it is wider than the terminal, its last column is wrapped, or each row gets lines of its own."""
     *others, last = _widths(table, console)
     room = console.width - sum(others) - 2 * len(others)
-    longest = max(len(word) for cell in table.columns[-1].cells for word in ["", *_plain(cell).split()])
+    longest = max((len(word) for cell in table.columns[-1].cells for word in _plain(cell).split()), default=0)
     if room < last and (table.columns[-1].justify != "left" or room < max(longest, _NARROWEST)):
         _print_rows(table, console)
         return
