@@ -70,8 +70,8 @@ needs: install
 	@$(BIN)/python tests/needs.py
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools tools/canary
+	$(BIN)/ruff format --check src tests benchmarks tools tools/canary
 	$(BIN)/mypy
 
 # Writes the outputs shown in README.md and docs/ anew; a test holds them against the commands.
