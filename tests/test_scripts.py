@@ -49,7 +49,7 @@ ERRORS = {
     "export missing -o demo/no": 2,
     "eval missing demo/data/val.jsonl": 2,
     "preview-aug demo/config.yaml --rows x": 2,
-    "preview-aug demo/config.yaml --num 2 --max-drift 0 --set custom.augmentation.ops=[{scale:{lo:2,hi:2,prob:1}}]": 1,
+    "preview-aug demo/config.yaml demo/zoom.yaml --num 2 --max-drift 0": 1,
     "convert demo/broken.jsonl -o demo/no.jsonl": 1,
     "runs missing": 2,
     "docs missing": 2,
@@ -69,6 +69,8 @@ def workspace(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(demo, folder / "demo")
     phases = "phases:\n- {name: a, training: {max_steps: 1}}\n- {name: b, training: {max_steps: 1}}\n"
     (folder / "demo/phases.yaml").write_text((folder / "demo/config.yaml").read_text() + phases)
+    zoom = "custom: {augmentation: {ops: [{scale: {lo: 2, hi: 2, prob: 1}}]}}\n"
+    (folder / "demo/zoom.yaml").write_text(zoom)
     (folder / "demo/broken.jsonl").write_text("no JSON\n")
     return folder
 
