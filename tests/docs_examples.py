@@ -240,21 +240,22 @@ def terminal(line: str, folder: Path) -> str:
     command = [sys.executable, "-m", "swiftalign", *shlex.split(line.removeprefix("$ swiftalign"))]
     colours = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "120"}
     done = subprocess.run(command, cwd=folder, env=colours, capture_output=True, text=True, check=False)
-    shown = Text.assemble((line, "bold"), "\n", Text.from_ansi((done.stdout or done.stderr).rstrip()))
-    console = Console(record=True, file=io.StringIO(), width=max(map(len, shown.plain.splitlines())))
+    output = Text.from_ansi((done.stderr if done.returncode else done.stdout).rstrip())
+    shown = Text.assemble((line, "bold"), "\n", output)
+    console = Console(record=True, file=io.StringIO(), width=min(120, max(map(len, shown.plain.splitlines()))))
     console.print(shown)
     svg = console.export_svg(title="", unique_id=TERMINALS[line].stem)
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 
-def terminal_text(svg: str) -> list[str]:
-    """The lines of such a picture, without spaces."""
+def terminal_text(svg: str) -> str:
+    """What such a picture shows, without spaces and line breaks."""
     lines: dict[float, str] = {}
     for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
         if "y" in element.attrib and (element.text or "").strip("\n"):
             height = float(element.attrib["y"])
             lines[height] = lines.get(height, "") + "".join((element.text or "").split())
-    return [text for _, text in sorted(lines.items()) if text]
+    return "".join(text for _, text in sorted(lines.items()))
 
 
 def metrics_told(heading: str = "") -> set[str]:

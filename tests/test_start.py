@@ -39,9 +39,8 @@ def test_the_session_shown_is_what_the_commands_print(session: tuple[Path, str])
 
 @pytest.mark.parametrize("line", TERMINALS, ids=lambda line: line.split()[2])
 def test_the_terminals_in_the_readme_show_what_the_page_shows(line: str) -> None:
-    printed = START.read_text().partition(f"{line}\n")[2].partition("```")[0].splitlines()
-    shown = terminal_text(TERMINALS[line].read_text())
-    assert shown == ["".join(each.split()) for each in (line, *printed) if each.strip()]
+    printed = START.read_text().partition(f"{line}\n")[2].partition("```")[0].partition("\n\n$ ")[0]
+    assert terminal_text(TERMINALS[line].read_text()) == "".join((line + printed).split())
 
 
 def test_training_the_aligner_brings_back_what_a_new_camera_costs(
