@@ -161,6 +161,33 @@ def test_the_command_is_installed(installed: Path, tmp_path: Path) -> None:
     assert done.stdout == f"swiftalign {swiftalign.__version__}\n"
 
 
+@pytest.mark.parametrize("command", ["train config.yaml", "preview-aug config.yaml --html rows.html"])
+def test_an_opencv_that_can_not_be_loaded_is_told(command: str, demo: Path, tmp_path: Path) -> None:
+    """As on a server without the libraries of a desktop."""
+    fault = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({fault!r})\n")
+    words = command.replace("config.yaml", str(demo / "config.yaml")).split()
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "swiftalign", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"error: OpenCV can't be loaded: {fault}\nhint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {each.name for each in tmp_path.iterdir()} <= {"cv2.py", "__pycache__"}
+
+
+def test_windows_is_refused_in_words() -> None:
+    command = [sys.executable, "-c", "import sys; sys.platform = 'win32'; import swiftalign"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "ImportError: swiftalign needs Linux" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.wheel
 def test_the_session_of_the_docs_runs_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
     """As a user installs it: by pip, with the locked releases, and OpenCV without windows as on a server."""

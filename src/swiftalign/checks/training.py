@@ -133,7 +133,12 @@ def packages(config: Config) -> Iterable[Problem]:
     """Whether this machine has the packages that the run needs beyond those of this toolkit.
 
     It is not part of the pre-flight, which also looks at configurations for other machines.
+
+    Raises:
+        SwiftalignError: OpenCV is here, and can't be loaded; the training process could only fail.
     """
+    import swiftalign.augment  # noqa: F401
+
     section = "swift" if "report_to" in config.swift else "training"
     needed: list[tuple[str | None, str, str, str, str | None]] = [
         (REPORTERS.get(name), section, "report_to", name, "none") for name in _reported_to(config)

@@ -141,8 +141,6 @@ def prepare(
         ModelError: there is no such model.
         DataError: a data file is missing or empty.
     """
-    import swiftalign.augment  # noqa: F401 - the training process needs OpenCV, and could only fail without it
-
     for part in config.runs:
         require_training_data(part)
     seen: list[Problem] = []
