@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
-
-from swiftalign.problems import SwiftalignError
 
 # In the repository, configs and docs are links to the folders of these names at its top; a wheel holds copies.
 _FOLDER = Path(__file__).parent
@@ -48,7 +44,10 @@ def _sentence(text: str) -> str:
 
 
 def codes() -> dict[str, tuple[str, str]]:
-    """The codes of docs/findings.md, with severity and meaning."""
+    """The codes of all problems, with severity and meaning.
+
+    They are read from their page: importing the methods, which register codes of their own, would keep a shell waiting.
+    """
     text = (_FOLDER / "docs/findings.md").read_text(encoding="utf-8")
     return {code: (severity, meaning) for code, severity, meaning in _CODE_ROW.findall(text)}
 
@@ -84,9 +83,3 @@ def anchor_of(heading: str) -> str:
     'coming-from-ms-swift'
     """
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
-
-
-def unknown(name: str, known: Iterable[str], what: str, otherwise: str) -> SwiftalignError:
-    """The error for a name that is not known: it suggests the one that is spelt almost like it."""
-    near = get_close_matches(name, list(known), n=1)
-    return SwiftalignError(what, f"did you mean {near[0]}?" if near else otherwise)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
 from swiftalign.config.sections import Config
@@ -15,6 +14,7 @@ from swiftalign.model.swift_templates import template_names, unit_of_template
 from swiftalign.model.tree import Model
 from swiftalign.plan.plan import TuningPlan
 from swiftalign.problems import Problem, names
+from swiftalign.suggest import did_you_mean
 
 
 def names_of_swift(config: Config, model: Model, plan: TuningPlan) -> Iterable[Problem]:
@@ -27,10 +27,7 @@ def names_of_swift(config: Config, model: Model, plan: TuningPlan) -> Iterable[P
         ("template", ("data", "template"), template, unit_of_template, template_names),
     ):
         if name and not known(name):
-            near = get_close_matches(name, names_of(), 1)
-            hint = (
-                f"did you mean {near[0]}?" if near else f"remove {'.'.join(place)}: it is decided by the model's files"
-            )
+            hint = did_you_mean(name, names_of()) or f"remove {'.'.join(place)}: it is decided by the model's files"
             message = f"{'.'.join(place)}: ms-swift has no {kind} {name!r}"
             yield Problem("swift-name-unknown", message, hint, where=config.where(*place))
 

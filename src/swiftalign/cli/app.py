@@ -132,7 +132,7 @@ def check_dtype(dtype: str | None) -> None:
 
 def check_allowed(allowed: list[str] | None) -> list[str]:
     import swiftalign.methods  # noqa: F401  # registers the codes of the methods
-    from swiftalign.shipped import unknown
+    from swiftalign.suggest import unknown
 
     known = {**CODES, **DATA_CODES}
     for code in allowed or []:

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from swiftalign import shipped
-from swiftalign.cli.app import AsJson, print_json
+from swiftalign.cli.app import AsJson, as_result, print_json
 from swiftalign.cli.complete import page_names
 from swiftalign.cli.terminal import new_table, open_console, print_table, tell
 from swiftalign.problems import CHECKPOINT_CODES
+from swiftalign.suggest import unknown
 
 
 def docs(
@@ -50,7 +51,7 @@ def docs(
         addresses = {page: _address(page) for page in pages}
         if as_json:
             listed = [{"page": page, "about": told[page], "address": addresses[page]} for page in pages]
-            print_json({"pages": listed, "ok": True, "problems": []})
+            print_json(as_result({"pages": listed}))
             return
         console, table = open_console(), new_table("page", "about")
         for page in pages:
@@ -61,14 +62,14 @@ def docs(
         tell(console, "next: swiftalign docs PAGE, or swiftalign docs CODE for what a problem means")
         return
     text = _text_of(name)
-    console = open_console()
     if as_json:
-        print_json({"name": name, "text": text, "ok": True, "problems": []})
+        print_json(as_result({"name": name, "text": text}))
     elif not sys.stdout.isatty():
         print(text)
     else:
         from rich.markdown import Markdown
 
+        console = open_console()
         os.environ.setdefault("LESS", "FRX")  # colours, and no pager for what fits the screen
         with console.pager(styles=console.color_system is not None):
             console.print(Markdown(text, hyperlinks=False), width=min(console.width, 110))
@@ -92,14 +93,14 @@ def _text_of(name: str) -> str:
     path = pages.get(page.removesuffix(".md"))
     if path is None:
         about = f"{name}: no page and no problem has this name"
-        raise shipped.unknown(page, [*pages, *codes], about, "'swiftalign docs' lists the pages")
+        raise unknown(page, [*pages, *codes], about, "'swiftalign docs' lists the pages")
     text = path.read_text(encoding="utf-8")
     if not anchor:
         return text.strip()
     section = shipped.section_of(text, anchor)
     if section is None:
         known = shipped.anchors_of(text)
-        raise shipped.unknown(anchor, known, f"{name}: the page has no such heading", f"it has {', '.join(known)}")
+        raise unknown(anchor, known, f"{name}: the page has no such heading", f"it has {', '.join(known)}")
     return section
 
 

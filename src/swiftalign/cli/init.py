@@ -140,37 +140,30 @@ def init(
         raise SwiftalignError("--tiny works only with --demo", "write --demo DIR --tiny")
     if curriculum is not None and train_file is not None:
         raise SwiftalignError("--curriculum and --train both name the training rows", "remove --train")
+    options: dict[str, object] = {"model": model, "method": method, "problem": problem, "train": train_file}
+    options |= {"val": val_file, "demo": demo, "curriculum": curriculum, "replay": replay_file, "from": origin}
+
+    def besides(*taken: str) -> str:
+        """The options that are given, but for these."""
+        return ", ".join(f"--{name}" for name, value in options.items() if value is not None and name not in taken)
+
     if example is not None:
         from swiftalign.init.examples import write_example
 
-        wider: dict[str, object] = {"model": model, "method": method, "problem": problem, "train": train_file}
-        wider |= {"val": val_file, "replay": replay_file, "demo": demo, "curriculum": curriculum, "from": origin}
-        if given := [f"--{name}" for name, value in wider.items() if value is not None]:
-            message = f"--example writes a file as it is, so it can't be combined with {', '.join(given)}"
+        if given := besides():
+            message = f"--example writes a file as it is, so it can't be combined with {given}"
             raise SwiftalignError(message, "leave it out, and change the file that is written")
         written = write_example(path, example, force=force)
     elif origin is not None:
         from swiftalign.init.moved import write_moved
 
-        others: dict[str, object] = {"method": method, "problem": problem, "demo": demo, "curriculum": curriculum}
-        others |= {"replay": replay_file}
-        if given := [f"--{name}" for name, value in others.items() if value is not None]:
-            message = (
-                f"--from takes the run as its source describes it, so it can't be combined with {', '.join(given)}"
-            )
+        if given := besides("from", "model", "train", "val"):
+            message = f"--from takes the run as its source describes it, so it can't be combined with {given}"
             raise SwiftalignError(message, "leave it out, and change the file that is written")
         written = write_moved(path, origin, model=model, train=train_file, val=val_file, force=force)
     elif demo is not None:
-        beside: dict[str, object] = {
-            "model": model,
-            "problem": problem,
-            "train": train_file,
-            "val": val_file,
-            "curriculum": curriculum,
-        }
-        beside |= {"replay": replay_file}
-        if given := [f"--{name}" for name, value in beside.items() if value is not None]:
-            message = f"--demo has its own model and data, so it can't be combined with {', '.join(given)}"
+        if given := besides("demo", "method"):
+            message = f"--demo has its own model and data, so it can't be combined with {given}"
             raise SwiftalignError(message, "remove one of them")
         with console.status("writing a small Qwen3-VL and drawing its data"):
             written = write_demo(demo, method=method or "modules_to_save", force=force, tiny=tiny)

@@ -41,8 +41,7 @@ def runs(
     A run is running, done (perhaps by early stopping), stopped (by a signal, after it saved a checkpoint), failed, or
     cut off (it ended without a report, for example by a power failure). To continue one of the last three, run
     'swiftalign train CONFIG --resume'. 'best' is the value at the checkpoint that --checkpoint best takes, with its
-    step. Where a terminal is too narrow for a table, each run gets
-    a few lines.
+    step. Where a terminal is too narrow for a table, each run gets a few lines.
 
     --compare shows the settings that differ, and the last and the best value of everything that was measured. The
     picture has a colour for each run, and a panel for the loss, each learning rate and each accuracy.

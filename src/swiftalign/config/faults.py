@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from swiftalign.config.swift_arguments import megatron_arguments, swift_argument
 from swiftalign.config.yaml import Key, Mapping, dotted, holds, lookup
 from swiftalign.methods import METHODS
 from swiftalign.problems import Problem, config_problem
+from swiftalign.suggest import did_you_mean
 from swiftalign.yaml12 import PATTERNS
 
 OPERATIONS: Key = ("custom", "augmentation", "ops")
@@ -220,5 +220,4 @@ def _wrong_name(values: Mapping, key: Key) -> tuple[str, str]:
 
 
 def _near(name: Any, names: Sequence[str]) -> str | None:
-    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else None
+    return did_you_mean(str(name).lower(), names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from difflib import get_close_matches
 from pathlib import Path
 
 from swiftalign import shipped
@@ -12,6 +11,7 @@ from swiftalign.files import write_whole
 from swiftalign.init.recipes import SCHEMA_FILE
 from swiftalign.init.write import write_schema, writing
 from swiftalign.problems import SwiftalignError
+from swiftalign.suggest import did_you_mean
 
 
 def write_example(path: Path, name: str, *, force: bool = False) -> list[str]:
@@ -24,9 +24,8 @@ def write_example(path: Path, name: str, *, force: bool = False) -> list[str]:
     """
     examples = shipped.examples()
     if name not in examples:
-        near = get_close_matches(name, examples, n=1)
-        hint = (f"did you mean {near[0]}? " if near else "") + f"these are known:\n{listed()}"
-        raise SwiftalignError(f"--example {name}: no example has this name", hint)
+        hints = filter(None, (did_you_mean(name, examples), f"these are known:\n{listed()}"))
+        raise SwiftalignError(f"--example {name}: no example has this name", " ".join(hints))
     text = examples[name].read_text(encoding="utf-8").replace("../swiftalign.schema.json", SCHEMA_FILE)
     text = re.sub(rf"(configs/\w+/)?\b{name}\.yaml", path.name, text)
     text = re.sub(r"configs/\w+/(\w+\.yaml)", r"\1", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections import Counter
@@ -26,6 +25,7 @@ from swiftalign.model.read import read
 from swiftalign.model.tree import ModelSource
 from swiftalign.plan.schedule import ROWS_PER_STEP
 from swiftalign.problems import DataError, ModelError, SwiftalignError, counted
+from swiftalign.suggest import did_you_mean
 
 PHASES = ("simple", "medium", "full")  # of a curriculum
 # Most objects per image in the first two; the third has every row.
@@ -220,8 +220,7 @@ def choose_method(method: str | None, problem: str | None = None) -> str:
     """
     for option, value, known in (("--method", method, recipes()), ("--problem", problem, PROBLEMS)):
         if value is not None and value not in known:
-            near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else None
+            hint = did_you_mean(value, known, cutoff=0.4)
             raise SwiftalignError(f"{option} {value}: not one of {', '.join(known)}", hint)
     if method and problem:
         raise SwiftalignError("--method and --problem both choose the method", "keep one of the two")

@@ -206,8 +206,7 @@ def train(
 ) -> RunResult:
     """Check a configuration and all its rows, then train it with ms-swift in child processes.
 
-    The first Ctrl-C, SIGTERM and the like save a checkpoint after the current step, and the result's ``status`` is then
-    ``stopped``.
+    The first Ctrl-C or SIGTERM saves a checkpoint after the current step; ``status`` is then ``stopped``.
 
     Args:
         config: the configuration, or its phases.
