@@ -6,7 +6,6 @@ import base64
 import io
 import itertools
 import json
-import os
 import shutil
 import signal
 import threading
@@ -260,7 +259,8 @@ def test_a_stopped_command_does_not_wait_for_the_server(server: Server, tmp_path
     def slow(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         call = next(calls)  # the server answers in several threads
         if call == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            # To this thread: the system may choose any, and the main thread's wait does not end by it.
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         if call > 1:
             released.wait(60)
         return 200, written(TEXT)

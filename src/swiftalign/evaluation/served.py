@@ -18,6 +18,8 @@ TRIES = 3  # of a request that may succeed later, with growing pauses
 SECONDS = 600.0  # that a request may take
 TOGETHER = 32  # requests in flight
 
+_LOOK_SECONDS = 1.0  # after which a wait for answers looks for signals
+
 
 class ServedModel:
     """A server that is asked several questions at a time.
@@ -94,7 +96,8 @@ class ServedModel:
                 yield _failed(first, error)
         running = {self._begin(each, rows): each for each in islice(left, self._together)}
         while running:
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
+            # Where another thread got a signal, or it came just before, Python handles it when this wait is over.
+            for done in wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED).done:
                 request = running.pop(done)
                 try:
                     reply, lost = done.result(), 0
