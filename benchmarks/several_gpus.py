@@ -4,23 +4,34 @@ swiftalign, and stock ``swift sft``.
     python benchmarks/several_gpus.py --shape 8B --ways one,ddp,fsdp2,zero2 --stock one,ddp,zero2,fsdp2
     python benchmarks/several_gpus.py --shape 32B --ways fsdp2,fsdp2_offload,zero3 --stock fsdp2
     python benchmarks/several_gpus.py --shape 235B-A22B --ways fsdp2 --layers 12,36
+    python benchmarks/several_gpus.py --shape 30B-A3B --ways ddp,fsdp2 --lives fsdp2
 
 All train the same rows, by default of images of 1024x768. The model's large files are holes: they take no disk, and
 the frozen weights get random values on the GPUs. Prints one JSON object a run, and a table in Markdown at the end. With
 two numbers of layers, it also says what a layer takes, and what the whole model would on 4, 8 and 16 GPUs.
+
+--lives trains once more, stops with SIGTERM, resumes, compares the checkpoint with that of the run without a stop,
+checks it with verify-ckpt and exports the adapter.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import subprocess
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common import SWIFTALIGN
 from random_weights import __file__ as random_weights
+from step_times import PROFILED, WARM_UP
 from swiftalign.config.sharding import WAYS, divides_weights
 from swiftalign.model.families import find
 from train_gpu import build_data, build_processor, own_command, published, run, stock_command
@@ -48,7 +59,13 @@ def write_model(folder: Path, config: dict[str, Any]) -> int:
     family = find(config["model_type"])
     model = family and family.build(config)
     assert model is not None
-    tensors = list(model.parameters())
+    # A published file may hold the matrices of experts with swapped axes, which loading swaps back.
+    tensors = [
+        replace(tensor, shape=(tensor.shape[0], tensor.shape[2], tensor.shape[1]))
+        if family.transposed and family.transposed.search(tensor.name) and len(tensor.shape) == 3
+        else tensor
+        for tensor in model.parameters()
+    ]
     write_shards(folder, tensors, holes=True)
     return sum(tensor.nbytes for tensor in tensors if ".language_model.layers.0." in tensor.name)
 
@@ -65,12 +82,15 @@ def main() -> None:
     parser.add_argument("--layers", type=names, default=["0"], help="numbers of layers of the LLM; 0 for all")
     parser.add_argument("--processes", type=int, default=torch.cuda.device_count() or 2)
     parser.add_argument("--batch", type=int, default=4, help="rows per process")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--lives", type=names, default=[], help="ways of --ways that are also stopped and resumed")
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--data", choices=("equal", "mixed", "largest", "small"), default="equal", help="the images")
     parser.add_argument("--kernels", choices=KERNELS, default="compiled", help="where the way allows it")
     parser.add_argument("--timeout", type=int, default=300, help="seconds of a run")
     parser.add_argument("--place", type=Path, help="folder for the files; a temporary one by default")
     options = parser.parse_args()
+    if options.steps < WARM_UP + PROFILED + 2:
+        parser.error(f"--steps: at least {WARM_UP + PROFILED + 2}")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.place) as place:
         rows = Path(place) / "data"
@@ -85,29 +105,84 @@ def main() -> None:
                 result = train(way, stock, model, rows / "rows.jsonl", options)
                 result = {"shape": options.shape, "layers": layers, "layer_bytes": layer_bytes, **result}
                 print(json.dumps(result), flush=True)
+                if way in options.lives and not stock and "failed" not in result:
+                    print(json.dumps(live(way, model, rows / "rows.jsonl", options)), flush=True)
+                shutil.rmtree(run_folder(model, way, stock=stock), ignore_errors=True)
                 found.append(result)
     print_table(found)
     print_layers(found, published(options.shape, None)["text_config"]["num_hidden_layers"])
 
 
+def run_folder(model: Path, way: str, *, stock: bool = False) -> Path:
+    return model.parent / f"run-{model.name}-{'stock-' if stock else ''}{way}"
+
+
 def train(way: str, stock: bool, model: Path, rows: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Train by one way, and give its name, number of processes, times and memory."""
+    """Train by one way, and give its name, number of processes, times and memory. The run folder stays."""
     processes = 1 if way in ("one", "device_map") else options.processes
-    out = model.parent / f"run-{model.name}-{'stock-' if stock else ''}{way}"
-    arguments = (model, rows, out, options.steps, options.batch)
+    out = run_folder(model, way, stock=stock)
     environment = {"CUDA_VISIBLE_DEVICES": "0"} if way == "one" else {}
     if stock:
         gloo = {} if torch.cuda.is_available() or processes == 1 else {"ddp_backend": "gloo"}
-        command = stock_command(*arguments, {**STOCK[way], **gloo}, [random_weights])
+        settings = {**STOCK[way], **gloo}
+        command = stock_command(model, rows, out, options.steps, options.batch, settings, [random_weights])
         environment["NPROC_PER_NODE"] = str(processes)
     else:
-        settings = KERNELS["plain" if way in NOT_COMPILED and options.kernels == "compiled" else options.kernels]
-        sharding = {} if way == "one" else {"sharding": way}
-        command = own_command(*arguments, settings | sharding, [random_weights])
-        command += [] if processes == 1 else ["--nproc", str(processes)]
+        command = spread_command(way, model, rows, out, options)
     name = f"stock {way}" if stock else way
-    result = run(name, command, out, environment=environment, timeout=options.timeout)
+    result = run(name, command, out, environment=environment, timeout=options.timeout, keep=True)
     return {**result, "processes": processes, "batch": options.batch}
+
+
+def spread_command(way: str, model: Path, rows: Path, out: Path, options: argparse.Namespace) -> list[str]:
+    """The command of swiftalign that trains by one way."""
+    settings = KERNELS["plain" if way in NOT_COMPILED and options.kernels == "compiled" else options.kernels]
+    settings = settings | ({} if way == "one" else {"sharding": way})
+    if way in options.lives:
+        settings |= {"save_strategy": "steps", "save_steps": options.steps}
+    command = own_command(model, rows, out, options.steps, options.batch, settings, [random_weights])
+    return command + (
+        [] if way in ("one", "device_map") or options.processes == 1 else ["--nproc", str(options.processes)]
+    )
+
+
+def live(way: str, model: Path, rows: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Stop a run of the way with SIGTERM, resume it, and give the seconds and exit codes of all commands.
+
+    ``same`` says whether the checkpoint at the end holds the bytes of that of the run without a stop.
+    """
+    whole = run_folder(model, way)
+    out = whole.with_name(f"{whole.name}-stopped")
+    command = spread_command(way, model, rows, out, options)
+    found: dict[str, Any] = {"lives": way}
+
+    def timed(name: str, command: list[str], *, stop: bool = False) -> None:
+        begin, log = time.monotonic(), out.with_suffix(f".{name}.log")
+        environment = os.environ | {"STEP_TIMES": str(out.with_suffix(".json"))}
+        environment |= {"CUDA_VISIBLE_DEVICES": "0"} if way == "one" else {}
+        with log.open("w") as file:
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            if time.monotonic() - begin > options.timeout:
+                process.kill()
+            elif stop and (out / "logging.jsonl").exists():
+                process.terminate()
+                stop = False
+            time.sleep(0.2)
+        found[name] = {"seconds": round(time.monotonic() - begin, 1), "exit_code": process.returncode}
+        if process.returncode not in (0, 143):
+            print(log.read_text(errors="replace")[-2000:], flush=True)
+
+    timed("stopped", command, stop=True)
+    found["stopped_at"] = [path.name for path in out.glob("checkpoint-*")]
+    timed("resumed", [*command, "--resume"])
+    timed("verified", [*SWIFTALIGN, "verify-ckpt", str(out), "--json"])
+    timed("exported", [*SWIFTALIGN, "export", str(out), "--adapter-only", "-o", f"{out}-export"])
+    ends = [folder / f"checkpoint-{options.steps}" / "adapter_model.safetensors" for folder in (whole, out)]
+    found["same"] = all(path.exists() for path in ends) and ends[0].read_bytes() == ends[1].read_bytes()
+    found["exported"]["files"] = sorted(path.name for path in Path(f"{out}-export").glob("*"))
+    shutil.rmtree(out, ignore_errors=True)
+    return found
 
 
 def print_table(found: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ TMPDIR. Prints one JSON object a run, and a table at the end.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import yaml
 from PIL import Image
@@ -279,13 +282,20 @@ def own_command(
 
 
 def run(
-    name: str, command: list[str], out: Path, *, environment: dict[str, str] | None = None, timeout: float = TIMEOUT
+    name: str,
+    command: list[str],
+    out: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    timeout: float = TIMEOUT,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Train, and gather what the callback and the run folder hold.
 
     Args:
         environment: variables to set beside those of this process.
         timeout: seconds after which the run counts as failed.
+        keep: whether the run folder stays.
     """
     times = out.with_suffix(".json")
     begin = time.time()
@@ -298,6 +308,8 @@ def run(
         errors="replace",
         start_new_session=True,  # to end all of it after the time limit
     )
+    memory = [0]
+    threading.Thread(target=_watch_memory, args=(process.pid, memory), daemon=True).start()
     try:
         output, _ = process.communicate(timeout=timeout)
         failed = process.returncode or ("" if times.exists() else "no times")
@@ -321,6 +333,7 @@ def run(
         "first_step_after": round(values["ends"][0] - begin, 1),
         "peak_gib": round(values["peak_bytes"] / 2**30, 2),
         "reserved_gib": round(values["reserved_bytes"] / 2**30, 2),
+        "machine_gib": round(max(memory) / 2**30, 2),
         "shares_ms": values.get("shares_ms", {}),
         "idle_ms": values.get("idle_ms"),
         "compiled": values["compiled"],
@@ -340,8 +353,23 @@ def run(
             k: choices.get(k)
             for k in ("batch", "gradient_checkpointing", "padding_free", "attention", "kernels", "frozen_fp8")
         }
-    shutil.rmtree(out, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(out, ignore_errors=True)
     return found
+
+
+def _watch_memory(pid: int, found: list[int]) -> None:
+    """Twice a second, note the bytes that a process and its children have of the machine, without files and sharing."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        while parent.is_running():
+            total = 0
+            for process in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    memory = process.memory_info()
+                    total += memory.rss - memory.shared
+            found.append(total)
+            time.sleep(0.5)
 
 
 def product_rate(products: int = 20) -> float:

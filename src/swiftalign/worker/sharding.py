@@ -25,6 +25,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 from swiftalign.config.sharding import stage
 from swiftalign.model.families import find
@@ -78,9 +79,20 @@ def join_processes(sharding: str, timeout: float) -> None:
         deepspeed.init_distributed(dist.get_backend())  # before the model is loaded, which ZeRO-3 divides at once
 
 
+class _Views(TorchFunctionMode):
+    """Leaves views of weight files what they are.
+
+    transformers maps the files, which takes no memory of the machine, and swaps the axes of Qwen3-VL's experts, whose
+    copies would take as much as the model. `divide` makes such weights contiguous, on the GPU, a layer at a time.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function is torch.Tensor.contiguous else function(*args, **(kwargs or {}))
+
+
 @contextmanager
 def loading(sharding: str) -> Iterator[None]:
-    """While the model is loaded: with ``fsdp2`` into memory, and on each machine by one process only.
+    """While the model is loaded: with ``fsdp2`` on each machine by one process only, which maps the weight files.
 
     transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model. ZeRO-3
     divides the weights as they are created. Without its own 16-bit modes it would create them in float32, so that the
@@ -91,6 +103,8 @@ def loading(sharding: str) -> Iterator[None]:
     with ExitStack() as undo:
         for name in names:
             undo.callback(os.environ.pop, name)
+        if names:
+            undo.enter_context(_Views())
         if stage(sharding) == 3:
             import deepspeed
             from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
@@ -122,7 +136,7 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
     """Send rank 0's weights to all processes, and divide the layers of the LLM among them.
 
     Args:
-        model: the model in the machine's memory, as peft wraps it; with weights on rank 0 only.
+        model: the model as `loading` leaves it and peft wraps it; with weights on rank 0 only.
         offload: whether the layers' weights stay in the machine's memory, and go to the GPU one layer at a time.
 
     Raises:
@@ -139,7 +153,7 @@ def divide(model: Any, plan: TuningPlan, *, offload: bool) -> None:
 
     def share(weights: Iterator[torch.Tensor]) -> None:
         for weight in weights:
-            weight.data = weight.data.to(device)
+            weight.data = weight.data.to(device).contiguous()
             dist.broadcast(weight.data, 0)
 
     share(weight for weight in model.parameters() if id(weight) not in inside)
