@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices, *, tf32
     for part in model.modules():
         if isinstance(part, nn.Conv3d) and part.weight.is_cuda and _embeds_patches(part):
             part.forward = partial(embed_patches, part)  # type: ignore[method-assign]
+        elif hasattr(part, "_apply_gate"):  # what transformers gives the experts of all families
+            part.forward = partial(sum_experts, part.forward)
     if choices.padding_free:
         use_padding_free_attention(model, flash4=choices.attention == "flash4")
         reset_at_rows(model, tf32)
@@ -87,3 +89,25 @@ def embed_patches(layer: nn.Conv3d, patches: Tensor) -> Tensor:
     """
     out = nn.functional.linear(patches.flatten(1), layer.weight.flatten(1), layer.bias)
     return out.view(*out.shape, 1, 1, 1)
+
+
+def sum_experts(
+    forward: Callable[[Tensor, Tensor, Tensor], Tensor], tokens: Tensor, chosen: Tensor, shares: Tensor
+) -> Tensor:
+    """What the experts make of tokens, with gradients that are the same each time.
+
+    transformers reads a token once for each of its experts. Compiled, the gradient of that reading adds up by atomic
+    operations, in an order that no run repeats. Here each expert has a copy of the token, and the copies are added up.
+
+    Args:
+        forward: the experts' own forward pass.
+        tokens: [tokens, width].
+        chosen: the experts of each token: [tokens, experts].
+        shares: their weights in the sum: [tokens, experts].
+
+    Returns:
+        [tokens, width].
+    """
+    count, experts = chosen.shape
+    copies = tokens.unsqueeze(1).expand(-1, experts, -1).reshape(count * experts, -1)
+    return forward(copies, chosen.reshape(-1, 1), shares.reshape(-1, 1)).view(count, experts, -1).sum(1)
