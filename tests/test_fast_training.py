@@ -12,6 +12,7 @@ import pytest
 
 from swiftalign.cli import main
 from swiftalign.config.sections import Config
+from swiftalign.demo.model import build_model
 from swiftalign.model.tree import Model
 from swiftalign.plan.resolve import resolve
 from swiftalign.speed.choices import Choices
@@ -214,6 +215,46 @@ def test_only_frozen_layers_are_compiled(demo: Path, demo_modules: Model, make_c
     assert all(compiled(model.model.language_model.layers))
     assert not any(compiled(model.model.visual.blocks))
     assert trainer.evaluate() == "evaluated"
+
+
+def test_compiled_experts_have_the_same_gradients_each_time(
+    tmp_path: Path, make_config: Callable[[str], Config], demo_modules: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch._dynamo.utils import counters
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    from swiftalign.worker.apply_choices import speed_up_trainer
+
+    build_model(tmp_path, moe=True, dtype="bfloat16")  # in float32, a CPU's product of groups can't be compiled
+    config = Qwen3VLMoeConfig.from_pretrained(tmp_path)
+    config.text_config.num_experts_per_tok = 4  # all of them; a sum of two has one order
+    model = Qwen3VLMoeForConditionalGeneration.from_pretrained(tmp_path, config=config).requires_grad_(False)
+    llm = model.model.language_model
+    tokens, wanted = torch.randn(2, 1, 600, model.config.text_config.hidden_size, dtype=torch.bfloat16)
+    assert {layer.mlp.experts.config._experts_implementation for layer in llm.layers} == {"grouped_mm"}
+
+    def gradient() -> torch.Tensor:
+        given = tokens.clone().requires_grad_()
+        (llm(inputs_embeds=given, use_cache=False).last_hidden_state * wanted).sum().backward()
+        assert given.grad is not None
+        return given.grad
+
+    expected = gradient()
+    threads, checkpoint = torch.get_num_threads(), torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", checkpoint)  # as it is again afterwards
+    torch.set_num_threads(2)  # one adds up in the same order each time
+    torch.compiler.reset()
+    counters.clear()
+    try:
+        trainer = SimpleNamespace(model=model, evaluate=lambda: None)
+        speed_up_trainer(trainer, resolve(make_config(""), demo_modules), Choices(kernels="compiled"))
+        found = [gradient() for _ in range(8)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert torch.linalg.norm(found[0] - expected) < 0.02 * torch.linalg.norm(expected)
+    assert counters["stats"]["unique_graphs"] == 1  # all layers share it
 
 
 def test_patches_are_embedded_as_by_the_convolution() -> None:

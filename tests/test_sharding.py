@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
+from swiftalign.demo.model import build_model
+from swiftalign.worker.sharding import loading
 
 ROWS = 15  # the last batch has 3 rows for two processes of 2
 
@@ -143,6 +147,35 @@ def test_divided_it_trains_what_one_process_does(way: str, folder: Path, single:
     assert loss < 1e-4
     assert weight < 1e-4
     assert main(["verify-ckpt", str(run), "--deep", "--base", str(demo / "model")]) == 0
+
+
+@pytest.mark.slow
+def test_experts_are_mapped_as_published_and_divided(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    build_model(model, moe=True)
+    values = load_file(model / "model.safetensors")
+    values = {name: value.mT.contiguous() if ".experts." in name else value for name, value in values.items()}
+    save_file(values, model / "model.safetensors", metadata={"format": "pt"})  # [experts, in, out], as on the hub
+    sets = (f"model.path={model}", "training.max_steps=2")
+    one = train(folder, "experts-one", "training.per_device_train_batch_size=4", *sets, nproc=1)
+    two = train(folder, "experts-two", "training.sharding=fsdp2", *sets)
+    assert max(apart(one, two)) < 1e-4
+    assert main(["verify-ckpt", str(two), "--deep", "--base", str(model)]) == 0
+
+
+def test_loading_maps_what_it_would_copy(tmp_path: Path) -> None:
+    build_model(tmp_path, moe=True)
+    file = tmp_path / "model.safetensors"
+    values = load_file(file)
+    stored = {name: value.mT.contiguous() if ".experts." in name else value for name, value in values.items()}
+    save_file(stored, file, metadata={"format": "pt"})
+    with loading("fsdp2"):
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    mapped = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    assert file in mapped
+    for name, weight in model.named_parameters():
+        assert weight.is_contiguous() == (".experts." not in name)
+        assert torch.equal(weight, values[name])
 
 
 @pytest.mark.slow

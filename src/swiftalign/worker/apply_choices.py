@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from swiftalign.model.families import find
 from swiftalign.model.family import Family
@@ -17,6 +18,8 @@ from swiftalign.speed.choices import Choices
 from swiftalign.worker.attention import use_padding_free_attention
 from swiftalign.worker.fp8 import freeze_in_fp8
 from swiftalign.worker.linear_attention import reset_at_rows
+
+_SUMMED = "grouped_mm_summed"  # a way of experts, beside transformers' own
 
 
 def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices, *, tf32: bool | None = None) -> None:
@@ -36,8 +39,6 @@ def speed_up_model(model: nn.Module, plan: TuningPlan, choices: Choices, *, tf32
     for part in model.modules():
         if isinstance(part, nn.Conv3d) and part.weight.is_cuda and _embeds_patches(part):
             part.forward = partial(embed_patches, part)  # type: ignore[method-assign]
-        elif hasattr(part, "_apply_gate"):  # what transformers gives the experts of all families
-            part.forward = partial(sum_experts, part.forward)
     if choices.padding_free:
         use_padding_free_attention(model, flash4=choices.attention == "flash4")
         reset_at_rows(model, tf32)
@@ -60,6 +61,9 @@ def speed_up_trainer(trainer: Any, plan: TuningPlan, choices: Choices) -> None:
         for layer in _frozen_layers(trainer.model, stack):
             # Not the layer itself: what is called before and after it, e.g. to gather weights, can't be compiled.
             layer.forward = torch.compile(layer.forward, dynamic=True)
+    for part in trainer.model.modules():
+        if hasattr(part, "_apply_gate") and part.config._experts_implementation == "grouped_mm":  # experts
+            part.config._experts_implementation = _SUMMED
     trainer.evaluate = torch.compiler.set_stance("force_eager")(trainer.evaluate)
 
 
@@ -91,16 +95,14 @@ def embed_patches(layer: nn.Conv3d, patches: Tensor) -> Tensor:
     return out.view(*out.shape, 1, 1, 1)
 
 
-def sum_experts(
-    forward: Callable[[Tensor, Tensor, Tensor], Tensor], tokens: Tensor, chosen: Tensor, shares: Tensor
-) -> Tensor:
-    """What the experts make of tokens, with gradients that are the same each time.
+def sum_experts(experts: nn.Module, tokens: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+    """What the experts make of tokens, with gradients that are the same each time when it is compiled.
 
     transformers reads a token once for each of its experts. Compiled, the gradient of that reading adds up by atomic
     operations, in an order that no run repeats. Here each expert has a copy of the token, and the copies are added up.
 
     Args:
-        forward: the experts' own forward pass.
+        experts: a layer's experts.
         tokens: [tokens, width].
         chosen: the experts of each token: [tokens, experts].
         shares: their weights in the sum: [tokens, experts].
@@ -108,6 +110,11 @@ def sum_experts(
     Returns:
         [tokens, width].
     """
-    count, experts = chosen.shape
-    copies = tokens.unsqueeze(1).expand(-1, experts, -1).reshape(count * experts, -1)
-    return forward(copies, chosen.reshape(-1, 1), shares.reshape(-1, 1)).view(count, experts, -1).sum(1)
+    count, number = chosen.shape
+    copies = tokens.unsqueeze(1).expand(-1, number, -1).reshape(count * number, -1)
+    made: Tensor = grouped_mm_experts_forward(experts, copies, chosen.reshape(-1, 1), shares.reshape(-1, 1))
+    return made.view(count, number, -1).sum(1)
+
+
+# A forward pass of each layer's own would be compiled anew for each of them.
+ALL_EXPERTS_FUNCTIONS.register(_SUMMED, sum_experts)
