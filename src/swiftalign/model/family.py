@@ -45,6 +45,7 @@ class Sizes:
         state: elements of the memory that linear attention updates with each token, over all layers of the LLM.
         linear_work: float32 elements per token that a layer with linear attention takes while it computes.
         plain_kept: elements that the LLM's layers keep with plain kernels, relative to compiled ones.
+        routed: elements of a token's copies for its experts; 0 without experts.
         window: patches that see each other in a block of the ViT with window attention; 0 without such blocks.
         window_layers: number of these blocks.
     """
@@ -67,6 +68,7 @@ class Sizes:
     state: int = 0
     linear_work: int = 0
     plain_kept: float = 1.48
+    routed: int = 0
     window: int = 0
     window_layers: int = 0
 

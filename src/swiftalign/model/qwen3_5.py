@@ -121,6 +121,7 @@ def _sizes(config: dict[str, Any]) -> Sizes:
         # Of each chunk: eight tensors like the values, five of tokens by tokens, and eight like the states.
         linear_work=8 * values + 5 * heads * CHUNK + 8 * values * text["linear_key_head_dim"] // CHUNK,
         plain_kept=1.68,
+        routed=text.get("num_experts_per_tok", 0) * width,
         **vit_sizes(vision, deepstack=0),
     )
 

@@ -107,6 +107,7 @@ def _sizes(config: dict[str, Any]) -> Sizes:
         attention_layers=layers,
         matrix=layers * (2 * width * (queries + keys) + 3 * width * inner),
         vocabulary=text["vocab_size"],
+        routed=text["num_experts_per_tok"] * width if sparse else 0,
         **vit_sizes(vision, deepstack=len(vision["deepstack_visual_indexes"])),
     )
 
@@ -203,7 +204,7 @@ QWEN3_VL = Family(
     merger_layers=("linear_fc1", "linear_fc2"),
     published=_published("2B", "4B", "8B", "32B"),
     sizes=_sizes,
-    measured={"one": (2560, 4096), "ddp": (4096,), "fsdp2": (4096, 5120), "zero2": (4096,)},  # 4B, 8B, 32B
+    measured={"one": (2560, 4096, 5120), "ddp": (4096,), "fsdp2": (4096, 5120), "zero2": (4096,)},  # 4B, 8B, 32B
     chat=Chat(("qwen3_vl",)),
     sync_free=True,
     compiles=True,

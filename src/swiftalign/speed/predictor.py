@@ -42,6 +42,9 @@ _FP8_GAIN = 1.9  # of the LLM's products
 # Elementwise memory traffic of plain and of Liger's kernels, relative to compiled ones.
 _MORE_TRAFFIC = {"compiled": 1.0, "liger": 2.3, "plain": 5.0}
 _FP8_TRAFFIC = 1.4  # elementwise memory traffic with it: activations are brought to FP8
+# Elements that pass through memory for an element of a token's copies for its experts, forward and backward: measured
+# with the 30B-A3B compiled, and with one layer of its experts for the others.
+_ROUTING = {"compiled": 28.0, "liger": 45.0, "plain": 45.0}
 _BATCH_SECONDS = 0.02  # per batch: the optimizer, the loss, and short waits for the CPU
 # Seconds of CPU time to start the kernels of one LLM layer, forward and backward; small batches wait for it.
 _STARTS = {"compiled": 0.002, "liger": 0.0045, "plain": 0.0045}
@@ -157,6 +160,7 @@ class Predictor:
         attention = sizes.attention_kept / sizes.layers
         layer = 2 * sizes.width + attention + 2 * sizes.inner
         layer *= _MORE_KEPT.get(choices.kernels, sizes.plain_kept)
+        layer += sizes.routed  # what the experts made, before it is weighted
         if "llm" in trained.parts:  # the inputs of the layers whose weights train
             layer += 2 * sizes.width + sizes.queries + sizes.inner
         # Activations that are kept until the backward pass.
@@ -218,5 +222,7 @@ class Predictor:
             elements += patches * sizes.vit_layers * (2 * sizes.vit_inner + 24 * sizes.vit_width)
             traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
             traffic *= _FP8_TRAFFIC if choices.frozen_fp8 else 1.0
+            routed = tokens * sizes.layers * sizes.routed * _ROUTING[choices.kernels] * (1.4 if again else 1.0)
+            traffic += 2 * routed / bandwidth
             times.append(max(products + attention + traffic, starts) + _BATCH_SECONDS)
         return self.spreading.seconds(sum(times) / len(times), self.weights, self.card)
