@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from transformers.core_model_loading import Transpose
 
 from swiftalign.config.sharding import stage
 from swiftalign.model.families import find
@@ -80,11 +81,7 @@ def join_processes(sharding: str, timeout: float) -> None:
 
 
 class _Views(TorchFunctionMode):
-    """Leaves views of weight files what they are.
-
-    transformers maps the files, which takes no memory of the machine, and swaps the axes of Qwen3-VL's experts, whose
-    copies would take as much as the model. `divide` makes such weights contiguous, on the GPU, a layer at a time.
-    """
+    """Leaves views what they are where they would be made contiguous."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if function is torch.Tensor.contiguous else function(*args, **(kwargs or {}))
@@ -94,9 +91,12 @@ class _Views(TorchFunctionMode):
 def loading(sharding: str) -> Iterator[None]:
     """While the model is loaded: with ``fsdp2`` on each machine by one process only, which maps the weight files.
 
-    transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model. ZeRO-3
-    divides the weights as they are created. Without its own 16-bit modes it would create them in float32, so that the
-    dtype is left to transformers, which creates them in the planned one.
+    transformers and ms-swift read the two variables; set for longer, they would make accelerate wrap the model. Mapped
+    files take no memory of the machine; but where transformers swaps axes, as those of Qwen3-VL's experts, its copies
+    would take as much as the model. They stay views, which `divide` copies on the GPU, a layer at a time.
+
+    ZeRO-3 divides the weights as they are created. Without its own 16-bit modes it would create them in float32, so
+    that the dtype is left to transformers, which creates them in the planned one.
     """
     names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING") if sharding.startswith("fsdp2") else ()
     os.environ |= dict.fromkeys(names, "true")
@@ -104,7 +104,13 @@ def loading(sharding: str) -> Iterator[None]:
         for name in names:
             undo.callback(os.environ.pop, name)
         if names:
-            undo.enter_context(_Views())
+            undo.callback(setattr, Transpose, "convert", convert := Transpose.convert)
+
+            def swap(*args: Any, **kwargs: Any) -> Any:
+                with _Views():
+                    return convert(*args, **kwargs)
+
+            Transpose.convert = swap
         if stage(sharding) == 3:
             import deepspeed
             from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
