@@ -61,10 +61,10 @@ def write_model(folder: Path, config: dict[str, Any]) -> int:
     assert model is not None
     # A published file may hold the matrices of experts with swapped axes, which loading swaps back.
     tensors = [
-        replace(tensor, shape=(tensor.shape[0], tensor.shape[2], tensor.shape[1]))
-        if family.transposed and family.transposed.search(tensor.name) and len(tensor.shape) == 3
-        else tensor
-        for tensor in model.parameters()
+        replace(each, shape=(each.shape[0], each.shape[2], each.shape[1]))
+        if family.transposed and family.transposed.search(each.name) and len(each.shape) == 3
+        else each
+        for each in model.parameters()
     ]
     write_shards(folder, tensors, holes=True)
     return sum(tensor.nbytes for tensor in tensors if ".language_model.layers.0." in tensor.name)
@@ -141,9 +141,9 @@ def spread_command(way: str, model: Path, rows: Path, out: Path, options: argpar
     if way in options.lives:
         settings |= {"save_strategy": "steps", "save_steps": options.steps}
     command = own_command(model, rows, out, options.steps, options.batch, settings, [random_weights])
-    return command + (
-        [] if way in ("one", "device_map") or options.processes == 1 else ["--nproc", str(options.processes)]
-    )
+    if way not in ("one", "device_map") and options.processes > 1:
+        command += ["--nproc", str(options.processes)]
+    return command
 
 
 def live(way: str, model: Path, rows: Path, options: argparse.Namespace) -> dict[str, Any]:
