@@ -178,7 +178,13 @@ def spread_over(
         (2, "32B", "48GiB", "fsdp2", "the whole model does not fit into 48 GiB"),
         (8, "30B-A3B", "RTX 4090", "fsdp2", "the whole model does not fit into 24 GiB"),
         (8, "235B-A22B", "H100", "fsdp2", "the whole model does not fit into 80 GiB"),
-        (2, "235B-A22B", "H100", "fsdp2_offload", "a GPU's share of the layers does not fit into 80 GiB"),
+        (
+            2,
+            "235B-A22B",
+            "H100",
+            "fsdp2_offload",
+            "a GPU's share of the layers does not fit into 80 GiB; 436 GiB of them stay in the machine's memory",
+        ),
     ],
 )
 def test_auto_divides_a_model_only_where_it_does_not_fit(
