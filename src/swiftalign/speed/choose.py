@@ -101,13 +101,11 @@ def automatic(config: Config, plan: TuningPlan, predictor: Predictor | None) -> 
         return "ddp", "the memory that the run takes is not known"
     if fits_at_worst(config, plan, predictor, "ddp"):
         return "ddp", "the whole model fits each GPU"
+    room, kept = (f"{size / GIB:.0f} GiB" for size in (predictor.card.memory, predictor.weights.layers))
     if fits_at_worst(config, plan, predictor, "fsdp2"):
-        return "fsdp2", f"the whole model does not fit into {predictor.card.memory / GIB:.0f} GiB"
-    kept = f"{predictor.weights.layers / GIB:.0f} GiB of them stay in the machine's memory"
-    return (
-        "fsdp2_offload",
-        f"a GPU's share of the layers does not fit into {predictor.card.memory / GIB:.0f} GiB; {kept}",
-    )
+        return "fsdp2", f"the whole model does not fit into {room}"
+    why = f"a GPU's share of the layers does not fit into {room}; {kept} of them stay in the machine's memory"
+    return "fsdp2_offload", why
 
 
 def fits_at_worst(config: Config, plan: TuningPlan, predictor: Predictor, sharding: str) -> bool:
