@@ -116,5 +116,5 @@ def sum_experts(experts: nn.Module, tokens: Tensor, chosen: Tensor, shares: Tens
     return made.view(count, number, -1).sum(1)
 
 
-# A forward pass of each layer's own would be compiled anew for each of them.
+# Not set on each layer: a forward pass of its own would be compiled anew for each of them.
 ALL_EXPERTS_FUNCTIONS.register(_SUMMED, sum_experts)
