@@ -117,9 +117,13 @@ def run_folder(model: Path, way: str, *, stock: bool = False) -> Path:
     return model.parent / f"run-{model.name}-{'stock-' if stock else ''}{way}"
 
 
+def processes_of(way: str, options: argparse.Namespace) -> int:
+    return 1 if way in ("one", "device_map") else int(options.processes)
+
+
 def train(way: str, stock: bool, model: Path, rows: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train by one way, and give its name, number of processes, times and memory. The run folder stays."""
-    processes = 1 if way in ("one", "device_map") else options.processes
+    processes = processes_of(way, options)
     out = run_folder(model, way, stock=stock)
     environment = {"CUDA_VISIBLE_DEVICES": "0"} if way == "one" else {}
     if stock:
@@ -141,9 +145,8 @@ def spread_command(way: str, model: Path, rows: Path, out: Path, options: argpar
     if way in options.lives:
         settings |= {"save_strategy": "steps", "save_steps": options.steps}
     command = own_command(model, rows, out, options.steps, options.batch, settings, [random_weights])
-    if way not in ("one", "device_map") and options.processes > 1:
-        command += ["--nproc", str(options.processes)]
-    return command
+    processes = processes_of(way, options)
+    return command if processes == 1 else [*command, "--nproc", str(processes)]
 
 
 def live(way: str, model: Path, rows: Path, options: argparse.Namespace) -> dict[str, Any]:

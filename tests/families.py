@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, SiglipVisionConfig
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
@@ -414,6 +415,13 @@ def build(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     live(name, device="cpu").save_pretrained(folder)
     return folder
+
+
+def swap_experts(folder: Path) -> None:
+    """Swap the axes of a Qwen3-VL's experts in its weight file, which then holds them as the hub does: [., in, out]."""
+    file = folder / "model.safetensors"
+    swapped = {name: value.mT.contiguous() if ".experts." in name else value for name, value in load_file(file).items()}
+    save_file(swapped, file, metadata={"format": "pt"})
 
 
 def stored_of(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, TensorInfo]:

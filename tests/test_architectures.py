@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from swift.model import MODEL_ARCH_MAPPING, MODEL_MAPPING
 from transformers import AutoModelForImageTextToText
 
+from families import swap_experts
 from swiftalign.config.sections import Config
 from swiftalign.demo.model import build_model
 from swiftalign.model.families import find, published_config, published_ids
@@ -74,15 +76,6 @@ def assert_same(modules: Model, real: Model) -> None:
     assert modules.mergers == real.mergers
 
 
-def transposed_experts(source: Path, target: Path) -> Path:
-    """The model as the hub stores it, with expert matrices [experts, in, out]."""
-    weights = load_file(source / "model.safetensors")
-    stored = {k: w.transpose(1, 2).contiguous() if ".experts." in k else w for k, w in weights.items()}
-    save_file(stored, target / "model.safetensors", metadata={"format": "pt"})
-    (target / "config.json").write_bytes((source / "config.json").read_bytes())
-    return target
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_headers_give_the_modules_of_the_real_class(name: str, models: dict[str, Path]) -> None:
     modules = modules_at(models[name])
@@ -110,7 +103,8 @@ def test_a_layer_of_experts_may_stand_beside_a_dense_one(models: dict[str, Path]
 def test_expert_matrices_in_the_layout_of_the_hub_are_read_in_that_of_the_runtime(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = transposed_experts(models["moe"], tmp_path)
+    folder = shutil.copytree(models["moe"], tmp_path / "model")
+    swap_experts(folder)
     modules = modules_at(folder)
     experts = modules.by_name["model.language_model.layers.0.mlp.experts"].weights
     assert {weight.name.rpartition(".")[2]: weight.shape for weight in experts} == {

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from families import swap_experts
 from swiftalign.checkpoint.choose import checkpoints_of
 from swiftalign.cli import main
 from swiftalign.demo.data import write_dataset
@@ -153,9 +154,7 @@ def test_divided_it_trains_what_one_process_does(way: str, folder: Path, single:
 def test_experts_are_mapped_as_published_and_divided(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     build_model(model, moe=True)
-    values = load_file(model / "model.safetensors")
-    values = {name: value.mT.contiguous() if ".experts." in name else value for name, value in values.items()}
-    save_file(values, model / "model.safetensors", metadata={"format": "pt"})  # [experts, in, out], as on the hub
+    swap_experts(model)
     sets = (f"model.path={model}", "training.max_steps=2")
     one = train(folder, "experts-one", "training.per_device_train_batch_size=4", *sets, nproc=1)
     two = train(folder, "experts-two", "training.sharding=fsdp2", *sets)
@@ -167,8 +166,7 @@ def test_loading_maps_what_it_would_copy(tmp_path: Path) -> None:
     build_model(tmp_path, moe=True)
     file = tmp_path / "model.safetensors"
     values = load_file(file)
-    stored = {name: value.mT.contiguous() if ".experts." in name else value for name, value in values.items()}
-    save_file(stored, file, metadata={"format": "pt"})
+    swap_experts(tmp_path)
     with loading("fsdp2"):
         model = AutoModelForImageTextToText.from_pretrained(tmp_path)
     mapped = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}

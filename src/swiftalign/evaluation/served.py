@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
 from typing import Any
@@ -85,7 +85,8 @@ class ServedModel:
         left, lost = iter(requests), 0
         for first in islice(left, 1):
             try:
-                yield self._ask(first, rows)
+                [asked] = _answered([self._begin(first, rows)])
+                yield asked.result()
             except APIConnectionError as error:
                 raise self._unreachable(error) from None
             except (NotFoundError, AuthenticationError, PermissionDeniedError) as error:
@@ -96,8 +97,7 @@ class ServedModel:
                 yield _failed(first, error)
         running = {self._begin(each, rows): each for each in islice(left, self._together)}
         while running:
-            # Where another thread got a signal, or it came just before, Python handles it when this wait is over.
-            for done in wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED).done:
+            for done in _answered(running):
                 request = running.pop(done)
                 try:
                     reply, lost = done.result(), 0
@@ -146,6 +146,16 @@ class ServedModel:
         tokens = choice.logprobs.content if choice.logprobs else None
         logprob = sum(token.logprob for token in tokens) if tokens else None
         return Reply(request.question.index, choice.message.content or "", logprob=logprob)
+
+
+def _answered(running: Collection[Future[Reply]]) -> set[Future[Reply]]:
+    """Wait for at least one reply.
+
+    Where another thread got a signal, or it came just before a wait, Python handles it when that wait is over.
+    """
+    while not (done := wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED).done):
+        pass
+    return done
 
 
 def _failed(request: Request, error: Exception) -> Reply:

@@ -204,6 +204,7 @@ class Predictor:
         if rate is None or bandwidth is None:
             return None
         sizes, again, times = self.sizes, choices.gradient_checkpointing, []
+        passes = 1.4 if again else 1.0  # of the elementwise work in the LLM's layers
         llm_elements = 8 * sizes.inner + 24 * sizes.width + 4 * sizes.attention_kept / sizes.layers
         vit_passes = 1 if "vit" in self.trained.parts else _FORWARD
         start, linear = _STARTS[choices.kernels], sizes.layers - sizes.attention_layers
@@ -218,11 +219,10 @@ class Predictor:
             attention = (work.llm_attention + work.vit_attention) / (rate * _ATTENTION[choices.attention])
             attention += work.linear_attention / (rate * _LINEAR_ATTENTION)
             tokens, patches = sum(row.tokens for row in rows), sum(sum(row.patches) for row in rows)
-            elements = tokens * sizes.layers * llm_elements * (1.4 if again else 1.0)
+            elements = tokens * sizes.layers * llm_elements * passes
             elements += patches * sizes.vit_layers * (2 * sizes.vit_inner + 24 * sizes.vit_width)
             traffic = 2 * elements * _MORE_TRAFFIC[choices.kernels] / bandwidth
             traffic *= _FP8_TRAFFIC if choices.frozen_fp8 else 1.0
-            routed = tokens * sizes.layers * sizes.routed * _ROUTING[choices.kernels] * (1.4 if again else 1.0)
-            traffic += 2 * routed / bandwidth
+            traffic += 2 * tokens * sizes.layers * sizes.routed * _ROUTING[choices.kernels] * passes / bandwidth
             times.append(max(products + attention + traffic, starts) + _BATCH_SECONDS)
         return self.spreading.seconds(sum(times) / len(times), self.weights, self.card)

@@ -98,12 +98,11 @@ def loading(sharding: str) -> Iterator[None]:
     ZeRO-3 divides the weights as they are created. Without its own 16-bit modes it would create them in float32, so
     that the dtype is left to transformers, which creates them in the planned one.
     """
-    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING") if sharding.startswith("fsdp2") else ()
-    os.environ |= dict.fromkeys(names, "true")
     with ExitStack() as undo:
-        for name in names:
-            undo.callback(os.environ.pop, name)
-        if names:
+        if sharding.startswith("fsdp2"):
+            for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+                os.environ[name] = "true"
+                undo.callback(os.environ.pop, name)
             undo.callback(setattr, Transpose, "convert", convert := Transpose.convert)
 
             def swap(*args: Any, **kwargs: Any) -> Any:
