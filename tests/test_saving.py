@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -129,7 +131,8 @@ def train(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Train:
         (folder / "stop").touch() if stop else (folder / "stop").unlink(missing_ok=True)
         words = [f"training.output_dir={run_folder}", *sets, *overrides]
         options = [word for item in words for word in ("--set", item)]
-        return main(["train", str(config), *options, *(["--resume"] if resume else [])])
+        with patch.dict(os.environ, TENSORBOARD_LOGGING_DIR=str(folder / "by-the-environment")):
+            return main(["train", str(config), *options, *(["--resume"] if resume else [])])
 
     return run
 
@@ -190,20 +193,26 @@ def test_settings_reach_the_trainer(run: Path) -> None:
     assert not given["packing"]
     assert not arguments["packing"]
     assert (arguments["report_to"], arguments["gradient_accumulation_steps"]) == (["tensorboard"], 2)
-    assert list(Path(arguments["logging_dir"]).glob("events.out.tfevents.*"))
+    logs = Path(arguments["logging_dir"])  # as configured, whatever the environment says
+    assert logs.name == "logs"
+    assert list(logs.glob("events.out.tfevents.*"))
+    assert not logs.with_name("by-the-environment").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_stopped_run_saves_before_the_delay_is_over_and_resumes_within_it(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert train(folder, stop=True) == 0
+    assert train(folder, "training.logging_dir=null", stop=True) == 0
     assert saved(folder) == ["checkpoint-2"]  # an evaluation that is not the best, of two that do not count
     state = json.loads((folder / "checkpoint-2/trainer_state.json").read_text(encoding="utf-8"))
     assert state["best_metric"] is None
-    assert train(folder, resume=True) == 0
+    assert train(folder, "training.logging_dir=null", resume=True) == 0
     assert saved(folder) == ["checkpoint-4"]  # without save_last_epoch, the last step is not saved
     assert (folder / "last").resolve() == (folder / "best").resolve() == folder / "checkpoint-4"
+    logs = Path(json.loads((folder / "args.json").read_text(encoding="utf-8"))["logging_dir"])
+    assert logs.name == "by-the-environment"
+    assert len(list(logs.glob("events.out.tfevents.*"))) == 2  # one more by the resumed run
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ from swiftalign.worker.sharding import join_processes
 from swiftalign.worker.watch import NO_GRADIENT, NO_GRADIENT_HINT
 
 EXCHANGE_SECONDS = 1800.0  # ms-swift would wait for 208 days
+_LOGGING_VARIABLE = "TENSORBOARD_LOGGING_DIR"
 _LOST_CONTACT = re.compile(
     r"by peer|broken pipe|connection closed|timed out|wait timeout|ncclRemoteError|remote process exited"
     r"|killed by signal: Terminated",  # torchrun ends all processes of a data loader too
@@ -90,6 +91,9 @@ def run(run_folder: Path, writer: EventWriter | None) -> None:
         arguments["use_cpu"] = True  # transformers allows 16-bit autocast on a CPU only with it
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             arguments["ddp_backend"] = "gloo"
+    if logs := arguments.get("logging_dir") or os.environ.get(_LOGGING_VARIABLE):
+        # transformers reads the variable alone, and ms-swift sets it only where it isn't set.
+        arguments["logging_dir"] = os.environ[_LOGGING_VARIABLE] = str(logs)
     join_processes(choices.sharding, float(config.handed_through.get("ddp_timeout") or EXCHANGE_SECONDS))
     callbacks_map[CALLBACK] = partial(PlanCallback, plan=plan, training=config.training, writer=writer)
     if evaluation := config.custom.grounding_eval:
