@@ -759,11 +759,11 @@ def suppress_to(faults: list[str]) -> Iterator[None]:
 )
 def test_recognising_and_reading_take_time_in_proportion(tmp_path: Path, content: str) -> None:
     written(tmp_path / "classes.txt", "cup")
-    start = time.perf_counter()
+    start = time.process_time()
     for suffix in ("json", "xml", "txt", "yaml"):
         path = written(tmp_path / f"file.{suffix}", content)
         for tool in TOOLS:
             if tool.recognise(path):
                 with suppress(DataError):
                     list(tool.read(path, None, Counter()))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -140,9 +140,9 @@ def test_alias_repeats_a_value() -> None:
 def test_alias_bomb_fails_within_a_second() -> None:
     lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 30)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert fault_of("\n".join(lines)) == "f:5: more than 50,000 values after aliases are expanded"
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -396,16 +396,16 @@ def test_the_longest_answer_of_polygons_is_scored_in_little_time(corners: int) -
         return polygon(*((random.randint(0, 1000), random.randint(0, 1000)) for _ in range(corners)))
 
     truth, predicted = [draw()], [draw() for _ in range(MAX_ITEMS)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert 0 < score(predicted, truth)["polygon_iou"] < 1
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60
 
 
 def test_one_endless_polygon_is_scored_in_little_time() -> None:
     """Crossing itself everywhere, it has millions of lobes."""
     random = Random(1)
     endless = polygon(*((random.randint(0, 1000), random.randint(0, 1000)) for _ in range(MAX_CHARACTERS // 10)))
-    start = time.perf_counter()
+    start = time.process_time()
     assert score([endless], [polygon((0, 0), (1000, 0), (1000, 1000))])["polygon_iou"] == 0.0
     assert score([endless], [endless])["polygon_iou"] == 1.0
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30

@@ -318,13 +318,13 @@ def test_thousands_of_corners_are_checked_and_cut_in_little_time() -> None:
     angles = np.linspace(0, 2 * math.pi, 4000, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * 50
     star = ring[np.arange(4000) * 1501 % 4000]  # nearly all sides cross nearly all others
-    start = time.perf_counter()
+    start = time.process_time()
     assert not polygons.crosses_itself(ring)
     assert polygons.crosses_itself(star)
     assert polygons.largest_piece(ring, WIDTH, HEIGHT)[1] == pytest.approx(0.25, abs=1e-3)
     assert polygons.narrowest(ring) == pytest.approx(100, abs=1e-3)
     assert polygons.polygon_iou([ring, star], [ring, star]).tolist() == [[pytest.approx(1), 0], [0, 0]]
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @given(st.lists(outlines, min_size=1, max_size=2), st.lists(outlines, min_size=1, max_size=2))
