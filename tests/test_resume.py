@@ -277,15 +277,18 @@ def test_the_last_of_the_configs_runs_is_the_one_to_resume(config: Path, tmp_pat
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
+def heed_signals() -> None:
+    """In a new process: a shell starts its background jobs with SIGINT ignored, nohup ignores SIGHUP, and so may CI."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started(config: Path, tmp_path: Path) -> Any:
     """A long run in a process of its own, at its fifth step."""
     sets = (f"training.output_dir={tmp_path / 'run'}", "training.max_steps=100000", "training.save_steps=100000")
     command = [sys.executable, "-m", "swiftalign", "train", str(config), *(w for s in sets for w in ("--set", s))]
-    # A shell starts its background jobs with SIGINT ignored, and so may what runs this suite.
-    parent = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_signals)
     assert parent.stdout is not None
     next(line for line in parent.stdout if line.startswith("step 5/"))
     yield parent
@@ -350,9 +353,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_run(used: bool, config: Path, tm
         folder.mkdir()
         (folder / "notes.txt").write_text("mine")
     command = [sys.executable, "-m", "swiftalign", "train", str(config), "--set", f"training.output_dir={folder}"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_signals)
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("loading the model"))
     process.send_signal(signal.SIGINT)
