@@ -324,7 +324,7 @@ def test_the_end_of_one_command_ends_the_other(rank: int, number: int, config: P
     sets = ("training.num_train_epochs=100", "training.per_device_train_batch_size=2")
     tasks = [start(each, config, run, *sets) for each in (0, 1)]
     events = run / "events.jsonl"
-    while not (events.exists() and '"step"' in events.read_text()):
+    while not (events.exists() and '"kind": "step"' in events.read_text()):
         assert tasks[0].poll() is None, tasks[0].communicate()
         time.sleep(0.1)
     tasks[rank].send_signal(number)

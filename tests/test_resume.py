@@ -346,20 +346,41 @@ def test_a_stopped_run_saves_and_takes_its_training_process_along(
     assert (state.status, state.reason) == ("stopped", number.name)
 
 
-@pytest.mark.parametrize("used", [False, pytest.param(True, marks=pytest.mark.long)], ids=["new", "with other files"])
-def test_ctrl_c_before_the_first_step_leaves_no_run(used: bool, config: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+# A callback that stops the run when the others, such as tensorboard's, have begun, and none has said that it began.
+STOPPING = """
+import os, signal, time
+from swift.callbacks import callbacks_map
+from swift.callbacks.base import TrainerCallback
+class Stopping(TrainerCallback):
+    def on_train_begin(self, args, state, control, **kwargs):
+        assert os.listdir(args.logging_dir)
+        os.kill(int(os.environ["SWIFTALIGN_LAUNCHER"]), signal.SIGINT)
+        time.sleep(60)
+callbacks_map["stopping"] = Stopping
+"""
+
+
+@pytest.mark.parametrize(
+    ("phases", "used"),
+    [
+        (False, False),
+        pytest.param(False, True, marks=pytest.mark.long),
+        pytest.param(True, False, marks=pytest.mark.long),
+        pytest.param(True, True, marks=pytest.mark.long),
+    ],
+)
+def test_ctrl_c_before_the_first_step_leaves_no_run(phases: bool, used: bool, config: Path, tmp_path: Path) -> None:
+    folder, plugin = tmp_path / "run", tmp_path / "plugin.py"
+    plugin.write_text(STOPPING)
     if used:
         folder.mkdir()
         (folder / "notes.txt").write_text("mine")
-    command = [sys.executable, "-m", "swiftalign", "train", str(config), "--set", f"training.output_dir={folder}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_signals)
-    assert process.stdout is not None
-    next(line for line in process.stdout if line.startswith("loading the model"))
-    process.send_signal(signal.SIGINT)
-    told = process.stdout.read()
-    assert process.wait(60) == 130
-    assert "stopped     before the first step: nothing was trained, and nothing of the run is left" in told
+    sets = [f"training.output_dir={folder}", "training.report_to=tensorboard", "training.callbacks=[stopping]"]
+    sets += [f"swift.external_plugins=[{plugin}]", *(["phases=[{name: a}, {name: b}]"] if phases else [])]
+    command = [sys.executable, "-m", "swiftalign", "train", str(config), *(w for s in sets for w in ("--set", s))]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, preexec_fn=heed_signals)
+    assert ended.returncode == 130
+    assert "stopped     before the first step: nothing was trained, and nothing of the run is left" in ended.stdout
     assert [path.name for path in folder.glob("*")] == (["notes.txt"] if used else [])
     assert folder.exists() == used
 

@@ -208,12 +208,14 @@ def forget_run(folder: Path, kept: Collection[str]) -> None:
     Args:
         kept: names of what was in the folder before.
     """
-    for path in [*folder.glob("phase-1/*"), *folder.iterdir()]:
-        if path.name not in kept and (path.name in (*_OWN_FILES, *_OTHER_FILES) or path.suffix == ".log"):
-            path.unlink()
-    for place in (phase_folder(folder, 1), *(folder / name for name in _OWN_FOLDERS), folder):
-        with suppress(OSError):  # it is not there, or something is in it
-            place.rmdir()
+    for place in (phase_folder(folder, 1), folder):
+        for path in [*place.glob("*"), *place.glob("runs/events.out.tfevents.*")]:
+            owned = path.parent != place or path.name in (*_OWN_FILES, *_OTHER_FILES) or path.suffix == ".log"
+            if owned and path.relative_to(place).parts[0] not in kept:
+                path.unlink()
+        for emptied in (*(place / name for name in _OWN_FOLDERS), place):
+            with suppress(OSError):  # it is not there, or something is in it
+                emptied.rmdir()
 
 
 def _values(path: Path) -> dict[str, Any]:
