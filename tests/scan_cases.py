@@ -81,6 +81,12 @@ CASES: list[tuple[str, Any, str, Any]] = [
         "object 'red box': bbox_2d must be 4 numbers",
         own(box(1, 2, 3, 4)),
     ),
+    (
+        "data-row-malformed",
+        own(box(1, 2, int("9" * 400), 4.5)),
+        "object 'red box': bbox_2d must be 4 numbers",
+        own(box(1, 2, 3, 4.5)),
+    ),
     ("data-image-missing", own(BOX, image="none.png"), "none.png", own(BOX)),
     ("data-image-missing", swift(images=["none.png"]), "none.png", swift()),
     (
@@ -229,6 +235,12 @@ CASES: list[tuple[str, Any, str, Any]] = [
         swift(answer=CUP[:-1] + ", ", **RELATIVE),
         """its JSON breaks off or is damaged: '[{"bbox_2d": [100, 200, 300, 400], "label": "cup"}, '""",
         swift(answer=CUP, **RELATIVE),
+    ),
+    (
+        "data-answer-malformed",
+        swift(answer=CUP.replace('"bbox', "\bbox")[:-1] + f", {CUP[1:]}", **RELATIVE),  # JSON reads \b as a backspace
+        """its JSON breaks off or is damaged: '[{\\x08box_2d": [100, 200, 300, 400], '""",
+        swift(answer=CUP[:-1] + f", {CUP[1:]}", **RELATIVE),
     ),
     (
         "data-image-unnamed",

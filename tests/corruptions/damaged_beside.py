@@ -78,6 +78,12 @@ BESIDE: dict[str, Damage] = {
         ("adapter-config-malformed",),
         message=f"PATH/{ADAPTER}: 'eight' is not a rank or a number of frequencies",
     ),
+    "adapter-config-ranks-of-letters": Damage(
+        "adalora",
+        _adapter(rank_pattern={"model.visual.merger.linear_fc1.lora_E": [True, "true"]}),
+        ("adapter-config-malformed",),
+        message=f"PATH/{ADAPTER}: rank_pattern does not say by true and false which ranks each layer keeps",
+    ),
     "adapter-config-targets-a-number": Damage("lora", _adapter(target_modules=7), ("adapter-config-malformed",)),
     "adapter-config-saved-a-number": Damage("saved", _adapter(modules_to_save=[1]), ("adapter-config-malformed",)),
     "adapter-of-another-method": Damage("lora", _adapter(peft_type="BOFT"), ("adapter-method",)),

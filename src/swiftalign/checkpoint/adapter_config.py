@@ -210,6 +210,9 @@ def checked_adapter_config(path: Path, values: Any) -> AdapterConfig:
     general = method.peft_settings(values).get(method.size) if method else None
     if general is not None and type(general) is not int:
         raise ModelError(f"{path}: {general!r:.50} is not a rank or a number of frequencies")
+    masks = (values.get("rank_pattern") or {}) if method and method.ranks_may_shrink else {}
+    if not isinstance(masks, dict) or not all(_is_list(mask, bool) for mask in masks.values()):
+        raise ModelError(f"{path}: rank_pattern does not say by true and false which ranks each layer keeps")
     patterns |= {_of_layer(pattern): f"the pattern {pattern[:50]!r}" for pattern in sizes}
     for pattern, key in patterns.items():
         if len(pattern) > _MAX_PATTERN:

@@ -33,8 +33,13 @@ KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.i
     "poly": ("quad", "polygon"),
 }
 _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
-# What says for sure that a text is meant as coordinates: a key of them, or a list that breaks off in its first key.
-_NAMED = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"|\[\s*\{\s*"[^"]*$')
+# What says for sure that a text is meant as coordinates: a key of them, a list that breaks off in its first key, or an
+# object with numbers or a placeholder under any key. It is searched for outside of all objects that can be read.
+_NAMED = re.compile(
+    r'"(?:'
+    + "|".join(spelling.text_key for spelling in SPELLINGS.values())
+    + r')"|\[\s*\{\s*"[^"]*$|\{[^{}]*"\s*:\s*(?:\[\s*-?\d|"bbox")'
+)
 
 _OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
 _KEY = re.compile(r'(?<!\\)"\s*:')

@@ -155,6 +155,6 @@ def glance(row: Any, width: int, height: int) -> tuple[float, list[str]] | None:
                     if min(turns) <= 0 <= max(turns):  # not convex
                         return None
             keys.append(key)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return (largest, keys) if largest > 1 else None
