@@ -243,6 +243,12 @@ CASES: list[tuple[str, Any, str, Any]] = [
         swift(answer=CUP[:-1] + f", {CUP[1:]}", **RELATIVE),
     ),
     (
+        "data-answer-malformed",
+        boxes(BOX["bbox_2d"]) | {"messages": swift(answer='[{\bbox_2d": <bbox>, "label": "cup"}]')["messages"]},
+        """its JSON breaks off or is damaged: '[{\\x08box_2d": <bbox>, "label": "cup"}]'""",
+        swift(answer='points = {"x": [1, 2], "y": values}', **RELATIVE),  # code
+    ),
+    (
         "data-image-unnamed",
         {"images": ["a.png", "a.png"], "objects": [BOX, {**BOX, "image": 1}]},
         "its 2 images share one list of objects",

@@ -33,13 +33,10 @@ KEYS: Vocabulary = {spelling.text_key: (kind,) for kind, spelling in SPELLINGS.i
     "poly": ("quad", "polygon"),
 }
 _LABELS = ("label", "desc", "name", "ref", "caption", "category", "text")
-# What says for sure that a text is meant as coordinates: a key of them, a list that breaks off in its first key, or an
-# object with numbers or a placeholder under any key. It is searched for outside of all objects that can be read.
-_NAMED = re.compile(
-    r'"(?:'
-    + "|".join(spelling.text_key for spelling in SPELLINGS.values())
-    + r')"|\[\s*\{\s*"[^"]*$|\{[^{}]*"\s*:\s*(?:\[\s*-?\d|"bbox")'
-)
+# What says for sure that a text is meant as coordinates: a key of them, or a list that breaks off in its first key.
+_NAMED = re.compile(r'"(?:' + "|".join(spelling.text_key for spelling in SPELLINGS.values()) + r')"|\[\s*\{\s*"[^"]*$')
+# What says so beside other targets: an object that can't be read, with numbers or a placeholder under any key.
+_LOST = re.compile(r'\{[^{}]*"\s*:\s*(?:\[\s*-?\d|"bbox")')
 
 _OWN_KEYS = frozenset(spelling.text_key for spelling in SPELLINGS.values())
 _KEY = re.compile(r'(?<!\\)"\s*:')
@@ -294,6 +291,8 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             break
         position = max(found.end if found.complete else 0, found.start + 1)
     meant = _NAMED.search("".join(outside))
+    if not meant and (placed or PLACEHOLDER in text):
+        meant = _LOST.search("".join(outside))
     if broken or (meant and not faults):
         shows = shown(text[max(meant.start() - 20, 0) : meant.end() + 20] if meant else text[-60:])
         faults.append(_malformed(f"its JSON breaks off or is damaged: {shows}"))
