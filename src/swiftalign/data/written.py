@@ -290,9 +290,10 @@ def find_spots(text: str, message: int, *, unit: Unit, assumed: bool) -> tuple[l
             broken = True
             break
         position = max(found.end if found.complete else 0, found.start + 1)
-    meant = _NAMED.search("".join(outside))
+    unread = "".join(outside)
+    meant = _NAMED.search(unread)
     if not meant and (placed or PLACEHOLDER in text):
-        meant = _LOST.search("".join(outside))
+        meant = _LOST.search(unread)
     if broken or (meant and not faults):
         shows = shown(text[max(meant.start() - 20, 0) : meant.end() + 20] if meant else text[-60:])
         faults.append(_malformed(f"its JSON breaks off or is damaged: {shows}"))
